@@ -1,0 +1,1 @@
+"""The thin Spark layer: DataFrame plans, Arrow edges and broadcasts; no formulas."""

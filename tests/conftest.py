@@ -1,0 +1,34 @@
+"""Fixtures shared by all tests. Nothing here imports pyspark until a test asks for a session."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+
+@pytest.fixture(scope="session")
+def spark(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[SparkSession]":
+    """The one Spark session of the test run: two cores, two shuffle partitions."""
+    from nonconvex.session import get_session
+
+    patch = pytest.MonkeyPatch()
+    patch.setenv("PYSPARK_PYTHON", sys.executable)
+    session = get_session(
+        "tests",
+        {
+            "spark.master": "local[2]",
+            "spark.driver.memory": "2g",
+            "spark.sql.shuffle.partitions": "2",
+            "spark.default.parallelism": "2",
+            "spark.sql.warehouse.dir": str(tmp_path_factory.mktemp("warehouse")),
+        },
+        conf_dir=Path(__file__).parent.parent / "conf",
+    )
+    yield session
+    session.stop()
+    patch.undo()
