@@ -1,0 +1,293 @@
+"""Configuration of the jobs: TOML files read into typed, frozen models."""
+
+import difflib
+import json
+import os
+import re
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar, get_args
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
+
+__all__ = ["ConfigError", "Section", "check_keys", "dump", "load"]
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be read, or says something that is not allowed."""
+
+    exit_status = 2
+
+
+class Section(BaseModel):
+    """A table of a configuration file: unknown keys are refused, and values never change.
+
+    Examples
+    --------
+    >>> class Training(Section):
+    ...     rank: int = 10
+    >>> Training(rank=3).rank
+    3
+    """
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
+        ser_json_inf_nan="constants",  # TOML has inf and nan
+    )
+
+
+SectionT = TypeVar("SectionT", bound=Section)
+
+
+def load(
+    model_type: type[SectionT], path: str | os.PathLike[str], overrides: Sequence[str] = ()
+) -> SectionT:
+    """Read a TOML file into a model, with some of its values replaced.
+
+    Values keep the type they have in TOML: ``"5"`` is not a number, ``1`` is not true, and
+    ``5.0`` is not an integer.
+
+    Parameters
+    ----------
+    model_type : type of Section
+        The shape of the whole file: its fields are the sections.
+    path : path
+        The TOML file.
+    overrides : sequence of str
+        ``section.key=value``, each applied after the file, the last one winning. A value that is
+        not TOML is taken as a string, so a path needs no quotes.
+
+    Returns
+    -------
+    Section
+        An instance of `model_type`.
+
+    Raises
+    ------
+    ConfigError
+        If the file cannot be read, or for keys that are unknown or missing and values of a wrong
+        type or out of range; the message names each by its dotted key.
+
+    Examples
+    --------
+    >>> class Training(Section):
+    ...     rank: int = 10
+    >>> class Config(Section):
+    ...     training: Training = Training()
+    >>> load(Config, "conf/training.toml", ["training.rank=3"])  # doctest: +SKIP
+    Config(training=Training(rank=3))
+    """
+    values = _read(path)
+    for override in overrides:
+        _merge(values, _parse_override(override))
+    try:
+        # TOML and JSON hold the same values, and the strict reading of JSON is the one we want:
+        # no number out of a string, but a tuple out of a list and a path out of a string.
+        return model_type.model_validate_json(json.dumps(values, default=str), strict=True)
+    except ValidationError as error:
+        source = f"{os.fspath(path)} with --set" if overrides else os.fspath(path)
+        raise ConfigError(f"{source}: {_explain(error, model_type, values)}") from None
+
+
+def dump(config: BaseModel) -> str:
+    """Write a configuration, defaults included, as TOML text that loads back equal.
+
+    TOML has no null: what is ``None`` is left out, so a field that may be ``None`` should have
+    ``None`` as its default.
+
+    Parameters
+    ----------
+    config : BaseModel
+        The configuration.
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> class Training(Section):
+    ...     rank: int = 10
+    ...     solver: str = "als"
+    >>> class Config(Section):
+    ...     training: Training = Training()
+    >>> print(dump(Config()), end="")
+    [training]
+    rank = 10
+    solver = "als"
+    """
+    return "\n".join(_tables(config.model_dump(mode="json")))
+
+
+def check_keys(where: str, given: Iterable[str], allowed: Iterable[str]) -> None:
+    """Raise if a table of free keys, such as the Params of an estimator, has one not in `allowed`.
+
+    Parameters
+    ----------
+    where : str
+        Dotted name of the table, for the message.
+    given : iterable of str
+        Its keys.
+    allowed : iterable of str
+        The keys it may have.
+
+    Raises
+    ------
+    ConfigError
+        Naming each unknown key and the nearest known ones.
+
+    Examples
+    --------
+    >>> check_keys("factorization", ["rnak"], ["rank", "maxIter"])
+    Traceback (most recent call last):
+        ...
+    nonconvex.config.ConfigError: unknown key factorization.rnak; did you mean factorization.rank?
+    """
+    allowed = list(allowed)
+    unknown = [_unknown_key((where, key), allowed) for key in given if key not in allowed]
+    if unknown:
+        raise ConfigError("; ".join(unknown))
+
+
+# Reading
+
+
+def _read(path: str | os.PathLike[str]) -> dict[str, Any]:
+    try:
+        with open(path, "rb") as file:
+            return tomllib.load(file)
+    except OSError as error:
+        reason = error.strerror or error
+        raise ConfigError(f"cannot read the configuration {os.fspath(path)}: {reason}") from None
+    except ValueError as error:  # of the syntax, or of bytes that are not UTF-8
+        raise ConfigError(f"{os.fspath(path)} is not valid TOML: {error}") from None
+
+
+def _parse_override(text: str) -> dict[str, Any]:
+    key, equals, value = text.partition("=")
+    for literal in (value, _literal(value.strip())) if equals else ():
+        try:
+            return tomllib.loads(f"{key} = {literal}")
+        except tomllib.TOMLDecodeError:
+            continue
+    raise ConfigError(f"--set takes section.key=value, got {text!r}")
+
+
+def _merge(values: dict[str, Any], changes: Mapping[str, Any]) -> None:
+    for key, change in changes.items():
+        if isinstance(change, dict) and isinstance(values.get(key), dict):
+            _merge(values[key], change)
+        else:
+            values[key] = change
+
+
+# Explaining
+
+
+def _explain(error: ValidationError, model_type: type[BaseModel], values: dict[str, Any]) -> str:
+    """Turn pydantic's errors into one clause for each key; a union gives several errors for one."""
+    by_location: dict[tuple[str, ...], list[ErrorDetails]] = {}
+    for details in error.errors(include_url=False):
+        by_location.setdefault(_location(details, values), []).append(details)
+    return "; ".join(_clause(*item, model_type) for item in by_location.items())
+
+
+def _location(details: ErrorDetails, values: Any) -> tuple[str, ...]:
+    """Return the keys that lead to the error: pydantic's location without its names of types."""
+    location = []
+    for part in details["loc"]:
+        if part in values if isinstance(values, dict) else isinstance(values, list):
+            values = values[part]
+            location.append(str(part))
+    if details["type"] == "missing":
+        location.append(str(details["loc"][-1]))
+    return tuple(location)
+
+
+def _clause(
+    location: tuple[str, ...], errors: list[ErrorDetails], model_type: type[BaseModel]
+) -> str:
+    key = ".".join(map(_key, location))
+    error = errors[0]
+    if error["type"] == "extra_forbidden":
+        return _unknown_key(location, _field_names(model_type, location))
+    if error["type"] == "missing":
+        return f"{key} is required and not given"
+    if error["type"] == "value_error":  # a validator's own words
+        return ": ".join(filter(None, [key, str(error["ctx"]["error"])]))
+    allowed = " or ".join(dict.fromkeys(_allowed(error) for error in errors))
+    given = "a table" if isinstance(error["input"], dict) else _literal(error["input"])
+    return f"{key} must be {allowed}, got {given}"
+
+
+def _allowed(error: ErrorDetails) -> str:
+    allowed = error["msg"].removeprefix("Input should be ").replace("a valid ", "a ")
+    return allowed.replace("a integer", "an integer").replace("an object", "a table")
+
+
+def _field_names(model_type: type[BaseModel], location: Sequence[str]) -> list[str]:
+    """Return the names that could stand at the end of `location`."""
+    models = [model_type]
+    for part in location[:-1]:
+        fields = [model.model_fields[part] for model in models if part in model.model_fields]
+        if fields:  # else an index into a list of the models
+            models = [model for field in fields for model in _models(field.annotation)]
+    return [name for model in models for name in model.model_fields]
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for argument in get_args(annotation) for model in _models(argument)]
+
+
+def _unknown_key(location: Sequence[str], allowed: Sequence[str]) -> str:
+    *where, key = location
+    by_lower_case = {name.lower(): name for name in allowed}
+    near = difflib.get_close_matches(key.lower(), by_lower_case)
+    names = [".".join(map(_key, [*where, by_lower_case[name]])) for name in near]
+    advice = f"did you mean {' or '.join(names)}?" if near else f"allowed: {', '.join(allowed)}"
+    return f"unknown key {'.'.join(map(_key, location))}; {advice}"
+
+
+# Writing
+
+
+def _tables(values: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[str]:
+    """Yield the table at `path` and those inside it, each as lines that end in a newline."""
+    inner = {key: value for key, value in values.items() if isinstance(value, dict)}
+    header = f"[{'.'.join(map(_key, path))}]\n" if path else ""
+    lines = [
+        f"{_key(key)} = {_literal(value)}\n"
+        for key, value in values.items()
+        if key not in inner and value is not None
+    ]
+    if lines or (path and not inner):
+        yield header + "".join(lines)
+    for key, value in inner.items():
+        yield from _tables(value, (*path, key))
+
+
+def _literal(value: Any) -> str:
+    """Write one value in TOML; a table inside a list becomes an inline table."""
+    match value:
+        case bool():
+            return str(value).lower()
+        case int() | float():
+            return repr(value)
+        case list():
+            return f"[{', '.join(map(_literal, value))}]"
+        case dict():
+            pairs = (f"{_key(k)} = {_literal(v)}" for k, v in value.items() if v is not None)
+            return f"{{{', '.join(pairs)}}}"
+        case str():  # JSON escapes what TOML does, save DEL
+            return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+        case _:
+            raise ConfigError(f"TOML has no way to write {value!r} inside a list; leave it out")
+
+
+def _key(key: str) -> str:
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else _literal(key)
