@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pyspark import SparkConf, SparkContext
+from pyspark.logger import PySparkLogger
 from pyspark.sql import SparkSession
 
 __all__ = ["MINIMUM_JAVA", "JavaError", "get_session", "read_defaults"]
@@ -99,6 +100,9 @@ def get_session(
     if master.startswith("local"):
         # Spark's own choice, python3 from the PATH, is not the virtual environment of this process.
         os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    for name in ("DataFrameQueryContextLogger", "SQLQueryContextLogger"):
+        # Before it raises the error of a query, pyspark prints it as JSON on standard error.
+        PySparkLogger.getLogger(name).disabled = True
     builder = SparkSession.builder
     for key, value in wanted.items():
         builder = builder.config(key, value)

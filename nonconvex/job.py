@@ -1,0 +1,193 @@
+"""What the jobs share: command line, session, one JSON line at the end, exit status."""
+
+import argparse
+import importlib
+import inspect
+import json
+import logging
+import math
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+from pyspark.sql import SparkSession
+
+from nonconvex.config import ConfigError, Section, load
+from nonconvex.session import get_session
+
+__all__ = ["run"]
+
+ConfigT = TypeVar("ConfigT", bound=Section)
+Job = Callable[[SparkSession, ConfigT], Mapping[str, Any]]
+
+_BAD_DATA = 3
+_INTERRUPTED = 130  # what a shell reports of a program that SIGINT ended
+
+_log = logging.getLogger("nonconvex")
+
+
+def run(
+    job: Job[ConfigT],
+    config_type: type[ConfigT],
+    *,
+    description: str | None,
+    argv: Sequence[str] | None = None,
+) -> int:
+    """Run a job from the command line, and return its exit status.
+
+    The last line of standard output is one JSON object: ``status``, then what `job` returned or
+    the ``error``, then ``exit``. Everything else is logged to standard error. A number that is
+    not finite, which JSON lacks, is written as null.
+
+    The exit status is 0 when done and 130 when interrupted. An exception whose class has an
+    ``exit_status`` (2 for usage and configuration, 3 for bad input data, 4 for a quality gate)
+    ends the job with that status and one sentence, also when a Python worker raised it; so does a
+    check inside a query plan, with 3. Anything else is a defect: status 1, with the traceback.
+
+    Parameters
+    ----------
+    job : callable
+        Takes the Spark session and the configuration, returns what to report. Its name for Spark
+        is that of its file, and ``conf/`` is looked for beside the directory of that file.
+    config_type : type of Section
+        Shape of the file given as ``--config``.
+    description : str or None
+        Shown by ``--help``.
+    argv : sequence of str, optional
+        The arguments, by default those of the process.
+
+    Returns
+    -------
+    int
+
+    Examples
+    --------
+    The last line of a job is ``sys.exit(run(main, Config, description=__doc__))``.
+    """
+    parser = _parser(description)
+    with _logging_to_stderr():
+        try:
+            arguments = parser.parse_args(argv)
+            _log.setLevel(arguments.log_level)
+            config = load(config_type, arguments.config, arguments.set)
+            outcome = {"status": "ok", **_call(job, config), "exit": 0}
+        except KeyboardInterrupt:
+            _log.error("interrupted")
+            outcome = {"status": "error", "error": "interrupted", "exit": _INTERRUPTED}
+        except Exception as error:
+            expected = _expected(error)
+            if expected is None:
+                _log.exception("the job failed")
+            else:
+                _log.error(expected[1])
+            status, sentence = expected or (1, _summary(error))
+            outcome = {"status": "error", "error": sentence, "exit": status}
+    print(json.dumps(_strict(outcome), allow_nan=False), flush=True)
+    return int(outcome["exit"])
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        raise ConfigError(message)
+
+
+def _parser(description: str | None) -> _Parser:
+    parser = _Parser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config", metavar="FILE", required=True, help="configuration, in TOML")
+    parser.add_argument(
+        "--set",
+        metavar="SECTION.KEY=VALUE",
+        action="append",
+        default=[],
+        help="replace one value of the configuration; may be given again",
+    )
+    amount = parser.add_mutually_exclusive_group()
+    amount.add_argument(
+        "--quiet",
+        dest="log_level",
+        action="store_const",
+        const=logging.WARNING,
+        default=logging.INFO,
+        help="log warnings and errors only",
+    )
+    amount.add_argument(
+        "--verbose",
+        dest="log_level",
+        action="store_const",
+        const=logging.DEBUG,
+        help="log details too",
+    )
+    return parser
+
+
+@contextmanager
+def _logging_to_stderr() -> Iterator[None]:
+    level = _log.level
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        logging.Formatter("%(asctime)s %(levelname)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S")
+    )
+    _log.addHandler(handler)
+    try:
+        yield
+    finally:
+        _log.removeHandler(handler)
+        _log.setLevel(level)
+
+
+def _call(job: Job[ConfigT], config: ConfigT) -> Mapping[str, Any]:
+    script = Path(inspect.getfile(job)).resolve()
+    borrowed = SparkSession.getActiveSession() is not None
+    spark = get_session(script.stem, conf_dir=script.parent.parent / "conf")
+    try:
+        return job(spark, config)
+    finally:
+        if not borrowed:
+            spark.stop()
+
+
+def _expected(error: Exception) -> tuple[int, str] | None:
+    """Return the exit status and the sentence of an error of the user's, None for a defect."""
+    status = getattr(type(error), "exit_status", None)
+    if status is not None:
+        return status, str(error)
+    # Raised in a Python worker: the message is the worker's traceback, and ends in our error.
+    raised = re.search(r"^(nonconvex[\w.]*)\.(\w+): (.+)", str(error), re.MULTILINE)
+    if raised is not None:
+        kind = getattr(importlib.import_module(raised[1]), raised[2], None)
+        status = getattr(kind, "exit_status", None)
+        return None if status is None else (status, raised[3])
+    # Raised by raise_error or assert_true in a plan, which is how a plan refuses data.
+    refused = re.search(r"\[USER_RAISED_EXCEPTION\] (.+?) SQLSTATE", str(error), re.DOTALL)
+    return None if refused is None else (_BAD_DATA, refused[1])
+
+
+def _summary(error: Exception) -> str:
+    """Return one line on a defect: the type and what it says, or the last line of a traceback."""
+    lines = str(error).strip().splitlines() or [""]
+    if any(line.startswith("Traceback ") for line in lines):
+        return lines[-1]
+    return f"{type(error).__name__}: {lines[0]}"
+
+
+def _strict(value: Any) -> Any:
+    """Return `value` in the terms of JSON."""
+    if hasattr(value, "item"):  # a scalar of numpy
+        value = value.item()
+    match value:
+        case None | bool() | int() | str():
+            return value
+        case float():
+            return value if math.isfinite(value) else None
+        case Mapping():
+            return {str(key): _strict(inner) for key, inner in value.items()}
+        case list() | tuple():
+            return [_strict(inner) for inner in value]
+        case _:
+            return str(value)

@@ -1,0 +1,215 @@
+"""The session: which settings take effect, who wins, how quiet it is, and what is said of Java."""
+
+import json
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pyspark
+import pytest
+from pyspark.sql import SparkSession
+
+from nonconvex.session import JavaError, get_session, read_defaults
+
+REPOSITORY = Path(__file__).parent.parent
+
+# Runs in a process of its own and prints, as JSON, what a session and its Python workers look like.
+PROBE = f"""
+import json, os, sys
+sys.path.insert(0, {str(REPOSITORY)!r})
+from nonconvex.session import get_session
+
+
+def worker(batches):
+    import pyarrow as pa
+
+    for _ in batches:
+        pass
+    shown = [sys.executable, *map(os.environ.get, ["OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"])]
+    yield pa.RecordBatch.from_pydict({{"shown": [json.dumps(shown)]}})
+
+
+spark = get_session("probe", {{"spark.sql.shuffle.partitions": "3"}}, conf_dir=sys.argv[1])
+jvm = spark.sparkContext._jvm
+print(json.dumps({{
+    "conf": dict(spark.sparkContext.getConf().getAll()),
+    "time zone": spark.conf.get("spark.sql.session.timeZone"),
+    "memory": jvm.java.lang.Runtime.getRuntime().maxMemory(),
+    "worker": json.loads(spark.range(1).mapInArrow(worker, "shown string").collect()[0].shown),
+    "own python": sys.executable,
+}}))
+spark.stop()
+"""
+
+
+@pytest.fixture(scope="module")
+def probe(tmp_path_factory):
+    path = tmp_path_factory.mktemp("probe") / "probe.py"
+    path.write_text(PROBE, encoding="utf-8")
+    return path
+
+
+def environment(**changes):
+    """The environment of a shell in which nobody has set anything of Spark's."""
+    ours = ("PYSPARK_PYTHON", "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "SPARK_CONF_DIR")
+    kept = {key: value for key, value in os.environ.items() if key not in ours}
+    return kept | changes
+
+
+def observed(*command, **changes):
+    """What the probe prints, and the lines of its standard error."""
+    done = subprocess.run(
+        list(map(str, command)),
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment(**changes),
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1]), done.stderr.splitlines()
+
+
+@pytest.fixture(scope="module")
+def plain(probe):
+    """The session of a plain python process, where python3 on the PATH is another Python."""
+    return observed(sys.executable, probe, REPOSITORY / "conf", PATH="/usr/bin:/bin")
+
+
+@pytest.fixture(scope="module")
+def submitted(probe):
+    """The session of a process under spark-submit, with flags."""
+    submit = Path(pyspark.__file__).parent / "bin" / "spark-submit"
+    flags = ["--master", "local[1]", "--name", "mine", "--driver-memory", "600m"]
+    flags += ["--conf", "spark.sql.session.timeZone=Europe/Oslo"]
+    flags += ["--conf", "spark.sql.shuffle.partitions=5"]
+    flags += ["--conf", "spark.ui.enabled=false"]
+    command = [submit, *flags, probe, REPOSITORY / "conf"]
+    return observed(*command, PYSPARK_DRIVER_PYTHON=sys.executable, PATH="/usr/bin:/bin")
+
+
+class TestPlainPython:
+    def test_it_is_local(self, plain):
+        assert plain[0]["conf"]["spark.master"] == "local[*]"
+        assert plain[0]["conf"]["spark.app.name"] == "probe"
+
+    def test_the_file_and_the_argument_take_effect(self, plain):
+        conf = plain[0]["conf"]
+        assert conf["spark.python.unix.domain.socket.enabled"] == "true"
+        assert conf["spark.sql.shuffle.partitions"] == "3"
+        assert plain[0]["time zone"] == "UTC"
+
+    def test_the_jvm_has_the_memory(self, plain):
+        assert plain[0]["memory"] > 3.5 * 2**30
+
+    def test_workers_run_this_python_with_one_thread(self, plain):
+        assert plain[0]["worker"] == [plain[0]["own python"], "1", "1"]
+
+    def test_standard_error_is_quiet(self, plain):
+        # The one line is Java's own, from before any logging: Spark's launcher asks for the module.
+        assert plain[1] == ["WARNING: Using incubator modules: jdk.incubator.vector"]
+
+
+class TestSparkSubmit:
+    def test_a_flag_wins(self, submitted):
+        conf = submitted[0]["conf"]
+        assert conf["spark.master"] == "local[1]"
+        assert conf["spark.app.name"] == "mine"
+        assert conf["spark.driver.memory"] == "600m"
+        assert conf["spark.sql.shuffle.partitions"] == "5"
+        assert submitted[0]["time zone"] == "Europe/Oslo"
+
+    def test_what_no_flag_says_comes_from_the_file(self, submitted):
+        assert submitted[0]["conf"]["spark.python.unix.domain.socket.enabled"] == "true"
+        assert submitted[0]["worker"] == [sys.executable, "1", "1"]
+
+    def test_nothing_of_one_machine_is_added(self, submitted):
+        assert submitted[0]["conf"]["spark.driver.host"] != "127.0.0.1"
+
+
+def test_an_active_session_comes_back_as_it_is(spark):
+    assert get_session("other", {"spark.sql.session.timeZone": "Asia/Tokyo"}) is not None
+    assert SparkSession.getActiveSession().sparkContext.appName == "tests"
+    assert spark.conf.get("spark.sql.session.timeZone") == "UTC"
+
+
+class TestReadDefaults:
+    def test_the_forms_of_a_line(self, tmp_path):
+        (tmp_path / "spark-defaults.conf").write_text(
+            "# comment\n\n spark.a   1\nspark.b=two words \nspark.c : x=y\nspark.d\t4\nspark.e\n"
+        )
+        assert read_defaults(tmp_path) == {
+            "spark.a": "1",
+            "spark.b": "two words",
+            "spark.c": "x=y",
+            "spark.d": "4",
+            "spark.e": "",
+        }
+
+    def test_no_file(self, tmp_path):
+        assert read_defaults(tmp_path / "absent") == {}
+
+
+class TestJava:
+    """`get_session` where Java is not what Spark needs; a shell script plays Java."""
+
+    @pytest.fixture(autouse=True)
+    def _no_session(self, monkeypatch):
+        monkeypatch.setattr(SparkSession, "getActiveSession", lambda: None)
+        monkeypatch.delenv("PYSPARK_GATEWAY_PORT", raising=False)
+
+    @pytest.fixture
+    def java_home(self, tmp_path, monkeypatch):
+        """Make a JAVA_HOME whose java runs a line of shell."""
+
+        def make(line):
+            program = tmp_path / "bin" / "java"
+            program.parent.mkdir()
+            program.write_text(f"#!/bin/sh\n{line}\n")
+            program.chmod(program.stat().st_mode | stat.S_IXUSR)
+            monkeypatch.setenv("JAVA_HOME", str(tmp_path))
+            return program
+
+        return make
+
+    def test_none_on_the_path(self, monkeypatch, tmp_path):
+        monkeypatch.delenv("JAVA_HOME", raising=False)
+        monkeypatch.setenv("PATH", str(tmp_path))
+        with pytest.raises(
+            JavaError,
+            match=r"^Spark needs Java, and there is none in JAVA_HOME or on the PATH: "
+            r"install a JDK 17 or later \(on Debian: openjdk-17-jdk\)$",
+        ):
+            get_session("test")
+
+    def test_none_in_java_home(self, monkeypatch, tmp_path):
+        monkeypatch.setenv("JAVA_HOME", str(tmp_path))
+        with pytest.raises(JavaError, match=rf"there is none in JAVA_HOME \({tmp_path}\)"):
+            get_session("test")
+
+    @pytest.mark.parametrize(
+        ("shown", "version"), [("1.8.0_412", 8), ("11.0.23", 11), ("16", 16), ("9-ea", 9)]
+    )
+    def test_too_old(self, java_home, shown, version):
+        java = java_home(f"echo 'openjdk version \"{shown}\" 2024-04-16' >&2")
+        with pytest.raises(JavaError, match=rf"not run on Java {version} \({java}\): install"):
+            get_session("test")
+
+    def test_not_java(self, java_home):
+        java = java_home("echo hello >&2")
+        with pytest.raises(JavaError, match=rf"Spark needs Java, and {java} does not run as one"):
+            get_session("test")
+
+    def test_not_a_program(self, java_home):
+        java_home("").write_bytes(b"\x7fELF not really")
+        with pytest.raises(JavaError, match="does not run as one"):
+            get_session("test")
+
+    def test_cut_down(self, java_home):
+        java_home(
+            'case "$1" in --add-modules=*) echo "Error occurred" >&2; exit 1;; esac\n'
+            "echo 'openjdk version \"21.0.1\"' >&2"
+        )
+        with pytest.raises(JavaError, match=r"lacks the module jdk\.incubator\.vector"):
+            get_session("test")
