@@ -1,0 +1,186 @@
+"""The ratings of some rows of one side, in compressed sparse row form.
+
+A *row* is a user when the users are being updated and an item when the items are; a *column* is
+then the other kind.  Everything below is written once, for rows, and called once for each side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+__all__ = ["Batch", "RatingBlock", "batches", "merge"]
+
+GROWTH = 1.25  # each class of padded lengths is a quarter longer than the one before
+
+
+class RatingBlock(NamedTuple):
+    """Ratings grouped by row.
+
+    The 3 × 4 matrix (· is not observed) ::
+
+        row 0   5 · 3 ·
+        row 1   · · · ·          (no ratings: the row is not in the block)
+        row 2   · 4 · 1
+
+    is ``rows = [0, 2]``, ``offsets = [0, 2, 4]``, ``columns = [0, 2, 1, 3]`` and
+    ``ratings = [5, 3, 4, 1]``: the ratings of ``rows[j]`` stand at ``offsets[j]:offsets[j + 1]``.
+
+    Attributes
+    ----------
+    rows : int32 array of shape (r,)
+        Dense index of each row on its own side, ascending.
+    offsets : int64 array of shape (r + 1,)
+        Where each row's ratings begin and end.
+    columns : int32 array of shape (n,)
+        Dense index on the other side, ascending within a row.
+    ratings : float array of shape (n,)
+    weights : float array of shape (n,) or None
+        Weight of each rating, ≥ 0; ``None`` means that every weight is 1.
+    degrees : float64 array of shape (r,)
+        Sum of the weights of each row: |I_u| (or |U_i|) when there are no weights.
+    """
+
+    rows: NDArray[np.int32]
+    offsets: NDArray[np.int64]
+    columns: NDArray[np.int32]
+    ratings: NDArray[np.floating]
+    weights: NDArray[np.floating] | None
+    degrees: NDArray[np.float64]
+
+    @classmethod
+    def from_triples(
+        cls,
+        rows: ArrayLike,
+        columns: ArrayLike,
+        ratings: ArrayLike,
+        weights: ArrayLike | None = None,
+        *,
+        dtype: type[np.floating] = np.float64,
+    ) -> RatingBlock:
+        """Sort (row, column, rating) triples into a block.
+
+        Equal triples in any order give the same block: pairs that occur more than once are
+        ordered by rating, then by weight.
+
+        Examples
+        --------
+        >>> block = RatingBlock.from_triples([2, 0, 2, 0], [3, 2, 1, 0], [1, 3, 4, 5])
+        >>> block.rows.tolist(), block.offsets.tolist(), block.columns.tolist()
+        ([0, 2], [0, 2, 4], [0, 2, 1, 3])
+        """
+        row = np.asarray(rows, np.int32)
+        column = np.asarray(columns, np.int32)
+        rating = np.asarray(ratings, dtype)
+        weight = None if weights is None else np.asarray(weights, dtype)
+        keys = (rating, column, row) if weight is None else (weight, rating, column, row)
+        if not _ascending(row, column):
+            order = np.lexsort(keys)
+            row, column, rating = row[order], column[order], rating[order]
+            weight = None if weight is None else weight[order]
+        starts = np.flatnonzero(np.append(True, np.diff(row))[: len(row)])
+        offsets = np.append(starts, len(row)).astype(np.int64)
+        return cls(row[starts], offsets, column, rating, weight, _degrees(offsets, weight))
+
+    @property
+    def counts(self) -> NDArray[np.int64]:
+        """Number of ratings of each row, of shape (r,)."""
+        return np.diff(self.offsets)
+
+    @property
+    def duplicates(self) -> int:
+        """How many ratings repeat the (row, column) pair of the rating before them."""
+        same = self.columns[1:] == self.columns[:-1]
+        same[self.offsets[1:-1] - 1] = False  # neighbours that belong to different rows
+        return int(np.count_nonzero(same))
+
+    def row_of_rating(self) -> NDArray[np.int64]:
+        """Position in ``rows`` of each rating, of shape (n,)."""
+        return np.repeat(np.arange(len(self.rows)), self.counts)
+
+
+def _ascending(row: NDArray[np.int32], column: NDArray[np.int32]) -> bool:
+    """Whether the pairs are strictly ascending, so that there is nothing left to sort."""
+    step = np.diff(row)
+    return bool(np.all((step > 0) | ((step == 0) & (np.diff(column) > 0))))
+
+
+def _degrees(
+    offsets: NDArray[np.int64], weights: NDArray[np.floating] | None
+) -> NDArray[np.float64]:
+    if weights is None:
+        return np.diff(offsets).astype(np.float64)
+    return np.add.reduceat(weights.astype(np.float64), offsets[:-1])
+
+
+def merge(blocks: list[RatingBlock]) -> RatingBlock:
+    """Put the ratings of several blocks into one; associative, and the order does not matter.
+
+    Rows may be split over the blocks.  At least one block is needed.
+    """
+    if len(blocks) == 1:
+        return blocks[0]
+    weights = [b.weights for b in blocks if b.weights is not None]
+    return RatingBlock.from_triples(
+        np.concatenate([np.repeat(b.rows, b.counts) for b in blocks]),
+        np.concatenate([b.columns for b in blocks]),
+        np.concatenate([b.ratings for b in blocks]),
+        np.concatenate(weights) if weights else None,
+        dtype=blocks[0].ratings.dtype.type,
+    )
+
+
+class Batch(NamedTuple):
+    """Rows of similar length, to be padded to the same length and solved together.
+
+    Attributes
+    ----------
+    members : int64 array of shape (s,)
+        Positions in ``RatingBlock.rows``.
+    length : int
+        The padded length; at least the number of ratings of each of these rows.
+    """
+
+    members: NDArray[np.int64]
+    length: int
+
+    def positions(
+        self, offsets: NDArray[np.int64], first: int, length: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """Where ratings ``first:first + length`` of each row stand, and which of them are real.
+
+        Both are of shape (s, length).  Where a row has no such rating, the place of its first one
+        is given: always a valid place to read from.
+        """
+        start = offsets[self.members][:, None]
+        place = np.arange(first, first + length)
+        real = place < offsets[self.members + 1][:, None] - start
+        return start + np.where(real, place, 0), real
+
+
+def batches(counts: NDArray[np.int64], budget: int) -> Iterator[Batch]:
+    """Cut rows into batches of at most ``budget`` padded ratings; a longer row stands alone.
+
+    The padded length of a row depends on the number of its ratings and on nothing else, so that
+    its sums are added up in the same order, to the same bits, in whatever block it stands.
+    """
+    lengths = _padded_lengths(int(counts.max(initial=0)))
+    kind = np.searchsorted(lengths, counts)
+    order = np.argsort(kind, kind="stable")
+    bounds = np.searchsorted(kind[order], np.arange(len(lengths) + 1))
+    for length, start, stop in zip(lengths.tolist(), bounds, bounds[1:], strict=False):
+        if length == 0:
+            continue
+        step = max(1, budget // length)
+        for first in range(start, stop, step):
+            yield Batch(order[first : min(first + step, stop)], length)
+
+
+def _padded_lengths(longest: int) -> NDArray[np.int64]:
+    lengths = [0]
+    while lengths[-1] < longest:
+        lengths.append(max(lengths[-1] + 1, int(lengths[-1] * GROWTH)))
+    return np.array(lengths)
