@@ -1,0 +1,161 @@
+"""Imports point one way, and the numerics stand on numpy alone.
+
+A new module needs a line in `IMPORTS`; a new third-party package needs a reason in `PACKAGES`.
+"""
+
+import ast
+import graphlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parent.parent
+
+# module: the modules of nonconvex that it may import.
+IMPORTS = {
+    "nonconvex": "",
+    # numerics: the mathematics
+    "nonconvex.numerics": "",
+    "nonconvex.numerics.blocks": "",
+    "nonconvex.numerics.quadratic": "",
+    "nonconvex.numerics.convergence": "",
+    "nonconvex.numerics.ranking": "",
+    "nonconvex.numerics.schedules": "",
+    "nonconvex.numerics.descent": "numerics.schedules",
+    "nonconvex.numerics.optimizers": "numerics.descent numerics.schedules",
+    "nonconvex.numerics.factorization": "numerics.blocks",
+    "nonconvex.numerics.implicit": "numerics.blocks",
+    "nonconvex.numerics.least_squares": (
+        "numerics.blocks numerics.factorization numerics.implicit numerics.quadratic"
+    ),
+    "nonconvex.numerics.coordinate_descent": (
+        "numerics.blocks numerics.factorization numerics.implicit numerics.least_squares"
+    ),
+    # distributed: the thin Spark layer
+    "nonconvex.distributed": "",
+    "nonconvex.distributed.filesystem": "",
+    "nonconvex.distributed.ratings": "",
+    "nonconvex.distributed.duplicates": "distributed.ratings",
+    "nonconvex.distributed.indexing": "distributed.ratings",
+    "nonconvex.distributed.intake": "distributed.ratings",
+    "nonconvex.distributed.sources": "distributed.filesystem distributed.ratings",
+    "nonconvex.distributed.splits": "distributed.indexing distributed.ratings",
+    "nonconvex.distributed.preparation": (
+        "distributed.duplicates distributed.filesystem distributed.indexing distributed.intake "
+        "distributed.ratings distributed.sources distributed.splits"
+    ),
+    "nonconvex.distributed.blocking": "numerics.blocks distributed.ratings distributed.indexing",
+    "nonconvex.distributed.storage": "distributed.filesystem",
+    "nonconvex.distributed.alternating": (
+        "numerics.blocks numerics.factorization numerics.convergence "
+        "distributed.blocking distributed.storage"
+    ),
+    "nonconvex.distributed.scoring": "numerics.blocks numerics.factorization numerics.ranking",
+    "nonconvex.distributed.evaluation": "numerics.ranking distributed.scoring",
+    # what a user meets
+    "nonconvex.config": "",
+    "nonconvex.session": "",
+    "nonconvex.job": "config session",
+    "nonconvex.params": "",
+    "nonconvex.recommendation": "params distributed numerics",
+    # jobs: configuration in, files out, no arithmetic
+    "jobs.prepare_ratings": "config job distributed",
+    "jobs.train_factorization": "config job recommendation distributed",
+    "jobs.evaluate": "config job recommendation distributed",
+    "jobs.recommend": "config job recommendation distributed",
+}
+
+# module or package, the nearest one counting: the third-party packages that it may import.
+PACKAGES = {
+    "nonconvex": "",
+    "nonconvex.numerics": "numpy",
+    "nonconvex.distributed": "numpy pyarrow pyspark py4j",
+    "nonconvex.config": "pydantic pydantic_core",
+    "nonconvex.session": "pyspark",
+    "nonconvex.job": "pyspark.sql",
+    "nonconvex.params": "pyspark.ml",
+    "nonconvex.recommendation": "numpy pyspark.ml pyspark.sql",
+    "jobs": "pydantic pyspark.sql",
+}
+
+# module or package: parts of the standard library that it has no use for.
+BANNED = {
+    "nonconvex.numerics": "logging os pathlib",  # pure functions of arrays
+    "jobs": "argparse",  # nonconvex.job has the one command line
+}
+
+FILES = {
+    ".".join(path.relative_to(REPOSITORY).with_suffix("").parts).removesuffix(".__init__"): path
+    for folder in ("nonconvex", "jobs")
+    for path in sorted((REPOSITORY / folder).rglob("*.py"))
+}
+NUMERICS = [module for module in FILES if module.startswith("nonconvex.numerics")]
+
+
+def imports(module: str) -> Iterator[str]:
+    """Yield what a module imports, anywhere in its source, by full dotted name."""
+    package = module if FILES[module].name == "__init__.py" else module.rpartition(".")[0]
+    for node in ast.walk(ast.parse(FILES[module].read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) - node.level + 1]
+            source = ".".join([*above, *filter(None, [node.module])]) if node.level else node.module
+            for alias in node.names:  # a name imported from a package may be a module
+                full = f"{source}.{alias.name}"
+                yield full if full in FILES else source
+
+
+def within(name: str, allowed: str) -> bool:
+    """Tell whether a dotted name is one of `allowed`, or inside one."""
+    return any(f"{name}.".startswith(f"{one}.") for one in allowed.split())
+
+
+def nearest(module: str, table: dict[str, str]) -> str:
+    """Return what `table` says of a module, or of the nearest package around it."""
+    while module and module not in table:
+        module = module.rpartition(".")[0]
+    return table.get(module, "")
+
+
+@pytest.mark.parametrize("module", FILES)
+def test_a_module_imports_what_the_table_allows(module):
+    assert module in IMPORTS, (
+        f"tests/test_imports.py does not know {module}: add a line to IMPORTS that says which "
+        "modules of nonconvex it may import"
+    )
+    ours = " ".join(f"nonconvex.{name}" for name in IMPORTS[module].split())
+    for name in imports(module):
+        root = name.partition(".")[0]
+        if name == "nonconvex":  # for the version: it imports nothing, see below
+            continue
+        if root in ("nonconvex", "jobs"):
+            assert within(name, ours), f"{module} may not import {name}: see IMPORTS"
+        elif root in sys.stdlib_module_names:
+            banned = nearest(module, BANNED)
+            assert not within(name, banned), f"{module} may not import {name}: see BANNED"
+        else:
+            packages = nearest(module, PACKAGES)
+            assert within(name, packages), f"{module} may not import {name}: see PACKAGES"
+
+
+def test_the_package_itself_imports_nothing():
+    assert list(imports("nonconvex")) == []
+
+
+def test_imports_point_one_way():
+    graph = {module: {name for name in imports(module) if name in FILES} for module in FILES}
+    graphlib.TopologicalSorter(graph).prepare()  # raises CycleError, which names the cycle
+
+
+@pytest.mark.parametrize("module", NUMERICS)
+def test_numerics_pull_in_numpy_alone(module):
+    check = f"import sys, {module}; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", check], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    )
+    loaded = {name.partition(".")[0] for name in done.stdout.split()}
+    assert not loaded & {"pandas", "py4j", "pyarrow", "pydantic", "pyspark"}
