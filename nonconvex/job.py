@@ -128,17 +128,26 @@ def _parser(description: str | None) -> _Parser:
 
 @contextmanager
 def _logging_to_stderr() -> Iterator[None]:
-    level = _log.level
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         logging.Formatter("%(asctime)s %(levelname)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S")
     )
+    level, propagate = _log.level, _log.propagate
     _log.addHandler(handler)
+    _log.propagate = False
+    logging.root.addFilter(_is_news)
     try:
         yield
     finally:
+        logging.root.removeFilter(_is_news)
         _log.removeHandler(handler)
+        _log.propagate = propagate
         _log.setLevel(level)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Tell whether py4j, which logs to the root, says more than the exception it then raises."""
+    return not record.getMessage().endswith("while sending command.")
 
 
 def _call(job: Job[ConfigT], config: ConfigT) -> Mapping[str, Any]:

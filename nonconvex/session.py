@@ -32,6 +32,8 @@ _LOCAL = {
     "spark.driver.bindAddress": "127.0.0.1",
     # The web page wants a port of its own, which the second job on a machine finds taken.
     "spark.ui.enabled": "false",
+    # Spark takes a driver started from Python for a shell, and would draw over the progress lines.
+    "spark.ui.showConsoleProgress": "false",
 }
 
 

@@ -104,10 +104,13 @@ class TestDone:
         assert [line.split()[-1] for line in log.splitlines()] == expected
 
     def test_logging_is_left_as_it_was(self, job):
-        before = logging.getLogger("nonconvex").handlers[:], logging.getLogger("nonconvex").level
+        def state():
+            log = logging.getLogger("nonconvex")
+            return log.level, log.propagate, list(log.handlers), list(logging.root.filters)
+
+        before = state()
         job(lambda spark, config: {}, "--verbose")
-        after = logging.getLogger("nonconvex").handlers, logging.getLogger("nonconvex").level
-        assert before == (list(after[0]), after[1])
+        assert state() == before
 
 
 def fail(error):
@@ -226,16 +229,25 @@ class TestUsage:
 
 
 SCRIPT = """
-import logging, sys
+import logging, os, signal, sys, threading, time
 from nonconvex.config import Section
 from nonconvex.job import run
 
 
 class Config(Section):
     rows: int = 3
+    wait: bool = False
+
+
+def sleep(batches):
+    time.sleep(60)
+    yield from batches
 
 
 def main(spark, config):
+    if config.wait:
+        threading.Timer(3, os.kill, (os.getpid(), signal.SIGINT)).start()
+        spark.range(1).mapInArrow(sleep, "id long").collect()
     logging.getLogger("nonconvex").info("counting")
     conf = spark.sparkContext.getConf()
     return {"rows": spark.range(config.rows).count(), "mark": conf.get("spark.mark"),
@@ -258,9 +270,9 @@ def script(tmp_path):
     quiet = Path(__file__).parent.parent / "conf" / "log4j2.properties"
     (tmp_path / "conf" / "log4j2.properties").write_bytes(quiet.read_bytes())
 
-    def call(**environment):
+    def call(*arguments, **environment):
         return subprocess.run(
-            [sys.executable, "jobs/count_rows.py", "--config", "conf/job.toml"],
+            [sys.executable, "jobs/count_rows.py", "--config", "conf/job.toml", *arguments],
             cwd=tmp_path,
             env=os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)} | environment,
             capture_output=True,
@@ -279,6 +291,13 @@ class TestProcess:
         assert [json.loads(line) for line in done.stdout.splitlines()] == [outcome]
         logged = [line for line in done.stderr.splitlines() if "incubator" not in line]
         assert [line.split(maxsplit=2)[2] for line in logged] == ["INFO counting"]
+
+    def test_an_interrupt_is_one_sentence(self, script):
+        done = script("--set", "wait=true")
+        assert done.returncode == 130
+        assert json.loads(done.stdout)["error"] == "interrupted"
+        logged = [line for line in done.stderr.splitlines() if "incubator" not in line]
+        assert [line.split(maxsplit=2)[2] for line in logged] == ["ERROR interrupted"]
 
     def test_without_java(self, script, tmp_path):
         done = script(JAVA_HOME=str(tmp_path / "absent"))
