@@ -41,7 +41,8 @@ class RatingBlock(NamedTuple):
     weights : float array of shape (n,) or None
         Weight of each rating, ≥ 0; ``None`` means that every weight is 1.
     degrees : float64 array of shape (r,)
-        Sum of the weights of each row: |I_u| (or |U_i|) when there are no weights.
+        What the regularization takes for the number of ratings of each row: the sum of its
+        weights, so |I_u| (or |U_i|) when there are none.
     """
 
     rows: NDArray[np.int32]
@@ -76,14 +77,14 @@ class RatingBlock(NamedTuple):
         column = np.asarray(columns, np.int32)
         rating = np.asarray(ratings, dtype)
         weight = None if weights is None else np.asarray(weights, dtype)
-        keys = (rating, column, row) if weight is None else (weight, rating, column, row)
-        if not _ascending(row, column):
-            order = np.lexsort(keys)
+        pair = (row.astype(np.int64) << 32) | column.astype(np.uint32)
+        if np.any(np.diff(pair) <= 0):
+            order = _order(pair, rating, rating if weight is None else weight)
             row, column, rating = row[order], column[order], rating[order]
             weight = None if weight is None else weight[order]
         starts = np.flatnonzero(np.append(True, np.diff(row))[: len(row)])
         offsets = np.append(starts, len(row)).astype(np.int64)
-        return cls(row[starts], offsets, column, rating, weight, _degrees(offsets, weight))
+        return cls(row[starts], offsets, column, rating, weight, _sums(offsets, weight))
 
     @property
     def counts(self) -> NDArray[np.int64]:
@@ -97,20 +98,28 @@ class RatingBlock(NamedTuple):
         same[self.offsets[1:-1] - 1] = False  # neighbours that belong to different rows
         return int(np.count_nonzero(same))
 
+    def total_weights(self) -> NDArray[np.float64]:
+        """Sum of the weights of each row, of shape (r,)."""
+        return _sums(self.offsets, self.weights)
+
     def row_of_rating(self) -> NDArray[np.int64]:
         """Position in ``rows`` of each rating, of shape (n,)."""
         return np.repeat(np.arange(len(self.rows)), self.counts)
 
 
-def _ascending(row: NDArray[np.int32], column: NDArray[np.int32]) -> bool:
-    """Whether the pairs are strictly ascending, so that there is nothing left to sort."""
-    step = np.diff(row)
-    return bool(np.all((step > 0) | ((step == 0) & (np.diff(column) > 0))))
+def _order(
+    pair: NDArray[np.int64], rating: NDArray[np.floating], weight: NDArray[np.floating]
+) -> NDArray[np.int64]:
+    """Sort by pair, rating and weight; as pairs rarely repeat, only those are sorted further."""
+    order = np.argsort(pair)
+    repeats = np.append(False, np.diff(pair[order]) == 0)
+    tied = np.flatnonzero(repeats | np.append(repeats[1:], False))
+    members = order[tied]
+    order[tied] = members[np.lexsort((weight[members], rating[members], pair[members]))]
+    return order
 
 
-def _degrees(
-    offsets: NDArray[np.int64], weights: NDArray[np.floating] | None
-) -> NDArray[np.float64]:
+def _sums(offsets: NDArray[np.int64], weights: NDArray[np.floating] | None) -> NDArray[np.float64]:
     if weights is None:
         return np.diff(offsets).astype(np.float64)
     return np.add.reduceat(weights.astype(np.float64), offsets[:-1])

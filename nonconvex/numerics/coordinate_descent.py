@@ -55,7 +55,7 @@ def sweep_rows(
     >>> sweep_rows(block, fixed, 3.0, Ridge(1.0, 0.0, 1, 1.0), start).x
     array([[0.75, 0.3 ]])
     """
-    ridges = ridge.of(block.degrees)
+    diagonal = ridge.diagonal(block.degrees, fixed.shape[1])
     row = block.row_of_rating()  # (n,)
     z = np.ascontiguousarray(fixed.T)  # (1 + K, m)
     x = start.astype(np.float64)  # (r, 1 + K)
@@ -81,13 +81,13 @@ def sweep_rows(
             gram = background.gram[k]
             curvature += gram[k]
             pull += background.pull[k] - np.einsum("rk,k->r", x, gram) + gram[k] * x[:, k]
-        new = np.divide(pull, curvature + ridges, out=x[:, k].copy(), where=curvature + ridges > 0)
+        curvature += diagonal[:, k]
+        new = np.divide(pull, curvature, out=x[:, k].copy(), where=curvature > 0)
         if nonnegative and k:
             np.maximum(new, 0, out=new)
+        new = new.astype(fixed.dtype).astype(np.float64)  # e follows what is kept, to the bit
         e -= z_k * (new - x[:, k])[row]
         x[:, k] = new
-    residual, squares = over_rows(e), over_rows(e * e)
-    if background is not None:
-        residual += background.residual(x)
-        squares += background.squares(x)
-    return RowUpdate(x.astype(fixed.dtype), residual, squares, ridges * np.sum(x**2, axis=1))
+    return RowUpdate.of(
+        block, x.astype(fixed.dtype), over_rows(e), over_rows(e * e), ridge, background
+    )

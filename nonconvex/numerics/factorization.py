@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 __all__ = ["Factors", "Ridge", "initial_rows", "objective", "predict"]
 
+_PAIRS = 1 << 14  # pairs predicted at a time
+
 
 class Factors(NamedTuple):
     """All parameters of the model.
@@ -32,10 +34,10 @@ class Factors(NamedTuple):
 
 
 class Ridge(NamedTuple):
-    """The regularization of one side: row r with d_r ratings pays n λ (d_r / d̄)^ν ‖x_r‖².
+    """The regularization of one side: row r with d_r ratings pays n λ (d_r / d̄)^ν (ρ β² + ‖γ‖²).
 
-    ν = 0 is the plain λ Σ ‖x_r‖² of the objective; ν = 1 grows with the number of ratings, as
-    in MLlib's ALS, where λ_MLlib = λ · (number of rows).
+    ν = 0 and ρ = 1 is the plain λ Σ (β² + ‖γ‖²) of the lecture's objective.  ν = 1 grows with the
+    number of ratings, as in MLlib's ALS, where λ_MLlib = λ · (number of rows).
 
     Attributes
     ----------
@@ -47,22 +49,41 @@ class Ridge(NamedTuple):
         n, the number of ratings (or the sum of their weights).
     mean_degree : float
         d̄ = n / (number of rows).
+    bias_ratio : float
+        ρ, how much more than γ the bias is regularized.
     """
 
     reg: float
     exponent: float
     total: float
     mean_degree: float
+    bias_ratio: float = 1.0
 
-    def of(self, degrees: NDArray[np.float64]) -> NDArray[np.float64]:
-        """n λ (d_r / d̄)^ν for rows with these degrees.
+    def diagonal(self, degrees: NDArray[np.float64], width: int) -> NDArray[np.float64]:
+        """What is added to the diagonal of each row's normal equation, of shape (r, width).
 
         Examples
         --------
-        >>> Ridge(reg=0.1, exponent=1.0, total=12, mean_degree=3.0).of(np.array([1.0, 6.0]))
-        array([0.4, 2.4])
+        >>> ridge = Ridge(reg=0.1, exponent=1.0, total=12, mean_degree=3.0, bias_ratio=0.5)
+        >>> ridge.diagonal(np.array([1.0, 6.0]), 3)
+        array([[0.2, 0.4, 0.4],
+               [1.2, 2.4, 2.4]])
         """
-        return self.total * self.reg * (degrees / self.mean_degree) ** self.exponent
+        rows = self.total * self.reg * (degrees / self.mean_degree) ** self.exponent  # (r,)
+        return np.outer(rows, np.append(self.bias_ratio, np.ones(width - 1)))
+
+    def penalty(self, degrees: NDArray[np.float64], x: NDArray[np.floating]) -> NDArray[np.float64]:
+        """n λ (d / d̄)^ν (ρ β² + ‖γ‖²) of each row, of shape (r,).
+
+        Examples
+        --------
+        >>> ridge = Ridge(reg=0.1, exponent=0.0, total=10, mean_degree=2.0)
+        >>> ridge.penalty(np.array([2.0]), np.array([[3.0, 4.0]]))
+        array([25.])
+        """
+        squares = x.astype(np.float64) ** 2
+        total: NDArray[np.float64] = np.sum(self.diagonal(degrees, x.shape[1]) * squares, axis=1)
+        return total
 
 
 def predict(
@@ -78,10 +99,15 @@ def predict(
     >>> predict(Factors(3.0, rows, rows), np.array([0, 0]), np.array([0, -1]))
     array([9. , 3.5])
     """
-    x = np.where(users[:, None] >= 0, factors.users[users], 0).astype(np.float64)  # (n, 1 + K)
-    z = np.where(items[:, None] >= 0, factors.items[items], 0).astype(np.float64)  # (n, 1 + K)
-    products: NDArray[np.float64] = np.einsum("nk,nk->n", x[:, 1:], z[:, 1:])  # (n,)
-    return factors.alpha + x[:, 0] + z[:, 0] + products
+    predictions = np.empty(len(users))
+    for first in range(0, len(users), _PAIRS):  # the gathered rows stay in the cache
+        pairs = slice(first, first + _PAIRS)
+        u, i = users[pairs], items[pairs]
+        x = np.where(u[:, None] >= 0, factors.users[u], 0).astype(np.float64)  # (n, 1 + K)
+        z = np.where(i[:, None] >= 0, factors.items[i], 0).astype(np.float64)  # (n, 1 + K)
+        products = np.einsum("nk,nk->n", x[:, 1:], z[:, 1:])  # (n,)
+        predictions[pairs] = factors.alpha + x[:, 0] + z[:, 0] + products
+    return predictions
 
 
 def objective(
@@ -93,9 +119,9 @@ def objective(
     item_ridge: Ridge,
     weights: NDArray[np.floating] | None = None,
 ) -> float:
-    """f = (1/n) [ Σ w (R̂_ui − R_ui)² + Σ_u ridge_u ‖x_u‖² + Σ_i ridge_i ‖x_i‖² ].
+    """f = (1/n) [ Σ w (R̂_ui − R_ui)² + Σ_u penalty_u + Σ_i penalty_i ], as `Ridge` defines them.
 
-    With ``exponent=0`` and no weights this is
+    With ν = 0, ρ = 1 and no weights this is
 
         (1/n) Σ (α + β_u + β_i + γ_u·γ_i − R_ui)² + λ₁ Σ_u (β_u² + ‖γ_u‖²) + λ₂ Σ_i (β_i² + ‖γ_i‖²)
 
@@ -125,7 +151,7 @@ def objective(
         (factors.items, item_ridge, items),
     ):
         degrees = np.bincount(index, w, minlength=len(x)).astype(np.float64)  # (rows,)
-        penalty += float(ridge.of(degrees) @ np.sum(x.astype(np.float64) ** 2, axis=1))
+        penalty += float(ridge.penalty(degrees, x).sum())
     return (float(w @ error**2) + penalty) / float(w.sum())
 
 

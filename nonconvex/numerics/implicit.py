@@ -59,6 +59,8 @@ class Background(NamedTuple):
         Σ z.
     total, square : float
         Σ o and Σ o².
+    columns : int
+        Number of columns.
     """
 
     gram: NDArray[np.float64]
@@ -66,6 +68,7 @@ class Background(NamedTuple):
     sums: NDArray[np.float64]
     total: float
     square: float
+    columns: int
 
     @classmethod
     def of(cls, fixed: NDArray[np.floating], alpha: float, *, biases: bool) -> Background:
@@ -73,7 +76,9 @@ class Background(NamedTuple):
         z = fixed.astype(np.float64)
         offset = alpha + z[:, 0]
         z[:, 0] = 1.0 if biases else 0.0
-        return cls(z.T @ z, -(z.T @ offset), z.sum(0), float(offset.sum()), float(offset @ offset))
+        return cls(
+            z.T @ z, -(z.T @ offset), z.sum(0), float(offset.sum()), float(offset @ offset), len(z)
+        )
 
     def residual(self, x: NDArray[np.floating]) -> NDArray[np.float64]:
         """Σ_j (0 − R̂_j) of each row, of shape (r,)."""

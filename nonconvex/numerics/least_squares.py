@@ -46,13 +46,34 @@ class RowUpdate(NamedTuple):
     squares : float64 array of shape (r,)
         Σ w (R − R̂)².
     penalty : float64 array of shape (r,)
-        ridge ‖x‖².
+        What the rows pay for regularization, see `Ridge.penalty`.
+    weight : float64 array of shape (r,)
+        Σ w, so that Σ residual / Σ weight is what α should still move by.
     """
 
     x: NDArray[np.floating]
     residual: NDArray[np.float64]
     squares: NDArray[np.float64]
     penalty: NDArray[np.float64]
+    weight: NDArray[np.float64]
+
+    @classmethod
+    def of(
+        cls,
+        block: RatingBlock,
+        x: NDArray[np.floating],
+        residual: NDArray[np.float64],
+        squares: NDArray[np.float64],
+        ridge: Ridge,
+        background: Background | None,
+    ) -> RowUpdate:
+        """Complete the sums over the observed ratings by the penalty and the background."""
+        weight = block.total_weights()
+        if background is not None:
+            residual = residual + background.residual(x)
+            squares = squares + background.squares(x)
+            weight = weight + background.columns
+        return cls(x, residual, squares, ridge.penalty(block.degrees, x), weight)
 
 
 def solve_rows(
@@ -98,7 +119,7 @@ def solve_rows(
     """
     dtype, width = fixed.dtype, fixed.shape[1]
     columns = np.vstack([fixed, np.zeros((1, width), dtype)])  # the last row pads
-    ridges = ridge.of(block.degrees)
+    diagonal = ridge.diagonal(block.degrees, width)
     rows = len(block.rows)
     x, residual, squares = np.zeros((rows, width), dtype), np.zeros(rows), np.zeros(rows)
     for batch in batches(block.counts, CACHE_ELEMENTS // width):
@@ -106,13 +127,10 @@ def solve_rows(
         a, b = segments.normal_equation()
         if background is not None:
             a, b = a + background.gram, b + background.pull
-        a[:, range(width), range(width)] += ridges[batch.members, None].astype(a.dtype)
+        a[:, range(width), range(width)] += diagonal[batch.members].astype(a.dtype)
         x[batch.members] = minimize(a, b, nonnegative=nonnegative)
         residual[batch.members], squares[batch.members] = segments.sums(x[batch.members])
-    if background is not None:
-        residual += background.residual(x)
-        squares += background.squares(x)
-    return RowUpdate(x, residual, squares, ridges * np.sum(x.astype(np.float64) ** 2, axis=1))
+    return RowUpdate.of(block, x, residual, squares, ridge, background)
 
 
 class _Design(NamedTuple):

@@ -1,0 +1,195 @@
+"""Ratings to packed blocks: a dataframe row for each block, with its arrays as binary columns.
+
+A row for each rating would be turned into Arrow, and back into arrays, in every half-step; a
+packed block is a few buffers that a Python worker reads in place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from nonconvex.numerics.blocks import RatingBlock, merge
+
+__all__ = ["Side", "pack", "pack_in_place", "unpack"]
+
+_Batches = Iterator[pa.RecordBatch]
+_Transform = Callable[[RatingBlock], RatingBlock]
+
+# Some ratings of a block, a place in each array for every rating.
+_PIECE = ("rows", "columns", "ratings", "weights")
+_PIECE_RATINGS = 1 << 20  # few pieces a block, each of a few megabytes
+
+_BLOCK = RatingBlock._fields
+_TYPES = {"rows": np.int32, "offsets": np.int64, "columns": np.int32, "degrees": np.float64}
+
+
+class Side(NamedTuple):
+    """What the rows of the blocks are.
+
+    Attributes
+    ----------
+    row, column, block : str
+        Names of the columns with the dense index of the side itself, the dense index of the
+        other side, and the block.
+    blocks : int
+        Number of blocks.
+    """
+
+    row: str
+    column: str
+    block: str
+    blocks: int
+
+    @classmethod
+    def users(cls, blocks: int) -> Side:
+        """Blocks of users, as `attach_indices` names their columns."""
+        return cls("user_index", "item_index", "user_block", blocks)
+
+    @classmethod
+    def items(cls, blocks: int) -> Side:
+        """Blocks of items, as `attach_indices` names their columns."""
+        return cls("item_index", "user_index", "item_block", blocks)
+
+
+def pack(
+    ratings: DataFrame,
+    side: Side,
+    dtype: type[np.floating],
+    transform: _Transform | None = None,
+) -> DataFrame:
+    """Pack ratings into blocks, each on a partition of its own.
+
+    Only packed pieces are shuffled, which takes a third of the time that ratings would.
+
+    Parameters
+    ----------
+    ratings : DataFrame
+        The columns of `side`, ``rating``, and ``weight`` where there are weights.  A null index
+        is an id that training does not know: it becomes -1.
+    side : Side
+    dtype : float type
+        Of the ratings and weights in the blocks.
+    transform : callable, optional
+        Applied to each block.
+
+    Returns
+    -------
+    DataFrame
+        ``block int`` and the fields of `RatingBlock` as binary columns; not cached.  The bytes of
+        a block depend on its ratings only, and not on the partitions of `ratings`.
+    """
+    pieces = _triples(ratings, side).mapInArrow(_cut(dtype), _sql(_PIECE))
+    placed = pieces.repartitionById(side.blocks, F.col("block"))
+    return placed.mapInArrow(_join(dtype, transform), _sql(_BLOCK))
+
+
+def pack_in_place(
+    ratings: DataFrame,
+    side: Side,
+    dtype: type[np.floating],
+    transform: _Transform | None = None,
+) -> DataFrame:
+    """Pack ratings whose blocks already lie each within one partition; nothing is shuffled.
+
+    Parameters and result are those of `pack`.  A block that lies in several partitions would
+    come out in several rows: the caller checks that.
+    """
+    cut, join = _cut(dtype), _join(dtype, transform)
+    return _triples(ratings, side).mapInArrow(lambda batches: join(cut(batches)), _sql(_BLOCK))
+
+
+def unpack(batch: pa.RecordBatch, dtype: type[np.floating]) -> Iterator[RatingBlock]:
+    """Read the blocks of a batch in place."""
+    for index in range(len(batch)):
+        yield RatingBlock(*_arrays(batch, index, _BLOCK, dtype))
+
+
+def _triples(ratings: DataFrame, side: Side) -> DataFrame:
+    weight = F.col("weight") if "weight" in ratings.columns else F.lit(None)
+    return ratings.select(
+        F.coalesce(side.block, F.lit(0)).cast("int").alias("block"),
+        F.coalesce(side.row, F.lit(-1)).cast("int").alias("rows"),
+        F.coalesce(side.column, F.lit(-1)).cast("int").alias("columns"),
+        F.col("rating").cast("double").alias("ratings"),
+        weight.cast("double").alias("weights"),
+    )
+
+
+def _cut(dtype: type[np.floating]) -> Callable[[_Batches], _Batches]:
+    """Return what cuts the ratings of a partition into pieces of a block each."""
+
+    def cut(batches: _Batches) -> _Batches:
+        for table in _gathered(batches):
+            weights = table["weights"]
+            arrays = (
+                table["rows"].to_numpy(),
+                table["columns"].to_numpy(),
+                table["ratings"].to_numpy().astype(dtype),
+                None if weights.null_count else weights.to_numpy().astype(dtype),
+            )
+            block = table["block"].to_numpy()
+            order = np.argsort(block, kind="stable")
+            starts = np.flatnonzero(np.append(True, np.diff(block[order])))
+            for members in np.split(order, starts[1:]):
+                parts = [None if values is None else values[members] for values in arrays]
+                yield _row(int(block[members[0]]), _PIECE, parts)
+
+    return cut
+
+
+def _gathered(batches: _Batches) -> Iterator[pa.Table]:
+    """Put batches together, so that a block comes in few pieces."""
+    held: list[pa.RecordBatch] = []
+    for batch in batches:
+        if len(batch):
+            held.append(batch)
+        if sum(map(len, held)) >= _PIECE_RATINGS:
+            yield pa.Table.from_batches(held)
+            held = []
+    if held:
+        yield pa.Table.from_batches(held)
+
+
+def _join(dtype: type[np.floating], transform: _Transform | None) -> Callable[[_Batches], _Batches]:
+    """Return what puts the pieces of a partition together, block by block, sorted."""
+
+    def join(batches: _Batches) -> _Batches:
+        pieces: dict[int, list[list[Any]]] = {}
+        for batch in batches:
+            for index, block in enumerate(batch.column("block").to_pylist()):
+                pieces.setdefault(block, []).append(_arrays(batch, index, _PIECE, dtype))
+        for number in sorted(pieces):
+            block = merge([RatingBlock.from_triples(*p, dtype=dtype) for p in pieces.pop(number)])
+            yield _row(number, _BLOCK, transform(block) if transform else block)
+
+    return join
+
+
+def _row(
+    block: int, names: tuple[str, ...], arrays: Sequence[NDArray[np.generic] | None]
+) -> pa.RecordBatch:
+    buffers = [None if values is None else values.tobytes() for values in arrays]
+    columns = [pa.array([block], pa.int32())]
+    columns += [pa.array([buffer], pa.binary()) for buffer in buffers]
+    return pa.RecordBatch.from_arrays(columns, ["block", *names])
+
+
+def _arrays(
+    batch: pa.RecordBatch, index: int, names: tuple[str, ...], dtype: type[np.floating]
+) -> list[Any]:
+    buffers = (batch.column(name)[index].as_buffer() for name in names)
+    return [
+        None if buffer is None else np.frombuffer(buffer, _TYPES.get(name, dtype))
+        for name, buffer in zip(names, buffers, strict=True)
+    ]
+
+
+def _sql(names: tuple[str, ...]) -> str:
+    return ", ".join(["block int", *(f"{name} binary" for name in names)])
