@@ -38,20 +38,23 @@ IMPORTS = {
     "nonconvex.distributed": "",
     "nonconvex.distributed.filesystem": "",
     "nonconvex.distributed.ratings": "",
+    "nonconvex.distributed.summation": "",
     "nonconvex.distributed.duplicates": "distributed.ratings",
     "nonconvex.distributed.indexing": "distributed.ratings",
     "nonconvex.distributed.intake": "distributed.ratings",
     "nonconvex.distributed.sources": "distributed.filesystem distributed.ratings",
     "nonconvex.distributed.splits": "distributed.indexing distributed.ratings",
+    "nonconvex.distributed.prepared": "distributed.filesystem",
     "nonconvex.distributed.preparation": (
         "distributed.duplicates distributed.filesystem distributed.indexing distributed.intake "
-        "distributed.ratings distributed.sources distributed.splits"
+        "distributed.prepared distributed.ratings distributed.sources distributed.splits "
+        "distributed.summation"
     ),
-    "nonconvex.distributed.blocking": "numerics.blocks distributed.ratings distributed.indexing",
+    "nonconvex.distributed.blocking": "numerics.blocks",
     "nonconvex.distributed.storage": "distributed.filesystem",
     "nonconvex.distributed.alternating": (
-        "numerics.blocks numerics.factorization numerics.convergence "
-        "distributed.blocking distributed.storage"
+        "numerics.blocks numerics.convergence numerics.coordinate_descent "
+        "numerics.factorization numerics.implicit numerics.least_squares distributed.blocking"
     ),
     "nonconvex.distributed.scoring": "numerics.blocks numerics.factorization numerics.ranking",
     "nonconvex.distributed.evaluation": "numerics.ranking distributed.scoring",
