@@ -98,6 +98,10 @@ class RatingBlock(NamedTuple):
         same[self.offsets[1:-1] - 1] = False  # neighbours that belong to different rows
         return int(np.count_nonzero(same))
 
+    def over_rows(self, values: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Sum of a value of each rating over each row, of shape (r,) in float64."""
+        return _sums(self.offsets, values)
+
     def total_weights(self) -> NDArray[np.float64]:
         """Sum of the weights of each row, of shape (r,)."""
         return _sums(self.offsets, self.weights)

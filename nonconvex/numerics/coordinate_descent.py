@@ -66,9 +66,7 @@ def sweep_rows(
         return values
 
     def over_rows(values: NDArray[np.float64]) -> NDArray[np.float64]:
-        weighted = values if w is None else w * values
-        sums: NDArray[np.float64] = np.add.reduceat(weighted, block.offsets[:-1])  # (r,)
-        return sums
+        return block.over_rows(values if w is None else w * values)  # (r,)
 
     e = block.ratings.astype(np.float64) - alpha - column(0) - x[row, 0]
     for k in range(1, len(z)):

@@ -10,7 +10,17 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Factors", "Ridge", "initial_rows", "objective", "predict"]
+from nonconvex.numerics.blocks import RatingBlock
+
+__all__ = [
+    "Factors",
+    "Ridge",
+    "default_reg",
+    "initial_rows",
+    "objective",
+    "predict",
+    "squared_errors",
+]
 
 _PAIRS = 1 << 14  # pairs predicted at a time
 
@@ -110,6 +120,13 @@ def predict(
     return predictions
 
 
+def squared_errors(factors: Factors, block: RatingBlock) -> NDArray[np.float64]:
+    """Σ w (R̂ − R)² of each row of a block whose rows are users, of shape (r,)."""
+    users = np.repeat(block.rows, block.counts)
+    squares = (predict(factors, users, block.columns) - block.ratings) ** 2
+    return block.over_rows(squares if block.weights is None else block.weights * squares)
+
+
 def objective(
     factors: Factors,
     users: NDArray[np.integer],
@@ -153,6 +170,31 @@ def objective(
         degrees = np.bincount(index, w, minlength=len(x)).astype(np.float64)  # (rows,)
         penalty += float(ridge.penalty(degrees, x).sum())
     return (float(w @ error**2) + penalty) / float(w.sum())
+
+
+def default_reg(total: float, deviation: float) -> tuple[float, float]:
+    """Return λ and the bias ratio ρ that predict well on real ratings when nothing is known.
+
+    The best ridge n λ hardly depends on the number of ratings, so λ is a constant over n.  The
+    ridge of β is a ratio of two variances and has no unit; that of γ has the unit of ratings, as
+    γ_u·γ_i is a rating, so it is proportional to their standard deviation:
+
+        n λ = 14 sd(R),   n λ ρ = 3
+
+    Parameters
+    ----------
+    total : float
+        n, the number of ratings or the sum of their weights.
+    deviation : float
+        Standard deviation of the ratings.
+
+    Examples
+    --------
+    >>> default_reg(100_000, 1.0)
+    (0.00014, 0.21428571428571427)
+    """
+    factor_ridge = 14.0 * deviation if deviation > 0 else 14.0
+    return factor_ridge / total, 3.0 / factor_ridge
 
 
 def initial_rows(

@@ -42,7 +42,7 @@ def preferences(block: RatingBlock, confidence: float) -> RatingBlock:
     weights = confidence * np.abs(strength)
     positive = strength > 0
     ratings = np.divide(1 + weights, weights, out=np.zeros_like(weights), where=positive)
-    degrees = np.add.reduceat(positive.astype(np.float64), block.offsets[:-1])
+    degrees = block.over_rows(positive.astype(np.float64))
     return block._replace(ratings=ratings, weights=weights, degrees=degrees)
 
 

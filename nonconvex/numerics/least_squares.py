@@ -71,7 +71,7 @@ class RowUpdate(NamedTuple):
         weight = block.total_weights()
         if background is not None:
             residual = residual + background.residual(x)
-            squares = squares + background.squares(x)
+            squares = squares + background.squares(x) - block.over_rows(block.ratings)
             weight = weight + background.columns
         return cls(x, residual, squares, ridge.penalty(block.degrees, x), weight)
 

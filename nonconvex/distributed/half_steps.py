@@ -1,0 +1,162 @@
+"""One half-step of alternating minimization as one Spark job over packed blocks.
+
+Each block is read once and updates its rows in every problem against the broadcast other side.
+What the rows report is put in the order of their indices before it is added up, so that no bit
+depends on how blocks, tasks or cores divided the work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+from pyspark import Broadcast
+from pyspark.sql import DataFrame
+
+from nonconvex.distributed.blocking import unpack
+from nonconvex.numerics.blocks import RatingBlock
+from nonconvex.numerics.coordinate_descent import sweep_rows
+from nonconvex.numerics.factorization import Factors, Ridge, squared_errors
+from nonconvex.numerics.implicit import Background
+from nonconvex.numerics.least_squares import RowUpdate, solve_rows
+
+__all__ = ["SOLVERS", "Rows", "Step", "update_side", "validation_rmse"]
+
+SOLVERS = ("als", "als-coordinate")
+
+Rows = Broadcast[list[NDArray[np.floating]]]
+"""The rows of one side in every problem, each of shape (m, 1 + K)."""
+
+_Batches = Iterator[pa.RecordBatch]
+_Task = Callable[[_Batches], _Batches]
+
+_ERRORS = ("squares", "weight")
+
+
+class Step(NamedTuple):
+    """How the rows of one side are updated in one problem; travels to the executors."""
+
+    solver: str
+    alpha: float
+    ridge: Ridge
+    biases: bool
+    nonnegative: bool
+    background: Background | None
+
+    def __call__(
+        self, block: RatingBlock, fixed: NDArray[np.floating], own: NDArray[np.floating]
+    ) -> RowUpdate:
+        """Update the rows of a block, which are ``own[block.rows]`` before."""
+        settings: dict[str, Any] = {
+            "biases": self.biases,
+            "nonnegative": self.nonnegative,
+            "background": self.background,
+        }
+        with np.errstate(over="ignore", invalid="ignore"):  # the driver looks at what came of it
+            if self.solver == "als":
+                return solve_rows(block, fixed, self.alpha, self.ridge, **settings)
+            start = own[block.rows]
+            return sweep_rows(block, fixed, self.alpha, self.ridge, start, **settings)
+
+
+def update_side(
+    packed: DataFrame, steps: list[Step], fixed: Rows, own: Rows, dtype: type[np.floating]
+) -> list[RowUpdate]:
+    """Update the rows of all blocks in every problem.
+
+    Parameters
+    ----------
+    packed : DataFrame
+        From `nonconvex.distributed.blocking.pack`.
+    steps : list of Step
+        One for each problem.
+    fixed, own : broadcast lists of float arrays
+        The rows of the other side, and of this side before the update, in every problem.
+    dtype : float type
+
+    Returns
+    -------
+    list of RowUpdate
+        One for each problem, of all rows in the order of their indices.
+    """
+    names = ("rows", *RowUpdate._fields)
+    table = packed.mapInArrow(_update(steps, fixed, own, dtype), _sql(names)).toArrow()
+    return [_assemble(table, number, rows) for number, rows in enumerate(own.value)]
+
+
+def validation_rmse(
+    packed: DataFrame, alphas: list[float], users: Rows, items: Rows, dtype: type[np.floating]
+) -> list[float]:
+    """Compute √(Σ w (R̂ − R)² / Σ w) over the ratings of all blocks in every problem."""
+    task = _squared_errors(alphas, users, items, dtype)
+    table = packed.mapInArrow(task, _sql(("rows", *_ERRORS))).toArrow()
+    return [_rmse(table, number) for number in range(len(alphas))]
+
+
+def _update(steps: list[Step], fixed: Rows, own: Rows, dtype: type[np.floating]) -> _Task:
+    def update(batches: _Batches) -> _Batches:
+        for batch in batches:
+            for block in unpack(batch, dtype):
+                for number, step in enumerate(steps):
+                    result = step(block, fixed.value[number], own.value[number])
+                    yield _report(number, ("rows", *RowUpdate._fields), (block.rows, *result))
+
+    return update
+
+
+def _squared_errors(
+    alphas: list[float], users: Rows, items: Rows, dtype: type[np.floating]
+) -> _Task:
+    def errors(batches: _Batches) -> _Batches:
+        for batch in batches:
+            for block in unpack(batch, dtype):
+                for number, alpha in enumerate(alphas):
+                    factors = Factors(alpha, users.value[number], items.value[number])
+                    sums = (squared_errors(factors, block), block.total_weights())
+                    yield _report(number, ("rows", *_ERRORS), (block.rows, *sums))
+
+    return errors
+
+
+def _report(
+    problem: int, names: tuple[str, ...], arrays: tuple[NDArray[np.generic], ...]
+) -> pa.RecordBatch:
+    columns = [pa.array([problem], pa.int32())]
+    columns += [pa.array([values.tobytes()], pa.binary()) for values in arrays]
+    return pa.RecordBatch.from_arrays(columns, ["problem", *names])
+
+
+def _sql(names: tuple[str, ...]) -> str:
+    return ", ".join(["problem int", *(f"{name} binary" for name in names)])
+
+
+def _parts(table: pa.Table, problem: int) -> list[dict[str, bytes]]:
+    parts: list[dict[str, bytes]] = table.filter(pc.field("problem") == problem).to_pylist()
+    return parts
+
+
+def _assemble(table: pa.Table, problem: int, before: NDArray[np.floating]) -> RowUpdate:
+    """Put the rows of all blocks in the order of their indices."""
+    rows, width = before.shape
+    sums = RowUpdate._fields[1:]
+    whole = RowUpdate(np.zeros_like(before), *(np.zeros(rows) for _ in sums))
+    for part in _parts(table, problem):
+        index = np.frombuffer(part["rows"], np.int32)
+        whole.x[index] = np.frombuffer(part["x"], before.dtype).reshape(-1, width)
+        for name in sums:
+            getattr(whole, name)[index] = np.frombuffer(part[name])
+    return whole
+
+
+def _rmse(table: pa.Table, problem: int) -> float:
+    parts = _parts(table, problem)
+    order = np.argsort(np.concatenate([np.frombuffer(part["rows"], np.int32) for part in parts]))
+    squares, weight = (
+        np.concatenate([np.frombuffer(part[name]) for part in parts])[order].sum()
+        for name in _ERRORS
+    )
+    return float(np.sqrt(squares / weight))
