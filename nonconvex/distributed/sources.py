@@ -1,0 +1,194 @@
+"""Files of ratings: Parquet, CSV or JSON lines, read with every column they have."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from py4j.protocol import Py4JJavaError
+from pyspark.errors import PySparkException
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as F
+from pyspark.sql.types import StringType, StructField, StructType
+
+from nonconvex.distributed.filesystem import FileSystem
+from nonconvex.distributed.ratings import RatingsError
+
+__all__ = ["FORMATS", "Source", "read_source", "reading"]
+
+FORMATS = ("parquet", "csv", "json")
+"""The formats of files; in "json", every line is one object."""
+
+_EXTENSIONS = {
+    "parquet": "parquet",
+    "csv": "csv",
+    "tsv": "csv",
+    "json": "json",
+    "jsonl": "json",
+    "ndjson": "json",
+}
+_COMPRESSIONS = ("gz", "bz2", "zst", "lz4", "snappy")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Ratings as files have them.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        Every column of the files; in the text formats all of them strings.
+    path : str
+        Where the files are.
+    format : str
+        One of `FORMATS`.
+    malformed : str, optional
+        In the text formats, the column of `rows` that has a line as it stands if the line could
+        not be parsed, and else null.
+    """
+
+    rows: DataFrame
+    path: str
+    format: str
+    malformed: str | None = None
+
+    @property
+    def text(self) -> bool:
+        """Whether the format is one of text, in which numbers are strings."""
+        return self.format != "parquet"
+
+    @property
+    def position(self) -> Column:
+        """Where a row of `rows` is in the files: file, start of the part of the file, row.
+
+        The order of these is the order of the files by name and of the rows in them, however the
+        files are cut into tasks: a part of a file is read by one task, from its start to its end.
+        """
+        metadata = self.rows.metadataColumn("_metadata")
+        return F.struct(
+            metadata.getField("file_path").alias("file"),
+            metadata.getField("file_block_start").alias("start"),
+            F.monotonically_increasing_id().alias("row"),
+        )
+
+
+def read_source(
+    spark: SparkSession, path: str, *, format: str | None = None, separator: str | None = None
+) -> Source:
+    r"""Read files of ratings, without looking at the ratings yet.
+
+    Parameters
+    ----------
+    spark : SparkSession
+        The session that reads.
+    path : str
+        A file, a directory or a pattern with wildcards.
+    format : {"parquet", "csv", "json"}, optional
+        By default what the extension of the path, or of the first file in the directory, says.
+        CSV files begin with a line of column names; fields may be in double quotes, and double
+        quotes inside them are doubled. JSON files have one object in a line.
+    separator : str, optional
+        What stands between the fields of CSV: by default a tab in ``.tsv``, else a comma.
+
+    Returns
+    -------
+    Source
+
+    Raises
+    ------
+    RatingsError
+        If there is nothing at the path, its format is unknown or it cannot be read.
+
+    Examples
+    --------
+    >>> source = read_source(spark, "ratings.csv", separator=";")  # doctest: +SKIP
+    >>> source.rows.columns  # doctest: +SKIP
+    ['user', 'item', 'rating', '_corrupt_record']
+    """
+    extension = _extension(spark, path)
+    if format is None and extension is None:
+        raise RatingsError(
+            f"the format of {path} cannot be told from its name: set it to {' or '.join(FORMATS)}"
+        )
+    format = format or _EXTENSIONS[str(extension)]
+    if format not in FORMATS:
+        raise RatingsError(f"format must be one of {', '.join(FORMATS)}, got {format!r}")
+    with reading(path, format):
+        if format == "parquet":
+            return Source(spark.read.parquet(path), path, format)
+        if format == "json":
+            # Strings, so that 1, "1" and 12345678901234567890 stay what they are.
+            found = spark.read.json(path, primitivesAsString=True).schema
+            fields = [field for field in found if field.name != "_corrupt_record"]
+        else:
+            separator = separator or ("\t" if extension == "tsv" else ",")
+            header = spark.read.csv(path, header=True, sep=separator, escape='"').columns
+            fields = [StructField(name, StringType()) for name in header]
+        malformed = "_corrupt_record"
+        schema = StructType([*fields, StructField(malformed, StringType())])
+        reader = spark.read.schema(schema).option("columnNameOfCorruptRecord", malformed)
+        if format == "json":
+            return Source(reader.json(path, primitivesAsString=True), path, format, malformed)
+        # Pruned columns are not parsed, and what is malformed would depend on what is selected;
+        # a file whose header has another order must not be read as if it had this one.
+        reader = reader.option("columnPruning", False).option("enforceSchema", False)
+        rows = reader.csv(path, header=True, sep=separator, escape='"')
+        return Source(rows, path, format, malformed)
+
+
+@contextmanager
+def reading(path: str, format: str) -> Iterator[None]:
+    """Turn what Spark says of files it cannot read into one sentence.
+
+    Parameters
+    ----------
+    path : str
+        Where the files are.
+    format : str
+        What they are read as.
+
+    Raises
+    ------
+    RatingsError
+        Instead of the exceptions about reading; others pass.
+    """
+    try:
+        yield
+    except PySparkException as error:
+        if error.getCondition() == "PATH_NOT_FOUND":
+            raise RatingsError(
+                f"there are no ratings at {path}: no such file or directory"
+            ) from None
+        raise RatingsError(f"{path} cannot be read as {format}: {_sentence(str(error))}") from None
+    except Py4JJavaError as error:
+        cause = error.java_exception
+        if "FAILED_READ_FILE" not in str(cause.getMessage()):
+            raise
+        while cause.getCause() is not None:
+            cause = cause.getCause()
+        message = cause.getMessage() or cause.getClass().getSimpleName()
+        raise RatingsError(f"{path} cannot be read as {format}: {_sentence(message)}") from None
+
+
+def _extension(spark: SparkSession, path: str) -> str | None:
+    """Return the known extension of the path or of the first file in it, without compression."""
+    extension = _known_extension(path)
+    if extension is None:
+        files = FileSystem(spark, path)
+        names = files.names(path) if files.exists(path) else []
+        known = (_known_extension(name) for name in names if not name.startswith(("_", ".")))
+        extension = next(filter(None, known), None)
+    return extension
+
+
+def _known_extension(name: str) -> str | None:
+    parts = name.lower().rstrip("/*").split(".")
+    if parts[-1] in _COMPRESSIONS:
+        parts.pop()
+    return parts[-1] if parts[-1] in _EXTENSIONS else None
+
+
+def _sentence(message: str) -> str:
+    """Return a message of Spark without the codes around it, and no more than one paragraph."""
+    message = " ".join(message.partition("\n\n")[0].split())
+    return re.sub(r"^\[[A-Z_.0-9]+\] | SQLSTATE: \w+$", "", message)
