@@ -51,24 +51,35 @@ IMPORTS = {
         "distributed.summation"
     ),
     "nonconvex.distributed.blocking": "numerics.blocks",
-    "nonconvex.distributed.storage": "distributed.filesystem",
-    "nonconvex.distributed.alternating": (
-        "numerics.blocks numerics.convergence numerics.coordinate_descent "
-        "numerics.factorization numerics.implicit numerics.least_squares distributed.blocking"
+    "nonconvex.distributed.half_steps": (
+        "numerics.blocks numerics.coordinate_descent numerics.factorization numerics.implicit "
+        "numerics.least_squares distributed.blocking"
     ),
+    "nonconvex.distributed.alternating": (
+        "numerics.convergence numerics.factorization numerics.implicit numerics.least_squares "
+        "distributed.half_steps"
+    ),
+    "nonconvex.distributed.training": (
+        "numerics.blocks distributed.alternating distributed.blocking distributed.indexing "
+        "distributed.prepared distributed.ratings"
+    ),
+    "nonconvex.distributed.columns": "",
+    "nonconvex.distributed.storage": "distributed.filesystem",
     "nonconvex.distributed.scoring": "numerics.blocks numerics.factorization numerics.ranking",
     "nonconvex.distributed.evaluation": "numerics.ranking distributed.scoring",
     # what a user meets
     "nonconvex.config": "",
     "nonconvex.session": "",
     "nonconvex.job": "config session",
+    "nonconvex.sections": "config distributed",
     "nonconvex.params": "",
-    "nonconvex.recommendation": "params distributed numerics",
+    "nonconvex.summary": "",
+    "nonconvex.recommendation": "params summary distributed numerics",
     # jobs: configuration in, files out, no arithmetic
-    "jobs.prepare_ratings": "config job distributed",
-    "jobs.train_factorization": "config job recommendation distributed",
-    "jobs.evaluate": "config job recommendation distributed",
-    "jobs.recommend": "config job recommendation distributed",
+    "jobs.prepare_ratings": "job sections distributed",
+    "jobs.train_factorization": "config job sections recommendation distributed",
+    "jobs.evaluate": "config job sections recommendation distributed",
+    "jobs.recommend": "config job sections recommendation distributed",
 }
 
 # module or package, the nearest one counting: the third-party packages that it may import.
@@ -80,7 +91,8 @@ PACKAGES = {
     "nonconvex.session": "pyspark",
     "nonconvex.job": "pyspark.sql",
     "nonconvex.params": "pyspark.ml",
-    "nonconvex.recommendation": "numpy pyspark.ml pyspark.sql",
+    "nonconvex.sections": "pydantic pyspark.sql",
+    "nonconvex.recommendation": "numpy pyarrow pyspark",
     "jobs": "pydantic pyspark.sql",
 }
 
