@@ -246,7 +246,7 @@ class _Run:
         best = self._best
         if patience is None or best is None or _rmse(fitted) < _rmse(best):
             self._best = fitted
-        _log.info("%s", _line(self.problem.name, step, self.stop))
+        _log.info("%s", _line(self.problem.name, self.history[-2:], self.stop))
 
     def result(self) -> Fitted:
         """Return the best iteration, with all of the history."""
@@ -276,13 +276,14 @@ def _going(runs: list[_Run]) -> list[_Run]:
     return [run for run in runs if run.stop is None]
 
 
-def _line(name: str, step: HalfStep, stop: Stop | None) -> str:
+def _line(name: str, steps: list[HalfStep], stop: Stop | None) -> str:
+    step = steps[-1]
     parts = [name] if name else []
     parts += [f"iteration {step.iteration:3d}", f"f {step.objective:.6f}"]
     parts += [f"train RMSE {step.train_rmse:.4f}"]
     if step.validation_rmse is not None:
         parts += [f"validation RMSE {step.validation_rmse:.4f}"]
-    parts += [f"{step.seconds:.2f} s"]
+    parts += [f"{sum(step.seconds for step in steps):.2f} s"]
     return "  ".join(parts) + (f"  {stop.value}" if stop else "")
 
 

@@ -1,0 +1,89 @@
+"""Columns of a dataframe that is given to a model: that they are there, and of a usable type."""
+
+from __future__ import annotations
+
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+from pyspark.sql.types import (
+    BooleanType,
+    DataType,
+    DecimalType,
+    IntegralType,
+    NumericType,
+    StringType,
+)
+
+__all__ = ["ColumnError", "boolean_column", "id_column", "id_type", "number_column"]
+
+
+class ColumnError(ValueError):
+    """A column that is missing or of a wrong type; the message names it and the remedy."""
+
+    exit_status = 3
+
+
+def id_column(frame: DataFrame, name: str, role: str, like: DataType | None = None) -> Column:
+    """Return a column of ids, cast to the type `like` if given.
+
+    Parameters
+    ----------
+    frame : DataFrame
+    name : str
+        Of the column, whatever characters it has.
+    role : str
+        The Param that names the column, for the message.
+    like : DataType, optional
+        The type of the ids that these must be comparable with.
+
+    Raises
+    ------
+    ColumnError
+        If there is no such column, or its type is not string, integer or decimal, or not of the
+        same kind as `like`.
+    """
+    kind = _type(frame, name, role)
+    if not isinstance(kind, (StringType, IntegralType, DecimalType)):
+        raise ColumnError(_wrong(name, role, kind, "string, integer or decimal"))
+    if like is None:
+        return _column(name)
+    if isinstance(kind, StringType) != isinstance(like, StringType):
+        raise ColumnError(_wrong(name, role, kind, f"{like.simpleString()}, as in training"))
+    # A number that the type of training cannot hold is an id that training has not seen.
+    return _column(name) if kind == like else _column(name).try_cast(like)
+
+
+def number_column(frame: DataFrame, name: str, role: str) -> Column:
+    """Return a column of numbers as doubles; errors are those of `id_column`."""
+    kind = _type(frame, name, role)
+    if not isinstance(kind, NumericType):
+        raise ColumnError(_wrong(name, role, kind, "a number"))
+    return _column(name).cast("double")
+
+
+def boolean_column(frame: DataFrame, name: str, role: str) -> Column:
+    """Return a column of booleans; errors are those of `id_column`."""
+    kind = _type(frame, name, role)
+    if not isinstance(kind, BooleanType):
+        raise ColumnError(_wrong(name, role, kind, "boolean"))
+    return _column(name)
+
+
+def id_type(frame: DataFrame, column: str) -> DataType:
+    """Return the type of a column that is known to be there."""
+    return frame.schema[column].dataType
+
+
+def _column(name: str) -> Column:
+    return F.col("`" + name.replace("`", "``") + "`")
+
+
+def _type(frame: DataFrame, name: str, role: str) -> DataType:
+    if name not in frame.columns:
+        raise ColumnError(
+            f"{role}={name!r}: there is no such column; there are {', '.join(frame.columns)}"
+        )
+    return frame.schema[name].dataType
+
+
+def _wrong(name: str, role: str, kind: DataType, allowed: str) -> str:
+    return f"{role}={name!r}: the column is {kind.simpleString()} and must be {allowed}; cast it"

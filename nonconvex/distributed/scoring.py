@@ -1,0 +1,64 @@
+"""Predictions for pairs of ids: indices are joined on, factors are broadcast."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pyspark import Broadcast
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+from pyspark.sql.pandas.functions import arrow_udf
+
+from nonconvex.numerics.factorization import Factors, predict
+
+__all__ = ["index_table", "predictions", "with_index"]
+
+# Below this many ids, the table of indices goes to every executor and nothing is shuffled.
+_BROADCAST_IDS = 2_000_000
+
+
+def index_table(frame: DataFrame, ids: pa.ChunkedArray) -> DataFrame:
+    """Return ``id, index`` as a dataframe of the session of `frame`."""
+    table = pa.table({"id": ids, "index": pa.array(np.arange(len(ids), dtype=np.int32))})
+    indices = frame.sparkSession.createDataFrame(table)
+    return F.broadcast(indices) if len(ids) <= _BROADCAST_IDS else indices
+
+
+def with_index(frame: DataFrame, key: Column, indices: DataFrame, name: str) -> DataFrame:
+    """Add the dense index of an id as column `name`, null for an id that has none."""
+    renamed = indices.select(F.col("id").alias(f"{name}_id"), F.col("index").alias(name))
+    return frame.join(renamed, on=key == renamed[f"{name}_id"], how="left").drop(f"{name}_id")
+
+
+def predictions(
+    alpha: float,
+    users: Broadcast[NDArray[np.floating]],
+    items: Broadcast[NDArray[np.floating]],
+    user_index: Column,
+    item_index: Column,
+    limits: tuple[float, float] | None,
+) -> Column:
+    """Return α + β_u + β_i + γ_u·γ_i of two columns of indices, where null contributes 0.
+
+    Parameters
+    ----------
+    alpha : float
+    users, items : broadcast float arrays of shape (m, 1 + K)
+    user_index, item_index : Column
+        Of int, null for an unknown id.
+    limits : (float, float), optional
+        The range that predictions are clipped to.
+    """
+
+    def score(user: pa.Array, item: pa.Array) -> pa.Array:
+        pairs = [index.fill_null(-1).to_numpy(zero_copy_only=False) for index in (user, item)]
+        predicted = predict(Factors(alpha, users.value, items.value), *pairs)
+        return pa.array(predicted if limits is None else np.clip(predicted, *limits))
+
+    # pyspark tells the kind of function by its annotations, which its own type stubs do not know.
+    declare: Any = arrow_udf
+    scored: Column = declare(score, "double")(user_index, item_index)
+    return scored

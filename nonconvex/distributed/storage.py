@@ -1,0 +1,78 @@
+"""Factors as tables: dataframes of ``id, bias, features``, and Parquet that is read back whole."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pyspark.errors import PySparkException
+from pyspark.sql import DataFrame, SparkSession
+
+__all__ = ["ModelError", "factor_table", "read_factors", "write_factors"]
+
+_COLUMNS = ("index", "id", "bias", "features")
+
+
+class ModelError(ValueError):
+    """A directory that does not hold a whole model."""
+
+    exit_status = 3
+
+
+def factor_table(spark: SparkSession, ids: pa.ChunkedArray, x: NDArray[np.floating]) -> DataFrame:
+    """Return ``id, bias, features`` of one side.
+
+    Parameters
+    ----------
+    spark : SparkSession
+    ids : pyarrow array of m ids
+    x : float array of shape (m, 1 + K)
+        Rows (β, γ).
+    """
+    return spark.createDataFrame(_arrow(ids, x)).drop("index")
+
+
+def write_factors(
+    spark: SparkSession, path: str, ids: pa.ChunkedArray, x: NDArray[np.floating]
+) -> None:
+    """Write one side as Parquet: ``index, id, bias, features``."""
+    spark.createDataFrame(_arrow(ids, x)).write.parquet(path)
+
+
+def read_factors(spark: SparkSession, path: str) -> tuple[pa.ChunkedArray, NDArray[np.floating]]:
+    """Read what `write_factors` wrote: ids, and rows of shape (m, 1 + K).
+
+    Raises
+    ------
+    ModelError
+        If the files are not there, not such a table, or not all of it.
+    """
+    try:
+        table = spark.read.parquet(path).select(*_COLUMNS).orderBy("index").toArrow()
+    except PySparkException as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ModelError(f"{path} cannot be read as the factors of a model: {reason}") from None
+    rows = len(table)
+    features = table["features"].combine_chunks()
+    values = features.flatten().to_numpy()
+    index = table["index"].to_numpy()
+    if rows == 0 or len(values) % rows or not np.array_equal(index, np.arange(rows)):
+        raise ModelError(
+            f"{path} does not hold all rows of the factors; save the model again, or train it"
+        )
+    x = np.empty((rows, 1 + len(values) // rows), values.dtype)
+    x[:, 0] = table["bias"].to_numpy()
+    x[:, 1:] = values.reshape(rows, -1)
+    return table["id"], x
+
+
+def _arrow(ids: pa.ChunkedArray, x: NDArray[np.floating]) -> pa.Table:
+    rows, width = x.shape
+    values = pa.array(np.ascontiguousarray(x[:, 1:]).ravel())
+    offsets = np.arange(rows + 1, dtype=np.int64) * (width - 1)
+    if rows * (width - 1) < 2**31:
+        features = pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), values)
+    else:
+        features = pa.LargeListArray.from_arrays(pa.array(offsets), values)
+    index = pa.array(np.arange(rows, dtype=np.int32))
+    return pa.table([index, ids, pa.array(x[:, 0]), features], names=list(_COLUMNS))

@@ -1,0 +1,127 @@
+"""What a fit reports of itself."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from nonconvex.distributed.alternating import Fitted
+
+__all__ = ["RestartSummary", "TrainingSummary"]
+
+
+@dataclass(frozen=True)
+class RestartSummary:
+    """How one random start went.
+
+    Parameters
+    ----------
+    restart : int
+        From 0 on.
+    stop : str
+        Why it ended.
+    iteration : int
+        The iteration that was kept, from 1 on.
+    objective : float
+        f at that iteration.
+    train_rmse : float
+    validation_rmse : float or None
+    history : list of dict
+        One for each half-step: ``iteration, side, objective, alpha, train_rmse,
+        validation_rmse, seconds``.
+    """
+
+    restart: int
+    stop: str
+    iteration: int
+    objective: float
+    train_rmse: float
+    validation_rmse: float | None
+    history: list[dict[str, Any]]
+
+    @classmethod
+    def of(cls, restart: int, fit: Fitted) -> RestartSummary:
+        """Summarize the fit of one start."""
+        end = fit.history[min(2 * fit.iteration, len(fit.history)) - 1]
+        return cls(
+            restart=restart,
+            stop=fit.stop.value,
+            iteration=fit.iteration,
+            objective=end.objective,
+            train_rmse=end.train_rmse,
+            validation_rmse=end.validation_rmse,
+            history=[step._asdict() for step in fit.history],
+        )
+
+
+@dataclass(frozen=True)
+class TrainingSummary:
+    """What a model was trained on, with what, and how it went.
+
+    Parameters
+    ----------
+    ratings : int
+        Number of training ratings.
+    total : float
+        n of the objective: that number, or the sum of the weights.
+    users, items : int
+    duplicates : int
+        Ratings that repeat the pair of another one.
+    mean, deviation, minimum, maximum : float
+        Of the training ratings.
+    reg_user, reg_item, bias_reg_ratio, reg_exponent : float
+        λ₁, λ₂, ρ and ν as they were used.
+    best : int
+        The restart that the model is of.
+    restarts : list of RestartSummary
+    warm_start : dict or None
+        For a fit that started from a model: how many users and items were ``kept``, ``new`` and
+        ``gone``.
+    seconds : float
+        Wall-clock time of the fit.
+    """
+
+    ratings: int
+    total: float
+    users: int
+    items: int
+    duplicates: int
+    mean: float
+    deviation: float
+    minimum: float
+    maximum: float
+    reg_user: float
+    reg_item: float
+    bias_reg_ratio: float
+    reg_exponent: float
+    best: int
+    restarts: list[RestartSummary]
+    warm_start: dict[str, dict[str, int]] | None
+    seconds: float
+
+    @property
+    def objective(self) -> float:
+        """The value f of the model."""
+        return self.restarts[self.best].objective
+
+    @property
+    def objectiveHistory(self) -> list[float]:
+        """f after every half-step of the restart that the model is of."""
+        return [step["objective"] for step in self.restarts[self.best].history]
+
+    @property
+    def totalIterations(self) -> int:
+        """Number of iterations of the restart that the model is of."""
+        return len(self.restarts[self.best].history) // 2
+
+    def to_json(self) -> str:
+        """Return the summary as JSON, to be read by `from_json`."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> TrainingSummary:
+        """Read what `to_json` wrote."""
+        values = json.loads(text)
+        restarts = [RestartSummary(**restart) for restart in values.pop("restarts")]
+        return cls(restarts=restarts, **values)
