@@ -45,6 +45,7 @@ IMPORTS = {
     "nonconvex.distributed.sources": "distributed.filesystem distributed.ratings",
     "nonconvex.distributed.splits": "distributed.indexing distributed.ratings",
     "nonconvex.distributed.prepared": "distributed.filesystem",
+    "nonconvex.distributed.publication": "distributed.filesystem",
     "nonconvex.distributed.preparation": (
         "distributed.duplicates distributed.filesystem distributed.indexing distributed.intake "
         "distributed.prepared distributed.ratings distributed.sources distributed.splits "
