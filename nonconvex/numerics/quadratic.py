@@ -7,8 +7,7 @@ from numpy.typing import NDArray
 
 __all__ = ["minimize"]
 
-NONNEGATIVE_SWEEPS = 1000
-NONNEGATIVE_TOLERANCE = 1e-7  # largest change of a coordinate, relative to the largest coordinate
+ROUNDS_PER_UNKNOWN = 10  # far more than active sets take, so that rounding cannot make them cycle
 
 
 def minimize(
@@ -26,8 +25,8 @@ def minimize(
     Returns
     -------
     float array of shape (s, k)
-        Where A is singular, the solution of least norm.  The bits of a solution depend on its
-        own A and b only.
+        Where elimination meets a pivot of 0, the solution of least norm.  The bits of a solution
+        depend on its own A and b only.
 
     Examples
     --------
@@ -54,32 +53,49 @@ def _minimize_one(a: NDArray[np.floating], b: NDArray[np.floating]) -> NDArray[n
 
 
 def _minimize_nonnegative(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Cyclic coordinate descent with projection: each step is exact, so the value never rises.
+    """Active sets (Lawson and Hanson, 1974), with many unknowns entering or leaving at a time.
 
-    Each system stops when its own largest step is small, so that its bits do not depend on the
-    systems that are solved beside it.
+    x goes towards the minimum over its free unknowns as far as all stay ≥ 0; the unknowns that
+    stop it are bound to 0.  Where nothing stops it, those bound unknowns are freed along which
+    the value falls.  So the value never rises, and no set of free unknowns comes twice.
     """
     x = np.zeros_like(b)
-    active = np.arange(len(b))
-    for _ in range(NONNEGATIVE_SWEEPS):
-        before = x[active]
-        after = _sweep(a[active], b[active], before.copy())
-        x[active] = after
-        moved = np.abs(after - before).max(axis=1)
-        active = active[moved > NONNEGATIVE_TOLERANCE * np.abs(after).max(axis=1)]
-        if not len(active):
+    free = np.ones(b.shape, dtype=bool)
+    todo = np.arange(len(b))
+    for _ in range(ROUNDS_PER_UNKNOWN * b.shape[1]):
+        if not len(todo):
             break
+        a_t, b_t, x_t, free_t = a[todo], b[todo], x[todo], free[todo]
+        goal = _minimize_over(free_t, a_t, b_t)
+        falling = free_t & (goal < 0)
+        falling[:, 0] = False
+        reach = np.divide(x_t, x_t - goal, out=np.ones_like(x_t), where=falling)
+        step = reach.min(axis=1, keepdims=True)
+        x_t = np.where(step < 1, x_t + step * (goal - x_t), goal)
+        bound = ~free_t | (falling & (reach <= step))
+        x_t[bound] = 0
+        descent, rounding = _descent(a_t, b_t, x_t)
+        stopped = np.any(falling, axis=1)
+        entering = ~stopped[:, None] & bound & (descent > rounding)
+        x[todo], free[todo] = x_t, ~bound | entering
+        todo = todo[stopped | np.any(entering, axis=1)]
     return x
 
 
-def _sweep(
-    a: NDArray[np.float64], b: NDArray[np.float64], x: NDArray[np.float64]
+def _minimize_over(
+    free: NDArray[np.bool_], a: NDArray[np.float64], b: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    for k in range(x.shape[1]):
-        curvature = a[:, k, k]
-        slope = b[:, k] - np.einsum("sk,sk->s", a[:, k], x)  # −∂/∂x_k
-        step = np.divide(slope, curvature, out=np.zeros_like(slope), where=curvature > 0)
-        x[:, k] += step
-        if k > 0:
-            np.maximum(x[:, k], 0, out=x[:, k])
-    return x
+    """Minimize over the free unknowns; the others are 0."""
+    among_free = free[:, :, None] & free[:, None, :]
+    identity = np.eye(b.shape[1])
+    goal = minimize(np.where(among_free, a, identity), np.where(free, b, 0))
+    return np.where(free, goal, 0)
+
+
+def _descent(
+    a: NDArray[np.float64], b: NDArray[np.float64], x: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """b − A x, how fast the value falls along each unknown, and how much of it may be rounding."""
+    size = np.abs(b) + np.einsum("skl,sl->sk", np.abs(a), np.abs(x))
+    rounding = b.shape[1] * np.finfo(np.float64).eps * size
+    return b - np.einsum("skl,sl->sk", a, x), rounding
