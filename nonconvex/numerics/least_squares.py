@@ -127,7 +127,11 @@ def solve_rows(
         a, b = segments.normal_equation()
         if background is not None:
             a, b = a + background.gram, b + background.pull
-        a[:, range(width), range(width)] += diagonal[batch.members].astype(a.dtype)
+        curvature = np.einsum("skk->sk", a)  # (s, 1 + K), the diagonal itself
+        # Below the rounding of A, a ridge could not keep a row with fewer ratings than unknowns
+        # from an arbitrary and enormous solution.
+        rounding = width * np.finfo(a.dtype).eps * curvature.max(axis=1, keepdims=True)
+        curvature += np.maximum(diagonal[batch.members], rounding)
         x[batch.members] = minimize(a, b, nonnegative=nonnegative)
         residual[batch.members], squares[batch.members] = segments.sums(x[batch.members])
     return RowUpdate.of(block, x, residual, squares, ridge, background)
