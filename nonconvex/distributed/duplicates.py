@@ -97,7 +97,7 @@ def resolve_duplicates(ratings: DataFrame, policy: str) -> tuple[DataFrame, Data
     Returns
     -------
     kept : DataFrame
-        The ratings that count.
+        The ratings that count; for "mean" with no other columns than ratings have.
     dropped : DataFrame or None
         The rows that do not, with a ``reason``; None for "mean", where every row counts.
 
@@ -140,7 +140,8 @@ def _merge(ratings: DataFrame) -> DataFrame:
     # Rounding must not take the mean of equal ratings off their value.
     low, high = F.col("rows")[0]["rating"], F.element_at("rows", -1)["rating"]
     columns = {"rating": F.greatest(low, F.least(mean, high)), "weight": total}
-    return grouped.select(*(columns.get(name, F.col(name)).alias(name) for name in ratings.columns))
+    names = [name for name in ratings.columns if name in ("rating", "weight", *grouped.columns)]
+    return grouped.select(*(columns.get(name, F.col(name)).alias(name) for name in names))
 
 
 def _sum(term: Callable[[Column], Column]) -> Column:

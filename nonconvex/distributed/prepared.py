@@ -171,7 +171,7 @@ class PreparedRatings:
         try:
             values = json.loads(files.read_text(f"{path}/{MANIFEST}"))
             layout = values.pop("layout")
-        except (ValueError, AttributeError, KeyError):
+        except (ValueError, KeyError, TypeError, AttributeError):
             raise PreparedError(f"{path}/{MANIFEST} is damaged: {again}") from None
         if layout != LAYOUT:
             raise PreparedError(
