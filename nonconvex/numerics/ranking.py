@@ -1,0 +1,302 @@
+"""Ranking by prediction: the n best columns of each row.
+
+A *row* is who a list is made for and a *column* what is in the list: users and items, or items
+and users, or the same side twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nonconvex.numerics.factorization import Factors, predict
+
+__all__ = ["Lists", "Ranked", "directions", "rank_lists", "top_n"]
+
+# Scores are looked at in tiles of so many rows and columns: 4 megabytes of float32, which stay in
+# a core's cache.  If every column of a tile ties, all of it is sorted, in some 100 megabytes.
+ROWS, COLUMNS = 128, 8192
+
+# Greatest values of so many columns are compared instead of the values themselves.
+GROUP = 16
+
+
+class Lists(NamedTuple):
+    """A list of columns for each of b rows, one after the other.
+
+    Attributes
+    ----------
+    offsets : int64 array of shape (b + 1,)
+        The list of row j stands at ``offsets[j]:offsets[j + 1]``.
+    columns : int32 array
+    """
+
+    offsets: NDArray[np.int64]
+    columns: NDArray[np.int32]
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Of the lists, of shape (b,)."""
+        return np.diff(self.offsets)
+
+    @property
+    def rows(self) -> NDArray[np.int64]:
+        """The row of each member."""
+        return np.repeat(np.arange(len(self.offsets) - 1), self.lengths)
+
+    def of_rows(self, first: int, last: int) -> Lists:
+        """Return the lists of rows ``first:last``."""
+        offsets = self.offsets[first : last + 1]
+        return Lists(offsets - offsets[0], self.columns[offsets[0] : offsets[-1]])
+
+
+class Ranked(NamedTuple):
+    """The columns that were found for each of b rows, the best first.
+
+    Attributes
+    ----------
+    offsets : int64 array of shape (b + 1,)
+        What was found for row j stands at ``offsets[j]:offsets[j + 1]``.
+    columns : int32 array
+    scores : float64 array
+        Their predictions.
+    """
+
+    offsets: NDArray[np.int64]
+    columns: NDArray[np.int32]
+    scores: NDArray[np.float64]
+
+    @property
+    def lists(self) -> Lists:
+        """Without the scores."""
+        return Lists(self.offsets, self.columns)
+
+
+def top_n(
+    factors: Factors,
+    rows: NDArray[np.integer],
+    n: int,
+    *,
+    columns: NDArray[np.integer] | None = None,
+    excluded: Lists | None = None,
+) -> Ranked:
+    """For each row, the n columns of the greatest predictions; those of equal ones in order.
+
+    A product of float32 matrices looks at all columns.  Its rounding depends on the shapes, so it
+    only proposes: columns that its bound of error cannot rule out are predicted again, one by one
+    in float64, and these predictions decide.  The result is therefore that of sorting all
+    predictions of `nonconvex.numerics.factorization.predict`, to the bit, whatever rows are asked
+    for at the same time.
+
+    Parameters
+    ----------
+    factors : Factors
+        Rows are its users and columns its items.
+    rows : int array of shape (b,)
+        Indices; -1 is an id never seen, of which β = 0 and γ = 0.
+    n : int
+        At least 1.
+    columns : int array, optional
+        Indices of the columns that may be found; by default all.
+    excluded : Lists, optional
+        Columns that may not be found, for each row.
+
+    Returns
+    -------
+    Ranked
+        Fewer than n columns where there are no more.
+
+    Examples
+    --------
+    >>> users, items = np.array([[0.0, 1.0]]), np.array([[0.0, 2.0], [0.5, 1.5], [1.0, 0.0]])
+    >>> seen = Lists(np.array([0, 1]), np.array([1], np.int32))
+    >>> found = top_n(Factors(3.0, users, items), np.array([0]), 2, excluded=seen)
+    >>> found.columns, found.scores
+    (array([0, 2], dtype=int32), array([5., 4.]))
+    """
+    tiles = _Tiles(factors, columns)
+    parts = []
+    for first in range(0, len(rows), ROWS):
+        batch = rows[first : first + ROWS]
+        seen = None if excluded is None else excluded.of_rows(first, first + len(batch))
+        parts.append(_search(factors, batch, n, tiles, seen))
+    return _concatenate(parts)
+
+
+def rank_lists(factors: Factors, rows: NDArray[np.integer], n: int, lists: Lists) -> Ranked:
+    """Like `top_n`, where each row has a list of its own of the columns that may be found.
+
+    Examples
+    --------
+    >>> users, items = np.array([[0.0, 1.0]]), np.array([[0.0, 2.0], [0.5, 1.5], [1.0, 0.0]])
+    >>> allowed = Lists(np.array([0, 2]), np.array([2, 1], np.int32))
+    >>> rank_lists(Factors(3.0, users, items), np.array([0]), 1, allowed).columns
+    array([1], dtype=int32)
+    """
+    found = _Found.predict(factors, rows, lists.rows, lists.columns)
+    return found.best(n).ranked(len(rows))
+
+
+def directions(x: NDArray[np.floating]) -> NDArray[np.float64]:
+    """(0, γ / ‖γ‖) of each row (β, γ), of shape (m, 1 + K); zeros where γ = 0.
+
+    With α = 0, what these predict for two rows is the cosine of their γ.
+
+    Examples
+    --------
+    >>> directions(np.array([[7.0, 3.0, 4.0], [7.0, 0.0, 0.0]]))
+    array([[0. , 0.6, 0.8],
+           [0. , 0. , 0. ]])
+    """
+    gamma = x.astype(np.float64)
+    gamma[:, 0] = 0
+    length = np.sqrt(np.einsum("mk,mk->m", gamma, gamma))
+    unit: NDArray[np.float64] = gamma / np.where(length > 0, length, 1)[:, None]
+    return unit
+
+
+class _Tiles:
+    """The columns that may be found, as factors of approximate scores β_i + γ_u·γ_i."""
+
+    def __init__(self, factors: Factors, columns: NDArray[np.integer] | None) -> None:
+        items = factors.items
+        self.columns = np.arange(len(items)) if columns is None else np.unique(columns)
+        chosen = items if columns is None else items[self.columns]
+        self._factors = chosen.astype(np.float32, copy=False)  # (m, 1 + K)
+        self._place = None
+        if columns is not None:
+            self._place = np.full(len(items), -1)
+            self._place[self.columns] = np.arange(len(self.columns))
+        squares = np.einsum("mk,mk->m", chosen, chosen, dtype=np.float64)
+        self._longest = float(np.sqrt(squares.max(initial=0)))
+
+    def places(self, excluded: Lists) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Row, and place among the columns here, of what is excluded."""
+        row, place = excluded.rows, excluded.columns.astype(np.int64)
+        if self._place is not None:
+            place = self._place[place]
+            row, place = row[place >= 0], place[place >= 0]
+        return row, place
+
+    def __iter__(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        for first in range(0, len(self.columns), COLUMNS):
+            yield first, self._factors[first : first + COLUMNS]
+
+    def slack(self, x: NDArray[np.floating], offset: NDArray[np.float64]) -> NDArray[np.float64]:
+        """How far below the bar an approximate score may be without being ruled out, of (b,).
+
+        A float32 sum of 1 + K products is off by at most (1 + K) ε ‖(1, γ_u)‖ ‖(β_i, γ_i)‖ with
+        ε = 2⁻²⁴; three more ε are for rounding the terms and the bar.  The exact score is a sum of
+        float64, and not exact either.
+        """
+        terms = x.shape[1] + 3
+        gamma = np.einsum("bk,bk->b", x[:, 1:], x[:, 1:], dtype=np.float64)
+        size = np.sqrt(1 + gamma) * self._longest
+        single = terms * (2.0**-24 * size + np.finfo(np.float32).tiny)
+        double = terms * 2.0**-53 * (size + np.abs(offset))
+        # Twice: the score below the bar may be too low, and the one that set the bar too high.
+        return np.asarray(2 * (single + double))
+
+
+class _Found(NamedTuple):
+    """Columns that were predicted, by row, falling score and column."""
+
+    row: NDArray[np.int64]
+    column: NDArray[np.integer]
+    score: NDArray[np.float64]
+
+    @classmethod
+    def predict(
+        cls,
+        factors: Factors,
+        rows: NDArray[np.integer],
+        row: NDArray[np.int64],
+        column: NDArray[np.integer],
+    ) -> _Found:
+        """Predict columns for ``rows[row]``."""
+        return cls(row, column, predict(factors, rows[row], column))
+
+    def best(self, n: int) -> _Found:
+        """Sort, and keep n of each row."""
+        order = np.lexsort((self.column, -self.score, self.row))
+        found = _Found(self.row[order], self.column[order], self.score[order])
+        kept = found.places < n
+        return _Found(found.row[kept], found.column[kept], found.score[kept])
+
+    @property
+    def places(self) -> NDArray[np.int64]:
+        """0, 1, 2 … within each row."""
+        return np.arange(len(self.row)) - np.searchsorted(self.row, self.row)
+
+    def with_others(self, others: _Found) -> _Found:
+        """Put both together, not sorted."""
+        return _Found(
+            np.concatenate([self.row, others.row]),
+            np.concatenate([self.column, others.column]),
+            np.concatenate([self.score, others.score]),
+        )
+
+    def ranked(self, rows: int) -> Ranked:
+        """Return lists for so many rows."""
+        offsets = np.append(0, np.cumsum(np.bincount(self.row, minlength=rows)))
+        return Ranked(offsets, self.column.astype(np.int32), self.score)
+
+
+def _search(
+    factors: Factors, rows: NDArray[np.integer], n: int, tiles: _Tiles, excluded: Lists | None
+) -> Ranked:
+    """Find the n best columns of at most ``ROWS`` rows."""
+    x = np.where(rows[:, None] >= 0, factors.users[rows], 0)  # (b, 1 + K)
+    offset = factors.alpha + x[:, 0].astype(np.float64)
+    slack = tiles.slack(x, offset)
+    single = x.astype(np.float32)
+    single[:, 0] = 1
+    forbidden = None if excluded is None else tiles.places(excluded)
+    bar = np.full(len(rows), -np.inf)  # what n columns of each row are known to reach
+    nothing = np.zeros(0, np.int64)
+    found = _Found(nothing, nothing, np.zeros(0))
+    for first, z in tiles:
+        approximate = single @ z.T  # (b, columns of the tile)
+        if forbidden is not None:
+            row, place = forbidden[0], forbidden[1] - first
+            here = (place >= 0) & (place < len(z))
+            approximate[row[here], place[here]] = -np.inf
+        bar = np.maximum(bar, _reached(approximate, n))
+        # What is excluded is below the least of numbers.
+        least = np.maximum(bar - slack, np.finfo(np.float32).min).astype(np.float32)
+        row, place = np.divmod(np.flatnonzero(approximate >= least[:, None]), len(z))
+        new = _Found.predict(factors, rows, row, tiles.columns[first + place])
+        found = found.with_others(new).best(n)
+        nth = found.places == n - 1
+        row = found.row[nth]
+        bar[row] = np.maximum(bar[row], found.score[nth] - offset[row])
+    return found.ranked(len(rows))
+
+
+def _reached(values: NDArray[np.float32], n: int) -> NDArray[np.float32]:
+    """Return a value that at least n in each row reach; -inf if there are no n.
+
+    The nth greatest of the greatest values of groups is nearly the nth greatest value, and takes
+    a tenth of the time.
+    """
+    width = values.shape[1]
+    if n > width:
+        return np.full(len(values), -np.inf, np.float32)
+    groups = min(max(width // GROUP, 2 * n), width)
+    greatest = values[:, :groups].copy()
+    for first in range(groups, width - groups + 1, groups):  # a rest is of no harm
+        np.maximum(greatest, values[:, first : first + groups], out=greatest)
+    reached: NDArray[np.float32] = np.partition(greatest, groups - n, axis=1)[:, groups - n]
+    return reached
+
+
+def _concatenate(parts: list[Ranked]) -> Ranked:
+    lengths = [np.diff(part.offsets) for part in parts]
+    return Ranked(
+        np.append(0, np.cumsum(np.concatenate([np.zeros(0, np.int64), *lengths]))),
+        np.concatenate([np.zeros(0, np.int32), *(part.columns for part in parts)]),
+        np.concatenate([np.zeros(0), *(part.scores for part in parts)]),
+    )

@@ -1,0 +1,151 @@
+"""Top-n against sorting all predictions, to the bit."""
+
+import numpy as np
+import pytest
+
+from nonconvex.numerics import ranking
+from nonconvex.numerics.factorization import Factors, predict
+from nonconvex.numerics.ranking import Lists, directions, rank_lists, top_n
+
+
+def sorted_predictions(factors, row, n, allowed, excluded=()):
+    """Predict every column that may be found, and sort: what `top_n` must come to."""
+    columns = np.setdiff1d(allowed, excluded)
+    scores = predict(factors, np.full(len(columns), row), columns)
+    order = np.lexsort((columns, -scores))[:n]
+    return columns[order].tolist(), scores[order].tolist()
+
+
+def found(ranked, j):
+    part = slice(*ranked.offsets[j : j + 2])
+    return ranked.columns[part].tolist(), ranked.scores[part].tolist()
+
+
+def make_lists(members):
+    lengths = [len(list_) for list_ in members]
+    columns = np.concatenate([np.zeros(0), *members]).astype(np.int32)
+    return Lists(np.append(0, np.cumsum(lengths)), columns)
+
+
+def random_factors(rng, users, items, rank, dtype=np.float32):
+    return Factors(
+        3.5,
+        rng.normal(0, 0.5, (users, 1 + rank)).astype(dtype),
+        rng.normal(0, 0.5, (items, 1 + rank)).astype(dtype),
+    )
+
+
+@pytest.fixture
+def small_tiles(monkeypatch):
+    monkeypatch.setattr(ranking, "ROWS", 7)
+    monkeypatch.setattr(ranking, "COLUMNS", 32)
+    monkeypatch.setattr(ranking, "GROUP", 4)
+
+
+@pytest.mark.parametrize("rank", [0, 1, 10, 64])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("n", [1, 10, 40, 500])
+@pytest.mark.usefixtures("small_tiles")
+def test_top_n_is_the_head_of_all_predictions(rank, dtype, n):
+    rng = np.random.default_rng([rank, n])
+    factors = random_factors(rng, 30, 150, rank, dtype)
+    rows = rng.permutation(np.append(np.arange(30), -1))
+    excluded = [rng.choice(150, rng.integers(0, 60), replace=False) for _ in rows]
+    columns = rng.choice(150, 110, replace=False)
+    for allowed in (None, columns):
+        for barred in (None, excluded):
+            ranked = top_n(
+                factors, rows, n, columns=allowed, excluded=barred and make_lists(barred)
+            )
+            for j, row in enumerate(rows):
+                expected = sorted_predictions(
+                    factors,
+                    row,
+                    n,
+                    np.arange(150) if allowed is None else allowed,
+                    barred[j] if barred else (),
+                )
+                assert found(ranked, j) == expected
+
+
+def test_tiles_of_the_usual_size():
+    rng = np.random.default_rng(1)
+    factors = random_factors(rng, 300, 2 * ranking.COLUMNS + 5, 8)
+    ranked = top_n(factors, np.arange(300), 10)
+    for row in (0, 127, 128, 299):
+        expected = sorted_predictions(factors, row, 10, np.arange(len(factors.items)))
+        assert found(ranked, row) == expected
+
+
+@pytest.mark.usefixtures("small_tiles")
+def test_scores_that_float32_cannot_tell_apart_are_told_apart():
+    rng = np.random.default_rng(2)
+    alike = np.tile(rng.normal(0, 1, 9), (200, 1)) * (1 + 1e-9 * rng.permutation(200)[:, None])
+    factors = Factors(1000.0, rng.normal(0, 1, (20, 9)), alike)
+    ranked = top_n(factors, np.arange(20), 5)
+    for row in range(20):
+        assert found(ranked, row) == sorted_predictions(factors, row, 5, np.arange(200))
+
+
+@pytest.mark.usefixtures("small_tiles")
+def test_scores_that_only_float32_can_tell_apart_are_equal():
+    rng = np.random.default_rng(2)
+    # So great an α that float64 rounds the differences away.
+    factors = Factors(1e9, np.zeros((5, 2)), 1e-2 + 1e-7 * rng.random((200, 2)))
+    ranked = top_n(factors, np.arange(5), 5)
+    for row in range(5):
+        assert found(ranked, row) == sorted_predictions(factors, row, 5, np.arange(200))
+
+
+@pytest.mark.usefixtures("small_tiles")
+def test_equal_scores_come_in_the_order_of_columns():
+    factors = Factors(3.0, np.ones((2, 3)), np.ones((100, 3)))
+    seen = make_lists([[0, 2], []])
+    ranked = top_n(factors, np.array([0, 1]), 4, excluded=seen)
+    assert ranked.columns.tolist() == [1, 3, 4, 5, 0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("size", [1, 3, 128, 200, 1000])
+def test_a_row_gets_the_same_bits_in_any_batch(size):
+    rng = np.random.default_rng(3)
+    factors = random_factors(rng, 1000, 700, 17)
+    whole = top_n(factors, np.arange(1000), 10)
+    order = rng.permutation(1000)
+    for first in range(0, 1000, size):
+        rows = order[first : first + size]
+        ranked = top_n(factors, rows, 10)
+        expected = np.concatenate([np.arange(10 * row, 10 * row + 10) for row in rows])
+        np.testing.assert_array_equal(ranked.columns, whole.columns[expected])
+        assert ranked.scores.tobytes() == whole.scores[expected].tobytes()
+
+
+def test_lists_are_as_short_as_what_is_left():
+    factors = random_factors(np.random.default_rng(4), 3, 4, 2)
+    seen = make_lists([[0, 1, 2, 3], [3, 1], []])
+    ranked = top_n(factors, np.arange(3), 3, excluded=seen)
+    assert ranked.lists.lengths.tolist() == [0, 2, 3]
+    nothing = top_n(factors, np.arange(3), 3, columns=np.zeros(0, int))
+    assert nothing.lists.lengths.tolist() == [0, 0, 0]
+    nobody = top_n(factors, np.zeros(0, int), 3)
+    assert len(nobody.lists.lengths) == len(nobody.columns) == 0
+
+
+def test_lists_of_candidates():
+    rng = np.random.default_rng(5)
+    factors = random_factors(rng, 20, 50, 6)
+    members = [rng.choice(50, rng.integers(0, 12), replace=False) for _ in range(21)]
+    rows = np.append(np.arange(20), -1)
+    ranked = rank_lists(factors, rows, 4, make_lists(members))
+    for j, row in enumerate(rows):
+        assert found(ranked, j) == sorted_predictions(factors, row, 4, members[j])
+
+
+def test_directions_predict_cosines():
+    rng = np.random.default_rng(6)
+    x = rng.normal(0, 2, (30, 6)).astype(np.float32)
+    x[4, 1:] = 0
+    unit = directions(x)
+    gamma = x[:, 1:].astype(np.float64)
+    cosine = gamma[0] @ gamma[7] / np.linalg.norm(gamma[0]) / np.linalg.norm(gamma[7])
+    predicted = predict(Factors(0.0, unit, unit), np.array([0, 4]), np.array([7, 7]))
+    np.testing.assert_allclose(predicted, [cosine, 0.0], rtol=1e-14)
