@@ -2,89 +2,32 @@
 
 from __future__ import annotations
 
-import math
-import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
 
 from pyspark.ml.param import Param, Params
 from pyspark.ml.param.shared import HasPredictionCol, HasSeed
 
-__all__ = ["FactorizationModelParams", "FactorizationParams", "with_accessors"]
+from nonconvex.numerics.descent import Optimizer
+from nonconvex.numerics.optimizers import OPTIMIZERS, make_optimizer
+from nonconvex.numerics.schedules import SCHEDULES, make_schedule
+from nonconvex.ranges import choice, flag, fraction, integer, number, optional, text
+
+__all__ = [
+    "DESCENT",
+    "DescentParams",
+    "FactorizationModelParams",
+    "FactorizationParams",
+    "with_accessors",
+]
 
 ParamsT = TypeVar("ParamsT", bound=Params)
 
 COLD_START = ("bias", "nan", "drop")
-SOLVERS = ("als", "als-coordinate")
+SOLVERS = ("als", "als-coordinate", "gd")
 PRECISIONS = ("float32", "float64")
 DEFAULT_SEED = 42
-
-
-def _refuse(name: str, allowed: str, value: object) -> None:
-    raise ValueError(f"{name} must be {allowed}, got {value!r}")
-
-
-def _integer(name: str, minimum: int) -> Callable[[Any], int]:
-    allowed = f"an integer ≥ {minimum}"
-
-    def convert(value: Any) -> int:
-        try:
-            number = operator.index(value)  # numpy integers too, but no 3.0 and no "3"
-        except TypeError:
-            number = minimum - 1
-        if isinstance(value, bool) or number < minimum:
-            _refuse(name, allowed, value)
-        return number
-
-    return convert
-
-
-def _number(name: str, minimum: float, *, exclusive: bool = False) -> Callable[[Any], float]:
-    allowed = f"a finite number {'>' if exclusive else '≥'} {minimum:g}"
-
-    def convert(value: Any) -> float:
-        try:
-            number = math.nan if isinstance(value, (bool, str)) else float(value)
-        except (TypeError, ValueError):
-            number = math.nan
-        inside = number > minimum if exclusive else number >= minimum
-        if not (math.isfinite(number) and inside):
-            _refuse(name, allowed, value)
-        return number
-
-    return convert
-
-
-def _choice(name: str, choices: Sequence[str]) -> Callable[[Any], str]:
-    def convert(value: Any) -> str:
-        if value not in choices:
-            _refuse(name, f"one of {', '.join(choices)}", value)
-        return str(value)
-
-    return convert
-
-
-def _flag(name: str) -> Callable[[Any], bool]:
-    def convert(value: Any) -> bool:
-        if type(value).__name__ not in ("bool", "bool_"):  # numpy's too
-            _refuse(name, "True or False", value)
-        return bool(value)
-
-    return convert
-
-
-def _text(name: str) -> Callable[[Any], str]:
-    def convert(value: Any) -> str:
-        if not isinstance(value, str) or not value:
-            _refuse(name, "a name", value)
-        return str(value)
-
-    return convert
-
-
-def _optional(convert: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    return lambda value: None if value is None else convert(value)
 
 
 def _stationary(value: Any) -> float:
@@ -93,7 +36,7 @@ def _stationary(value: Any) -> float:
             "initScale must be > 0, got 0: with every γ at zero the objective is stationary, and "
             "no solver could move"
         )
-    return _number("initScale", 0, exclusive=True)(value)
+    return number("initScale", 0, exclusive=True)(value)
 
 
 def _param(name: str, doc: str, convert: Callable[[Any], Any]) -> Param[Any]:
@@ -136,21 +79,21 @@ class FactorizationModelParams(HasPredictionCol):
     """Params that `MatrixFactorization` and its model share: what prediction needs."""
 
     userCol = _param(
-        "userCol", "column of user ids: strings, integers or decimals", _text("userCol")
+        "userCol", "column of user ids: strings, integers or decimals", text("userCol")
     )
     itemCol = _param(
-        "itemCol", "column of item ids: strings, integers or decimals", _text("itemCol")
+        "itemCol", "column of item ids: strings, integers or decimals", text("itemCol")
     )
     coldStartStrategy = _param(
         "coldStartStrategy",
         "what to predict for an id that training has not seen: 'bias' (α and the bias of the id "
         "that is known), 'nan', or 'drop' (no row)",
-        _choice("coldStartStrategy", COLD_START),
+        choice("coldStartStrategy", COLD_START),
     )
     clipPredictions = _param(
         "clipPredictions",
         "whether predictions are clipped to the range of the training ratings",
-        _flag("clipPredictions"),
+        flag("clipPredictions"),
     )
 
     def __init__(self, *args: Any) -> None:
@@ -160,76 +103,191 @@ class FactorizationModelParams(HasPredictionCol):
         )
 
 
-class FactorizationParams(FactorizationModelParams, HasSeed):
+class DescentParams(Params):
+    """Params of gradient descent, for every model that can be trained by it."""
+
+    optimizer = _param(
+        "optimizer", f"one of {', '.join(OPTIMIZERS)}", choice("optimizer", tuple(OPTIMIZERS))
+    )
+    learningRate = _param(
+        "learningRate", "step size η > 0", number("learningRate", 0, exclusive=True)
+    )
+    momentum = _param(
+        "momentum",
+        "decay in [0, 1) of the sum of gradients (momentum, nesterov) or of their mean (adam, "
+        "adamw: β₁); by default 0.9",
+        optional(number("momentum", 0)),
+    )
+    decay = _param(
+        "decay",
+        "decay in [0, 1) of the mean of squared gradients; by default 0.99 for rmsprop and 0.999 "
+        "for adam and adamw (β₂)",
+        optional(number("decay", 0)),
+    )
+    epsilon = _param(
+        "epsilon",
+        "ε > 0, added to the root of the mean of squared gradients; by default 1e-8",
+        optional(number("epsilon", 0, exclusive=True)),
+    )
+    weightDecay = _param(
+        "weightDecay",
+        "decoupled weight decay ≥ 0 of adamw; by default 0.01",
+        optional(number("weightDecay", 0)),
+    )
+    clipNorm = _param(
+        "clipNorm",
+        "> 0: a longer gradient is scaled down to this norm; by default none is",
+        optional(number("clipNorm", 0, exclusive=True)),
+    )
+    schedule = _param(
+        "schedule",
+        f"how the learning rate changes with the steps: one of {', '.join(SCHEDULES)}",
+        choice("schedule", tuple(SCHEDULES)),
+    )
+    decaySteps = _param(
+        "decaySteps",
+        "≥ 1: the time scale of every schedule but constant, which need it",
+        optional(integer("decaySteps", 1)),
+    )
+    decayRate = _param(
+        "decayRate",
+        "> 0: by how much step, exponential and inverse-time decay in decaySteps",
+        optional(number("decayRate", 0, exclusive=True)),
+    )
+    finalFraction = _param(
+        "finalFraction",
+        "≥ 0: the fraction of the learning rate that cosine ends with",
+        optional(number("finalFraction", 0)),
+    )
+    warmupSteps = _param(
+        "warmupSteps",
+        "≥ 0: steps in which the rate grows to its first value",
+        integer("warmupSteps", 0),
+    )
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._setDefault(
+            optimizer="adam",
+            learningRate=0.05,
+            momentum=None,
+            decay=None,
+            epsilon=None,
+            weightDecay=None,
+            clipNorm=None,
+            schedule="constant",
+            decaySteps=None,
+            decayRate=None,
+            finalFraction=None,
+            warmupSteps=0,
+        )
+
+    def _optimizer(self) -> Optimizer:
+        """Build the optimizer; raises OptimizerError or ScheduleError for settings that clash."""
+        get = self.getOrDefault
+        rate = make_schedule(
+            get("schedule"),
+            get("learningRate"),
+            warmup_steps=get("warmupSteps"),
+            decay_steps=get("decaySteps"),
+            decay_rate=get("decayRate"),
+            final_fraction=get("finalFraction"),
+        )
+        return make_optimizer(
+            get("optimizer"),
+            rate,
+            clip_norm=get("clipNorm"),
+            momentum=get("momentum"),
+            decay=get("decay"),
+            epsilon=get("epsilon"),
+            weight_decay=get("weightDecay"),
+        )
+
+
+DESCENT = tuple(name for name, value in vars(DescentParams).items() if _is_param(value))
+"""Names of the Params that only gradient descent reads."""
+
+
+class FactorizationParams(FactorizationModelParams, DescentParams, HasSeed):
     """Params of `MatrixFactorization`."""
 
-    ratingCol = _param("ratingCol", "column of ratings: finite numbers", _text("ratingCol"))
+    ratingCol = _param("ratingCol", "column of ratings: finite numbers", text("ratingCol"))
     weightCol = _param(
         "weightCol",
         "column of weights, numbers ≥ 0: how much a rating counts; by default each counts 1",
-        _optional(_text("weightCol")),
+        optional(text("weightCol")),
     )
     validationIndicatorCol = _param(
         "validationIndicatorCol",
         "boolean column: True for ratings to validate with instead of training on them",
-        _optional(_text("validationIndicatorCol")),
+        optional(text("validationIndicatorCol")),
     )
-    rank = _param(
-        "rank", "number K of factors, ≥ 0; 0 leaves α and the biases", _integer("rank", 0)
-    )
-    maxIter = _param("maxIter", "most iterations, ≥ 1", _integer("maxIter", 1))
+    rank = _param("rank", "number K of factors, ≥ 0; 0 leaves α and the biases", integer("rank", 0))
+    maxIter = _param("maxIter", "most iterations, ≥ 1", integer("maxIter", 1))
     tol = _param(
         "tol",
-        "stop when an iteration lowers the objective by less than tol times its value, ≥ 0",
-        _number("tol", 0),
+        "stop when an iteration changes the objective by less than tol times its value, ≥ 0",
+        number("tol", 0),
+    )
+    gradientTol = _param(
+        "gradientTol",
+        "with solver 'gd', stop when the norm of the gradient is at most this, ≥ 0",
+        number("gradientTol", 0),
+    )
+    miniBatchFraction = _param(
+        "miniBatchFraction",
+        "with solver 'gd', the fraction in (0, 1] of the users that a step looks at; an iteration "
+        "is as many steps as see each user once",
+        fraction("miniBatchFraction"),
     )
     patience = _param(
         "patience",
         "stop when the validation RMSE has not improved for so many iterations, and return the "
         "best iteration; needs validation ratings",
-        _optional(_integer("patience", 1)),
+        optional(integer("patience", 1)),
     )
     regUser = _param(
         "regUser",
         "λ₁ ≥ 0: regularization of users, in the units of the objective; by default "
         "14 · (standard deviation of the ratings) / (number of ratings)",
-        _optional(_number("regUser", 0)),
+        optional(number("regUser", 0)),
     )
     regItem = _param(
         "regItem",
         "λ₂ ≥ 0: regularization of items; the default is that of regUser",
-        _optional(_number("regItem", 0)),
+        optional(number("regItem", 0)),
     )
     biasRegRatio = _param(
         "biasRegRatio",
         "ρ ≥ 0: a bias is regularized with ρ λ; 1 if regUser or regItem is given, else by default "
         "such that n ρ λ = 3",
-        _optional(_number("biasRegRatio", 0)),
+        optional(number("biasRegRatio", 0)),
     )
     regExponent = _param(
         "regExponent",
         "ν ≥ 0: a row with d ratings is regularized with λ (d / mean d)^ν; 0 is plain λ, 1 is "
         "what MLlib's ALS does",
-        _number("regExponent", 0),
+        number("regExponent", 0),
     )
     solver = _param(
         "solver",
-        "'als' (each row exactly) or 'als-coordinate' (one unknown of each row at a time)",
-        _choice("solver", SOLVERS),
+        "'als' (each row exactly), 'als-coordinate' (one unknown of each row at a time) or 'gd' "
+        "(gradient descent on all at once)",
+        choice("solver", SOLVERS),
     )
-    fitIntercept = _param("fitIntercept", "whether the model has α", _flag("fitIntercept"))
-    fitBiases = _param("fitBiases", "whether the model has β_u and β_i", _flag("fitBiases"))
-    nonnegative = _param("nonnegative", "whether to demand γ ≥ 0", _flag("nonnegative"))
+    fitIntercept = _param("fitIntercept", "whether the model has α", flag("fitIntercept"))
+    fitBiases = _param("fitBiases", "whether the model has β_u and β_i", flag("fitBiases"))
+    nonnegative = _param("nonnegative", "whether to demand γ ≥ 0", flag("nonnegative"))
     implicitPrefs = _param(
         "implicitPrefs",
         "whether ratings are counts of implicit feedback rather than opinions: every pair then "
         "has a preference, 1 where the rating is positive and else 0",
-        _flag("implicitPrefs"),
+        flag("implicitPrefs"),
     )
     confidence = _param(
         "confidence",
         "κ > 0: with implicitPrefs, a pair weighs 1 + κ |rating|; MLlib's alpha",
-        _number("confidence", 0, exclusive=True),
+        number("confidence", 0, exclusive=True),
     )
     initScale = _param(
         "initScale", "standard deviation > 0 of the γ that a fit starts from", _stationary
@@ -237,23 +295,39 @@ class FactorizationParams(FactorizationModelParams, HasSeed):
     numRestarts = _param(
         "numRestarts",
         "number of random starts, ≥ 1; the best by validation RMSE, or else by objective, is kept",
-        _integer("numRestarts", 1),
+        integer("numRestarts", 1),
+    )
+    firstRestart = _param(
+        "firstRestart",
+        "number of the first random start, ≥ 0: restart r of a seed is the same in any run",
+        integer("firstRestart", 0),
+    )
+    keepRestarts = _param(
+        "keepRestarts",
+        "whether the model keeps the models of all random starts as its restarts",
+        flag("keepRestarts"),
+    )
+    ensemble = _param(
+        "ensemble",
+        "whether the model predicts the mean of all random starts instead of the best; its rank "
+        "is then numRestarts times rank",
+        flag("ensemble"),
     )
     precision = _param(
         "precision",
         "'float32' or 'float64': the type of factors and arithmetic",
-        _choice("precision", PRECISIONS),
+        choice("precision", PRECISIONS),
     )
     numUserBlocks = _param(
         "numUserBlocks",
         "number of blocks of users, ≥ 1; by default as many as cores, and one for a million "
         "ratings. It changes the time, never the result",
-        _optional(_integer("numUserBlocks", 1)),
+        optional(integer("numUserBlocks", 1)),
     )
     numItemBlocks = _param(
         "numItemBlocks",
         "number of blocks of items, as numUserBlocks",
-        _optional(_integer("numItemBlocks", 1)),
+        optional(integer("numItemBlocks", 1)),
     )
 
     def __init__(self, *args: Any) -> None:
@@ -265,6 +339,8 @@ class FactorizationParams(FactorizationModelParams, HasSeed):
             rank=10,
             maxIter=15,
             tol=1e-4,
+            gradientTol=0.0,
+            miniBatchFraction=1.0,
             patience=None,
             regUser=None,
             regItem=None,
@@ -278,6 +354,9 @@ class FactorizationParams(FactorizationModelParams, HasSeed):
             confidence=1.0,
             initScale=0.1,
             numRestarts=1,
+            firstRestart=0,
+            keepRestarts=False,
+            ensemble=False,
             precision="float32",
             numUserBlocks=None,
             numItemBlocks=None,

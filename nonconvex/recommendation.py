@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
 from pyspark import keyword_only
 from pyspark.ml import Estimator
 from pyspark.ml.util import DefaultParamsReadable, DefaultParamsWritable
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from nonconvex.distributed.alternating import Fitted, Problem, minimize
 from nonconvex.distributed.columns import boolean_column, id_column, number_column
+from nonconvex.distributed.gradient_descent import DescentSettings
 from nonconvex.distributed.prepared import PreparedRatings
 from nonconvex.distributed.training import TrainingSet, load_prepared, pack_ratings
 from nonconvex.factorization_model import MatrixFactorizationModel
-from nonconvex.numerics.convergence import Stop
-from nonconvex.numerics.factorization import Ridge, default_reg
+from nonconvex.fitting import FitResult, FitSettings, LoopSettings, fit_together
+from nonconvex.numerics.blocks import RatingBlock
+from nonconvex.numerics.factorization import Factors
 from nonconvex.numerics.implicit import preferences
-from nonconvex.params import FactorizationParams, with_accessors
-from nonconvex.starts import random_start
-from nonconvex.summary import RestartSummary, TrainingSummary
+from nonconvex.params import DESCENT, FactorizationParams, with_accessors
+
+if TYPE_CHECKING:
+    from pyspark.ml._typing import ParamMap
 
 __all__ = ["MatrixFactorization", "MatrixFactorizationModel"]
 
@@ -92,10 +96,27 @@ class MatrixFactorization(
         clipPredictions: bool = False,
         seed: int = 42,
         numRestarts: int = 1,
+        firstRestart: int = 0,
+        keepRestarts: bool = False,
+        ensemble: bool = False,
         initScale: float = 0.1,
         precision: str = "float32",
         numUserBlocks: int | None = None,
         numItemBlocks: int | None = None,
+        gradientTol: float = 0.0,
+        miniBatchFraction: float = 1.0,
+        optimizer: str = "adam",
+        learningRate: float = 0.05,
+        momentum: float | None = None,
+        decay: float | None = None,
+        epsilon: float | None = None,
+        weightDecay: float | None = None,
+        clipNorm: float | None = None,
+        schedule: str = "constant",
+        decaySteps: int | None = None,
+        decayRate: float | None = None,
+        finalFraction: float | None = None,
+        warmupSteps: int = 0,
     ) -> None:
         super().__init__()
         self._initial_model: MatrixFactorizationModel | None = None
@@ -131,20 +152,61 @@ class MatrixFactorization(
         """
         self._check_together(validated=prepared.manifest.counts["validation"] > 0)
         started = time.perf_counter()
-        training = load_prepared(prepared, dtype=self._dtype(), transform=self._transform())
-        return self._train(training, started)
+        training = load_prepared(prepared, dtype=self._dtype(), transform=self._preferences())
+        return self._train([self], training, started, None)[0]
+
+    def fitMultiple(
+        self, dataset: DataFrame, paramMaps: Sequence[ParamMap]
+    ) -> Iterator[tuple[int, MatrixFactorizationModel]]:
+        """Fit a model for each of several sets of Params, such as a regularization path.
+
+        All that differ only in what a fit minimizes (``rank``, ``regUser``, ``regItem``, ``seed``,
+        …) are fitted together: every pass over the data serves all of them.
+
+        Parameters
+        ----------
+        dataset : DataFrame
+        paramMaps : sequence of dict
+
+        Yields
+        ------
+        int, MatrixFactorizationModel
+            The position in `paramMaps`, and the model.
+        """
+        estimators = [self.copy(params) for params in paramMaps]
+        groups: dict[tuple[Any, ...], list[int]] = {}
+        for index, estimator in enumerate(estimators):
+            key = [estimator.getOrDefault(name) for name in _SHARED]
+            if estimator._descends():  # whose samples of users depend on the seed
+                key += ["gd", estimator.getOrDefault("seed")]
+            groups.setdefault(tuple(key), []).append(index)
+        fits: list[tuple[list[int], Callable[[], list[MatrixFactorizationModel]]]] = [
+            (indices, partial(self._fit_group, dataset, [estimators[i] for i in indices]))
+            for indices in groups.values()
+        ]
+        return _Models(fits)
 
     def _fit(self, dataset: DataFrame) -> MatrixFactorizationModel:
-        self._check_together(validated=self.getOrDefault("validationIndicatorCol") is not None)
+        return self._fit_group(dataset, [self])[0]
+
+    def _fit_group(
+        self, dataset: DataFrame, estimators: Sequence[MatrixFactorization]
+    ) -> list[MatrixFactorizationModel]:
+        """Fit estimators that are equal in all of `_SHARED`."""
+        first = estimators[0]
+        for estimator in estimators:
+            validated = estimator.getOrDefault("validationIndicatorCol") is not None
+            estimator._check_together(validated=validated)
         started = time.perf_counter()
+        ratings = first._ratings(dataset)
         training = pack_ratings(
-            self._ratings(dataset),
-            user_blocks=self.getOrDefault("numUserBlocks"),
-            item_blocks=self.getOrDefault("numItemBlocks"),
-            dtype=self._dtype(),
-            transform=self._transform(),
+            ratings,
+            user_blocks=first.getOrDefault("numUserBlocks"),
+            item_blocks=first.getOrDefault("numItemBlocks"),
+            dtype=first._dtype(),
+            transform=first._preferences(),
         )
-        return self._train(training, started)
+        return self._train(estimators, training, started, ratings)
 
     def _check_together(self, *, validated: bool) -> None:
         """Raise for Params that contradict each other, or would be ignored."""
@@ -163,21 +225,31 @@ class MatrixFactorization(
             raise ValueError(
                 f"confidence={get('confidence')} is only for implicitPrefs=True; unset it"
             )
-        if self._initial_model is not None and get("numRestarts") > 1:
-            raise ValueError(
-                f"numRestarts={get('numRestarts')} with an initial model would repeat one fit; "
-                "set numRestarts=1, or setInitialModel(None)"
-            )
         if not (get("rank") or get("fitBiases") or get("fitIntercept")):
             raise ValueError(
                 "rank=0 without intercept and biases leaves nothing to fit; "
                 "set rank ≥ 1, fitBiases or fitIntercept"
             )
+        if not self._descends():
+            given = [name for name in _DESCENT if self.isSet(name) and get(name) is not None]
+            if given:
+                raise ValueError(
+                    f"{given[0]}={get(given[0])!r} is only for solver='gd', and the solver is "
+                    f"{get('solver')!r}; unset it"
+                )
+        if self._initial_model is not None and get("numRestarts") > 1:
+            raise ValueError(
+                f"numRestarts={get('numRestarts')} with an initial model would repeat one fit; "
+                "set numRestarts=1, or setInitialModel(None)"
+            )
+
+    def _descends(self) -> bool:
+        return bool(self.getOrDefault("solver") == "gd")
 
     def _dtype(self) -> type[np.floating]:
         return np.float32 if self.getOrDefault("precision") == "float32" else np.float64
 
-    def _transform(self) -> Any:
+    def _preferences(self) -> Callable[[RatingBlock], RatingBlock] | None:
         if not self.getOrDefault("implicitPrefs"):
             return None
         return partial(preferences, confidence=self.getOrDefault("confidence"))
@@ -202,106 +274,122 @@ class MatrixFactorization(
                 columns["rating"] = F.when(held_out, (rating > 0).cast("double")).otherwise(rating)
         return dataset.select(*(column.alias(name) for name, column in columns.items()))
 
-    def _train(self, training: TrainingSet, started: float) -> MatrixFactorizationModel:
-        """Minimize from every start, and make a model of the best."""
-        get = self.getOrDefault
+    def _train(
+        self,
+        estimators: Sequence[MatrixFactorization],
+        training: TrainingSet,
+        started: float,
+        ratings: DataFrame | None,
+    ) -> list[MatrixFactorizationModel]:
+        """Minimize for all estimators at once, and make the model of each."""
         try:
-            problems, warm = self._problems(training)
-            fits = minimize(
-                training.blocks,
-                problems,
-                max_iter=get("maxIter"),
-                tol=get("tol"),
-                patience=get("patience"),
-            )
+            fits = [estimator._settings(training) for estimator in estimators]
+            results = fit_together(training, fits, estimators[0]._loop())
         finally:
             training.release()
-        best = min(range(len(fits)), key=lambda restart: _merit(fits[restart]))
-        ridge = problems[0].user_ridge
-        summary = TrainingSummary(
-            ratings=training.ratings,
-            total=training.total,
-            users=len(training.ids.users),
-            items=len(training.ids.items),
-            duplicates=training.duplicates,
-            mean=training.mean,
-            deviation=training.deviation,
-            minimum=training.minimum,
-            maximum=training.maximum,
-            reg_user=ridge.reg,
-            reg_item=problems[0].item_ridge.reg,
-            bias_reg_ratio=ridge.bias_ratio,
-            reg_exponent=ridge.exponent,
-            best=best,
-            restarts=[RestartSummary.of(restart, fit) for restart, fit in enumerate(fits)],
-            warm_start=warm,
-            seconds=time.perf_counter() - started,
-        )
-        model = MatrixFactorizationModel(
-            fits[best].factors, training.ids, summary, implicit=get("implicitPrefs")
-        )
-        model._resetUid(self.uid)
-        return self._copyValues(model)
-
-    def _problems(
-        self, training: TrainingSet
-    ) -> tuple[list[Problem], dict[str, dict[str, int]] | None]:
-        """One problem for each random start."""
-        get = self.getOrDefault
-        reg, ratio = default_reg(training.total, training.deviation)
-        given = [value for value in (get("regUser"), get("regItem")) if value is not None]
-        if given:
-            ratio = 1.0
-        if get("biasRegRatio") is not None:
-            ratio = get("biasRegRatio")
-
-        def ridge(name: str, ids: pa.ChunkedArray) -> Ridge:
-            value = get(name) if get(name) is not None else reg
-            mean_degree = training.total / len(ids)
-            return Ridge(value, get("regExponent"), training.total, mean_degree, ratio)
-
-        user_ridge = ridge("regUser", training.ids.users)
-        item_ridge = ridge("regItem", training.ids.items)
-        if self._initial_model is not None:
-            start, warm = self._initial_model.start_for(training.ids, get("rank"), self._dtype())
-            starts = [start]
-        else:
-            # α of implicit feedback is a mean over all pairs, which the first update finds.
-            centred = get("fitIntercept") and not get("implicitPrefs")
-            warm, starts = (
-                None,
-                [
-                    random_start(
-                        training.ids,
-                        get("rank"),
-                        alpha=training.mean if centred else 0.0,
-                        scale=get("initScale"),
-                        seed=get("seed"),
-                        restart=restart,
-                        dtype=self._dtype(),
-                        nonnegative=get("nonnegative"),
-                    )
-                    for restart in range(get("numRestarts"))
-                ],
-            )
-        problems = [
-            Problem(
-                start=start,
-                user_ridge=user_ridge,
-                item_ridge=item_ridge,
-                solver=get("solver"),
-                intercept=get("fitIntercept"),
-                biases=get("fitBiases"),
-                nonnegative=get("nonnegative"),
-                implicit=get("implicitPrefs"),
-                name=f"restart {restart}" if len(starts) > 1 else "",
-            )
-            for restart, start in enumerate(starts)
+        seconds = time.perf_counter() - started
+        return [
+            estimator._model(result, training, seconds, ratings)
+            for estimator, result in zip(estimators, results, strict=True)
         ]
-        return problems, warm
+
+    def _loop(self) -> LoopSettings:
+        get = self.getOrDefault
+        descent = None
+        if self._descends():
+            descent = DescentSettings(self._optimizer(), get("miniBatchFraction"), get("seed"))
+        return LoopSettings(
+            max_iter=get("maxIter"),
+            tol=get("tol"),
+            patience=get("patience"),
+            gradient_tol=get("gradientTol"),
+            descent=descent,
+        )
+
+    def _settings(self, training: TrainingSet) -> FitSettings:
+        get = self.getOrDefault
+        initial = None
+        if self._initial_model is not None:
+            initial = self._initial_model.start_for(training.ids, get("rank"), self._dtype())
+        return FitSettings(
+            rank=get("rank"),
+            reg_user=get("regUser"),
+            reg_item=get("regItem"),
+            bias_ratio=get("biasRegRatio"),
+            exponent=get("regExponent"),
+            solver=get("solver"),
+            intercept=get("fitIntercept"),
+            biases=get("fitBiases"),
+            nonnegative=get("nonnegative"),
+            implicit=get("implicitPrefs"),
+            scale=get("initScale"),
+            seed=get("seed"),
+            first_restart=get("firstRestart"),
+            restarts=get("numRestarts"),
+            ensemble=get("ensemble"),
+            initial=initial,
+        )
+
+    def _model(
+        self,
+        result: FitResult,
+        training: TrainingSet,
+        seconds: float,
+        ratings: DataFrame | None,
+    ) -> MatrixFactorizationModel:
+        get = self.getOrDefault
+        summary = replace(result.summary, seconds=seconds)
+        pairs = None
+        if ratings is not None:
+            kept = ratings.where("not held_out") if "held_out" in ratings.columns else ratings
+            pairs = kept.select(
+                F.col("user").alias(get("userCol")), F.col("item").alias(get("itemCol"))
+            )
+
+        def model(factors: Factors) -> MatrixFactorizationModel:
+            made = MatrixFactorizationModel(
+                factors,
+                training.ids,
+                summary,
+                implicit=get("implicitPrefs"),
+                training_pairs=pairs,
+            )
+            made._resetUid(self.uid)
+            return self._copyValues(made)
+
+        best = model(result.factors)
+        if get("keepRestarts"):
+            best.restarts = [model(factors) for factors in result.restarts]
+        return best
 
 
-def _merit(fit: Fitted) -> tuple[bool, float]:
-    """What to choose restarts by, the less the better: validation RMSE, or else f."""
-    value = fit.objective if fit.validation_rmse is None else fit.validation_rmse
-    return fit.stop is Stop.NONFINITE, value
+_DESCENT = (*DESCENT, "gradientTol", "miniBatchFraction")
+
+# What fits must be equal in to be fitted together: the ratings that they read, and their loop.
+_SHARED = (
+    *("userCol", "itemCol", "ratingCol", "weightCol", "validationIndicatorCol"),
+    *("implicitPrefs", "confidence", "precision", "numUserBlocks", "numItemBlocks"),
+    *("maxIter", "tol", "patience"),
+    *_DESCENT,
+)
+
+
+class _Models(Iterator[tuple[int, "MatrixFactorizationModel"]]):
+    """The models of several groups of fits, each group fitted when its first model is asked for.
+
+    Threads may share it, as those of a CrossValidator do.
+    """
+
+    def __init__(
+        self, groups: list[tuple[list[int], Callable[[], list[MatrixFactorizationModel]]]]
+    ) -> None:
+        self._groups = iter(groups)
+        self._ready: list[tuple[int, MatrixFactorizationModel]] = []
+        self._lock = threading.Lock()
+
+    def __next__(self) -> tuple[int, MatrixFactorizationModel]:
+        with self._lock:
+            if not self._ready:
+                indices, fit = next(self._groups)
+                self._ready = list(zip(indices, fit(), strict=True))
+            return self._ready.pop(0)

@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from nonconvex.distributed.alternating import Fitted
+from nonconvex.distributed.problems import Fitted
 
 __all__ = ["RestartSummary", "TrainingSummary"]
 
@@ -18,7 +18,7 @@ class RestartSummary:
     Parameters
     ----------
     restart : int
-        From 0 on.
+        Its number: with the seed it determines where the fit started.
     stop : str
         Why it ended.
     iteration : int
@@ -28,8 +28,7 @@ class RestartSummary:
     train_rmse : float
     validation_rmse : float or None
     history : list of dict
-        One for each half-step: ``iteration, side, objective, alpha, train_rmse,
-        validation_rmse, seconds``.
+        One for each half-step, with the fields of `nonconvex.numerics.convergence.HalfStep`.
     """
 
     restart: int
@@ -43,7 +42,7 @@ class RestartSummary:
     @classmethod
     def of(cls, restart: int, fit: Fitted) -> RestartSummary:
         """Summarize the fit of one start."""
-        end = fit.history[min(2 * fit.iteration, len(fit.history)) - 1]
+        end = fit.end
         return cls(
             restart=restart,
             stop=fit.stop.value,
@@ -73,7 +72,7 @@ class TrainingSummary:
     reg_user, reg_item, bias_reg_ratio, reg_exponent : float
         λ₁, λ₂, ρ and ν as they were used.
     best : int
-        The restart that the model is of.
+        Position in `restarts` of the best: by validation RMSE where there is one, or else by f.
     restarts : list of RestartSummary
     warm_start : dict or None
         For a fit that started from a model: how many users and items were ``kept``, ``new`` and
@@ -113,7 +112,19 @@ class TrainingSummary:
     @property
     def totalIterations(self) -> int:
         """Number of iterations of the restart that the model is of."""
-        return len(self.restarts[self.best].history) // 2
+        return int(self.restarts[self.best].history[-1]["iteration"])
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return a row for each restart and iteration, with what was reached at its end.
+
+        To be looked at as ``spark.createDataFrame(rows)`` or ``pandas.DataFrame(rows)``.
+        """
+        return [
+            {"restart": restart.restart, **step, "stop": restart.stop}
+            for restart in self.restarts
+            for step in restart.history
+            if step["side"] != "items"
+        ]
 
     def to_json(self) -> str:
         """Return the summary as JSON, to be read by `from_json`."""

@@ -22,17 +22,24 @@ IMPORTS = {
     "nonconvex.numerics.blocks": "",
     "nonconvex.numerics.quadratic": "",
     "nonconvex.numerics.convergence": "",
-    "nonconvex.numerics.ranking": "",
     "nonconvex.numerics.schedules": "",
     "nonconvex.numerics.descent": "numerics.schedules",
     "nonconvex.numerics.optimizers": "numerics.descent numerics.schedules",
     "nonconvex.numerics.factorization": "numerics.blocks",
+    "nonconvex.numerics.ranking": "numerics.factorization",
+    "nonconvex.numerics.relevance": "numerics.ranking",
     "nonconvex.numerics.implicit": "numerics.blocks",
     "nonconvex.numerics.least_squares": (
-        "numerics.blocks numerics.factorization numerics.implicit numerics.quadratic"
+        "numerics.blocks numerics.designs "
+        "numerics.factorization numerics.implicit numerics.quadratic"
     ),
     "nonconvex.numerics.coordinate_descent": (
         "numerics.blocks numerics.factorization numerics.implicit numerics.least_squares"
+    ),
+    "nonconvex.numerics.designs": "numerics.blocks",
+    "nonconvex.numerics.gradient": (
+        "numerics.blocks numerics.designs "
+        "numerics.factorization numerics.implicit numerics.least_squares"
     ),
     # distributed: the thin Spark layer
     "nonconvex.distributed": "",
@@ -52,30 +59,49 @@ IMPORTS = {
         "distributed.summation"
     ),
     "nonconvex.distributed.blocking": "numerics.blocks",
-    "nonconvex.distributed.half_steps": (
-        "numerics.blocks numerics.coordinate_descent numerics.factorization numerics.implicit "
-        "numerics.least_squares distributed.blocking"
-    ),
+    "nonconvex.distributed.half_steps": "numerics distributed.blocking",
     "nonconvex.distributed.alternating": (
-        "numerics.convergence numerics.factorization numerics.implicit numerics.least_squares "
-        "distributed.half_steps"
+        "distributed.half_steps distributed.problems distributed.runs"
     ),
     "nonconvex.distributed.training": (
-        "numerics.blocks distributed.alternating distributed.blocking distributed.indexing "
-        "distributed.prepared distributed.ratings"
+        "numerics.blocks distributed.blocking distributed.indexing "
+        "distributed.prepared distributed.problems distributed.ratings"
     ),
     "nonconvex.distributed.columns": "",
     "nonconvex.distributed.storage": "distributed.filesystem",
     "nonconvex.distributed.scoring": "numerics.blocks numerics.factorization numerics.ranking",
     "nonconvex.distributed.evaluation": "numerics.ranking distributed.scoring",
+    "nonconvex.distributed.folding": (
+        "numerics distributed.indexing distributed.ratings distributed.scoring distributed.training"
+    ),
+    "nonconvex.distributed.top_n": (
+        "numerics.factorization numerics.ranking distributed.columns distributed.scoring"
+    ),
+    "nonconvex.distributed.retrieval": (
+        "numerics.relevance distributed.evaluation distributed.scoring distributed.top_n"
+    ),
+    "nonconvex.distributed.problems": "numerics.convergence numerics.factorization",
+    "nonconvex.distributed.runs": "numerics distributed.half_steps distributed.problems",
+    "nonconvex.distributed.gradient_descent": (
+        "numerics distributed.half_steps distributed.problems distributed.runs"
+    ),
+    "nonconvex.distributed.minimization": (
+        "numerics.convergence distributed.alternating distributed.gradient_descent "
+        "distributed.half_steps distributed.problems distributed.runs"
+    ),
     # what a user meets
+    "nonconvex.ranges": "",
+    "nonconvex.starts": "numerics.factorization distributed.training",
+    "nonconvex.fitting": "numerics distributed starts summary",
     "nonconvex.config": "",
     "nonconvex.session": "",
     "nonconvex.job": "config session",
     "nonconvex.sections": "config distributed",
-    "nonconvex.params": "",
-    "nonconvex.summary": "",
-    "nonconvex.recommendation": "params summary distributed numerics",
+    "nonconvex.params": "numerics ranges",
+    "nonconvex.summary": "distributed.problems",
+    "nonconvex.recommender": "distributed.top_n params",
+    "nonconvex.factorization_model": "distributed numerics params recommender starts summary",
+    "nonconvex.recommendation": "distributed factorization_model fitting numerics params",
     # jobs: configuration in, files out, no arithmetic
     "jobs.prepare_ratings": "job sections distributed",
     "jobs.train_factorization": "config job sections recommendation distributed",

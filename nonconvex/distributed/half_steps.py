@@ -21,12 +21,11 @@ from nonconvex.distributed.blocking import unpack
 from nonconvex.numerics.blocks import RatingBlock
 from nonconvex.numerics.coordinate_descent import sweep_rows
 from nonconvex.numerics.factorization import Factors, Ridge, squared_errors
+from nonconvex.numerics.gradient import pull_rows, sample_ratings
 from nonconvex.numerics.implicit import Background
 from nonconvex.numerics.least_squares import RowUpdate, solve_rows
 
-__all__ = ["SOLVERS", "Rows", "Step", "update_side", "validation_rmse"]
-
-SOLVERS = ("als", "als-coordinate")
+__all__ = ["Rows", "Sample", "Step", "update_side", "validation_rmse"]
 
 Rows = Broadcast[list[NDArray[np.floating]]]
 """The rows of one side in every problem, each of shape (m, 1 + K)."""
@@ -37,8 +36,41 @@ _Task = Callable[[_Batches], _Batches]
 _ERRORS = ("squares", "weight")
 
 
+class Sample(NamedTuple):
+    """Which users a step of stochastic gradient descent looks at.
+
+    Attributes
+    ----------
+    seed, step : int
+    fraction : float
+        The share of the users, in (0, 1).
+    users : int
+        How many there are.
+    rows : bool
+        Whether they are the rows of the blocks, or else the columns.
+    """
+
+    seed: int
+    step: int
+    fraction: float
+    users: int
+    rows: bool
+
+    def draw(self) -> NDArray[np.bool_]:
+        """Tell for every user whether it is in the sample: the same on every executor."""
+        sequence = np.random.SeedSequence(self.seed & (2**64 - 1), spawn_key=(self.step,))
+        chosen = np.zeros(self.users, bool)
+        size = max(1, round(self.fraction * self.users))
+        chosen[np.random.default_rng(sequence).permutation(self.users)[:size]] = True
+        return chosen
+
+
 class Step(NamedTuple):
-    """How the rows of one side are updated in one problem; travels to the executors."""
+    """How the rows of one side are updated in one problem; travels to the executors.
+
+    With the solver "gd" they are not updated: their place is taken by what the ratings pull at
+    them, see `nonconvex.numerics.gradient`.
+    """
 
     solver: str
     alpha: float
@@ -46,17 +78,18 @@ class Step(NamedTuple):
     biases: bool
     nonnegative: bool
     background: Background | None
+    sample: Sample | None = None
 
     def __call__(
         self, block: RatingBlock, fixed: NDArray[np.floating], own: NDArray[np.floating]
     ) -> RowUpdate:
         """Update the rows of a block, which are ``own[block.rows]`` before."""
-        settings: dict[str, Any] = {
-            "biases": self.biases,
-            "nonnegative": self.nonnegative,
-            "background": self.background,
-        }
+        settings: dict[str, Any] = {"biases": self.biases, "background": self.background}
         with np.errstate(over="ignore", invalid="ignore"):  # the driver looks at what came of it
+            if self.solver == "gd":
+                rows = own[block.rows]
+                return pull_rows(block, fixed, self.alpha, self.ridge, rows, **settings)
+            settings["nonnegative"] = self.nonnegative
             if self.solver == "als":
                 return solve_rows(block, fixed, self.alpha, self.ridge, **settings)
             start = own[block.rows]
@@ -102,8 +135,12 @@ def _update(steps: list[Step], fixed: Rows, own: Rows, dtype: type[np.floating])
         for batch in batches:
             for block in unpack(batch, dtype):
                 for number, step in enumerate(steps):
-                    result = step(block, fixed.value[number], own.value[number])
-                    yield _report(number, ("rows", *RowUpdate._fields), (block.rows, *result))
+                    part = block
+                    if step.sample is not None:
+                        chosen = step.sample.draw()
+                        part = sample_ratings(block, chosen, rows=step.sample.rows)
+                    result = step(part, fixed.value[number], own.value[number])
+                    yield _report(number, ("rows", *RowUpdate._fields), (part.rows, *result))
 
     return update
 
@@ -143,10 +180,16 @@ def _assemble(table: pa.Table, problem: int, before: NDArray[np.floating]) -> Ro
     """Put the rows of all blocks in the order of their indices."""
     rows, width = before.shape
     sums = RowUpdate._fields[1:]
-    whole = RowUpdate(np.zeros_like(before), *(np.zeros(rows) for _ in sums))
-    for part in _parts(table, problem):
+    parts = _parts(table, problem)
+    # Updated rows have the type of the rows before; what pulls at them is in float64.
+    doubled = sum(len(part["x"]) for part in parts) > before.itemsize * width * sum(
+        len(part["rows"]) // 4 for part in parts
+    )
+    x = np.zeros(before.shape, np.float64 if doubled else before.dtype)
+    whole = RowUpdate(x, *(np.zeros(rows) for _ in sums))
+    for part in parts:
         index = np.frombuffer(part["rows"], np.int32)
-        whole.x[index] = np.frombuffer(part["x"], before.dtype).reshape(-1, width)
+        whole.x[index] = np.frombuffer(part["x"], x.dtype).reshape(-1, width)
         for name in sums:
             getattr(whole, name)[index] = np.frombuffer(part[name])
     return whole

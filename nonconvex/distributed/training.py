@@ -12,10 +12,10 @@ import pyarrow.compute as pc
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from nonconvex.distributed.alternating import Blocks
 from nonconvex.distributed.blocking import Side, pack, pack_in_place, unpack
 from nonconvex.distributed.indexing import IdIndex, attach_indices, index_ids
 from nonconvex.distributed.prepared import PreparedRatings
+from nonconvex.distributed.problems import Blocks
 from nonconvex.distributed.ratings import RatingsError
 from nonconvex.numerics.blocks import RatingBlock
 

@@ -5,6 +5,7 @@ The objective is written here and nowhere else; every solver is tested against i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ __all__ = [
     "Factors",
     "Ridge",
     "default_reg",
+    "ensemble",
     "initial_rows",
     "objective",
     "predict",
@@ -118,6 +120,37 @@ def predict(
         products = np.einsum("nk,nk->n", x[:, 1:], z[:, 1:])  # (n,)
         predictions[pairs] = factors.alpha + x[:, 0] + z[:, 0] + products
     return predictions
+
+
+def ensemble(members: Sequence[Factors]) -> Factors:
+    """Return the model that predicts the mean of the predictions of R models.
+
+    It is a factor model itself: α and β are means, and its γ of rank R K is the concatenation of
+    all γ / √R, since Σ_r (γ_ur / √R) · (γ_ir / √R) = (1/R) Σ_r γ_ur · γ_ir.
+
+    Parameters
+    ----------
+    members : sequence of Factors
+        Of the same users and items.
+
+    Examples
+    --------
+    >>> one = Factors(1.0, np.array([[0.0, 2.0]]), np.array([[0.0, 3.0]]))  # predicts 7
+    >>> two = Factors(3.0, np.array([[0.0, 1.0]]), np.array([[0.0, 0.0]]))  # predicts 3
+    >>> predict(ensemble([one, two]), np.array([0]), np.array([0])).round(12)
+    array([5.])
+    """
+    share = 1 / np.sqrt(len(members))
+    users, items = (
+        np.hstack(
+            [
+                np.mean([x[:, :1] for x in side], axis=0),
+                *(x[:, 1:] * x.dtype.type(share) for x in side),
+            ]
+        )
+        for side in ([m.users for m in members], [m.items for m in members])
+    )
+    return Factors(float(np.mean([m.alpha for m in members])), users, items)
 
 
 def squared_errors(factors: Factors, block: RatingBlock) -> NDArray[np.float64]:

@@ -10,26 +10,18 @@ The item side is the same with u ↔ i and λ₂: one function, called once for 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nonconvex.numerics.blocks import Batch, RatingBlock, batches
+from nonconvex.numerics.blocks import RatingBlock
+from nonconvex.numerics.designs import designs
 from nonconvex.numerics.factorization import Ridge
 from nonconvex.numerics.implicit import Background
 from nonconvex.numerics.quadratic import minimize
 
 __all__ = ["RowUpdate", "solve_rows"]
-
-# Padded ratings × unknowns gathered at a time: two megabytes of float32 stay in a core's cache
-# between the gather, the two products and the residual.
-CACHE_ELEMENTS = 1 << 19
-
-# A longer row is summed in segments of this many ratings, in float64: it need not fit in memory
-# at once, and a float32 sum of very many terms would lose digits.
-SEGMENT = 1 << 13
 
 
 class RowUpdate(NamedTuple):
@@ -118,12 +110,10 @@ def solve_rows(
     array([[0.25, 0.5 ]])
     """
     dtype, width = fixed.dtype, fixed.shape[1]
-    columns = np.vstack([fixed, np.zeros((1, width), dtype)])  # the last row pads
     diagonal = ridge.diagonal(block.degrees, width)
     rows = len(block.rows)
     x, residual, squares = np.zeros((rows, width), dtype), np.zeros(rows), np.zeros(rows)
-    for batch in batches(block.counts, CACHE_ELEMENTS // width):
-        segments = _Segments(block, columns, dtype.type(alpha), batch, biases)
+    for members, segments in designs(block, fixed, alpha, biases=biases):
         a, b = segments.normal_equation()
         if background is not None:
             a, b = a + background.gram, b + background.pull
@@ -131,76 +121,7 @@ def solve_rows(
         # Below the rounding of A, a ridge could not keep a row with fewer ratings than unknowns
         # from an arbitrary and enormous solution.
         rounding = width * np.finfo(a.dtype).eps * curvature.max(axis=1, keepdims=True)
-        curvature += np.maximum(diagonal[batch.members], rounding)
-        x[batch.members] = minimize(a, b, nonnegative=nonnegative)
-        residual[batch.members], squares[batch.members] = segments.sums(x[batch.members])
+        curvature += np.maximum(diagonal[members], rounding)
+        x[members] = minimize(a, b, nonnegative=nonnegative)
+        residual[members], squares[members] = segments.sums(x[members])
     return RowUpdate.of(block, x, residual, squares, ridge, background)
-
-
-class _Design(NamedTuple):
-    """Padded design rows and targets of some rows; everything is 0 where it is padded."""
-
-    z: NDArray[np.floating]  # (s, L, 1 + K)
-    y: NDArray[np.floating]  # (s, L)
-    w: NDArray[np.floating] | None  # (s, L)
-
-    def normal_equation(self) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
-        """Σ w z zᵀ of shape (s, 1 + K, 1 + K) and Σ w z y of shape (s, 1 + K)."""
-        wz = self.z if self.w is None else self.z * self.w[..., None]
-        return np.matmul(wz.swapaxes(1, 2), self.z), np.matmul(self.y[:, None], wz)[:, 0]
-
-    def sums(self, x: NDArray[np.floating]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Σ w e and Σ w e² where e = y − z·x, both of shape (s,) in float64."""
-        e = (self.y - np.matmul(self.z, x[..., None])[..., 0]).astype(np.float64)
-        we = e if self.w is None else e * self.w
-        return we.sum(axis=1), np.einsum("sl,sl->s", we, e)
-
-
-class _Segments:
-    """The design of one batch, in segments of at most ``SEGMENT`` ratings of each row."""
-
-    def __init__(
-        self,
-        block: RatingBlock,
-        columns: NDArray[np.floating],
-        alpha: np.floating,
-        batch: Batch,
-        biases: bool,
-    ) -> None:
-        self._arguments = (block, columns, alpha, biases)
-        self._batch = batch
-        self._only: _Design | None = None
-
-    def __iter__(self) -> Iterator[_Design]:
-        if self._batch.length > SEGMENT:
-            for first in range(0, self._batch.length, SEGMENT):
-                yield self._gather(first, min(SEGMENT, self._batch.length - first))
-        else:  # the usual case: gathered once, used for the equation and for the residuals
-            if self._only is None:
-                self._only = self._gather(0, self._batch.length)
-            yield self._only
-
-    def _gather(self, first: int, length: int) -> _Design:
-        block, columns, alpha, biases = self._arguments
-        place, real = self._batch.positions(block.offsets, first, length)  # (s, L)
-        z = np.take(columns, np.where(real, block.columns[place], len(columns) - 1), axis=0)
-        y = np.where(real, block.ratings[place] - alpha - z[:, :, 0], 0)
-        z[:, :, 0] = real if biases else 0
-        w = None if block.weights is None else np.where(real, block.weights[place], 0)
-        return _Design(z, y.astype(z.dtype, copy=False), w)
-
-    def normal_equation(self) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
-        parts = [design.normal_equation() for design in self]
-        if len(parts) == 1:
-            return parts[0]
-        return (
-            np.sum([a for a, _ in parts], axis=0, dtype=np.float64),
-            np.sum([b for _, b in parts], axis=0, dtype=np.float64),
-        )
-
-    def sums(self, x: NDArray[np.floating]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        parts = [design.sums(x) for design in self]
-        return (
-            np.sum([residual for residual, _ in parts], axis=0),
-            np.sum([squares for _, squares in parts], axis=0),
-        )

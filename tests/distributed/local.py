@@ -1,6 +1,6 @@
 """The alternating loop without Spark: what the distributed one must equal, bit for bit."""
 
-from nonconvex.distributed.alternating import Problem
+from nonconvex.distributed.problems import Problem
 from nonconvex.numerics.blocks import RatingBlock
 from nonconvex.numerics.coordinate_descent import sweep_rows
 from nonconvex.numerics.factorization import Factors, objective

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from pyspark.sql import functions as F
 
-from nonconvex.distributed.alternating import Problem, minimize
+from nonconvex.distributed.minimization import minimize
+from nonconvex.distributed.problems import Problem
 from nonconvex.distributed.training import pack_ratings
 from nonconvex.numerics.convergence import FitError, Stop
 from nonconvex.numerics.factorization import Factors, Ridge, initial_rows

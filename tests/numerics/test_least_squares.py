@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from nonconvex.numerics import least_squares
+from nonconvex.numerics import designs
 from nonconvex.numerics.blocks import RatingBlock
 from nonconvex.numerics.factorization import Factors, Ridge
 from nonconvex.numerics.least_squares import solve_rows
@@ -72,7 +72,7 @@ def test_long_rows_are_summed_in_segments_to_the_same_result(monkeypatch, dtype,
     problem = random_problem(np.random.default_rng(7), 12, 60, 4, density=0.6, weighted=weighted)
     problem = problem._replace(users=np.where(problem.items > 40, 0, problem.users)).astype(dtype)
     whole = solve(problem)
-    monkeypatch.setattr(least_squares, "SEGMENT", 8)
+    monkeypatch.setattr(designs, "SEGMENT", 8)
     cut = solve(problem)
     assert max(problem.block.counts) > 3 * 8
     tolerance = {np.float32: 1e-4, np.float64: 1e-11}[dtype]
@@ -107,7 +107,7 @@ def test_the_bits_do_not_depend_on_how_many_rows_are_gathered_at_a_time(monkeypa
     problem = random_problem(np.random.default_rng(8), 40, 30, 5, weighted=True).astype(dtype)
     whole = solve(problem)
     for elements in (1, 200, 2000):
-        monkeypatch.setattr(least_squares, "CACHE_ELEMENTS", elements)
+        monkeypatch.setattr(designs, "CACHE_ELEMENTS", elements)
         for one, two in zip(solve(problem), whole, strict=True):
             assert one.tobytes() == two.tobytes()
 

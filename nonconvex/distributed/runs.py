@@ -1,0 +1,216 @@
+"""Problems under way, as the driver sees them, and what of them is broadcast."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from pyspark import SparkContext
+
+from nonconvex.distributed.half_steps import Rows, Step
+from nonconvex.distributed.problems import SIDES, Blocks, Fitted, Problem
+from nonconvex.numerics.convergence import HalfStep, Stop, stop_after
+from nonconvex.numerics.factorization import Factors
+from nonconvex.numerics.implicit import Background
+from nonconvex.numerics.least_squares import RowUpdate
+
+__all__ = ["Run", "Shared", "going"]
+
+_log = logging.getLogger("nonconvex")
+
+
+class Run:
+    """One problem under way.
+
+    Attributes
+    ----------
+    problem : Problem
+    alpha : float
+    rows : dict
+        The rows of ``users`` and of ``items`` as they are now.
+    history : list of HalfStep
+    stop : Stop or None
+        Why it has ended, if it has.
+    """
+
+    def __init__(self, problem: Problem, blocks: Blocks) -> None:
+        self.problem = problem
+        self.alpha = problem.start.alpha
+        self.rows = {"users": problem.start.users, "items": problem.start.items}
+        degrees = {"users": blocks.user_degrees, "items": blocks.item_degrees}
+        self._penalty = {
+            side: float(problem.ridge(side).penalty(degrees[side], self.rows[side]).sum())
+            for side in SIDES
+        }
+        self._drift = 0.0  # mean residual: what α should still move by
+        self.history: list[HalfStep] = []
+        self.stop: Stop | None = None
+        self._best: Fitted | None = None
+
+    @property
+    def factors(self) -> Factors:
+        """All parameters as they are now."""
+        return Factors(self.alpha, self.rows["users"], self.rows["items"])
+
+    def center(self) -> None:
+        """Update α in closed form.
+
+        α = (1/n) Σ w (R − β_u − β_i − γ_u·γ_i) is the old α and the mean of the residuals.
+        """
+        if self.problem.intercept:
+            self.alpha += self._drift
+
+    def step(self, side: str) -> Step:
+        """Say how the rows of a side are to be updated."""
+        problem = self.problem
+        background = None
+        if problem.implicit:
+            fixed = self.rows["items" if side == "users" else "users"]
+            background = Background.of(fixed, self.alpha, biases=problem.biases)
+        return Step(
+            problem.solver,
+            self.alpha,
+            problem.ridge(side),
+            problem.biases,
+            problem.nonnegative,
+            background,
+        )
+
+    def replace(self, side: str, update: RowUpdate, iteration: int, seconds: float) -> None:
+        """Take in what all rows of a side have become."""
+        change = float(np.linalg.norm(update.x.astype(np.float64) - self.rows[side]))
+        self.rows[side] = update.x
+        self._penalty[side] = float(update.penalty.sum())
+        self._drift = float(update.residual.sum()) / float(update.weight.sum())
+        self.record(iteration, side, update, sum(self._penalty.values()), change, None, seconds)
+
+    def record(
+        self,
+        iteration: int,
+        side: str,
+        sums: RowUpdate,
+        penalty: float,
+        step_norm: float,
+        gradient_norm: float | None,
+        seconds: float,
+    ) -> None:
+        """Add to the history what the parameters have reached."""
+        squares, weight = float(sums.squares.sum()), float(sums.weight.sum())
+        value = (squares + penalty) / self.problem.user_ridge.total
+        rmse = float(np.sqrt(max(squares, 0.0) / weight))
+        self.history.append(
+            HalfStep(
+                iteration,
+                side,
+                value,
+                self.alpha,
+                rmse,
+                None,
+                step_norm,
+                gradient_norm,
+                seconds,
+            )
+        )
+        if not np.isfinite(value):
+            self.stop = Stop.NONFINITE
+
+    def validate(self, rmse: float) -> None:
+        """Add the validation RMSE to the last half-step."""
+        self.history[-1] = self.history[-1]._replace(validation_rmse=rmse)
+
+    def end_iteration(
+        self, *, max_iter: int, tol: float, patience: int | None, gradient_tol: float
+    ) -> None:
+        """Decide whether to stop, and keep the best so far."""
+        self.stop = stop_after(
+            self.history, max_iter=max_iter, tol=tol, patience=patience, gradient_tol=gradient_tol
+        )
+        iteration = self.history[-1].iteration
+        fitted = Fitted(self.factors, self.history, iteration, self.stop or Stop.MAX_ITER)
+        best = self._best
+        if patience is None or best is None or _rmse(fitted) < _rmse(best):
+            self._best = fitted
+        steps = [step for step in self.history if step.iteration == iteration]
+        _log.info("%s", _line(self.problem.name, steps, self.stop))
+
+    def result(self) -> Fitted:
+        """Return the best iteration, with all of the history."""
+        stop = self.stop or Stop.MAX_ITER
+        if self._best is None:  # non-finite before the end of the first iteration
+            return Fitted(self.factors, self.history, 1, stop)
+        return self._best._replace(stop=stop)
+
+    def complaint(self) -> str:
+        """Say why there is no model, and what to do."""
+        problem, step = self.problem, self.history[-1]
+        where = f"the {step.side} of " if step.side in SIDES else ""
+        remedy = "lower learningRate, " if problem.solver == "gd" else ""
+        return (
+            f"the objective became {step.objective} at {where}iteration {step.iteration}: "
+            f"{remedy}raise regUser (now {problem.user_ridge.reg:.3g}) and regItem "
+            f"(now {problem.item_ridge.reg:.3g}), or check that ratings are on a moderate scale "
+            f"(the mean is {problem.start.alpha:.3g})"
+        )
+
+
+def going(runs: list[Run]) -> list[Run]:
+    """Return the runs that have not ended."""
+    return [run for run in runs if run.stop is None]
+
+
+def _rmse(fitted: Fitted) -> float:
+    rmse = fitted.validation_rmse
+    return float("inf") if rmse is None else rmse
+
+
+def _line(name: str, steps: list[HalfStep], stop: Stop | None) -> str:
+    step = steps[-1]
+    parts = [name] if name else []
+    parts += [f"iteration {step.iteration:3d}", f"f {step.objective:.6f}"]
+    parts += [f"train RMSE {step.train_rmse:.4f}"]
+    if step.validation_rmse is not None:
+        parts += [f"validation RMSE {step.validation_rmse:.4f}"]
+    parts += [f"{sum(step.seconds for step in steps):.2f} s"]
+    return "  ".join(parts) + (f"  {stop.value}" if stop else "")
+
+
+class Shared:
+    """What is broadcast during a fit: for each side, the rows in all active problems.
+
+    A context manager: what it has broadcast is destroyed at the end, whatever happens.
+    """
+
+    def __init__(self, context: SparkContext) -> None:
+        self._context = context
+        self._held: dict[str, tuple[list[Run], Rows]] = {}
+
+    def __enter__(self) -> Shared:
+        """Remember the caller's job description."""
+        self._description = self._context.getLocalProperty("spark.job.description") or ""
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Release everything."""
+        for _, broadcast in self._held.values():
+            broadcast.destroy()
+        self._context.setLocalProperty("spark.job.description", self._description)
+
+    def describe(self, text: str) -> None:
+        """Name the jobs that follow, for the reader of Spark's web page."""
+        self._context.setJobDescription(text)
+
+    def put(self, active: list[Run], changed: Sequence[str] = ()) -> None:
+        """Broadcast the sides that changed, and all if the active problems did."""
+        for side in SIDES:
+            before = self._held.get(side)
+            if active and (side in changed or before is None or before[0] != active):
+                rows: list[NDArray[np.floating]] = [run.rows[side] for run in active]
+                self._held[side] = (active, self._context.broadcast(rows))
+                if before is not None:
+                    before[1].destroy()
+
+    def __getitem__(self, side: str) -> Rows:
+        """Return the broadcast rows of a side, in the order of the active problems."""
+        return self._held[side][1]

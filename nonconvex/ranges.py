@@ -1,0 +1,101 @@
+"""Ranges of Params: converters that refuse what pyspark's own, which check types, let through.
+
+Each takes the name of the Param, for the message, and returns a converter, which raises ValueError
+in one sentence: what, allowed, given.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any
+
+__all__ = ["choice", "flag", "fraction", "integer", "number", "optional", "text"]
+
+
+def _refuse(name: str, allowed: str, value: object) -> None:
+    raise ValueError(f"{name} must be {allowed}, got {value!r}")
+
+
+def integer(name: str, minimum: int) -> Callable[[Any], int]:
+    """Integers ≥ `minimum`, numpy's too, but no 3.0 and no "3"."""
+    allowed = f"an integer ≥ {minimum}"
+
+    def convert(value: Any) -> int:
+        try:
+            number = operator.index(value)  # numpy integers too, but no 3.0 and no "3"
+        except TypeError:
+            number = minimum - 1
+        if isinstance(value, bool) or number < minimum:
+            _refuse(name, allowed, value)
+        return number
+
+    return convert
+
+
+def number(name: str, minimum: float, *, exclusive: bool = False) -> Callable[[Any], float]:
+    """Finite numbers ≥ `minimum`, or > it if `exclusive`."""
+    allowed = f"a finite number {'>' if exclusive else '≥'} {minimum:g}"
+
+    def convert(value: Any) -> float:
+        try:
+            number = math.nan if isinstance(value, (bool, str)) else float(value)
+        except (TypeError, ValueError):
+            number = math.nan
+        inside = number > minimum if exclusive else number >= minimum
+        if not (math.isfinite(number) and inside):
+            _refuse(name, allowed, value)
+        return number
+
+    return convert
+
+
+def fraction(name: str) -> Callable[[Any], float]:
+    """Numbers > 0 and ≤ 1."""
+    convert = number(name, 0, exclusive=True)
+
+    def convert_fraction(value: Any) -> float:
+        if convert(value) > 1:
+            _refuse(name, "a number > 0 and ≤ 1", value)
+        return convert(value)
+
+    return convert_fraction
+
+
+def choice(name: str, choices: Sequence[str]) -> Callable[[Any], str]:
+    """One of some strings."""
+
+    def convert(value: Any) -> str:
+        if value not in choices:
+            _refuse(name, f"one of {', '.join(choices)}", value)
+        return str(value)
+
+    return convert
+
+
+def flag(name: str) -> Callable[[Any], bool]:
+    """True or False, numpy's too."""
+
+    def convert(value: Any) -> bool:
+        if type(value).__name__ not in ("bool", "bool_"):  # numpy's too
+            _refuse(name, "True or False", value)
+        return bool(value)
+
+    return convert
+
+
+def text(name: str) -> Callable[[Any], str]:
+    """Strings that are not empty."""
+
+    def convert(value: Any) -> str:
+        if not isinstance(value, str) or not value:
+            _refuse(name, "a name", value)
+        return str(value)
+
+    return convert
+
+
+def optional(convert: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """None, or what `convert` takes."""
+    return lambda value: None if value is None else convert(value)
