@@ -6,10 +6,12 @@ starts of each, are one list of problems that share every pass over the data.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
+from nonconvex.distributed.checkpoints import Checkpoints
 from nonconvex.distributed.gradient_descent import DescentSettings
 from nonconvex.distributed.minimization import minimize
 from nonconvex.distributed.problems import Fitted, Problem
@@ -19,7 +21,9 @@ from nonconvex.numerics.factorization import Factors, Ridge, default_reg, ensemb
 from nonconvex.starts import random_start
 from nonconvex.summary import RestartSummary, TrainingSummary
 
-__all__ = ["FitResult", "FitSettings", "LoopSettings", "fit_together"]
+__all__ = ["FitResult", "FitSettings", "InTurn", "LoopSettings", "fit_together"]
+
+ModelT = TypeVar("ModelT")
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,10 @@ class LoopSettings:
         See `nonconvex.numerics.convergence.stop_after`.
     descent : DescentSettings or None
         Given if and only if the solver is "gd".
+    checkpoint_path : str or None
+        Where to save the state of the fit, if anywhere.
+    checkpoint_interval : int
+        How many iterations apart.
     """
 
     max_iter: int
@@ -39,6 +47,19 @@ class LoopSettings:
     patience: int | None
     gradient_tol: float
     descent: DescentSettings | None
+    checkpoint_path: str | None = None
+    checkpoint_interval: int = 10
+
+    def checkpoints(self, training: TrainingSet, identity: Mapping[str, Any]) -> Checkpoints | None:
+        """Return where the state is to be saved; what a fit is of includes its ratings."""
+        if self.checkpoint_path is None:
+            return None
+        return Checkpoints(
+            training.blocks.users.sparkSession,
+            self.checkpoint_path,
+            self.checkpoint_interval,
+            {**identity, "ratings": training.fingerprint()},
+        )
 
 
 @dataclass(frozen=True)
@@ -119,7 +140,10 @@ class FitResult(NamedTuple):
 
 
 def fit_together(
-    training: TrainingSet, fits: Sequence[FitSettings], loop: LoopSettings
+    training: TrainingSet,
+    fits: Sequence[FitSettings],
+    loop: LoopSettings,
+    identity: Mapping[str, Any],
 ) -> list[FitResult]:
     """Minimize from every start of every fit, and choose the best start of each.
 
@@ -128,6 +152,8 @@ def fit_together(
     training : TrainingSet
     fits : sequence of FitSettings
     loop : LoopSettings
+    identity : mapping
+        What a checkpoint must be of for these fits to go on from it, as JSON can hold it.
 
     Returns
     -------
@@ -157,6 +183,7 @@ def fit_together(
             patience=loop.patience,
             gradient_tol=loop.gradient_tol,
             descent=loop.descent,
+            checkpoints=loop.checkpoints(training, identity),
         )
     )
     return [
@@ -220,3 +247,28 @@ def _merit(fit: Fitted) -> tuple[bool, float]:
     """What to choose restarts by, the less the better: validation RMSE, or else f."""
     value = fit.objective if fit.validation_rmse is None else fit.validation_rmse
     return fit.stop is Stop.NONFINITE, value
+
+
+class InTurn(Iterator[tuple[int, ModelT]]):
+    """The models of several groups of fits, each group fitted when its first model is asked for.
+
+    Threads may share it, as those of a CrossValidator do.
+
+    Parameters
+    ----------
+    groups : list of (list of int, callable)
+        For each group, the numbers of its models, and what fits them.
+    """
+
+    def __init__(self, groups: Iterable[tuple[list[int], Callable[[], list[ModelT]]]]) -> None:
+        self._groups = iter(groups)
+        self._ready: list[tuple[int, ModelT]] = []
+        self._lock = threading.Lock()
+
+    def __next__(self) -> tuple[int, ModelT]:
+        """Return the number of the next model, and the model."""
+        with self._lock:
+            if not self._ready:
+                numbers, fit = next(self._groups)
+                self._ready = list(zip(numbers, fit(), strict=True))
+            return self._ready.pop(0)

@@ -318,6 +318,17 @@ class FactorizationParams(FactorizationModelParams, DescentParams, HasSeed):
         "'float32' or 'float64': the type of factors and arithmetic",
         choice("precision", PRECISIONS),
     )
+    checkpointPath = _param(
+        "checkpointPath",
+        "directory, of this fit alone, to save the state of a fit in: an interrupted fit, started "
+        "again with equal Params and data, goes on from there to the same bits; by default none",
+        optional(text("checkpointPath")),
+    )
+    checkpointInterval = _param(
+        "checkpointInterval",
+        "iterations between two checkpoints, ≥ 1",
+        integer("checkpointInterval", 1),
+    )
     numUserBlocks = _param(
         "numUserBlocks",
         "number of blocks of users, ≥ 1; by default as many as cores, and one for a million "
@@ -358,6 +369,8 @@ class FactorizationParams(FactorizationModelParams, DescentParams, HasSeed):
             keepRestarts=False,
             ensemble=False,
             precision="float32",
+            checkpointPath=None,
+            checkpointInterval=10,
             numUserBlocks=None,
             numItemBlocks=None,
             seed=DEFAULT_SEED,  # pyspark's own default changes with every process

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -21,7 +21,7 @@ from nonconvex.distributed.gradient_descent import DescentSettings
 from nonconvex.distributed.prepared import PreparedRatings
 from nonconvex.distributed.training import TrainingSet, load_prepared, pack_ratings
 from nonconvex.factorization_model import MatrixFactorizationModel
-from nonconvex.fitting import FitResult, FitSettings, LoopSettings, fit_together
+from nonconvex.fitting import FitResult, FitSettings, InTurn, LoopSettings, fit_together
 from nonconvex.numerics.blocks import RatingBlock
 from nonconvex.numerics.factorization import Factors
 from nonconvex.numerics.implicit import preferences
@@ -100,6 +100,8 @@ class MatrixFactorization(
         keepRestarts: bool = False,
         ensemble: bool = False,
         initScale: float = 0.1,
+        checkpointPath: str | None = None,
+        checkpointInterval: int = 10,
         precision: str = "float32",
         numUserBlocks: int | None = None,
         numItemBlocks: int | None = None,
@@ -184,7 +186,7 @@ class MatrixFactorization(
             (indices, partial(self._fit_group, dataset, [estimators[i] for i in indices]))
             for indices in groups.values()
         ]
-        return _Models(fits)
+        return InTurn(fits)
 
     def _fit(self, dataset: DataFrame) -> MatrixFactorizationModel:
         return self._fit_group(dataset, [self])[0]
@@ -284,7 +286,11 @@ class MatrixFactorization(
         """Minimize for all estimators at once, and make the model of each."""
         try:
             fits = [estimator._settings(training) for estimator in estimators]
-            results = fit_together(training, fits, estimators[0]._loop())
+            identity = {
+                f"fit {number}": estimator._identity()
+                for number, estimator in enumerate(estimators)
+            }
+            results = fit_together(training, fits, estimators[0]._loop(), identity)
         finally:
             training.release()
         seconds = time.perf_counter() - started
@@ -304,7 +310,18 @@ class MatrixFactorization(
             patience=get("patience"),
             gradient_tol=get("gradientTol"),
             descent=descent,
+            checkpoint_path=get("checkpointPath"),
+            checkpoint_interval=get("checkpointInterval"),
         )
+
+    def _identity(self) -> dict[str, Any]:
+        """Every Param that the course of a fit depends on."""
+        values = {param.name: self.getOrDefault(param) for param in self.params}
+        identity = {name: value for name, value in values.items() if name not in _NOT_OF_THE_FIT}
+        if self._initial_model is not None:
+            users = self._initial_model._factors.users
+            identity["initial model"] = hashlib.sha256(users.tobytes()).hexdigest()
+        return identity
 
     def _settings(self, training: TrainingSet) -> FitSettings:
         get = self.getOrDefault
@@ -369,27 +386,13 @@ _DESCENT = (*DESCENT, "gradientTol", "miniBatchFraction")
 _SHARED = (
     *("userCol", "itemCol", "ratingCol", "weightCol", "validationIndicatorCol"),
     *("implicitPrefs", "confidence", "precision", "numUserBlocks", "numItemBlocks"),
-    *("maxIter", "tol", "patience"),
+    *("maxIter", "tol", "patience", "checkpointPath", "checkpointInterval"),
     *_DESCENT,
 )
 
 
-class _Models(Iterator[tuple[int, "MatrixFactorizationModel"]]):
-    """The models of several groups of fits, each group fitted when its first model is asked for.
-
-    Threads may share it, as those of a CrossValidator do.
-    """
-
-    def __init__(
-        self, groups: list[tuple[list[int], Callable[[], list[MatrixFactorizationModel]]]]
-    ) -> None:
-        self._groups = iter(groups)
-        self._ready: list[tuple[int, MatrixFactorizationModel]] = []
-        self._lock = threading.Lock()
-
-    def __next__(self) -> tuple[int, MatrixFactorizationModel]:
-        with self._lock:
-            if not self._ready:
-                indices, fit = next(self._groups)
-                self._ready = list(zip(indices, fit(), strict=True))
-            return self._ready.pop(0)
+# What may change between an interrupted fit and the one that goes on from its checkpoint.
+_NOT_OF_THE_FIT = {
+    *("predictionCol", "coldStartStrategy", "clipPredictions", "keepRestarts", "ensemble"),
+    *("numUserBlocks", "numItemBlocks", "maxIter", "checkpointPath", "checkpointInterval"),
+}

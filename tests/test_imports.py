@@ -85,9 +85,10 @@ IMPORTS = {
     "nonconvex.distributed.gradient_descent": (
         "numerics distributed.half_steps distributed.problems distributed.runs"
     ),
+    "nonconvex.distributed.checkpoints": "distributed.filesystem",
     "nonconvex.distributed.minimization": (
-        "numerics.convergence distributed.alternating distributed.gradient_descent "
-        "distributed.half_steps distributed.problems distributed.runs"
+        "numerics.convergence distributed.alternating distributed.checkpoints "
+        "distributed.gradient_descent distributed.half_steps distributed.problems distributed.runs"
     ),
     # what a user meets
     "nonconvex.ranges": "",

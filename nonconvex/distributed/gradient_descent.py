@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,7 +59,7 @@ class Descent:
         Parameters and result are those of `alternate`.
         """
         started = time.perf_counter()
-        if iteration == 1:
+        if any(id(run) not in self._gradients for run in active):  # at the start, or after a resume
             shared.describe("gradient at the start")
             self._evaluate(active, shared)
         before = [_flat(run.factors) for run in active]
@@ -90,6 +92,21 @@ class Descent:
         active = going(active)
         shared.put(active)
         return active
+
+    def save(self, run: Run) -> dict[str, NDArray[Any]]:
+        """Return the state of a run's optimizer."""
+        state = self._states.get(id(run))
+        return {} if state is None else {f"optimizer.{k}": v for k, v in state._asdict().items()}
+
+    def restore(self, run: Run, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Go back to what `save` returned."""
+        saved = {
+            name.removeprefix("optimizer."): values
+            for name, values in arrays.items()
+            if name.startswith("optimizer.")
+        }
+        if saved:
+            self._states[id(run)] = OptimizerState(**saved)
 
     def _evaluate(self, active: list[Run], shared: Shared) -> list[tuple[RowUpdate, RowUpdate]]:
         pulls = self._pulls(active, shared, None)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
+
+from numpy.typing import NDArray
 
 from nonconvex.distributed.alternating import alternate
+from nonconvex.distributed.checkpoints import Checkpoints, State
 from nonconvex.distributed.gradient_descent import Descent, DescentSettings
 from nonconvex.distributed.half_steps import validation_rmse
 from nonconvex.distributed.problems import Blocks, Fitted, Problem
@@ -13,6 +18,8 @@ from nonconvex.distributed.runs import Run, Shared, going
 from nonconvex.numerics.convergence import FitError, Stop
 
 __all__ = ["minimize"]
+
+_log = logging.getLogger("nonconvex")
 
 
 def minimize(
@@ -24,6 +31,7 @@ def minimize(
     patience: int | None = None,
     gradient_tol: float = 0.0,
     descent: DescentSettings | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> list[Fitted]:
     """Minimize every problem; each pass over the ratings serves all of them.
 
@@ -37,6 +45,9 @@ def minimize(
         See `nonconvex.numerics.convergence.stop_after`.
     descent : DescentSettings, optional
         For problems whose solver is "gd": all of them, or none.
+    checkpoints : Checkpoints, optional
+        Where the state is saved, and from where an interrupted fit goes on, to the same bits.
+        When the fit is complete they are removed.
 
     Returns
     -------
@@ -49,11 +60,15 @@ def minimize(
         If no problem stays finite.
     """
     runs = [Run(problem, blocks) for problem in problems]
-    iterate = partial(alternate, blocks) if descent is None else Descent(blocks, descent).iterate
-    active = runs
+    descending = None if descent is None else Descent(blocks, descent)
+    iterate = partial(alternate, blocks) if descending is None else descending.iterate
+    done = 0 if checkpoints is None else _resume(checkpoints, runs, descending)
+    active = going(runs)
     with Shared(blocks.users.sparkSession.sparkContext) as shared:
         shared.put(active)
-        for iteration in range(1, max_iter + 1):
+        for iteration in range(done + 1, max_iter + 1):
+            if not active:
+                break
             active = iterate(active, iteration, shared)
             if active and blocks.validation is not None:
                 shared.describe(f"iteration {iteration} · validation")
@@ -68,9 +83,43 @@ def minimize(
                     max_iter=max_iter, tol=tol, patience=patience, gradient_tol=gradient_tol
                 )
             active = going(active)
-            if not active:
-                break
             shared.put(active)
+            if checkpoints is not None and active and iteration % checkpoints.interval == 0:
+                shared.describe(f"iteration {iteration} · checkpoint")
+                checkpoints.save(_state(iteration, runs, descending))
+    if checkpoints is not None:
+        checkpoints.clear()
     if all(run.stop is Stop.NONFINITE for run in runs):
         raise FitError(runs[0].complaint())
     return [run.result() for run in runs]
+
+
+def _state(iteration: int, runs: Sequence[Run], descent: Descent | None) -> State:
+    arrays: dict[str, NDArray[Any]] = {}
+    values: list[dict[str, Any]] = []
+    for number, run in enumerate(runs):
+        of_run, value = run.save()
+        if descent is not None:
+            of_run |= descent.save(run)
+        arrays |= {f"{number}.{name}": array for name, array in of_run.items()}
+        values.append(value)
+    return State(iteration, arrays, {"runs": values})
+
+
+def _resume(checkpoints: Checkpoints, runs: Sequence[Run], descent: Descent | None) -> int:
+    """Put the runs back to the newest checkpoint, if there is one; return its iteration."""
+    state = checkpoints.load()
+    if state is None:
+        return 0
+    for number, run in enumerate(runs):
+        prefix = f"{number}."
+        arrays = {
+            name.removeprefix(prefix): array
+            for name, array in state.arrays.items()
+            if name.startswith(prefix)
+        }
+        run.restore(arrays, state.values["runs"][number])
+        if descent is not None:
+            descent.restore(run, arrays)
+    _log.info("going on after iteration %d, from %s", state.iteration, checkpoints.path)
+    return state.iteration

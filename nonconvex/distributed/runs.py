@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -134,6 +135,34 @@ class Run:
             self._best = fitted
         steps = [step for step in self.history if step.iteration == iteration]
         _log.info("%s", _line(self.problem.name, steps, self.stop))
+
+    def save(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+        """Return all that `restore` needs, as arrays and as what JSON can hold."""
+        arrays: dict[str, NDArray[Any]] = dict(self.rows)
+        best = self._best
+        if best is not None and best.iteration != self.history[-1].iteration:
+            arrays |= {f"best.{side}": getattr(best.factors, side) for side in SIDES}
+        return arrays, {
+            "alpha": self.alpha,
+            "drift": self._drift,
+            "penalty": self._penalty,
+            "history": [list(step) for step in self.history],
+            "stop": None if self.stop is None else self.stop.name,
+            "best": None if best is None else [best.factors.alpha, best.iteration],
+        }
+
+    def restore(self, arrays: Mapping[str, NDArray[Any]], values: Mapping[str, Any]) -> None:
+        """Go back to what `save` returned."""
+        self.rows = {side: arrays[side] for side in SIDES}
+        self.alpha, self._drift = values["alpha"], values["drift"]
+        self._penalty = dict(values["penalty"])
+        self.history = [HalfStep(*step) for step in values["history"]]
+        self.stop = None if values["stop"] is None else Stop[values["stop"]]
+        if values["best"] is not None:
+            alpha, iteration = values["best"]
+            rows = (arrays.get(f"best.{side}", self.rows[side]) for side in SIDES)
+            stop = self.stop or Stop.MAX_ITER
+            self._best = Fitted(Factors(alpha, *rows), self.history, iteration, stop)
 
     def result(self) -> Fitted:
         """Return the best iteration, with all of the history."""

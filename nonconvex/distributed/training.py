@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -63,6 +65,18 @@ class TrainingSet:
     minimum: float
     maximum: float
     duplicates: int
+
+    def fingerprint(self) -> str:
+        """Return a hash of the ids and of sums over the ratings of each: no order matters."""
+        digest = hashlib.sha256()
+        for ids, degrees in zip(
+            self.ids, (self.blocks.user_degrees, self.blocks.item_degrees), strict=True
+        ):
+            digest.update(repr(ids.type).encode())
+            digest.update(json.dumps([str(value) for value in ids.to_pylist()]).encode())
+            digest.update(degrees.tobytes())
+        digest.update(np.array([self.mean, self.deviation, self.total]).tobytes())
+        return digest.hexdigest()
 
     def release(self) -> None:
         """Free what is cached."""

@@ -1,0 +1,165 @@
+"""States of a fit under way, written whole and read back to the bit.
+
+A checkpoint is a directory ``iteration=<t>`` with the arrays in Parquet and a manifest in JSON.
+It is written beside its place and renamed in, so that a killed fit leaves the one before.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pyspark.errors import PySparkException
+from pyspark.sql import SparkSession
+
+from nonconvex.distributed.filesystem import FileSystem, publish
+
+__all__ = ["CheckpointError", "Checkpoints", "State"]
+
+_MANIFEST = "manifest.json"
+_PIECE = 1 << 26  # bytes of an array in a row of Parquet
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is not of this fit, or not whole."""
+
+    exit_status = 3
+
+
+class State(NamedTuple):
+    """Everything that a fit goes on from.
+
+    Attributes
+    ----------
+    iteration : int
+        The last one that is complete.
+    arrays : dict of str to array
+    values : dict
+        What JSON can hold; floats come back to the bit.
+    """
+
+    iteration: int
+    arrays: dict[str, NDArray[Any]]
+    values: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """Where and how often a fit saves its state.
+
+    Parameters
+    ----------
+    spark : SparkSession
+    path : str
+        A directory of this fit alone.
+    interval : int
+        Iterations between two checkpoints.
+    identity : mapping
+        What the fit is of: settings and data, as JSON can hold them.  A fit goes on only from a
+        checkpoint of an equal identity.
+    """
+
+    spark: SparkSession
+    path: str
+    interval: int
+    identity: Mapping[str, Any]
+
+    def save(self, state: State) -> None:
+        """Write a state, and remove the earlier ones."""
+        place = f"{self.path}/iteration={state.iteration}"
+        with publish(self.spark, place) as directory:
+            rows = list(_rows(state.arrays))
+            table = pa.Table.from_pylist(rows, schema=_SCHEMA)
+            self.spark.createDataFrame(table).coalesce(1).write.parquet(f"{directory}/arrays")
+            manifest = {
+                "identity": dict(self.identity),
+                "iteration": state.iteration,
+                "values": state.values,
+                "arrays": {
+                    name: {
+                        "dtype": values.dtype.str,
+                        "shape": values.shape,
+                        "sha256": _digest(values.tobytes()),
+                    }
+                    for name, values in state.arrays.items()
+                },
+            }
+            files = FileSystem(self.spark, directory)
+            files.write_text(f"{directory}/{_MANIFEST}", json.dumps(manifest))
+        for iteration in self._iterations():
+            if iteration != state.iteration:
+                FileSystem(self.spark, self.path).delete(f"{self.path}/iteration={iteration}")
+
+    def load(self) -> State | None:
+        """Read the newest state; None if there is none.
+
+        Raises
+        ------
+        CheckpointError
+            If it is of other settings or data (the message says what differs), or damaged.
+        """
+        iterations = self._iterations()
+        if not iterations:
+            return None
+        place = f"{self.path}/iteration={max(iterations)}"
+        remedy = f"delete {self.path} to start anew"
+        try:
+            manifest = json.loads(FileSystem(self.spark, place).read_text(f"{place}/{_MANIFEST}"))
+            saved = manifest["identity"]
+            wanted = json.loads(json.dumps(dict(self.identity)))
+            different = [
+                f"{name} was {saved.get(name)!r} and is {wanted.get(name)!r}"
+                for name in sorted(saved.keys() | wanted.keys())
+                if saved.get(name) != wanted.get(name)
+            ]
+            if different:
+                raise CheckpointError(
+                    f"the checkpoint in {self.path} is of another fit: {'; '.join(different)}; "
+                    f"use another checkpointPath, or {remedy}"
+                )
+            table = self.spark.read.parquet(f"{place}/arrays").toArrow()
+            arrays = {
+                name: _array(table, name, about) for name, about in manifest["arrays"].items()
+            }
+            return State(manifest["iteration"], arrays, manifest["values"])
+        except (PySparkException, KeyError, TypeError, json.JSONDecodeError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise CheckpointError(f"{place} is damaged ({reason}); {remedy}") from None
+
+    def clear(self) -> None:
+        """Remove all checkpoints: the fit is complete."""
+        FileSystem(self.spark, self.path).delete(self.path)
+
+    def _iterations(self) -> list[int]:
+        files = FileSystem(self.spark, self.path)
+        names = files.names(self.path) if files.exists(self.path) else []
+        return [int(name[10:]) for name in names if re.fullmatch(r"iteration=\d+", name)]
+
+
+_SCHEMA = pa.schema([("name", pa.string()), ("piece", pa.int32()), ("bytes", pa.binary())])
+
+
+def _rows(arrays: Mapping[str, NDArray[Any]]) -> Any:
+    for name, values in arrays.items():
+        content = values.tobytes()
+        for piece, first in enumerate(range(0, len(content), _PIECE)):
+            yield {"name": name, "piece": piece, "bytes": content[first : first + _PIECE]}
+
+
+def _array(table: pa.Table, name: str, about: Mapping[str, Any]) -> NDArray[Any]:
+    pieces = [row for row in table.to_pylist() if row["name"] == name]
+    content = b"".join(row["bytes"] for row in sorted(pieces, key=lambda row: row["piece"]))
+    if _digest(content) != about["sha256"]:
+        raise KeyError(f"the checksum of {name} does not agree")
+    return np.frombuffer(content, np.dtype(about["dtype"])).reshape(about["shape"]).copy()
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

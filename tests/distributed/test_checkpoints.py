@@ -1,0 +1,98 @@
+"""A fit that was interrupted goes on from its checkpoint to the same bits."""
+
+import json
+
+import numpy as np
+import pytest
+
+from nonconvex.distributed.checkpoints import CheckpointError, Checkpoints, State
+from nonconvex.recommendation import MatrixFactorization
+from tests.distributed.test_alternating import frame, triples
+
+
+class Killed(BaseException):
+    """What ends the process of a fit, as far as the fit can tell."""
+
+
+def fit_killed_after(saves, monkeypatch, estimator, data):
+    """Run a fit that dies right after so many checkpoints."""
+    left = [saves]
+    save = Checkpoints.save
+
+    def save_and_die(self, state):
+        save(self, state)
+        left[0] -= 1
+        if not left[0]:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "save", save_and_die)
+        with pytest.raises(Killed):
+            estimator.fit(data)
+
+
+@pytest.fixture(scope="module")
+def ratings(spark):
+    users, items, values = triples()
+    held = np.random.default_rng(0).random(len(values)) < 0.2
+    data = frame(spark, users, items, values, held=held).cache()
+    yield data
+    data.unpersist()
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"numRestarts": 2, "validationIndicatorCol": "held", "patience": 2, "regUser": 1e-4},
+        {"solver": "gd", "miniBatchFraction": 0.5},
+    ],
+)
+def test_the_same_bits_as_without_interruption(ratings, tmp_path, monkeypatch, params, caplog):
+    path = tmp_path / "checkpoint"
+    estimator = MatrixFactorization(rank=2, maxIter=8, tol=0.0, **params)
+    whole = estimator.fit(ratings)
+    estimator.setCheckpointPath(str(path)).setCheckpointInterval(2)
+    fit_killed_after(2, monkeypatch, estimator, ratings)
+    assert [entry.name for entry in path.iterdir() if not entry.name.startswith(".")] == [
+        "iteration=4"
+    ]
+    estimator.setNumUserBlocks(3)  # changes no bit, so it may change
+    with caplog.at_level("INFO", logger="nonconvex"):
+        resumed = estimator.fit(ratings)
+    assert "going on after iteration 4" in caplog.text
+    assert resumed._factors.users.tobytes() == whole._factors.users.tobytes()
+    assert resumed._factors.items.tobytes() == whole._factors.items.tobytes()
+    assert resumed.globalBias == whole.globalBias
+    assert resumed.summary.objectiveHistory == whole.summary.objectiveHistory
+    assert not path.exists(), "a complete fit leaves no checkpoint"
+
+
+def test_another_fit_is_refused_and_says_what_differs(ratings, tmp_path, monkeypatch):
+    estimator = MatrixFactorization(
+        rank=2, maxIter=4, checkpointPath=str(tmp_path / "c"), checkpointInterval=1
+    )
+    fit_killed_after(1, monkeypatch, estimator, ratings)
+    with pytest.raises(CheckpointError, match=r"is of another fit: .*rank.* 2.* 3"):
+        estimator.copy({estimator.rank: 3}).fit(ratings)
+    with pytest.raises(CheckpointError, match="is of another fit: ratings was"):
+        estimator.fit(ratings.where("user > 0"))
+
+
+def test_states_come_back_to_the_bit_and_damage_is_seen(spark, tmp_path):
+    checkpoints = Checkpoints(spark, str(tmp_path / "c"), 1, {"rank": 2})
+    assert checkpoints.load() is None
+    arrays = {"a": np.random.default_rng(0).normal(size=(3, 2)), "n": np.array(7), "e": np.zeros(0)}
+    checkpoints.save(State(1, {}, {}))
+    checkpoints.save(State(2, arrays, {"x": 0.1 + 0.2, "none": None}))
+    state = checkpoints.load()
+    assert (state.iteration, state.values) == (2, {"x": 0.1 + 0.2, "none": None})
+    for name, values in arrays.items():
+        assert state.arrays[name].tobytes() == values.tobytes()
+        assert (state.arrays[name].shape, state.arrays[name].dtype) == (values.shape, values.dtype)
+    manifest = tmp_path / "c" / "iteration=2" / "manifest.json"
+    content = json.loads(manifest.read_text())
+    content["arrays"]["a"]["sha256"] = "0"
+    manifest.write_text(json.dumps(content))
+    (manifest.parent / ".manifest.json.crc").unlink(missing_ok=True)
+    with pytest.raises(CheckpointError, match=r"damaged .*checksum of a .* to start anew"):
+        checkpoints.load()
