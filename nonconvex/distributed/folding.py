@@ -1,0 +1,205 @@
+"""Folding in: the rows of one side, new or changed, while the other side stands still."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+from pyspark import Broadcast
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+from pyspark.sql.types import ArrayType, BinaryType, StructField, StructType
+
+from nonconvex.distributed.indexing import default_blocks
+from nonconvex.distributed.ratings import RatingsError
+from nonconvex.distributed.scoring import index_table, with_index
+from nonconvex.distributed.training import Ids
+from nonconvex.numerics.blocks import RatingBlock
+from nonconvex.numerics.convergence import FitError
+from nonconvex.numerics.factorization import Factors, Ridge
+from nonconvex.numerics.implicit import Background, preferences
+from nonconvex.numerics.least_squares import solve_rows
+
+__all__ = ["Equation", "fold_in"]
+
+_log = logging.getLogger("nonconvex")
+
+_Batches = Iterator[pa.RecordBatch]
+
+_NOUNS = ("user", "item")
+
+
+class Equation(NamedTuple):
+    """What the rows of the side that is folded in solve, apart from the ratings.
+
+    Attributes
+    ----------
+    ridge : Ridge
+        With n and the mean degree of training.
+    biases, nonnegative : bool
+        Whether there are β, and whether γ ≥ 0 is demanded.
+    confidence : float or None
+        κ of implicit feedback; None if ratings are explicit.
+    """
+
+    ridge: Ridge
+    biases: bool
+    nonnegative: bool
+    confidence: float | None
+
+
+def fold_in(
+    ratings: DataFrame,
+    side: str,
+    factors: Factors,
+    ids: Ids,
+    shared: Sequence[Broadcast[NDArray[np.floating]]],
+    equation: Equation,
+) -> tuple[Factors, Ids]:
+    """Solve the rows of one side that have ratings, against the other side as it is.
+
+    The ratings of a row come together over one shuffle, and a task holds those of its rows: about
+    a million, see `nonconvex.distributed.indexing.default_blocks`.
+
+    Parameters
+    ----------
+    ratings : DataFrame
+        ``user``, ``item``, in the types of the model, ``rating double``, and ``weight double`` if
+        there are weights: all ratings of each row that is to be solved.
+    side : {"users", "items"}
+        What is folded in.
+    factors : Factors
+    ids : Ids
+    shared : two broadcast float arrays
+        The users and the items of `factors`.
+    equation : Equation
+
+    Returns
+    -------
+    Factors, Ids
+        With the solved rows in the place of those that there were, and new ones among them in
+        the order of their ids.
+
+    Raises
+    ------
+    RatingsError
+        If some ratings cannot be used, or none is of an id on the other side that is known.
+    FitError
+        If a row becomes non-finite.
+    """
+    own = Ids._fields.index(side)
+    other, noun = 1 - own, _NOUNS[1 - own]
+    rows = (factors.users, factors.items)
+    named = ratings.withColumnsRenamed({_NOUNS[own]: "id", noun: "other"})
+    indexed = with_index(named, F.col("other"), index_table(ratings, ids[other]), "column")
+    used = _check(indexed, noun)
+    placed = indexed.where("column is not null").repartition(default_blocks(ratings, used), "id")
+    id_type = indexed.schema["id"].dataType
+    schema = StructType([StructField("ids", ArrayType(id_type)), StructField("rows", BinaryType())])
+    background = None
+    if equation.confidence is not None:
+        background = Background.of(rows[other], factors.alpha, biases=equation.biases)
+    dtype = rows[other].dtype.type
+    task = _solve(equation, factors.alpha, background, shared[other], dtype)
+    parts = placed.mapInArrow(task, schema).toArrow()
+    new = pa.chunked_array([part.flatten() for part in parts["ids"].chunks])
+    solved = np.concatenate([np.frombuffer(part, dtype) for part in parts["rows"].to_pylist()])
+    if not np.isfinite(solved).all():
+        raise FitError(
+            f"folding in made {side} that are not finite; check that the ratings are on the scale "
+            "of training"
+        )
+    merged, whole = _merge(ids[own], rows[own], new, solved.reshape(len(new), -1))
+    _log.info("folded in %d %s, %d of them new", len(new), side, len(merged) - len(ids[own]))
+    if side == "users":
+        return factors._replace(users=whole), ids._replace(users=merged)
+    return factors._replace(items=whole), ids._replace(items=merged)
+
+
+def _check(indexed: DataFrame, noun: str) -> int:
+    """Raise for ratings that cannot be used; return how many can, and log how many are ignored."""
+    bad = F.col("id").isNull() | F.col("other").isNull()
+    for name in ("rating", "weight"):
+        if name in indexed.columns:
+            number = F.coalesce(F.abs(name), F.lit(float("nan")))
+            bad |= ~(number < float("inf"))  # NaN is above it
+    if "weight" in indexed.columns:
+        bad |= F.col("weight") < 0
+    unknown = F.col("column").isNull()
+    counts = indexed.agg(F.count("*"), F.count_if(bad), F.count_if(unknown)).first()
+    assert counts is not None
+    total, unusable, ignored = counts
+    if unusable:
+        raise RatingsError(
+            f"{unusable:,} of the {total:,} ratings to fold in have a null id, or a rating or "
+            "weight that is not a finite number or is a weight below 0; drop or mend them"
+        )
+    if ignored == total:
+        raise RatingsError(
+            f"none of the {total:,} ratings to fold in is of one of the {noun}s that the model "
+            f"knows; give ratings of those, or train again"
+        )
+    if ignored:
+        _log.info("ignored %d of %d ratings: their %ss are not in the model", ignored, total, noun)
+    return int(total - ignored)
+
+
+def _solve(
+    equation: Equation,
+    alpha: float,
+    background: Background | None,
+    fixed: Broadcast[NDArray[np.floating]],
+    dtype: type[np.floating],
+) -> Callable[[_Batches], _Batches]:
+    """Return what solves for the rows of a partition."""
+
+    def solve(batches: _Batches) -> _Batches:
+        held = [batch for batch in batches if len(batch)]
+        if not held:
+            return
+        table = pa.Table.from_batches(held).combine_chunks()
+        coded = table["id"].chunk(0).dictionary_encode()
+        block = RatingBlock.from_triples(
+            coded.indices,
+            table["column"],
+            table["rating"],
+            table["weight"] if "weight" in table.column_names else None,
+            dtype=dtype,
+        )
+        if equation.confidence is not None:
+            block = preferences(block, equation.confidence)
+        update = solve_rows(
+            block,
+            fixed.value,
+            alpha,
+            equation.ridge,
+            biases=equation.biases,
+            nonnegative=equation.nonnegative,
+            background=background,
+        )
+        ids = pa.ListArray.from_arrays(pa.array([0, len(update.x)], pa.int32()), coded.dictionary)
+        rows = pa.array([update.x.tobytes()])
+        yield pa.RecordBatch.from_arrays([ids, rows], ["ids", "rows"])
+
+    return solve
+
+
+def _merge(
+    ids: pa.ChunkedArray,
+    rows: NDArray[np.floating],
+    new: pa.ChunkedArray,
+    new_rows: NDArray[np.floating],
+) -> tuple[pa.ChunkedArray, NDArray[np.floating]]:
+    """Replace the rows of ids that are there, and put others among them in the order of ids."""
+    place = pc.index_in(new, value_set=ids)
+    there = place.is_valid().to_numpy()
+    rows = rows.copy()
+    rows[place.drop_null().to_numpy()] = new_rows[there]
+    merged = pa.chunked_array([*ids.chunks, *new.filter(pa.array(~there)).chunks])
+    order = pc.sort_indices(merged)
+    return merged.take(order), np.concatenate([rows, new_rows[~there]])[order.to_numpy()]
