@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 from pyspark import Broadcast
 from pyspark.ml import Model
@@ -19,12 +20,18 @@ from pyspark.ml.util import (
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from nonconvex.distributed.columns import id_column, id_type
+from nonconvex.distributed.columns import id_column, id_type, number_column
+from nonconvex.distributed.evaluation import evaluate
+from nonconvex.distributed.folding import Equation, fold_in
+from nonconvex.distributed.ratings import RatingsError
+from nonconvex.distributed.retrieval import retrieval
 from nonconvex.distributed.scoring import index_table, predictions, with_index
 from nonconvex.distributed.storage import ModelError, factor_table, read_factors, write_factors
+from nonconvex.distributed.top_n import Ranker, Side
 from nonconvex.distributed.training import Ids
-from nonconvex.numerics.factorization import Factors
-from nonconvex.params import FactorizationModelParams, with_accessors
+from nonconvex.numerics.factorization import Factors, Ridge
+from nonconvex.params import FactorizationParams, with_accessors
+from nonconvex.recommender import Recommender, positive
 from nonconvex.starts import warm_start
 from nonconvex.summary import TrainingSummary
 
@@ -33,7 +40,7 @@ __all__ = ["MatrixFactorizationModel"]
 
 @with_accessors
 class MatrixFactorizationModel(
-    Model, FactorizationModelParams, MLReadable["MatrixFactorizationModel"], MLWritable
+    Model, Recommender, MLReadable["MatrixFactorizationModel"], MLWritable
 ):
     """A fitted latent factor model: α, and a row (β, γ) for every user and item.
 
@@ -45,7 +52,17 @@ class MatrixFactorizationModel(
     userFactors, itemFactors : DataFrame
         ``id`` (of the type it had in training), ``bias``, ``features`` (an array).
     summary : TrainingSummary
+    restarts : list of MatrixFactorizationModel
+        The models of all random starts, if ``keepRestarts`` was set; they are not saved.
     """
+
+    # What folding in and evaluation do as training did.
+    ratingCol = FactorizationParams.ratingCol
+    weightCol = FactorizationParams.weightCol
+    fitBiases = FactorizationParams.fitBiases
+    nonnegative = FactorizationParams.nonnegative
+    implicitPrefs = FactorizationParams.implicitPrefs
+    confidence = FactorizationParams.confidence
 
     def __init__(
         self,
@@ -54,13 +71,25 @@ class MatrixFactorizationModel(
         summary: TrainingSummary | None = None,
         *,
         implicit: bool = False,
+        training_pairs: DataFrame | None = None,
     ) -> None:
         super().__init__()
+        self._setDefault(
+            ratingCol="rating",
+            weightCol=None,
+            fitBiases=True,
+            nonnegative=False,
+            implicitPrefs=False,
+            confidence=1.0,
+        )
         if factors is None or ids is None or summary is None:
             raise TypeError("a MatrixFactorizationModel comes from fit or load")
         self._factors, self._ids, self._summary = factors, ids, summary
         self._implicit = implicit
+        self._training_pairs = training_pairs
+        self.restarts: list[MatrixFactorizationModel] = []
         self._shared: tuple[Broadcast[NDArray[np.floating]], ...] | None = None
+        self._shared_ids: tuple[Broadcast[pa.ChunkedArray], ...] | None = None
 
     @property
     def rank(self) -> int:
@@ -93,6 +122,163 @@ class MatrixFactorizationModel(
         """Return where a fit of other ids starts from this model, see `starts.warm_start`."""
         return warm_start(self._factors, self._ids, ids, rank, dtype)
 
+    def foldInUsers(self, ratings: DataFrame) -> MatrixFactorizationModel:
+        """Return a model with new or changed users: their rows, given α and the items.
+
+        The rows are those that training would solve for: with its n, mean number of ratings per
+        user, λ, ν and ρ, its weights, and its ``nonnegative``, ``fitBiases`` and
+        ``implicitPrefs``.  A user of training, with exactly the ratings that it had there, gets
+        its own row again: to the bit if the solver was "als", which ends with the users; nearly
+        for another solver, if it converged; not in an ensemble, whose rows are means.
+
+        Parameters
+        ----------
+        ratings : DataFrame
+            *All* ratings of each of these users, in the columns of training.  Ratings of items
+            that the model does not know are ignored, and their number is logged; a user with no
+            other ratings is not added.
+
+        Returns
+        -------
+        MatrixFactorizationModel
+            With the users of this one, and the new ones.  Its summary is that of training.
+
+        Raises
+        ------
+        RatingsError, ColumnError
+            As for ``fit``, and if no rating is of a known item.
+
+        Examples
+        --------
+        >>> model.foldInUsers(new_ratings).recommendForUserSubset(new_users, 5)  # doctest: +SKIP
+        """
+        return self._fold_in(ratings, "users")
+
+    def foldInItems(self, ratings: DataFrame) -> MatrixFactorizationModel:
+        """Return a model with new or changed items: their rows, given α and the users.
+
+        See `foldInUsers`.  An item of training gets its own row only nearly, and the more so the
+        more a fit has converged: after the last update of the items came one of α and the users.
+        """
+        return self._fold_in(ratings, "items")
+
+    def evaluate(
+        self,
+        dataset: DataFrame,
+        k: int = 10,
+        *,
+        threshold: float | None = None,
+        exclude: DataFrame | str | None = "train",
+    ) -> dict[str, float]:
+        """Measure predictions and top-k lists on ratings that were held out.
+
+        RMSE and MAE are of the ratings, weighted if training was, or with ``implicitPrefs`` of the
+        preferences (1 where the rating is positive, else 0).  The others are of the lists that
+        `recommendForUserSubset` makes for the users who have something relevant, where pairs in
+        `exclude` are left out; see `nonconvex.numerics.relevance` for the formulas.
+
+        Parameters
+        ----------
+        dataset : DataFrame
+            Ratings, in the columns of training.
+        k : int
+            Length of the lists, at least 1.
+        threshold : float, optional
+            An item is relevant if its rating is at least this.  By default all are that are in
+            `dataset`, or with ``implicitPrefs`` those with a positive rating.  One that the model
+            does not know is relevant too, and never found.
+        exclude : DataFrame, "train" or None
+            Pairs that no list may hold, by default those of training.
+
+        Returns
+        -------
+        dict of str to float
+            ``rmse, mae``; ``ratings``, how many these are of, and ``unpredicted``, how many had no
+            prediction; ``ndcgAtK, recallAtK, precisionAtK, meanAveragePrecisionAtK``, as Spark's
+            ``RankingEvaluator`` defines them; ``coverageAtK``, the fraction of the model's items
+            that are in any list; ``users``, how many lists these are of; and ``k``.
+
+        Raises
+        ------
+        EvaluationError
+            If nothing is predicted, or nothing relevant.
+
+        Examples
+        --------
+        >>> model.evaluate(test, k=10, threshold=4.0)["ndcgAtK"]  # doctest: +SKIP
+        """
+        k, pairs = positive("k", k), self._pairs(exclude)
+        users, items = self._sides(dataset.sparkSession)
+        ratings = self._ratings(dataset).persist()
+        try:
+            rows = _count(ratings)
+            named = self.copy({self.userCol: "user", self.itemCol: "item"})
+            errors = evaluate(named._predictions(ratings), ["prediction"]).overall
+            if threshold is not None:
+                relevant = ratings.where(F.col("rating") >= threshold)
+            else:
+                relevant = ratings.where("rating > 0") if self._implicit else ratings
+            lists = retrieval(
+                relevant.select(F.col("user").alias("id"), F.col("item").alias("other")),
+                Ranker(self.globalBias, users.rows, items.rows, k, None),
+                users,
+                items,
+                exclude=pairs,
+                unknown=self._cold(),
+            )
+        finally:
+            ratings.unpersist()
+        return {
+            "rmse": errors.rmse["prediction"],
+            "mae": errors.mae["prediction"],
+            "ratings": errors.ratings,
+            "unpredicted": rows - errors.ratings,
+            **lists,
+            "k": k,
+        }
+
+    def _ratings(self, dataset: DataFrame) -> DataFrame:
+        """Select ``user, item, rating`` and, if training was weighted, ``weight``."""
+        get = self.getOrDefault
+        columns = [
+            side.column_of(dataset).alias(name)
+            for name, side in zip(("user", "item"), self._sides(dataset.sparkSession), strict=True)
+        ]
+        columns.append(number_column(dataset, get("ratingCol"), "ratingCol").alias("rating"))
+        if get("weightCol") is not None:
+            columns.append(number_column(dataset, get("weightCol"), "weightCol").alias("weight"))
+        return dataset.select(*columns)
+
+    def _predictions(self, ratings: DataFrame) -> DataFrame:
+        """What `evaluate` reads; the bins that it can also tell apart are all one here."""
+        predicted = self.copy({self.predictionCol: "prediction"}).transform(ratings)
+        if self._implicit:
+            predicted = predicted.withColumn("rating", (F.col("rating") > 0).cast("double"))
+        return predicted.withColumns({"user_count": F.lit(0), "item_count": F.lit(0)})
+
+    def _fold_in(self, dataset: DataFrame, side: str) -> MatrixFactorizationModel:
+        get, summary = self.getOrDefault, self._summary
+        reg, rows = summary.reg_user, summary.users
+        if side == "items":
+            reg, rows = summary.reg_item, summary.items
+        total = summary.total
+        equation = Equation(
+            Ridge(reg, summary.reg_exponent, total, total / rows, summary.bias_reg_ratio),
+            biases=get("fitBiases"),
+            nonnegative=get("nonnegative"),
+            confidence=get("confidence") if self._implicit else None,
+        )
+        ratings, shared = self._ratings(dataset), self._broadcast(dataset.sparkSession)
+        factors, ids = fold_in(ratings, side, self._factors, self._ids, shared, equation)
+        pairs = self._training_pairs
+        if pairs is not None:
+            pairs = pairs.select(get("userCol"), get("itemCol"))
+            pairs = pairs.union(ratings.select("user", "item"))
+        model = MatrixFactorizationModel(
+            factors, ids, summary, implicit=self._implicit, training_pairs=pairs
+        )
+        return self._copyValues(model)
+
     def _transform(self, dataset: DataFrame) -> DataFrame:
         keys = {}
         indexed = dataset
@@ -124,6 +310,21 @@ class MatrixFactorizationModel(
             self._shared = tuple(context.broadcast(x) for x in self._factors[1:])
         return self._shared
 
+    def _sides(self, spark: SparkSession) -> tuple[Side, Side]:
+        if self._shared_ids is None:
+            self._shared_ids = tuple(spark.sparkContext.broadcast(ids) for ids in self._ids)
+        users, items = (
+            Side(role, self.getOrDefault(role), ids, shared, rows)
+            for role, ids, shared, rows in zip(
+                ("userCol", "itemCol"),
+                self._ids,
+                self._shared_ids,
+                self._broadcast(spark),
+                strict=True,
+            )
+        )
+        return users, items
+
     def write(self) -> MLWriter:
         """Return a writer of Parquet and JSON; see `MLWriter.overwrite`."""
         return _ModelWriter(self)
@@ -132,6 +333,19 @@ class MatrixFactorizationModel(
     def read(cls) -> MLReader[MatrixFactorizationModel]:
         """Return a reader of what `write` wrote."""
         return _ModelReader()
+
+
+def _count(ratings: DataFrame) -> int:
+    """Return the number of ratings to evaluate with, which must be numbers."""
+    number = F.col("rating").isNotNull() & ~F.isnan("rating")
+    counts = ratings.agg(F.count("*"), F.count_if(~number)).first()
+    assert counts is not None
+    if counts[1]:
+        raise RatingsError(
+            f"{counts[1]:,} of the {counts[0]:,} ratings to evaluate with are null or NaN; "
+            "drop them"
+        )
+    return int(counts[0])
 
 
 class _ModelWriter(MLWriter):

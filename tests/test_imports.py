@@ -120,6 +120,9 @@ PACKAGES = {
     "nonconvex.job": "pyspark.sql",
     "nonconvex.params": "pyspark.ml",
     "nonconvex.sections": "pydantic pyspark.sql",
+    "nonconvex.starts": "numpy pyarrow",
+    "nonconvex.recommender": "pyspark.sql",
+    "nonconvex.factorization_model": "numpy pyarrow pyspark",
     "nonconvex.recommendation": "numpy pyarrow pyspark",
     "jobs": "pydantic pyspark.sql",
 }
