@@ -78,7 +78,7 @@ def test_the_mean_counts_every_row(ratings):
 
 
 def test_the_mean_by_weight_has_the_squared_error_of_the_rows_up_to_a_constant(spark):
-    rows = [(1, 1, 2.0, 0.5), (1, 1, 5.0, 1.5), (1, 2, 3.0, 0.0), (1, 2, 4.0, 0.0)]
+    rows = [(1, 1, 2.0, 0.5), (1, 1, 5.0, 2.5), (1, 2, 3.0, 0.0), (1, 2, 4.0, 0.0)]
     ratings = spark.createDataFrame(rows, "user int, item int, rating double, weight double")
     kept, _ = resolve_duplicates(ratings, "mean")
     found = by_pair(kept)
