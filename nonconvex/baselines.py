@@ -1,0 +1,159 @@
+"""What a model has to beat: three simple predictors, fitted on the same training ratings."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from pyspark.ml.param import Param
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from nonconvex.distributed.evaluation import Evaluation, EvaluationError, evaluate
+from nonconvex.distributed.prepared import PreparedRatings
+from nonconvex.distributed.summation import exact_sums
+from nonconvex.recommendation import MatrixFactorization, MatrixFactorizationModel
+
+__all__ = ["BASELINES", "bias_model", "compare", "global_mean", "user_means"]
+
+BASELINES = ("biases", "user_mean", "global_mean")
+"""The names of the baselines, from the strongest to the weakest on most ratings."""
+
+_logger = logging.getLogger("nonconvex")
+
+
+def global_mean(prepared: PreparedRatings) -> float:
+    """Return Σ w R / Σ w of the training ratings, with w = 1 where there are no weights.
+
+    Examples
+    --------
+    >>> global_mean(prepared)  # doctest: +SKIP
+    7.30
+    """
+    total = prepared.manifest.weight
+    if total is None:
+        return prepared.manifest.mean
+    weighted = prepared.by_user.select(
+        F.lit("all").alias("group"), (F.col("weight") * F.col("rating")).alias("value")
+    )
+    return float(exact_sums(weighted, "value", by="group")["all"]) / total
+
+
+def user_means(prepared: PreparedRatings) -> DataFrame:
+    """Return the mean training rating of each user, weighted where there are weights.
+
+    Returns
+    -------
+    DataFrame
+        ``user_index int, user_count long, user_mean double``: how many ratings it is the mean of,
+        and the mean, which is null for a user whose ratings all have weight 0.
+
+    Examples
+    --------
+    >>> user_means(prepared).orderBy("user_index").show(2)  # doctest: +SKIP
+    """
+    weight = F.lit(1.0) if prepared.manifest.weight is None else F.col("weight")
+    mean = F.try_divide(F.sum(weight * F.col("rating")), F.sum(weight))
+    return prepared.by_user.groupBy("user_index").agg(
+        F.count("*").alias("user_count"), mean.alias("user_mean")
+    )
+
+
+def bias_model(prepared: PreparedRatings) -> MatrixFactorizationModel:
+    """Return R̂_ui = α + β_u + β_i: a `MatrixFactorization` of rank 0 with all its defaults.
+
+    Examples
+    --------
+    >>> bias_model(prepared).rank  # doctest: +SKIP
+    0
+    """
+    return MatrixFactorization(rank=0).fitPrepared(prepared)
+
+
+def compare(
+    model: MatrixFactorizationModel, prepared: PreparedRatings, part: str = "test"
+) -> Evaluation:
+    """Measure a model on held-out ratings, beside the baselines on the same ratings.
+
+    The predictions are those of ``model.transform``, clipped to the range of the training
+    ratings if ``clipPredictions`` says so, and then those of α + biases are, too.  Means predict
+    an unknown user by the global mean.  Ratings that the model has no prediction for, which
+    depends on ``coldStartStrategy``, are left out and counted.
+
+    Parameters
+    ----------
+    model : MatrixFactorizationModel
+        Of explicit ratings.
+    prepared : PreparedRatings
+        Whose training ratings the baselines are fitted on, and the numbers of ratings that users
+        and items have are counted in.
+    part : {"test", "validation"}
+        The ratings to predict.
+
+    Returns
+    -------
+    Evaluation
+        The predictors are ``"model"`` and `BASELINES`.
+
+    Raises
+    ------
+    EvaluationError
+        If there are no such ratings, or the model predicts preferences rather than ratings.
+
+    Examples
+    --------
+    >>> prepared = PreparedRatings.open(spark, "prepared/films")  # doctest: +SKIP
+    >>> model = MatrixFactorization(rank=20).fitPrepared(prepared)  # doctest: +SKIP
+    >>> compare(model, prepared).overall.rmse  # doctest: +SKIP
+    {'model': 1.51, 'biases': 1.53, 'user_mean': 1.72, 'global_mean': 1.89}
+    """
+    if model.getOrDefault("implicitPrefs"):
+        raise EvaluationError(
+            "a model of implicit feedback predicts preferences and not ratings, which RMSE and "
+            "MAE would compare: rank with it, or train with implicitPrefs=False"
+        )
+    if not prepared.manifest.counts[part]:
+        raise EvaluationError(
+            f"{prepared.path} has no {part} ratings: hold some out when preparing the ratings"
+        )
+    _logger.info("fitting the baseline α + biases")
+    biases = bias_model(prepared)
+    _logger.info("predicting %s %s ratings", f"{prepared.manifest.counts[part]:,}", part)
+    ratings = _with_training(prepared, part)
+    clip = model.getOrDefault("clipPredictions")
+    for name, predictor in (("model", model), ("biases", biases)):
+        ratings = _predict(predictor, ratings, name, clip)
+    return evaluate(ratings, ("model", *BASELINES))
+
+
+def _with_training(prepared: PreparedRatings, part: str) -> DataFrame:
+    """Return held-out ratings with the means, and the counts of their users and items."""
+    held_out = prepared.test if part == "test" else prepared.validation
+    items = prepared.items.selectExpr("index AS item_index", "count AS item_count")
+    known = held_out.join(user_means(prepared), on="user_index", how="left").join(
+        items, on="item_index", how="left"
+    )
+    mean = F.lit(global_mean(prepared))
+    return known.withColumns(
+        {
+            "user_count": F.coalesce("user_count", F.lit(0)),
+            "item_count": F.coalesce("item_count", F.lit(0)),
+            "user_mean": F.coalesce("user_mean", mean),
+            "global_mean": mean,
+        }
+    )
+
+
+def _predict(
+    model: MatrixFactorizationModel, ratings: DataFrame, name: str, clip: bool
+) -> DataFrame:
+    """Add the predictions of a model as a column, NaN where it has none."""
+    params: dict[Param[Any], Any] = {
+        model.userCol: "user",
+        model.itemCol: "item",
+        model.predictionCol: name,
+        model.clipPredictions: clip,
+    }
+    if model.getOrDefault("coldStartStrategy") == "drop":  # what is left out is to be counted
+        params[model.coldStartStrategy] = "nan"
+    return model.copy(params).transform(ratings)
