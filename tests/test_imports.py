@@ -58,6 +58,7 @@ IMPORTS = {
         "distributed.prepared distributed.ratings distributed.sources distributed.splits "
         "distributed.summation"
     ),
+    "nonconvex.distributed.serving": "distributed.filesystem distributed.prepared",
     "nonconvex.distributed.blocking": "numerics.blocks",
     "nonconvex.distributed.half_steps": "numerics distributed.blocking",
     "nonconvex.distributed.alternating": (
@@ -70,7 +71,7 @@ IMPORTS = {
     "nonconvex.distributed.columns": "",
     "nonconvex.distributed.storage": "distributed.filesystem",
     "nonconvex.distributed.scoring": "numerics.blocks numerics.factorization numerics.ranking",
-    "nonconvex.distributed.evaluation": "numerics.ranking distributed.scoring",
+    "nonconvex.distributed.evaluation": "distributed.summation",
     "nonconvex.distributed.folding": (
         "numerics distributed.indexing distributed.ratings distributed.scoring distributed.training"
     ),
@@ -101,13 +102,19 @@ IMPORTS = {
     "nonconvex.params": "numerics ranges",
     "nonconvex.summary": "distributed.problems",
     "nonconvex.recommender": "distributed.top_n params",
+    "nonconvex.serving_sections": "config",
     "nonconvex.factorization_model": "distributed numerics params recommender starts summary",
     "nonconvex.recommendation": "distributed factorization_model fitting numerics params",
+    "nonconvex.baselines": (
+        "distributed.evaluation distributed.prepared distributed.summation recommendation"
+    ),
+    "nonconvex.reports": "distributed recommendation summary",
+    "nonconvex.factorization_sections": "config distributed recommendation sections",
     # jobs: configuration in, files out, no arithmetic
     "jobs.prepare_ratings": "job sections distributed",
-    "jobs.train_factorization": "config job sections recommendation distributed",
-    "jobs.evaluate": "config job sections recommendation distributed",
-    "jobs.recommend": "config job sections recommendation distributed",
+    "jobs.train_factorization": "baselines config distributed factorization_sections job reports",
+    "jobs.evaluate": "baselines distributed factorization_sections job recommendation reports",
+    "jobs.recommend": "job serving_sections recommendation distributed",
 }
 
 # module or package, the nearest one counting: the third-party packages that it may import.
@@ -120,6 +127,10 @@ PACKAGES = {
     "nonconvex.job": "pyspark.sql",
     "nonconvex.params": "pyspark.ml",
     "nonconvex.sections": "pydantic pyspark.sql",
+    "nonconvex.factorization_sections": "pydantic pyspark.sql",
+    "nonconvex.baselines": "pyspark.ml pyspark.sql",
+    "nonconvex.reports": "pyspark.sql",
+    "nonconvex.serving_sections": "pydantic",
     "nonconvex.starts": "numpy pyarrow",
     "nonconvex.recommender": "pyspark.sql",
     "nonconvex.factorization_model": "numpy pyarrow pyspark",

@@ -1,0 +1,54 @@
+"""Measure a published model on held-out ratings, beside three baselines.
+
+Takes the configuration that the model was trained with: the model is the one published in
+output.path unless evaluation.model names another, and the ratings are those in prepared.path.
+"""
+
+import logging
+import sys
+from dataclasses import asdict
+from typing import Any
+
+from pyspark.sql import SparkSession
+
+from nonconvex.baselines import compare
+from nonconvex.distributed.filesystem import FileSystem
+from nonconvex.distributed.prepared import PreparedRatings
+from nonconvex.distributed.publication import find_model
+from nonconvex.factorization_sections import FactorizationConfig
+from nonconvex.job import run
+from nonconvex.recommendation import MatrixFactorizationModel
+from nonconvex.reports import evaluation_json, evaluation_report, trained_on
+
+_logger = logging.getLogger("nonconvex")
+
+
+def main(spark: SparkSession, config: FactorizationConfig) -> dict[str, Any]:
+    """Evaluate, and print the errors overall and by the number of training ratings."""
+    prepared = PreparedRatings.open(spark, config.prepared.path)
+    path = find_model(spark, config.evaluation.model or config.output.path)
+    model = MatrixFactorizationModel.load(path)
+    if trained_on(spark, path) not in (None, prepared.manifest.fingerprint):
+        _logger.warning(
+            "the model was trained on other ratings or another split than %s has, "
+            "and may have seen the ratings that it is measured on",
+            prepared.path,
+        )
+    part, report = config.evaluation.part, config.evaluation.report
+    evaluation = compare(model, prepared, part)
+    if report is not None:
+        FileSystem(spark, report).write_text(report, evaluation_json(evaluation))
+    clipped = model.getOrDefault("clipPredictions")
+    print(evaluation_report(evaluation, part, clipped=clipped, by_count=True))
+    print(f"model: {path}")
+    return {
+        "model": path,
+        "part": part,
+        "metrics": asdict(evaluation.overall),
+        "unpredicted": evaluation.unpredicted,
+        "report": report,
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(run(main, FactorizationConfig, description=__doc__))

@@ -1,0 +1,56 @@
+"""Train a factorization on ratings, measure it on the test ratings, and publish it.
+
+Prepares the ratings unless that is done. The run writes the model, the resolved configuration and
+its metrics to a directory of its own under output.path; the published model is replaced last.
+"""
+
+import sys
+from dataclasses import asdict
+from typing import Any
+
+from pyspark.sql import SparkSession
+
+from nonconvex.baselines import compare
+from nonconvex.config import dump
+from nonconvex.distributed.filesystem import FileSystem
+from nonconvex.distributed.publication import new_run, publish_run
+from nonconvex.factorization_sections import FactorizationConfig
+from nonconvex.job import run
+from nonconvex.reports import METRICS, evaluation_report, metrics_json, restart_table
+
+
+def main(spark: SparkSession, config: FactorizationConfig) -> dict[str, Any]:
+    """Prepare, train, evaluate and publish; print what came of it."""
+    prepared = config.prepare(spark)
+    estimator = config.estimator()
+    model = estimator.fitPrepared(prepared)
+    # RMSE and MAE are of ratings, and implicit feedback has none.
+    explicit = not estimator.getOrDefault("implicitPrefs")
+    tested = explicit and prepared.manifest.counts["test"] > 0
+    evaluation = compare(model, prepared) if tested else None
+    with new_run(spark, config.output.path) as this:
+        model.write().save(this.model)
+        files = FileSystem(spark, this.path)
+        files.write_text(f"{this.path}/config.toml", dump(config.resolved()))
+        metrics = metrics_json(this.id, prepared, model, evaluation)
+        files.write_text(f"{this.path}/{METRICS}", metrics)
+    publish_run(spark, config.output.path, this)
+    if model.summary.restarts[1:]:
+        print(restart_table(model.summary), end="\n\n")
+    if evaluation is not None:
+        clipped = model.getOrDefault("clipPredictions")
+        print(evaluation_report(evaluation, "test", clipped=clipped))
+    print(f"model: {this.model}")
+    return {
+        "run_id": this.id,
+        "model": this.model,
+        "published": config.output.path,
+        "metrics": None if evaluation is None else asdict(evaluation.overall),
+        "objective": model.summary.objective,
+        "iterations": model.summary.totalIterations,
+        "seconds": model.summary.seconds,
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(run(main, FactorizationConfig, description=__doc__))

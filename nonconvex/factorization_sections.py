@@ -1,0 +1,141 @@
+"""Configuration of the jobs that train and evaluate factorizations."""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+from pyspark.sql import SparkSession
+
+from nonconvex.config import ConfigError, Section, check_keys
+from nonconvex.distributed.preparation import needs_timestamps
+from nonconvex.distributed.prepared import PreparedRatings
+from nonconvex.recommendation import MatrixFactorization
+from nonconvex.sections import PreparationConfig, PreparedSection, RatingsSection, SplitSection
+
+__all__ = ["EvaluationSection", "FactorizationConfig", "OutputSection"]
+
+_Text = Annotated[str, Field(min_length=1)]
+
+# Params that say what prepared ratings have said already.
+_PREPARED = {
+    "ratingCol",
+    "weightCol",
+    "validationIndicatorCol",
+    "numUserBlocks",
+    "numItemBlocks",
+}
+
+
+class OutputSection(Section):
+    """``[output]``: where runs are written and published.
+
+    Examples
+    --------
+    >>> OutputSection(path="runs/films").path
+    'runs/films'
+    """
+
+    path: _Text
+    """The directory of all runs, each of which gets one of its own in it."""
+
+
+class EvaluationSection(Section):
+    """``[evaluation]``: what `jobs/evaluate.py` measures; by default the published model.
+
+    Examples
+    --------
+    >>> EvaluationSection().part
+    'test'
+    """
+
+    model: _Text | None = None
+    """A model, a run or a directory of runs; by default ``output.path``."""
+    part: Literal["test", "validation"] = "test"
+    """The ratings to predict."""
+    report: _Text | None = None
+    """A file to write all the numbers to, as JSON; by default none."""
+
+
+class FactorizationConfig(Section):
+    """All it takes to train, evaluate and publish a factorization.
+
+    Examples
+    --------
+    >>> config = FactorizationConfig(
+    ...     prepared=PreparedSection(path="prepared/films"),
+    ...     factorization={"rank": 20},
+    ...     output=OutputSection(path="runs/films"),
+    ... )
+    >>> config.estimator().getRank()
+    20
+    """
+
+    ratings: RatingsSection | None = None
+    """Ratings to prepare; by default they must be prepared already."""
+    split: SplitSection = SplitSection()
+    prepared: PreparedSection
+    factorization: dict[str, Any] = Field(default_factory=dict)
+    """Params of `MatrixFactorization`, by name."""
+    output: OutputSection
+    evaluation: EvaluationSection = EvaluationSection()
+
+    def prepare(self, spark: SparkSession) -> PreparedRatings:
+        """Prepare the ratings, or open those that are prepared.
+
+        Raises
+        ------
+        RatingsError, PreparedError
+            As `prepare_ratings` and `PreparedRatings.open` say.
+        """
+        if self.ratings is None:
+            return PreparedRatings.open(spark, self.prepared.path)
+        return PreparationConfig(
+            ratings=self.ratings, split=self.split, prepared=self.prepared
+        ).prepare(spark)
+
+    def estimator(self) -> MatrixFactorization:
+        """Return the estimator with the Params of the section ``[factorization]``.
+
+        Raises
+        ------
+        ConfigError
+            For a Param that there is not, or a value that it refuses.
+        """
+        defaults = _defaults()
+        check_keys("factorization", self.factorization, defaults)
+        try:
+            MatrixFactorization(**self.factorization)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"factorization: {error}") from None
+        # A resolved configuration has all defaults, and must not count as setting those Params.
+        given = self.factorization.items()
+        return MatrixFactorization(**{name: v for name, v in given if v != defaults[name]})
+
+    def resolved(self) -> Self:
+        """Return the configuration with every Param that has a value, defaults included."""
+        params = {**_defaults(), **self.factorization}
+        known = {name: value for name, value in params.items() if value is not None}
+        return self.model_copy(update={"factorization": known})
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.ratings is not None:
+            needs_timestamps(self.ratings.columns(), self.ratings.rules(), self.split.split())
+        elif self.split != SplitSection() or self.prepared != PreparedSection(
+            path=self.prepared.path
+        ):
+            raise ValueError(
+                "split, prepared.user_blocks, prepared.item_blocks and prepared.overwrite are for "
+                "preparing ratings: say in [ratings] which, or leave them out"
+            )
+        self.estimator()
+        return self
+
+
+def _defaults() -> dict[str, Any]:
+    """Return the default values of the Params that a configuration may set."""
+    estimator = MatrixFactorization()
+    return {
+        param.name: estimator.getOrDefault(param)
+        for param in estimator.params
+        if param.name not in _PREPARED
+    }

@@ -1,0 +1,244 @@
+"""The job from raw ratings to a published model, run in this process."""
+
+import hashlib
+import json
+import re
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
+from pathlib import Path
+
+import pytest
+
+from jobs import train_factorization
+from nonconvex.config import ConfigError, load
+from nonconvex.distributed.publication import POINTER, find_model
+from nonconvex.factorization_sections import FactorizationConfig
+from nonconvex.job import run
+from nonconvex.recommendation import MatrixFactorizationModel
+
+CONFIG = """
+[ratings]
+path = "{root}/ratings.csv"
+user = "who"
+
+[split]
+validation = 0.15
+test = 0.25
+
+[prepared]
+path = "{root}/prepared"
+
+[factorization]
+rank = 1
+maxIter = 2
+numRestarts = 2
+clipPredictions = true
+
+[output]
+path = "{root}/runs"
+"""
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    root = tmp_path_factory.mktemp("training")
+    rows = [f"u{u},{i},{1 + (u * i + u) % 5}" for u in range(12) for i in range(9) if (u + i) % 4]
+    (root / "ratings.csv").write_text("\n".join(["who,item,rating", *rows, ""]))
+    (root / "config.toml").write_text(CONFIG.format(root=root))
+    return root
+
+
+@pytest.fixture(scope="module")
+def train(spark, root):
+    """Run the job; return its exit status, what it printed, the last line of it, and its log."""
+    del spark  # the job finds it
+
+    def train(*overrides, config=root / "config.toml"):
+        sets = [word for override in overrides for word in ("--set", override)]
+        out, log = StringIO(), StringIO()
+        with redirect_stdout(out), redirect_stderr(log):
+            arguments = ["--config", str(config), *sets]
+            status = run(
+                train_factorization.main, FactorizationConfig, description="", argv=arguments
+            )
+        *printed, last = out.getvalue().splitlines()
+        outcome = json.loads(last)
+        assert outcome["exit"] == status
+        return status, printed, outcome, log.getvalue()
+
+    return train
+
+
+@pytest.fixture(scope="module")
+def first(train):
+    """The first run, which the others come after."""
+    status, printed, outcome, log = train()
+    assert status == 0, outcome
+    return printed, outcome, log
+
+
+def run_directory(outcome):
+    return Path(outcome["model"]).parent
+
+
+def digest(directory):
+    return {
+        path: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(directory.rglob("*"))
+        if path.is_file()
+    }
+
+
+def entries(directory):
+    return {path.name for path in directory.iterdir()} if directory.exists() else set()
+
+
+def test_what_is_printed(first):
+    printed, outcome, log = first
+    text = "\n".join(printed)
+    number = r" +\d+\.\d+"
+    assert re.fullmatch(r"restart +iteration +f +train RMSE +validation RMSE +stopped", printed[0])
+    assert sum(line.startswith(("0 ", "1 ")) for line in printed) == 2
+    assert sum(line.startswith(("0 * ", "1 * ")) for line in printed) == 1
+    for title in ("model", "α \\+ biases", "user mean", "global mean"):
+        assert re.search(rf"^{title}{number}{number}$", text, re.MULTILINE)
+    rmse = outcome["metrics"]["rmse"]["model"]
+    assert re.search(rf"^model +{rmse:.4f} ", text, re.MULTILINE)
+    assert "test ratings, predictions clipped to the range of training" in text
+    assert printed[-1] == f"model: {outcome['model']}"
+    assert len(re.findall(r"restart \d  iteration   \d  f .* validation RMSE", log)) == 4
+    assert "Traceback" not in log
+
+
+def test_what_a_run_leaves(first, root, spark):
+    _, outcome, _ = first
+    directory = run_directory(outcome)
+    assert directory == root / "runs" / f"run_id={outcome['run_id']}"
+    assert {"model", "config.toml", "metrics.json"} <= entries(directory)
+    assert outcome["model"] == find_model(spark, str(root / "runs"))
+    metrics = json.loads((directory / "metrics.json").read_text())
+    assert metrics["run_id"] == outcome["run_id"]
+    assert metrics["evaluation"]["overall"] == outcome["metrics"]
+    assert metrics["evaluation"]["by_user"].keys() <= {"1–2", "3–5", "6–10"}
+    assert [restart["restart"] for restart in metrics["summary"]["restarts"]] == [0, 1]
+    manifest = json.loads((root / "prepared" / "manifest.json").read_text())
+    assert metrics["prepared"]["fingerprint"] == manifest["fingerprint"]
+    assert outcome["metrics"]["ratings"] == manifest["counts"]["test"] > 0
+    model = MatrixFactorizationModel.load(outcome["model"])
+    assert model.rank == 1
+    assert model.summary.objective == outcome["objective"]
+    assert model.userFactors.schema["id"].dataType.simpleString() == "string"
+
+
+def test_the_resolved_configuration_loads_back(first, root):
+    _, outcome, _ = first
+    given = load(FactorizationConfig, root / "config.toml")
+    resolved = load(FactorizationConfig, run_directory(outcome) / "config.toml")
+    assert resolved == given.resolved()
+    assert resolved.factorization["rank"] == 1
+    assert resolved.factorization["tol"] == 1e-4  # a default
+    assert "regUser" not in resolved.factorization  # a rule, whose outcome is in the metrics
+    assert not resolved.estimator().isSet("confidence")
+
+
+@pytest.fixture
+def unevaluated(monkeypatch):
+    """Leave out what takes longest, where it is not what is tested."""
+    monkeypatch.setattr(train_factorization, "compare", lambda model, prepared: None)
+
+
+@pytest.mark.usefixtures("unevaluated")
+def test_the_next_run_is_published_and_the_earlier_one_stays(train, first, root, spark):
+    _, before, _ = first
+    kept = digest(run_directory(before))
+    prepared = digest(root / "prepared")
+    status, printed, outcome, log = train(
+        *("factorization.numRestarts=1", "factorization.seed=7"),
+        config=run_directory(before) / "config.toml",
+    )
+    assert status == 0
+    assert "restart" not in "\n".join(printed)
+    assert "holds these ratings already" in log
+    assert digest(root / "prepared") == prepared
+    assert digest(run_directory(before)) == kept
+    assert outcome["run_id"] != before["run_id"]
+    assert find_model(spark, str(root / "runs")) == outcome["model"]
+
+
+def test_ratings_prepared_already_give_the_same_model(train, first, root, tmp_path):
+    _, before, _ = first
+    config = tmp_path / "config.toml"
+    text = CONFIG.format(root=root)
+    config.write_text(text[text.index("[prepared]") :])
+    status, _, outcome, _ = train(f"output.path={tmp_path}/runs", config=config)
+    assert status == 0
+    assert outcome["metrics"] == before["metrics"]
+    assert outcome["objective"] == before["objective"]
+    assert entries(tmp_path / "runs") == {POINTER, f"run_id={outcome['run_id']}"}
+
+
+def test_implicit_feedback_has_no_errors_of_ratings(train, first, root, tmp_path):
+    del first
+    status, printed, outcome, _ = train(
+        *("factorization.implicitPrefs=true", "factorization.numRestarts=1"),
+        *("factorization.clipPredictions=false", f"output.path={tmp_path}/runs"),
+    )
+    assert status == 0
+    assert outcome["metrics"] is None
+    assert printed == [f"model: {outcome['model']}"]
+    metrics = json.loads((run_directory(outcome) / "metrics.json").read_text())
+    assert metrics["evaluation"] is None
+
+
+@pytest.mark.parametrize(
+    ("overrides", "status", "message"),
+    [
+        (["factorization.rnak=3"], 2, "unknown key factorization.rnak; did you mean factorization"),
+        (["factorization.weightCol=w"], 2, "unknown key factorization.weightCol"),
+        (["factorization.rank=-1"], 2, "factorization: rank must be an integer ≥ 0, got -1"),
+        (["factorization.solver=sgd"], 2, "factorization: solver must be one of als"),
+        (["factorization.seed=x"], 2, "factorization: "),
+        (["output.paths=x"], 2, "unknown key output.paths; did you mean output.path?"),
+        (["split.method=time"], 2, "split 'time': this needs timestamps, name their column"),
+        (["evaluation.part=train"], 2, "evaluation.part must be 'test' or 'validation'"),
+        (["ratings.path=no/such.csv"], 3, "there are no ratings at no/such.csv"),
+        (["split.seed=99"], 3, "holds ratings prepared otherwise (configuration"),
+    ],
+)
+def test_bad_input_publishes_nothing(train, first, root, overrides, status, message):
+    del first
+    before = digest(root / "runs")
+    found, printed, outcome, log = train(*overrides)
+    assert found == status
+    assert message in outcome["error"]
+    assert "\n" not in outcome["error"]
+    assert printed == []
+    assert "Traceback" not in log
+    assert digest(root / "runs") == before
+
+
+def test_what_is_for_preparing_is_refused_without_ratings(tmp_path):
+    config = tmp_path / "config.toml"
+    config.write_text('[prepared]\npath = "p"\noverwrite = true\n[output]\npath = "o"\n')
+    with pytest.raises(ConfigError, match=r"are for preparing ratings: say in \[ratings\] which"):
+        load(FactorizationConfig, config)
+    assert load(FactorizationConfig, config, ["prepared.overwrite=false"]).ratings is None
+
+
+@pytest.mark.usefixtures("unevaluated")
+def test_a_failure_while_writing_publishes_nothing(train, first, root, monkeypatch):
+    del first
+    before, runs = digest(root / "runs"), entries(root / "runs")
+
+    def fail(*arguments):
+        assert entries(root / "runs") > runs  # when the new one is there in part
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(train_factorization, "metrics_json", fail)
+    status, printed, outcome, log = train("factorization.numRestarts=1")
+    assert status == 1
+    assert outcome["error"] == "OSError: no space left on device"
+    assert printed == []
+    assert entries(root / "runs") == runs
+    assert digest(root / "runs") == before
+    assert "Traceback" in log  # a defect, or the machine
