@@ -112,7 +112,9 @@ IMPORTS = {
     "nonconvex.factorization_sections": "config distributed recommendation sections",
     # jobs: configuration in, files out, no arithmetic
     "jobs.prepare_ratings": "job sections distributed",
-    "jobs.train_factorization": "baselines config distributed factorization_sections job reports",
+    "jobs.train_factorization": (
+        "baselines config distributed factorization_sections job recommendation reports"
+    ),
     "jobs.evaluate": "baselines distributed factorization_sections job recommendation reports",
     "jobs.recommend": "job serving_sections recommendation distributed",
 }

@@ -1,0 +1,208 @@
+"""The job that recommends: what it writes, what it leaves out, and what stays when it fails."""
+
+import json
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from jobs.recommend import main
+from nonconvex.config import load
+from nonconvex.distributed.preparation import prepare_ratings
+from nonconvex.distributed.publication import new_run, publish_run
+from nonconvex.distributed.ratings import Columns, Rules
+from nonconvex.distributed.sources import read_source
+from nonconvex.distributed.splits import Split
+from nonconvex.job import run
+from nonconvex.recommendation import MatrixFactorization
+from nonconvex.serving_sections import ServingConfig
+
+REPOSITORY = Path(__file__).parent.parent.parent
+USERS, ITEMS = 30, 12
+
+
+@pytest.fixture(scope="module")
+def table():
+    rng = np.random.default_rng(8)
+    table = pd.DataFrame(np.argwhere(rng.random((USERS, ITEMS)) < 0.5), columns=["user", "item"])
+    table = table[table["user"] != 3]
+    table = pd.concat([table, pd.DataFrame({"user": 3, "item": range(ITEMS)})])
+    table["rating"] = rng.integers(1, 6, len(table)).astype(float)
+    table["user"] = table["user"].map("ü{}".format)
+    return table
+
+
+@pytest.fixture(scope="module")
+def model(spark, table, tmp_path_factory):
+    """A model in a published run, beside the prepared ratings that it was trained on."""
+    root = tmp_path_factory.mktemp("films")
+    table.to_parquet(root / "ratings.parquet")
+    prepared = prepare_ratings(
+        read_source(spark, str(root / "ratings.parquet")),
+        str(root / "prepared"),
+        columns=Columns(),
+        rules=Rules(),
+        split=Split("random", 0.1, 0.2, seed=3),
+    )
+    model = MatrixFactorization(rank=3, maxIter=2).fitPrepared(prepared)
+    with new_run(spark, str(root / "runs")) as this:
+        model.write().save(this.model)
+    publish_run(spark, str(root / "runs"), this)
+    return model, root
+
+
+@pytest.fixture
+def job(spark, model, tmp_path, capsys):
+    """Run the job, return its exit status and the JSON object on its last line."""
+    del spark  # the job finds it
+    root = model[1]
+    config = tmp_path / "recommend.toml"
+    config.write_text(
+        f"""
+        [model]
+        path = "{root}/runs"
+        [seen]
+        prepared = "{root}/prepared"
+        [recommendations]
+        n = 4
+        buckets = 3
+        [output]
+        path = "{tmp_path}/out"
+        """
+    )
+
+    def job(*overrides):
+        sets = [word for override in overrides for word in ("--set", override)]
+        status = run(main, ServingConfig, description="", argv=["--config", str(config), *sets])
+        return status, json.loads(capsys.readouterr().out.splitlines()[-1])
+
+    return job
+
+
+def read(directory):
+    lists = pd.read_parquet(directory / "recommendations")
+    return {
+        user: [(member["item"], member["rating"]) for member in members]
+        for user, members in zip(lists["user"], lists["recommendations"], strict=True)
+    }
+
+
+def scores(model):
+    """Every prediction in float64, from vectors as an index of neighbours would have them."""
+    users, items = (side.toPandas() for side in (model.userFactors, model.itemFactors))
+    predicted = np.stack(users["features"]).astype(float) @ np.stack(items["features"]).T
+    predicted += model.globalBias + users["bias"].to_numpy()[:, None] + items["bias"].to_numpy()
+    return pd.DataFrame(predicted, index=users["id"], columns=items["id"])
+
+
+def test_what_was_seen_is_left_out(job, model, table, tmp_path):
+    status, found = job()
+    assert status == 0
+    assert (found["path"], found["users"], found["empty"]) == (str(tmp_path / "out"), USERS, 1)
+    lists, predicted = read(tmp_path / "out"), scores(model[0])
+    assert set(lists) == set(table["user"])
+    for user, list_ in lists.items():
+        left = predicted.loc[user].drop(table.loc[table["user"] == user, "item"], errors="ignore")
+        best = left.sort_values(ascending=False).head(4)
+        assert [item for item, _ in list_] == best.index.tolist()
+        np.testing.assert_allclose([rating for _, rating in list_], best, rtol=1e-6)
+    manifest = json.loads((tmp_path / "out" / "serving.json").read_text())
+    assert manifest.items() <= found.items()
+    assert manifest["model"].startswith(str(model[1] / "runs" / "run_id="))
+
+
+def test_a_user_is_found_in_its_bucket(job, tmp_path):
+    job()
+    seen = 0
+    for directory in (tmp_path / "out" / "recommendations").glob("bucket=*"):
+        (file,) = directory.glob("*.parquet")
+        users = pd.read_parquet(file)["user"].tolist()
+        assert users == sorted(users)
+        assert {zlib.crc32(user.encode()) % 3 for user in users} == {int(directory.name[-1])}
+        seen += len(users)
+    assert seen == USERS
+
+
+def test_vectors_give_the_predictions(job, model, tmp_path):
+    _, found = job()
+    users, items = (pd.read_parquet(tmp_path / "out" / f"{s}_vectors") for s in ("user", "item"))
+    assert {len(vector) for vector in [*users["vector"], *items["vector"]]} == {found["dimension"]}
+    inner = np.stack(users["vector"]) @ np.stack(items["vector"]).T
+    predicted = pd.DataFrame(
+        inner + users["offset"].to_numpy()[:, None], index=users["id"], columns=items["id"]
+    )
+    expected = scores(model[0])
+    np.testing.assert_allclose(predicted.loc[expected.index, expected.columns], expected, 1e-5)
+
+
+def test_options(job, spark, model, table, tmp_path):
+    candidates, users = tmp_path / "candidates.parquet", tmp_path / "users.parquet"
+    pd.DataFrame({"item": [1, 2, 5]}).to_parquet(candidates)
+    pd.DataFrame({"user": ["ü3", "ü4", "new"]}).to_parquet(users)
+    options = [f"recommendations.candidates={candidates}", f"recommendations.users={users}"]
+    run_path = next((model[1] / "runs").glob("run_id=*"))
+    status, found = job(
+        *options, "seen.parts=[]", "output.vectors=false", f"model.path={run_path / 'model'}"
+    )
+    assert (status, found["users"], found["empty"]) == (0, 3, 0)
+    lists = read(tmp_path / "out")
+    assert {user: {item for item, _ in list_} for user, list_ in lists.items()} == {
+        "ü3": {1, 2, 5},
+        "ü4": {1, 2, 5},
+        "new": {1, 2, 5},
+    }
+    assert not (tmp_path / "out" / "user_vectors").exists()
+    # Only what was rated in training is left out when told so.
+    job(*options, 'seen.parts=["train"]', "output.overwrite=true")
+    held_out = spark.read.parquet(str(model[1] / "prepared" / "test")).toPandas()
+    rated = set(held_out.loc[held_out["user"] == "ü3", "item"]) & {1, 2, 5}
+    assert rated
+    assert rated <= {item for item, _ in read(tmp_path / "out")["ü3"]}
+
+
+def test_what_is_there_stays(job, tmp_path):
+    job("recommendations.n=1")
+    before = read(tmp_path / "out")
+    status, found = job()
+    assert status == 3
+    assert "there are recommendations at" in found["error"]
+    status, found = job("output.overwrite=true", "recommendations.users=/no/such/file")
+    assert status == 3
+    assert found["error"].startswith("recommendations.users: /no/such/file cannot be read as")
+    assert read(tmp_path / "out") == before
+    assert job("output.overwrite=true")[0] == 0
+    assert read(tmp_path / "out") != before
+    (tmp_path / "mine").mkdir()
+    status, found = job(f"output.path={tmp_path / 'mine'}", "output.overwrite=true")
+    assert status == 3
+    assert "that this job did not write" in found["error"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "out", "recommend.toml"]
+
+
+@pytest.mark.parametrize(
+    ("override", "status", "error"),
+    [
+        ("model.path=/no/such/model", 3, "there is nothing at /no/such/model"),
+        ("seen.prepared=/no/such/ratings", 3, "there are no prepared ratings at /no/such/ratings"),
+        ("recommendations.n=0", 2, "recommendations.n must be greater than 0, got 0"),
+        ("recommendations.size=3", 2, "unknown key recommendations.size"),
+        ('seen.parts=["all"]', 2, "seen.parts.0 must be"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_sentence(job, tmp_path, override, status, error):
+    found = job(override)
+    assert found[0] == status
+    assert error in found[1]["error"]
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_was_seen_must_be_known():
+    with pytest.raises(ValueError, match="prepared must name prepared ratings, so that"):
+        ServingConfig.model_validate({"model": {"path": "a"}, "seen": {}, "output": {"path": "b"}})
+
+
+def test_the_configuration_that_is_shipped():
+    config = load(ServingConfig, REPOSITORY / "conf" / "recommend.toml")
+    assert config.recommendations.n == 10
