@@ -74,7 +74,8 @@ class FileSystem:
     def make_directory(self, path: str) -> None:
         """Make the directory `path` and those it is in."""
         with _named("written", path):
-            self._files.mkdirs(self._path(path))
+            if not self._files.mkdirs(self._path(path)):
+                raise FileSystemError(f"{path} cannot be written")
 
     def rename(self, path: str, target: str) -> None:
         """Give the file or directory `path` the name `target`, which must be free."""

@@ -107,7 +107,8 @@ def label_ratings(
     """
     names = columns.named() | ({} if split is None else {"split": split})
     _refuse_shared_columns(names)
-    found = {role: _find(rows.schema, role, name, text) for role, name in names.items()}
+    schema = StructType([field for field in rows.schema if field.name != malformed])
+    found = {role: _find(schema, role, name, text) for role, name in names.items()}
     ratings: dict[str, Column] = {}
     checks: list[_Check] = []
     if malformed is not None:

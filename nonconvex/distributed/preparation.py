@@ -305,7 +305,8 @@ def _write(
         (
             indexed.where(F.col("part") == _TRAIN)
             .select("user_index", "item_index", *values, block)
-            .repartitionById(index.blocks, "block")
+            # A task writes several blocks if there are more of them than ids.
+            .repartitionById(min(index.blocks, index.size), "block")
             # Sorted by block first, as else the writer would sort by it and forget the rest.
             .sortWithinPartitions("block", f"{side}_index", f"{other}_index")
             .write.option("parquet.block.size", _ROW_GROUP_BYTES)

@@ -28,6 +28,8 @@ _EXTENSIONS = {
     "ndjson": "json",
 }
 _COMPRESSIONS = ("gz", "bz2", "zst", "lz4", "snappy")
+_WILDCARDS = re.compile(r"[*?\[\]{}\\]")
+_MALFORMED = "_corrupt_record"
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,14 @@ def read_source(
     >>> source.rows.columns  # doctest: +SKIP
     ['user', 'item', 'rating', '_corrupt_record']
     """
-    extension = _extension(spark, path)
+    files = FileSystem(spark, path)
+    there = files.exists(path)
+    if not there and not _WILDCARDS.search(path):
+        raise RatingsError(f"there are no ratings at {path}: no such file or directory")
+    extension = _known_extension(path)
+    if extension is None and there:
+        names = (name for name in files.names(path) if not name.startswith(("_", ".")))
+        extension = next(filter(None, map(_known_extension, names)), None)
     if format is None and extension is None:
         raise RatingsError(
             f"the format of {path} cannot be told from its name: set it to {' or '.join(FORMATS)}"
@@ -113,27 +122,13 @@ def read_source(
     format = format or _EXTENSIONS[str(extension)]
     if format not in FORMATS:
         raise RatingsError(f"format must be one of {', '.join(FORMATS)}, got {format!r}")
+    # What is there under this very name is no pattern, whatever characters the name has.
+    pattern = _WILDCARDS.sub(r"\\\g<0>", path) if there else path
     with reading(path, format):
         if format == "parquet":
-            return Source(spark.read.parquet(path), path, format)
-        if format == "json":
-            # Strings, so that 1, "1" and 12345678901234567890 stay what they are.
-            found = spark.read.json(path, primitivesAsString=True).schema
-            fields = [field for field in found if field.name != "_corrupt_record"]
-        else:
-            separator = separator or ("\t" if extension == "tsv" else ",")
-            header = spark.read.csv(path, header=True, sep=separator, escape='"').columns
-            fields = [StructField(name, StringType()) for name in header]
-        malformed = "_corrupt_record"
-        schema = StructType([*fields, StructField(malformed, StringType())])
-        reader = spark.read.schema(schema).option("columnNameOfCorruptRecord", malformed)
-        if format == "json":
-            return Source(reader.json(path, primitivesAsString=True), path, format, malformed)
-        # Pruned columns are not parsed, and what is malformed would depend on what is selected;
-        # a file whose header has another order must not be read as if it had this one.
-        reader = reader.option("columnPruning", False).option("enforceSchema", False)
-        rows = reader.csv(path, header=True, sep=separator, escape='"')
-        return Source(rows, path, format, malformed)
+            return Source(spark.read.parquet(pattern), path, format)
+        separator = separator or ("\t" if extension == "tsv" else ",")
+        return Source(_read_text(spark, pattern, format, separator), path, format, _MALFORMED)
 
 
 @contextmanager
@@ -170,15 +165,22 @@ def reading(path: str, format: str) -> Iterator[None]:
         raise RatingsError(f"{path} cannot be read as {format}: {_sentence(message)}") from None
 
 
-def _extension(spark: SparkSession, path: str) -> str | None:
-    """Return the known extension of the path or of the first file in it, without compression."""
-    extension = _known_extension(path)
-    if extension is None:
-        files = FileSystem(spark, path)
-        names = files.names(path) if files.exists(path) else []
-        known = (_known_extension(name) for name in names if not name.startswith(("_", ".")))
-        extension = next(filter(None, known), None)
-    return extension
+def _read_text(spark: SparkSession, pattern: str, format: str, separator: str) -> DataFrame:
+    """Return all columns as strings, so that 1, "1" and 12345678901234567890 stay what they are."""
+    if format == "json":
+        found = spark.read.json(pattern, primitivesAsString=True).schema
+        fields = [field for field in found if field.name != _MALFORMED]
+    else:
+        header = spark.read.csv(pattern, header=True, sep=separator, escape='"').columns
+        fields = [StructField(name, StringType()) for name in header]
+    schema = StructType([*fields, StructField(_MALFORMED, StringType())])
+    reader = spark.read.schema(schema).option("columnNameOfCorruptRecord", _MALFORMED)
+    if format == "json":
+        return reader.json(pattern, primitivesAsString=True)
+    # Pruned columns are not parsed, and what is malformed would depend on what is selected; a
+    # file whose header has another order must not be read as if it had the order of the first.
+    reader = reader.option("columnPruning", False).option("enforceSchema", False)
+    return reader.csv(pattern, header=True, sep=separator, escape='"')
 
 
 def _known_extension(name: str) -> str | None:
@@ -190,5 +192,5 @@ def _known_extension(name: str) -> str | None:
 
 def _sentence(message: str) -> str:
     """Return a message of Spark without the codes around it, and no more than one paragraph."""
-    message = " ".join(message.partition("\n\n")[0].split())
+    message = " ".join(message.partition("\n\n")[0].split()).rstrip(":")
     return re.sub(r"^\[[A-Z_.0-9]+\] | SQLSTATE: \w+$", "", message)

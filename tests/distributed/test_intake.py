@@ -155,6 +155,8 @@ def test_a_missing_column_is_named_beside_those_there_are(spark):
         label_ratings(rows, Columns(), Rules())
     with pytest.raises(RatingsError, match=r"no column 'userId.x' for the user"):
         label_ratings(rows, Columns(user="userId.x"), Rules())
+    with pytest.raises(RatingsError, match=r"the columns are 'userId', 'item'$"):
+        label_ratings(rows, Columns(), Rules(), text=True, malformed="rating")
 
 
 def test_a_column_has_one_role(spark):

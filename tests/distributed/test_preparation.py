@@ -310,6 +310,17 @@ def test_bad_ratings_write_nothing(spark, few, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_there_may_be_more_blocks_than_ids(spark, few, prepared_few, tmp_path):
+    found = prepare_few(spark, few, tmp_path / "out", user_blocks=5000, item_blocks=7)
+    assert found.manifest.user_blocks == 5000
+    assert {row["block"] for row in read(found, "by_user")} == {0, 2500}
+    assert {row["block"] for row in read(found, "by_item")} == {0, 2, 4}
+    values = ("user_index", "item_index", "rating")
+    for name in ("by_user", "by_item"):
+        one, other = (read(p, name) for p in (found, prepared_few))
+        assert [[row[v] for v in values] for row in one] == [[r[v] for v in values] for r in other]
+
+
 def test_a_write_that_fails_leaves_nothing(spark, few, tmp_path, monkeypatch):
     def fail(self, path, text):
         raise FileSystemError("the disk is full")

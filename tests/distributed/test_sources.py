@@ -74,6 +74,11 @@ def test_parquet_keeps_its_types_and_has_no_malformed_lines(spark, tmp_path):
     assert source.rows.schema.simpleString() == "struct<id:bigint>"
 
 
+def test_a_name_that_looks_like_a_pattern_is_a_name(spark, tmp_path):
+    path = write(tmp_path / "ünï ☃" / "r [1]{2}*.csv", "user,item\n1,2\n")
+    assert rows(read_source(spark, path)) == [("1", "2", None)]
+
+
 def test_the_format_of_a_directory_is_that_of_its_files(spark, tmp_path):
     write(tmp_path / "ratings" / "_notes.json", "{}")
     write(tmp_path / "ratings" / "part-0.csv", "user,item\n1,2\n")
