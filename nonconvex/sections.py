@@ -122,7 +122,7 @@ class PreparationConfig(Section):
     --------
     >>> config = load(PreparationConfig, "conf/prepare_movietweetings.toml")  # doctest: +SKIP
     >>> config.prepare(spark).manifest.users  # doctest: +SKIP
-    20146
+    19118
     """
 
     ratings: RatingsSection

@@ -130,9 +130,9 @@ class PreparedRatings:
     --------
     >>> prepared = PreparedRatings.open(spark, "prepared/movietweetings")  # doctest: +SKIP
     >>> prepared.manifest.users  # doctest: +SKIP
-    20146
+    19118
     >>> prepared.by_user.count()  # doctest: +SKIP
-    127525
+    113458
     """
 
     spark: SparkSession
