@@ -113,7 +113,8 @@ class TestForAllUsers:
         check(lists, scores, 5, lambda user, item: (user, item) in allowed)
         assert lists[10 * USERS - 10] == []  # no candidates
         lists = collect(model.recommendForAllUsers(5, exclude="train", candidates=some_pairs))
-        check(lists, scores, 5, lambda user, item: (user, item) in allowed - seen)
+        left = allowed - seen
+        check(lists, scores, 5, lambda user, item: (user, item) in left)
 
     def test_ratings_are_predictions(self, model):
         lists = model.recommendForAllUsers(3).select("user", F.inline("recommendations"))
