@@ -12,10 +12,13 @@ from pyspark.sql import SparkSession
 
 from nonconvex.baselines import compare
 from nonconvex.config import dump
+from nonconvex.distributed.evaluation import Evaluation
 from nonconvex.distributed.filesystem import FileSystem
+from nonconvex.distributed.prepared import PreparedRatings
 from nonconvex.distributed.publication import new_run, publish_run
 from nonconvex.factorization_sections import FactorizationConfig
 from nonconvex.job import run
+from nonconvex.recommendation import MatrixFactorization, MatrixFactorizationModel
 from nonconvex.reports import METRICS, evaluation_report, metrics_json, restart_table
 
 
@@ -23,11 +26,10 @@ def main(spark: SparkSession, config: FactorizationConfig) -> dict[str, Any]:
     """Prepare, train, evaluate and publish; print what came of it."""
     prepared = config.prepare(spark)
     estimator = config.estimator()
+    if estimator.getOrDefault("ensemble"):
+        estimator.setParams(keepRestarts=True)  # to measure the best start beside their mean
     model = estimator.fitPrepared(prepared)
-    # RMSE and MAE are of ratings, and implicit feedback has none.
-    explicit = not estimator.getOrDefault("implicitPrefs")
-    tested = explicit and prepared.manifest.counts["test"] > 0
-    evaluation = compare(model, prepared) if tested else None
+    evaluation = _evaluate(estimator, model, prepared)
     with new_run(spark, config.output.path) as this:
         model.write().save(this.model)
         files = FileSystem(spark, this.path)
@@ -50,6 +52,17 @@ def main(spark: SparkSession, config: FactorizationConfig) -> dict[str, Any]:
         "iterations": model.summary.totalIterations,
         "seconds": model.summary.seconds,
     }
+
+
+def _evaluate(
+    estimator: MatrixFactorization, model: MatrixFactorizationModel, prepared: PreparedRatings
+) -> Evaluation | None:
+    """Measure the model where that means anything, and the best start beside an ensemble."""
+    if estimator.getOrDefault("implicitPrefs") or not prepared.manifest.counts["test"]:
+        return None
+    averaged = estimator.getOrDefault("ensemble") and model.restarts[1:]
+    best = {"best_start": model.restarts[model.summary.best]} if averaged else {}
+    return compare(model, prepared, others=best)
 
 
 if __name__ == "__main__":

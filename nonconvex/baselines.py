@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 from pyspark.ml.param import Param
@@ -71,7 +72,11 @@ def bias_model(prepared: PreparedRatings) -> MatrixFactorizationModel:
 
 
 def compare(
-    model: MatrixFactorizationModel, prepared: PreparedRatings, part: str = "test"
+    model: MatrixFactorizationModel,
+    prepared: PreparedRatings,
+    part: str = "test",
+    *,
+    others: Mapping[str, MatrixFactorizationModel] | None = None,
 ) -> Evaluation:
     """Measure a model on held-out ratings, beside the baselines on the same ratings.
 
@@ -89,11 +94,13 @@ def compare(
         and items have are counted in.
     part : {"test", "validation"}
         The ratings to predict.
+    others : mapping of str to MatrixFactorizationModel, optional
+        More models to measure on the same ratings, by name.
 
     Returns
     -------
     Evaluation
-        The predictors are ``"model"`` and `BASELINES`.
+        The predictors are ``"model"``, those of `others` and `BASELINES`.
 
     Raises
     ------
@@ -117,13 +124,13 @@ def compare(
             f"{prepared.path} has no {part} ratings: hold some out when preparing the ratings"
         )
     _logger.info("fitting the baseline α + biases")
-    biases = bias_model(prepared)
+    models = {"model": model, **(others or {}), "biases": bias_model(prepared)}
     _logger.info("predicting %s %s ratings", f"{prepared.manifest.counts[part]:,}", part)
     ratings = _with_training(prepared, part)
     clip = model.getOrDefault("clipPredictions")
-    for name, predictor in (("model", model), ("biases", biases)):
+    for name, predictor in models.items():
         ratings = _predict(predictor, ratings, name, clip)
-    return evaluate(ratings, ("model", *BASELINES))
+    return evaluate(ratings, (*models, "user_mean", "global_mean"))
 
 
 def _with_training(prepared: PreparedRatings, part: str) -> DataFrame:

@@ -18,6 +18,7 @@ from nonconvex.distributed.problems import Fitted, Problem
 from nonconvex.distributed.training import TrainingSet
 from nonconvex.numerics.convergence import FitError, Stop
 from nonconvex.numerics.factorization import Factors, Ridge, default_reg, ensemble
+from nonconvex.numerics.implicit import default_implicit_reg
 from nonconvex.starts import random_start
 from nonconvex.summary import RestartSummary, TrainingSummary
 
@@ -84,8 +85,12 @@ class FitSettings:
     initial: tuple[Factors, dict[str, dict[str, int]]] | None = None
 
     def ridges(self, training: TrainingSet) -> tuple[Ridge, Ridge]:
-        """Return the ridge of users and of items; what is not given follows `default_reg`."""
-        reg, ratio = default_reg(training.total, training.deviation)
+        """Return the ridge of users and of items; what is not given follows a rule."""
+        if self.implicit:
+            mean_weight = training.weight / training.total
+            reg, ratio = default_implicit_reg(training.total, mean_weight), 1.0
+        else:
+            reg, ratio = default_reg(training.total, training.deviation)
         if self.reg_user is not None or self.reg_item is not None:
             ratio = 1.0
         if self.bias_ratio is not None:

@@ -96,9 +96,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser(description: str | None) -> _Parser:
-    parser = _Parser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = _Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", metavar="FILE", required=True, help="configuration, in TOML")
     parser.add_argument(
         "--set",

@@ -19,8 +19,16 @@ __all__ = [
     "DescentParams",
     "FactorizationModelParams",
     "FactorizationParams",
+    "ParamError",
     "with_accessors",
 ]
+
+
+class ParamError(ValueError):
+    """Params that contradict each other, or that would be ignored."""
+
+    exit_status = 2
+
 
 ParamsT = TypeVar("ParamsT", bound=Params)
 
@@ -249,7 +257,8 @@ class FactorizationParams(FactorizationModelParams, DescentParams, HasSeed):
     regUser = _param(
         "regUser",
         "λ₁ ≥ 0: regularization of users, in the units of the objective; by default "
-        "14 · (standard deviation of the ratings) / (number of ratings)",
+        "16 · (standard deviation of the ratings) / (number of ratings), or with implicitPrefs "
+        "5 · (mean of confidence · |rating|) / (number of positive ratings)",
         optional(number("regUser", 0)),
     )
     regItem = _param(
@@ -260,7 +269,7 @@ class FactorizationParams(FactorizationModelParams, DescentParams, HasSeed):
     biasRegRatio = _param(
         "biasRegRatio",
         "ρ ≥ 0: a bias is regularized with ρ λ; 1 if regUser or regItem is given, else by default "
-        "such that n ρ λ = 3",
+        "such that n ρ λ = 3 (with implicitPrefs 1)",
         optional(number("biasRegRatio", 0)),
     )
     regExponent = _param(

@@ -19,13 +19,14 @@ from pyspark.sql import functions as F
 from nonconvex.distributed.columns import boolean_column, id_column, number_column
 from nonconvex.distributed.gradient_descent import DescentSettings
 from nonconvex.distributed.prepared import PreparedRatings
+from nonconvex.distributed.serving import seen_pairs
 from nonconvex.distributed.training import TrainingSet, load_prepared, pack_ratings
 from nonconvex.factorization_model import MatrixFactorizationModel
 from nonconvex.fitting import FitResult, FitSettings, InTurn, LoopSettings, fit_together
 from nonconvex.numerics.blocks import RatingBlock
 from nonconvex.numerics.factorization import Factors
 from nonconvex.numerics.implicit import preferences
-from nonconvex.params import DESCENT, FactorizationParams, with_accessors
+from nonconvex.params import DESCENT, FactorizationParams, ParamError, with_accessors
 
 if TYPE_CHECKING:
     from pyspark.ml._typing import ParamMap
@@ -155,7 +156,13 @@ class MatrixFactorization(
         self._check_together(validated=prepared.manifest.counts["validation"] > 0)
         started = time.perf_counter()
         training = load_prepared(prepared, dtype=self._dtype(), transform=self._preferences())
-        return self._train([self], training, started, None)[0]
+        seen = seen_pairs(
+            prepared, ["train"], self.getOrDefault("userCol"), self.getOrDefault("itemCol")
+        )
+        model = self._train([self], training, started, seen)[0]
+        if "weight" in prepared.manifest.types:  # what the model folds in and evaluates is weighted
+            model._set(weightCol="weight")
+        return model
 
     def fitMultiple(
         self, dataset: DataFrame, paramMaps: Sequence[ParamMap]
@@ -208,39 +215,40 @@ class MatrixFactorization(
             dtype=first._dtype(),
             transform=first._preferences(),
         )
-        return self._train(estimators, training, started, ratings)
+        train = ratings.where("not held_out") if "held_out" in ratings.columns else ratings
+        return self._train(estimators, training, started, train.select("user", "item"))
 
     def _check_together(self, *, validated: bool) -> None:
         """Raise for Params that contradict each other, or would be ignored."""
         get = self.getOrDefault
         if get("patience") is not None and not validated:
-            raise ValueError(
+            raise ParamError(
                 f"patience={get('patience')} needs validation ratings to look at; set "
                 "validationIndicatorCol, or prepare the ratings with a validation fraction"
             )
         if get("implicitPrefs") and get("weightCol") is not None:
-            raise ValueError(
+            raise ParamError(
                 f"weightCol={get('weightCol')!r} has no meaning with implicitPrefs=True, where "
                 "the rating itself is the weight; unset one of them"
             )
         if self.isSet("confidence") and not get("implicitPrefs"):
-            raise ValueError(
+            raise ParamError(
                 f"confidence={get('confidence')} is only for implicitPrefs=True; unset it"
             )
         if not (get("rank") or get("fitBiases") or get("fitIntercept")):
-            raise ValueError(
+            raise ParamError(
                 "rank=0 without intercept and biases leaves nothing to fit; "
                 "set rank ≥ 1, fitBiases or fitIntercept"
             )
         if not self._descends():
             given = [name for name in _DESCENT if self.isSet(name) and get(name) is not None]
             if given:
-                raise ValueError(
+                raise ParamError(
                     f"{given[0]}={get(given[0])!r} is only for solver='gd', and the solver is "
                     f"{get('solver')!r}; unset it"
                 )
         if self._initial_model is not None and get("numRestarts") > 1:
-            raise ValueError(
+            raise ParamError(
                 f"numRestarts={get('numRestarts')} with an initial model would repeat one fit; "
                 "set numRestarts=1, or setInitialModel(None)"
             )
@@ -261,10 +269,9 @@ class MatrixFactorization(
         get = self.getOrDefault
         rating = number_column(dataset, get("ratingCol"), "ratingCol")
         columns = {
-            "user": id_column(dataset, get("userCol"), "userCol"),
-            "item": id_column(dataset, get("itemCol"), "itemCol"),
-            "rating": rating,
+            side: id_column(dataset, get(f"{side}Col"), f"{side}Col") for side in ("user", "item")
         }
+        columns["rating"] = rating
         if get("weightCol") is not None:
             columns["weight"] = number_column(dataset, get("weightCol"), "weightCol")
         if get("validationIndicatorCol") is not None:
@@ -281,7 +288,7 @@ class MatrixFactorization(
         estimators: Sequence[MatrixFactorization],
         training: TrainingSet,
         started: float,
-        ratings: DataFrame | None,
+        pairs: DataFrame,
     ) -> list[MatrixFactorizationModel]:
         """Minimize for all estimators at once, and make the model of each."""
         try:
@@ -295,7 +302,7 @@ class MatrixFactorization(
             training.release()
         seconds = time.perf_counter() - started
         return [
-            estimator._model(result, training, seconds, ratings)
+            estimator._model(result, training, seconds, pairs)
             for estimator, result in zip(estimators, results, strict=True)
         ]
 
@@ -352,16 +359,11 @@ class MatrixFactorization(
         result: FitResult,
         training: TrainingSet,
         seconds: float,
-        ratings: DataFrame | None,
+        pairs: DataFrame,
     ) -> MatrixFactorizationModel:
         get = self.getOrDefault
         summary = replace(result.summary, seconds=seconds)
-        pairs = None
-        if ratings is not None:
-            kept = ratings.where("not held_out") if "held_out" in ratings.columns else ratings
-            pairs = kept.select(
-                F.col("user").alias(get("userCol")), F.col("item").alias(get("itemCol"))
-            )
+        seen = pairs.toDF(get("userCol"), get("itemCol"))
 
         def model(factors: Factors) -> MatrixFactorizationModel:
             made = MatrixFactorizationModel(
@@ -369,7 +371,7 @@ class MatrixFactorization(
                 training.ids,
                 summary,
                 implicit=get("implicitPrefs"),
-                training_pairs=pairs,
+                training_pairs=seen,
             )
             made._resetUid(self.uid)
             return self._copyValues(made)

@@ -29,13 +29,6 @@ __all__ = [
 METRICS = "metrics.json"
 """The file in the directory of a run that has its numbers."""
 
-_TITLES = {
-    "model": "model",
-    "biases": "α + biases",
-    "user_mean": "user mean",
-    "global_mean": "global mean",
-}
-
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Align rows under a header: the first column to the left, the others to the right.
@@ -82,7 +75,7 @@ def evaluation_report(
     """
     overall = evaluation.overall
     rows = [
-        [_TITLES[name], f"{rmse:.4f}", f"{overall.mae[name]:.4f}"]
+        [_title(name), f"{rmse:.4f}", f"{overall.mae[name]:.4f}"]
         for name, rmse in overall.rmse.items()
     ]
     clipping = "clipped to the range of training" if clipped else "not clipped"
@@ -179,13 +172,17 @@ def _json(value: Any) -> str:
     return json.dumps(strict, indent=2, ensure_ascii=False) + "\n"
 
 
+def _title(predictor: str) -> str:
+    return "α + biases" if predictor == "biases" else predictor.replace("_", " ")
+
+
 def _count_table(side: str, bins: Mapping[str, Scores]) -> str:
     names = list(next(iter(bins.values())).rmse)
     rows = [
         [label, f"{scores.ratings:,}", *(f"{scores.rmse[name]:.4f}" for name in names)]
         for label, scores in bins.items()
     ]
-    table = text_table(["", "ratings", *(_TITLES[name] for name in names)], rows)
+    table = text_table(["", "ratings", *map(_title, names)], rows)
     return f"RMSE by the number of training ratings of the {side}\n{table}"
 
 

@@ -48,6 +48,8 @@ class TrainingSet:
         Number of training ratings.
     total : float
         n of the objective: the sum of the degrees of all users.
+    weight : float
+        Sum of the weights in the blocks.
     mean, deviation : float
         Weighted mean and standard deviation of the ratings in the blocks.
     minimum, maximum : float
@@ -60,6 +62,7 @@ class TrainingSet:
     ids: Ids
     ratings: int
     total: float
+    weight: float
     mean: float
     deviation: float
     minimum: float
@@ -242,6 +245,7 @@ def _finish(
         ids=ids,
         ratings=int(users["counts"]),
         total=float(users["degrees"].sum()),
+        weight=weight,
         mean=mean,
         deviation=float(np.sqrt(max(variance, 0.0))),
         minimum=extremes[0],

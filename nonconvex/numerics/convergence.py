@@ -21,6 +21,8 @@ class Stop(Enum):
 class FitError(ArithmeticError):
     """A fit from which no model can be made; the message names the cause and the remedy."""
 
+    exit_status = 1
+
 
 class HalfStep(NamedTuple):
     """What was reached after one side was updated.

@@ -212,7 +212,7 @@ def default_reg(total: float, deviation: float) -> tuple[float, float]:
     ridge of β is a ratio of two variances and has no unit; that of γ has the unit of ratings, as
     γ_u·γ_i is a rating, so it is proportional to their standard deviation:
 
-        n λ = 14 sd(R),   n λ ρ = 3
+        n λ = 16 sd(R),   n λ ρ = 3
 
     Parameters
     ----------
@@ -224,9 +224,9 @@ def default_reg(total: float, deviation: float) -> tuple[float, float]:
     Examples
     --------
     >>> default_reg(100_000, 1.0)
-    (0.00014, 0.21428571428571427)
+    (0.00016, 0.1875)
     """
-    factor_ridge = 14.0 * deviation if deviation > 0 else 14.0
+    factor_ridge = 16.0 * deviation if deviation > 0 else 16.0
     return factor_ridge / total, 3.0 / factor_ridge
 
 

@@ -32,6 +32,7 @@ path = "{root}/prepared"
 rank = 1
 maxIter = 2
 numRestarts = 2
+ensemble = true
 clipPredictions = true
 
 [output]
@@ -100,7 +101,7 @@ def test_what_is_printed(first):
     assert re.fullmatch(r"restart +iteration +f +train RMSE +validation RMSE +stopped", printed[0])
     assert sum(line.startswith(("0 ", "1 ")) for line in printed) == 2
     assert sum(line.startswith(("0 * ", "1 * ")) for line in printed) == 1
-    for title in ("model", "α \\+ biases", "user mean", "global mean"):
+    for title in ("model", "best start", "α \\+ biases", "user mean", "global mean"):
         assert re.search(rf"^{title}{number}{number}$", text, re.MULTILINE)
     rmse = outcome["metrics"]["rmse"]["model"]
     assert re.search(rf"^model +{rmse:.4f} ", text, re.MULTILINE)
@@ -153,7 +154,7 @@ def test_the_next_run_is_published_and_the_earlier_one_stays(train, first, root,
     kept = digest(run_directory(before))
     prepared = digest(root / "prepared")
     status, printed, outcome, log = train(
-        *("factorization.numRestarts=1", "factorization.seed=7"),
+        *("factorization.numRestarts=1", "factorization.seed=7", "factorization.ensemble=false"),
         config=run_directory(before) / "config.toml",
     )
     assert status == 0
