@@ -16,14 +16,14 @@ def ratings(spark):
 
 def test_descent_reaches_what_als_reaches(ratings):
     problem = {"rank": 2, "regUser": 0.02, "regItem": 0.02, "precision": "float64", "tol": 0.0}
-    als = MatrixFactorization(**problem, maxIter=100).fit(ratings).summary
+    als = MatrixFactorization(**problem, maxIter=60).fit(ratings).summary
     adam = MatrixFactorization(
         **problem,
         solver="gd",
-        maxIter=120,
+        maxIter=80,
         learningRate=0.1,
         schedule="cosine",
-        decaySteps=120,
+        decaySteps=80,
         gradientTol=1e-6,
     ).fit(ratings)
     assert adam.summary.objective == pytest.approx(als.objective, rel=5e-3)
