@@ -7,7 +7,7 @@ README = Path(__file__).parent.parent.joinpath("README.md").read_text(encoding="
 
 
 def test_the_python_example_runs(spark, tmp_path, monkeypatch):
-    [example] = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    example = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)[0]
     assert '"output/model"' in example
     example = example.replace('"output/model"', repr(str(tmp_path / "model")))
     monkeypatch.chdir(Path(__file__).parent.parent)

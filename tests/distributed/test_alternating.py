@@ -2,8 +2,6 @@
 
 import itertools
 import logging
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -192,25 +190,3 @@ def test_one_line_for_each_iteration(spark, caplog):
     assert len(lines) == 3
     assert lines[0].startswith("iteration   1  f ")
     assert lines[-1].endswith("reached maxIter")
-
-
-CORES = """
-import sys
-import numpy as np
-from nonconvex.session import get_session
-from tests.distributed.test_alternating import fit, frame, problem, triples
-spark = get_session("cores", {"spark.master": "local[1]", "spark.sql.shuffle.partitions": "3"})
-users, items, ratings = triples()
-[fitted] = fit(frame(spark, users, items, ratings), [problem(len(ratings), np.float32)])
-sys.stdout.write(fitted.factors.users.tobytes().hex())
-"""
-
-
-def test_one_core_gives_the_same_bits(spark):
-    users, items, ratings = triples()
-    [fitted] = fit(frame(spark, users, items, ratings), [problem(len(ratings), np.float32)])
-    root = Path(__file__).parents[2]
-    done = subprocess.run(
-        [sys.executable, "-c", CORES], capture_output=True, text=True, cwd=root, check=True
-    )
-    assert done.stdout == fitted.factors.users.tobytes().hex()

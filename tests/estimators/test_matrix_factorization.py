@@ -160,8 +160,7 @@ def test_every_param_of_the_loop_and_the_data_changes_the_model(ratings, model):
         {"implicitPrefs": True},
         {"implicitPrefs": True, "confidence": 3.0},
         {"solver": "gd"},
-        {"solver": "gd", "miniBatchFraction": 0.4},
-        {"solver": "gd", "gradientTol": 1e9},
+        {"solver": "gd", "miniBatchFraction": 0.4, "gradientTol": 1e9},
     ):
         other = predicted(MatrixFactorization(**{**QUICK, **change}).fit(ratings), ratings)
         assert other.tobytes() not in seen, change
@@ -306,15 +305,20 @@ def test_a_missing_or_half_written_model_is_refused(model, tmp_path):
 RESTART = """
 import sys
 from pyspark.ml import PipelineModel
+from nonconvex.recommendation import MatrixFactorization
 from nonconvex.session import get_session
+from tests.distributed.test_alternating import frame, triples
 spark = get_session("restart", {"spark.master": "local[1]", "spark.sql.shuffle.partitions": "1"})
 model = PipelineModel.load(sys.argv[1])
 row = model.transform(spark.createDataFrame([(0, 3)], "user long, item long")).collect()[0]
-sys.stdout.write(row.prediction.hex())
+refitted = MatrixFactorization(rank=2, maxIter=3).fit(frame(spark, *triples()))
+sys.stdout.write(row.prediction.hex() + " " + refitted._factors.users.tobytes().hex())
 """
 
 
-def test_a_pipeline_is_loaded_by_another_process(spark, ratings, tmp_path):
+def test_another_process_with_one_core_loads_a_pipeline_and_fits_the_same_bits(
+    spark, ratings, model, tmp_path
+):
     pipeline = Pipeline(stages=[MatrixFactorization(**QUICK)])
     pipeline.save(str(tmp_path / "pipeline"))
     fitted = Pipeline.load(str(tmp_path / "pipeline")).fit(ratings)
@@ -329,7 +333,9 @@ def test_a_pipeline_is_loaded_by_another_process(spark, ratings, tmp_path):
         cwd=Path(__file__).parents[2],
         check=True,
     )
-    assert float.fromhex(done.stdout) == expected
+    prediction, users = done.stdout.split()
+    assert float.fromhex(prediction) == expected
+    assert users == model._factors.users.tobytes().hex()
 
 
 def test_tuning_chooses_by_the_evaluator(ratings):

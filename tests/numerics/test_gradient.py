@@ -7,6 +7,9 @@ from nonconvex.numerics.blocks import RatingBlock
 from nonconvex.numerics.factorization import Factors, Ridge, objective
 from nonconvex.numerics.gradient import Gradient, gradient, pull_rows, sample_ratings
 from nonconvex.numerics.implicit import Background, preferences
+from nonconvex.numerics.least_squares import solve_rows
+from nonconvex.numerics.optimizers import make_optimizer
+from nonconvex.numerics.schedules import make_schedule
 
 USERS, ITEMS, RANK = 7, 5, 2
 
@@ -167,3 +170,42 @@ def test_a_sample_may_be_empty():
     assert len(part.rows) == len(part.ratings) == 0
     ridge = Ridge(0.1, 0.0, 2, 1.0)
     assert pull_rows(part, np.ones((2, 3)), 0.0, ridge, np.ones((0, 3))).x.shape == (0, 3)
+
+
+@pytest.mark.parametrize("name", ["adam", "nesterov"])
+def test_descent_reaches_what_als_reaches(name):
+    generator = np.random.default_rng(3)
+    users, items, ratings = triples(generator, 30)
+    total = float(len(ratings))
+    ridges = [Ridge(0.05, 0.0, total, total / m) for m in (USERS, ITEMS)]
+    start = random_factors(generator)
+
+    alpha, x, z = start
+    for _ in range(300):
+        update = solve_rows(RatingBlock.from_triples(items, users, ratings), x, alpha, ridges[1])
+        z, alpha = update.x, alpha + update.residual.sum() / total
+        update = solve_rows(RatingBlock.from_triples(users, items, ratings), z, alpha, ridges[0])
+        x, alpha = update.x, alpha + update.residual.sum() / total
+    expected = objective(Factors(alpha, x, z), users, items, ratings, *ridges)
+
+    rate = {"adam": 0.1, "nesterov": 0.05}[name]
+    optimizer = make_optimizer(name, make_schedule("cosine", rate, decay_steps=1500))
+    shapes = [np.shape(part) for part in start]
+    bounds = np.cumsum([int(np.prod(shape)) for shape in shapes])[:-1]
+
+    def flat(parts):
+        return np.concatenate([np.ravel(part) for part in parts])
+
+    def unflat(theta):
+        pieces = np.split(theta, bounds)
+        return Factors(*(p.reshape(shape) for p, shape in zip(pieces, shapes, strict=True)))
+
+    theta = flat(start)
+    state = optimizer.init(theta)
+    for _ in range(1500):
+        found = slope(unflat(theta), users, items, ratings, ridges)
+        step, state = optimizer.update(flat(found), state, theta)
+        theta = theta + step
+    reached = objective(unflat(theta), users, items, ratings, *ridges)
+    assert reached == pytest.approx(expected, rel=5e-3)
+    assert np.linalg.norm(flat(slope(unflat(theta), users, items, ratings, ridges))) < 1e-3
