@@ -25,6 +25,14 @@ IMPORTS = {
     "nonconvex.numerics.schedules": "",
     "nonconvex.numerics.descent": "numerics.schedules",
     "nonconvex.numerics.optimizers": "numerics.descent numerics.schedules",
+    "nonconvex.numerics.activations": "",
+    "nonconvex.numerics.losses": "numerics.activations",
+    "nonconvex.numerics.threads": "",
+    "nonconvex.numerics.network": "numerics.activations numerics.losses",
+    "nonconvex.numerics.backpropagation": (
+        "numerics.activations numerics.network numerics.threads"
+    ),
+    "nonconvex.numerics.minibatches": "",
     "nonconvex.numerics.factorization": "numerics.blocks",
     "nonconvex.numerics.ranking": "numerics.factorization",
     "nonconvex.numerics.relevance": "numerics.ranking",
@@ -59,13 +67,14 @@ IMPORTS = {
         "distributed.summation"
     ),
     "nonconvex.distributed.serving": "distributed.filesystem distributed.prepared",
-    "nonconvex.distributed.blocking": "numerics.blocks",
+    "nonconvex.distributed.lookups": "distributed.indexing",
+    "nonconvex.distributed.blocking": "numerics.blocks distributed.lookups",
     "nonconvex.distributed.half_steps": "numerics distributed.blocking",
     "nonconvex.distributed.alternating": (
         "distributed.half_steps distributed.problems distributed.runs"
     ),
     "nonconvex.distributed.training": (
-        "numerics.blocks distributed.blocking distributed.indexing "
+        "numerics.blocks distributed.blocking distributed.lookups "
         "distributed.prepared distributed.problems distributed.ratings"
     ),
     "nonconvex.distributed.columns": "",
