@@ -12,12 +12,17 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from pyspark import Broadcast
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from nonconvex.distributed.lookups import IdLookup
 from nonconvex.numerics.blocks import RatingBlock, merge
 
-__all__ = ["Side", "pack", "pack_in_place", "unpack"]
+__all__ = ["Lookups", "Side", "pack", "pack_in_place", "unpack"]
+
+Lookups = Broadcast[dict[str, IdLookup]]
+"""The indices and blocks of the ids in each of two columns."""
 
 _Batches = Iterator[pa.RecordBatch]
 _Transform = Callable[[RatingBlock], RatingBlock]
@@ -35,27 +40,19 @@ class Side(NamedTuple):
 
     Attributes
     ----------
-    row, column, block : str
-        Names of the columns with the dense index of the side itself, the dense index of the
-        other side, and the block.
+    row, column : str
+        Names of the columns with the dense index of the side itself and of the other side, or
+        with their ids.
+    block : str or None
+        Name of the column with the block; None where the others hold ids.
     blocks : int
         Number of blocks.
     """
 
     row: str
     column: str
-    block: str
+    block: str | None
     blocks: int
-
-    @classmethod
-    def users(cls, blocks: int) -> Side:
-        """Blocks of users, as `attach_indices` names their columns."""
-        return cls("user_index", "item_index", "user_block", blocks)
-
-    @classmethod
-    def items(cls, blocks: int) -> Side:
-        """Blocks of items, as `attach_indices` names their columns."""
-        return cls("item_index", "user_index", "item_block", blocks)
 
 
 def pack(
@@ -63,6 +60,7 @@ def pack(
     side: Side,
     dtype: type[np.floating],
     transform: _Transform | None = None,
+    lookups: Lookups | None = None,
 ) -> DataFrame:
     """Pack ratings into blocks, each on a partition of its own.
 
@@ -78,6 +76,9 @@ def pack(
         Of the ratings and weights in the blocks.
     transform : callable, optional
         Applied to each block.
+    lookups : broadcast dict of str to IdLookup, optional
+        Where the columns of `side` hold ids: the indices and blocks of each column, to be kept
+        for as long as the result.
 
     Returns
     -------
@@ -85,7 +86,7 @@ def pack(
         ``block int`` and the fields of `RatingBlock` as binary columns; not cached.  The bytes of
         a block depend on its ratings only, and not on the partitions of `ratings`.
     """
-    pieces = _triples(ratings, side).mapInArrow(_cut(dtype), _sql(_PIECE))
+    pieces = _triples(ratings, side).mapInArrow(_cut(dtype, side, lookups), _sql(_PIECE))
     placed = pieces.repartitionById(side.blocks, F.col("block"))
     return placed.mapInArrow(_join(dtype, transform), _sql(_BLOCK))
 
@@ -101,7 +102,7 @@ def pack_in_place(
     Parameters and result are those of `pack`.  A block that lies in several partitions would
     come out in several rows: the caller checks that.
     """
-    cut, join = _cut(dtype), _join(dtype, transform)
+    cut, join = _cut(dtype, side), _join(dtype, transform)
     return _triples(ratings, side).mapInArrow(lambda batches: join(cut(batches)), _sql(_BLOCK))
 
 
@@ -112,29 +113,43 @@ def unpack(batch: pa.RecordBatch, dtype: type[np.floating]) -> Iterator[RatingBl
 
 
 def _triples(ratings: DataFrame, side: Side) -> DataFrame:
+    """Choose the columns to pack; rows and columns are ids if the side has no blocks yet."""
+    block, row, column = F.lit(0), F.col(side.row), F.col(side.column)
+    if side.block is not None:
+        block = F.coalesce(side.block, block).cast("int")
+        row, column = (F.coalesce(index, F.lit(-1)).cast("int") for index in (row, column))
     weight = F.col("weight") if "weight" in ratings.columns else F.lit(None)
     return ratings.select(
-        F.coalesce(side.block, F.lit(0)).cast("int").alias("block"),
-        F.coalesce(side.row, F.lit(-1)).cast("int").alias("rows"),
-        F.coalesce(side.column, F.lit(-1)).cast("int").alias("columns"),
+        block.alias("block"),
+        row.alias("rows"),
+        column.alias("columns"),
         F.col("rating").cast("double").alias("ratings"),
         weight.cast("double").alias("weights"),
     )
 
 
-def _cut(dtype: type[np.floating]) -> Callable[[_Batches], _Batches]:
+def _cut(
+    dtype: type[np.floating], side: Side, lookups: Lookups | None = None
+) -> Callable[[_Batches], _Batches]:
     """Return what cuts the ratings of a partition into pieces of a block each."""
+
+    def indices(table: pa.Table) -> Iterator[NDArray[np.int32]]:
+        if lookups is None:
+            return (table[name].to_numpy() for name in ("block", "rows", "columns"))
+        own, other = lookups.value[side.row], lookups.value[side.column]
+        rows = own.indices_of(table["rows"])
+        return iter((own.blocks_of(rows), rows, other.indices_of(table["columns"])))
 
     def cut(batches: _Batches) -> _Batches:
         for table in _gathered(batches):
             weights = table["weights"]
+            block, rows, columns = indices(table)
             arrays = (
-                table["rows"].to_numpy(),
-                table["columns"].to_numpy(),
+                rows,
+                columns,
                 table["ratings"].to_numpy().astype(dtype),
                 None if weights.null_count else weights.to_numpy().astype(dtype),
             )
-            block = table["block"].to_numpy()
             order = np.argsort(block, kind="stable")
             starts = np.flatnonzero(np.append(True, np.diff(block[order])))
             for members in np.split(order, starts[1:]):

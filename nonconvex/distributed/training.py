@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,8 +14,8 @@ import pyarrow.compute as pc
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from nonconvex.distributed.blocking import Side, pack, pack_in_place, unpack
-from nonconvex.distributed.indexing import IdIndex, attach_indices, index_ids
+from nonconvex.distributed.blocking import Lookups, Side, pack, pack_in_place, unpack
+from nonconvex.distributed.lookups import collect_ids
 from nonconvex.distributed.prepared import PreparedRatings
 from nonconvex.distributed.problems import Blocks
 from nonconvex.distributed.ratings import RatingsError
@@ -56,6 +56,8 @@ class TrainingSet:
         Of the training ratings as they were given.
     duplicates : int
         Training ratings that repeat the pair of another one; each counts in the objective.
+    lookups : broadcast, optional
+        What the blocks would be packed with again, should an executor lose them.
     """
 
     blocks: Blocks
@@ -68,6 +70,7 @@ class TrainingSet:
     minimum: float
     maximum: float
     duplicates: int
+    lookups: Lookups | None = None
 
     def fingerprint(self) -> str:
         """Return a hash of the ids and of sums over the ratings of each: no order matters."""
@@ -86,6 +89,8 @@ class TrainingSet:
         for packed in (self.blocks.users, self.blocks.items, self.blocks.validation):
             if packed is not None:
                 packed.unpersist()
+        if self.lookups is not None:
+            self.lookups.destroy()
 
 
 def pack_ratings(
@@ -121,30 +126,35 @@ def pack_ratings(
         nothing is left to train on.
     """
     ratings = ratings.persist()
-    indices: list[IdIndex] = []
+    lookups: Lookups | None = None
     try:
         validated = "held_out" in ratings.columns
         train = ratings.where(~F.col("held_out")) if validated else ratings
-        minimum, maximum = _check(ratings)
-        for side, blocks in (("user", user_blocks), ("item", item_blocks)):
-            indices.append(index_ids(train, side, blocks))
-        users, items = indices
-        indexed = attach_indices(train, users, items)
+        extremes = _check(ratings)
+        users, items = (
+            collect_ids(train, "user", user_blocks),
+            collect_ids(train, "item", item_blocks),
+        )
+        lookups = ratings.sparkSession.sparkContext.broadcast({"user": users, "item": items})
+        by_user = Side("user", "item", None, users.blocks)
+        by_item = Side("item", "user", None, items.blocks)
         held_out = None
         if validated:
-            held_out = attach_indices(ratings.where("held_out"), users, items)
-        by_user, by_item = Side.users(users.blocks), Side.items(items.blocks)
-        return _finish(
-            pack(indexed, by_user, dtype, transform),
-            pack(indexed, by_item, dtype, transform),
-            None if held_out is None else pack(held_out, by_user, dtype),
-            Ids(_ids(users.table), _ids(items.table)),
+            held_out = pack(ratings.where("held_out"), by_user, dtype, lookups=lookups)
+        training = _finish(
+            pack(train, by_user, dtype, transform, lookups),
+            pack(train, by_item, dtype, transform, lookups),
+            held_out,
+            Ids(users.ids, items.ids),
             dtype,
-            (minimum, maximum),
+            extremes,
         )
+        return replace(training, lookups=lookups)
+    except BaseException:
+        if lookups is not None:
+            lookups.destroy()
+        raise
     finally:
-        for index in indices:
-            index.unpersist()
         ratings.unpersist()
 
 

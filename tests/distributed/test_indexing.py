@@ -1,6 +1,7 @@
 from decimal import Decimal
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from pyspark.sql import functions as F
 
@@ -11,6 +12,7 @@ from nonconvex.distributed.indexing import (
     index_ids,
     sorted_counts,
 )
+from nonconvex.distributed.lookups import collect_ids
 from nonconvex.distributed.ratings import RatingsError
 
 
@@ -54,6 +56,12 @@ def test_ids_in_ascending_order_in_blocks_of_equal_ratings(spark, blocks, kind, 
     size, table = indexed(frame, blocks)
     assert size == len(set(ids))
     assert table == twin(ids, blocks)
+    held = collect_ids(frame, "user", blocks)
+    known = pa.chunked_array([held.ids.slice(1), [None]], held.ids.type)
+    index = held.indices_of(known)
+    assert index.tolist() == [*range(1, size), -1]
+    assert held.ids.to_pylist() == [row[0] for row in table]
+    assert held.blocks_of(index).tolist() == [*(row[3] for row in table[1:]), 0]
 
 
 def test_no_partitioning_and_no_order_changes_an_index(spark):

@@ -1,0 +1,73 @@
+"""Ids to dense indices in memory: for a fit, which holds all ids and a row for each anyway.
+
+`nonconvex.distributed.indexing` does the same for ratings that are prepared once, on no single
+machine, by shuffles and joins; these take a second even of a thousand ratings.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from nonconvex.distributed.indexing import default_blocks
+
+__all__ = ["IdLookup", "collect_ids"]
+
+
+class IdLookup(NamedTuple):
+    """The ids of one side in the order of their dense indices.
+
+    Attributes
+    ----------
+    ids : Arrow array of shape (m,)
+        In ascending order.
+    block : int32 array of shape (m,)
+        The block of each id.
+    blocks : int
+        Number of blocks, some of which may be empty.
+    """
+
+    ids: pa.ChunkedArray
+    block: NDArray[np.int32]
+    blocks: int
+
+    def indices_of(self, ids: pa.ChunkedArray) -> NDArray[np.int32]:
+        """Return the dense index of each id, -1 for one that is not there."""
+        found = pc.index_in(ids, value_set=self.ids.cast(ids.type))
+        return np.asarray(pc.fill_null(found, -1), np.int32)
+
+    def blocks_of(self, index: NDArray[np.int32]) -> NDArray[np.int32]:
+        """Return the block of each dense index, 0 for -1."""
+        return np.where(index < 0, np.int32(0), self.block[index])
+
+
+def collect_ids(ratings: DataFrame, column: str, blocks: int | None = None) -> IdLookup:
+    """Give every id the index and the block that `index_ids` gives it, in one job.
+
+    Parameters
+    ----------
+    ratings : DataFrame
+        At least one rating.
+    column : str
+        Their column of ids, without nulls.
+    blocks : int, optional
+        Number of blocks, at least 1; by default `default_blocks`.
+
+    Examples
+    --------
+    >>> collect_ids(ratings, "user").indices_of(pa.chunked_array([["ann", "nobody"]]))  # doctest: +SKIP
+    array([ 0, -1], dtype=int32)
+    """
+    counted = ratings.groupBy(F.col(column).alias("id")).agg(F.count("*").alias("count")).toArrow()
+    counted = counted.take(pc.sort_indices(counted["id"])).combine_chunks()
+    counts = counted["count"].to_numpy()
+    rows = int(counts.sum())
+    blocks = blocks or default_blocks(ratings, rows)
+    before = np.cumsum(counts) - counts
+    return IdLookup(counted["id"], (before * blocks // rows).astype(np.int32), blocks)
