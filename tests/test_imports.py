@@ -33,6 +33,14 @@ IMPORTS = {
         "numerics.activations numerics.network numerics.threads"
     ),
     "nonconvex.numerics.minibatches": "",
+    "nonconvex.numerics.local_gradients": (
+        "numerics.backpropagation numerics.minibatches numerics.network"
+    ),
+    "nonconvex.numerics.epochs": "",
+    "nonconvex.numerics.training": (
+        "numerics.backpropagation numerics.convergence numerics.descent numerics.epochs "
+        "numerics.network"
+    ),
     "nonconvex.numerics.factorization": "numerics.blocks",
     "nonconvex.numerics.ranking": "numerics.factorization",
     "nonconvex.numerics.relevance": "numerics.ranking",

@@ -50,7 +50,7 @@ class OptimizerState(NamedTuple):
 
 
 class Optimizer(NamedTuple):
-    """The two functions of an optimizer; neither changes its arguments.
+    """The functions of an optimizer; none changes its arguments.
 
     Attributes
     ----------
@@ -59,10 +59,13 @@ class Optimizer(NamedTuple):
     update : Callable
         ``update(gradient, state, theta)`` is the step to add to θ, of its shape and dtype, and the
         next state.  A gradient that is not finite gives a step that is not.
+    learning_rate : Schedule
+        η as a function of the number of updates already made.
     """
 
     init: Callable[[Array], OptimizerState]
     update: Callable[[Array, OptimizerState, Array], tuple[Array, OptimizerState]]
+    learning_rate: Schedule
 
 
 def descent(
@@ -138,7 +141,7 @@ def descent(
             direction = direction + decay.astype(theta.dtype) * theta
         return -rate * direction, OptimizerState(np.asarray(state.updates + 1), *memory)
 
-    return Optimizer(init, update)
+    return Optimizer(init, update, schedule)
 
 
 def clip_by_norm(
@@ -186,7 +189,7 @@ def clip_by_norm(
         scale = np.where(np.isinf(norm), np.nan, clip_norm / np.maximum(norm, clip_norm))
         return optimizer.update(gradient * scale, state, theta)
 
-    return Optimizer(optimizer.init, update)
+    return Optimizer(optimizer.init, update, optimizer.learning_rate)
 
 
 def _check_like(name: str, array: Array, shape: tuple[int, ...], dtype: np.dtype) -> None:

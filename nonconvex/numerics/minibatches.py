@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Slice", "epoch_order", "piece_order", "row_order", "steps_per_epoch"]
+__all__ = ["Slice", "epoch_order", "epoch_rows", "piece_order", "row_order", "steps_per_epoch"]
 
 _PIECES, _ROWS = 1, 2  # the purposes of these random numbers, beside that of `network`
 
@@ -69,6 +69,26 @@ def epoch_order(
                 batch, room = [], batch_size
     if batch:
         yield batch
+
+
+def epoch_rows(
+    sizes: Sequence[int], batch_size: int, seed: int, epoch: int
+) -> Iterator[list[tuple[int, NDArray[np.int64]]]]:
+    """Yield what `epoch_order` does as pairs of a piece and the positions of rows within it.
+
+    Examples
+    --------
+    >>> list(epoch_rows([3, 2], 4, seed=0, epoch=1))
+    [[(1, array([0, 1])), (0, array([2, 0]))], [(0, array([1]))]]
+    """
+    held, rows = -1, np.empty(0, np.int64)
+    for batch in epoch_order(sizes, batch_size, seed, epoch):
+        positions = []
+        for piece, start, stop in batch:
+            if piece != held:  # an epoch visits each piece once
+                held, rows = piece, row_order(sizes[piece], seed, epoch, piece)
+            positions.append((piece, rows[start:stop]))
+        yield positions
 
 
 def piece_order(pieces: int, seed: int, epoch: int) -> list[int]:
