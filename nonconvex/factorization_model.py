@@ -2,33 +2,31 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 from pyspark import Broadcast
 from pyspark.ml import Model
-from pyspark.ml.util import (
-    DefaultParamsReader,
-    DefaultParamsWriter,
-    MLReadable,
-    MLReader,
-    MLWritable,
-    MLWriter,
-)
+from pyspark.ml.util import MLReadable, MLReader, MLWritable, MLWriter
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from nonconvex.distributed.columns import id_column, id_type, number_column
+from nonconvex.distributed.columns import (
+    ColumnError,
+    check_frame,
+    id_column,
+    id_type,
+    number_column,
+)
 from nonconvex.distributed.evaluation import evaluate
 from nonconvex.distributed.folding import Equation, fold_in
 from nonconvex.distributed.ratings import RatingsError
 from nonconvex.distributed.retrieval import retrieval
 from nonconvex.distributed.scoring import index_table, predictions, with_index
-from nonconvex.distributed.storage import ModelError, factor_table, read_factors, write_factors
+from nonconvex.distributed.storage import factor_table
 from nonconvex.distributed.top_n import Ranker, Side
 from nonconvex.distributed.training import Ids
+from nonconvex.model_files import ModelReader, ModelWriter
 from nonconvex.numerics.factorization import Factors, Ridge
 from nonconvex.params import FactorizationParams, with_accessors
 from nonconvex.recommender import Recommender, positive
@@ -208,8 +206,8 @@ class MatrixFactorizationModel(
         >>> model.evaluate(test, k=10, threshold=4.0)["ndcgAtK"]  # doctest: +SKIP
         """
         k, pairs = positive("k", k), self._pairs(exclude)
-        users, items = self._sides(dataset.sparkSession)
         ratings = self._ratings(dataset).persist()
+        users, items = self._sides(dataset.sparkSession)
         try:
             rows = _count(ratings)
             named = self.copy({self.userCol: "user", self.itemCol: "item"})
@@ -239,6 +237,7 @@ class MatrixFactorizationModel(
 
     def _ratings(self, dataset: DataFrame) -> DataFrame:
         """Select ``user, item, rating`` and, if training was weighted, ``weight``."""
+        check_frame("dataset", dataset)
         get = self.getOrDefault
         columns = [
             side.column_of(dataset).alias(name)
@@ -272,7 +271,6 @@ class MatrixFactorizationModel(
         factors, ids = fold_in(ratings, side, self._factors, self._ids, shared, equation)
         pairs = self._training_pairs
         if pairs is not None:
-            pairs = pairs.select(get("userCol"), get("itemCol"))
             pairs = pairs.union(ratings.select("user", "item"))
         model = MatrixFactorizationModel(
             factors, ids, summary, implicit=self._implicit, training_pairs=pairs
@@ -280,6 +278,13 @@ class MatrixFactorizationModel(
         return self._copyValues(model)
 
     def _transform(self, dataset: DataFrame) -> DataFrame:
+        check_frame("dataset", dataset)
+        predicted = self.getOrDefault("predictionCol")
+        if predicted in dataset.columns:
+            raise ColumnError(
+                f"predictionCol={predicted!r}: there is such a column already; drop it, or name "
+                "another"
+            )
         keys = {}
         indexed = dataset
         for role, ids in (("userCol", self._ids.users), ("itemCol", self._ids.items)):
@@ -296,7 +301,7 @@ class MatrixFactorizationModel(
             score = F.when(known, score).otherwise(F.lit(float("nan")))
         elif strategy == "drop":
             indexed = indexed.where(known)
-        return indexed.withColumn(self.getOrDefault("predictionCol"), score).drop(*keys.values())
+        return indexed.withColumn(predicted, score).drop(*keys.values())
 
     def _limits(self) -> tuple[float, float] | None:
         if not self.getOrDefault("clipPredictions"):
@@ -327,12 +332,12 @@ class MatrixFactorizationModel(
 
     def write(self) -> MLWriter:
         """Return a writer of Parquet and JSON; see `MLWriter.overwrite`."""
-        return _ModelWriter(self)
+        return ModelWriter(self)
 
     @classmethod
     def read(cls) -> MLReader[MatrixFactorizationModel]:
         """Return a reader of what `write` wrote."""
-        return _ModelReader()
+        return ModelReader(cls)
 
 
 def _count(ratings: DataFrame) -> int:
@@ -346,44 +351,3 @@ def _count(ratings: DataFrame) -> int:
             "drop them"
         )
     return int(counts[0])
-
-
-class _ModelWriter(MLWriter):
-    def __init__(self, model: MatrixFactorizationModel) -> None:
-        super().__init__()
-        self._model = model
-
-    def saveImpl(self, path: str) -> None:
-        model, spark = self._model, self.sparkSession
-        write_factors(spark, f"{path}/userFactors", model._ids.users, model._factors.users)
-        write_factors(spark, f"{path}/itemFactors", model._ids.items, model._factors.items)
-        extra = {
-            "globalBias": model.globalBias,
-            "implicitPrefs": model._implicit,
-            "summary": json.loads(model.summary.to_json()),
-        }
-        # Last, so that a directory with metadata is a whole model.
-        DefaultParamsWriter.saveMetadata(model, path, spark, extra)
-
-
-class _ModelReader(MLReader[MatrixFactorizationModel]):
-    def load(self, path: str) -> MatrixFactorizationModel:
-        spark = self.sparkSession
-        try:
-            metadata = DefaultParamsReader.loadMetadata(path, spark)
-        except Exception as error:
-            raise ModelError(f"{path} does not hold a model, or only part of one") from error
-        name = f"{MatrixFactorizationModel.__module__}.{MatrixFactorizationModel.__name__}"
-        if metadata["class"] != name:
-            raise ModelError(f"{path} holds a {metadata['class']} and not a {name}")
-        users, x = read_factors(spark, f"{path}/userFactors")
-        items, z = read_factors(spark, f"{path}/itemFactors")
-        model = MatrixFactorizationModel(
-            Factors(metadata["globalBias"], x, z),
-            Ids(users, items),
-            TrainingSummary.from_json(json.dumps(metadata["summary"])),
-            implicit=metadata["implicitPrefs"],
-        )
-        model._resetUid(metadata["uid"])
-        DefaultParamsReader.getAndSetParams(model, metadata)
-        return model

@@ -86,6 +86,9 @@ def _setter(param: Param[Any]) -> Callable[[Params, Any], Params]:
 class FactorizationModelParams(HasPredictionCol):
     """Params that `MatrixFactorization` and its model share: what prediction needs."""
 
+    predictionCol = _param(
+        "predictionCol", "column of predictions, which is added", text("predictionCol")
+    )
     userCol = _param(
         "userCol", "column of user ids: strings, integers or decimals", text("userCol")
     )

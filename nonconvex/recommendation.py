@@ -16,7 +16,13 @@ from pyspark.ml.util import DefaultParamsReadable, DefaultParamsWritable
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from nonconvex.distributed.columns import boolean_column, id_column, number_column
+from nonconvex.contradictions import DESCENT_ALONE, check_prepared, check_together
+from nonconvex.distributed.columns import (
+    boolean_column,
+    check_frame,
+    id_column,
+    number_column,
+)
 from nonconvex.distributed.gradient_descent import DescentSettings
 from nonconvex.distributed.prepared import PreparedRatings
 from nonconvex.distributed.serving import seen_pairs
@@ -26,7 +32,7 @@ from nonconvex.fitting import FitResult, FitSettings, InTurn, LoopSettings, fit_
 from nonconvex.numerics.blocks import RatingBlock
 from nonconvex.numerics.factorization import Factors
 from nonconvex.numerics.implicit import preferences
-from nonconvex.params import DESCENT, FactorizationParams, ParamError, with_accessors
+from nonconvex.params import FactorizationParams, ParamError, with_accessors
 
 if TYPE_CHECKING:
     from pyspark.ml._typing import ParamMap
@@ -135,8 +141,10 @@ class MatrixFactorization(
         """Start fits from the factors of an earlier model; None for random starts.
 
         Ids that the model knows start from its rows, and new ones from zero.  Ids that are not in
-        the new ratings are not in the new model.
+        the new ratings are not in the new model.  It is not saved with the estimator.
         """
+        if not (model is None or isinstance(model, MatrixFactorizationModel)):
+            raise ParamError(f"the initial model must be a fitted model or None, got {model!r}")
         self._initial_model = model
         return self
 
@@ -153,6 +161,7 @@ class MatrixFactorization(
         -------
         MatrixFactorizationModel
         """
+        check_prepared(self)
         self._check_together(validated=prepared.manifest.counts["validation"] > 0)
         started = time.perf_counter()
         training = load_prepared(prepared, dtype=self._dtype(), transform=self._preferences())
@@ -219,39 +228,7 @@ class MatrixFactorization(
         return self._train(estimators, training, started, train.select("user", "item"))
 
     def _check_together(self, *, validated: bool) -> None:
-        """Raise for Params that contradict each other, or would be ignored."""
-        get = self.getOrDefault
-        if get("patience") is not None and not validated:
-            raise ParamError(
-                f"patience={get('patience')} needs validation ratings to look at; set "
-                "validationIndicatorCol, or prepare the ratings with a validation fraction"
-            )
-        if get("implicitPrefs") and get("weightCol") is not None:
-            raise ParamError(
-                f"weightCol={get('weightCol')!r} has no meaning with implicitPrefs=True, where "
-                "the rating itself is the weight; unset one of them"
-            )
-        if self.isSet("confidence") and not get("implicitPrefs"):
-            raise ParamError(
-                f"confidence={get('confidence')} is only for implicitPrefs=True; unset it"
-            )
-        if not (get("rank") or get("fitBiases") or get("fitIntercept")):
-            raise ParamError(
-                "rank=0 without intercept and biases leaves nothing to fit; "
-                "set rank ≥ 1, fitBiases or fitIntercept"
-            )
-        if not self._descends():
-            given = [name for name in _DESCENT if self.isSet(name) and get(name) is not None]
-            if given:
-                raise ParamError(
-                    f"{given[0]}={get(given[0])!r} is only for solver='gd', and the solver is "
-                    f"{get('solver')!r}; unset it"
-                )
-        if self._initial_model is not None and get("numRestarts") > 1:
-            raise ParamError(
-                f"numRestarts={get('numRestarts')} with an initial model would repeat one fit; "
-                "set numRestarts=1, or setInitialModel(None)"
-            )
+        check_together(self, validated=validated, warm=self._initial_model is not None)
 
     def _descends(self) -> bool:
         return bool(self.getOrDefault("solver") == "gd")
@@ -266,6 +243,7 @@ class MatrixFactorization(
 
     def _ratings(self, dataset: DataFrame) -> DataFrame:
         """Select what a fit reads, under the names it reads it by."""
+        check_frame("dataset", dataset)
         get = self.getOrDefault
         rating = number_column(dataset, get("ratingCol"), "ratingCol")
         columns = {
@@ -326,8 +304,10 @@ class MatrixFactorization(
         values = {param.name: self.getOrDefault(param) for param in self.params}
         identity = {name: value for name, value in values.items() if name not in _NOT_OF_THE_FIT}
         if self._initial_model is not None:
-            users = self._initial_model._factors.users
-            identity["initial model"] = hashlib.sha256(users.tobytes()).hexdigest()
+            digest = hashlib.sha256()
+            for rows in self._initial_model._factors[1:]:
+                digest.update(rows.tobytes())
+            identity["initial model"] = digest.hexdigest()
         return identity
 
     def _settings(self, training: TrainingSet) -> FitSettings:
@@ -363,7 +343,6 @@ class MatrixFactorization(
     ) -> MatrixFactorizationModel:
         get = self.getOrDefault
         summary = replace(result.summary, seconds=seconds)
-        seen = pairs.toDF(get("userCol"), get("itemCol"))
 
         def model(factors: Factors) -> MatrixFactorizationModel:
             made = MatrixFactorizationModel(
@@ -371,7 +350,7 @@ class MatrixFactorization(
                 training.ids,
                 summary,
                 implicit=get("implicitPrefs"),
-                training_pairs=seen,
+                training_pairs=pairs,
             )
             made._resetUid(self.uid)
             return self._copyValues(made)
@@ -382,14 +361,12 @@ class MatrixFactorization(
         return best
 
 
-_DESCENT = (*DESCENT, "gradientTol", "miniBatchFraction")
-
 # What fits must be equal in to be fitted together: the ratings that they read, and their loop.
 _SHARED = (
     *("userCol", "itemCol", "ratingCol", "weightCol", "validationIndicatorCol"),
     *("implicitPrefs", "confidence", "precision", "numUserBlocks", "numItemBlocks"),
     *("maxIter", "tol", "patience", "checkpointPath", "checkpointInterval"),
-    *_DESCENT,
+    *DESCENT_ALONE,
 )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from pyspark.sql import DataFrame, SparkSession
 
+from nonconvex.distributed.columns import check_frame
 from nonconvex.distributed.top_n import Ranker, Side, keys, neighbours, recommendations, requests
 from nonconvex.params import FactorizationModelParams
 
@@ -24,15 +25,15 @@ class Recommender(FactorizationModelParams):
     with the lists.
 
     ``exclude`` is a dataframe of pairs, with columns named by ``userCol`` and ``itemCol``, that no
-    list may hold; or ``"train"``, the pairs that the model was trained on, which it has if it
-    comes from ``fit`` but not if it was loaded.  ``candidates`` is a dataframe of what alone may
-    be in a list: of ids that all may get, or of pairs if it has both columns.  Ids in them that
-    the model does not know are ignored.
+    list may hold; or ``"train"``, the pairs that the model was trained on, which it reads again
+    from the dataframe that was fitted, and does not have if it was loaded.  ``candidates`` is a
+    dataframe of what alone may be in a list: of ids that all may get, or of pairs if it has both
+    columns.  Ids in them that the model does not know are ignored.
 
     A list is shorter than n, or empty, where no more is left.
     """
 
-    _training_pairs: DataFrame | None
+    _training_pairs: DataFrame | None  # users and items, in this order
 
     @property
     @abstractmethod
@@ -103,7 +104,7 @@ class Recommender(FactorizationModelParams):
         n, exclude, candidates
             As for `recommendForAllUsers`, as is what is returned.
         """
-        _check_frame("dataset", dataset, "a DataFrame")
+        check_frame("dataset", dataset)
         return self._recommend(n, dataset, exclude, candidates)
 
     def recommendForItemSubset(
@@ -114,7 +115,7 @@ class Recommender(FactorizationModelParams):
         candidates: DataFrame | None = None,
     ) -> DataFrame:
         """Return the n best users for the items in a dataframe; see `recommendForUserSubset`."""
-        _check_frame("dataset", dataset, "a DataFrame")
+        check_frame("dataset", dataset)
         return self._recommend(n, dataset, exclude, candidates, reverse=True)
 
     def similarItems(self, n: int, subset: DataFrame | None = None) -> DataFrame:
@@ -153,7 +154,7 @@ class Recommender(FactorizationModelParams):
     ) -> DataFrame:
         n, pairs = positive("n", n), self._pairs(exclude)
         if candidates is not None:
-            _check_frame("candidates", candidates, "a DataFrame or None")
+            check_frame("candidates", candidates, "a DataFrame or None")
         spark = SparkSession.active()
         sides = self._sides(spark)
         rows, columns = sides[::-1] if reverse else sides
@@ -165,7 +166,7 @@ class Recommender(FactorizationModelParams):
     def _similar(self, n: int, subset: DataFrame | None, side: int) -> DataFrame:
         n = positive("n", n)
         if subset is not None:
-            _check_frame("subset", subset, "a DataFrame or None")
+            check_frame("subset", subset, "a DataFrame or None")
         spark = SparkSession.active()
         own = self._sides(spark)[side]
         return neighbours(keys(spark, own, subset, unknown=False), own, n)
@@ -182,9 +183,9 @@ class Recommender(FactorizationModelParams):
         if self._training_pairs is None:
             raise ValueError(
                 "exclude='train' needs the pairs of training, which this model does not have as it "
-                "was loaded or fitted to prepared ratings; pass exclude=a DataFrame of them"
+                "was loaded; pass exclude=a DataFrame of them, or None"
             )
-        return self._training_pairs
+        return self._training_pairs.toDF(self.getOrDefault("userCol"), self.getOrDefault("itemCol"))
 
 
 def positive(name: str, value: Any) -> int:
@@ -196,8 +197,3 @@ def positive(name: str, value: Any) -> int:
     if isinstance(value, bool) or number < 1:
         raise ValueError(f"{name} must be an integer ≥ 1, got {value!r}")
     return number
-
-
-def _check_frame(name: str, value: Any, allowed: str) -> None:
-    if not isinstance(value, DataFrame):
-        raise ValueError(f"{name} must be {allowed}, got {value!r}")

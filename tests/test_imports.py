@@ -33,6 +33,7 @@ IMPORTS = {
         "numerics.activations numerics.network numerics.threads"
     ),
     "nonconvex.numerics.minibatches": "",
+    "nonconvex.numerics.moments": "",
     "nonconvex.numerics.local_gradients": (
         "numerics.backpropagation numerics.minibatches numerics.network"
     ),
@@ -86,6 +87,17 @@ IMPORTS = {
         "distributed.prepared distributed.problems distributed.ratings"
     ),
     "nonconvex.distributed.columns": "",
+    "nonconvex.distributed.vectors": "",
+    "nonconvex.distributed.examples": "distributed.columns",
+    "nonconvex.distributed.example_intake": "distributed.examples distributed.vectors",
+    "nonconvex.distributed.pieces": "numerics.backpropagation numerics.moments",
+    "nonconvex.distributed.packing": (
+        "distributed.example_intake distributed.examples distributed.pieces"
+    ),
+    "nonconvex.distributed.example_sets": (
+        "numerics.moments distributed.example_intake distributed.examples distributed.packing "
+        "distributed.pieces"
+    ),
     "nonconvex.distributed.storage": "distributed.filesystem",
     "nonconvex.distributed.scoring": "numerics.blocks numerics.factorization numerics.ranking",
     "nonconvex.distributed.evaluation": "distributed.summation",
@@ -117,11 +129,19 @@ IMPORTS = {
     "nonconvex.job": "config session",
     "nonconvex.sections": "config distributed",
     "nonconvex.params": "numerics ranges",
+    "nonconvex.contradictions": "params",
     "nonconvex.summary": "distributed.problems",
-    "nonconvex.recommender": "distributed.top_n params",
+    "nonconvex.recommender": "distributed.columns distributed.top_n params",
+    "nonconvex.model_files": (
+        "distributed.storage distributed.training numerics.factorization summary"
+    ),
     "nonconvex.serving_sections": "config",
-    "nonconvex.factorization_model": "distributed numerics params recommender starts summary",
-    "nonconvex.recommendation": "distributed factorization_model fitting numerics params",
+    "nonconvex.factorization_model": (
+        "distributed model_files numerics params recommender starts summary"
+    ),
+    "nonconvex.recommendation": (
+        "contradictions distributed factorization_model fitting numerics params"
+    ),
     "nonconvex.baselines": (
         "distributed.evaluation distributed.prepared distributed.summation recommendation"
     ),
@@ -152,6 +172,7 @@ PACKAGES = {
     "nonconvex.serving_sections": "pydantic",
     "nonconvex.starts": "numpy pyarrow",
     "nonconvex.recommender": "pyspark.sql",
+    "nonconvex.model_files": "pyspark.ml",
     "nonconvex.factorization_model": "numpy pyarrow pyspark",
     "nonconvex.recommendation": "numpy pyarrow pyspark",
     "jobs": "pydantic pyspark.sql",

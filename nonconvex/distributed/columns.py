@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.types import (
@@ -13,13 +15,19 @@ from pyspark.sql.types import (
     StringType,
 )
 
-__all__ = ["ColumnError", "boolean_column", "id_column", "id_type", "number_column"]
+__all__ = ["ColumnError", "boolean_column", "check_frame", "id_column", "id_type", "number_column"]
 
 
 class ColumnError(ValueError):
     """A column that is missing or of a wrong type; the message names it and the remedy."""
 
     exit_status = 3
+
+
+def check_frame(name: str, value: Any, allowed: str = "a DataFrame") -> None:
+    """Raise `ColumnError` for the argument `name` if it is not a dataframe."""
+    if not isinstance(value, DataFrame):
+        raise ColumnError(f"{name} must be {allowed}, got {value!r}")
 
 
 def id_column(frame: DataFrame, name: str, role: str, like: DataType | None = None) -> Column:
@@ -48,8 +56,12 @@ def id_column(frame: DataFrame, name: str, role: str, like: DataType | None = No
         return _column(name)
     if isinstance(kind, StringType) != isinstance(like, StringType):
         raise ColumnError(_wrong(name, role, kind, f"{like.simpleString()}, as in training"))
-    # A number that the type of training cannot hold is an id that training has not seen.
-    return _column(name) if kind == like else _column(name).try_cast(like)
+    if kind == like:
+        return _column(name)
+    # A number that the type of training cannot hold, such as 1.5 if that is an integer, is an id
+    # that training has not seen.
+    cast = _column(name).try_cast(like)
+    return F.when(cast == _column(name), cast)
 
 
 def number_column(frame: DataFrame, name: str, role: str) -> Column:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 
@@ -39,8 +40,17 @@ def write_factors(
     spark.createDataFrame(_arrow(ids, x)).write.parquet(path)
 
 
-def read_factors(spark: SparkSession, path: str) -> tuple[pa.ChunkedArray, NDArray[np.floating]]:
+def read_factors(
+    spark: SparkSession, path: str, rows: int
+) -> tuple[pa.ChunkedArray, NDArray[np.floating]]:
     """Read what `write_factors` wrote: ids, and rows of shape (m, 1 + K).
+
+    Parameters
+    ----------
+    spark : SparkSession
+    path : str
+    rows : int
+        The number m of rows that were written.
 
     Raises
     ------
@@ -49,16 +59,17 @@ def read_factors(spark: SparkSession, path: str) -> tuple[pa.ChunkedArray, NDArr
     """
     try:
         table = spark.read.parquet(path).select(*_COLUMNS).orderBy("index").toArrow()
-    except PySparkException as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+    except (PySparkException, Py4JJavaError) as error:
+        cause = error.java_exception if isinstance(error, Py4JJavaError) else error
+        reason = (str(cause).splitlines() or [type(error).__name__])[0]
         raise ModelError(f"{path} cannot be read as the factors of a model: {reason}") from None
-    rows = len(table)
     features = table["features"].combine_chunks()
     values = features.flatten().to_numpy()
     index = table["index"].to_numpy()
-    if rows == 0 or len(values) % rows or not np.array_equal(index, np.arange(rows)):
+    if len(values) % rows or not np.array_equal(index, np.arange(rows)):
         raise ModelError(
-            f"{path} does not hold all rows of the factors; save the model again, or train it"
+            f"{path} holds {len(table):,} rows of factors and not the {rows:,} of the model; "
+            "save the model again, or train it"
         )
     x = np.empty((rows, 1 + len(values) // rows), values.dtype)
     x[:, 0] = table["bias"].to_numpy()

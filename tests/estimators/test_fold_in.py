@@ -66,7 +66,7 @@ def ridge_solution(model, ratings, reg, rows, fixed):
     [
         {"weightCol": "weight", "regExponent": 0.7, "precision": "float64"},
         {"implicitPrefs": True, "confidence": 3.0, "nonnegative": True},
-        {"fitBiases": False, "fitIntercept": False, "regUser": 1e-3, "biasRegRatio": 0.5},
+        {"fitBiases": False, "fitIntercept": False, "regUser": 1e-3},
     ],
     ids=["weights", "implicit", "no biases"],
 )

@@ -15,9 +15,10 @@ from pyspark.ml.recommendation import ALS
 from pyspark.ml.tuning import CrossValidator, ParamGridBuilder, TrainValidationSplit
 from pyspark.sql import functions as F
 
+from nonconvex.distributed.storage import ModelError
 from nonconvex.numerics.descent import OptimizerError
 from nonconvex.numerics.schedules import ScheduleError
-from nonconvex.params import DESCENT
+from nonconvex.params import DESCENT, ParamError
 from nonconvex.recommendation import MatrixFactorization, MatrixFactorizationModel
 from tests.distributed.test_alternating import frame, triples
 
@@ -73,6 +74,7 @@ OUT_OF_RANGE = {
     "precision": ("double", "precision must be one of float32, float64, got 'double'"),
     "numUserBlocks": (True, "numUserBlocks must be an integer ≥ 1, got True"),
     "userCol": ("", "userCol must be a name, got ''"),
+    "predictionCol": (3, "predictionCol must be a name, got 3"),
     "miniBatchFraction": (1.5, "miniBatchFraction must be a number > 0 and ≤ 1, got 1.5"),
     "optimizer": ("lbfgs", "optimizer must be one of gradient-descent, .*, got 'lbfgs'"),
     "learningRate": (0, "learningRate must be a finite number > 0, got 0"),
@@ -224,7 +226,10 @@ def test_ids_of_any_comparable_type_come_back_as_they_were(ratings, kind):
     assert model.transform(data).where("prediction is null").count() == 0
     if kind == "bigint":
         narrow = data.select(F.col("user").cast("int"), F.col("item").cast("decimal(30,2)"))
-        assert model.transform(narrow).count() == data.count()
+        strict = model.copy({model.coldStartStrategy: "drop"})
+        assert strict.transform(narrow).count() == data.count()
+        between = narrow.withColumn("item", (F.col("item") + 0.5).cast("decimal(30,2)"))
+        assert strict.transform(between).count() == 0, "3.5 is not item 3"
 
 
 def test_odd_column_names_and_other_columns_are_kept(ratings):
@@ -237,9 +242,15 @@ def test_odd_column_names_and_other_columns_are_kept(ratings):
     estimator = MatrixFactorization(
         userCol="who. is`it", itemCol="ítem 🎬", ratingCol="stars", predictionCol="out", **QUICK
     )
-    scored = estimator.fit(odd).transform(odd)
+    model = estimator.fit(odd)
+    scored = model.transform(odd)
     assert scored.columns == [*odd.columns, "out"]
     assert scored.count() == odd.count()
+    folded = model.foldInUsers(odd)
+    assert folded._factors.users.tobytes() == model._factors.users.tobytes()
+    [row] = folded.recommendForUserSubset(odd.limit(1), 100, exclude="train").collect()
+    seen = odd.where(F.col("`who. is``it`") == row[0]).select("`ítem 🎬`").collect()
+    assert {item for item, _ in row.recommendations} == set(range(25)) - {item for (item,) in seen}
 
 
 # Prediction
@@ -294,12 +305,36 @@ def test_save_and_load(model, ratings, tmp_path):
 def test_a_missing_or_half_written_model_is_refused(model, tmp_path):
     with pytest.raises(ValueError, match="does not hold a model"):
         MatrixFactorizationModel.load(str(tmp_path / "nowhere"))
-    path = tmp_path / "half"
-    model.save(str(path))
-    for part in (path / "itemFactors").glob("part-*"):
-        part.unlink()
-    with pytest.raises(ValueError, match="itemFactors"):
-        MatrixFactorizationModel.load(str(path))
+
+    path = str(tmp_path / "half")
+
+    def refused(match):
+        with pytest.raises(ModelError, match=match) as caught:
+            MatrixFactorizationModel.load(path)
+        assert "\n" not in str(caught.value)
+        model.write().overwrite().save(path)
+
+    def files(table):
+        return sorted((tmp_path / "half" / table).glob("part-*"))
+
+    model.save(path)
+    files("userFactors")[-1].unlink()
+    refused("userFactors holds .* rows of factors and not the 40 of the model")
+    for file in files("itemFactors"):
+        file.unlink()
+    refused("itemFactors cannot be read as the factors of a model")
+    files("itemFactors")[0].write_bytes(files("itemFactors")[0].read_bytes()[:200])
+    refused("itemFactors cannot be read as the factors of a model: .*part-00000")
+    text = files("metadata")[0].read_text()
+    for damaged, match in (
+        (text[:300], "does not hold a model, or only part of one"),
+        (text.replace("globalBias", "alpha"), "metadata is damaged, .* at 'globalBias'"),
+        (text.replace("deviation", "sd"), "metadata is damaged, .* 'sd'"),
+        (text.replace("clipPredictions", "clip"), "metadata is damaged, .* 'clip'"),
+    ):
+        next((tmp_path / "half" / "metadata").glob(".part-*.crc")).unlink()
+        files("metadata")[0].write_text(damaged)
+        refused(match)
 
 
 RESTART = """
@@ -397,6 +432,14 @@ def test_a_warm_start_goes_on_from_the_earlier_model(ratings, model):
     counts = warm.summary.warm_start
     assert counts["users"] == {"kept": 36, "new": 1, "gone": 4}
     assert counts["items"]["gone"] == 1
+    for params, message in (
+        ({estimator.numRestarts: 2}, "numRestarts=2 with an initial model would repeat one fit"),
+        ({estimator.initScale: 0.2}, "initScale=0.2 is for random starts"),
+    ):
+        with pytest.raises(ParamError, match=message):
+            estimator.copy(params).fit(newer)
+    with pytest.raises(ParamError, match="must be a fitted model or None, got 'model'"):
+        estimator.setInitialModel("model")
     with pytest.raises(ValueError, match="initial model has rank 2 and this fit rank 3"):
         estimator.copy({estimator.rank: 3}).fit(newer)
     strings = newer.select(F.col("user").cast("string").alias("user"), "item", "rating")
@@ -429,7 +472,9 @@ def test_bad_calls_give_one_sentence(spark, ratings, model):
     for params, message in (
         ({"patience": 2}, "patience=2 needs validation ratings"),
         ({"confidence": 2.0}, "confidence=2.0 is only for implicitPrefs=True"),
-        ({"learningRate": 0.1}, "learningRate=0.1 is only for solver='gd'"),
+        ({"learningRate": 0.1}, "learningRate=0.1 is only for solver='gd', not 'als'; unset it"),
+        ({"fitBiases": False, "biasRegRatio": 0.5}, "biasRegRatio=0.5 is only for fitBiases=True"),
+        ({"checkpointInterval": 5}, "checkpointInterval=5 needs checkpointPath"),
         ({"implicitPrefs": True, "weightCol": "weight"}, "weightCol='weight' has no meaning"),
         ({"rank": 0, "fitBiases": False, "fitIntercept": False}, "leaves nothing to fit"),
         ({"weightCol": "w"}, "weightCol='w': there is no such column"),
@@ -443,6 +488,11 @@ def test_bad_calls_give_one_sentence(spark, ratings, model):
     strings = spark.createDataFrame([("a", 1)], "user string, item int")
     with pytest.raises(ValueError, match="the column is string and must be bigint, as in training"):
         model.transform(strings)
+    with pytest.raises(ValueError, match="predictionCol='rating': there is such a column already"):
+        model.copy({model.predictionCol: "rating"}).transform(ratings)
+    for call in (fit, model.transform, model.foldInItems, model.evaluate):
+        with pytest.raises(ValueError, match=r"^dataset must be a DataFrame, got \[\(0, 1\)\]"):
+            call([(0, 1)])
 
 
 def test_duplicates_count_twice_and_are_counted(spark):

@@ -130,6 +130,9 @@ def test_for_all_items(model, scores, ratings):
     lists, seen = collect(lists), members(ratings)
     assert len(lists) == ITEMS
     check(lists, scores.T, 10, lambda item, user: (user, item) not in seen)
+    renamed = model.copy({model.itemCol: "film"}).recommendForAllItems(10, exclude="train")
+    assert renamed.columns[0] == "film"
+    assert collect(renamed) == lists
 
 
 def test_for_some_items(spark, model, scores):

@@ -1,0 +1,75 @@
+"""Params that contradict each other, or that would be set and then ignored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from nonconvex.params import DESCENT, FactorizationParams, ParamError
+
+__all__ = ["DESCENT_ALONE", "check_prepared", "check_together"]
+
+DESCENT_ALONE = (*DESCENT, "gradientTol", "miniBatchFraction")
+"""Params that mean something for solver 'gd' alone."""
+
+# What is settled when ratings are prepared.
+_PREPARED = ("weightCol", "validationIndicatorCol", "numUserBlocks", "numItemBlocks")
+
+
+def check_together(params: FactorizationParams, *, validated: bool, warm: bool) -> None:
+    """Raise for Params that do not go together.
+
+    Parameters
+    ----------
+    params : FactorizationParams
+    validated : bool
+        Whether there are validation ratings.
+    warm : bool
+        Whether the fit starts from an earlier model.
+
+    Raises
+    ------
+    ParamError
+    """
+    get = params.getOrDefault
+    if get("patience") is not None and not validated:
+        raise ParamError(
+            f"patience={get('patience')} needs validation ratings to look at; set "
+            "validationIndicatorCol, or prepare the ratings with a validation fraction"
+        )
+    if get("implicitPrefs") and get("weightCol") is not None:
+        raise ParamError(
+            f"weightCol={get('weightCol')!r} has no meaning with implicitPrefs=True, where "
+            "the rating itself is the weight; unset one of them"
+        )
+    if not (get("rank") or get("fitBiases") or get("fitIntercept")):
+        raise ParamError(
+            "rank=0 without intercept and biases leaves nothing to fit; "
+            "set rank ≥ 1, fitBiases or fitIntercept"
+        )
+    if get("solver") != "gd":
+        _refuse(params, DESCENT_ALONE, f"is only for solver='gd', not {get('solver')!r}")
+    if not get("implicitPrefs"):
+        _refuse(params, ["confidence"], "is only for implicitPrefs=True")
+    if not get("fitBiases"):
+        _refuse(params, ["biasRegRatio"], "is only for fitBiases=True")
+    if get("checkpointPath") is None:
+        _refuse(params, ["checkpointInterval"], "needs checkpointPath, which is not set")
+    if warm and get("numRestarts") > 1:
+        raise ParamError(
+            f"numRestarts={get('numRestarts')} with an initial model would repeat one fit; "
+            "set numRestarts=1, or setInitialModel(None)"
+        )
+    if warm:
+        _refuse(params, ["initScale", "firstRestart"], "is for random starts, not initial models")
+
+
+def check_prepared(params: FactorizationParams) -> None:
+    """Raise `ParamError` for what a fit of prepared ratings would ignore."""
+    _refuse(params, _PREPARED, "is settled when ratings are prepared")
+
+
+def _refuse(params: FactorizationParams, names: Iterable[str], why: str) -> None:
+    for name in names:
+        value = params.getOrDefault(name)
+        if params.isSet(name) and value is not None:
+            raise ParamError(f"{name}={value!r} {why}; unset it")
