@@ -338,7 +338,7 @@ class FactorizationParams(FactorizationModelParams, DescentParams, HasSeed):
     )
     checkpointInterval = _param(
         "checkpointInterval",
-        "iterations between two checkpoints, ≥ 1",
+        "iterations between two checkpoints, ≥ 1; needs checkpointPath",
         integer("checkpointInterval", 1),
     )
     numUserBlocks = _param(

@@ -199,14 +199,16 @@ def _check(ratings: DataFrame) -> tuple[float, float]:
         problems["weights that are not finite numbers ≥ 0"] = ~_finite("weight") | (
             F.col("weight") < 0
         )
-    trained = F.col("rating")
+    trained, held_out = F.col("rating"), F.lit(True)
     if "held_out" in ratings.columns:
         trained = F.when(~F.col("held_out"), F.col("rating"))
-        problems["null validation indicators"] = F.col("held_out").isNull()
+        held_out = F.col("held_out")
+        problems["null validation indicators"] = held_out.isNull()
     counted = ratings.agg(
         F.count("*").alias("rows"),
         F.min(trained).alias("minimum"),
         F.max(trained).alias("maximum"),
+        F.count_if(held_out).alias("held_out"),
         *(F.count_if(condition).alias(name) for name, condition in problems.items()),
     ).collect()[0]
     found = [f"{counted[name]:,} {name}" for name in problems if counted[name]]
@@ -218,6 +220,11 @@ def _check(ratings: DataFrame) -> tuple[float, float]:
     if counted["minimum"] is None:
         held = " that are not held out for validation" if counted["rows"] else ""
         raise RatingsError(f"there are no ratings to train on{held}; at least one is needed")
+    if not counted["held_out"]:
+        raise RatingsError(
+            f"the column of validationIndicatorCol is false in all {counted['rows']:,} rows; hold "
+            "some ratings out for validation, or unset it"
+        )
     return counted["minimum"], counted["maximum"]
 
 

@@ -482,6 +482,10 @@ def test_bad_calls_give_one_sentence(spark, ratings, model):
     ):
         with pytest.raises(ValueError, match=message):
             MatrixFactorization(**{**QUICK, **params}).fit(ratings)
+    with pytest.raises(ValueError, match=r"validationIndicatorCol is false in all .* rows; hold"):
+        MatrixFactorization(validationIndicatorCol="never").fit(
+            ratings.withColumn("never", F.lit(False))
+        )
     negative = ratings.withColumn("weight", -F.col("weight"))
     with pytest.raises(ValueError, match="weights that are not finite numbers ≥ 0"):
         MatrixFactorization(**QUICK, weightCol="weight").fit(negative)
