@@ -44,6 +44,8 @@ IMPORTS = {
     ),
     "nonconvex.numerics.factorization": "numerics.blocks",
     "nonconvex.numerics.ranking": "numerics.factorization",
+    "nonconvex.numerics.summation": "",
+    "nonconvex.numerics.errors": "numerics.summation",
     "nonconvex.numerics.relevance": "numerics.ranking",
     "nonconvex.numerics.implicit": "numerics.blocks",
     "nonconvex.numerics.least_squares": (
@@ -62,7 +64,7 @@ IMPORTS = {
     "nonconvex.distributed": "",
     "nonconvex.distributed.filesystem": "",
     "nonconvex.distributed.ratings": "",
-    "nonconvex.distributed.summation": "",
+    "nonconvex.distributed.summation": "numerics.summation",
     "nonconvex.distributed.duplicates": "distributed.ratings",
     "nonconvex.distributed.indexing": "distributed.ratings",
     "nonconvex.distributed.intake": "distributed.ratings",
@@ -98,9 +100,24 @@ IMPORTS = {
         "numerics.moments distributed.example_intake distributed.examples distributed.packing "
         "distributed.pieces"
     ),
+    "nonconvex.distributed.streaming": (
+        "numerics.backpropagation numerics.minibatches numerics.network distributed.pieces"
+    ),
+    "nonconvex.distributed.executor_gradients": (
+        "numerics.backpropagation numerics.minibatches numerics.network distributed.pieces"
+    ),
+    "nonconvex.distributed.placement": (
+        "numerics distributed.executor_gradients distributed.pieces distributed.streaming"
+    ),
+    "nonconvex.distributed.network_training": (
+        "numerics distributed.checkpoints distributed.example_sets distributed.executor_gradients "
+        "distributed.pieces distributed.placement"
+    ),
     "nonconvex.distributed.storage": "distributed.filesystem",
     "nonconvex.distributed.scoring": "numerics.blocks numerics.factorization numerics.ranking",
-    "nonconvex.distributed.evaluation": "distributed.summation",
+    "nonconvex.distributed.evaluation": (
+        "numerics.errors numerics.summation distributed.summation"
+    ),
     "nonconvex.distributed.folding": (
         "numerics distributed.indexing distributed.ratings distributed.scoring distributed.training"
     ),
@@ -108,7 +125,7 @@ IMPORTS = {
         "numerics.factorization numerics.ranking distributed.columns distributed.scoring"
     ),
     "nonconvex.distributed.retrieval": (
-        "numerics.relevance distributed.evaluation distributed.scoring distributed.top_n"
+        "numerics.errors numerics.relevance distributed.scoring distributed.top_n"
     ),
     "nonconvex.distributed.problems": "numerics.convergence numerics.factorization",
     "nonconvex.distributed.runs": "numerics distributed.half_steps distributed.problems",
@@ -143,14 +160,16 @@ IMPORTS = {
         "contradictions distributed factorization_model fitting numerics params"
     ),
     "nonconvex.baselines": (
-        "distributed.evaluation distributed.prepared distributed.summation recommendation"
+        "numerics.errors distributed.evaluation distributed.prepared distributed.scoring "
+        "distributed.summation recommendation"
     ),
-    "nonconvex.reports": "distributed recommendation summary",
+    "nonconvex.reports": "numerics.errors distributed recommendation summary",
     "nonconvex.factorization_sections": "config distributed recommendation sections",
     # jobs: configuration in, files out, no arithmetic
     "jobs.prepare_ratings": "job sections distributed",
     "jobs.train_factorization": (
-        "baselines config distributed factorization_sections job recommendation reports"
+        "baselines config distributed factorization_sections job numerics.errors recommendation "
+        "reports"
     ),
     "jobs.evaluate": "baselines distributed factorization_sections job recommendation reports",
     "jobs.recommend": "job serving_sections recommendation distributed",
@@ -167,7 +186,7 @@ PACKAGES = {
     "nonconvex.params": "pyspark.ml",
     "nonconvex.sections": "pydantic pyspark.sql",
     "nonconvex.factorization_sections": "pydantic pyspark.sql",
-    "nonconvex.baselines": "pyspark.ml pyspark.sql",
+    "nonconvex.baselines": "numpy pyspark",
     "nonconvex.reports": "pyspark.sql",
     "nonconvex.serving_sections": "pydantic",
     "nonconvex.starts": "numpy pyarrow",

@@ -76,12 +76,19 @@ class Reading(NamedTuple):
     classify: bool
     class_weights: NDArray[np.float64] | None = None
 
-    def __call__(self, piece: Piece) -> Examples:
-        """Read a piece."""
+    def __call__(self, piece: Piece, rows: NDArray[np.int64] | None = None) -> Examples:
+        """Read a piece, or some of its rows in this order."""
         x, y, weight = piece.arrays(self.classify)
+        if rows is not None:
+            x, y = x.take(rows, axis=0), y.take(rows, axis=0)
+            weight = None if weight is None else weight.take(rows)
         if self.class_weights is not None:
             weight = self.class_weights[y] * (1.0 if weight is None else weight)
         return Examples(self.standardization.apply(x, np.dtype(self.dtype)), y, weight)
+
+    def row_bytes(self) -> int:
+        """Return how many bytes the features of an example have once they are read."""
+        return len(self.standardization.mean) * np.dtype(self.dtype).itemsize
 
 
 @dataclass(frozen=True)

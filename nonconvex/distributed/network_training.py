@@ -1,0 +1,137 @@
+"""The training of a network on Spark: gradients, validation, progress and checkpoints together."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nonconvex.distributed.checkpoints import Checkpoints, State
+from nonconvex.distributed.example_sets import ExampleSet
+from nonconvex.distributed.executor_gradients import Validation
+from nonconvex.distributed.pieces import Reading
+from nonconvex.distributed.placement import MEMORY_BYTES, Place, open_gradients
+from nonconvex.numerics.descent import Optimizer
+from nonconvex.numerics.epochs import Epoch, Limits, TrainingStop
+from nonconvex.numerics.network import Network
+from nonconvex.numerics.training import Saved, Trained, Training, train
+
+__all__ = ["train_network"]
+
+_log = logging.getLogger("nonconvex")
+
+
+def train_network(
+    network: Network,
+    theta: NDArray[np.floating],
+    examples: ExampleSet,
+    reading: Reading,
+    optimizer: Optimizer,
+    limits: Limits,
+    *,
+    batch_size: int,
+    seed: int,
+    place: Place | Literal["auto"] = "auto",
+    memory_bytes: int = MEMORY_BYTES,
+    checkpoints: Checkpoints | None = None,
+) -> list[Trained]:
+    """Train every restart of a network on the same minibatches.
+
+    Parameters
+    ----------
+    network : Network
+    theta : float array of shape (R, p)
+        Where the restarts begin.
+    examples : ExampleSet
+        Those that are held out are evaluated after each epoch, on the executors.
+    reading : Reading
+        From `ExampleSet.reading`.
+    optimizer : Optimizer
+    limits : Limits
+    batch_size, seed : int
+        See `nonconvex.numerics.minibatches`.
+    place, memory_bytes
+        See `nonconvex.distributed.placement.open_gradients`.
+    checkpoints : Checkpoints, optional
+        Where the state is saved every so many epochs, and from where an interrupted training goes
+        on, to the same bits.  When training is complete they are removed.
+
+    Returns
+    -------
+    list of Trained
+        One for each restart, in their order.
+
+    Raises
+    ------
+    FitError
+        If no restart stays finite.
+    """
+    state = None if checkpoints is None else checkpoints.load()
+    if state is not None and checkpoints is not None:
+        _log.info("going on after epoch %d, from %s", state.iteration, checkpoints.path)
+    context = examples.train.rdd.context
+    described = context.getLocalProperty("spark.job.description")
+    with ExitStack() as stack:
+        stack.callback(context.setLocalProperty, "spark.job.description", described or "")
+        context.setJobDescription("gradients")
+        gradients = stack.enter_context(
+            open_gradients(
+                network,
+                examples.train,
+                reading,
+                batch_size=batch_size,
+                seed=seed,
+                restarts=len(theta),
+                place=place,
+                memory_bytes=memory_bytes,
+            )
+        )
+        validate = None
+        if examples.validation is not None:
+            validation = Validation(network, examples.validation, reading)
+            validate = stack.enter_context(validation)
+
+        def on_epoch(training: Training) -> None:
+            _show(training)
+            context.setJobDescription(f"epoch {training.epoch + 1}")
+            if checkpoints is None or not training.active:
+                return
+            if training.epoch % checkpoints.interval == 0:
+                checkpoints.save(State(*training.save()))
+
+        trained = train(
+            network,
+            theta,
+            gradients,
+            optimizer,
+            limits,
+            validate=validate,
+            on_epoch=on_epoch,
+            saved=None if state is None else Saved(*state),
+        )
+    if checkpoints is not None:
+        checkpoints.clear()
+    return trained
+
+
+def _show(training: Training) -> None:
+    """Write a line for every restart that the epoch was for."""
+    several = len(training.restarts) > 1
+    for number, restart in enumerate(training.restarts):
+        if restart.history and restart.history[-1].epoch == training.epoch:
+            name = [f"restart {number + 1}"] if several else []
+            _log.info("%s", "  ".join([*name, *_parts(restart.history, restart.stop)]))
+
+
+def _parts(history: Sequence[Epoch], stop: TrainingStop | None) -> list[str]:
+    epoch = history[-1]
+    parts = [f"epoch {epoch.epoch:3d}", f"f {epoch.objective:.6f}"]
+    if epoch.validation_loss is not None:
+        parts += [f"validation loss {epoch.validation_loss:.6f}"]
+        parts += [f"metric {epoch.validation_metric:.4f}"]
+    parts += [f"{epoch.seconds:.2f} s"]
+    return [*parts, stop.value] if stop else parts
