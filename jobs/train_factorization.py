@@ -12,12 +12,12 @@ from pyspark.sql import SparkSession
 
 from nonconvex.baselines import compare
 from nonconvex.config import dump
-from nonconvex.distributed.evaluation import Evaluation
 from nonconvex.distributed.filesystem import FileSystem
 from nonconvex.distributed.prepared import PreparedRatings
 from nonconvex.distributed.publication import new_run, publish_run
 from nonconvex.factorization_sections import FactorizationConfig
 from nonconvex.job import run
+from nonconvex.numerics.errors import Evaluation
 from nonconvex.recommendation import MatrixFactorization, MatrixFactorizationModel
 from nonconvex.reports import METRICS, evaluation_report, metrics_json, restart_table
 

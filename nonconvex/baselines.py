@@ -6,13 +6,18 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+from pyspark import Broadcast
 from pyspark.ml.param import Param
-from pyspark.sql import DataFrame
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from nonconvex.distributed.evaluation import Evaluation, EvaluationError, evaluate
+from nonconvex.distributed.evaluation import evaluate
 from nonconvex.distributed.prepared import PreparedRatings
+from nonconvex.distributed.scoring import at_index, predictions
 from nonconvex.distributed.summation import exact_sums
+from nonconvex.numerics.errors import Evaluation, EvaluationError
 from nonconvex.recommendation import MatrixFactorization, MatrixFactorizationModel
 
 __all__ = ["BASELINES", "bias_model", "compare", "global_mean", "user_means"]
@@ -124,31 +129,68 @@ def compare(
             f"{prepared.path} has no {part} ratings: hold some out when preparing the ratings"
         )
     _logger.info("fitting the baseline α + biases")
-    models = {"model": model, **(others or {}), "biases": bias_model(prepared)}
+    biases = bias_model(prepared)
     _logger.info("predicting %s %s ratings", f"{prepared.manifest.counts[part]:,}", part)
-    ratings = _with_training(prepared, part)
+    models = {"model": model, **(others or {})}
     clip = model.getOrDefault("clipPredictions")
-    for name, predictor in models.items():
-        ratings = _predict(predictor, ratings, name, clip)
-    return evaluate(ratings, (*models, "user_mean", "global_mean"))
+    shared: list[Broadcast[Any]] = []
+    try:
+        ratings = _with_baselines(prepared, part, biases, clip, shared)
+        for name, predictor in models.items():
+            ratings = _predict(predictor, ratings, name, clip)
+        return evaluate(ratings, (*models, *BASELINES))
+    finally:
+        for broadcast in shared:
+            broadcast.destroy()
 
 
-def _with_training(prepared: PreparedRatings, part: str) -> DataFrame:
-    """Return held-out ratings with the means, and the counts of their users and items."""
+def _with_baselines(
+    prepared: PreparedRatings,
+    part: str,
+    biases: MatrixFactorizationModel,
+    clip: bool,
+    shared: list[Broadcast[Any]],
+) -> DataFrame:
+    """Return held-out ratings with the baselines, and the counts of their users and items.
+
+    All of them are looked up by the index that prepared ratings have; what is broadcast for that
+    is added to `shared`.
+    """
+    manifest = prepared.manifest
+    mean, factors = global_mean(prepared), biases.factors
+    means = np.full(manifest.users, mean)
+    known = user_means(prepared).where("user_mean is not null").toArrow()
+    means[known["user_index"].to_numpy()] = known["user_mean"].to_numpy()
+    context = prepared.spark.sparkContext
+
+    def share(values: NDArray[Any]) -> Broadcast[Any]:
+        shared.append(context.broadcast(values))
+        return shared[-1]
+
+    def at(values: NDArray[Any], side: str, unknown: float, kind: str) -> Column:
+        return at_index(share(values), F.col(f"{side}_index"), unknown, kind)
+
+    users, items = share(factors.users), share(factors.items)
+    limits = (manifest.minimum, manifest.maximum) if clip else None
+    indices = F.col("user_index"), F.col("item_index")
     held_out = prepared.test if part == "test" else prepared.validation
-    items = prepared.items.selectExpr("index AS item_index", "count AS item_count")
-    known = held_out.join(user_means(prepared), on="user_index", how="left").join(
-        items, on="item_index", how="left"
-    )
-    mean = F.lit(global_mean(prepared))
-    return known.withColumns(
+    return held_out.withColumns(
         {
-            "user_count": F.coalesce("user_count", F.lit(0)),
-            "item_count": F.coalesce("item_count", F.lit(0)),
-            "user_mean": F.coalesce("user_mean", mean),
-            "global_mean": mean,
+            "user_count": at(_counts(prepared.users), "user", 0, "long"),
+            "item_count": at(_counts(prepared.items), "item", 0, "long"),
+            "biases": predictions(factors.alpha, users, items, *indices, limits),
+            "user_mean": at(means, "user", mean, "double"),
+            "global_mean": F.lit(mean),
         }
     )
+
+
+def _counts(table: DataFrame) -> NDArray[np.int64]:
+    """Return how many training ratings each user (or item) has, in the order of the indices."""
+    collected = table.select("index", "count").toArrow()
+    counts = np.zeros(len(collected), np.int64)
+    counts[collected["index"].to_numpy()] = collected["count"].to_numpy()
+    return counts
 
 
 def _predict(

@@ -90,6 +90,11 @@ class MatrixFactorizationModel(
         self._shared_ids: tuple[Broadcast[pa.ChunkedArray], ...] | None = None
 
     @property
+    def factors(self) -> Factors:
+        """All parameters as arrays, the rows in ascending order of their ids."""
+        return self._factors
+
+    @property
     def rank(self) -> int:
         """Number K of factors."""
         return len(self._factors.users[0]) - 1

@@ -10,9 +10,9 @@ from typing import Any
 from pyspark.sql import SparkSession
 
 from nonconvex import __version__
-from nonconvex.distributed.evaluation import Evaluation, Scores
 from nonconvex.distributed.filesystem import FileSystem
 from nonconvex.distributed.prepared import PreparedRatings
+from nonconvex.numerics.errors import Evaluation, Scores
 from nonconvex.recommendation import MatrixFactorizationModel
 from nonconvex.summary import RestartSummary, TrainingSummary
 

@@ -61,7 +61,8 @@ def collect_ids(ratings: DataFrame, column: str, blocks: int | None = None) -> I
 
     Examples
     --------
-    >>> collect_ids(ratings, "user").indices_of(pa.chunked_array([["ann", "nobody"]]))  # doctest: +SKIP
+    >>> users = collect_ids(ratings, "user")  # doctest: +SKIP
+    >>> users.indices_of(pa.chunked_array([["ann", "nobody"]]))  # doctest: +SKIP
     array([ 0, -1], dtype=int32)
     """
     counted = ratings.groupBy(F.col(column).alias("id")).agg(F.count("*").alias("count")).toArrow()

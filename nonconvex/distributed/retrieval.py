@@ -10,9 +10,9 @@ import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from nonconvex.distributed.evaluation import EvaluationError
 from nonconvex.distributed.scoring import index_table, with_index
 from nonconvex.distributed.top_n import Ranker, Side, lists_of, requests, tasks
+from nonconvex.numerics.errors import EvaluationError
 from nonconvex.numerics.relevance import average_precision, hits, ndcg, precision, recall
 
 __all__ = ["METRICS", "retrieval"]

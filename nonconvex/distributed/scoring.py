@@ -14,7 +14,7 @@ from pyspark.sql.pandas.functions import arrow_udf
 
 from nonconvex.numerics.factorization import Factors, predict
 
-__all__ = ["index_table", "predictions", "with_index"]
+__all__ = ["at_index", "index_table", "predictions", "with_index"]
 
 # Below this many ids, the table of indices goes to every executor and nothing is shuffled.
 _BROADCAST_IDS = 2_000_000
@@ -31,6 +31,30 @@ def with_index(frame: DataFrame, key: Column, indices: DataFrame, name: str) -> 
     """Add the dense index of an id as column `name`, null for an id that has none."""
     renamed = indices.select(F.col("id").alias(f"{name}_id"), F.col("index").alias(name))
     return frame.join(renamed, on=key == renamed[f"{name}_id"], how="left").drop(f"{name}_id")
+
+
+def at_index(values: Broadcast[NDArray[Any]], index: Column, unknown: float, kind: str) -> Column:
+    """Return the value at a dense index, `unknown` where that is null.
+
+    Parameters
+    ----------
+    values : broadcast array of shape (m,)
+    index : Column
+        Of int.
+    unknown : float
+    kind : {"long", "double"}
+        The type of the column.
+    """
+
+    def look_up(index: pa.Array) -> pa.Array:
+        places = index.fill_null(-1).to_numpy(zero_copy_only=False)
+        return pa.array(
+            np.where(places < 0, values.value.dtype.type(unknown), values.value[places])
+        )
+
+    declare: Any = arrow_udf
+    found: Column = declare(look_up, kind)(index)
+    return found
 
 
 def predictions(

@@ -1,30 +1,52 @@
 """Sums of doubles that are exact, and so the same for any order, partitioning and machine."""
 
+from collections.abc import Iterator
 from fractions import Fraction
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-__all__ = ["exact_sums"]
+from nonconvex.numerics.summation import Totals, add_exactly, fractions_of
 
-_LOW_BITS = 28  # of a 56-bit integer, so that sums of its halves fit a long up to 2³⁵ rows
-_LEAST = 2.0**-970  # what is closer to zero has no 56-bit integer of its size, and counts as zero
+__all__ = ["TOTALS", "batch_of", "exact_sums", "totals_in"]
+
+TOTALS = "group bigint, exponent int, high bigint, low bigint"
+"""The columns of totals on their way from a task to the driver."""
+
+_LOW_BITS = 62  # of a total, which may have more bits than a long
+
+
+def batch_of(totals: Totals) -> pa.RecordBatch:
+    """Return the totals of a task as a batch with the columns of `TOTALS`."""
+    low = 2**_LOW_BITS - 1
+    rows = [(*key, q >> _LOW_BITS, q & low) for key, q in totals.items()]
+    columns = list(zip(*rows, strict=True)) or [()] * 4
+    types = (pa.int64(), pa.int32(), pa.int64(), pa.int64())
+    arrays = [pa.array(column, of) for column, of in zip(columns, types, strict=True)]
+    return pa.RecordBatch.from_arrays(arrays, ["group", "exponent", "high", "low"])
+
+
+def totals_in(collected: pa.Table) -> Totals:
+    """Put the totals of all tasks together."""
+    totals: Totals = {}
+    for row in collected.to_pylist():
+        key = row["group"], row["exponent"]
+        totals[key] = totals.get(key, 0) + (row["high"] << _LOW_BITS) + row["low"]
+    return totals
 
 
 def exact_sums(frame: DataFrame, column: str, by: str) -> dict[str, Fraction]:
-    """Sum a column of doubles within groups, without rounding.
-
-    A double x with exponent e = ⌊log₂|x|⌋ is x = q 2^(e−53) with an integer q of at most 56 bits
-    (one bit more than it needs, as the logarithm may round up to the next e). The integers of
-    one exponent are summed as integers; there are at most some 2,000 exponents, so the rest is
-    for the driver, in fractions.
+    """Sum a column of doubles within groups, without rounding, in one job.
 
     Parameters
     ----------
     frame : DataFrame
         Any table.
     column : str
-        A column of finite doubles; those below 2⁻⁹⁷⁰ count as zero.
+        A column of finite doubles.
     by : str
         A column of few different strings.
 
@@ -38,20 +60,23 @@ def exact_sums(frame: DataFrame, column: str, by: str) -> dict[str, Fraction]:
     >>> float(exact_sums(ratings, "rating", by="part")["train"] / 3)  # doctest: +SKIP
     0.1
     """
-    value = F.when(F.abs(column) < _LEAST, 0.0).otherwise(F.col(column))
-    exponent = F.coalesce(F.floor(F.log2(F.abs(value))), F.lit(0))  # the logarithm of 0 is null
-    whole = (value * F.pow(F.lit(2.0), 53 - exponent)).cast("long")
-    sums = (
-        frame.select(by, exponent.alias("exponent"), whole.alias("whole"))
-        .groupBy(by, "exponent")
-        .agg(
-            F.sum(F.shiftright("whole", _LOW_BITS)).alias("high"),
-            F.sum(F.col("whole").bitwiseAND(2**_LOW_BITS - 1)).alias("low"),
-        )
-        .collect()
-    )
-    totals: dict[str, Fraction] = {}
-    for row in sums:
-        total = ((row.high << _LOW_BITS) + row.low) * Fraction(2) ** (row.exponent - 53)
-        totals[row[by]] = totals.get(row[by], Fraction()) + total
-    return totals
+
+    def add(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        of_groups: dict[str, Totals] = {}
+        for batch in filter(len, batches):
+            coded = pc.dictionary_encode(batch.column("by"))
+            codes, values = np.asarray(coded.indices), batch.column("value").to_numpy()
+            for code, name in enumerate(coded.dictionary.to_pylist()):
+                members = values[codes == code]
+                zeros = np.zeros(len(members), np.int64)
+                add_exactly(of_groups.setdefault(name, {}), zeros, members)
+        for name, totals in of_groups.items():
+            sums = batch_of(totals)
+            yield sums.append_column("by", pa.array([name] * len(sums), pa.string()))
+
+    named = frame.select(F.col(column).alias("value"), F.col(by).alias("by"))
+    collected = named.mapInArrow(add, f"{TOTALS}, by string").toArrow()
+    names = collected["by"].unique().to_pylist()
+    return {
+        name: fractions_of(totals_in(collected.filter(pc.field("by") == name)))[0] for name in names
+    }

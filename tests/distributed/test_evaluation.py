@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nonconvex.distributed.evaluation import BINS, EvaluationError, evaluate
+from nonconvex.distributed.evaluation import evaluate
+from nonconvex.numerics.errors import BINS, EvaluationError
 
 PREDICTORS = ("model", "odd `name`")
 

@@ -11,8 +11,8 @@ def test_sums_are_exact(spark):
     groups = {
         "tenths": [0.1] * 10,
         "cancel": [1e300, 1.0, -1e300, 2.0**-60],
-        "extremes": [1.7976931348623157e308, -1.7976931348623157e308, 5e-290, 3.5],
-        "powers": [2.0**k for k in range(-969, 1024, 31)] + [-0.0, 0.0],
+        "extremes": [1.7976931348623157e308, -1.7976931348623157e308, 5e-324, 3.5],
+        "powers": [2.0**k for k in range(-1074, 1024, 31)] + [-0.0, 0.0],
         "neighbours": [np.nextafter(2.0**k, s) for k in range(-60, 60) for s in (-9e9, 9e9)],
         "random": list(rng.standard_normal(500) * 10.0 ** rng.integers(-50, 50, 500)),
     }
@@ -21,8 +21,3 @@ def test_sums_are_exact(spark):
     found = exact_sums(frame, "value", by="name")
     assert found == {name: sum(map(Fraction, map(float, v))) for name, v in groups.items()}
     assert float(found["random"]) == math.fsum(groups["random"])
-
-
-def test_what_is_all_but_zero_counts_as_zero(spark):
-    frame = spark.createDataFrame([("a", 5e-324), ("a", 1.0)], "name string, value double")
-    assert exact_sums(frame, "value", by="name") == {"a": 1}

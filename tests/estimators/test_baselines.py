@@ -7,11 +7,11 @@ import pandas as pd
 import pytest
 
 from nonconvex.baselines import BASELINES, bias_model, compare, global_mean, user_means
-from nonconvex.distributed.evaluation import EvaluationError
 from nonconvex.distributed.preparation import prepare_ratings
 from nonconvex.distributed.ratings import Columns, Rules
 from nonconvex.distributed.sources import read_source
 from nonconvex.distributed.splits import Split
+from nonconvex.numerics.errors import EvaluationError
 from nonconvex.recommendation import MatrixFactorization
 
 

@@ -7,8 +7,8 @@ from pyspark.ml.evaluation import RankingEvaluator, RegressionEvaluator
 from pyspark.sql import functions as F
 
 from nonconvex.distributed.columns import ColumnError
-from nonconvex.distributed.evaluation import EvaluationError
 from nonconvex.distributed.ratings import RatingsError
+from nonconvex.numerics.errors import EvaluationError
 from nonconvex.recommendation import MatrixFactorization
 
 RANKING = ("ndcgAtK", "recallAtK", "precisionAtK", "meanAveragePrecisionAtK")
