@@ -227,7 +227,7 @@ def measure(
     """
     about = layout.outline
     train = Pieces(rdd, 0, tuple(places[: layout.pieces]))
-    measures = _measure(train, about)
+    measures = _measure(train, about, about.rows)
     if not measures.moments.weight > 0:
         raise ExamplesError(
             f"weightCol={columns.weight!r} is 0 in all rows to train on; at least one must weigh "
@@ -236,7 +236,7 @@ def measure(
     validation, weight, fingerprints = None, 0.0, [measures.fingerprint]
     if layout.held_out:
         validation = Pieces(rdd, layout.pieces, tuple(places[layout.pieces : layout.total - 1]))
-        of_validation = _measure(validation, about)
+        of_validation = _measure(validation, about, about.held_out)
         validation = replace(validation, sizes=of_validation.sizes)
         weight = of_validation.moments.weight
         fingerprints.append(of_validation.fingerprint)
@@ -265,7 +265,7 @@ class _Part(NamedTuple):
     digest: bytes
 
 
-def _measure(pieces: Pieces, about: Outline) -> Measures:
+def _measure(pieces: Pieces, about: Outline, rows: int) -> Measures:
     task = _measuring(about)
     unmeasured = replace(pieces, sizes=(1,) * len(pieces.partitions))
     sizes = [0] * len(pieces.partitions)
@@ -279,7 +279,11 @@ def _measure(pieces: Pieces, about: Outline) -> Measures:
             moments = part.moments if moments is None else moments.merge(part.moments)
             weights = weights + part.class_weights
             digest.update(part.digest)
-    assert moments is not None  # the outline has counted rows
+    if moments is None or sum(sizes) != rows:
+        raise ExamplesError(
+            f"the dataframe had {rows:,} examples and a moment later {sum(sizes):,}, it gives "
+            "other rows each time; cache it, or write it to Parquet"
+        )
     return Measures(tuple(sizes), moments, weights, digest.hexdigest())
 
 

@@ -104,7 +104,7 @@ class Pieces:
     partitions : tuple of int
         Where each piece lies; None is nowhere, it has no rows.
     sizes : tuple of int
-        How many rows each piece has.
+        How many rows each piece has; empty if that is not known yet.
     """
 
     rdd: RDD[Any]
@@ -127,7 +127,13 @@ class Pieces:
         Returns
         -------
         dict
-            The results by the number of the piece, in the order of `pieces`.
+            The results by the number of the piece, in the order of `pieces`; a piece without rows
+            has none.
+
+        Raises
+        ------
+        RuntimeError
+            If a piece is not where it was.
         """
         wanted = list(range(len(self.partitions)) if pieces is None else pieces)
         places = {piece: self.partitions[piece] for piece in wanted}
@@ -141,6 +147,12 @@ class Pieces:
         if not partitions:
             return {}
         done = dict(self.rdd.context.runJob(self.rdd, on_partition, partitions))
+        lost = [piece for piece in wanted if piece not in done and self.sizes and self.sizes[piece]]
+        if lost:
+            raise RuntimeError(
+                f"{len(lost)} pieces of the examples are not where they were: the files or the "
+                "dataframe have changed under way; start anew"
+            )
         return {piece: done[piece] for piece in wanted if piece in done}
 
     def bounded(self, row_bytes: int, bound: int, order: Iterable[int]) -> Iterator[list[int]]:
