@@ -100,6 +100,11 @@ IMPORTS = {
         "numerics.moments distributed.example_intake distributed.examples distributed.packing "
         "distributed.pieces"
     ),
+    "nonconvex.distributed.prepared_examples": (
+        "numerics.moments distributed.example_sets distributed.examples distributed.filesystem "
+        "distributed.packing distributed.pieces"
+    ),
+    "nonconvex.distributed.network_scoring": ("numerics distributed.examples distributed.vectors"),
     "nonconvex.distributed.streaming": (
         "numerics.backpropagation numerics.minibatches numerics.network distributed.pieces"
     ),
