@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
-from nonconvex.params import DESCENT, FactorizationParams, ParamError
+from nonconvex.factorization_params import FactorizationParams
+from nonconvex.params import DESCENT, ParamError, refuse_set
 
 __all__ = ["DESCENT_ALONE", "check_prepared", "check_together"]
 
@@ -47,29 +46,24 @@ def check_together(params: FactorizationParams, *, validated: bool, warm: bool) 
             "set rank ≥ 1, fitBiases or fitIntercept"
         )
     if get("solver") != "gd":
-        _refuse(params, DESCENT_ALONE, f"is only for solver='gd', not {get('solver')!r}")
+        refuse_set(params, DESCENT_ALONE, f"is only for solver='gd', not {get('solver')!r}")
     if not get("implicitPrefs"):
-        _refuse(params, ["confidence"], "is only for implicitPrefs=True")
+        refuse_set(params, ["confidence"], "is only for implicitPrefs=True")
     if not get("fitBiases"):
-        _refuse(params, ["biasRegRatio"], "is only for fitBiases=True")
+        refuse_set(params, ["biasRegRatio"], "is only for fitBiases=True")
     if get("checkpointPath") is None:
-        _refuse(params, ["checkpointInterval"], "needs checkpointPath, which is not set")
+        refuse_set(params, ["checkpointInterval"], "needs checkpointPath, which is not set")
     if warm and get("numRestarts") > 1:
         raise ParamError(
             f"numRestarts={get('numRestarts')} with an initial model would repeat one fit; "
             "set numRestarts=1, or setInitialModel(None)"
         )
     if warm:
-        _refuse(params, ["initScale", "firstRestart"], "is for random starts, not initial models")
+        refuse_set(
+            params, ["initScale", "firstRestart"], "is for random starts, not initial models"
+        )
 
 
 def check_prepared(params: FactorizationParams) -> None:
     """Raise `ParamError` for what a fit of prepared ratings would ignore."""
-    _refuse(params, _PREPARED, "is settled when ratings are prepared")
-
-
-def _refuse(params: FactorizationParams, names: Iterable[str], why: str) -> None:
-    for name in names:
-        value = params.getOrDefault(name)
-        if params.isSet(name) and value is not None:
-            raise ParamError(f"{name}={value!r} {why}; unset it")
+    refuse_set(params, _PREPARED, "is settled when ratings are prepared")

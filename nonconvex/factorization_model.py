@@ -12,8 +12,8 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from nonconvex.distributed.columns import (
-    ColumnError,
     check_frame,
+    check_new,
     id_column,
     id_type,
     number_column,
@@ -26,9 +26,10 @@ from nonconvex.distributed.scoring import index_table, predictions, with_index
 from nonconvex.distributed.storage import factor_table
 from nonconvex.distributed.top_n import Ranker, Side
 from nonconvex.distributed.training import Ids
-from nonconvex.model_files import ModelReader, ModelWriter
+from nonconvex.factorization_files import FactorizationReader, FactorizationWriter
+from nonconvex.factorization_params import FactorizationParams
 from nonconvex.numerics.factorization import Factors, Ridge
-from nonconvex.params import FactorizationParams, with_accessors
+from nonconvex.params import with_accessors
 from nonconvex.recommender import Recommender, positive
 from nonconvex.starts import warm_start
 from nonconvex.summary import TrainingSummary
@@ -285,11 +286,7 @@ class MatrixFactorizationModel(
     def _transform(self, dataset: DataFrame) -> DataFrame:
         check_frame("dataset", dataset)
         predicted = self.getOrDefault("predictionCol")
-        if predicted in dataset.columns:
-            raise ColumnError(
-                f"predictionCol={predicted!r}: there is such a column already; drop it, or name "
-                "another"
-            )
+        check_new(dataset, predicted, "predictionCol")
         keys = {}
         indexed = dataset
         for role, ids in (("userCol", self._ids.users), ("itemCol", self._ids.items)):
@@ -337,12 +334,12 @@ class MatrixFactorizationModel(
 
     def write(self) -> MLWriter:
         """Return a writer of Parquet and JSON; see `MLWriter.overwrite`."""
-        return ModelWriter(self)
+        return FactorizationWriter(self)
 
     @classmethod
     def read(cls) -> MLReader[MatrixFactorizationModel]:
         """Return a reader of what `write` wrote."""
-        return ModelReader(cls)
+        return FactorizationReader(cls)
 
 
 def _count(ratings: DataFrame) -> int:

@@ -6,10 +6,9 @@ starts of each, are one list of problems that share every pass over the data.
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from nonconvex.distributed.checkpoints import Checkpoints
 from nonconvex.distributed.gradient_descent import DescentSettings
@@ -22,9 +21,7 @@ from nonconvex.numerics.implicit import default_implicit_reg
 from nonconvex.starts import random_start
 from nonconvex.summary import RestartSummary, TrainingSummary
 
-__all__ = ["FitResult", "FitSettings", "InTurn", "LoopSettings", "fit_together"]
-
-ModelT = TypeVar("ModelT")
+__all__ = ["FitResult", "FitSettings", "LoopSettings", "fit_together"]
 
 
 @dataclass(frozen=True)
@@ -252,28 +249,3 @@ def _merit(fit: Fitted) -> tuple[bool, float]:
     """What to choose restarts by, the less the better: validation RMSE, or else f."""
     value = fit.objective if fit.validation_rmse is None else fit.validation_rmse
     return fit.stop is Stop.NONFINITE, value
-
-
-class InTurn(Iterator[tuple[int, ModelT]]):
-    """The models of several groups of fits, each group fitted when its first model is asked for.
-
-    Threads may share it, as those of a CrossValidator do.
-
-    Parameters
-    ----------
-    groups : list of (list of int, callable)
-        For each group, the numbers of its models, and what fits them.
-    """
-
-    def __init__(self, groups: Iterable[tuple[list[int], Callable[[], list[ModelT]]]]) -> None:
-        self._groups = iter(groups)
-        self._ready: list[tuple[int, ModelT]] = []
-        self._lock = threading.Lock()
-
-    def __next__(self) -> tuple[int, ModelT]:
-        """Return the number of the next model, and the model."""
-        with self._lock:
-            if not self._ready:
-                numbers, fit = next(self._groups)
-                self._ready = list(zip(numbers, fit(), strict=True))
-            return self._ready.pop(0)

@@ -1,51 +1,21 @@
-"""Factorization models on disk: Parquet for the factors, JSON for all else."""
+"""Models on disk: what reading them has in common, whatever the model."""
 
 from __future__ import annotations
 
-import json
-from typing import Any, Generic, TypeVar
+from abc import abstractmethod
+from typing import Any, TypeVar
 
-from pyspark.ml.util import DefaultParamsReader, DefaultParamsWriter, MLReader, MLWriter
+from pyspark.ml.util import DefaultParamsReader, MLReader
 
-from nonconvex.distributed.storage import ModelError, read_factors, write_factors
-from nonconvex.distributed.training import Ids
-from nonconvex.numerics.factorization import Factors
-from nonconvex.summary import TrainingSummary
+from nonconvex.distributed.storage import ModelError
 
-__all__ = ["ModelReader", "ModelWriter"]
+__all__ = ["ModelReader"]
 
-ModelT = TypeVar("ModelT", bound=Any)  # MatrixFactorizationModel, which imports this module
-
-
-class ModelWriter(MLWriter, Generic[ModelT]):
-    """Writes ``userFactors/``, ``itemFactors/`` and ``metadata/``.
-
-    Parameters
-    ----------
-    model : MatrixFactorizationModel
-    """
-
-    def __init__(self, model: ModelT) -> None:
-        super().__init__()
-        self._model = model
-
-    def saveImpl(self, path: str) -> None:
-        """Write the model into an empty directory."""
-        model, spark = self._model, self.sparkSession
-        write_factors(spark, f"{path}/userFactors", model._ids.users, model._factors.users)
-        write_factors(spark, f"{path}/itemFactors", model._ids.items, model._factors.items)
-        extra = {
-            "globalBias": model.globalBias,
-            "rows": [len(ids) for ids in model._ids],
-            "implicitPrefs": model._implicit,
-            "summary": json.loads(model.summary.to_json()),
-        }
-        # Last, so that a directory with metadata is a whole model.
-        DefaultParamsWriter.saveMetadata(model, path, spark, extra)
+ModelT = TypeVar("ModelT", bound=Any)
 
 
 class ModelReader(MLReader[ModelT]):
-    """Reads what `ModelWriter` wrote.
+    """Reads a directory with the metadata of a model, and what else there is of it.
 
     Parameters
     ----------
@@ -65,33 +35,26 @@ class ModelReader(MLReader[ModelT]):
         ModelError
             If there is none, or not all of it.
         """
-        spark = self.sparkSession
         try:
-            metadata = DefaultParamsReader.loadMetadata(path, spark)
+            metadata = DefaultParamsReader.loadMetadata(path, self.sparkSession)
         except Exception as error:
             raise ModelError(f"{path} does not hold a model, or only part of one") from error
         name = f"{self._cls.__module__}.{self._cls.__name__}"
         if metadata["class"] != name:
             raise ModelError(f"{path} holds a {metadata['class']} and not a {name}")
         try:
-            return self._model(path, metadata)
-        except (KeyError, TypeError, AttributeError) as error:
+            model = self._model(path, metadata)
+            model._resetUid(metadata["uid"])
+            DefaultParamsReader.getAndSetParams(model, metadata)
+        except ModelError:
+            raise
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ModelError(
                 f"{path}/metadata is damaged, or of another version, at {error}; "
                 "save the model again, or train it"
             ) from None
-
-    def _model(self, path: str, metadata: dict[str, Any]) -> ModelT:
-        sides = zip(("userFactors", "itemFactors"), metadata["rows"], strict=True)
-        (users, x), (items, z) = (
-            read_factors(self.sparkSession, f"{path}/{side}", rows) for side, rows in sides
-        )
-        model: ModelT = self._cls(
-            Factors(metadata["globalBias"], x, z),
-            Ids(users, items),
-            TrainingSummary.from_json(json.dumps(metadata["summary"])),
-            implicit=metadata["implicitPrefs"],
-        )
-        model._resetUid(metadata["uid"])
-        DefaultParamsReader.getAndSetParams(model, metadata)
         return model
+
+    @abstractmethod
+    def _model(self, path: str, metadata: dict[str, Any]) -> ModelT:
+        """Make the model, without its Params; what metadata lack may raise a KeyError."""

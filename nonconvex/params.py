@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
 from pyspark.ml.param import Param, Params
-from pyspark.ml.param.shared import HasPredictionCol, HasSeed
+from pyspark.ml.param.shared import HasSeed
 
 from nonconvex.numerics.descent import Optimizer
-from nonconvex.numerics.optimizers import OPTIMIZERS, make_optimizer
+from nonconvex.numerics.optimizers import OPTIMIZERS, WEIGHT_DECAY, make_optimizer
 from nonconvex.numerics.schedules import SCHEDULES, make_schedule
-from nonconvex.ranges import choice, flag, fraction, integer, number, optional, text
+from nonconvex.ranges import choice, integer, number, optional, text
 
 __all__ = [
     "DESCENT",
     "DescentParams",
-    "FactorizationModelParams",
-    "FactorizationParams",
+    "FitParams",
     "ParamError",
+    "param",
+    "refuse_set",
     "with_accessors",
 ]
 
@@ -32,30 +35,28 @@ class ParamError(ValueError):
 
 ParamsT = TypeVar("ParamsT", bound=Params)
 
-COLD_START = ("bias", "nan", "drop")
-SOLVERS = ("als", "als-coordinate", "gd")
 PRECISIONS = ("float32", "float64")
 DEFAULT_SEED = 42
 
 
-def _stationary(value: Any) -> float:
-    if value == 0:
-        raise ValueError(
-            "initScale must be > 0, got 0: with every γ at zero the objective is stationary, and "
-            "no solver could move"
-        )
-    return number("initScale", 0, exclusive=True)(value)
-
-
-def _param(name: str, doc: str, convert: Callable[[Any], Any]) -> Param[Any]:
+def param(name: str, doc: str, convert: Callable[[Any], Any]) -> Param[Any]:
+    """Declare a Param whose values `convert` checks and converts."""
     return Param(Params._dummy(), name, doc, typeConverter=convert)
+
+
+def refuse_set(params: Params, names: Iterable[str], why: str) -> None:
+    """Raise `ParamError` for a Param that was set and would be ignored."""
+    for name in names:
+        value = params.getOrDefault(name)
+        if params.isSet(name) and value is not None:
+            raise ParamError(f"{name}={value!r} {why}; unset it")
 
 
 def with_accessors(cls: type[ParamsT]) -> type[ParamsT]:
     """Give a class ``getName`` and ``setName`` for each of its Params that has none."""
-    for param in [value for value in map(partial(getattr, cls), dir(cls)) if _is_param(value)]:
-        title = param.name[0].upper() + param.name[1:]
-        for verb, accessor in (("get", _getter(param)), ("set", _setter(param))):
+    for declared in [value for value in map(partial(getattr, cls), dir(cls)) if _is_param(value)]:
+        title = declared.name[0].upper() + declared.name[1:]
+        for verb, accessor in (("get", _getter(declared)), ("set", _setter(declared))):
             accessor.__name__ = f"{verb}{title}"
             accessor.__qualname__ = f"{cls.__qualname__}.{accessor.__name__}"
             if not hasattr(cls, accessor.__name__):
@@ -67,110 +68,79 @@ def _is_param(value: object) -> bool:
     return isinstance(value, Param)
 
 
-def _getter(param: Param[Any]) -> Callable[[Params], Any]:
+def _getter(declared: Param[Any]) -> Callable[[Params], Any]:
     def get(self: Params) -> Any:
-        return self.getOrDefault(param.name)
+        return self.getOrDefault(declared.name)
 
-    get.__doc__ = f"Return {param.name}: {param.doc}."
+    get.__doc__ = f"Return {declared.name}: {declared.doc}."
     return get
 
 
-def _setter(param: Param[Any]) -> Callable[[Params, Any], Params]:
+def _setter(declared: Param[Any]) -> Callable[[Params, Any], Params]:
     def set_(self: Params, value: Any) -> Params:
-        return self._set(**{param.name: value})
+        return self._set(**{declared.name: value})
 
-    set_.__doc__ = f"Set {param.name}: {param.doc}."
+    set_.__doc__ = f"Set {declared.name}: {declared.doc}."
     return set_
-
-
-class FactorizationModelParams(HasPredictionCol):
-    """Params that `MatrixFactorization` and its model share: what prediction needs."""
-
-    predictionCol = _param(
-        "predictionCol", "column of predictions, which is added", text("predictionCol")
-    )
-    userCol = _param(
-        "userCol", "column of user ids: strings, integers or decimals", text("userCol")
-    )
-    itemCol = _param(
-        "itemCol", "column of item ids: strings, integers or decimals", text("itemCol")
-    )
-    coldStartStrategy = _param(
-        "coldStartStrategy",
-        "what to predict for an id that training has not seen: 'bias' (α and the bias of the id "
-        "that is known), 'nan', or 'drop' (no row)",
-        choice("coldStartStrategy", COLD_START),
-    )
-    clipPredictions = _param(
-        "clipPredictions",
-        "whether predictions are clipped to the range of the training ratings",
-        flag("clipPredictions"),
-    )
-
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        self._setDefault(
-            userCol="user", itemCol="item", coldStartStrategy="bias", clipPredictions=False
-        )
 
 
 class DescentParams(Params):
     """Params of gradient descent, for every model that can be trained by it."""
 
-    optimizer = _param(
+    optimizer = param(
         "optimizer", f"one of {', '.join(OPTIMIZERS)}", choice("optimizer", tuple(OPTIMIZERS))
     )
-    learningRate = _param(
+    learningRate = param(
         "learningRate", "step size η > 0", number("learningRate", 0, exclusive=True)
     )
-    momentum = _param(
+    momentum = param(
         "momentum",
         "decay in [0, 1) of the sum of gradients (momentum, nesterov) or of their mean (adam, "
         "adamw: β₁); by default 0.9",
         optional(number("momentum", 0)),
     )
-    decay = _param(
+    decay = param(
         "decay",
         "decay in [0, 1) of the mean of squared gradients; by default 0.99 for rmsprop and 0.999 "
         "for adam and adamw (β₂)",
         optional(number("decay", 0)),
     )
-    epsilon = _param(
+    epsilon = param(
         "epsilon",
         "ε > 0, added to the root of the mean of squared gradients; by default 1e-8",
         optional(number("epsilon", 0, exclusive=True)),
     )
-    weightDecay = _param(
+    weightDecay = param(
         "weightDecay",
         "decoupled weight decay ≥ 0 of adamw; by default 0.01",
         optional(number("weightDecay", 0)),
     )
-    clipNorm = _param(
+    clipNorm = param(
         "clipNorm",
         "> 0: a longer gradient is scaled down to this norm; by default none is",
         optional(number("clipNorm", 0, exclusive=True)),
     )
-    schedule = _param(
+    schedule = param(
         "schedule",
         f"how the learning rate changes with the steps: one of {', '.join(SCHEDULES)}",
         choice("schedule", tuple(SCHEDULES)),
     )
-    decaySteps = _param(
+    decaySteps = param(
         "decaySteps",
         "≥ 1: the time scale of every schedule but constant, which need it",
         optional(integer("decaySteps", 1)),
     )
-    decayRate = _param(
+    decayRate = param(
         "decayRate",
         "> 0: by how much step, exponential and inverse-time decay in decaySteps",
         optional(number("decayRate", 0, exclusive=True)),
     )
-    finalFraction = _param(
+    finalFraction = param(
         "finalFraction",
         "≥ 0: the fraction of the learning rate that cosine ends with",
         optional(number("finalFraction", 0)),
     )
-    warmupSteps = _param(
+    warmupSteps = param(
         "warmupSteps",
         "≥ 0: steps in which the rate grows to its first value",
         integer("warmupSteps", 0),
@@ -193,12 +163,29 @@ class DescentParams(Params):
             warmupSteps=0,
         )
 
-    def _optimizer(self) -> Optimizer:
-        """Build the optimizer; raises OptimizerError or ScheduleError for settings that clash."""
+    def _rate(self) -> float:
+        """Return the learning rate that is meant."""
+        return float(self.getOrDefault("learningRate"))
+
+    def _optimizer(
+        self, *, axis: int | None = None, decays: NDArray[np.bool_] | None = None
+    ) -> Optimizer:
+        """Build the optimizer; raises OptimizerError or ScheduleError for settings that clash.
+
+        Parameters
+        ----------
+        axis : int, optional
+            Over which one gradient extends, for ``clipNorm``; the whole array by default.
+        decays : bool array, optional
+            Which parameters ``weightDecay`` is for; all by default.
+        """
         get = self.getOrDefault
+        weight_decay: float | NDArray[np.floating] | None = get("weightDecay")
+        if decays is not None and get("optimizer") == "adamw":
+            weight_decay = (WEIGHT_DECAY if weight_decay is None else weight_decay) * decays
         rate = make_schedule(
             get("schedule"),
-            get("learningRate"),
+            self._rate(),
             warmup_steps=get("warmupSteps"),
             decay_steps=get("decaySteps"),
             decay_rate=get("decayRate"),
@@ -208,10 +195,11 @@ class DescentParams(Params):
             get("optimizer"),
             rate,
             clip_norm=get("clipNorm"),
+            axis=axis,
             momentum=get("momentum"),
             decay=get("decay"),
             epsilon=get("epsilon"),
-            weight_decay=get("weightDecay"),
+            weight_decay=weight_decay,
         )
 
 
@@ -219,171 +207,55 @@ DESCENT = tuple(name for name, value in vars(DescentParams).items() if _is_param
 """Names of the Params that only gradient descent reads."""
 
 
-class FactorizationParams(FactorizationModelParams, DescentParams, HasSeed):
-    """Params of `MatrixFactorization`."""
+class FitParams(HasSeed):
+    """Params of every fit: its rows, its random starts, its arithmetic and its checkpoints."""
 
-    ratingCol = _param("ratingCol", "column of ratings: finite numbers", text("ratingCol"))
-    weightCol = _param(
+    weightCol = param(
         "weightCol",
-        "column of weights, numbers ≥ 0: how much a rating counts; by default each counts 1",
+        "column of weights, numbers ≥ 0: how much a row counts; by default each counts 1",
         optional(text("weightCol")),
     )
-    validationIndicatorCol = _param(
+    validationIndicatorCol = param(
         "validationIndicatorCol",
-        "boolean column: True for ratings to validate with instead of training on them",
+        "boolean column: True for rows to validate with instead of training on them",
         optional(text("validationIndicatorCol")),
     )
-    rank = _param("rank", "number K of factors, ≥ 0; 0 leaves α and the biases", integer("rank", 0))
-    maxIter = _param("maxIter", "most iterations, ≥ 1", integer("maxIter", 1))
-    tol = _param(
-        "tol",
-        "stop when an iteration changes the objective by less than tol times its value, ≥ 0",
-        number("tol", 0),
-    )
-    gradientTol = _param(
-        "gradientTol",
-        "with solver 'gd', stop when the norm of the gradient is at most this, ≥ 0",
-        number("gradientTol", 0),
-    )
-    miniBatchFraction = _param(
-        "miniBatchFraction",
-        "with solver 'gd', the fraction in (0, 1] of the users that a step looks at; an iteration "
-        "is as many steps as see each user once",
-        fraction("miniBatchFraction"),
-    )
-    patience = _param(
-        "patience",
-        "stop when the validation RMSE has not improved for so many iterations, and return the "
-        "best iteration; needs validation ratings",
-        optional(integer("patience", 1)),
-    )
-    regUser = _param(
-        "regUser",
-        "λ₁ ≥ 0: regularization of users, in the units of the objective; by default "
-        "16 · (standard deviation of the ratings) / (number of ratings), or with implicitPrefs "
-        "5 · (mean of confidence · |rating|) / (number of positive ratings)",
-        optional(number("regUser", 0)),
-    )
-    regItem = _param(
-        "regItem",
-        "λ₂ ≥ 0: regularization of items; the default is that of regUser",
-        optional(number("regItem", 0)),
-    )
-    biasRegRatio = _param(
-        "biasRegRatio",
-        "ρ ≥ 0: a bias is regularized with ρ λ; 1 if regUser or regItem is given, else by default "
-        "such that n ρ λ = 3 (with implicitPrefs 1)",
-        optional(number("biasRegRatio", 0)),
-    )
-    regExponent = _param(
-        "regExponent",
-        "ν ≥ 0: a row with d ratings is regularized with λ (d / mean d)^ν; 0 is plain λ, 1 is "
-        "what MLlib's ALS does",
-        number("regExponent", 0),
-    )
-    solver = _param(
-        "solver",
-        "'als' (each row exactly), 'als-coordinate' (one unknown of each row at a time) or 'gd' "
-        "(gradient descent on all at once)",
-        choice("solver", SOLVERS),
-    )
-    fitIntercept = _param("fitIntercept", "whether the model has α", flag("fitIntercept"))
-    fitBiases = _param("fitBiases", "whether the model has β_u and β_i", flag("fitBiases"))
-    nonnegative = _param("nonnegative", "whether to demand γ ≥ 0", flag("nonnegative"))
-    implicitPrefs = _param(
-        "implicitPrefs",
-        "whether ratings are counts of implicit feedback rather than opinions: every pair then "
-        "has a preference, 1 where the rating is positive and else 0",
-        flag("implicitPrefs"),
-    )
-    confidence = _param(
-        "confidence",
-        "κ > 0: with implicitPrefs, a pair weighs 1 + κ |rating|; MLlib's alpha",
-        number("confidence", 0, exclusive=True),
-    )
-    initScale = _param(
-        "initScale", "standard deviation > 0 of the γ that a fit starts from", _stationary
-    )
-    numRestarts = _param(
+    numRestarts = param(
         "numRestarts",
-        "number of random starts, ≥ 1; the best by validation RMSE, or else by objective, is kept",
+        "number of random starts, ≥ 1; the best by validation rows, or else by objective, is kept",
         integer("numRestarts", 1),
     )
-    firstRestart = _param(
+    firstRestart = param(
         "firstRestart",
         "number of the first random start, ≥ 0: restart r of a seed is the same in any run",
         integer("firstRestart", 0),
     )
-    keepRestarts = _param(
-        "keepRestarts",
-        "whether the model keeps the models of all random starts as its restarts",
-        flag("keepRestarts"),
-    )
-    ensemble = _param(
-        "ensemble",
-        "whether the model predicts the mean of all random starts instead of the best; its rank "
-        "is then numRestarts times rank",
-        flag("ensemble"),
-    )
-    precision = _param(
+    precision = param(
         "precision",
-        "'float32' or 'float64': the type of factors and arithmetic",
+        "'float32' or 'float64': the type of the parameters and of the arithmetic",
         choice("precision", PRECISIONS),
     )
-    checkpointPath = _param(
+    checkpointPath = param(
         "checkpointPath",
         "directory, of this fit alone, to save the state of a fit in: an interrupted fit, started "
         "again with equal Params and data, goes on from there to the same bits; by default none",
         optional(text("checkpointPath")),
     )
-    checkpointInterval = _param(
+    checkpointInterval = param(
         "checkpointInterval",
         "iterations between two checkpoints, ≥ 1; needs checkpointPath",
         integer("checkpointInterval", 1),
-    )
-    numUserBlocks = _param(
-        "numUserBlocks",
-        "number of blocks of users, ≥ 1; by default as many as cores, and one for a million "
-        "ratings. It changes the time, never the result",
-        optional(integer("numUserBlocks", 1)),
-    )
-    numItemBlocks = _param(
-        "numItemBlocks",
-        "number of blocks of items, as numUserBlocks",
-        optional(integer("numItemBlocks", 1)),
     )
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self._setDefault(
-            ratingCol="rating",
             weightCol=None,
             validationIndicatorCol=None,
-            rank=10,
-            maxIter=15,
-            tol=1e-4,
-            gradientTol=0.0,
-            miniBatchFraction=1.0,
-            patience=None,
-            regUser=None,
-            regItem=None,
-            biasRegRatio=None,
-            regExponent=0.0,
-            solver="als",
-            fitIntercept=True,
-            fitBiases=True,
-            nonnegative=False,
-            implicitPrefs=False,
-            confidence=1.0,
-            initScale=0.1,
             numRestarts=1,
             firstRestart=0,
-            keepRestarts=False,
-            ensemble=False,
             precision="float32",
             checkpointPath=None,
             checkpointInterval=10,
-            numUserBlocks=None,
-            numItemBlocks=None,
             seed=DEFAULT_SEED,  # pyspark's own default changes with every process
         )

@@ -11,7 +11,17 @@ import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
-__all__ = ["choice", "flag", "fraction", "integer", "number", "optional", "text"]
+__all__ = [
+    "choice",
+    "flag",
+    "fraction",
+    "integer",
+    "names",
+    "number",
+    "numbers",
+    "optional",
+    "text",
+]
 
 
 def _refuse(name: str, allowed: str, value: object) -> None:
@@ -85,13 +95,44 @@ def flag(name: str) -> Callable[[Any], bool]:
     return convert
 
 
-def text(name: str) -> Callable[[Any], str]:
-    """Strings that are not empty."""
+def text(name: str, *, empty: bool = False) -> Callable[[Any], str]:
+    """Strings that are not empty, unless `empty` says that they may be."""
 
     def convert(value: Any) -> str:
-        if not isinstance(value, str) or not value:
-            _refuse(name, "a name", value)
+        if not isinstance(value, str) or not (value or empty):
+            _refuse(name, "a name or ''" if empty else "a name", value)
         return str(value)
+
+    return convert
+
+
+def names(name: str) -> Callable[[Any], str | list[str]]:
+    """A string that is not empty, or a list of at least one, all different."""
+
+    def convert(value: Any) -> str | list[str]:
+        several = isinstance(value, (list, tuple))
+        given = list(value) if several else [value]
+        right = all(isinstance(one, str) and one for one in given)
+        if not (given and right and len(set(given)) == len(given)):
+            _refuse(name, "a name, or a list of different names", value)
+        return given if several else str(value)
+
+    return convert
+
+
+def numbers(name: str, minimum: float | None = None) -> Callable[[Any], list[float]]:
+    """Lists, arrays or vectors of finite numbers, each ≥ `minimum` if that is given."""
+    allowed = "a list of finite numbers" + ("" if minimum is None else f" ≥ {minimum:g}")
+
+    def convert(value: Any) -> list[float]:
+        try:
+            given = [] if isinstance(value, str) else [float(entry) for entry in value]
+        except (TypeError, ValueError):
+            given = []
+        inside = all(math.isfinite(x) and (minimum is None or x >= minimum) for x in given)
+        if not given or not inside:
+            _refuse(name, allowed, value)
+        return given
 
     return convert
 

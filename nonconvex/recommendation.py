@@ -28,11 +28,13 @@ from nonconvex.distributed.prepared import PreparedRatings
 from nonconvex.distributed.serving import seen_pairs
 from nonconvex.distributed.training import TrainingSet, load_prepared, pack_ratings
 from nonconvex.factorization_model import MatrixFactorizationModel
-from nonconvex.fitting import FitResult, FitSettings, InTurn, LoopSettings, fit_together
+from nonconvex.factorization_params import FactorizationParams
+from nonconvex.fitting import FitResult, FitSettings, LoopSettings, fit_together
 from nonconvex.numerics.blocks import RatingBlock
 from nonconvex.numerics.factorization import Factors
 from nonconvex.numerics.implicit import preferences
-from nonconvex.params import FactorizationParams, ParamError, with_accessors
+from nonconvex.params import ParamError, with_accessors
+from nonconvex.turns import InTurn
 
 if TYPE_CHECKING:
     from pyspark.ml._typing import ParamMap

@@ -10,7 +10,7 @@ from pyspark.sql import DataFrame, SparkSession
 
 from nonconvex.distributed.columns import check_frame
 from nonconvex.distributed.top_n import Ranker, Side, keys, neighbours, recommendations, requests
-from nonconvex.params import FactorizationModelParams
+from nonconvex.factorization_params import FactorizationModelParams
 
 __all__ = ["Recommender", "positive"]
 

@@ -46,6 +46,7 @@ IMPORTS = {
     "nonconvex.numerics.ranking": "numerics.factorization",
     "nonconvex.numerics.summation": "",
     "nonconvex.numerics.errors": "numerics.summation",
+    "nonconvex.numerics.network_errors": "numerics.errors numerics.summation",
     "nonconvex.numerics.relevance": "numerics.ranking",
     "nonconvex.numerics.implicit": "numerics.blocks",
     "nonconvex.numerics.least_squares": (
@@ -105,6 +106,13 @@ IMPORTS = {
         "distributed.packing distributed.pieces"
     ),
     "nonconvex.distributed.network_scoring": ("numerics distributed.examples distributed.vectors"),
+    "nonconvex.distributed.network_evaluation": (
+        "numerics.network_errors numerics.summation distributed.example_intake "
+        "distributed.examples distributed.network_scoring distributed.summation"
+    ),
+    "nonconvex.distributed.network_storage": (
+        "numerics.moments numerics.network distributed.storage"
+    ),
     "nonconvex.distributed.streaming": (
         "numerics.backpropagation numerics.minibatches numerics.network distributed.pieces"
     ),
@@ -151,18 +159,36 @@ IMPORTS = {
     "nonconvex.job": "config session",
     "nonconvex.sections": "config distributed",
     "nonconvex.params": "numerics ranges",
-    "nonconvex.contradictions": "params",
+    "nonconvex.turns": "",
+    "nonconvex.factorization_params": "params ranges",
+    "nonconvex.contradictions": "factorization_params params",
     "nonconvex.summary": "distributed.problems",
-    "nonconvex.recommender": "distributed.columns distributed.top_n params",
-    "nonconvex.model_files": (
-        "distributed.storage distributed.training numerics.factorization summary"
+    "nonconvex.recommender": "distributed.columns distributed.top_n factorization_params",
+    "nonconvex.model_files": "distributed.storage",
+    "nonconvex.factorization_files": (
+        "distributed.storage distributed.training model_files numerics.factorization summary"
     ),
     "nonconvex.serving_sections": "config",
     "nonconvex.factorization_model": (
-        "distributed model_files numerics params recommender starts summary"
+        "distributed factorization_files factorization_params numerics params recommender starts "
+        "summary"
     ),
     "nonconvex.recommendation": (
-        "contradictions distributed factorization_model fitting numerics params"
+        "contradictions distributed factorization_model factorization_params fitting numerics "
+        "params turns"
+    ),
+    "nonconvex.network_params": "numerics params ranges",
+    "nonconvex.network_contradictions": "network_params params",
+    "nonconvex.network_plans": "distributed network_params numerics.network params",
+    "nonconvex.network_summary": "numerics.training",
+    "nonconvex.network_fitting": (
+        "distributed network_params network_plans network_summary numerics"
+    ),
+    "nonconvex.network_files": ("distributed model_files network_summary numerics.network"),
+    "nonconvex.network_model": ("distributed network_files network_params network_summary params"),
+    "nonconvex.neural_network": (
+        "distributed network_contradictions network_fitting network_model network_params params "
+        "turns"
     ),
     "nonconvex.baselines": (
         "numerics.errors distributed.evaluation distributed.prepared distributed.scoring "
@@ -188,7 +214,15 @@ PACKAGES = {
     "nonconvex.config": "pydantic pydantic_core",
     "nonconvex.session": "pyspark",
     "nonconvex.job": "pyspark.sql",
-    "nonconvex.params": "pyspark.ml",
+    "nonconvex.params": "numpy pyspark.ml",
+    "nonconvex.factorization_params": "pyspark.ml",
+    "nonconvex.factorization_files": "pyspark.ml",
+    "nonconvex.network_params": "pyspark.ml",
+    "nonconvex.network_plans": "numpy",
+    "nonconvex.network_fitting": "numpy pyspark.sql",
+    "nonconvex.network_files": "pyspark.ml",
+    "nonconvex.network_model": "numpy pyspark",
+    "nonconvex.neural_network": "pyspark",
     "nonconvex.sections": "pydantic pyspark.sql",
     "nonconvex.factorization_sections": "pydantic pyspark.sql",
     "nonconvex.baselines": "numpy pyspark",

@@ -15,7 +15,15 @@ from pyspark.sql.types import (
     StringType,
 )
 
-__all__ = ["ColumnError", "boolean_column", "check_frame", "id_column", "id_type", "number_column"]
+__all__ = [
+    "ColumnError",
+    "boolean_column",
+    "check_frame",
+    "check_new",
+    "id_column",
+    "id_type",
+    "number_column",
+]
 
 
 class ColumnError(ValueError):
@@ -28,6 +36,14 @@ def check_frame(name: str, value: Any, allowed: str = "a DataFrame") -> None:
     """Raise `ColumnError` for the argument `name` if it is not a dataframe."""
     if not isinstance(value, DataFrame):
         raise ColumnError(f"{name} must be {allowed}, got {value!r}")
+
+
+def check_new(frame: DataFrame, name: str, role: str) -> None:
+    """Raise `ColumnError` if the column that a Param says to add is there already."""
+    if name in frame.columns:
+        raise ColumnError(
+            f"{role}={name!r}: there is such a column already; drop it, or name another"
+        )
 
 
 def id_column(frame: DataFrame, name: str, role: str, like: DataType | None = None) -> Column:

@@ -43,6 +43,7 @@ from nonconvex.numerics.schedules import Schedule
 
 __all__ = [
     "OPTIMIZERS",
+    "WEIGHT_DECAY",
     "adam",
     "adamw",
     "gradient_descent",
@@ -54,6 +55,9 @@ __all__ = [
 
 Array = NDArray[np.floating]
 Directed = tuple[Array, Array, Array]
+
+WEIGHT_DECAY = 0.01
+"""The default of AdamW, PyTorch's."""
 
 
 def gradient_descent(learning_rate: float | Schedule) -> Optimizer:
@@ -215,7 +219,7 @@ def adamw(
     momentum: float = 0.9,
     decay: float = 0.999,
     epsilon: float = 1e-8,
-    weight_decay: float | Array = 0.01,
+    weight_decay: float | Array = WEIGHT_DECAY,
 ) -> Optimizer:
     """AdamW (Loshchilov and Hutter, 2019): θ ← θ − η(m̂ / (√ŝ + ε) + wθ), m̂ and ŝ as in `adam`.
 
