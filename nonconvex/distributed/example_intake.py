@@ -84,7 +84,9 @@ def read_examples(table: pa.Table, outline: Outline) -> tuple[Accepted, Counter[
     return (accepted if good.all() else accepted.take(good)), +reasons
 
 
-def refuse(reasons: Mapping[str, int], columns: ExampleColumns, outline: Outline) -> None:
+def refuse(
+    reasons: Mapping[str, int], columns: ExampleColumns, outline: Outline, before: str = "fit"
+) -> None:
     """Raise an error that says what is wrong with examples, if anything is.
 
     Parameters
@@ -94,6 +96,8 @@ def refuse(reasons: Mapping[str, int], columns: ExampleColumns, outline: Outline
     columns : ExampleColumns
         What the columns are called.
     outline : Outline
+    before : str
+        What they are to be used for.
 
     Raises
     ------
@@ -124,7 +128,7 @@ def refuse(reasons: Mapping[str, int], columns: ExampleColumns, outline: Outline
     if found:
         raise ExamplesError(
             f"{' and '.join(found)}, of {outline.rows + outline.held_out:,} in all; "
-            "drop or fill them before fit"
+            f"drop or fill them before {before}"
         )
     if count := reasons.get("changed"):
         raise ExamplesError(

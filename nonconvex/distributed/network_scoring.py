@@ -21,7 +21,7 @@ from nonconvex.numerics.moments import Standardization
 from nonconvex.numerics.network import Network, forward
 from nonconvex.numerics.threads import one_thread_per_product
 
-__all__ = ["HandleInvalid", "OutputColumns", "Scorer", "score"]
+__all__ = ["HandleInvalid", "OutputColumns", "Scorer", "raw_predictions", "score"]
 
 HandleInvalid = Literal["error", "skip", "keep"]
 
@@ -83,6 +83,7 @@ def score(
     outputs: OutputColumns,
     *,
     handle_invalid: HandleInvalid = "error",
+    thresholds: Sequence[float] | None = None,
 ) -> DataFrame:
     """Add predictions to a dataframe.
 
@@ -97,6 +98,8 @@ def score(
     handle_invalid : "error", "skip" or "keep"
         What happens to a row with null, NaN or infinite features: the query fails, the row is
         left out, or its predictions are null.
+    thresholds : sequence of float, optional
+        Of the classes, see `nonconvex.numerics.network.Network.predicted`.
 
     Returns
     -------
@@ -138,7 +141,8 @@ def score(
                 f"featuresCol={names!r} is null, NaN or infinite in some rows; fill them, or set "
                 'handleInvalid to "skip" or "keep"'
             )
-        return _answer(scorer.value, np.where(invalid[:, None], 0.0, vectors.values), invalid)
+        x = np.where(invalid[:, None], 0.0, vectors.values)
+        return _answer(scorer.value, x, invalid, thresholds)
 
     kind = "double" if about.classes is None else about.classes.kind
     if about.classes is None and several:
@@ -163,22 +167,30 @@ def score(
     return table.withColumns(columns).drop(name)
 
 
-def _answer(scorer: Scorer, x: NDArray[np.float64], invalid: NDArray[np.bool_]) -> pa.Array:
+def _answer(
+    scorer: Scorer,
+    x: NDArray[np.float64],
+    invalid: NDArray[np.bool_],
+    thresholds: Sequence[float] | None,
+) -> pa.Array:
     network, z = scorer.network, scorer.logits(x)
     probability = raw = None
     if scorer.classes is None:
         prediction = _lists(z, None) if z.shape[1] > 1 else pa.array(z[:, 0])
     else:
         labels = pa.array(scorer.classes.values)
-        prediction = labels.take(pa.array(network.predicted(z)))
-        probability, raw = network.output.output(z), z
-        if z.shape[1] == 1:
-            probability, raw = np.hstack([1 - probability, probability]), np.hstack([-z, z])
+        prediction = labels.take(pa.array(network.predicted(z, thresholds)))
+        probability, raw = network.probabilities(z), raw_predictions(z)
     return pa.StructArray.from_arrays(
         [prediction, _lists(probability, len(x)), _lists(raw, len(x))],
         ["prediction", "probability", "raw"],
         mask=pa.array(invalid),
     )
+
+
+def raw_predictions(z: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return an entry for each class: logits of shape (m, d_L), (−z, z) of a single one."""
+    return np.hstack([-z, z]) if z.shape[1] == 1 else z
 
 
 def _lists(rows: NDArray[np.floating] | None, count: int | None) -> pa.Array:

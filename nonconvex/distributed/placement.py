@@ -18,7 +18,7 @@ from nonconvex.numerics.local_gradients import LocalGradients
 from nonconvex.numerics.network import Network
 from nonconvex.numerics.training import Gradients
 
-__all__ = ["MEMORY_BYTES", "Choice", "Place", "Sizes", "choose", "open_gradients"]
+__all__ = ["MEMORY_BYTES", "Choice", "Place", "Sizes", "choose", "decide", "open_gradients"]
 
 _log = logging.getLogger("nonconvex")
 
@@ -138,6 +138,24 @@ def choose(sizes: Sizes) -> Choice:
     )
 
 
+def decide(
+    network: Network,
+    pieces: Pieces,
+    reading: Reading,
+    *,
+    batch_size: int,
+    restarts: int = 1,
+    place: Place | Literal["auto"] = "auto",
+    memory_bytes: int = MEMORY_BYTES,
+) -> Choice:
+    """Return where gradients are to be computed, and why; parameters as for `open_gradients`."""
+    if place != "auto":
+        return Choice(place, f"gradients on the {place}, as was asked for")
+    choice = choose(_sizes(network, pieces, reading, batch_size, restarts, memory_bytes))
+    _log.info("%s", choice.reason)
+    return choice
+
+
 def open_gradients(
     network: Network,
     pieces: Pieces,
@@ -170,9 +188,36 @@ def open_gradients(
         Of the features of examples that the driver keeps; if there are more, it fetches them
         anew in every epoch, and keeps an eighth of this at a time, or 64 MB if that is less.
     """
-    context = pieces.rdd.context
+    choice = decide(
+        network,
+        pieces,
+        reading,
+        batch_size=batch_size,
+        restarts=restarts,
+        place=place,
+        memory_bytes=memory_bytes,
+    )
+    sizes = _sizes(network, pieces, reading, batch_size, restarts, memory_bytes)
+    if choice.place == "executors":
+        return ExecutorGradients(network, pieces, reading, batch_size, seed)
+    threads = min(sizes.driver_cores, LANES)
+    chunk_bytes = min(CHUNK_BYTES, memory_bytes // 8)
+    if not sizes.fits:
+        return StreamedGradients(network, pieces, reading, batch_size, seed, threads, chunk_bytes)
+    examples = fetch_examples(pieces, reading, chunk_bytes)
+    return LocalGradients(network, examples, pieces.sizes, batch_size, seed, threads)
+
+
+def _sizes(
+    network: Network,
+    pieces: Pieces,
+    reading: Reading,
+    batch_size: int,
+    restarts: int,
+    memory_bytes: int,
+) -> Sizes:
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    sizes = Sizes(
+    return Sizes(
         rows=sum(pieces.sizes),
         row_bytes=reading.row_bytes(),
         pieces=len(pieces.sizes),
@@ -181,17 +226,5 @@ def open_gradients(
         parameter_bytes=np.dtype(reading.dtype).itemsize,
         memory_bytes=memory_bytes,
         driver_cores=threads or 1,
-        executor_cores=context.defaultParallelism,
+        executor_cores=pieces.rdd.context.defaultParallelism,
     )
-    if place == "auto":
-        choice = choose(sizes)
-        _log.info("%s", choice.reason)
-        place = choice.place
-    if place == "executors":
-        return ExecutorGradients(network, pieces, reading, batch_size, seed)
-    threads = min(sizes.driver_cores, LANES)
-    chunk_bytes = min(CHUNK_BYTES, memory_bytes // 8)
-    if not sizes.fits:
-        return StreamedGradients(network, pieces, reading, batch_size, seed, threads, chunk_bytes)
-    examples = fetch_examples(pieces, reading, chunk_bytes)
-    return LocalGradients(network, examples, pieces.sizes, batch_size, seed, threads)

@@ -12,6 +12,7 @@ leading axis of R restarts go through the same lines: R networks, one x.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -137,14 +138,33 @@ class Network:
         """The loss, with ``output.output(z)`` that makes ŷ of the last z."""
         return LOSSES[self.loss]
 
-    def predicted(self, z: Array) -> NDArray[np.intp]:
+    def probabilities(self, z: Array) -> Array:
+        """Return the probability of each class, of shape (…, m, k), from logits (…, m, d_L)."""
+        p = self.output.output(z)
+        return np.concatenate([1 - p, p], axis=-1) if self.layers[-1] == 1 else p
+
+    def predicted(self, z: Array, thresholds: Sequence[float] | None = None) -> NDArray[np.intp]:
         """Return the most probable class of each row, of shape (…, m); the first if several are.
 
         Parameters
         ----------
         z : float array of shape (…, m, d_L)
             The logits.
+        thresholds : sequence of float, optional
+            t_c ≥ 0 of each class: the class of the greatest p_c / t_c is taken instead.  One of
+            them may be 0; its class is taken wherever it has any probability.
+
+        Examples
+        --------
+        >>> network = Network((1, 1), (), "binary-cross-entropy")
+        >>> network.predicted(np.array([[0.5]])), network.predicted(np.array([[0.5]]), (0.1, 0.9))
+        (array([1]), array([0]))
         """
+        if thresholds is not None:
+            with np.errstate(divide="ignore", invalid="ignore"):
+                scaled = self.probabilities(z) / np.asarray(thresholds)
+            best: NDArray[np.intp] = np.where(np.isnan(scaled), -1, scaled).argmax(axis=-1)
+            return best
         if self.layers[-1] == 1:
             return (z[..., 0] > 0).astype(np.intp)
         classes: NDArray[np.intp] = z.argmax(axis=-1)

@@ -1,0 +1,90 @@
+"""Networks on disk: Parquet for what was learned, JSON for all else."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Generic, TypeVar
+
+from pyspark.ml.util import DefaultParamsWriter, MLWriter
+
+from nonconvex.distributed.examples import Classes
+from nonconvex.distributed.network_scoring import Scorer
+from nonconvex.distributed.network_storage import (
+    checksum,
+    read_parameters,
+    read_standardization,
+    write_parameters,
+    write_standardization,
+)
+from nonconvex.distributed.storage import ModelError
+from nonconvex.model_files import ModelReader
+from nonconvex.network_summary import NetworkSummary
+from nonconvex.numerics.network import Network
+
+__all__ = ["NetworkReader", "NetworkWriter"]
+
+ModelT = TypeVar("ModelT", bound=Any)  # a model of a network, whose module imports this one
+
+
+class NetworkWriter(MLWriter, Generic[ModelT]):
+    """Writes ``weights/``, ``standardization/`` and ``metadata/``.
+
+    Parameters
+    ----------
+    model : MultilayerPerceptronRegressionModel or MultilayerPerceptronClassificationModel
+    """
+
+    def __init__(self, model: ModelT) -> None:
+        super().__init__()
+        self._model = model
+
+    def saveImpl(self, path: str) -> None:
+        """Write the model into an empty directory."""
+        model, spark = self._model, self.sparkSession
+        scorer: Scorer = model.scorer
+        network = scorer.network
+        write_parameters(spark, f"{path}/weights", network, scorer.theta)
+        write_standardization(spark, f"{path}/standardization", scorer.standardization)
+        extra = {
+            "network": {
+                "layers": list(network.layers),
+                "activations": list(network.activations),
+                "loss": network.loss,
+                "bias": network.bias,
+                "step_gradient": network.step_gradient,
+                "reg": network.reg,
+            },
+            "precision": scorer.theta.dtype.name,
+            "classes": None if scorer.classes is None else scorer.classes._asdict(),
+            "checksum": checksum(scorer.theta, scorer.standardization),
+            "summary": json.loads(model.summary.to_json()),
+        }
+        # Last, so that a directory with metadata is a whole model.
+        DefaultParamsWriter.saveMetadata(model, path, spark, extra)
+
+
+class NetworkReader(ModelReader[ModelT]):
+    """Reads what `NetworkWriter` wrote."""
+
+    def _model(self, path: str, metadata: dict[str, Any]) -> ModelT:
+        about: dict[str, Any] = dict(metadata["network"])
+        about |= {name: tuple(about[name]) for name in ("layers", "activations")}
+        network = Network(**about)
+        classes = metadata["classes"]
+        if (classes is None) != (network.classes is None):
+            raise KeyError("classes")
+        if classes is not None:
+            classes = Classes(classes["kind"], tuple(classes["values"]))
+            if len(classes.values) != network.classes:
+                raise KeyError("classes")
+        summary = NetworkSummary.from_json(json.dumps(metadata["summary"]))
+        spark, precision = self.sparkSession, metadata["precision"]
+        theta = read_parameters(spark, f"{path}/weights", network, precision)
+        of = read_standardization(spark, f"{path}/standardization", network.layers[0])
+        if checksum(theta, of) != metadata["checksum"]:
+            raise ModelError(
+                f"{path}/weights or {path}/standardization has other numbers than were saved; "
+                "save the model again, or train it"
+            )
+        model: ModelT = self._cls(Scorer(network, theta, of, classes), summary)
+        return model

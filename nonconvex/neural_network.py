@@ -1,0 +1,355 @@
+"""Feed-forward neural networks, h⁽ˡ⁾ = σ_l(W_l h⁽ˡ⁻¹⁾ + b_l), as pyspark.ml estimators."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
+
+from pyspark import keyword_only
+from pyspark.ml import Estimator
+from pyspark.ml.util import DefaultParamsReadable, DefaultParamsWritable
+from pyspark.sql import DataFrame
+
+from nonconvex.distributed.columns import check_frame
+from nonconvex.distributed.example_sets import ExampleSet, pack_examples
+from nonconvex.distributed.examples import ExampleColumns
+from nonconvex.distributed.prepared_examples import PreparedExamples
+from nonconvex.network_contradictions import check_network, check_prepared_network
+from nonconvex.network_fitting import fit_network
+from nonconvex.network_model import (
+    MultilayerPerceptronClassificationModel,
+    MultilayerPerceptronRegressionModel,
+)
+from nonconvex.network_params import ClassifierParams, NetworkParams, RegressorParams
+from nonconvex.params import ParamError, with_accessors
+from nonconvex.turns import InTurn
+
+if TYPE_CHECKING:
+    from pyspark.ml._typing import ParamMap
+
+__all__ = [
+    "MultilayerPerceptronClassificationModel",
+    "MultilayerPerceptronClassifier",
+    "MultilayerPerceptronRegressionModel",
+    "MultilayerPerceptronRegressor",
+]
+
+ModelT = TypeVar(
+    "ModelT", MultilayerPerceptronRegressionModel, MultilayerPerceptronClassificationModel
+)
+
+
+class _NetworkEstimator(Estimator[ModelT], NetworkParams, DefaultParamsWritable, Generic[ModelT]):
+    """What the estimators of a regression and of a classification have in common."""
+
+    _model_class: ClassVar[type[Any]]
+    _initial_model: ModelT | None = None
+
+    def setInitialModel(self, model: ModelT | None) -> Self:
+        """Start fits from the parameters of an earlier model; None for random starts.
+
+        Its layers, activations and biases are taken unless they are set, and must otherwise be
+        equal; its standardization is kept, so that training begins at what the model predicts.
+        It is not saved with the estimator.
+        """
+        if not (model is None or isinstance(model, self._model_class)):
+            raise ParamError(
+                f"the initial model must be a {self._model_class.__name__} or None, got {model!r}"
+            )
+        self._initial_model = model
+        return self
+
+    def fitPrepared(self, prepared: PreparedExamples) -> ModelT:
+        """Fit prepared examples, which are read from disk piece by piece without a shuffle.
+
+        Parameters
+        ----------
+        prepared : PreparedExamples
+            The model's columns are those that they were prepared from.
+        """
+        check_prepared_network(self)
+        self._check(validated=bool(prepared.manifest["validation_sizes"]))
+        started, examples = time.perf_counter(), prepared.load()
+        if (examples.outline.classes is None) is self._classify:
+            kind = "a regression" if self._classify else "a classification"
+            raise ParamError(
+                f"the examples in {prepared.path} were prepared for {kind}; use the other "
+                "estimator, or prepare them again"
+            )
+        columns = examples.columns
+        names = {"featuresCol": columns.features, "labelCol": columns.label}
+        model = self._train(examples, started)
+        return model._set(**names, weightCol=columns.weight)
+
+    def fitMultiple(
+        self, dataset: DataFrame, paramMaps: Sequence[ParamMap]
+    ) -> Iterator[tuple[int, ModelT]]:
+        """Fit a model for each of several sets of Params, such as a grid.
+
+        The examples are checked and packed once for all that read the same columns.
+
+        Parameters
+        ----------
+        dataset : DataFrame
+        paramMaps : sequence of dict
+
+        Yields
+        ------
+        int, model
+            The position in `paramMaps`, and the model.
+        """
+        estimators = [self.copy(params) for params in paramMaps]
+        groups: dict[str, list[int]] = {}
+        for index, estimator in enumerate(estimators):
+            groups.setdefault(repr(estimator._columns()), []).append(index)
+        fits: list[tuple[list[int], Callable[[], list[ModelT]]]] = [
+            (indices, partial(self._fit_group, dataset, [estimators[i] for i in indices]))
+            for indices in groups.values()
+        ]
+        return InTurn(fits)
+
+    def _fit(self, dataset: DataFrame) -> ModelT:
+        return self._fit_group(dataset, [self])[0]
+
+    def _fit_group(
+        self, dataset: DataFrame, estimators: Sequence[_NetworkEstimator[ModelT]]
+    ) -> list[ModelT]:
+        """Fit estimators that read the same columns."""
+        check_frame("dataset", dataset)
+        for estimator in estimators:
+            validated = estimator.getOrDefault("validationIndicatorCol") is not None
+            estimator._check(validated=validated)
+        started = time.perf_counter()
+        columns = estimators[0]._columns()
+        examples = pack_examples(dataset, columns, classify=self._classify)
+        models = []
+        try:
+            for estimator in estimators:
+                models.append(estimator._train(examples, started))
+                started = time.perf_counter()
+        finally:
+            examples.release()
+        return models
+
+    @property
+    def _classify(self) -> bool:
+        return isinstance(self, ClassifierParams)
+
+    def _columns(self) -> ExampleColumns:
+        """Return where the examples are."""
+
+        def name(param: str) -> Any:
+            given = self.getOrDefault(param)
+            return tuple(given) if isinstance(given, list) else given
+
+        names = ("featuresCol", "labelCol", "weightCol", "validationIndicatorCol")
+        return ExampleColumns(*map(name, names))
+
+    def _check(self, *, validated: bool) -> None:
+        check_network(self, validated=validated, warm=self._initial_model is not None)
+
+    def _train(self, examples: ExampleSet, started: float) -> ModelT:
+        initial = None if self._initial_model is None else self._initial_model.scorer
+        scorer, summary = fit_network(self, examples, initial, started)
+        model: ModelT = self._model_class(scorer, summary)
+        model._resetUid(self.uid)
+        return self._copyValues(model)
+
+
+@with_accessors
+class MultilayerPerceptronRegressor(
+    _NetworkEstimator[MultilayerPerceptronRegressionModel],
+    RegressorParams,
+    DefaultParamsReadable["MultilayerPerceptronRegressor"],
+):
+    """Network that predicts one number or several, by minibatch gradient descent.
+
+    With h⁽⁰⁾ = x and h⁽ˡ⁾ = σ_l(W_l h⁽ˡ⁻¹⁾ + b_l), where σ_L is the identity, ŷ = h⁽ᴸ⁾, and
+
+        f = Σ w ‖ŷ − y‖² / Σ w + (λ/2) Σ_l ‖W_l‖²
+
+    is minimized over the training rows.  Without hidden layers it is linear regression.
+
+    Whatever the partitions and the number of cores, the same data, Params and seed give the same
+    model to the bit; the two places that ``gradients`` names differ in rounding, so where
+    ``"auto"`` might choose otherwise on another machine, name one.
+
+    Parameters
+    ----------
+    layers, activation, maxIter, learningRate, …
+        Params, by name; ``explainParams()`` describes every one, with its range and default.
+
+    Examples
+    --------
+    >>> houses = spark.read.parquet("houses")  # doctest: +SKIP
+    >>> regressor = MultilayerPerceptronRegressor(
+    ...     featuresCol=["rooms", "area"], labelCol="price", layers=[16], learningRate=0.01
+    ... )  # doctest: +SKIP
+    >>> model = regressor.fit(houses)  # doctest: +SKIP
+    >>> model.evaluate(houses)["r2"]  # doctest: +SKIP
+    """
+
+    _model_class = MultilayerPerceptronRegressionModel
+
+    @keyword_only
+    def __init__(
+        self,
+        *,
+        featuresCol: str | Sequence[str] = "features",
+        labelCol: str | Sequence[str] = "label",
+        predictionCol: str = "prediction",
+        handleInvalid: str = "error",
+        weightCol: str | None = None,
+        validationIndicatorCol: str | None = None,
+        layers: Sequence[int] | None = None,
+        activation: str | Sequence[str] = "relu",
+        stepGradient: str | None = None,
+        fitBiases: bool = True,
+        initialization: str | None = None,
+        initialWeights: Sequence[float] | None = None,
+        regParam: float = 0.0,
+        standardization: bool = True,
+        maxIter: int = 100,
+        maxSteps: int | None = None,
+        batchSize: int = 128,
+        tol: float = 1e-6,
+        patience: int | None = None,
+        seed: int = 42,
+        numRestarts: int = 1,
+        firstRestart: int = 0,
+        optimizer: str = "adam",
+        learningRate: float = 1e-3,
+        momentum: float | None = None,
+        decay: float | None = None,
+        epsilon: float | None = None,
+        weightDecay: float | None = None,
+        clipNorm: float | None = None,
+        schedule: str = "constant",
+        decaySteps: int | None = None,
+        decayRate: float | None = None,
+        finalFraction: float | None = None,
+        warmupSteps: int = 0,
+        gradients: str = "auto",
+        precision: str = "float32",
+        checkpointPath: str | None = None,
+        checkpointInterval: int = 10,
+    ) -> None:
+        super().__init__()
+        given: dict[str, Any] = self._input_kwargs  # type: ignore[attr-defined]  # of keyword_only
+        self._set(**given)
+
+    @keyword_only
+    def setParams(self, **params: Any) -> MultilayerPerceptronRegressor:
+        """Set Params by name."""
+        return self._set(**params)
+
+
+@with_accessors
+class MultilayerPerceptronClassifier(
+    _NetworkEstimator[MultilayerPerceptronClassificationModel],
+    ClassifierParams,
+    DefaultParamsReadable["MultilayerPerceptronClassifier"],
+):
+    """Network that predicts classes, by minibatch gradient descent.
+
+    With h⁽⁰⁾ = x and h⁽ˡ⁾ = σ_l(W_l h⁽ˡ⁻¹⁾ + b_l), where σ_L is softmax, or sigmoid for one output
+    and two classes, and with p = h⁽ᴸ⁾,
+
+        f = −Σ w log p_y / Σ w + (λ/2) Σ_l ‖W_l‖²
+
+    is minimized over the training rows.  Without hidden layers it is logistic regression.
+    Results depend on partitions and cores no more than those of `MultilayerPerceptronRegressor`.
+
+    Params of MLlib's classifier keep their names.  Where one differs, this is why:
+
+    * ``layers`` may leave out the first and last entry, which follow from the data.  Two classes
+      may have one output.
+    * Hidden layers are ``activation="relu"``; MLlib's are sigmoid.
+    * Features are standardized; with ``standardization=False``, sigmoids and two outputs the
+      network is MLlib's, and ``initialWeights`` and ``model.weights`` have its order.
+    * ``maxIter`` counts epochs, each of many steps, and not steps over all rows.  ``tol`` is a
+      relative change of f in an epoch.
+    * ``solver`` is ``"gd"`` alone, by minibatches, and ``optimizer`` says which kind; L-BFGS needs
+      a pass over all rows for every step.
+    * ``stepSize`` is another name of ``learningRate``, by default 0.001 for Adam, and
+      ``blockSize`` of ``batchSize``: the rows worked on at once are those of a step.
+    * ``seed`` is 42 in every process.
+    * Labels may be strings, which are predicted as strings; numbers need not be 0 … k − 1 where
+      ``layers`` leaves their number out.
+    * Training-only Params are not Params of the model; ``model.summary`` is a property.
+
+    Parameters
+    ----------
+    layers, activation, maxIter, learningRate, …
+        Params, by name; ``explainParams()`` describes every one, with its range and default.
+
+    Examples
+    --------
+    >>> digits = spark.read.parquet("digits")  # doctest: +SKIP
+    >>> classifier = MultilayerPerceptronClassifier(layers=[128], maxIter=20)  # doctest: +SKIP
+    >>> model = classifier.fit(digits)  # doctest: +SKIP
+    >>> model.evaluate(digits)["accuracy"]  # doctest: +SKIP
+    """
+
+    _model_class = MultilayerPerceptronClassificationModel
+
+    @keyword_only
+    def __init__(
+        self,
+        *,
+        featuresCol: str | Sequence[str] = "features",
+        labelCol: str = "label",
+        predictionCol: str = "prediction",
+        probabilityCol: str = "probability",
+        rawPredictionCol: str = "rawPrediction",
+        thresholds: Sequence[float] | None = None,
+        handleInvalid: str = "error",
+        weightCol: str | None = None,
+        validationIndicatorCol: str | None = None,
+        layers: Sequence[int] | None = None,
+        activation: str | Sequence[str] = "relu",
+        stepGradient: str | None = None,
+        fitBiases: bool = True,
+        initialization: str | None = None,
+        initialWeights: Sequence[float] | None = None,
+        regParam: float = 0.0,
+        standardization: bool = True,
+        classWeight: str | Sequence[float] | None = None,
+        maxIter: int = 100,
+        maxSteps: int | None = None,
+        batchSize: int = 128,
+        tol: float = 1e-6,
+        patience: int | None = None,
+        seed: int = 42,
+        numRestarts: int = 1,
+        firstRestart: int = 0,
+        optimizer: str = "adam",
+        learningRate: float = 1e-3,
+        momentum: float | None = None,
+        decay: float | None = None,
+        epsilon: float | None = None,
+        weightDecay: float | None = None,
+        clipNorm: float | None = None,
+        schedule: str = "constant",
+        decaySteps: int | None = None,
+        decayRate: float | None = None,
+        finalFraction: float | None = None,
+        warmupSteps: int = 0,
+        gradients: str = "auto",
+        precision: str = "float32",
+        checkpointPath: str | None = None,
+        checkpointInterval: int = 10,
+        stepSize: float | None = None,
+        blockSize: int | None = None,
+        solver: str = "gd",
+    ) -> None:
+        super().__init__()
+        given: dict[str, Any] = self._input_kwargs  # type: ignore[attr-defined]  # of keyword_only
+        self._set(**given)
+
+    @keyword_only
+    def setParams(self, **params: Any) -> MultilayerPerceptronClassifier:
+        """Set Params by name."""
+        return self._set(**params)

@@ -1,0 +1,234 @@
+"""Errors of the predictions of a network, summed exactly: the same for any order of the rows.
+
+Regression, of each target: RMSE = √(Σ w e² / Σ w) and MAE = Σ w |e| / Σ w with e = ŷ − y, and
+R² = 1 − Σ w e² / Σ w (y − ȳ)².  Classification, with N_ab = Σ w over the rows of class a that were
+taken for b: accuracy = Σ_a N_aa / Σ_ab N_ab, precision_c = N_cc / Σ_a N_ac, recall_c =
+N_cc / Σ_b N_cb, F1_c the harmonic mean of both, and log loss = −Σ w log p_y / Σ w.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nonconvex.numerics.errors import EvaluationError
+from nonconvex.numerics.summation import Totals, add_exactly, fractions_of
+
+__all__ = [
+    "add_classification",
+    "add_regression",
+    "classification_errors",
+    "regression_errors",
+]
+
+Array = NDArray[np.float64]
+
+_ROWS, _WEIGHT = 0, 1  # groups of Σ 1 and Σ w; what else there is follows
+_SQUARED, _ABSOLUTE, _TARGET, _TARGET_SQUARED = range(4)  # of each target
+_LOG_LOSS, _MATRIX = 2, 3
+
+
+def add_regression(totals: Totals, y: Array, predicted: Array, weight: Array | None) -> Totals:
+    """Add the errors of some rows to totals, and return them.
+
+    Parameters
+    ----------
+    totals : dict
+        Changed in place; ``{}`` to begin with.
+    y, predicted : float64 arrays of shape (m, k)
+    weight : float64 array of shape (m,), optional
+    """
+    w = _add_rows(totals, len(y), weight)
+    for target in range(y.shape[1]):
+        first = 2 + 4 * target
+        error = predicted[:, target] - y[:, target]
+        _add(totals, first + _SQUARED, w * error**2)
+        _add(totals, first + _ABSOLUTE, w * np.abs(error))
+        # Without rounding, as the variance is a difference of these.
+        for part in _product(w, y[:, target]):
+            _add(totals, first + _TARGET, part)
+        square, rest = _product(y[:, target], y[:, target])
+        for part in (*_product(w, square), w * rest):
+            _add(totals, first + _TARGET_SQUARED, part)
+    return totals
+
+
+def regression_errors(totals: Totals, targets: Sequence[str]) -> dict[str, Any]:
+    """Make errors of totals.
+
+    Returns
+    -------
+    dict
+        ``rmse, mae, r2`` (the first of the mean over the targets of Σ w e² / Σ w, the others means
+        over the targets), ``rows``, ``weight``, and ``targets``, a list with ``target, rmse, mae,
+        r2`` of each.  R² is None of a target that has a single value.
+
+    Raises
+    ------
+    EvaluationError
+        If there are no rows, or none has a weight.
+
+    Examples
+    --------
+    >>> y, predicted = np.array([[1.0], [3.0]]), np.array([[1.0], [2.0]])
+    >>> errors = regression_errors(add_regression({}, y, predicted, None), ["y"])
+    >>> errors["mae"], errors["r2"]
+    (0.5, 0.5)
+    """
+    sums = fractions_of(totals)
+    rows, weight = _rows(sums)
+    of_targets: list[dict[str, Any]] = []
+    squares = []
+    for number, name in enumerate(targets):
+        first = 2 + 4 * number
+        squared, absolute, target, square = (sums.get(first + j, Fraction()) for j in range(4))
+        variance = square / weight - (target / weight) ** 2
+        squares.append(squared / weight)
+        of_targets.append(
+            {
+                "target": name,
+                "rmse": math.sqrt(squares[-1]),
+                "mae": float(absolute / weight),
+                "r2": float(1 - squares[-1] / variance) if variance > 0 else None,
+            }
+        )
+    explained = [one["r2"] for one in of_targets if one["r2"] is not None]
+    return {
+        "rmse": math.sqrt(sum(squares) / len(squares)),
+        "mae": sum(one["mae"] for one in of_targets) / len(of_targets),
+        "r2": sum(explained) / len(explained) if explained else None,
+        "rows": rows,
+        "weight": float(weight),
+        "targets": of_targets,
+    }
+
+
+def add_classification(
+    totals: Totals,
+    y: NDArray[np.integer],
+    predicted: NDArray[np.integer],
+    loss: Array,
+    weight: Array | None,
+    classes: int,
+) -> Totals:
+    """Add the predictions of some rows to totals, and return them.
+
+    Parameters
+    ----------
+    totals : dict
+        Changed in place; ``{}`` to begin with.
+    y, predicted : int arrays of shape (m,)
+        Indices of classes.
+    loss : float64 array of shape (m,)
+        −log p_y.
+    weight : float64 array of shape (m,), optional
+    classes : int
+        k.
+    """
+    w = _add_rows(totals, len(y), weight)
+    _add(totals, _LOG_LOSS, w * loss)
+    cells = _MATRIX + y.astype(np.int64) * classes + predicted
+    return add_exactly(totals, cells, w)
+
+
+def classification_errors(totals: Totals, labels: Sequence[Any]) -> dict[str, Any]:
+    """Make errors of totals.
+
+    Returns
+    -------
+    dict
+        ``accuracy, logLoss, rows, weight``; ``classes``, a list with ``label, precision, recall,
+        f1, weight`` of each class, where precision and recall are 0 of a class that was never
+        predicted or is in no row; and ``confusionMatrix``, N as a list of rows.
+
+    Raises
+    ------
+    EvaluationError
+        If there are no rows, or none has a weight.
+
+    Examples
+    --------
+    >>> y, predicted = np.array([0, 0, 1]), np.array([0, 1, 1])
+    >>> totals = add_classification({}, y, predicted, np.ones(3), None, 2)
+    >>> errors = classification_errors(totals, ["a", "b"])
+    >>> errors["confusionMatrix"], errors["classes"][1]["precision"]
+    ([[1.0, 1.0], [0.0, 1.0]], 0.5)
+    """
+    sums = fractions_of(totals)
+    rows, weight = _rows(sums)
+    k = len(labels)
+    matrix: dict[tuple[int, int], Fraction] = {
+        divmod(group - _MATRIX, k): value for group, value in sums.items() if group >= _MATRIX
+    }
+    own, other = [Fraction()] * k, [Fraction()] * k  # Σ_b N_cb and Σ_a N_ac
+    for (actual, taken), value in matrix.items():
+        own[actual] += value
+        other[taken] += value
+    right = [matrix.get((number, number), Fraction()) for number in range(k)]
+    return {
+        "accuracy": float(sum(right, Fraction()) / weight),
+        "logLoss": float(sums.get(_LOG_LOSS, Fraction()) / weight),
+        "rows": rows,
+        "weight": float(weight),
+        "classes": [
+            {
+                "label": label,
+                "precision": _ratio(right[number], other[number]),
+                "recall": _ratio(right[number], own[number]),
+                "f1": _ratio(2 * right[number], own[number] + other[number]),
+                "weight": float(own[number]),
+            }
+            for number, label in enumerate(labels)
+        ],
+        "confusionMatrix": [
+            [float(matrix.get((actual, taken), 0)) for taken in range(k)] for actual in range(k)
+        ],
+    }
+
+
+def _add_rows(totals: Totals, rows: int, weight: Array | None) -> Array:
+    ones = np.ones(rows)
+    w = ones if weight is None else weight
+    _add(totals, _ROWS, ones)
+    _add(totals, _WEIGHT, w)
+    return w
+
+
+def _add(totals: Totals, group: int, values: Array) -> None:
+    if not np.isfinite(values).all():
+        raise EvaluationError(
+            "a prediction or a target is too great to be squared; rescale the targets, or check "
+            "the features"
+        )
+    add_exactly(totals, np.full(len(values), group), values)
+
+
+def _rows(sums: dict[int, Fraction]) -> tuple[int, Fraction]:
+    rows, weight = int(sums.get(_ROWS, 0)), sums.get(_WEIGHT, Fraction())
+    if not rows:
+        raise EvaluationError("there are no rows to evaluate with: hold some out")
+    if not weight:
+        raise EvaluationError("the rows to evaluate with have weight 0, all of them: weigh some")
+    return rows, weight
+
+
+def _ratio(part: Fraction, whole: Fraction) -> float:
+    return float(part / whole) if whole else 0.0
+
+
+def _product(a: Array, b: Array) -> tuple[Array, Array]:
+    """Return p and e with p + e = a b exactly (Dekker, 1971)."""
+    p = a * b
+    (a1, a2), (b1, b2) = _halves(a), _halves(b)
+    return p, ((a1 * b1 - p) + a1 * b2 + a2 * b1) + a2 * b2
+
+
+def _halves(x: Array) -> tuple[Array, Array]:
+    shifted = x * 134217729.0  # 2²⁷ + 1
+    high = shifted - (shifted - x)
+    return high, x - high
