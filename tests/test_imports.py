@@ -80,8 +80,8 @@ IMPORTS = {
     ),
     "nonconvex.distributed.serving": "distributed.filesystem distributed.prepared",
     "nonconvex.distributed.lookups": "distributed.indexing",
-    "nonconvex.distributed.blocking": "numerics.blocks distributed.lookups",
-    "nonconvex.distributed.half_steps": "numerics distributed.blocking",
+    "nonconvex.distributed.blocking": "numerics.blocks distributed.lookups distributed.workers",
+    "nonconvex.distributed.half_steps": "numerics distributed.blocking distributed.workers",
     "nonconvex.distributed.alternating": (
         "distributed.half_steps distributed.problems distributed.runs"
     ),
@@ -93,7 +93,10 @@ IMPORTS = {
     "nonconvex.distributed.vectors": "",
     "nonconvex.distributed.examples": "distributed.columns",
     "nonconvex.distributed.example_intake": "distributed.examples distributed.vectors",
-    "nonconvex.distributed.pieces": "numerics.backpropagation numerics.moments",
+    "nonconvex.distributed.workers": "",
+    "nonconvex.distributed.pieces": (
+        "numerics.backpropagation numerics.moments distributed.workers"
+    ),
     "nonconvex.distributed.packing": (
         "distributed.example_intake distributed.examples distributed.pieces"
     ),
@@ -105,7 +108,9 @@ IMPORTS = {
         "numerics.moments distributed.example_sets distributed.examples distributed.filesystem "
         "distributed.packing distributed.pieces"
     ),
-    "nonconvex.distributed.network_scoring": ("numerics distributed.examples distributed.vectors"),
+    "nonconvex.distributed.network_scoring": (
+        "numerics distributed.examples distributed.vectors distributed.workers"
+    ),
     "nonconvex.distributed.network_evaluation": (
         "numerics.network_errors numerics.summation distributed.example_intake "
         "distributed.examples distributed.network_scoring distributed.summation"
@@ -127,15 +132,18 @@ IMPORTS = {
         "distributed.pieces distributed.placement"
     ),
     "nonconvex.distributed.storage": "distributed.filesystem",
-    "nonconvex.distributed.scoring": "numerics.blocks numerics.factorization numerics.ranking",
+    "nonconvex.distributed.scoring": (
+        "numerics.blocks numerics.factorization numerics.ranking distributed.workers"
+    ),
     "nonconvex.distributed.evaluation": (
-        "numerics.errors numerics.summation distributed.summation"
+        "numerics.errors numerics.summation distributed.summation distributed.workers"
     ),
     "nonconvex.distributed.folding": (
         "numerics distributed.indexing distributed.ratings distributed.scoring distributed.training"
     ),
     "nonconvex.distributed.top_n": (
-        "numerics.factorization numerics.ranking distributed.columns distributed.scoring"
+        "numerics.factorization numerics.ranking distributed.columns distributed.scoring "
+        "distributed.workers"
     ),
     "nonconvex.distributed.retrieval": (
         "numerics.errors numerics.relevance distributed.scoring distributed.top_n"

@@ -17,6 +17,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from nonconvex.distributed.lookups import IdLookup
+from nonconvex.distributed.workers import settle
 from nonconvex.numerics.blocks import RatingBlock, merge
 
 __all__ = ["Lookups", "Side", "pack", "pack_in_place", "unpack"]
@@ -141,6 +142,7 @@ def _cut(
         return iter((own.blocks_of(rows), rows, other.indices_of(table["columns"])))
 
     def cut(batches: _Batches) -> _Batches:
+        settle()
         for table in _gathered(batches):
             weights = table["weights"]
             block, rows, columns = indices(table)
@@ -176,6 +178,7 @@ def _join(dtype: type[np.floating], transform: _Transform | None) -> Callable[[_
     """Return what puts the pieces of a partition together, block by block, sorted."""
 
     def join(batches: _Batches) -> _Batches:
+        settle()
         pieces: dict[int, list[list[Any]]] = {}
         for batch in batches:
             for index, block in enumerate(batch.column("block").to_pylist()):

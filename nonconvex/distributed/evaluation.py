@@ -11,6 +11,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from nonconvex.distributed.summation import TOTALS, batch_of, totals_in
+from nonconvex.distributed.workers import settle
 from nonconvex.numerics.errors import Evaluation, add_errors, evaluation_of
 from nonconvex.numerics.summation import Totals
 
@@ -63,6 +64,7 @@ def evaluate(ratings: DataFrame, predictors: Sequence[str]) -> Evaluation:
 
 def _errors(predictors: int, weighted: bool) -> Callable[[_Batches], _Batches]:
     def errors(batches: _Batches) -> _Batches:
+        settle()
         totals: Totals = {}
         for batch in filter(len, batches):
             columns = [_doubles(batch, f"p{number}") for number in range(predictors)]

@@ -18,6 +18,7 @@ from pyspark import Broadcast
 from pyspark.sql import DataFrame
 
 from nonconvex.distributed.blocking import unpack
+from nonconvex.distributed.workers import settle
 from nonconvex.numerics.blocks import RatingBlock
 from nonconvex.numerics.coordinate_descent import sweep_rows
 from nonconvex.numerics.factorization import Factors, Ridge, squared_errors
@@ -132,6 +133,7 @@ def validation_rmse(
 
 def _update(steps: list[Step], fixed: Rows, own: Rows, dtype: type[np.floating]) -> _Task:
     def update(batches: _Batches) -> _Batches:
+        settle()
         for batch in batches:
             for block in unpack(batch, dtype):
                 for number, step in enumerate(steps):
@@ -149,6 +151,7 @@ def _squared_errors(
     alphas: list[float], users: Rows, items: Rows, dtype: type[np.floating]
 ) -> _Task:
     def errors(batches: _Batches) -> _Batches:
+        settle()
         for batch in batches:
             for block in unpack(batch, dtype):
                 for number, alpha in enumerate(alphas):

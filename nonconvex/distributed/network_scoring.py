@@ -17,6 +17,7 @@ from pyspark.sql.pandas.functions import arrow_udf
 
 from nonconvex.distributed.examples import Classes, ExamplesError, select_vectors
 from nonconvex.distributed.vectors import read_vectors
+from nonconvex.distributed.workers import settle
 from nonconvex.numerics.moments import Standardization
 from nonconvex.numerics.network import Network, forward
 from nonconvex.numerics.threads import one_thread_per_product
@@ -128,6 +129,7 @@ def score(
     width, several = about.network.layers[0], about.network.layers[-1] > 1
 
     def scored(column: pa.Array) -> pa.Array:
+        settle()
         vectors = read_vectors(column, width)
         wrong = (vectors.lengths != width) & (vectors.lengths >= 0)
         if wrong.any():

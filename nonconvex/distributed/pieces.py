@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pyspark import RDD
 
+from nonconvex.distributed.workers import settle
 from nonconvex.numerics.backpropagation import Examples
 from nonconvex.numerics.moments import Standardization
 
@@ -140,6 +141,7 @@ class Pieces:
         first = self.first
 
         def on_partition(rows: Iterable[Any]) -> list[tuple[int, _T]]:
+            settle()
             found = (Piece(*row) for row in rows)
             return [(piece.number - first, task(piece.number - first, piece)) for piece in found]
 

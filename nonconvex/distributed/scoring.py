@@ -12,6 +12,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.functions import arrow_udf
 
+from nonconvex.distributed.workers import settle
 from nonconvex.numerics.factorization import Factors, predict
 
 __all__ = ["at_index", "index_table", "predictions", "with_index"]
@@ -47,6 +48,7 @@ def at_index(values: Broadcast[NDArray[Any]], index: Column, unknown: float, kin
     """
 
     def look_up(index: pa.Array) -> pa.Array:
+        settle()
         places = index.fill_null(-1).to_numpy(zero_copy_only=False)
         return pa.array(
             np.where(places < 0, values.value.dtype.type(unknown), values.value[places])
@@ -78,6 +80,7 @@ def predictions(
     """
 
     def score(user: pa.Array, item: pa.Array) -> pa.Array:
+        settle()
         pairs = [index.fill_null(-1).to_numpy(zero_copy_only=False) for index in (user, item)]
         predicted = predict(Factors(alpha, users.value, items.value), *pairs)
         return pa.array(predicted if limits is None else np.clip(predicted, *limits))

@@ -22,6 +22,7 @@ from pyspark.sql.types import ArrayType, DataType, FloatType, StructField, Struc
 
 from nonconvex.distributed.columns import id_column
 from nonconvex.distributed.scoring import index_table, with_index
+from nonconvex.distributed.workers import settle
 from nonconvex.numerics.factorization import Factors
 from nonconvex.numerics.ranking import Lists, Ranked, directions, rank_lists, top_n
 
@@ -296,6 +297,7 @@ def _listed(
     step = max(1, _AT_A_TIME // n)
 
     def task(batches: _Batches) -> _Batches:
+        settle()
         rank = start()
         for batch in batches:
             for first in range(0, len(batch), step):
