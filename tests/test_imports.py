@@ -61,6 +61,17 @@ IMPORTS = {
         "numerics.blocks numerics.designs "
         "numerics.factorization numerics.implicit numerics.least_squares"
     ),
+    "nonconvex.numerics.normals": "",
+    "nonconvex.numerics.hyperpriors": "",
+    "nonconvex.numerics.diagnostics": "",
+    "nonconvex.numerics.gibbs": (
+        "numerics.blocks numerics.designs numerics.hyperpriors numerics.least_squares "
+        "numerics.normals numerics.quadratic"
+    ),
+    "nonconvex.numerics.chains": (
+        "numerics.factorization numerics.gibbs numerics.hyperpriors numerics.least_squares "
+        "numerics.normals"
+    ),
     # distributed: the thin Spark layer
     "nonconvex.distributed": "",
     "nonconvex.distributed.filesystem": "",

@@ -1,0 +1,136 @@
+"""Gibbs sampling of the latent factor model: every row drawn from its conditional distribution.
+
+The ratings are R_ui ~ N(α + β_u + β_i + γ_u·γ_i, 1/(τ w_ui)) and the rows of a side
+x = (β, γ) ~ N(μ, Λ⁻¹), with a μ that may grow with the number of ratings of the row.  Fixing α, τ,
+μ, Λ and the items, the row of user u is normal, with the precision and the mean of a ridge
+regression, whose design rows are z_i = (1, γ_i) and whose targets are y_i = R_ui − α − β_i:
+
+    x_u ~ N(A⁻¹ b, A⁻¹),   A = τ Σ w z_i z_iᵀ + Λ,   b = τ Σ w z_i y_i + Λ μ
+
+The item side is the same with u ↔ i: one function, called once for each side.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nonconvex.numerics.blocks import RatingBlock
+from nonconvex.numerics.designs import designs
+from nonconvex.numerics.hyperpriors import RowDistribution
+from nonconvex.numerics.least_squares import RowUpdate
+from nonconvex.numerics.normals import Stream, normal_rows
+from nonconvex.numerics.quadratic import minimize
+
+__all__ = ["Conditional", "draw_normals"]
+
+
+class Conditional(NamedTuple):
+    """What the rows of a side are drawn given, apart from their ratings and the other side.
+
+    Attributes
+    ----------
+    alpha : float
+        α.
+    tau : float
+        τ > 0, the precision of a rating of weight 1.
+    rows : RowDistribution
+        μ and Λ.
+    stream : Stream
+        Where the random numbers come from.
+    """
+
+    alpha: float
+    tau: float
+    rows: RowDistribution
+    stream: Stream
+
+    def draw(
+        self,
+        block: RatingBlock,
+        fixed: NDArray[np.floating],
+        keys: NDArray[np.integer] | None = None,
+    ) -> RowUpdate:
+        """Draw every row of a block.
+
+        Parameters
+        ----------
+        block : RatingBlock
+        fixed : float array of shape (m, 1 + K)
+            The other side's rows (β, γ), whose dtype is that of the arithmetic.
+        keys : int array of shape (r,), optional
+            What the random numbers of each row depend on; by default ``block.rows``.
+
+        Returns
+        -------
+        RowUpdate
+            The penalty of a row is (x − μ)ᵀ Λ (x − μ), with its own μ.
+
+        Examples
+        --------
+        One user who rated one item 5, with z = (1, 2) and y = 5 − 3 − 0.5, and a τ so large that
+        the rating is met exactly, whatever was drawn.
+
+        >>> block = RatingBlock.from_triples([0], [0], [5.0])
+        >>> rows = RowDistribution(np.zeros(2), np.zeros(2), np.eye(2), least=1.0)
+        >>> given = Conditional(3.0, 1e12, rows, Stream.of(42, 0))
+        >>> update = given.draw(block, np.array([[0.5, 2.0]]))
+        >>> float((update.x @ [1, 2])[0].round(3))
+        1.5
+        """
+        dtype, width = fixed.dtype, fixed.shape[1]
+        size = len(block.rows)
+        normals = normal_rows(self.stream, block.rows if keys is None else keys, width)
+        x, residual, squares = np.zeros((size, width), dtype), np.zeros(size), np.zeros(size)
+        tau = dtype.type(self.tau)
+        precision = self.rows.precision.astype(dtype)
+        means = self.rows.means(block.degrees)
+        pull = np.einsum("rk,kl->rl", means, self.rows.precision).astype(dtype)
+        for members, segments in designs(block, fixed, self.alpha, biases=True):
+            a, b = segments.normal_equation()
+            x[members] = draw_normals(
+                tau * a + precision, tau * b + pull[members], normals[members]
+            )
+            residual[members], squares[members] = segments.sums(x[members])
+        penalty = self.rows.penalty(x, block.degrees)
+        return RowUpdate(x, residual, squares, penalty, block.total_weights())
+
+
+def draw_normals(
+    a: NDArray[np.floating], b: NDArray[np.floating], normals: NDArray[np.float64]
+) -> NDArray[np.floating]:
+    """Draw from N(A⁻¹ b, A⁻¹) for each of s symmetric positive definite A.
+
+    With A = L Lᵀ and standard normal ε, the minimum of ½ xᵀA x − (b + L ε)ᵀx is such a draw: its
+    mean is A⁻¹ b, and its covariance A⁻¹ L Lᵀ A⁻¹ = A⁻¹.
+
+    Parameters
+    ----------
+    a : float array of shape (s, k, k)
+    b : float array of shape (s, k)
+    normals : float64 array of shape (s, k)
+        ε.
+
+    Returns
+    -------
+    float array of shape (s, k)
+        The bits of a draw depend on its own A, b and ε only.
+    """
+    try:
+        root = np.linalg.cholesky(a)
+    except np.linalg.LinAlgError:
+        # One matrix that rounding made indefinite stops the whole stack: go through it one by one.
+        root = np.stack([_root(a_s) for a_s in a])
+    return minimize(a, b + np.matmul(root, normals[..., None].astype(a.dtype))[..., 0])
+
+
+def _root(a: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Return L with L Lᵀ = A, but for what rounding has put below 0."""
+    try:
+        root: NDArray[np.floating] = np.linalg.cholesky(a)
+    except np.linalg.LinAlgError:
+        values, vectors = np.linalg.eigh(a)
+        root = vectors * np.sqrt(np.maximum(values, 0))
+    return root
