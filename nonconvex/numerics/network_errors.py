@@ -44,17 +44,9 @@ def add_regression(totals: Totals, y: Array, predicted: Array, weight: Array | N
     weight : float64 array of shape (m,), optional
     """
     w = _add_rows(totals, len(y), weight)
-    for target in range(y.shape[1]):
-        first = 2 + 4 * target
-        error = predicted[:, target] - y[:, target]
-        _add(totals, first + _SQUARED, w * error**2)
-        _add(totals, first + _ABSOLUTE, w * np.abs(error))
-        # Without rounding, as the variance is a difference of these.
-        for part in _product(w, y[:, target]):
-            _add(totals, first + _TARGET, part)
-        square, rest = _product(y[:, target], y[:, target])
-        for part in (*_product(w, square), w * rest):
-            _add(totals, first + _TARGET_SQUARED, part)
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused
+        for target in range(y.shape[1]):
+            _add_target(totals, 2 + 4 * target, y[:, target], predicted[:, target], w)
     return totals
 
 
@@ -189,6 +181,18 @@ def classification_errors(totals: Totals, labels: Sequence[Any]) -> dict[str, An
             [float(matrix.get((actual, taken), 0)) for taken in range(k)] for actual in range(k)
         ],
     }
+
+
+def _add_target(totals: Totals, first: int, y: Array, predicted: Array, w: Array) -> None:
+    error = predicted - y
+    _add(totals, first + _SQUARED, w * error**2)
+    _add(totals, first + _ABSOLUTE, w * np.abs(error))
+    # Without rounding, as the variance is a difference of these.
+    for part in _product(w, y):
+        _add(totals, first + _TARGET, part)
+    square, rest = _product(y, y)
+    for part in (*_product(w, square), *_product(w, rest)):
+        _add(totals, first + _TARGET_SQUARED, part)
 
 
 def _add_rows(totals: Totals, rows: int, weight: Array | None) -> Array:
