@@ -29,7 +29,6 @@ where m̂ = m / (1 − μᵗ) and ŝ = s / (1 − ρᵗ) undo the start from 0, 
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable, Mapping
 from numbers import Real
@@ -38,6 +37,7 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
+from nonconvex.numerics.choices import given_settings
 from nonconvex.numerics.descent import Optimizer, OptimizerError, clip_by_norm, descent
 from nonconvex.numerics.schedules import Schedule
 
@@ -299,16 +299,7 @@ def make_optimizer(
     >>> make_optimizer("adam", 0.1, decay=0.99, clip_norm=5.0).init(np.zeros(2))
     OptimizerState(updates=array(0), first=array([0., 0.]), second=array([0., 0.]))
     """
-    if name not in OPTIMIZERS:
-        raise OptimizerError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, got {name!r}")
-    given = {setting: value for setting, value in settings.items() if value is not None}
-    _, *taken = inspect.signature(OPTIMIZERS[name]).parameters  # all but the learning rate
-    for setting, value in given.items():
-        if setting not in taken:
-            raise OptimizerError(
-                f"optimizer {name!r} takes {', '.join(taken) or 'no settings'}, "
-                f"got {setting}={value!r}; leave it unset"
-            )
+    given = given_settings("optimizer", name, OPTIMIZERS, settings, OptimizerError)
     optimizer = OPTIMIZERS[name](learning_rate, **given)
     return optimizer if clip_norm is None else clip_by_norm(optimizer, clip_norm, axis=axis)
 

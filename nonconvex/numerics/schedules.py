@@ -19,11 +19,12 @@ name              s(x)                        setting                 function
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable, Mapping
 from numbers import Integral, Real
 from types import MappingProxyType
+
+from nonconvex.numerics.choices import given_settings
 
 __all__ = [
     "SCHEDULES",
@@ -240,17 +241,8 @@ def make_schedule(
     >>> rate(0), rate(1), rate(6), rate(11)
     (0.5, 1.0, 0.5, 0.0)
     """
-    if name not in SCHEDULES:
-        raise ScheduleError(f"schedule must be one of {', '.join(SCHEDULES)}, got {name!r}")
-    given = {setting: value for setting, value in settings.items() if value is not None}
-    _, *taken = inspect.signature(SCHEDULES[name]).parameters  # all but the learning rate
-    for setting, value in given.items():
-        if setting not in taken:
-            raise ScheduleError(
-                f"schedule {name!r} takes {', '.join(taken) or 'no settings'}, "
-                f"got {setting}={value!r}; leave it unset"
-            )
-    if "decay_steps" in taken and "decay_steps" not in given:
+    given = given_settings("schedule", name, SCHEDULES, settings, ScheduleError)
+    if SCHEDULES[name] is not constant and "decay_steps" not in given:
         raise ScheduleError(f"schedule {name!r} needs decay_steps; set it to an integer ≥ 1")
     return warm_up(SCHEDULES[name](learning_rate, **given), warmup_steps)
 
