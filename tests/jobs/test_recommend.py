@@ -1,7 +1,10 @@
 """The job that recommends: what it writes, what it leaves out, and what stays when it fails."""
 
+import contextlib
+import io
 import json
 import zlib
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -53,12 +56,9 @@ def model(spark, table, tmp_path_factory):
     return model, root
 
 
-@pytest.fixture
-def job(spark, model, tmp_path, capsys):
+def run_job(root, directory, *overrides):
     """Run the job, return its exit status and the JSON object on its last line."""
-    del spark  # the job finds it
-    root = model[1]
-    config = tmp_path / "recommend.toml"
+    config = directory / "recommend.toml"
     config.write_text(
         f"""
         [model]
@@ -69,16 +69,29 @@ def job(spark, model, tmp_path, capsys):
         n = 4
         buckets = 3
         [output]
-        path = "{tmp_path}/out"
+        path = "{directory}/out"
         """
     )
+    argv = ["--config", str(config)]
+    for override in overrides:
+        argv += ["--set", override]
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        status = run(main, ServingConfig, description="", argv=argv)
+    return status, json.loads(printed.getvalue().splitlines()[-1])
 
-    def job(*overrides):
-        sets = [word for override in overrides for word in ("--set", override)]
-        status = run(main, ServingConfig, description="", argv=["--config", str(config), *sets])
-        return status, json.loads(capsys.readouterr().out.splitlines()[-1])
 
-    return job
+@pytest.fixture
+def job(model, tmp_path):
+    return partial(run_job, model[1], tmp_path)
+
+
+@pytest.fixture(scope="module")
+def written(model, tmp_path_factory):
+    """What the job writes without options, and what it reports."""
+    directory = tmp_path_factory.mktemp("written")
+    status, found = run_job(model[1], directory)
+    assert status == 0
+    return directory / "out", found
 
 
 def read(directory):
@@ -97,26 +110,24 @@ def scores(model):
     return pd.DataFrame(predicted, index=users["id"], columns=items["id"])
 
 
-def test_what_was_seen_is_left_out(job, model, table, tmp_path):
-    status, found = job()
-    assert status == 0
-    assert (found["path"], found["users"], found["empty"]) == (str(tmp_path / "out"), USERS, 1)
-    lists, predicted = read(tmp_path / "out"), scores(model[0])
+def test_what_was_seen_is_left_out(written, model, table):
+    out, found = written
+    assert (found["path"], found["users"], found["empty"]) == (str(out), USERS, 1)
+    lists, predicted = read(out), scores(model[0])
     assert set(lists) == set(table["user"])
     for user, list_ in lists.items():
         left = predicted.loc[user].drop(table.loc[table["user"] == user, "item"], errors="ignore")
         best = left.sort_values(ascending=False).head(4)
         assert [item for item, _ in list_] == best.index.tolist()
         np.testing.assert_allclose([rating for _, rating in list_], best, rtol=1e-6)
-    manifest = json.loads((tmp_path / "out" / "serving.json").read_text())
+    manifest = json.loads((out / "serving.json").read_text())
     assert manifest.items() <= found.items()
     assert manifest["model"].startswith(str(model[1] / "runs" / "run_id="))
 
 
-def test_a_user_is_found_in_its_bucket(job, tmp_path):
-    job()
+def test_a_user_is_found_in_its_bucket(written):
     seen = 0
-    for directory in (tmp_path / "out" / "recommendations").glob("bucket=*"):
+    for directory in (written[0] / "recommendations").glob("bucket=*"):
         (file,) = directory.glob("*.parquet")
         users = pd.read_parquet(file)["user"].tolist()
         assert users == sorted(users)
@@ -125,9 +136,9 @@ def test_a_user_is_found_in_its_bucket(job, tmp_path):
     assert seen == USERS
 
 
-def test_vectors_give_the_predictions(job, model, tmp_path):
-    _, found = job()
-    users, items = (pd.read_parquet(tmp_path / "out" / f"{s}_vectors") for s in ("user", "item"))
+def test_vectors_give_the_predictions(written, model):
+    out, found = written
+    users, items = (pd.read_parquet(out / f"{side}_vectors") for side in ("user", "item"))
     assert {len(vector) for vector in [*users["vector"], *items["vector"]]} == {found["dimension"]}
     inner = np.stack(users["vector"]) @ np.stack(items["vector"]).T
     predicted = pd.DataFrame(
