@@ -30,6 +30,10 @@ def check_together(params: FactorizationParams, *, validated: bool, warm: bool) 
     ParamError
     """
     get = params.getOrDefault
+    if get("userCol") == get("itemCol"):
+        raise ParamError(
+            f"userCol and itemCol are both {get('userCol')!r}; name the two columns of ids"
+        )
     if get("patience") is not None and not validated:
         raise ParamError(
             f"patience={get('patience')} needs validation ratings to look at; set "
@@ -45,7 +49,9 @@ def check_together(params: FactorizationParams, *, validated: bool, warm: bool) 
             "rank=0 without intercept and biases leaves nothing to fit; "
             "set rank ≥ 1, fitBiases or fitIntercept"
         )
-    if get("solver") != "gd":
+    if get("solver") == "gd":
+        params._optimizer()
+    else:
         refuse_set(params, DESCENT_ALONE, f"is only for solver='gd', not {get('solver')!r}")
     if not get("implicitPrefs"):
         refuse_set(params, ["confidence"], "is only for implicitPrefs=True")

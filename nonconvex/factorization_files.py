@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Generic, TypeVar
-
-from pyspark.ml.util import DefaultParamsWriter, MLWriter
+from typing import Any, TypeVar
 
 from nonconvex.distributed.storage import read_factors, write_factors
 from nonconvex.distributed.training import Ids
-from nonconvex.model_files import ModelReader
+from nonconvex.model_files import ModelReader, ModelWriter
 from nonconvex.numerics.factorization import Factors
 from nonconvex.summary import TrainingSummary
 
@@ -18,31 +16,19 @@ __all__ = ["FactorizationReader", "FactorizationWriter"]
 ModelT = TypeVar("ModelT", bound=Any)  # MatrixFactorizationModel, which imports this module
 
 
-class FactorizationWriter(MLWriter, Generic[ModelT]):
-    """Writes ``userFactors/``, ``itemFactors/`` and ``metadata/``.
+class FactorizationWriter(ModelWriter[ModelT]):
+    """Writes ``userFactors/``, ``itemFactors/`` and ``metadata/``."""
 
-    Parameters
-    ----------
-    model : MatrixFactorizationModel
-    """
-
-    def __init__(self, model: ModelT) -> None:
-        super().__init__()
-        self._model = model
-
-    def saveImpl(self, path: str) -> None:
-        """Write the model into an empty directory."""
+    def _write(self, path: str) -> dict[str, Any]:
         model, spark = self._model, self.sparkSession
         write_factors(spark, f"{path}/userFactors", model._ids.users, model._factors.users)
         write_factors(spark, f"{path}/itemFactors", model._ids.items, model._factors.items)
-        extra = {
+        return {
             "globalBias": model.globalBias,
             "rows": [len(ids) for ids in model._ids],
             "implicitPrefs": model._implicit,
             "summary": json.loads(model.summary.to_json()),
         }
-        # Last, so that a directory with metadata is a whole model.
-        DefaultParamsWriter.saveMetadata(model, path, spark, extra)
 
 
 class FactorizationReader(ModelReader[ModelT]):

@@ -30,6 +30,7 @@ from nonconvex.factorization_files import FactorizationReader, FactorizationWrit
 from nonconvex.factorization_params import FactorizationParams
 from nonconvex.numerics.factorization import Factors, Ridge
 from nonconvex.params import with_accessors
+from nonconvex.ranges import number, optional
 from nonconvex.recommender import Recommender, positive
 from nonconvex.starts import warm_start
 from nonconvex.summary import TrainingSummary
@@ -121,10 +122,12 @@ class MatrixFactorizationModel(
         return self._summary
 
     def start_for(
-        self, ids: Ids, rank: int, dtype: type[np.floating]
+        self, ids: Ids, rank: int, dtype: type[np.floating], *, intercept: bool, biases: bool
     ) -> tuple[Factors, dict[str, dict[str, int]]]:
         """Return where a fit of other ids starts from this model, see `starts.warm_start`."""
-        return warm_start(self._factors, self._ids, ids, rank, dtype)
+        return warm_start(
+            self._factors, self._ids, ids, rank, dtype, intercept=intercept, biases=biases
+        )
 
     def foldInUsers(self, ratings: DataFrame) -> MatrixFactorizationModel:
         """Return a model with new or changed users: their rows, given α and the items.
@@ -212,8 +215,10 @@ class MatrixFactorizationModel(
         >>> model.evaluate(test, k=10, threshold=4.0)["ndcgAtK"]  # doctest: +SKIP
         """
         k, pairs = positive("k", k), self._pairs(exclude)
-        ratings = self._ratings(dataset).persist()
+        threshold = optional(number("threshold"))(threshold)
+        ratings = self._ratings(dataset)
         users, items = self._sides(dataset.sparkSession)
+        ratings.persist()
         try:
             rows = _count(ratings)
             named = self.copy({self.userCol: "user", self.itemCol: "item"})

@@ -6,7 +6,7 @@ from typing import Any
 
 from pyspark.ml.param.shared import HasPredictionCol
 
-from nonconvex.params import DescentParams, FitParams, param
+from nonconvex.params import CheckedParams, DescentParams, FitParams, param
 from nonconvex.ranges import choice, flag, fraction, integer, number, optional, text
 
 __all__ = ["FactorizationModelParams", "FactorizationParams"]
@@ -24,7 +24,7 @@ def _stationary(value: Any) -> float:
     return number("initScale", 0, exclusive=True)(value)
 
 
-class FactorizationModelParams(HasPredictionCol):
+class FactorizationModelParams(CheckedParams, HasPredictionCol):
     """Params that `MatrixFactorization` and its model share: what prediction needs."""
 
     predictionCol = param(
@@ -40,7 +40,8 @@ class FactorizationModelParams(HasPredictionCol):
     )
     clipPredictions = param(
         "clipPredictions",
-        "whether predictions are clipped to the range of the training ratings",
+        "whether predictions are clipped to the range of the training ratings, or with "
+        "implicitPrefs to [0, 1]",
         flag("clipPredictions"),
     )
 

@@ -1,17 +1,52 @@
-"""Models on disk: what reading them has in common, whatever the model."""
+"""Models on disk: what writing and reading them have in common, whatever the model."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
-from pyspark.ml.util import DefaultParamsReader, MLReader
+from pyspark.ml.util import DefaultParamsReader, DefaultParamsWriter, MLReader, MLWriter
+from pyspark.sql import SparkSession
 
+from nonconvex.distributed.filesystem import FileSystem
 from nonconvex.distributed.storage import ModelError
 
-__all__ = ["ModelReader"]
+__all__ = ["EstimatorReader", "ModelReader", "ModelWriter"]
 
 ModelT = TypeVar("ModelT", bound=Any)
+
+
+class ModelWriter(MLWriter, Generic[ModelT]):
+    """Writes a model, and its metadata last, so that a directory with metadata is a whole model.
+
+    Parameters
+    ----------
+    model : Model
+    """
+
+    def __init__(self, model: ModelT) -> None:
+        super().__init__()
+        self._model = model
+
+    def saveImpl(self, path: str) -> None:
+        """Write the model into a new directory.
+
+        Raises
+        ------
+        ModelError
+            If there is something at `path`.
+        """
+        if FileSystem(self.sparkSession, path).exists(path):
+            raise ModelError(
+                f"{path} already exists; name another directory, or replace it by "
+                "write().overwrite().save(path)"
+            )
+        extra = self._write(path)
+        DefaultParamsWriter.saveMetadata(self._model, path, self.sparkSession, extra)
+
+    @abstractmethod
+    def _write(self, path: str) -> dict[str, Any]:
+        """Write all but the metadata, and return what these hold beside the Params."""
 
 
 class ModelReader(MLReader[ModelT]):
@@ -35,13 +70,7 @@ class ModelReader(MLReader[ModelT]):
         ModelError
             If there is none, or not all of it.
         """
-        try:
-            metadata = DefaultParamsReader.loadMetadata(path, self.sparkSession)
-        except Exception as error:
-            raise ModelError(f"{path} does not hold a model, or only part of one") from error
-        name = f"{self._cls.__module__}.{self._cls.__name__}"
-        if metadata["class"] != name:
-            raise ModelError(f"{path} holds a {metadata['class']} and not a {name}")
+        metadata = _metadata(self._cls, path, self.sparkSession)
         try:
             model = self._model(path, metadata)
             model._resetUid(metadata["uid"])
@@ -58,3 +87,36 @@ class ModelReader(MLReader[ModelT]):
     @abstractmethod
     def _model(self, path: str, metadata: dict[str, Any]) -> ModelT:
         """Make the model, without its Params; what metadata lack may raise a KeyError."""
+
+
+class EstimatorReader(DefaultParamsReader[ModelT]):
+    """Reads what pyspark's writer of Params wrote of an estimator.
+
+    Parameters
+    ----------
+    cls : type
+        Of the estimator.
+    """
+
+    def load(self, path: str) -> ModelT:
+        """Read an estimator.
+
+        Raises
+        ------
+        ModelError
+            If there is none.
+        """
+        _metadata(self.cls, path, self.sparkSession)
+        return super().load(path)
+
+
+def _metadata(cls: type, path: str, spark: SparkSession) -> dict[str, Any]:
+    """Read the metadata of a `cls`."""
+    name = f"{cls.__module__}.{cls.__name__}"
+    try:
+        metadata: dict[str, Any] = DefaultParamsReader.loadMetadata(path, spark)
+    except Exception as error:
+        raise ModelError(f"{path} does not hold a {cls.__name__}, or only part of one") from error
+    if metadata["class"] != name:
+        raise ModelError(f"{path} holds a {metadata['class']} and not a {name}")
+    return metadata

@@ -24,7 +24,7 @@ def check_network(params: NetworkParams, *, validated: bool, warm: bool) -> None
 
     Raises
     ------
-    ParamError, OptimizerError, ScheduleError
+    ParamError
     """
     get = params.getOrDefault
     if get("patience") is not None and not validated:

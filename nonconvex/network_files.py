@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Generic, TypeVar
-
-from pyspark.ml.util import DefaultParamsWriter, MLWriter
+from typing import Any, TypeVar
 
 from nonconvex.distributed.examples import Classes
 from nonconvex.distributed.network_scoring import Scorer
@@ -17,7 +15,7 @@ from nonconvex.distributed.network_storage import (
     write_standardization,
 )
 from nonconvex.distributed.storage import ModelError
-from nonconvex.model_files import ModelReader
+from nonconvex.model_files import ModelReader, ModelWriter
 from nonconvex.network_summary import NetworkSummary
 from nonconvex.numerics.network import Network
 
@@ -26,26 +24,16 @@ __all__ = ["NetworkReader", "NetworkWriter"]
 ModelT = TypeVar("ModelT", bound=Any)  # a model of a network, whose module imports this one
 
 
-class NetworkWriter(MLWriter, Generic[ModelT]):
-    """Writes ``weights/``, ``standardization/`` and ``metadata/``.
+class NetworkWriter(ModelWriter[ModelT]):
+    """Writes ``weights/``, ``standardization/`` and ``metadata/``."""
 
-    Parameters
-    ----------
-    model : MultilayerPerceptronRegressionModel or MultilayerPerceptronClassificationModel
-    """
-
-    def __init__(self, model: ModelT) -> None:
-        super().__init__()
-        self._model = model
-
-    def saveImpl(self, path: str) -> None:
-        """Write the model into an empty directory."""
+    def _write(self, path: str) -> dict[str, Any]:
         model, spark = self._model, self.sparkSession
         scorer: Scorer = model.scorer
         network = scorer.network
         write_parameters(spark, f"{path}/weights", network, scorer.theta)
         write_standardization(spark, f"{path}/standardization", scorer.standardization)
-        extra = {
+        return {
             "network": {
                 "layers": list(network.layers),
                 "activations": list(network.activations),
@@ -59,8 +47,6 @@ class NetworkWriter(MLWriter, Generic[ModelT]):
             "checksum": checksum(scorer.theta, scorer.standardization),
             "summary": json.loads(model.summary.to_json()),
         }
-        # Last, so that a directory with metadata is a whole model.
-        DefaultParamsWriter.saveMetadata(model, path, spark, extra)
 
 
 class NetworkReader(ModelReader[ModelT]):

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from pyspark.ml.param import Param, Params
 from pyspark.ml.param.shared import HasSeed
 
-from nonconvex.numerics.descent import Optimizer
+from nonconvex.numerics.descent import Optimizer, OptimizerError
 from nonconvex.numerics.optimizers import OPTIMIZERS, WEIGHT_DECAY, make_optimizer
-from nonconvex.numerics.schedules import SCHEDULES, make_schedule
+from nonconvex.numerics.schedules import SCHEDULES, ScheduleError, make_schedule
 from nonconvex.ranges import choice, integer, number, optional, text
+
+if TYPE_CHECKING:
+    from pyspark.ml._typing import ParamMap
 
 __all__ = [
     "DESCENT",
+    "CheckedParams",
     "DescentParams",
     "FitParams",
     "ParamError",
@@ -37,6 +42,37 @@ ParamsT = TypeVar("ParamsT", bound=Params)
 
 PRECISIONS = ("float32", "float64")
 DEFAULT_SEED = 42
+
+
+class CheckedParams(Params):
+    """Params that refuse what pyspark's own let through: None, and the Params of the class."""
+
+    def _set(self, **kwargs: Any) -> Self:
+        for name, value in kwargs.items():
+            if value is None:  # which pyspark takes for any Param, without asking its converter
+                getattr(self, name).typeConverter(None)
+        return super()._set(**kwargs)
+
+    def copy(self, extra: ParamMap | None = None) -> Self:
+        """Return a copy with some Params set to other values.
+
+        Parameters
+        ----------
+        extra : dict, optional
+            By Params of this instance; those of others, as a Pipeline has, are left to them.
+
+        Raises
+        ------
+        ParamError
+            For a Param of a class, which belongs to no instance and so would be ignored.
+        """
+        for key in extra or ():
+            if isinstance(key, Param) and key.parent == Params._dummy().uid:
+                raise ParamError(
+                    f"{key.name} in a map of Params is that of a class, not of an instance: "
+                    f"write {{estimator.{key.name}: …}}"
+                )
+        return super().copy(extra)
 
 
 def param(name: str, doc: str, convert: Callable[[Any], Any]) -> Param[Any]:
@@ -84,7 +120,7 @@ def _setter(declared: Param[Any]) -> Callable[[Params, Any], Params]:
     return set_
 
 
-class DescentParams(Params):
+class DescentParams(CheckedParams):
     """Params of gradient descent, for every model that can be trained by it."""
 
     optimizer = param(
@@ -97,13 +133,13 @@ class DescentParams(Params):
         "momentum",
         "decay in [0, 1) of the sum of gradients (momentum, nesterov) or of their mean (adam, "
         "adamw: β₁); by default 0.9",
-        optional(number("momentum", 0)),
+        optional(number("momentum", 0, below=1)),
     )
     decay = param(
         "decay",
         "decay in [0, 1) of the mean of squared gradients; by default 0.99 for rmsprop and 0.999 "
         "for adam and adamw (β₂)",
-        optional(number("decay", 0)),
+        optional(number("decay", 0, below=1)),
     )
     epsilon = param(
         "epsilon",
@@ -170,7 +206,7 @@ class DescentParams(Params):
     def _optimizer(
         self, *, axis: int | None = None, decays: NDArray[np.bool_] | None = None
     ) -> Optimizer:
-        """Build the optimizer; raises OptimizerError or ScheduleError for settings that clash.
+        """Build the optimizer; raises ParamError for settings that it or the schedule lacks.
 
         Parameters
         ----------
@@ -183,31 +219,35 @@ class DescentParams(Params):
         weight_decay: float | NDArray[np.floating] | None = get("weightDecay")
         if decays is not None and get("optimizer") == "adamw":
             weight_decay = (WEIGHT_DECAY if weight_decay is None else weight_decay) * decays
-        rate = make_schedule(
-            get("schedule"),
-            self._rate(),
-            warmup_steps=get("warmupSteps"),
-            decay_steps=get("decaySteps"),
-            decay_rate=get("decayRate"),
-            final_fraction=get("finalFraction"),
-        )
-        return make_optimizer(
-            get("optimizer"),
-            rate,
-            clip_norm=get("clipNorm"),
-            axis=axis,
-            momentum=get("momentum"),
-            decay=get("decay"),
-            epsilon=get("epsilon"),
-            weight_decay=weight_decay,
-        )
+        try:
+            rate = make_schedule(
+                get("schedule"),
+                self._rate(),
+                warmup_steps=get("warmupSteps"),
+                decay_steps=get("decaySteps"),
+                decay_rate=get("decayRate"),
+                final_fraction=get("finalFraction"),
+            )
+            return make_optimizer(
+                get("optimizer"),
+                rate,
+                clip_norm=get("clipNorm"),
+                axis=axis,
+                momentum=get("momentum"),
+                decay=get("decay"),
+                epsilon=get("epsilon"),
+                weight_decay=weight_decay,
+            )
+        except (OptimizerError, ScheduleError) as error:  # which speak of decay_steps
+            text = re.sub("(?<=[a-z])_([a-z])", lambda match: match[1].upper(), str(error))
+            raise ParamError(text) from None
 
 
 DESCENT = tuple(name for name, value in vars(DescentParams).items() if _is_param(value))
 """Names of the Params that only gradient descent reads."""
 
 
-class FitParams(HasSeed):
+class FitParams(CheckedParams, HasSeed):
     """Params of every fit: its rows, its random starts, its arithmetic and its checkpoints."""
 
     weightCol = param(
@@ -220,6 +260,7 @@ class FitParams(HasSeed):
         "boolean column: True for rows to validate with instead of training on them",
         optional(text("validationIndicatorCol")),
     )
+    seed = param("seed", "seed of the random starts and samples, an integer", integer("seed"))
     numRestarts = param(
         "numRestarts",
         "number of random starts, ≥ 1; the best by validation rows, or else by objective, is kept",

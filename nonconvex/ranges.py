@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Sequence
-from typing import Any
+from contextlib import suppress
+from typing import Any, NoReturn
 
 __all__ = [
     "choice",
@@ -24,36 +25,39 @@ __all__ = [
 ]
 
 
-def _refuse(name: str, allowed: str, value: object) -> None:
+def _refuse(name: str, allowed: str, value: object) -> NoReturn:
     raise ValueError(f"{name} must be {allowed}, got {value!r}")
 
 
-def integer(name: str, minimum: int) -> Callable[[Any], int]:
-    """Integers ≥ `minimum`, numpy's too, but no 3.0 and no "3"."""
-    allowed = f"an integer ≥ {minimum}"
+def integer(name: str, minimum: int | None = None) -> Callable[[Any], int]:
+    """Integers, ≥ `minimum` if there is one; numpy's too, but no 3.0 and no "3"."""
+    allowed = "an integer" if minimum is None else f"an integer ≥ {minimum}"
 
     def convert(value: Any) -> int:
-        try:
-            number = operator.index(value)  # numpy integers too, but no 3.0 and no "3"
-        except TypeError:
-            number = minimum - 1
-        if isinstance(value, bool) or number < minimum:
+        number = None
+        with suppress(TypeError):  # of 3.0, "3" and arrays
+            number = None if isinstance(value, bool) else operator.index(value)
+        if number is None or (minimum is not None and number < minimum):
             _refuse(name, allowed, value)
         return number
 
     return convert
 
 
-def number(name: str, minimum: float, *, exclusive: bool = False) -> Callable[[Any], float]:
-    """Finite numbers ≥ `minimum`, or > it if `exclusive`."""
-    allowed = f"a finite number {'>' if exclusive else '≥'} {minimum:g}"
+def number(
+    name: str, minimum: float = -math.inf, *, exclusive: bool = False, below: float = math.inf
+) -> Callable[[Any], float]:
+    """Finite numbers ≥ `minimum`, or > it if `exclusive`, and < `below`."""
+    limits = [] if minimum == -math.inf else [f"{'>' if exclusive else '≥'} {minimum:g}"]
+    limits += [] if below == math.inf else [f"< {below:g}"]
+    allowed = f"a finite number {' and '.join(limits)}".rstrip()
 
     def convert(value: Any) -> float:
         try:
             number = math.nan if isinstance(value, (bool, str)) else float(value)
         except (TypeError, ValueError):
             number = math.nan
-        inside = number > minimum if exclusive else number >= minimum
+        inside = (number > minimum if exclusive else number >= minimum) and number < below
         if not (math.isfinite(number) and inside):
             _refuse(name, allowed, value)
         return number
@@ -77,7 +81,7 @@ def choice(name: str, choices: Sequence[str]) -> Callable[[Any], str]:
     """One of some strings."""
 
     def convert(value: Any) -> str:
-        if value not in choices:
+        if not isinstance(value, str) or value not in choices:
             _refuse(name, f"one of {', '.join(choices)}", value)
         return str(value)
 

@@ -25,11 +25,13 @@ from nonconvex.distributed.columns import (
 )
 from nonconvex.distributed.gradient_descent import DescentSettings
 from nonconvex.distributed.prepared import PreparedRatings
+from nonconvex.distributed.ratings import RatingsError
 from nonconvex.distributed.serving import seen_pairs
 from nonconvex.distributed.training import TrainingSet, load_prepared, pack_ratings
 from nonconvex.factorization_model import MatrixFactorizationModel
 from nonconvex.factorization_params import FactorizationParams
 from nonconvex.fitting import FitResult, FitSettings, LoopSettings, fit_together
+from nonconvex.model_files import EstimatorReader
 from nonconvex.numerics.blocks import RatingBlock
 from nonconvex.numerics.factorization import Factors
 from nonconvex.numerics.implicit import preferences
@@ -138,6 +140,11 @@ class MatrixFactorization(
     def setParams(self, **params: Any) -> MatrixFactorization:
         """Set Params by name."""
         return self._set(**params)
+
+    @classmethod
+    def read(cls) -> EstimatorReader[MatrixFactorization]:
+        """Return a reader of what `write` wrote."""
+        return EstimatorReader(cls)
 
     def setInitialModel(self, model: MatrixFactorizationModel | None) -> MatrixFactorization:
         """Start fits from the factors of an earlier model; None for random starts.
@@ -272,6 +279,11 @@ class MatrixFactorization(
     ) -> list[MatrixFactorizationModel]:
         """Minimize for all estimators at once, and make the model of each."""
         try:
+            if not training.total:
+                raise RatingsError(
+                    f"none of the {training.ratings:,} ratings is positive, and implicitPrefs=True "
+                    "learns from those; check ratingCol, or unset implicitPrefs"
+                )
             fits = [estimator._settings(training) for estimator in estimators]
             identity = {
                 f"fit {number}": estimator._identity()
@@ -316,7 +328,13 @@ class MatrixFactorization(
         get = self.getOrDefault
         initial = None
         if self._initial_model is not None:
-            initial = self._initial_model.start_for(training.ids, get("rank"), self._dtype())
+            initial = self._initial_model.start_for(
+                training.ids,
+                get("rank"),
+                self._dtype(),
+                intercept=get("fitIntercept"),
+                biases=get("fitBiases"),
+            )
         return FitSettings(
             rank=get("rank"),
             reg_user=get("regUser"),

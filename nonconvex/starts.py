@@ -38,9 +38,18 @@ def random_start(
 
 
 def warm_start(
-    old: Factors, old_ids: Ids, ids: Ids, rank: int, dtype: type[np.floating]
+    old: Factors,
+    old_ids: Ids,
+    ids: Ids,
+    rank: int,
+    dtype: type[np.floating],
+    *,
+    intercept: bool,
+    biases: bool,
 ) -> tuple[Factors, dict[str, dict[str, int]]]:
     """Take the rows of known ids from an earlier model, and start new ids from zero.
+
+    So do α and the biases if this fit has none, which then stay there.
 
     Returns
     -------
@@ -61,7 +70,9 @@ def warm_start(
     counts, rows = {}, []
     for side in ("users", "items"):
         known, place = _known(side, getattr(old_ids, side), getattr(ids, side))
-        rows.append(np.where(known[:, None], getattr(old, side)[place], 0).astype(dtype))
+        of_side = np.where(known[:, None], getattr(old, side)[place], 0).astype(dtype)
+        of_side[:, 0] *= biases
+        rows.append(of_side)
         kept = int(known.sum())
         gone = len(getattr(old_ids, side)) - kept
         counts[side] = {"kept": kept, "new": len(known) - kept, "gone": gone}
@@ -70,7 +81,7 @@ def warm_start(
             "none of the users of the initial model are in the ratings; "
             "train without an initial model, or check the ids"
         )
-    return Factors(old.alpha, *rows), counts
+    return Factors(old.alpha if intercept else 0.0, *rows), counts
 
 
 def _known(

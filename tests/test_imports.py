@@ -22,9 +22,10 @@ IMPORTS = {
     "nonconvex.numerics.blocks": "",
     "nonconvex.numerics.quadratic": "",
     "nonconvex.numerics.convergence": "",
-    "nonconvex.numerics.schedules": "",
+    "nonconvex.numerics.choices": "",
+    "nonconvex.numerics.schedules": "numerics.choices",
     "nonconvex.numerics.descent": "numerics.schedules",
-    "nonconvex.numerics.optimizers": "numerics.descent numerics.schedules",
+    "nonconvex.numerics.optimizers": "numerics.choices numerics.descent numerics.schedules",
     "nonconvex.numerics.activations": "",
     "nonconvex.numerics.losses": "numerics.activations",
     "nonconvex.numerics.threads": "",
@@ -183,18 +184,18 @@ IMPORTS = {
     "nonconvex.contradictions": "factorization_params params",
     "nonconvex.summary": "distributed.problems",
     "nonconvex.recommender": "distributed.columns distributed.top_n factorization_params",
-    "nonconvex.model_files": "distributed.storage",
+    "nonconvex.model_files": "distributed.filesystem distributed.storage",
     "nonconvex.factorization_files": (
         "distributed.storage distributed.training model_files numerics.factorization summary"
     ),
     "nonconvex.serving_sections": "config",
     "nonconvex.factorization_model": (
-        "distributed factorization_files factorization_params numerics params recommender starts "
-        "summary"
+        "distributed factorization_files factorization_params numerics params ranges recommender "
+        "starts summary"
     ),
     "nonconvex.recommendation": (
-        "contradictions distributed factorization_model factorization_params fitting numerics "
-        "params turns"
+        "contradictions distributed factorization_model factorization_params fitting model_files "
+        "numerics params turns"
     ),
     "nonconvex.network_params": "numerics params ranges",
     "nonconvex.network_contradictions": "network_params params",
@@ -235,11 +236,9 @@ PACKAGES = {
     "nonconvex.job": "pyspark.sql",
     "nonconvex.params": "numpy pyspark.ml",
     "nonconvex.factorization_params": "pyspark.ml",
-    "nonconvex.factorization_files": "pyspark.ml",
     "nonconvex.network_params": "pyspark.ml",
     "nonconvex.network_plans": "numpy",
     "nonconvex.network_fitting": "numpy pyspark.sql",
-    "nonconvex.network_files": "pyspark.ml",
     "nonconvex.network_model": "numpy pyspark",
     "nonconvex.neural_network": "pyspark",
     "nonconvex.sections": "pydantic pyspark.sql",
@@ -249,7 +248,7 @@ PACKAGES = {
     "nonconvex.serving_sections": "pydantic",
     "nonconvex.starts": "numpy pyarrow",
     "nonconvex.recommender": "pyspark.sql",
-    "nonconvex.model_files": "pyspark.ml",
+    "nonconvex.model_files": "pyspark.ml pyspark.sql",
     "nonconvex.factorization_model": "numpy pyarrow pyspark",
     "nonconvex.recommendation": "numpy pyarrow pyspark",
     "jobs": "pydantic pyspark.sql",

@@ -40,7 +40,7 @@ def check_frame(name: str, value: Any, allowed: str = "a DataFrame") -> None:
 
 def check_new(frame: DataFrame, name: str, role: str) -> None:
     """Raise `ColumnError` if the column that a Param says to add is there already."""
-    if name in frame.columns:
+    if name.lower() in map(str.lower, frame.columns):  # which are one column to Spark
         raise ColumnError(
             f"{role}={name!r}: there is such a column already; drop it, or name another"
         )
@@ -62,8 +62,8 @@ def id_column(frame: DataFrame, name: str, role: str, like: DataType | None = No
     Raises
     ------
     ColumnError
-        If there is no such column, or its type is not string, integer or decimal, or not of the
-        same kind as `like`.
+        If there is no such column, or more than one, or its type is not string, integer or
+        decimal, or not of the same kind as `like`.
     """
     kind = _type(frame, name, role)
     if not isinstance(kind, (StringType, IntegralType, DecimalType)):
@@ -110,6 +110,8 @@ def _type(frame: DataFrame, name: str, role: str) -> DataType:
         raise ColumnError(
             f"{role}={name!r}: there is no such column; there are {', '.join(frame.columns)}"
         )
+    if frame.columns.count(name) > 1:
+        raise ColumnError(f"{role}={name!r}: there are several such columns; rename all but one")
     return frame.schema[name].dataType
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
@@ -60,8 +62,7 @@ def read_factors(
     try:
         table = spark.read.parquet(path).select(*_COLUMNS).orderBy("index").toArrow()
     except (PySparkException, Py4JJavaError) as error:
-        cause = error.java_exception if isinstance(error, Py4JJavaError) else error
-        reason = (str(cause).splitlines() or [type(error).__name__])[0]
+        reason = _reason(error)
         raise ModelError(f"{path} cannot be read as the factors of a model: {reason}") from None
     features = table["features"].combine_chunks()
     values = features.flatten().to_numpy()
@@ -75,6 +76,16 @@ def read_factors(
     x[:, 0] = table["bias"].to_numpy()
     x[:, 1:] = values.reshape(rows, -1)
     return table["id"], x
+
+
+def _reason(error: PySparkException | Py4JJavaError) -> str:
+    """Return one line that says what went wrong."""
+    cause: Any = error
+    if isinstance(error, Py4JJavaError):
+        cause = error.java_exception
+        while "awaitResult" in str(cause) and cause.getCause() is not None:  # it says nothing else
+            cause = cause.getCause()
+    return (str(cause).splitlines() or [type(error).__name__])[0]
 
 
 def _arrow(ids: pa.ChunkedArray, x: NDArray[np.floating]) -> pa.Table:

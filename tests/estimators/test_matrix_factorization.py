@@ -16,9 +16,7 @@ from pyspark.ml.tuning import CrossValidator, ParamGridBuilder, TrainValidationS
 from pyspark.sql import functions as F
 
 from nonconvex.distributed.storage import ModelError
-from nonconvex.numerics.descent import OptimizerError
-from nonconvex.numerics.schedules import ScheduleError
-from nonconvex.params import DESCENT, ParamError
+from nonconvex.params import ParamError
 from nonconvex.recommendation import MatrixFactorization, MatrixFactorizationModel
 from tests.distributed.test_alternating import frame, triples
 
@@ -53,6 +51,12 @@ def predicted(model, data):
     return np.array([row[2] for row in sorted(rows)])
 
 
+def scores(model):
+    """The predictions for all pairs of the ids of a model, in numpy."""
+    alpha, users, items = model.factors
+    return alpha + users[:, :1] + items[:, 0] + users[:, 1:] @ items[:, 1:].T
+
+
 # Params
 
 
@@ -69,6 +73,11 @@ OUT_OF_RANGE = {
     "fitIntercept": (1, "fitIntercept must be True or False, got 1"),
     "coldStartStrategy": ("mean", "coldStartStrategy must be one of bias, nan, drop, got 'mean'"),
     "confidence": (0, "confidence must be a finite number > 0, got 0"),
+    "seed": (1.5, "seed must be an integer, got 1.5"),
+    "warmupSteps": (None, "warmupSteps must be an integer ≥ 0, got None"),
+    "ratingCol": (None, "ratingCol must be a name, got None"),
+    "momentum": (1.0, "momentum must be a finite number ≥ 0 and < 1, got 1.0"),
+    "decay": (1, "decay must be a finite number ≥ 0 and < 1, got 1"),
     "initScale": (0, "initScale must be > 0, got 0: .* stationary"),
     "numRestarts": (2.0, "numRestarts must be an integer ≥ 1, got 2.0"),
     "precision": ("double", "precision must be one of float32, float64, got 'double'"),
@@ -89,6 +98,19 @@ def test_a_value_out_of_range_is_refused_in_one_sentence(name):
         MatrixFactorization(**{name: value})
 
 
+NUMPY = {
+    "rank": np.int64(7),
+    "maxIter": np.uint8(3),
+    "seed": np.int32(-1),
+    "patience": np.int16(2),
+    "numUserBlocks": np.int64(3),
+    "regUser": np.float32(0.5),
+    "regItem": np.int64(1),
+    "fitBiases": np.bool_(False),
+    "solver": np.str_("gd"),
+}
+
+
 def test_every_param_has_accessors_and_is_explained():
     estimator = MatrixFactorization()
     explained = estimator.explainParams()
@@ -97,9 +119,20 @@ def test_every_param_has_accessors_and_is_explained():
         assert getattr(estimator, f"get{title}")() == estimator.getOrDefault(param)
         assert callable(getattr(estimator, f"set{title}"))
         assert f"{param.name}: " in explained
-    assert estimator.setRank(np.int64(7)).getRank() == 7
+    for name, value in NUMPY.items():
+        given = MatrixFactorization(**{name: value}).getOrDefault(name)
+        assert given == value
+        assert type(given) in (int, float, bool, str), name
     assert estimator.setParams(rank=3).getRank() == 3
     assert MatrixFactorization().getSeed() == 42, "the same in every process"
+
+
+def test_a_param_of_the_class_would_be_ignored_and_is_refused():
+    estimator = MatrixFactorization()
+    others = MatrixFactorization().rank  # as another stage of a Pipeline may be given
+    assert estimator.copy({estimator.rank: 3, others: 4}).getRank() == 3
+    with pytest.raises(ParamError, match=r"rank in a map .* write \{estimator.rank: …\}"):
+        estimator.copy({MatrixFactorization.rank: 3})
 
 
 def test_the_constructor_has_every_param_with_its_default():
@@ -136,13 +169,13 @@ def test_every_param_of_the_problem_changes_the_model_and_fit_multiple_equals_fi
         {estimator.getParam(name): value for name, value in change.items()} for change in CHANGES
     ]
     found = dict(estimator.fitMultiple(ratings, [{}, *maps]))
-    base = predicted(model, ratings)
-    assert predicted(found.pop(0), ratings).tobytes() == base.tobytes()
+    base = scores(model)
+    assert scores(found.pop(0)).tobytes() == base.tobytes()
     for index, change in enumerate(CHANGES[:-1], start=1):
         other = found[index]
-        assert not np.allclose(predicted(other, ratings), base, rtol=1e-6), change
+        assert not np.allclose(scores(other), base, rtol=1e-6), change
     alone = estimator.copy(maps[4]).fit(ratings)
-    assert predicted(alone, ratings).tobytes() == predicted(found[5], ratings).tobytes()
+    assert scores(alone).tobytes() == scores(found[5]).tobytes()
     assert found[13].rank == 3 * QUICK["rank"]
     objectives = [restart.objective for restart in found[14].summary.restarts]
     assert len(set(objectives)) == 4
@@ -151,24 +184,28 @@ def test_every_param_of_the_problem_changes_the_model_and_fit_multiple_equals_fi
     assert found[12].summary.objective == objectives[1], "restart 1 alone is restart 1 of four"
 
 
+LOOP_CHANGES = [
+    {"maxIter": 1},
+    {"tol": 0.5},
+    {"weightCol": "weight"},
+    {"validationIndicatorCol": "held"},
+    {"precision": "float64"},
+    {"implicitPrefs": True},
+    {"implicitPrefs": True, "confidence": 3.0},
+    {"solver": "gd"},
+    {"solver": "gd", "miniBatchFraction": 0.4},
+    {"solver": "gd", "gradientTol": 1e9},
+]
+
+
 def test_every_param_of_the_loop_and_the_data_changes_the_model(ratings, model):
-    seen = {predicted(model, ratings).tobytes()}
-    for change in (
-        {"maxIter": 1},
-        {"tol": 0.5},
-        {"weightCol": "weight"},
-        {"validationIndicatorCol": "held"},
-        {"precision": "float64"},
-        {"implicitPrefs": True},
-        {"implicitPrefs": True, "confidence": 3.0},
-        {"solver": "gd"},
-        {"solver": "gd", "miniBatchFraction": 0.4, "gradientTol": 1e9},
-    ):
-        other = predicted(MatrixFactorization(**{**QUICK, **change}).fit(ratings), ratings)
+    seen = {scores(model).tobytes()}
+    for change in LOOP_CHANGES:
+        other = scores(MatrixFactorization(**{**QUICK, **change}).fit(ratings))
         assert other.tobytes() not in seen, change
         seen.add(other.tobytes())
     blocks = MatrixFactorization(**{**QUICK, "numUserBlocks": 5, "numItemBlocks": 1}).fit(ratings)
-    assert predicted(blocks, ratings).tobytes() == predicted(model, ratings).tobytes()
+    assert scores(blocks).tobytes() == scores(model).tobytes()
 
 
 def trajectory(**params):
@@ -181,43 +218,57 @@ def trajectory(**params):
     return theta.tobytes()
 
 
+DESCENT_CHANGES = [
+    ({}, {"optimizer": "rmsprop"}),
+    ({}, {"learningRate": 0.1}),
+    ({}, {"momentum": 0.5}),
+    ({}, {"decay": 0.5}),
+    ({}, {"epsilon": 0.1}),
+    ({"optimizer": "adamw"}, {"weightDecay": 0.1}),
+    ({"optimizer": "gradient-descent"}, {"clipNorm": 0.1}),
+    ({}, {"schedule": "inverse-time", "decaySteps": 2}),
+    ({"schedule": "exponential", "decaySteps": 2}, {"decaySteps": 3}),
+    ({"schedule": "exponential", "decaySteps": 2}, {"decayRate": 0.3}),
+    ({"schedule": "cosine", "decaySteps": 4}, {"finalFraction": 0.5}),
+    ({}, {"warmupSteps": 3}),
+]
+
+
 def test_every_param_of_descent_changes_the_steps():
-    for base, change in (
-        ({}, {"optimizer": "rmsprop"}),
-        ({}, {"learningRate": 0.1}),
-        ({}, {"momentum": 0.5}),
-        ({}, {"decay": 0.5}),
-        ({}, {"epsilon": 0.1}),
-        ({"optimizer": "adamw"}, {"weightDecay": 0.1}),
-        ({"optimizer": "gradient-descent"}, {"clipNorm": 0.1}),
-        ({}, {"schedule": "inverse-time", "decaySteps": 2}),
-        ({"schedule": "exponential", "decaySteps": 2}, {"decaySteps": 3}),
-        ({"schedule": "exponential", "decaySteps": 2}, {"decayRate": 0.3}),
-        ({"schedule": "cosine", "decaySteps": 4}, {"finalFraction": 0.5}),
-        ({}, {"warmupSteps": 3}),
-    ):
-        assert trajectory(**base, **{k: v for k, v in change.items() if k not in base}) != (
-            trajectory(**base)
-        ) or trajectory(**{**base, **change}) != trajectory(**base), change
-    with pytest.raises(OptimizerError, match=r"momentum=0\.5"):
+    for base, change in DESCENT_CHANGES:
+        assert trajectory(**{**base, **change}) != trajectory(**base), change
+    with pytest.raises(ParamError, match=r"momentum=0\.5"):
         trajectory(optimizer="gradient-descent", momentum=0.5)
-    with pytest.raises(ScheduleError, match="decay_steps"):
+    with pytest.raises(ParamError, match="schedule 'cosine' needs decaySteps; set it to"):
         trajectory(schedule="cosine")
-    assert set(DESCENT) >= {"optimizer", "learningRate", "schedule"}
+
+
+SHOWN_ELSEWHERE = {
+    *("userCol", "itemCol", "ratingCol", "predictionCol"),  # odd column names
+    *("coldStartStrategy", "clipPredictions"),  # predictions
+    *("patience", "keepRestarts"),  # validation
+    *("numUserBlocks", "numItemBlocks"),  # change no bit of a model, but where it is computed
+    *("checkpointPath", "checkpointInterval"),  # test_checkpoints
+}
+
+
+def test_no_param_is_left_out():
+    changes = [*CHANGES, *LOOP_CHANGES, *(change for _, change in DESCENT_CHANGES)]
+    shown = {name for change in changes for name in change} | SHOWN_ELSEWHERE
+    assert shown == {param.name for param in MatrixFactorization().params}
 
 
 # Ids and columns
 
 
-@pytest.mark.parametrize("kind", ["string", "int", "bigint", "decimal(20,0)"])
+@pytest.mark.parametrize("kind", ["string", "int", "bigint", "decimal(9,1)"])
 def test_ids_of_any_comparable_type_come_back_as_they_were(ratings, kind):
-    data = ratings.select(
-        F.concat(F.lit("u "), F.col("user")).alias("user")
-        if kind == "string"
-        else F.col("user").cast(kind).alias("user"),
-        F.col("item").cast(kind).alias("item"),
-        "rating",
-    )
+    user, item = F.col("user"), F.col("item")
+    if kind == "string":
+        user = F.concat(F.lit("u "), user)
+    elif kind == "decimal(9,1)":
+        user, item = user + Decimal("0.5"), item - Decimal("0.5")
+    data = ratings.select(user.cast(kind).alias("user"), item.cast(kind).alias("item"), "rating")
     model = MatrixFactorization(**{**QUICK, "maxIter": 1}).fit(data)
     for table, column in ((model.userFactors, "user"), (model.itemFactors, "item")):
         assert table.schema["id"].dataType == data.schema[column].dataType
@@ -283,6 +334,11 @@ def test_predictions_can_be_clipped(model, ratings):
 # Persistence, pipelines, tuning
 
 
+def test_saved_models_name_modules_that_must_not_move():
+    assert MatrixFactorization.__module__ == "nonconvex.recommendation"
+    assert MatrixFactorizationModel.__module__ == "nonconvex.factorization_model"
+
+
 def test_save_and_load(model, ratings, tmp_path):
     path = str(tmp_path / "model")
     model.save(path)
@@ -293,7 +349,7 @@ def test_save_and_load(model, ratings, tmp_path):
     assert {p.name: v for p, v in loaded.extractParamMap().items()} == {
         p.name: v for p, v in model.extractParamMap().items()
     }
-    with pytest.raises(Exception, match="already exists"):
+    with pytest.raises(ModelError, match="already exists; name another directory, or replace it"):
         model.save(path)
     model.write().overwrite().save(path)
     estimator = MatrixFactorization(rank=3, regUser=0.5)
@@ -303,8 +359,10 @@ def test_save_and_load(model, ratings, tmp_path):
 
 
 def test_a_missing_or_half_written_model_is_refused(model, tmp_path):
-    with pytest.raises(ValueError, match="does not hold a model"):
-        MatrixFactorizationModel.load(str(tmp_path / "nowhere"))
+    for cls in (MatrixFactorizationModel, MatrixFactorization):
+        match = f"nowhere does not hold a {cls.__name__}, or only part of one"
+        with pytest.raises(ModelError, match=match):
+            cls.load(str(tmp_path / "nowhere"))
 
     path = str(tmp_path / "half")
 
@@ -318,16 +376,19 @@ def test_a_missing_or_half_written_model_is_refused(model, tmp_path):
         return sorted((tmp_path / "half" / table).glob("part-*"))
 
     model.save(path)
+    with pytest.raises(ModelError, match=r"holds a .*\.MatrixFactorizationModel and not a"):
+        MatrixFactorization.load(path)
     files("userFactors")[-1].unlink()
     refused("userFactors holds .* rows of factors and not the 40 of the model")
     for file in files("itemFactors"):
         file.unlink()
     refused("itemFactors cannot be read as the factors of a model")
+    next((tmp_path / "half" / "itemFactors").glob(".part-*.crc")).unlink()
     files("itemFactors")[0].write_bytes(files("itemFactors")[0].read_bytes()[:200])
     refused("itemFactors cannot be read as the factors of a model: .*part-00000")
     text = files("metadata")[0].read_text()
     for damaged, match in (
-        (text[:300], "does not hold a model, or only part of one"),
+        (text[:300], "does not hold a .*, or only part of one"),
         (text.replace("globalBias", "alpha"), "metadata is damaged, .* at 'globalBias'"),
         (text.replace("deviation", "sd"), "metadata is damaged, .* 'sd'"),
         (text.replace("clipPredictions", "clip"), "metadata is damaged, .* 'clip'"),
@@ -417,8 +478,8 @@ def test_patience_and_restarts_look_at_validation_ratings(ratings):
 def test_the_ensemble_predicts_the_mean_of_the_restarts(ratings):
     estimator = MatrixFactorization(**QUICK, numRestarts=3, keepRestarts=True, ensemble=True)
     model = estimator.fit(ratings)
-    mean = np.mean([predicted(restart, ratings) for restart in model.restarts], axis=0)
-    np.testing.assert_allclose(predicted(model, ratings), mean, rtol=1e-5)
+    mean = np.mean([scores(restart) for restart in model.restarts], axis=0)
+    np.testing.assert_allclose(scores(model), mean, rtol=1e-5)
 
 
 def test_a_warm_start_goes_on_from_the_earlier_model(ratings, model):
@@ -431,7 +492,11 @@ def test_a_warm_start_goes_on_from_the_earlier_model(ratings, model):
     assert warm.summary.objective < cold.summary.objective
     counts = warm.summary.warm_start
     assert counts["users"] == {"kept": 36, "new": 1, "gone": 4}
-    assert counts["items"]["gone"] == 1
+    assert counts["items"] == {"kept": 24, "new": 0, "gone": 1}
+    start, _ = model.start_for(model._ids, 2, np.float64, intercept=False, biases=False)
+    assert start.alpha == 0
+    for side, old in zip(start[1:], model.factors[1:], strict=True):
+        np.testing.assert_array_equal(side, old * [0.0, 1.0, 1.0])
     for params, message in (
         ({estimator.numRestarts: 2}, "numRestarts=2 with an initial model would repeat one fit"),
         ({estimator.initScale: 0.2}, "initScale=0.2 is for random starts"),
@@ -455,6 +520,7 @@ def test_bad_calls_give_one_sentence(spark, ratings, model):
     for data, message in (
         (ratings.drop("item"), r"itemCol='item': there is no such column; there are user, rating"),
         (ratings.withColumn("rating", F.lit("5")), "ratingCol='rating': the column is string"),
+        (ratings.withColumnRenamed("weight", "item"), "itemCol='item': there are several such col"),
         (ratings.withColumn("user", F.rand()), "userCol='user': the column is double and must be"),
         (ratings.where("user < 0"), "there are no ratings to train on; at least one is needed"),
         (
@@ -470,9 +536,14 @@ def test_bad_calls_give_one_sentence(spark, ratings, model):
             fit(data)
         assert "\n" not in str(caught.value)
     for params, message in (
+        ({"userCol": "item"}, "userCol and itemCol are both 'item'; name the two columns"),
         ({"patience": 2}, "patience=2 needs validation ratings"),
         ({"confidence": 2.0}, "confidence=2.0 is only for implicitPrefs=True"),
         ({"learningRate": 0.1}, "learningRate=0.1 is only for solver='gd', not 'als'; unset it"),
+        (
+            {"solver": "gd", "decayRate": 0.5},
+            "schedule 'constant' takes no settings, got decayRate",
+        ),
         ({"fitBiases": False, "biasRegRatio": 0.5}, "biasRegRatio=0.5 is only for fitBiases=True"),
         ({"checkpointInterval": 5}, "checkpointInterval=5 needs checkpointPath"),
         ({"implicitPrefs": True, "weightCol": "weight"}, "weightCol='weight' has no meaning"),
@@ -486,6 +557,9 @@ def test_bad_calls_give_one_sentence(spark, ratings, model):
         MatrixFactorization(validationIndicatorCol="never").fit(
             ratings.withColumn("never", F.lit(False))
         )
+    disliked = ratings.withColumn("rating", -F.abs("rating"))
+    with pytest.raises(ValueError, match=r"none of the \d+ ratings is positive, and implicitPrefs"):
+        MatrixFactorization(**QUICK, implicitPrefs=True).fit(disliked)
     negative = ratings.withColumn("weight", -F.col("weight"))
     with pytest.raises(ValueError, match="weights that are not finite numbers ≥ 0"):
         MatrixFactorization(**QUICK, weightCol="weight").fit(negative)
@@ -494,6 +568,8 @@ def test_bad_calls_give_one_sentence(spark, ratings, model):
         model.transform(strings)
     with pytest.raises(ValueError, match="predictionCol='rating': there is such a column already"):
         model.copy({model.predictionCol: "rating"}).transform(ratings)
+    with pytest.raises(ValueError, match="predictionCol='Rating': there is such a column already"):
+        model.copy({model.predictionCol: "Rating"}).transform(ratings)
     for call in (fit, model.transform, model.foldInItems, model.evaluate):
         with pytest.raises(ValueError, match=r"^dataset must be a DataFrame, got \[\(0, 1\)\]"):
             call([(0, 1)])
@@ -598,12 +674,3 @@ def test_defaults_beat_the_biases(sample):
         for rank in (10, 0)
     ]
     assert errors[0] < errors[1]
-
-
-def test_decimal_ids_keep_their_values(spark):
-    data = spark.createDataFrame(
-        [(Decimal("1.5"), 1, 2.0), (Decimal("2.5"), 1, 3.0)],
-        "user decimal(5,1), item int, rating double",
-    )
-    model = MatrixFactorization(**QUICK).fit(data)
-    assert [row.id for row in model.userFactors.collect()] == [Decimal("1.5"), Decimal("2.5")]

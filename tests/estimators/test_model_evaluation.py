@@ -117,6 +117,9 @@ def test_bad_calls(model, parts):
     test = parts[1]
     with pytest.raises(ValueError, match=r"^k must be an integer ≥ 1, got 0$"):
         model.evaluate(test, 0)
+    for threshold in ("4", float("nan")):
+        with pytest.raises(ValueError, match=r"^threshold must be a finite number, got"):
+            model.evaluate(test, threshold=threshold)
     with pytest.raises(ColumnError, match="ratingCol='rating': there is no such column"):
         model.evaluate(test.drop("rating"))
     with pytest.raises(EvaluationError, match="there are no ratings to evaluate with"):
