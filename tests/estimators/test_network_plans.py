@@ -1,11 +1,14 @@
 """What Params of networks mean for examples, before any are read: no Spark."""
 
+import math
+
 import numpy as np
 import pytest
 
 from nonconvex.distributed.examples import Classes, ExamplesError, Outline
 from nonconvex.network_contradictions import check_network
 from nonconvex.network_plans import complete_layers
+from nonconvex.network_summary import NetworkSummary, RestartSummary
 from nonconvex.neural_network import MultilayerPerceptronClassifier, MultilayerPerceptronRegressor
 from nonconvex.params import ParamError
 
@@ -125,3 +128,38 @@ def test_layers_that_fit_at_one_end_are_refused_with_both_spellings():
 def test_params_that_contradict_each_other_are_refused_before_any_data_are_read(given, message):
     with pytest.raises(ParamError, match=message):
         check_network(MultilayerPerceptronClassifier(**given), validated=False, warm=False)
+
+
+def test_a_restart_that_diverged_is_never_the_best_and_survives_json():
+    def restart(number, objective, validation_loss):
+        return RestartSummary(
+            number, "why", 1, objective, objective, 0.5, validation_loss, None, history=[]
+        )
+
+    restarts = [restart(0, math.nan, None), restart(1, 0.5, None), restart(2, 0.25, None)]
+    summary = NetworkSummary(
+        9,
+        0,
+        9.0,
+        [4, 3],
+        [],
+        "squared-error",
+        15,
+        0,
+        None,
+        "driver",
+        "why",
+        9,
+        False,
+        2,
+        restarts,
+        1,
+    )
+    assert summary.spread() == {
+        "best": 0.25, "worst": 0.5, "mean": 0.375, "deviation": 0.125, "diverged": 1,
+    }  # fmt: skip
+    assert restart(0, 1.0, math.inf).merit == math.inf
+    assert restart(0, 9.0, 0.1).merit < restart(0, 0.1, 0.2).merit, "validation counts"
+    again = NetworkSummary.from_json(summary.to_json())
+    assert again.restarts[1:] == summary.restarts[1:]
+    assert math.isnan(again.restarts[0].objective)
