@@ -55,7 +55,7 @@ def test_the_constructor_has_every_param_with_its_default_and_accessors(cls):
         assert getattr(estimator, f"get{title}")() == default
         assert callable(getattr(estimator, f"set{title}"))
         assert f"{name}: " in explained
-    assert estimator.setLayers(np.array([3, 2]).tolist()).getLayers() == [3, 2]
+    assert estimator.setLayers(np.array([3, 2])).getLayers() == [3, 2]
     with pytest.raises(TypeError, match="leyers"):
         cls(leyers=[3])
 

@@ -19,6 +19,7 @@ from pyspark.sql import functions as F
 
 from nonconvex.distributed import network_training
 from nonconvex.distributed.checkpoints import CheckpointError
+from nonconvex.distributed.example_sets import pack_examples
 from nonconvex.distributed.examples import ExampleColumns, ExamplesError
 from nonconvex.distributed.prepared_examples import prepare_examples
 from nonconvex.distributed.storage import ModelError
@@ -389,7 +390,7 @@ def test_no_hidden_layer_reaches_logistic_regression(frame):
 
 def test_weights_of_mllib_mean_the_same_here(frame):
     data = frame.withColumn("features", array_to_vector("features"))
-    theirs = MLlibClassifier(layers=[3, 4, 3], maxIter=3, seed=1).fit(data)
+    theirs = MLlibClassifier(layers=[3, 4, 3], maxIter=1, seed=1).fit(data)
     ours = MultilayerPerceptronClassifier(
         layers=[3, 4, 3], activation="sigmoid", standardization=False, precision="float64",
         initialWeights=theirs.weights, learningRate=1e-300, maxIter=1,
@@ -552,29 +553,36 @@ def test_a_warm_start_goes_on_from_what_the_model_predicts(frame, model):
 # Bad data
 
 
-def test_bad_data_and_params_give_one_sentence(frame, caplog):
+def test_params_that_contradict_the_data_give_one_sentence(frame):
+    examples = pack_examples(frame, ExampleColumns("features", "label"), classify=True)
     for params, message in (
-        ({"labelCol": "nine"}, "labelCol='nine': there is no such column; there are a, b"),
         ({"layers": [3, 8]}, r"begins with the 3 features and does not end with the 3 classes"),
-        ({"layers": [3, 2], "labelCol": "shifted"}, "the label 2 is outside 0 … 1"),
-        ({"labelCol": "one"}, "has a single class in the rows to train on, 1, and two are needed"),
-        ({"labelCol": "s"}, "and classes are whole numbers or strings; cast the labels, or use"),
-        ({"featuresCol": "broken"}, r"is null, NaN or infinite in \d+ rows \(broken\[0\]"),
-        ({"validationIndicatorCol": "none"}, "='none' is false in all 240 rows; hold some out"),
         ({"classWeight": [1.0]}, "classWeight has 1 numbers, and there are 3 classes, 0.0, 1.0"),
+        ({"classWeight": [0.0] * 3}, "is 0 for every class there is; let one at least"),
         ({"initialWeights": [1.0]}, r"and with layers=\[3, 3\] there are 12 parameters"),
         ({"activation": "tanh"}, r"of hidden layers, and layers=\[3, 3\]; unset it"),
         ({"layers": [4], "activation": ["tanh"] * 2}, "activation has 2 names, and layers="),
     ):
-        data = frame.withColumns(
-            {
-                "shifted": F.col("two") + 1,
-                "one": F.lit(1),
-                "none": F.lit(False),
-                "broken": F.expr("array(if(a > 3, double('NaN'), a))"),
-            }
-        )
-        with pytest.raises(ValueError, match=message) as caught:
+        with pytest.raises(ParamError, match=message) as caught:
+            MultilayerPerceptronClassifier(**params)._train(examples, 0.0)
+        assert "\n" not in str(caught.value)
+    examples.release()
+
+
+def test_bad_data_give_one_sentence(frame, caplog):
+    data = frame.withColumns(
+        {
+            "shifted": F.col("two") + 1,
+            "none": F.lit(False),
+            "broken": F.expr("array(if(a > 3, double('NaN'), a))"),
+        }
+    )
+    for params, message in (
+        ({"layers": [3, 2], "labelCol": "shifted"}, "the label 2 is outside 0 … 1"),
+        ({"featuresCol": "broken"}, r"is null, NaN or infinite in \d+ rows \(broken\[0\]"),
+        ({"validationIndicatorCol": "none"}, "='none' is false in all 240 rows; hold some out"),
+    ):
+        with pytest.raises(ExamplesError, match=message) as caught:
             MultilayerPerceptronClassifier(**params).fit(data)
         assert "\n" not in str(caught.value)
     with pytest.raises(ValueError, match=r"^dataset must be a DataFrame, got \[\(0, 1\)\]"):
