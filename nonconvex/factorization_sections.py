@@ -5,13 +5,14 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 from pyspark.sql import SparkSession
 
-from nonconvex.config import ConfigError, Section, check_keys
+from nonconvex.config import Section
 from nonconvex.distributed.preparation import needs_timestamps
 from nonconvex.distributed.prepared import PreparedRatings
+from nonconvex.estimator_sections import OutputSection, ParamTable
 from nonconvex.recommendation import MatrixFactorization
 from nonconvex.sections import PreparationConfig, PreparedSection, RatingsSection, SplitSection
 
-__all__ = ["EvaluationSection", "FactorizationConfig", "OutputSection"]
+__all__ = ["EvaluationSection", "FactorizationConfig"]
 
 _Text = Annotated[str, Field(min_length=1)]
 
@@ -23,19 +24,6 @@ _PREPARED = {
     "numUserBlocks",
     "numItemBlocks",
 }
-
-
-class OutputSection(Section):
-    """``[output]``: where runs are written and published.
-
-    Examples
-    --------
-    >>> OutputSection(path="runs/films").path
-    'runs/films'
-    """
-
-    path: _Text
-    """The directory of all runs, each of which gets one of its own in it."""
 
 
 class EvaluationSection(Section):
@@ -100,21 +88,11 @@ class FactorizationConfig(Section):
         ConfigError
             For a Param that there is not, or a value that it refuses.
         """
-        defaults = _defaults()
-        check_keys("factorization", self.factorization, defaults)
-        try:
-            MatrixFactorization(**self.factorization)
-        except (TypeError, ValueError) as error:
-            raise ConfigError(f"factorization: {error}") from None
-        # A resolved configuration has all defaults, and must not count as setting those Params.
-        given = self.factorization.items()
-        return MatrixFactorization(**{name: v for name, v in given if v != defaults[name]})
+        return _params().make(self.factorization)
 
     def resolved(self) -> Self:
         """Return the configuration with every Param that has a value, defaults included."""
-        params = {**_defaults(), **self.factorization}
-        known = {name: value for name, value in params.items() if value is not None}
-        return self.model_copy(update={"factorization": known})
+        return self.model_copy(update={"factorization": _params().resolved(self.factorization)})
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -131,11 +109,5 @@ class FactorizationConfig(Section):
         return self
 
 
-def _defaults() -> dict[str, Any]:
-    """Return the default values of the Params that a configuration may set."""
-    estimator = MatrixFactorization()
-    return {
-        param.name: estimator.getOrDefault(param)
-        for param in estimator.params
-        if param.name not in _PREPARED
-    }
+def _params() -> ParamTable[MatrixFactorization]:
+    return ParamTable(MatrixFactorization, "factorization", _PREPARED)

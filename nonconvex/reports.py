@@ -22,6 +22,7 @@ __all__ = [
     "evaluation_report",
     "metrics_json",
     "restart_table",
+    "strict_json",
     "text_table",
     "trained_on",
 ]
@@ -116,7 +117,7 @@ def evaluation_json(evaluation: Evaluation) -> str:
     >>> json.loads(evaluation_json(Evaluation(scores, {}, {}, 0)))["overall"]
     {'ratings': 1, 'rmse': {'model': 0.5}, 'mae': {'model': 0.5}}
     """
-    return _json(asdict(evaluation))
+    return strict_json(asdict(evaluation))
 
 
 def metrics_json(
@@ -146,7 +147,7 @@ def metrics_json(
         "clipPredictions": model.getOrDefault("clipPredictions"),
         "summary": asdict(model.summary),
     }
-    return _json(metrics)
+    return strict_json(metrics)
 
 
 def trained_on(spark: SparkSession, model_path: str) -> str | None:
@@ -167,7 +168,16 @@ def trained_on(spark: SparkSession, model_path: str) -> str | None:
     return fingerprint
 
 
-def _json(value: Any) -> str:
+def strict_json(value: Any) -> str:
+    """Return JSON to read; numbers that are not finite, which JSON lacks, are null.
+
+    Examples
+    --------
+    >>> print(strict_json({"f": float("nan")}), end="")
+    {
+      "f": null
+    }
+    """
     strict = json.loads(json.dumps(value), parse_constant=lambda name: None)
     return json.dumps(strict, indent=2, ensure_ascii=False) + "\n"
 

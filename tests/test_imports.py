@@ -81,7 +81,7 @@ IMPORTS = {
     "nonconvex.distributed.duplicates": "distributed.ratings",
     "nonconvex.distributed.indexing": "distributed.ratings",
     "nonconvex.distributed.intake": "distributed.ratings",
-    "nonconvex.distributed.sources": "distributed.filesystem distributed.ratings",
+    "nonconvex.distributed.sources": "distributed.filesystem",
     "nonconvex.distributed.splits": "distributed.indexing distributed.ratings",
     "nonconvex.distributed.prepared": "distributed.filesystem",
     "nonconvex.distributed.publication": "distributed.filesystem",
@@ -129,6 +129,10 @@ IMPORTS = {
     ),
     "nonconvex.distributed.network_storage": (
         "numerics.moments numerics.network distributed.storage"
+    ),
+    "nonconvex.distributed.example_tables": (
+        "distributed.columns distributed.examples distributed.ratings distributed.sources "
+        "distributed.splits"
     ),
     "nonconvex.distributed.streaming": (
         "numerics.backpropagation numerics.minibatches numerics.network distributed.pieces"
@@ -215,7 +219,16 @@ IMPORTS = {
         "distributed.summation recommendation"
     ),
     "nonconvex.reports": "numerics.errors distributed recommendation summary",
-    "nonconvex.factorization_sections": "config distributed recommendation sections",
+    "nonconvex.estimator_sections": "config",
+    "nonconvex.factorization_sections": (
+        "config distributed estimator_sections recommendation sections"
+    ),
+    "nonconvex.network_sections": "config distributed estimator_sections neural_network",
+    "nonconvex.network_baselines": "distributed neural_network numerics",
+    "nonconvex.network_reports": "distributed network_summary reports",
+    "nonconvex.models": "distributed neural_network params recommendation",
+    "nonconvex.prediction": "distributed models recommendation",
+    "nonconvex.prediction_sections": "config network_sections serving_sections",
     # jobs: configuration in, files out, no arithmetic
     "jobs.prepare_ratings": "job sections distributed",
     "jobs.train_factorization": (
@@ -224,6 +237,10 @@ IMPORTS = {
     ),
     "jobs.evaluate": "baselines distributed factorization_sections job recommendation reports",
     "jobs.recommend": "job serving_sections recommendation distributed",
+    "jobs.train_network": (
+        "config distributed job network_baselines network_reports network_sections reports"
+    ),
+    "jobs.predict": "distributed job models prediction prediction_sections",
 }
 
 # module or package, the nearest one counting: the third-party packages that it may import.
@@ -242,7 +259,14 @@ PACKAGES = {
     "nonconvex.network_model": "numpy pyspark",
     "nonconvex.neural_network": "pyspark",
     "nonconvex.sections": "pydantic pyspark.sql",
+    "nonconvex.distributed.example_tables": "pyarrow pyspark sklearn",
+    "nonconvex.estimator_sections": "pydantic pyspark.ml",
     "nonconvex.factorization_sections": "pydantic pyspark.sql",
+    "nonconvex.network_sections": "pydantic pyspark.sql",
+    "nonconvex.network_baselines": "numpy pyspark.sql",
+    "nonconvex.models": "pyspark",
+    "nonconvex.prediction": "pyspark.sql",
+    "nonconvex.prediction_sections": "pydantic",
     "nonconvex.baselines": "numpy pyspark",
     "nonconvex.reports": "pyspark.sql",
     "nonconvex.serving_sections": "pydantic",

@@ -53,7 +53,7 @@ def check_place(spark: SparkSession, path: str, *, overwrite: bool) -> None:
         )
     if not overwrite:
         raise ServingError(
-            f"output.path: there are recommendations at {path} already; set "
+            f"output.path: this job has written to {path} already; set "
             "output.overwrite=true, or name another directory"
         )
 

@@ -1,4 +1,4 @@
-"""Files of ratings: Parquet, CSV or JSON lines, read with every column they have."""
+"""Files of ratings or examples: Parquet, CSV or JSON lines, read with every column they have."""
 
 import re
 from collections.abc import Iterator
@@ -12,9 +12,8 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import StringType, StructField, StructType
 
 from nonconvex.distributed.filesystem import FileSystem
-from nonconvex.distributed.ratings import RatingsError
 
-__all__ = ["FORMATS", "Source", "read_source", "reading"]
+__all__ = ["FORMATS", "Source", "SourceError", "read_source", "reading"]
 
 FORMATS = ("parquet", "csv", "json")
 """The formats of files; in "json", every line is one object."""
@@ -32,9 +31,15 @@ _WILDCARDS = re.compile(r"[*?\[\]{}\\]")
 _MALFORMED = "_corrupt_record"
 
 
+class SourceError(ValueError):
+    """Files that are not there, or cannot be read; the message says which, and why."""
+
+    exit_status = 3
+
+
 @dataclass(frozen=True)
 class Source:
-    """Ratings as files have them.
+    """Rows as files have them.
 
     Parameters
     ----------
@@ -77,7 +82,7 @@ class Source:
 def read_source(
     spark: SparkSession, path: str, *, format: str | None = None, separator: str | None = None
 ) -> Source:
-    r"""Read files of ratings, without looking at the ratings yet.
+    r"""Read files, without looking at their rows yet.
 
     Parameters
     ----------
@@ -98,7 +103,7 @@ def read_source(
 
     Raises
     ------
-    RatingsError
+    SourceError
         If there is nothing at the path, its format is unknown or it cannot be read.
 
     Examples
@@ -110,18 +115,18 @@ def read_source(
     files = FileSystem(spark, path)
     there = files.exists(path)
     if not there and not _WILDCARDS.search(path):
-        raise RatingsError(f"there are no ratings at {path}: no such file or directory")
+        raise SourceError(f"there is nothing at {path}: no such file or directory")
     extension = _known_extension(path)
     if extension is None and there:
         names = (name for name in files.names(path) if not name.startswith(("_", ".")))
         extension = next(filter(None, map(_known_extension, names)), None)
     if format is None and extension is None:
-        raise RatingsError(
+        raise SourceError(
             f"the format of {path} cannot be told from its name: set it to {' or '.join(FORMATS)}"
         )
     format = format or _EXTENSIONS[str(extension)]
     if format not in FORMATS:
-        raise RatingsError(f"format must be one of {', '.join(FORMATS)}, got {format!r}")
+        raise SourceError(f"format must be one of {', '.join(FORMATS)}, got {format!r}")
     # What is there under this very name is no pattern, whatever characters the name has.
     pattern = _WILDCARDS.sub(r"\\\g<0>", path) if there else path
     with reading(path, format):
@@ -144,17 +149,15 @@ def reading(path: str, format: str) -> Iterator[None]:
 
     Raises
     ------
-    RatingsError
+    SourceError
         Instead of the exceptions about reading; others pass.
     """
     try:
         yield
     except PySparkException as error:
         if error.getCondition() == "PATH_NOT_FOUND":
-            raise RatingsError(
-                f"there are no ratings at {path}: no such file or directory"
-            ) from None
-        raise RatingsError(f"{path} cannot be read as {format}: {_sentence(str(error))}") from None
+            raise SourceError(f"there is nothing at {path}: no such file or directory") from None
+        raise SourceError(f"{path} cannot be read as {format}: {_sentence(str(error))}") from None
     except Py4JJavaError as error:
         cause = error.java_exception
         if "FAILED_READ_FILE" not in str(cause.getMessage()):
@@ -162,7 +165,7 @@ def reading(path: str, format: str) -> Iterator[None]:
         while cause.getCause() is not None:
             cause = cause.getCause()
         message = cause.getMessage() or cause.getClass().getSimpleName()
-        raise RatingsError(f"{path} cannot be read as {format}: {_sentence(message)}") from None
+        raise SourceError(f"{path} cannot be read as {format}: {_sentence(message)}") from None
 
 
 def _read_text(spark: SparkSession, pattern: str, format: str, separator: str) -> DataFrame:

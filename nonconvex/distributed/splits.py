@@ -9,7 +9,7 @@ from pyspark.sql import functions as F
 from nonconvex.distributed.indexing import sorted_counts
 from nonconvex.distributed.ratings import PARTS
 
-__all__ = ["METHODS", "Split", "split_ratings"]
+__all__ = ["METHODS", "Split", "part_by_hash", "split_ratings"]
 
 METHODS = ("random", "time", "last", "column")
 """The ways to split."""
@@ -45,7 +45,7 @@ class Split:
     >>> Split("random", validation=0.5, test=0.5)
     Traceback (most recent call last):
         ...
-    ValueError: validation and test must leave ratings for training, got 0.5 + 0.5
+    ValueError: validation and test must leave rows for training, got 0.5 + 0.5
     """
 
     method: str = "random"
@@ -69,10 +69,10 @@ class Split:
             if self.method == "last" and (size < 0 or size != int(size)):
                 raise ValueError(f"{part} must be a number of ratings per user ≥ 0, got {size}")
             if self.method in ("random", "time") and not 0 <= size < 1:
-                raise ValueError(f"{part} must be a fraction of the ratings in [0, 1), got {size}")
+                raise ValueError(f"{part} must be a fraction in [0, 1), got {size}")
         if self.method in ("random", "time") and self.validation + self.test >= 1:
             raise ValueError(
-                "validation and test must leave ratings for training, "
+                "validation and test must leave rows for training, "
                 f"got {self.validation} + {self.test}"
             )
 
@@ -100,6 +100,23 @@ def split_ratings(ratings: DataFrame, split: Split) -> DataFrame:
     return ratings.withColumn("part", _PART_OF[split.method](ratings, split)).drop("split")
 
 
+def part_by_hash(split: Split, *columns: Column) -> Column:
+    """Return the part of a row by a hash of seed and columns: a column of `PARTS`.
+
+    Rows that are equal in these columns are in the same part.
+
+    Parameters
+    ----------
+    split : Split
+        Of method "random".
+    columns : Column
+        What identifies a row.
+    """
+    bits = F.xxhash64(F.lit(split.seed).cast("long"), *columns)
+    uniform = F.shiftrightunsigned(bits, 11) / 2.0**53  # in [0, 1), every double in it exact
+    return _held_out(uniform < split.test, uniform < split.validation + split.test)
+
+
 def _column(ratings: DataFrame, split: Split) -> Column:
     del ratings, split
     return F.col("split")
@@ -107,10 +124,7 @@ def _column(ratings: DataFrame, split: Split) -> Column:
 
 def _random(ratings: DataFrame, split: Split) -> Column:
     del ratings
-    pair = (F.col(side).cast("string") for side in ("user", "item"))
-    bits = F.xxhash64(F.lit(split.seed).cast("long"), *pair)
-    uniform = F.shiftrightunsigned(bits, 11) / 2.0**53  # in [0, 1), every double in it exact
-    return _held_out(uniform < split.test, uniform < split.validation + split.test)
+    return part_by_hash(split, *(F.col(side).cast("string") for side in ("user", "item")))
 
 
 def _time(ratings: DataFrame, split: Split) -> Column:

@@ -57,8 +57,8 @@ def regression_errors(totals: Totals, targets: Sequence[str]) -> dict[str, Any]:
     -------
     dict
         ``rmse, mae, r2`` (the first of the mean over the targets of Σ w e² / Σ w, the others means
-        over the targets), ``rows``, ``weight``, and ``targets``, a list with ``target, rmse, mae,
-        r2`` of each.  R² is None of a target that has a single value.
+        over the targets), ``rows``, ``weight``, and ``targets``, a list with ``target, mean, rmse,
+        mae, r2`` of each, where the mean is ȳ.  R² is None of a target that has a single value.
 
     Raises
     ------
@@ -84,6 +84,7 @@ def regression_errors(totals: Totals, targets: Sequence[str]) -> dict[str, Any]:
         of_targets.append(
             {
                 "target": name,
+                "mean": float(target / weight),
                 "rmse": math.sqrt(squares[-1]),
                 "mae": float(absolute / weight),
                 "r2": float(1 - squares[-1] / variance) if variance > 0 else None,

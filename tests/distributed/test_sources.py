@@ -4,8 +4,7 @@ import gzip
 import pytest
 from pyspark.sql import functions as F
 
-from nonconvex.distributed.ratings import RatingsError
-from nonconvex.distributed.sources import read_source, reading
+from nonconvex.distributed.sources import SourceError, read_source, reading
 
 
 def rows(source):
@@ -111,15 +110,15 @@ def test_what_cannot_be_read_is_one_sentence(spark, tmp_path):
     empty.mkdir()
     text = write(tmp_path / "ratings.txt", "user,item\n")
     cases = [
-        (str(tmp_path / "no.csv"), {}, "there are no ratings at .*no.csv: no such file"),
-        (str(tmp_path / "no"), {"format": "parquet"}, "there are no ratings at .*no: no such"),
+        (str(tmp_path / "no.csv"), {}, "there is nothing at .*no.csv: no such file"),
+        (str(tmp_path / "no"), {"format": "parquet"}, "there is nothing at .*no: no such"),
         (text, {}, "format of .*ratings.txt cannot be told .* set it to parquet or csv or json"),
         (text, {"format": "xml"}, "format must be one of parquet, csv, json, got 'xml'"),
         (text, {"format": "parquet"}, "ratings.txt cannot be read as parquet: .*not a Parquet"),
         (str(empty), {"format": "json"}, "empty cannot be read as json: Unable to infer schema"),
     ]
     for path, options, message in cases:
-        with pytest.raises(RatingsError, match=message) as error:
+        with pytest.raises(SourceError, match=message) as error:
             read_source(spark, path, **options)
         assert "\n" not in str(error.value)
         assert "SQLSTATE" not in str(error.value)
@@ -130,7 +129,7 @@ def test_files_with_other_headers_are_not_mixed_up(spark, tmp_path):
     write(tmp_path / "r" / "b.csv", "item,user\n2,1\n")
     source = read_source(spark, str(tmp_path / "r"))
     message = "cannot be read as csv: CSV header does not conform to the schema"
-    with pytest.raises(RatingsError, match=message), reading(source.path, source.format):
+    with pytest.raises(SourceError, match=message), reading(source.path, source.format):
         source.rows.count()
 
 

@@ -68,7 +68,7 @@ def test_the_job_reports_what_it_prepared(job, tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "status", "message"),
     [
-        (["ratings.path=no/such.csv"], 3, "there are no ratings at no/such.csv"),
+        (["ratings.path=no/such.csv"], 3, "there is nothing at no/such.csv"),
         (["ratings.user=user"], 3, "no column 'user' for the user: the columns are 'userId'"),
         (["ratings.item=rating", "ratings.rating=item"], 3, "rows repeat a (user, item) pair"),
         (["ratings.maximum=0.5", "ratings.minimum=0"], 3, "none of the 31 rows of"),

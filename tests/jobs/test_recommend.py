@@ -184,7 +184,7 @@ def test_what_is_there_stays(job, tmp_path):
     before = read(tmp_path / "out")
     status, found = job()
     assert status == 3
-    assert "there are recommendations at" in found["error"]
+    assert "this job has written to" in found["error"]
     status, found = job("output.overwrite=true", "recommendations.users=/no/such/file")
     assert status == 3
     assert found["error"].startswith("recommendations.users: /no/such/file cannot be read as")

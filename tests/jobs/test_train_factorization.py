@@ -202,7 +202,7 @@ def test_implicit_feedback_has_no_errors_of_ratings(train, first, root, tmp_path
         (["output.paths=x"], 2, "unknown key output.paths; did you mean output.path?"),
         (["split.method=time"], 2, "split 'time': this needs timestamps, name their column"),
         (["evaluation.part=train"], 2, "evaluation.part must be 'test' or 'validation'"),
-        (["ratings.path=no/such.csv"], 3, "there are no ratings at no/such.csv"),
+        (["ratings.path=no/such.csv"], 3, "there is nothing at no/such.csv"),
         (["split.seed=99"], 3, "holds ratings prepared otherwise (configuration"),
     ],
 )

@@ -1,0 +1,41 @@
+"""Predict every row of a table with a published model, a network or a factorization.
+
+Writes Parquet with the columns of the table and those of the predictions. The directory appears,
+or is replaced, at once.
+"""
+
+import json
+import sys
+from typing import Any
+
+from pyspark.sql import SparkSession
+
+from nonconvex.distributed.example_tables import read_table
+from nonconvex.distributed.filesystem import FileSystem, publish
+from nonconvex.distributed.publication import find_model
+from nonconvex.distributed.serving import MANIFEST, check_place
+from nonconvex.job import run
+from nonconvex.models import load_model
+from nonconvex.prediction import predict_table
+from nonconvex.prediction_sections import PredictionConfig
+
+
+def main(spark: SparkSession, config: PredictionConfig) -> dict[str, Any]:
+    """Predict, write and report."""
+    asked, output, table = config.predictions, config.output, config.table
+    check_place(spark, output.path, overwrite=output.overwrite)
+    path = find_model(spark, config.model.path)
+    model = load_model(spark, path, handle_invalid=asked.invalid)
+    source = read_table(spark, table.path, format=table.format, separator=table.separator)
+    predicted = predict_table(model, source, asked.keep)
+    with publish(spark, output.path) as directory:
+        predicted.write.parquet(f"{directory}/predictions")
+        rows = spark.read.parquet(f"{directory}/predictions").count()
+        manifest = {"model": path, "table": table.path, "rows": rows}
+        text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
+        FileSystem(spark, directory).write_text(f"{directory}/{MANIFEST}", text)
+    return {"path": output.path, **manifest}
+
+
+if __name__ == "__main__":
+    sys.exit(run(main, PredictionConfig, description=__doc__))

@@ -1,0 +1,61 @@
+"""Train a network on examples, measure it on the test examples, and publish it.
+
+The run writes the model, the resolved configuration, its metrics and the rows that could not be
+used to a directory of its own under output.path; the published model is replaced last.
+"""
+
+import sys
+from typing import Any
+
+from pyspark.sql import SparkSession
+
+from nonconvex.config import dump
+from nonconvex.distributed.filesystem import FileSystem
+from nonconvex.distributed.publication import new_run, publish_run
+from nonconvex.job import run
+from nonconvex.network_baselines import compare_network
+from nonconvex.network_reports import (
+    comparison_report,
+    network_metrics,
+    network_restarts,
+    overall,
+)
+from nonconvex.network_sections import NetworkConfig
+from nonconvex.reports import METRICS
+
+
+def main(spark: SparkSession, config: NetworkConfig) -> dict[str, Any]:
+    """Read, train, evaluate and publish; print what came of it."""
+    table = config.table(spark)
+    model = config.estimator(table).fit(table.training)
+    comparison = compare_network(model, table, "test") if table.counts["test"] else None
+    with new_run(spark, config.output.path) as this:
+        model.write().save(this.model)
+        if table.counts["rejected"]:
+            table.rejected.write.parquet(f"{this.path}/rejected")
+        files = FileSystem(spark, this.path)
+        files.write_text(f"{this.path}/config.toml", dump(config.resolved()))
+        metrics = network_metrics(this.id, config.examples.path, table, model.summary, comparison)
+        files.write_text(f"{this.path}/{METRICS}", metrics)
+    publish_run(spark, config.output.path, this)
+    if model.summary.restarts[1:]:
+        print(network_restarts(model.summary), end="\n\n")
+    if comparison is not None:
+        print(comparison_report(comparison, "test"))
+    if table.counts["rejected"]:
+        print(f"{table.counts['rejected']:,} rows could not be used: {this.path}/rejected")
+    print(f"model: {this.model}")
+    return {
+        "run_id": this.id,
+        "model": this.model,
+        "published": config.output.path,
+        "rows": table.counts,
+        "metrics": comparison and {name: overall(one) for name, one in comparison.items()},
+        "objective": model.summary.objective,
+        "epochs": model.summary.totalIterations,
+        "seconds": model.summary.seconds,
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(run(main, NetworkConfig, description=__doc__))

@@ -1,0 +1,206 @@
+"""The jobs that train a network and predict with it, run in this process."""
+
+import json
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from jobs import predict, train_network
+from nonconvex.config import load
+from nonconvex.distributed.publication import POINTER
+from nonconvex.job import run
+from nonconvex.network_sections import NetworkConfig
+from nonconvex.neural_network import MultilayerPerceptronClassificationModel
+from nonconvex.prediction_sections import PredictionConfig
+from nonconvex.recommendation import MatrixFactorization
+
+REPOSITORY = Path(__file__).parent.parent.parent
+TRAIN = """
+[examples]
+path = "{root}/flowers.csv"
+task = "classification"
+label = "kind"
+invalid = "reject"
+
+[split]
+validation = 0.2
+test = 0.2
+
+[network]
+layers = [5]
+maxIter = 30
+learningRate = 0.05
+numRestarts = 2
+
+[output]
+path = "{root}/runs"
+"""
+PREDICT = """
+[model]
+path = "{root}/runs"
+
+[table]
+path = "{root}/flowers.csv"
+
+[predictions]
+keep = ["kind"]
+invalid = "skip"
+
+[output]
+path = "{root}/predictions"
+"""
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    root = tmp_path_factory.mktemp("networks")
+    rng = np.random.default_rng(0)
+    kind = rng.integers(0, 3, 240)
+    table = pd.DataFrame(rng.normal(3 * kind[:, None], 1, (240, 3)), columns=["a", "b", "c"])
+    table["kind"] = np.array(["iris", "lily", "rose"])[kind]
+    table.loc[7, "b"] = np.nan
+    table.to_csv(root / "flowers.csv", index=False)
+    (root / "train.toml").write_text(TRAIN.format(root=root))
+    (root / "predict.toml").write_text(PREDICT.format(root=root))
+    return root
+
+
+@pytest.fixture(scope="module")
+def job(spark, root):
+    """Run a job; return its exit status, what it printed, the last line of it, and its log."""
+    del spark  # the job finds it
+
+    def job(main, kind, config, *overrides):
+        sets = [word for override in overrides for word in ("--set", override)]
+        out, log = StringIO(), StringIO()
+        with redirect_stdout(out), redirect_stderr(log):
+            arguments = ["--config", str(root / config), *sets]
+            status = run(main, kind, description="", argv=arguments)
+        *printed, last = out.getvalue().splitlines()
+        outcome = json.loads(last)
+        assert outcome["exit"] == status
+        return status, printed, outcome, log.getvalue()
+
+    return job
+
+
+@pytest.fixture(scope="module")
+def trained(job):
+    status, printed, outcome, log = job(train_network.main, NetworkConfig, "train.toml")
+    assert status == 0, outcome
+    return printed, outcome, log
+
+
+def test_what_is_printed_and_reported(trained):
+    printed, outcome, _ = trained
+    text = "\n".join(printed)
+    assert printed[0].split() == ["restart", "epoch", "f", "validation", "loss", "stopped"]
+    assert sum(line.startswith(("0 * ", "1 * ")) for line in printed) == 1
+    metrics = outcome["metrics"]
+    accuracy, constant = (metrics[name]["accuracy"] for name in ("model", "baseline"))
+    assert accuracy > 0.9 > 0.6 > constant
+    assert f"model                  {accuracy:.4f}" in text
+    assert f"share of each class    {constant:.4f}" in text
+    assert f"on {outcome['rows']['test']} test rows" in text
+    assert printed[-1] == f"model: {outcome['model']}"
+    assert outcome["rows"]["rejected"] == 1
+    assert sum(outcome["rows"].values()) == 240
+
+
+def test_what_is_written(trained, root, spark):
+    directory = Path(trained[1]["model"]).parent
+    assert json.loads((root / "runs" / POINTER).read_text()) == {"run_id": trained[1]["run_id"]}
+    metrics = json.loads((directory / "metrics.json").read_text())
+    assert metrics["evaluation"]["model"]["confusionMatrix"]
+    assert len(metrics["summary"]["restarts"]) == 2
+    [rejected] = spark.read.parquet(str(directory / "rejected")).collect()
+    assert rejected.reason == "b is null, NaN, infinite or no number"
+    assert rejected.b is None or rejected.b == ""
+    resolved = load(NetworkConfig, directory / "config.toml")
+    assert resolved.network["batchSize"] == 128
+    assert resolved.network["layers"] == [5]
+    model = MultilayerPerceptronClassificationModel.load(trained[1]["model"])
+    assert model.labels == ["iris", "lily", "rose"]
+
+
+def test_predictions_are_those_of_the_model(trained, job, root, spark):
+    status, _, outcome, _ = job(predict.main, PredictionConfig, "predict.toml")
+    assert status == 0, outcome
+    assert outcome["rows"] == 239, "one row has no number and is skipped"
+    assert outcome["model"] == trained[1]["model"]
+    table = spark.read.parquet(f"{root}/predictions/predictions")
+    assert table.columns == ["kind", "prediction", "probability", "rawPrediction"]
+    assert table.where("kind = prediction").count() > 0.9 * 239
+    again = job(predict.main, PredictionConfig, "predict.toml")
+    assert again[0] == 3
+    assert "this job has written to" in again[2]["error"]
+    status, _, outcome, _ = job(
+        predict.main, PredictionConfig, "predict.toml", "output.overwrite=true",
+        'predictions.invalid="error"',
+    )  # fmt: skip
+    assert status == 3
+    assert "null, NaN or infinite in some rows" in outcome["error"]
+    assert spark.read.parquet(f"{root}/predictions/predictions").count() == 239, "nothing is lost"
+
+
+def test_a_factorization_predicts_a_table_of_text(job, root, spark):
+    ratings = spark.createDataFrame([(1, 10, 4.0), (1, 11, 2.0), (2, 10, 5.0)]).toDF(
+        "user", "item", "rating"
+    )
+    model = MatrixFactorization(rank=1, maxIter=1).fit(ratings)
+    model.write().overwrite().save(f"{root}/factorization")
+    (root / "pairs.csv").write_text("user,item\n1,10\n9,11\n")
+    overrides = [
+        f'model.path="{root}/factorization"',
+        f'table.path="{root}/pairs.csv"',
+        "predictions.keep=[]",
+        f'output.path="{root}/ratings"',
+    ]
+    status, _, outcome, _ = job(predict.main, PredictionConfig, "predict.toml", *overrides)
+    assert status == 2
+    assert "is about the features of a network" in outcome["error"]
+    (root / "pairs.toml").write_text(PREDICT.format(root=root).replace('invalid = "skip"', ""))
+    status, _, outcome, _ = job(predict.main, PredictionConfig, "pairs.toml", *overrides)
+    assert status == 0, outcome
+    found = sorted(row[0] for row in spark.read.parquet(f"{root}/ratings/predictions").collect())
+    expected = model.transform(spark.createDataFrame([(1, 10), (9, 11)], ["user", "item"]))
+    assert found == sorted(row.prediction for row in expected.collect())
+
+
+@pytest.mark.parametrize(
+    ("overrides", "status", "message"),
+    [
+        (["network.layer=[3]"], 2, "unknown key network.layer; did you mean network.layers?"),
+        (["network.batchSize=0"], 2, "network: batchSize must be an integer ≥ 1, got 0"),
+        (["network.featuresCol=a"], 2, "unknown key network.featuresCol"),
+        (["examples.task=ranking"], 2, "examples.task must be 'classification' or 'regression'"),
+        (['examples.label=["a","b"]'], 2, "examples.label must be one column for a class"),
+        (["split.test=1.0"], 2, "test must be a fraction in [0, 1), got 1.0"),
+        (["examples.path=no/such.csv"], 3, "there is nothing at no/such.csv"),
+        (["examples.label=sort"], 3, "there is no column 'sort' in "),
+        (["examples.invalid=error"], 3, "1 of the 240 rows of "),
+        (["network.layers=[3,5,4]"], 2, "layers=[3, 5, 4] begins with the 3 features and"),
+    ],
+)
+def test_bad_input_publishes_nothing(trained, job, root, overrides, status, message):
+    del trained
+    before = (root / "runs" / POINTER).read_text(), len(list((root / "runs").iterdir()))
+    found, printed, outcome, log = job(train_network.main, NetworkConfig, "train.toml", *overrides)
+    assert message in outcome["error"]
+    assert found == status
+    assert "\n" not in outcome["error"]
+    assert printed == []
+    assert "Traceback" not in log
+    assert before == ((root / "runs" / POINTER).read_text(), len(list((root / "runs").iterdir())))
+
+
+@pytest.mark.parametrize("name", ["digits", "diabetes"])
+def test_the_shipped_configurations_are_valid(name):
+    pytest.importorskip("sklearn")
+    config = load(NetworkConfig, REPOSITORY / "conf" / f"{name}.toml")
+    assert config.examples.path == f"sklearn:{name}"
+    assert load(PredictionConfig, REPOSITORY / "conf" / "predict.toml").model.path
