@@ -16,7 +16,7 @@ from pyspark.ml.param.shared import (
 
 from nonconvex.numerics.activations import ACTIVATIONS
 from nonconvex.numerics.network import SCHEMES
-from nonconvex.params import DescentParams, FitParams, param
+from nonconvex.params import CheckedParams, DescentParams, FitParams, param
 from nonconvex.ranges import choice, flag, integer, names, number, numbers, optional, text
 
 __all__ = [
@@ -71,7 +71,9 @@ def _solver(value: Any) -> str:
     return str(value)
 
 
-class NetworkModelParams(HasFeaturesCol, HasLabelCol, HasPredictionCol, HasHandleInvalid):
+class NetworkModelParams(
+    CheckedParams, HasFeaturesCol, HasLabelCol, HasPredictionCol, HasHandleInvalid
+):
     """Params that estimators of networks and their models share."""
 
     featuresCol = param(

@@ -16,6 +16,7 @@ from nonconvex.distributed.columns import check_frame
 from nonconvex.distributed.example_sets import ExampleSet, pack_examples
 from nonconvex.distributed.examples import ExampleColumns
 from nonconvex.distributed.prepared_examples import PreparedExamples
+from nonconvex.model_files import EstimatorReader
 from nonconvex.network_contradictions import check_network, check_prepared_network
 from nonconvex.network_fitting import fit_network
 from nonconvex.network_model import (
@@ -245,6 +246,11 @@ class MultilayerPerceptronRegressor(
         """Set Params by name."""
         return self._set(**params)
 
+    @classmethod
+    def read(cls) -> EstimatorReader[MultilayerPerceptronRegressor]:
+        """Return a reader of what `write` wrote."""
+        return EstimatorReader(cls)
+
 
 @with_accessors
 class MultilayerPerceptronClassifier(
@@ -353,3 +359,8 @@ class MultilayerPerceptronClassifier(
     def setParams(self, **params: Any) -> MultilayerPerceptronClassifier:
         """Set Params by name."""
         return self._set(**params)
+
+    @classmethod
+    def read(cls) -> EstimatorReader[MultilayerPerceptronClassifier]:
+        """Return a reader of what `write` wrote."""
+        return EstimatorReader(cls)

@@ -211,8 +211,8 @@ IMPORTS = {
     "nonconvex.network_files": ("distributed model_files network_summary numerics.network"),
     "nonconvex.network_model": ("distributed network_files network_params network_summary params"),
     "nonconvex.neural_network": (
-        "distributed network_contradictions network_fitting network_model network_params params "
-        "turns"
+        "distributed model_files network_contradictions network_fitting network_model "
+        "network_params params turns"
     ),
     "nonconvex.baselines": (
         "numerics.errors distributed.evaluation distributed.prepared distributed.scoring "

@@ -11,7 +11,7 @@ from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
-from nonconvex.distributed.storage import ModelError
+from nonconvex.distributed.storage import ModelError, reason_of
 from nonconvex.numerics.moments import Standardization
 from nonconvex.numerics.network import Network
 
@@ -97,6 +97,4 @@ def _read(spark: SparkSession, path: str, columns: tuple[str, ...]) -> pa.Table:
     try:
         return spark.read.parquet(path).select(*columns).orderBy("index").toArrow()
     except (PySparkException, Py4JJavaError) as error:
-        cause = error.java_exception if isinstance(error, Py4JJavaError) else error
-        reason = (str(cause).splitlines() or [type(error).__name__])[0]
-        raise ModelError(f"{path} cannot be read as part of a model: {reason}") from None
+        raise ModelError(f"{path} cannot be read as part of a model: {reason_of(error)}") from None

@@ -11,7 +11,7 @@ from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 
-__all__ = ["ModelError", "factor_table", "read_factors", "write_factors"]
+__all__ = ["ModelError", "factor_table", "read_factors", "reason_of", "write_factors"]
 
 _COLUMNS = ("index", "id", "bias", "features")
 
@@ -62,7 +62,7 @@ def read_factors(
     try:
         table = spark.read.parquet(path).select(*_COLUMNS).orderBy("index").toArrow()
     except (PySparkException, Py4JJavaError) as error:
-        reason = _reason(error)
+        reason = reason_of(error)
         raise ModelError(f"{path} cannot be read as the factors of a model: {reason}") from None
     features = table["features"].combine_chunks()
     values = features.flatten().to_numpy()
@@ -78,7 +78,7 @@ def read_factors(
     return table["id"], x
 
 
-def _reason(error: PySparkException | Py4JJavaError) -> str:
+def reason_of(error: PySparkException | Py4JJavaError) -> str:
     """Return one line that says what went wrong."""
     cause: Any = error
     if isinstance(error, Py4JJavaError):

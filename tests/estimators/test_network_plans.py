@@ -60,6 +60,14 @@ def test_the_constructor_has_every_param_with_its_default_and_accessors(cls):
         cls(leyers=[3])
 
 
+def test_none_and_params_of_the_class_are_refused():
+    with pytest.raises(ValueError, match="maxIter must be an integer ≥ 1, got None"):
+        MultilayerPerceptronClassifier(maxIter=None)
+    assert MultilayerPerceptronClassifier(layers=None).getLayers() is None
+    with pytest.raises(ParamError, match=r"write \{estimator.maxIter: …\}"):
+        MultilayerPerceptronRegressor().copy({MultilayerPerceptronRegressor.maxIter: 1})
+
+
 def test_params_of_mllib_are_accepted_by_name():
     from pyspark.ml.classification import MultilayerPerceptronClassifier as MLlib
 

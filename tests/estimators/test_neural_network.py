@@ -271,6 +271,8 @@ def test_save_and_load(frame, model, regression, tmp_path):
         assert loaded.predict(list(row)) == saved.predict(list(row))
     with pytest.raises(ModelError, match=r"holds a .*RegressionModel and not a .*Classification"):
         MultilayerPerceptronClassificationModel.load(path)
+    with pytest.raises(ModelError, match=r"holds a .*Model and not a .*Regressor"):
+        MultilayerPerceptronRegressor.load(path)
     estimator = MultilayerPerceptronClassifier(
         featuresCol=["a", "b"], layers=[4, 3], activation=["relu", "tanh"], initialWeights=[1, 2]
     )
