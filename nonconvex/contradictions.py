@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from nonconvex.factorization_params import FactorizationParams
-from nonconvex.params import DESCENT, ParamError, refuse_set
+from nonconvex.factorization_params import DESCENT_ALONE, SAMPLING, FactorizationParams
+from nonconvex.params import ParamError, refuse_set
 
-__all__ = ["DESCENT_ALONE", "check_prepared", "check_together"]
+__all__ = ["SAMPLING_ALONE", "check_prepared", "check_together"]
 
-DESCENT_ALONE = (*DESCENT, "gradientTol", "miniBatchFraction")
-"""Params that mean something for solver 'gd' alone."""
+SAMPLING_ALONE = (
+    *SAMPLING,
+    *("predictionStdCol", "predictionIntervalCol", "predictionInterval", "predictionNoise"),
+)
+"""Params that mean something for solver 'gibbs' alone."""
+
+# What sampling has no use for: it draws how much to regularize, and predicts the mean of all.
+_NOT_SAMPLED = (
+    *("maxIter", "tol", "patience", "regUser", "regItem", "biasRegRatio", "regExponent"),
+    *("fitIntercept", "fitBiases", "nonnegative", "implicitPrefs", "confidence"),
+    *("keepRestarts", "ensemble"),
+)
 
 # What is settled when ratings are prepared.
 _PREPARED = ("weightCol", "validationIndicatorCol", "numUserBlocks", "numItemBlocks")
@@ -53,6 +63,16 @@ def check_together(params: FactorizationParams, *, validated: bool, warm: bool) 
         params._optimizer()
     else:
         refuse_set(params, DESCENT_ALONE, f"is only for solver='gd', not {get('solver')!r}")
+    if get("solver") == "gibbs":
+        refuse_set(params, _NOT_SAMPLED, "has no meaning with solver='gibbs'")
+    else:
+        refuse_set(params, SAMPLING_ALONE, f"is only for solver='gibbs', not {get('solver')!r}")
+    if get("predictionIntervalCol") is None:
+        refuse_set(params, ["predictionInterval"], "needs predictionIntervalCol, which is not set")
+    if get("predictionIntervalCol") is None and get("predictionStdCol") is None:
+        refuse_set(
+            params, ["predictionNoise"], "needs predictionStdCol or predictionIntervalCol to be set"
+        )
     if not get("implicitPrefs"):
         refuse_set(params, ["confidence"], "is only for implicitPrefs=True")
     if not get("fitBiases"):

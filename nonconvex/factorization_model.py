@@ -19,7 +19,7 @@ from nonconvex.distributed.columns import (
     number_column,
 )
 from nonconvex.distributed.evaluation import evaluate
-from nonconvex.distributed.folding import Equation, fold_in
+from nonconvex.distributed.folding import Drawing, Equation, fold_in, fold_in_samples
 from nonconvex.distributed.ratings import RatingsError
 from nonconvex.distributed.retrieval import retrieval
 from nonconvex.distributed.scoring import index_table, predictions, with_index
@@ -29,18 +29,20 @@ from nonconvex.distributed.training import Ids
 from nonconvex.factorization_files import FactorizationReader, FactorizationWriter
 from nonconvex.factorization_params import FactorizationParams
 from nonconvex.numerics.factorization import Factors, Ridge
+from nonconvex.numerics.posterior import Posterior
 from nonconvex.params import with_accessors
 from nonconvex.ranges import number, optional
 from nonconvex.recommender import Recommender, positive
 from nonconvex.starts import warm_start
 from nonconvex.summary import TrainingSummary
+from nonconvex.uncertain import Uncertain
 
 __all__ = ["MatrixFactorizationModel"]
 
 
 @with_accessors
 class MatrixFactorizationModel(
-    Model, Recommender, MLReadable["MatrixFactorizationModel"], MLWritable
+    Model, Uncertain, Recommender, MLReadable["MatrixFactorizationModel"], MLWritable
 ):
     """A fitted latent factor model: α, and a row (β, γ) for every user and item.
 
@@ -71,6 +73,7 @@ class MatrixFactorizationModel(
         summary: TrainingSummary | None = None,
         *,
         implicit: bool = False,
+        posterior: Posterior | None = None,
         training_pairs: DataFrame | None = None,
     ) -> None:
         super().__init__()
@@ -85,7 +88,7 @@ class MatrixFactorizationModel(
         if factors is None or ids is None or summary is None:
             raise TypeError("a MatrixFactorizationModel comes from fit or load")
         self._factors, self._ids, self._summary = factors, ids, summary
-        self._implicit = implicit
+        self._implicit, self._posterior = implicit, posterior
         self._training_pairs = training_pairs
         self.restarts: list[MatrixFactorizationModel] = []
         self._shared: tuple[Broadcast[NDArray[np.floating]], ...] | None = None
@@ -125,9 +128,10 @@ class MatrixFactorizationModel(
         self, ids: Ids, rank: int, dtype: type[np.floating], *, intercept: bool, biases: bool
     ) -> tuple[Factors, dict[str, dict[str, int]]]:
         """Return where a fit of other ids starts from this model, see `starts.warm_start`."""
-        return warm_start(
-            self._factors, self._ids, ids, rank, dtype, intercept=intercept, biases=biases
-        )
+        factors = self._factors
+        if self._posterior is not None:  # the mean of samples is of another rank than they are
+            factors = self._posterior.sample(-1).factors
+        return warm_start(factors, self._ids, ids, rank, dtype, intercept=intercept, biases=biases)
 
     def foldInUsers(self, ratings: DataFrame) -> MatrixFactorizationModel:
         """Return a model with new or changed users: their rows, given α and the items.
@@ -278,13 +282,25 @@ class MatrixFactorizationModel(
             nonnegative=get("nonnegative"),
             confidence=get("confidence") if self._implicit else None,
         )
-        ratings, shared = self._ratings(dataset), self._broadcast(dataset.sparkSession)
-        factors, ids = fold_in(ratings, side, self._factors, self._ids, shared, equation)
+        spark, ratings, posterior = dataset.sparkSession, self._ratings(dataset), self._posterior
+        if posterior is None:
+            shared = self._broadcast(spark)
+            factors, ids = fold_in(ratings, side, self._factors, self._ids, shared, equation)
+        else:
+            drawing = Drawing(posterior, self._broadcast_samples(spark, posterior))
+            factors, ids, posterior = fold_in_samples(
+                ratings, side, self._factors, self._ids, drawing
+            )
         pairs = self._training_pairs
         if pairs is not None:
             pairs = pairs.union(ratings.select("user", "item"))
         model = MatrixFactorizationModel(
-            factors, ids, summary, implicit=self._implicit, training_pairs=pairs
+            factors,
+            ids,
+            summary,
+            implicit=self._implicit,
+            posterior=posterior,
+            training_pairs=pairs,
         )
         return self._copyValues(model)
 
@@ -308,7 +324,8 @@ class MatrixFactorizationModel(
             score = F.when(known, score).otherwise(F.lit(float("nan")))
         elif strategy == "drop":
             indexed = indexed.where(known)
-        return indexed.withColumn(predicted, score).drop(*keys.values())
+        scored = indexed.withColumn(predicted, score)
+        return self._with_uncertainty(scored, user, item, known).drop(*keys.values())
 
     def _limits(self) -> tuple[float, float] | None:
         if not self.getOrDefault("clipPredictions"):

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 from typing import Any
 
+from pyspark.ml.param import Params
 from pyspark.ml.param.shared import HasPredictionCol
 
-from nonconvex.params import CheckedParams, DescentParams, FitParams, param
+from nonconvex.params import DESCENT, CheckedParams, DescentParams, FitParams, param
 from nonconvex.ranges import choice, flag, fraction, integer, number, optional, text
 
-__all__ = ["FactorizationModelParams", "FactorizationParams"]
+__all__ = [
+    "DESCENT_ALONE",
+    "NOT_OF_THE_FIT",
+    "SAMPLING",
+    "SHARED",
+    "FactorizationModelParams",
+    "FactorizationParams",
+    "SamplingParams",
+]
 
 COLD_START = ("bias", "nan", "drop")
-SOLVERS = ("als", "als-coordinate", "gd")
+SOLVERS = ("als", "als-coordinate", "gd", "gibbs")
 
 
 def _stationary(value: Any) -> float:
@@ -22,6 +31,13 @@ def _stationary(value: Any) -> float:
             "no solver could move"
         )
     return number("initScale", 0, exclusive=True)(value)
+
+
+def _level(value: Any) -> float:
+    level = fraction("predictionInterval")(value)
+    if level == 1:
+        raise ValueError("predictionInterval must be a number > 0 and < 1, got 1")
+    return level
 
 
 class FactorizationModelParams(CheckedParams, HasPredictionCol):
@@ -45,14 +61,80 @@ class FactorizationModelParams(CheckedParams, HasPredictionCol):
         flag("clipPredictions"),
     )
 
+    predictionStdCol = param(
+        "predictionStdCol",
+        "with solver 'gibbs', column of the standard deviation of predictions; by default none",
+        optional(text("predictionStdCol")),
+    )
+    predictionIntervalCol = param(
+        "predictionIntervalCol",
+        "with solver 'gibbs', column of structs (lower, upper) that predictions are in with "
+        "probability predictionInterval; by default none",
+        optional(text("predictionIntervalCol")),
+    )
+    predictionInterval = param(
+        "predictionInterval", "probability of intervals, > 0 and < 1", _level
+    )
+    predictionNoise = param(
+        "predictionNoise",
+        "whether deviations and intervals are those of a rating, which scatters by 1/√τ about its "
+        "mean, or of that mean",
+        flag("predictionNoise"),
+    )
+
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self._setDefault(
-            userCol="user", itemCol="item", coldStartStrategy="bias", clipPredictions=False
+            userCol="user",
+            itemCol="item",
+            coldStartStrategy="bias",
+            clipPredictions=False,
+            predictionStdCol=None,
+            predictionIntervalCol=None,
+            predictionInterval=0.9,
+            predictionNoise=True,
         )
 
 
-class FactorizationParams(FactorizationModelParams, DescentParams, FitParams):
+class SamplingParams(Params):
+    """Params of Gibbs sampling."""
+
+    numBurnIn = param(
+        "numBurnIn",
+        "with solver 'gibbs', sweeps of each chain that are forgotten, ≥ 0",
+        integer("numBurnIn", 0),
+    )
+    numSamples = param(
+        "numSamples",
+        "with solver 'gibbs', samples of each chain that the prediction is the mean of, ≥ 2",
+        integer("numSamples", 2),
+    )
+    thinning = param(
+        "thinning", "with solver 'gibbs', sweeps for a sample, ≥ 1", integer("thinning", 1)
+    )
+    numKept = param(
+        "numKept",
+        "with solver 'gibbs', samples that the model keeps whole, ≥ 2, for deviations, intervals "
+        "and fold-in; it has (numKept (rank + 1) + meanRank) numbers for each user and item",
+        integer("numKept", 2),
+    )
+    meanRank = param(
+        "meanRank",
+        "with solver 'gibbs', rank ≥ 1 of the model that predicts: the mean of all samples, as "
+        "nearly as this rank allows; by default 2 rank + 10",
+        optional(integer("meanRank", 1)),
+    )
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._setDefault(numBurnIn=50, numSamples=200, thinning=1, numKept=20, meanRank=None)
+
+
+SAMPLING = ("numBurnIn", "numSamples", "thinning", "numKept", "meanRank")
+"""Names of the Params that only Gibbs sampling reads."""
+
+
+class FactorizationParams(FactorizationModelParams, SamplingParams, DescentParams, FitParams):
     """Params of `MatrixFactorization`."""
 
     ratingCol = param("ratingCol", "column of ratings: finite numbers", text("ratingCol"))
@@ -106,8 +188,8 @@ class FactorizationParams(FactorizationModelParams, DescentParams, FitParams):
     )
     solver = param(
         "solver",
-        "'als' (each row exactly), 'als-coordinate' (one unknown of each row at a time) or 'gd' "
-        "(gradient descent on all at once)",
+        "'als' (each row exactly), 'als-coordinate' (one unknown of each row at a time), 'gd' "
+        "(gradient descent on all at once) or 'gibbs' (the mean over samples of the posterior)",
         choice("solver", SOLVERS),
     )
     fitIntercept = param("fitIntercept", "whether the model has α", flag("fitIntercept"))
@@ -176,3 +258,24 @@ class FactorizationParams(FactorizationModelParams, DescentParams, FitParams):
             numUserBlocks=None,
             numItemBlocks=None,
         )
+
+
+DESCENT_ALONE = (*DESCENT, "gradientTol", "miniBatchFraction")
+"""Params that mean something for solver 'gd' alone."""
+
+SHARED = (
+    *("userCol", "itemCol", "ratingCol", "weightCol", "validationIndicatorCol"),
+    *("implicitPrefs", "confidence", "precision", "numUserBlocks", "numItemBlocks"),
+    *("maxIter", "tol", "patience", "checkpointPath", "checkpointInterval"),
+    *DESCENT_ALONE,
+    *("numBurnIn", "numSamples", "thinning", "numKept"),
+)
+"""Params that fits must be equal in to be fitted together: what they read, and their loop."""
+
+
+NOT_OF_THE_FIT = {
+    *("predictionCol", "coldStartStrategy", "clipPredictions", "keepRestarts", "ensemble"),
+    *("numUserBlocks", "numItemBlocks", "maxIter", "checkpointPath", "checkpointInterval"),
+    *("predictionStdCol", "predictionIntervalCol", "predictionInterval", "predictionNoise"),
+}
+"""Params that may change between an interrupted fit and the one that goes on from there."""

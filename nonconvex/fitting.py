@@ -7,19 +7,22 @@ starts of each, are one list of problems that share every pass over the data.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from nonconvex.distributed.checkpoints import Checkpoints
+from nonconvex.distributed.courses import Posed, SamplingSettings
 from nonconvex.distributed.gradient_descent import DescentSettings
 from nonconvex.distributed.minimization import minimize
 from nonconvex.distributed.problems import Fitted, Problem
+from nonconvex.distributed.sampling import sample
 from nonconvex.distributed.training import TrainingSet
 from nonconvex.numerics.convergence import FitError, Stop
 from nonconvex.numerics.factorization import Factors, Ridge, default_reg, ensemble
 from nonconvex.numerics.implicit import default_implicit_reg
+from nonconvex.numerics.posterior import Posterior
 from nonconvex.starts import random_start
-from nonconvex.summary import RestartSummary, TrainingSummary
+from nonconvex.summary import RestartSummary, TrainingSummary, sampling_summary
 
 __all__ = ["FitResult", "FitSettings", "LoopSettings", "fit_together"]
 
@@ -38,6 +41,8 @@ class LoopSettings:
         Where to save the state of the fit, if anywhere.
     checkpoint_interval : int
         How many iterations apart.
+    sampling : SamplingSettings or None
+        Given if and only if the solver is "gibbs".
     """
 
     max_iter: int
@@ -47,6 +52,7 @@ class LoopSettings:
     descent: DescentSettings | None
     checkpoint_path: str | None = None
     checkpoint_interval: int = 10
+    sampling: SamplingSettings | None = None
 
     def checkpoints(self, training: TrainingSet, identity: Mapping[str, Any]) -> Checkpoints | None:
         """Return where the state is to be saved; what a fit is of includes its ratings."""
@@ -79,6 +85,7 @@ class FitSettings:
     first_restart: int
     restarts: int
     ensemble: bool
+    mean_rank: int | None = None
     initial: tuple[Factors, dict[str, dict[str, int]]] | None = None
 
     def ridges(self, training: TrainingSet) -> tuple[Ridge, Ridge]:
@@ -134,11 +141,14 @@ class FitResult(NamedTuple):
     restarts : list of Factors
         Of every restart.
     summary : TrainingSummary
+    posterior : Posterior or None
+        The samples that were kept, if it was sampled.
     """
 
     factors: Factors
     restarts: list[Factors]
     summary: TrainingSummary
+    posterior: Posterior | None = None
 
 
 def fit_together(
@@ -176,6 +186,8 @@ def fit_together(
             labels = [f"fit {index}"] if len(fits) > 1 else []
             labels += [f"restart {restart}"] if len(starts) > 1 else []
             problems.append(_problem(settings, training, start, " · ".join(labels)))
+    if loop.sampling is not None:
+        return _sampled(training, fits, problems, numbers, loop, loop.sampling, identity)
     ended = iter(
         minimize(
             training.blocks,
@@ -192,6 +204,41 @@ def fit_together(
         _result(settings, training, restarts, [next(ended) for _ in restarts])
         for settings, restarts in zip(fits, numbers, strict=True)
     ]
+
+
+def _sampled(
+    training: TrainingSet,
+    fits: Sequence[FitSettings],
+    problems: Sequence[Problem],
+    numbers: Sequence[list[int]],
+    loop: LoopSettings,
+    settings: SamplingSettings,
+    identity: Mapping[str, Any],
+) -> list[FitResult]:
+    """Sample from every start of every fit, and take the mean of all samples of each."""
+    starts = iter(problems)
+    posed = [
+        Posed(
+            [replace(next(starts), solver="als") for _ in of_fit],
+            of_fit,
+            training.mean,
+            training.deviation if training.deviation > 0 else 1.0,
+            fit.seed,
+            2 * fit.rank + 10 if fit.mean_rank is None else fit.mean_rank,
+        )
+        for fit, of_fit in zip(fits, numbers, strict=True)
+    ]
+    checkpoints = loop.checkpoints(training, identity)
+    results = []
+    for fit, of_fit, sampled in zip(
+        fits, numbers, sample(training.blocks, posed, settings, checkpoints), strict=True
+    ):
+        result = _result(fit, training, of_fit, sampled.chains)
+        kept = len(sampled.posterior.taus)
+        sampling = sampling_summary(result.summary.restarts, settings, kept)
+        summary = replace(result.summary, sampling=sampling)
+        results.append(FitResult(sampled.factors, [], summary, sampled.posterior))
+    return results
 
 
 def _problem(settings: FitSettings, training: TrainingSet, start: Factors, name: str) -> Problem:

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from nonconvex.distributed.problems import Fitted
+import numpy as np
 
-__all__ = ["RestartSummary", "TrainingSummary"]
+from nonconvex.distributed.courses import SamplingSettings
+from nonconvex.distributed.problems import Fitted
+from nonconvex.numerics.diagnostics import effective_size, split_r_hat
+
+__all__ = ["RestartSummary", "TrainingSummary", "sampling_summary"]
 
 
 @dataclass(frozen=True)
@@ -79,6 +85,11 @@ class TrainingSummary:
         ``gone``.
     seconds : float
         Wall-clock time of the fit.
+    sampling : dict or None
+        With the solver "gibbs": ``burnIn``, ``samples`` of each chain, ``thinning``, how many were
+        ``kept``, and for ``tau``, ``alpha`` and ``train_rmse`` the ``effectiveSize`` and ``rHat``
+        of the samples of all chains (see `nonconvex.numerics.diagnostics`), None if there are
+        fewer than four.  λ₁ and λ₂ are then those of the start of the chains.
     """
 
     ratings: int
@@ -98,6 +109,7 @@ class TrainingSummary:
     restarts: list[RestartSummary]
     warm_start: dict[str, dict[str, int]] | None
     seconds: float
+    sampling: dict[str, Any] | None = None
 
     @property
     def objective(self) -> float:
@@ -136,3 +148,32 @@ class TrainingSummary:
         values = json.loads(text)
         restarts = [RestartSummary(**restart) for restart in values.pop("restarts")]
         return cls(restarts=restarts, **values)
+
+
+def sampling_summary(
+    chains: Sequence[RestartSummary], settings: SamplingSettings, kept: int
+) -> dict[str, Any]:
+    """Say how chains were sampled, and how far their samples can be trusted."""
+    sizes, agreements = {}, {}
+    for name in ("tau", "alpha", "train_rmse"):
+        draws = np.array(
+            [
+                [
+                    step[name]
+                    for step in chain.history
+                    if settings.sample_of(step["iteration"]) is not None
+                ]
+                for chain in chains
+            ]
+        )
+        size, agreement = effective_size(draws), split_r_hat(draws)
+        sizes[name] = size if math.isfinite(size) else None
+        agreements[name] = agreement if math.isfinite(agreement) else None
+    return {
+        "burnIn": settings.burn_in,
+        "samples": settings.samples,
+        "thinning": settings.thinning,
+        "kept": kept,
+        "effectiveSize": sizes,
+        "rHat": agreements,
+    }

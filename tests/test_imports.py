@@ -73,6 +73,11 @@ IMPORTS = {
         "numerics.factorization numerics.gibbs numerics.hyperpriors numerics.least_squares "
         "numerics.normals"
     ),
+    "nonconvex.numerics.averaging": "numerics.factorization",
+    "nonconvex.numerics.posterior": (
+        "numerics.blocks numerics.chains numerics.factorization numerics.gibbs "
+        "numerics.hyperpriors numerics.normals"
+    ),
     # distributed: the thin Spark layer
     "nonconvex.distributed": "",
     "nonconvex.distributed.filesystem": "",
@@ -155,7 +160,8 @@ IMPORTS = {
         "numerics.errors numerics.summation distributed.summation distributed.workers"
     ),
     "nonconvex.distributed.folding": (
-        "numerics distributed.indexing distributed.ratings distributed.scoring distributed.training"
+        "numerics distributed.indexing distributed.ratings distributed.scoring "
+        "distributed.training distributed.workers"
     ),
     "nonconvex.distributed.top_n": (
         "numerics.factorization numerics.ranking distributed.columns distributed.scoring "
@@ -169,6 +175,15 @@ IMPORTS = {
     "nonconvex.distributed.gradient_descent": (
         "numerics distributed.half_steps distributed.problems distributed.runs"
     ),
+    "nonconvex.distributed.held_out": (
+        "numerics distributed.blocking distributed.half_steps distributed.workers"
+    ),
+    "nonconvex.distributed.courses": "numerics distributed.held_out distributed.problems",
+    "nonconvex.distributed.sampling": (
+        "numerics distributed.checkpoints distributed.courses distributed.half_steps "
+        "distributed.held_out distributed.minimization distributed.problems distributed.runs"
+    ),
+    "nonconvex.distributed.uncertainty": "numerics.posterior",
     "nonconvex.distributed.checkpoints": "distributed.filesystem",
     "nonconvex.distributed.minimization": (
         "numerics.convergence distributed.alternating distributed.checkpoints "
@@ -178,6 +193,7 @@ IMPORTS = {
     "nonconvex.ranges": "",
     "nonconvex.starts": "numerics.factorization distributed.training",
     "nonconvex.fitting": "numerics distributed starts summary",
+    "nonconvex.loops": "distributed factorization_params fitting",
     "nonconvex.config": "",
     "nonconvex.session": "",
     "nonconvex.job": "config session",
@@ -186,20 +202,20 @@ IMPORTS = {
     "nonconvex.turns": "",
     "nonconvex.factorization_params": "params ranges",
     "nonconvex.contradictions": "factorization_params params",
-    "nonconvex.summary": "distributed.problems",
+    "nonconvex.summary": "distributed.courses distributed.problems numerics.diagnostics",
     "nonconvex.recommender": "distributed.columns distributed.top_n factorization_params",
     "nonconvex.model_files": "distributed.filesystem distributed.storage",
     "nonconvex.factorization_files": (
-        "distributed.storage distributed.training model_files numerics.factorization summary"
+        "distributed.problems distributed.storage distributed.training model_files numerics summary"
     ),
     "nonconvex.serving_sections": "config",
     "nonconvex.factorization_model": (
         "distributed factorization_files factorization_params numerics params ranges recommender "
-        "starts summary"
+        "starts summary uncertain"
     ),
     "nonconvex.recommendation": (
-        "contradictions distributed factorization_model factorization_params fitting model_files "
-        "numerics params turns"
+        "contradictions distributed factorization_model factorization_params fitting loops "
+        "model_files numerics params turns"
     ),
     "nonconvex.network_params": "numerics params ranges",
     "nonconvex.network_contradictions": "network_params params",
@@ -217,6 +233,9 @@ IMPORTS = {
     "nonconvex.baselines": (
         "numerics.errors distributed.evaluation distributed.prepared distributed.scoring "
         "distributed.summation recommendation"
+    ),
+    "nonconvex.uncertain": (
+        "distributed.columns distributed.uncertainty factorization_params numerics.posterior params"
     ),
     "nonconvex.reports": "numerics.errors distributed recommendation summary",
     "nonconvex.estimator_sections": "config",
@@ -253,6 +272,9 @@ PACKAGES = {
     "nonconvex.job": "pyspark.sql",
     "nonconvex.params": "numpy pyspark.ml",
     "nonconvex.factorization_params": "pyspark.ml",
+    "nonconvex.factorization_files": "numpy pyspark.ml",
+    "nonconvex.summary": "numpy",
+    "nonconvex.uncertain": "numpy pyspark",
     "nonconvex.network_params": "pyspark.ml",
     "nonconvex.network_plans": "numpy",
     "nonconvex.network_fitting": "numpy pyspark.sql",

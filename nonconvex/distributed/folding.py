@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from hashlib import blake2b
 from typing import NamedTuple
 
 import numpy as np
@@ -19,17 +20,22 @@ from nonconvex.distributed.indexing import default_blocks
 from nonconvex.distributed.ratings import RatingsError
 from nonconvex.distributed.scoring import index_table, with_index
 from nonconvex.distributed.training import Ids
+from nonconvex.distributed.workers import settle
 from nonconvex.numerics.blocks import RatingBlock
 from nonconvex.numerics.convergence import FitError
 from nonconvex.numerics.factorization import Factors, Ridge
+from nonconvex.numerics.gibbs import Conditional
 from nonconvex.numerics.implicit import Background, preferences
 from nonconvex.numerics.least_squares import solve_rows
+from nonconvex.numerics.posterior import Posterior, fold_rows
 
-__all__ = ["Equation", "fold_in"]
+__all__ = ["Drawing", "Equation", "fold_in", "fold_in_samples"]
 
 _log = logging.getLogger("nonconvex")
 
 _Batches = Iterator[pa.RecordBatch]
+
+_Solve = Callable[[RatingBlock, pa.Array], NDArray[np.floating]]
 
 _NOUNS = ("user", "item")
 
@@ -51,6 +57,20 @@ class Equation(NamedTuple):
     biases: bool
     nonnegative: bool
     confidence: float | None
+
+
+class Drawing(NamedTuple):
+    """How the rows of the side that is folded in are drawn in every kept sample.
+
+    Attributes
+    ----------
+    posterior : Posterior
+    shared : two broadcast float arrays
+        Its users and its items.
+    """
+
+    posterior: Posterior
+    shared: Sequence[Broadcast[NDArray[np.floating]]]
 
 
 def fold_in(
@@ -93,32 +113,70 @@ def fold_in(
         If a row becomes non-finite.
     """
     own = Ids._fields.index(side)
-    other, noun = 1 - own, _NOUNS[1 - own]
+    other = 1 - own
     rows = (factors.users, factors.items)
+    background = None
+    if equation.confidence is not None:
+        background = Background.of(rows[other], factors.alpha, biases=equation.biases)
+    solve = _equations(equation, factors.alpha, background, shared[other])
+    ids, whole = _fold(ratings, own, rows[own], ids, solve)
+    replaced = factors._replace(users=whole) if side == "users" else factors._replace(items=whole)
+    return replaced, ids
+
+
+def fold_in_samples(
+    ratings: DataFrame, side: str, factors: Factors, ids: Ids, drawing: Drawing
+) -> tuple[Factors, Ids, Posterior]:
+    """Draw the rows of one side that have ratings in every kept sample, given the other side.
+
+    Parameters and errors are those of `fold_in`.
+
+    Returns
+    -------
+    Factors
+        The mean model, with rows that are means over the samples.
+    Ids
+    Posterior
+        The kept samples, with the rows that were drawn.
+    """
+    own = Ids._fields.index(side)
+    posterior, shared = drawing
+    mean, samples = getattr(factors, side), getattr(posterior, side)
+    width = mean.shape[1], mean.shape[1] + samples.shape[1]
+    steadiness = posterior.steadiness
+    if side == "items":  # which have none
+        steadiness = np.ones((len(mean), len(posterior.taus)), mean.dtype)
+    solve = _draws(posterior.given(side), posterior.projections(side, factors), shared[1 - own])
+    ids, whole = _fold(ratings, own, np.hstack([mean, samples, steadiness]), ids, solve)
+    mean, samples, steadiness = np.split(whole, width, axis=1)
+    if side == "users":
+        posterior = posterior._replace(users=samples, steadiness=steadiness)
+        return factors._replace(users=mean), ids, posterior
+    return factors._replace(items=mean), ids, posterior._replace(items=samples)
+
+
+def _fold(
+    ratings: DataFrame, own: int, rows: NDArray[np.floating], ids: Ids, solve: _Solve
+) -> tuple[Ids, NDArray[np.floating]]:
+    """Put rows in the place of those that there were, and among them."""
+    other, noun, side = 1 - own, _NOUNS[1 - own], Ids._fields[own]
     named = ratings.withColumnsRenamed({_NOUNS[own]: "id", noun: "other"})
     indexed = with_index(named, F.col("other"), index_table(ratings, ids[other]), "column")
     used = _check(indexed, noun)
     placed = indexed.where("column is not null").repartition(default_blocks(ratings, used), "id")
     id_type = indexed.schema["id"].dataType
     schema = StructType([StructField("ids", ArrayType(id_type)), StructField("rows", BinaryType())])
-    background = None
-    if equation.confidence is not None:
-        background = Background.of(rows[other], factors.alpha, biases=equation.biases)
-    dtype = rows[other].dtype.type
-    task = _solve(equation, factors.alpha, background, shared[other], dtype)
-    parts = placed.mapInArrow(task, schema).toArrow()
+    parts = placed.mapInArrow(_task(solve, rows.dtype.type), schema).toArrow()
     new = pa.chunked_array([part.flatten() for part in parts["ids"].chunks])
-    solved = np.concatenate([np.frombuffer(part, dtype) for part in parts["rows"].to_pylist()])
+    solved = np.concatenate([np.frombuffer(part, rows.dtype) for part in parts["rows"].to_pylist()])
     if not np.isfinite(solved).all():
         raise FitError(
             f"folding in made {side} that are not finite; check that the ratings are on the scale "
             "of training"
         )
-    merged, whole = _merge(ids[own], rows[own], new, solved.reshape(len(new), -1))
+    merged, whole = _merge(ids[own], rows, new, solved.reshape(len(new), -1))
     _log.info("folded in %d %s, %d of them new", len(new), side, len(merged) - len(ids[own]))
-    if side == "users":
-        return factors._replace(users=whole), ids._replace(users=merged)
-    return factors._replace(items=whole), ids._replace(items=merged)
+    return ids._replace(**{side: merged}), whole
 
 
 def _check(indexed: DataFrame, noun: str) -> int:
@@ -149,16 +207,11 @@ def _check(indexed: DataFrame, noun: str) -> int:
     return int(total - ignored)
 
 
-def _solve(
-    equation: Equation,
-    alpha: float,
-    background: Background | None,
-    fixed: Broadcast[NDArray[np.floating]],
-    dtype: type[np.floating],
-) -> Callable[[_Batches], _Batches]:
+def _task(solve: _Solve, dtype: type[np.floating]) -> Callable[[_Batches], _Batches]:
     """Return what solves for the rows of a partition."""
 
-    def solve(batches: _Batches) -> _Batches:
+    def task(batches: _Batches) -> _Batches:
+        settle()
         held = [batch for batch in batches if len(batch)]
         if not held:
             return
@@ -171,6 +224,22 @@ def _solve(
             table["weight"] if "weight" in table.column_names else None,
             dtype=dtype,
         )
+        solved = solve(block, coded.dictionary).astype(dtype)
+        ids = pa.ListArray.from_arrays(pa.array([0, len(solved)], pa.int32()), coded.dictionary)
+        rows = pa.array([solved.tobytes()])
+        yield pa.RecordBatch.from_arrays([ids, rows], ["ids", "rows"])
+
+    return task
+
+
+def _equations(
+    equation: Equation,
+    alpha: float,
+    background: Background | None,
+    fixed: Broadcast[NDArray[np.floating]],
+) -> _Solve:
+    def solve(block: RatingBlock, ids: pa.Array) -> NDArray[np.floating]:
+        del ids
         if equation.confidence is not None:
             block = preferences(block, equation.confidence)
         update = solve_rows(
@@ -182,9 +251,21 @@ def _solve(
             nonnegative=equation.nonnegative,
             background=background,
         )
-        ids = pa.ListArray.from_arrays(pa.array([0, len(update.x)], pa.int32()), coded.dictionary)
-        rows = pa.array([update.x.tobytes()])
-        yield pa.RecordBatch.from_arrays([ids, rows], ["ids", "rows"])
+        return update.x
+
+    return solve
+
+
+def _draws(
+    given: list[Conditional],
+    projections: NDArray[np.float64],
+    fixed: Broadcast[NDArray[np.floating]],
+) -> _Solve:
+    def solve(block: RatingBlock, ids: pa.Array) -> NDArray[np.floating]:
+        # Indices are those of a partition: random numbers are those of the id.
+        digests = (blake2b(str(value).encode(), digest_size=8) for value in ids.to_pylist())
+        keys = np.array([int.from_bytes(digest.digest()) for digest in digests], np.uint64)
+        return np.hstack(fold_rows(block, fixed.value, given, projections, keys[block.rows]))
 
     return solve
 

@@ -7,7 +7,7 @@ depends on how blocks, tasks or cores divided the work.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,11 +22,12 @@ from nonconvex.distributed.workers import settle
 from nonconvex.numerics.blocks import RatingBlock
 from nonconvex.numerics.coordinate_descent import sweep_rows
 from nonconvex.numerics.factorization import Factors, Ridge, squared_errors
+from nonconvex.numerics.gibbs import Conditional
 from nonconvex.numerics.gradient import pull_rows, sample_ratings
 from nonconvex.numerics.implicit import Background
 from nonconvex.numerics.least_squares import RowUpdate, solve_rows
 
-__all__ = ["Rows", "Sample", "Step", "update_side", "validation_rmse"]
+__all__ = ["Draw", "Rows", "Sample", "Step", "update_side", "validation_rmse"]
 
 Rows = Broadcast[list[NDArray[np.floating]]]
 """The rows of one side in every problem, each of shape (m, 1 + K)."""
@@ -97,8 +98,26 @@ class Step(NamedTuple):
             return sweep_rows(block, fixed, self.alpha, self.ridge, start, **settings)
 
 
+class Draw(NamedTuple):
+    """How the rows of one side are drawn in one chain; travels to the executors."""
+
+    conditional: Conditional
+    sample: None = None
+
+    def __call__(
+        self, block: RatingBlock, fixed: NDArray[np.floating], own: NDArray[np.floating]
+    ) -> RowUpdate:
+        """Draw the rows of a block, which depend on nothing of what they were."""
+        del own
+        return self.conditional.draw(block, fixed)
+
+
 def update_side(
-    packed: DataFrame, steps: list[Step], fixed: Rows, own: Rows, dtype: type[np.floating]
+    packed: DataFrame,
+    steps: Sequence[Step | Draw],
+    fixed: Rows,
+    own: Rows,
+    dtype: type[np.floating],
 ) -> list[RowUpdate]:
     """Update the rows of all blocks in every problem.
 
@@ -106,7 +125,7 @@ def update_side(
     ----------
     packed : DataFrame
         From `nonconvex.distributed.blocking.pack`.
-    steps : list of Step
+    steps : sequence of Step or Draw
         One for each problem.
     fixed, own : broadcast lists of float arrays
         The rows of the other side, and of this side before the update, in every problem.
@@ -131,7 +150,9 @@ def validation_rmse(
     return [_rmse(table, number) for number in range(len(alphas))]
 
 
-def _update(steps: list[Step], fixed: Rows, own: Rows, dtype: type[np.floating]) -> _Task:
+def _update(
+    steps: Sequence[Step | Draw], fixed: Rows, own: Rows, dtype: type[np.floating]
+) -> _Task:
     def update(batches: _Batches) -> _Batches:
         settle()
         for batch in batches:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ from nonconvex.numerics.factorization import Factors
 from nonconvex.numerics.implicit import Background
 from nonconvex.numerics.least_squares import RowUpdate
 
-__all__ = ["Run", "Shared", "going"]
+__all__ = ["HasRows", "Run", "Shared", "going"]
 
 _log = logging.getLogger("nonconvex")
 
@@ -205,6 +205,12 @@ def _line(name: str, steps: list[HalfStep], stop: Stop | None) -> str:
     return "  ".join(parts) + (f"  {stop.value}" if stop else "")
 
 
+class HasRows(Protocol):
+    """A problem, or a chain, under way."""
+
+    rows: dict[str, NDArray[np.floating]]
+
+
 class Shared:
     """What is broadcast during a fit: for each side, the rows in all active problems.
 
@@ -213,7 +219,7 @@ class Shared:
 
     def __init__(self, context: SparkContext) -> None:
         self._context = context
-        self._held: dict[str, tuple[list[Run], Rows]] = {}
+        self._held: dict[str, tuple[Sequence[HasRows], Rows]] = {}
 
     def __enter__(self) -> Shared:
         """Remember the caller's job description."""
@@ -230,7 +236,7 @@ class Shared:
         """Name the jobs that follow, for the reader of Spark's web page."""
         self._context.setJobDescription(text)
 
-    def put(self, active: list[Run], changed: Sequence[str] = ()) -> None:
+    def put(self, active: Sequence[HasRows], changed: Sequence[str] = ()) -> None:
         """Broadcast the sides that changed, and all if the active problems did."""
         for side in SIDES:
             before = self._held.get(side)

@@ -15,6 +15,7 @@ class Stop(Enum):
     GRADIENT = "converged: the norm of the gradient fell below gradientTol"
     MAX_ITER = "reached maxIter"
     PATIENCE = "the validation RMSE did not improve for patience iterations"
+    SAMPLED = "drew all samples"
     NONFINITE = "diverged: the objective is not finite"
 
 
@@ -48,6 +49,10 @@ class HalfStep(NamedTuple):
         Euclidean norm of the gradient of f, where the solver knows it.
     seconds : float
         Wall-clock time of the half-step.
+    tau : float or None
+        With the solver "gibbs", the precision of ratings that was drawn.  A half-step is then a
+        whole sweep, f has the ridge that was drawn, and the validation RMSE is that of the mean of
+        all samples so far.
     """
 
     iteration: int
@@ -59,6 +64,7 @@ class HalfStep(NamedTuple):
     step_norm: float
     gradient_norm: float | None
     seconds: float
+    tau: float | None = None
 
 
 def stop_after(

@@ -1,11 +1,12 @@
 """Gibbs sampling of the latent factor model: every row drawn from its conditional distribution.
 
-The ratings are R_ui ~ N(α + β_u + β_i + γ_u·γ_i, 1/(τ w_ui)) and the rows of a side
-x = (β, γ) ~ N(μ, Λ⁻¹), with a μ that may grow with the number of ratings of the row.  Fixing α, τ,
-μ, Λ and the items, the row of user u is normal, with the precision and the mean of a ridge
-regression, whose design rows are z_i = (1, γ_i) and whose targets are y_i = R_ui − α − β_i:
+The ratings are R_ui ~ N(α + β_u + β_i + γ_u·γ_i, 1/(τ ω_u w_ui)), as some users rate more steadily
+than others, and the rows of a side x = (β, γ) ~ N(μ, Λ⁻¹), with a μ that may grow with the number
+of ratings of the row.  Fixing all else, the row of user u is normal, with the precision and the
+mean of a ridge regression, whose design rows are z_i = (1, γ_i) and whose targets are
+y_i = R_ui − α − β_i:
 
-    x_u ~ N(A⁻¹ b, A⁻¹),   A = τ Σ w z_i z_iᵀ + Λ,   b = τ Σ w z_i y_i + Λ μ
+    x_u ~ N(A⁻¹ b, A⁻¹),   A = τ Σ ω_u w z_i z_iᵀ + Λ,   b = τ Σ ω_u w z_i y_i + Λ μ
 
 The item side is the same with u ↔ i: one function, called once for each side.
 """
@@ -35,17 +36,23 @@ class Conditional(NamedTuple):
     alpha : float
         α.
     tau : float
-        τ > 0, the precision of a rating of weight 1.
+        τ > 0, the precision of a rating of weight 1 by a user with ω = 1.
     rows : RowDistribution
         μ and Λ.
-    stream : Stream
-        Where the random numbers come from.
+    stream : Stream or None
+        Where the random numbers come from; without, rows are not drawn but set to their mean.
+    steadiness : float64 array, optional
+        ω of all users, by dense index; by default 1.
+    of_rows : bool
+        Whether users are the rows of the blocks, or else the columns.
     """
 
     alpha: float
     tau: float
     rows: RowDistribution
-    stream: Stream
+    stream: Stream | None
+    steadiness: NDArray[np.float64] | None = None
+    of_rows: bool = True
 
     def draw(
         self,
@@ -66,7 +73,8 @@ class Conditional(NamedTuple):
         Returns
         -------
         RowUpdate
-            The penalty of a row is (x − μ)ᵀ Λ (x − μ), with its own μ.
+            The penalty of a row is (x − μ)ᵀ Λ (x − μ), with its own μ; ω counts as part of the
+            weights.
 
         Examples
         --------
@@ -81,8 +89,11 @@ class Conditional(NamedTuple):
         1.5
         """
         dtype, width = fixed.dtype, fixed.shape[1]
+        block = self._weighted(block)
         size = len(block.rows)
-        normals = normal_rows(self.stream, block.rows if keys is None else keys, width)
+        normals = np.zeros((size, width))
+        if self.stream is not None:
+            normals = normal_rows(self.stream, block.rows if keys is None else keys, width)
         x, residual, squares = np.zeros((size, width), dtype), np.zeros(size), np.zeros(size)
         tau = dtype.type(self.tau)
         precision = self.rows.precision.astype(dtype)
@@ -96,6 +107,17 @@ class Conditional(NamedTuple):
             residual[members], squares[members] = segments.sums(x[members])
         penalty = self.rows.penalty(x, block.degrees)
         return RowUpdate(x, residual, squares, penalty, block.total_weights())
+
+    def _weighted(self, block: RatingBlock) -> RatingBlock:
+        """Multiply the weights by ω; the degrees stay what they are."""
+        if self.steadiness is None:
+            return block
+        if self.of_rows:
+            omega = np.repeat(self.steadiness[block.rows], block.counts)
+        else:
+            omega = self.steadiness[block.columns]
+        weights = omega if block.weights is None else omega * block.weights
+        return block._replace(weights=weights.astype(block.ratings.dtype))
 
 
 def draw_normals(

@@ -1,8 +1,9 @@
-"""What the rows and the ratings are drawn with, μ, ξ, Λ, α and τ, and how that is drawn itself.
+"""What the rows and the ratings are drawn with, μ, ξ, Λ, α, τ and ω, and how that is drawn itself.
 
 The rows of a side are x = (β, γ) ~ N(μ + h ξ, Λ⁻¹), where h grows with the number of ratings of
-the row, and the ratings have mean R̂ and precision τ.  None of this is tuned: each is drawn from its
-conditional distribution, under a prior that weighs as much as one row or one rating.
+the row, and the ratings of user u have mean R̂ and precision τ ω_u.  None of this is tuned: each is
+drawn from its conditional distribution, under a prior that weighs as much as one row or a few
+ratings.
 
 The unit of ratings is s, their standard deviation.  β has the unit s and γ, as γ_u·γ_i is a
 rating, √s; priors are stated in these units, so that ratings on another scale give the same model
@@ -146,7 +147,9 @@ def _activity(degrees: Array, least: float) -> Array:
 
 
 class LevelPrior(NamedTuple):
-    """The prior of the level of ratings and of their noise: α ~ N(c, s²), τ ~ Gamma(ν/2, ν s²/2).
+    """The prior of the level of ratings and of their noise.
+
+        α ~ N(c, s²),   τ ~ Gamma(ν/2, ν s²/2),   ω_u ~ Gamma(κ/2, κ/2)
 
     Attributes
     ----------
@@ -156,30 +159,36 @@ class LevelPrior(NamedTuple):
         s > 0.
     degrees : float
         ν > 0, how many ratings the prior of τ weighs.
+    user_degrees : float
+        κ > 2, how many ratings of a user the prior of ω_u weighs.
     """
 
     center: float
     unit: float
     degrees: float = 1.0
+    user_degrees: float = 5.0
 
     def draw(
         self,
         alpha: float,
         tau: float,
         sums: tuple[float, float, float],
+        count: float,
         generator: np.random.Generator,
     ) -> tuple[float, float]:
         """Draw α given τ, and then τ given that α.
 
-            α ~ N((τ Σ w (e + α) + c/s²) / p, 1/p) with p = τ W + 1/s²
-            τ ~ Gamma((ν + W)/2, ½ (ν s² + Σ w e²))
+            α ~ N((τ Σ ω w (e + α) + c/s²) / p, 1/p) with p = τ Σ ω w + 1/s²
+            τ ~ Gamma((ν + n)/2, ½ (ν s² + Σ ω w e²))
 
         Parameters
         ----------
         alpha, tau : float
             As they are.
         sums : (float, float, float)
-            Σ w e, Σ w e² and W = Σ w over all ratings, with e = R − R̂ under that `alpha`.
+            Σ ω w e, Σ ω w e² and Σ ω w over all ratings, with e = R − R̂ under that `alpha`.
+        count : float
+            n, the sum of the w.
         generator : numpy.random.Generator
 
         Returns
@@ -192,6 +201,35 @@ class LevelPrior(NamedTuple):
         mean = (tau * (residual + weight * alpha) + self.center * self.unit**-2) / precision
         drawn = mean + generator.standard_normal() / np.sqrt(precision)
         step = drawn - alpha
-        after = max(squares - 2 * step * residual + step**2 * weight, 0.0)  # Σ w (e − step)²
+        after = max(squares - 2 * step * residual + step**2 * weight, 0.0)  # Σ ω w (e − step)²
         rate = (self.degrees * self.unit**2 + after) / 2
-        return float(drawn), float(generator.standard_gamma((self.degrees + weight) / 2) / rate)
+        return float(drawn), float(generator.standard_gamma((self.degrees + count) / 2) / rate)
+
+    @property
+    def scatter(self) -> float:
+        """The mean of 1/ω under the prior: κ/(κ − 2)."""
+        return self.user_degrees / (self.user_degrees - 2)
+
+    def steadiness(
+        self, tau: float, squares: Array, degrees: Array, generator: np.random.Generator | None
+    ) -> Array:
+        """Draw ω_u ~ Gamma((κ + d_u)/2, ½ (κ + τ Σ w e²)) of users, or return its mean.
+
+        Parameters
+        ----------
+        tau : float
+        squares : float64 array of shape (n_u,)
+            Σ w e² of each user.
+        degrees : float64 array of shape (n_u,)
+            d_u, the sum of the w of each user.
+        generator : numpy.random.Generator or None
+            None for the mean.
+
+        Returns
+        -------
+        float64 array of shape (n_u,)
+        """
+        shape = (self.user_degrees + degrees) / 2
+        rate = (self.user_degrees + tau * squares) / 2
+        drawn: Array = (shape if generator is None else generator.standard_gamma(shape)) / rate
+        return drawn

@@ -8,7 +8,7 @@ from hypothesis import given
 
 from nonconvex.numerics import designs
 from nonconvex.numerics.blocks import RatingBlock
-from nonconvex.numerics.chains import SWEEP, Chain, Sample
+from nonconvex.numerics.chains import HELD, SWEEP, Chain, Sample
 from nonconvex.numerics.diagnostics import effective_size
 from nonconvex.numerics.factorization import Factors, predict
 from nonconvex.numerics.gibbs import Conditional, draw_normals
@@ -168,7 +168,7 @@ def integrate(ratings, alpha, tau, precision, nodes=14):
 # --- Geweke's joint distribution test ------------------------------------------------------------
 
 USERS, ITEMS, RANK = 3, 2, 1
-LEVEL = LevelPrior(center=1.0, unit=0.7, degrees=12.0)
+LEVEL = LevelPrior(center=1.0, unit=0.7, degrees=12.0, user_degrees=14.0)
 ROW_PRIOR = RowPrior(np.array([0.5, 0.8]), degrees=12.0, rows=4.0)
 PAIRS = np.array(list(product(range(USERS), range(ITEMS)))).T[:, 1:]  # one pair is not observed
 DEGREES = {"users": np.array([1.0, 2, 2]), "items": np.array([2.0, 3])}
@@ -188,34 +188,37 @@ def prior_draw(generator):
         )
 
     tau = generator.gamma(LEVEL.degrees / 2, 2 / (LEVEL.degrees * LEVEL.unit**2))
-    return Factors(
-        generator.normal(LEVEL.center, LEVEL.unit), rows("users", USERS), rows("items", ITEMS)
-    ), tau
+    omega = generator.gamma(LEVEL.user_degrees / 2, 2 / LEVEL.user_degrees, USERS)
+    alpha = generator.normal(LEVEL.center, LEVEL.unit)
+    return Factors(alpha, rows("users", USERS), rows("items", ITEMS)), tau, omega
 
 
-def rate(factors, tau, generator):
-    return predict(factors, *PAIRS) + generator.normal(size=PAIRS.shape[1]) / np.sqrt(tau)
+def rate(factors, tau, omega, generator):
+    noise = generator.normal(size=PAIRS.shape[1]) / np.sqrt(tau * omega[PAIRS[0]])
+    return predict(factors, *PAIRS) + noise
 
 
-def functionals(factors, tau):
+def functionals(factors, tau, omega):
     alpha, x, z = factors
     everything = np.concatenate([[alpha, np.log(tau)], x.mean(axis=0), z.mean(axis=0)])
     squares = [alpha**2, *(x**2).mean(axis=0), *(z**2).mean(axis=0)]
     apart = [x[:, 0].var(), x[:, 1].var(), (x[0, 1] * z[0, 1]) ** 2, x[0, 0] * z[0, 0]]
     apart += [z[1, 0] - z[0, 0], (z[1, 0] - z[0, 0]) ** 2, (x[1, 1] - x[0, 1]) ** 2]
-    return np.concatenate([everything, squares, apart])
+    return np.concatenate([everything, squares, apart, np.log(omega), [omega @ omega]])
 
 
 def test_geweke():
     """Unknowns and data drawn in turn, each given the other, are draws from the joint prior."""
     generator = np.random.default_rng(5)
     marginal = np.array([functionals(*prior_draw(generator)) for _ in range(5000)])
-    factors, tau = prior_draw(generator)
-    chain = Chain(factors, tau, DEGREES, level=LEVEL, row_prior=ROW_PRIOR, seed=9)
+    factors, tau, omega = prior_draw(generator)
+    held = dict.fromkeys(DEGREES, np.ones(1 + RANK))
+    chain = Chain(factors, tau, DEGREES, held, level=LEVEL, row_prior=ROW_PRIOR, seed=9)
+    chain.steadiness = omega
     successive = []
-    for sweep in range(1, 2001):
+    for sweep in range(HELD + 1, HELD + 2001):
         now = Factors(chain.alpha, chain.rows["users"], chain.rows["items"])
-        ratings = rate(now, chain.tau, generator)
+        ratings = rate(now, chain.tau, chain.steadiness, generator)
         for side in SWEEP:
             own, other = (1, "users") if side == "items" else (0, "items")
             block = RatingBlock.from_triples(PAIRS[own], PAIRS[1 - own], ratings)
@@ -223,9 +226,8 @@ def test_geweke():
             whole = chain.rows[side].copy()
             whole[block.rows] = update.x
             chain.replace(side, update._replace(x=whole), sweep)
-        successive.append(
-            functionals(Factors(chain.alpha, chain.rows["users"], chain.rows["items"]), chain.tau)
-        )
+        now = Factors(chain.alpha, chain.rows["users"], chain.rows["items"])
+        successive.append(functionals(now, chain.tau, chain.steadiness))
     drawn = np.array(successive)
     sizes = np.array([effective_size(column[None]) for column in drawn.T])
     error = np.sqrt(marginal.var(axis=0) * (1 / len(marginal) + 1 / sizes))
@@ -243,7 +245,8 @@ def degrees_of(problem):
 
 def chain_of(problem, seed=1, **arguments):
     settings = {"level": LevelPrior(3.0, 2.0), "row_prior": RowPrior.of(2.0, 3)} | arguments
-    return Chain(problem.factors, 0.5, degrees_of(problem), seed=seed, **settings)
+    held = dict.fromkeys(("users", "items"), np.array([1.0, 2, 2, 2]))
+    return Chain(problem.factors, 0.5, degrees_of(problem), held, seed=seed, **settings)
 
 
 def sweep_of(chain, problem, sweep):
@@ -260,7 +263,7 @@ def problem():
 
 def test_centered_rows_predict_the_same_and_have_mean_0(problem):
     chain = chain_of(problem)
-    sweep_of(chain, problem, 1)
+    sweep_of(chain, problem, HELD + 1)
     centered = chain.sample()
     now = Factors(chain.alpha, chain.rows["users"], chain.rows["items"])
     pair = problem.users, problem.items
@@ -278,6 +281,7 @@ def test_centered_rows_predict_the_same_and_have_mean_0(problem):
         chain.tau,
         chain.distributions["users"],
         chain.distributions["items"],
+        chain.steadiness,
     )
     assert not mean.factors.users.any()
     assert not mean.factors.items.any()
@@ -285,13 +289,13 @@ def test_centered_rows_predict_the_same_and_have_mean_0(problem):
 
 def test_what_a_chain_says_of_itself(problem):
     chain = chain_of(problem)
-    sweep_of(chain, problem, 1)
+    sweep_of(chain, problem, HELD + 1)
     now = Factors(chain.alpha, chain.rows["users"], chain.rows["items"])
     errors = problem.ratings - predict(now, problem.users, problem.items)
     assert chain.train_rmse == pytest.approx(np.sqrt(np.mean(errors**2)))
     degrees = degrees_of(problem)
     penalties = [chain.distributions[s].penalty(chain.rows[s], degrees[s]).sum() for s in degrees]
-    f = (np.sum(errors**2) + sum(penalties) / chain.tau) / len(errors)
+    f = (chain.steadiness[problem.users] @ errors**2 + sum(penalties) / chain.tau) / len(errors)
     assert chain.objective == pytest.approx(f)
 
 
@@ -306,6 +310,15 @@ def test_a_chain_that_was_restored_goes_on_to_the_same_bits(problem):
     sweep_of(resumed, problem, 2)
     assert resumed.sample().factors.users.tobytes() == one.sample().factors.users.tobytes()
     assert (resumed.alpha, resumed.tau) == (one.alpha, one.tau)
+
+
+def test_the_first_sweeps_hold_the_precision_still(problem):
+    chain = chain_of(problem)
+    for sweep in (1, HELD):
+        sweep_of(chain, problem, sweep)
+        np.testing.assert_array_equal(chain.distributions["items"].precision, np.diag([1, 2, 2, 2]))
+    sweep_of(chain, problem, HELD + 1)
+    assert chain.distributions["items"].mean.all()
 
 
 def test_chains_differ_by_seed_and_by_number(problem):
@@ -328,11 +341,12 @@ def test_ratings_on_another_scale_give_the_same_model_on_that_scale(problem):
         scaled.factors,
         0.5 / 16,
         degrees_of(problem),
+        dict.fromkeys(("users", "items"), np.array([1.0, 2, 2, 2]) / unit**2),
         level=LevelPrior(12.0, 8.0),
         row_prior=RowPrior.of(8.0, 3),
         seed=1,
     )
-    for sweep in (1, 2):
+    for sweep in (HELD, HELD + 1):
         sweep_of(one, problem, sweep)
         sweep_of(other, scaled, sweep)
     np.testing.assert_allclose(other.rows["users"], one.rows["users"] * unit, rtol=1e-6)

@@ -1,0 +1,37 @@
+"""How long fits go on and how: the settings of their loop, from Params."""
+
+from __future__ import annotations
+
+from nonconvex.distributed.courses import SamplingSettings
+from nonconvex.distributed.gradient_descent import DescentSettings
+from nonconvex.factorization_params import FactorizationParams
+from nonconvex.fitting import LoopSettings
+
+__all__ = ["loop_of"]
+
+
+def loop_of(params: FactorizationParams) -> LoopSettings:
+    """Return the settings of the loop that an estimator's fits share.
+
+    Examples
+    --------
+    >>> loop_of(MatrixFactorization(maxIter=3)).max_iter  # doctest: +SKIP
+    3
+    """
+    get = params.getOrDefault
+    descent, sampling = None, None
+    if get("solver") == "gd":
+        descent = DescentSettings(params._optimizer(), get("miniBatchFraction"), get("seed"))
+    if get("solver") == "gibbs":
+        lengths = map(get, ("numBurnIn", "numSamples", "thinning", "numKept"))
+        sampling = SamplingSettings(*lengths)
+    return LoopSettings(
+        max_iter=get("maxIter"),
+        tol=get("tol"),
+        patience=get("patience"),
+        gradient_tol=get("gradientTol"),
+        descent=descent,
+        sampling=sampling,
+        checkpoint_path=get("checkpointPath"),
+        checkpoint_interval=get("checkpointInterval"),
+    )
