@@ -25,7 +25,7 @@ ModelT = TypeVar("ModelT", bound=Any)  # a model of a network, whose module impo
 
 
 class NetworkWriter(ModelWriter[ModelT]):
-    """Writes ``weights/``, ``standardization/`` and ``metadata/``."""
+    """Writes ``weights/``, ``standardization/``, ``targets/`` if they are, and ``metadata/``."""
 
     def _write(self, path: str) -> dict[str, Any]:
         model, spark = self._model, self.sparkSession
@@ -33,6 +33,8 @@ class NetworkWriter(ModelWriter[ModelT]):
         network = scorer.network
         write_parameters(spark, f"{path}/weights", network, scorer.theta)
         write_standardization(spark, f"{path}/standardization", scorer.standardization)
+        if scorer.targets is not None:
+            write_standardization(spark, f"{path}/targets", scorer.targets)
         return {
             "network": {
                 "layers": list(network.layers),
@@ -44,7 +46,8 @@ class NetworkWriter(ModelWriter[ModelT]):
             },
             "precision": scorer.theta.dtype.name,
             "classes": None if scorer.classes is None else scorer.classes._asdict(),
-            "checksum": checksum(scorer.theta, scorer.standardization),
+            "targets": scorer.targets is not None,
+            "checksum": checksum(scorer.theta, scorer.standardization, scorer.targets),
             "summary": json.loads(model.summary.to_json()),
         }
 
@@ -67,10 +70,13 @@ class NetworkReader(ModelReader[ModelT]):
         spark, precision = self.sparkSession, metadata["precision"]
         theta = read_parameters(spark, f"{path}/weights", network, precision)
         of = read_standardization(spark, f"{path}/standardization", network.layers[0])
-        if checksum(theta, of) != metadata["checksum"]:
+        targets = None
+        if metadata["targets"]:
+            targets = read_standardization(spark, f"{path}/targets", network.layers[-1])
+        if checksum(theta, of, targets) != metadata["checksum"]:
             raise ModelError(
-                f"{path}/weights or {path}/standardization has other numbers than were saved; "
+                f"{path} has other weights or standardizations than were saved; "
                 "save the model again, or train it"
             )
-        model: ModelT = self._cls(Scorer(network, theta, of, classes), summary)
+        model: ModelT = self._cls(Scorer(network, theta, of, classes, targets), summary)
         return model

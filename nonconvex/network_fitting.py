@@ -97,7 +97,11 @@ def fit_network(
         seconds=time.perf_counter() - started,
     )
     scorer = Scorer(
-        plan.network, trained[best].theta, plan.reading.standardization, examples.outline.classes
+        plan.network,
+        trained[best].theta,
+        plan.reading.standardization,
+        examples.outline.classes,
+        plan.reading.targets,
     )
     return scorer, summary
 
@@ -132,6 +136,7 @@ def _checkpoints(
         "layers": list(plan.network.layers),
         "start": _digest(plan.theta),
         "standardization": _digest(np.stack(plan.reading.standardization)),
+        "targets": plan.reading.targets and _digest(np.stack(plan.reading.targets)),
         "examples": examples.fingerprint,
     }
     interval = params.getOrDefault("checkpointInterval")

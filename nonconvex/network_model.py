@@ -41,7 +41,7 @@ class _NetworkModel(Model, NetworkModelParams, MLWritable):
 
     @property
     def scorer(self) -> Scorer:
-        """The network, its parameters, the standardization of features, and the classes."""
+        """The network, its parameters, what standardizes features and targets, and the classes."""
         return self._scorer
 
     @property
@@ -57,7 +57,8 @@ class _NetworkModel(Model, NetworkModelParams, MLWritable):
     def weights(self) -> DenseVector:
         """All parameters: W and b of the first layer, then of the next, in MLlib's order.
 
-        They are for standardized features, unless ``standardization`` was False.
+        They are for standardized features and targets, unless ``standardization`` and
+        ``targetStandardization`` were False.
         """
         return DenseVector(self._scorer.theta.astype(np.float64))
 

@@ -216,6 +216,10 @@ class NetworkParams(NetworkModelParams, DescentParams, FitParams):
         """Return the size of a minibatch that is meant."""
         return int(self.getOrDefault("batchSize"))
 
+    def _standardize_targets(self) -> bool:
+        """Tell whether the numbers to predict are standardized."""
+        return False
+
 
 class RegressorParams(NetworkParams):
     """Params of `MultilayerPerceptronRegressor`."""
@@ -225,6 +229,20 @@ class RegressorParams(NetworkParams):
         "column of targets, numbers, vectors or arrays, or a list of columns of numbers",
         names("labelCol"),
     )
+    targetStandardization = param(
+        "targetStandardization",
+        "whether targets get mean 0 and variance 1 in training, as measured in fit, so that "
+        "learningRate and regParam do not depend on their units; predictions are in those of the "
+        "data",
+        flag("targetStandardization"),
+    )
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._setDefault(targetStandardization=True)
+
+    def _standardize_targets(self) -> bool:
+        return bool(self.getOrDefault("targetStandardization"))
 
 
 class ClassifierParams(ClassificationModelParams, NetworkParams):

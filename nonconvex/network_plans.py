@@ -65,11 +65,14 @@ def plan_network(params: NetworkParams, examples: ExampleSet, initial: Scorer | 
         _check_initial(params, examples.outline, network, initial)
         reading = examples.reading(
             standardize=False, dtype=get("precision"), class_weights=weights
-        )._replace(standardization=initial.standardization)
+        )._replace(standardization=initial.standardization, targets=initial.targets)
         return Plan(network, initial.theta.astype(dtype)[None], [0], reading)
     network = _network_of(params, examples.outline, None)
     reading = examples.reading(
-        standardize=get("standardization"), dtype=get("precision"), class_weights=weights
+        standardize=get("standardization"),
+        standardize_targets=params._standardize_targets(),
+        dtype=get("precision"),
+        class_weights=weights,
     )
     if get("initialWeights") is not None:
         given = np.array(get("initialWeights"), dtype)
@@ -198,12 +201,16 @@ def _check_initial(
             "the initial model has the activation step, through which nothing is learned; set "
             'stepGradient="straight-through"'
         )
-    scaled = bool((initial.standardization.scale != 1).any() or initial.standardization.mean.any())
-    if params.isSet("standardization") and params.getOrDefault("standardization") != scaled:
-        raise ParamError(
-            f"standardization={params.getOrDefault('standardization')} is not that of the initial "
-            "model, which is kept; unset it"
-        )
+    for name, kept in (
+        ("standardization", initial.standardization),
+        ("targetStandardization", initial.targets),
+    ):
+        scaled = kept is not None and bool((kept.scale != 1).any() or kept.mean.any())
+        if params.hasParam(name) and params.isSet(name) and params.getOrDefault(name) != scaled:
+            raise ParamError(
+                f"{name}={params.getOrDefault(name)} is not that of the initial model, which is "
+                "kept; unset it"
+            )
 
 
 def _shown(initial: Scorer) -> str:

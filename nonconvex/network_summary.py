@@ -29,7 +29,8 @@ class RestartSummary:
         f, and its part that is no penalty, over all training rows with the parameters that were
         kept.
     metric : float
-        Over the same rows: accuracy, or for a regression √(Σ w ‖ŷ − y‖² / Σ w).
+        Over the same rows: accuracy, or for a regression √(Σ w ‖ŷ − y‖² / Σ w), of targets that
+        are standardized if ``targetStandardization`` says so, as they are in f.
     validation_loss, validation_metric : float or None
         The same over the validation rows.
     history : list of dict

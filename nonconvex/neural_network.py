@@ -52,7 +52,7 @@ class _NetworkEstimator(Estimator[ModelT], NetworkParams, DefaultParamsWritable,
         """Start fits from the parameters of an earlier model; None for random starts.
 
         Its layers, activations and biases are taken unless they are set, and must otherwise be
-        equal; its standardization is kept, so that training begins at what the model predicts.
+        equal; its standardizations are kept, so that training begins at what the model predicts.
         It is not saved with the estimator.
         """
         if not (model is None or isinstance(model, self._model_class)):
@@ -171,7 +171,9 @@ class MultilayerPerceptronRegressor(
 
         f = Σ w ‖ŷ − y‖² / Σ w + (λ/2) Σ_l ‖W_l‖²
 
-    is minimized over the training rows.  Without hidden layers it is linear regression.
+    is minimized over the training rows.  Without hidden layers it is linear regression.  Unless
+    ``targetStandardization`` is False, y and ŷ in f are in standard deviations from the mean of
+    each target, and so is what `summary` says of f; predictions are in the units of the data.
 
     Whatever the partitions and the number of cores, the same data, Params and seed give the same
     model to the bit; the two places that ``gradients`` names differ in rounding, so where
@@ -212,6 +214,7 @@ class MultilayerPerceptronRegressor(
         initialWeights: Sequence[float] | None = None,
         regParam: float = 0.0,
         standardization: bool = True,
+        targetStandardization: bool = True,
         maxIter: int = 100,
         maxSteps: int | None = None,
         batchSize: int = 128,

@@ -44,6 +44,8 @@ class Measures(NamedTuple):
         Rows of each piece.
     moments : Moments
         Of the features.
+    targets : Moments or None
+        Of the numbers to predict; None if there are classes.
     class_weights : float64 array of shape (k,)
         Sum of the weights of each class; for a regression one entry, of all examples.
     fingerprint : str
@@ -52,6 +54,7 @@ class Measures(NamedTuple):
 
     sizes: tuple[int, ...]
     moments: Moments
+    targets: Moments | None
     class_weights: NDArray[np.float64]
     fingerprint: str
 
@@ -90,6 +93,7 @@ class ExampleSet:
         self,
         *,
         standardize: bool = True,
+        standardize_targets: bool = False,
         dtype: str = "float32",
         class_weights: Sequence[float] | None = None,
     ) -> Reading:
@@ -100,6 +104,8 @@ class ExampleSet:
         standardize : bool
             Whether features get mean 0 and variance 1; of a constant one, the standardized value
             is 0, and one warning names those there are.
+        standardize_targets : bool
+            Whether the numbers to predict do.
         dtype : str
             "float32" or "float64".
         class_weights : sequence of float, optional
@@ -111,7 +117,14 @@ class ExampleSet:
             standardization = moments.standardization()
             self._warn(np.flatnonzero(moments.constant()))
         weights = None if class_weights is None else np.asarray(class_weights, np.float64)
-        return Reading(standardization, dtype, self.outline.classes is not None, weights)
+        targets = self.measures.targets if standardize_targets else None
+        return Reading(
+            standardization,
+            dtype,
+            self.outline.classes is not None,
+            weights,
+            None if targets is None else targets.standardization(),
+        )
 
     def release(self) -> None:
         """Free what is cached."""
@@ -261,6 +274,7 @@ def measure(
 class _Part(NamedTuple):
     rows: int
     moments: Moments
+    targets: Moments | None
     class_weights: NDArray[np.float64]
     digest: bytes
 
@@ -270,6 +284,7 @@ def _measure(pieces: Pieces, about: Outline, rows: int) -> Measures:
     unmeasured = replace(pieces, sizes=(1,) * len(pieces.partitions))
     sizes = [0] * len(pieces.partitions)
     moments: Moments | None = None
+    targets: Moments | None = None
     weights = np.zeros(1)
     digest = hashlib.blake2b(digest_size=8)
     bytes_of_result = 4 * 8 * about.features
@@ -277,6 +292,8 @@ def _measure(pieces: Pieces, about: Outline, rows: int) -> Measures:
         for number, part in pieces.run(task, chunk).items():
             sizes[number] = part.rows
             moments = part.moments if moments is None else moments.merge(part.moments)
+            if part.targets is not None:
+                targets = part.targets if targets is None else targets.merge(part.targets)
             weights = weights + part.class_weights
             digest.update(part.digest)
     if moments is None or sum(sizes) != rows:
@@ -284,7 +301,7 @@ def _measure(pieces: Pieces, about: Outline, rows: int) -> Measures:
             f"the dataframe had {rows:,} examples and a moment later {sum(sizes):,}, it gives "
             "other rows each time; cache it, or write it to Parquet"
         )
-    return Measures(tuple(sizes), moments, weights, digest.hexdigest())
+    return Measures(tuple(sizes), moments, targets, weights, digest.hexdigest())
 
 
 def _measuring(about: Outline) -> Any:
@@ -294,10 +311,11 @@ def _measuring(about: Outline) -> Any:
         x, y, weight = piece.arrays(classify)
         moments = Moments.of(x, weight)
         weights = np.array([moments.weight])
+        of_targets = None if classify else Moments.of(y, weight)
         if classify:
             weights = np.bincount(y, weight, targets).astype(np.float64)
         keys = content_keys([x, y, weight])[0].tobytes()
         digest = hashlib.blake2b(keys, digest_size=8).digest()
-        return _Part(piece.rows, moments, weights, digest)
+        return _Part(piece.rows, moments, of_targets, weights, digest)
 
     return task

@@ -58,15 +58,18 @@ class Scorer:
     standardization : Standardization
     classes : Classes or None
         None for a regression.
+    targets : Standardization or None
+        What the numbers to predict were standardized with in training.
     """
 
     network: Network
     theta: NDArray[np.floating]
     standardization: Standardization
     classes: Classes | None = None
+    targets: Standardization | None = None
 
     def logits(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return z⁽ᴸ⁾ of shape (m, d_L) for features as they are in the data."""
+        """Return z⁽ᴸ⁾ of shape (m, d_L), in the units of the targets, for features as they are."""
         parts: list[NDArray[np.floating]] = [np.empty((0, self.network.layers[-1]))]
         with one_thread_per_product(), np.errstate(over="ignore"):
             for start in range(0, len(x), _ROWS_AT_A_TIME):
@@ -74,7 +77,8 @@ class Scorer:
                     x[start : start + _ROWS_AT_A_TIME], self.theta.dtype
                 )
                 parts.append(forward(self.network, self.theta, rows)[-1])
-        return np.concatenate(parts).astype(np.float64)
+        z = np.concatenate(parts).astype(np.float64)
+        return z if self.targets is None else self.targets.invert(z)
 
 
 def score(

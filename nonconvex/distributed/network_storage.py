@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from itertools import chain
 
 import numpy as np
 import pyarrow as pa
@@ -68,27 +69,27 @@ def read_parameters(
 
 
 def write_standardization(spark: SparkSession, path: str, of: Standardization) -> None:
-    """Write what features are standardized with as rows ``index, mean, scale``."""
+    """Write what features or targets are standardized with as rows ``index, mean, scale``."""
     index = pa.array(np.arange(len(of.mean)), pa.int32())
     table = pa.table([index, pa.array(of.mean), pa.array(of.scale)], ["index", "mean", "scale"])
     spark.createDataFrame(table).write.parquet(path)
 
 
-def read_standardization(spark: SparkSession, path: str, features: int) -> Standardization:
+def read_standardization(spark: SparkSession, path: str, width: int) -> Standardization:
     """Read what `write_standardization` wrote; errors are those of `read_parameters`."""
     table = _read(spark, path, ("index", "mean", "scale"))
-    if len(table) != features:
+    if len(table) != width:
         raise ModelError(
-            f"{path} holds {len(table):,} features and not the {features:,} of the model; "
+            f"{path} holds {len(table):,} rows and not the {width:,} of the model; "
             "save the model again, or train it"
         )
     return Standardization(table["mean"].to_numpy(), table["scale"].to_numpy())
 
 
-def checksum(theta: NDArray[np.floating], of: Standardization) -> str:
+def checksum(theta: NDArray[np.floating], *of: Standardization | None) -> str:
     """Return what tells whether numbers are those that were saved."""
     digest = hashlib.sha256(np.ascontiguousarray(theta).tobytes())
-    for values in of:
+    for values in chain(*(one for one in of if one is not None)):
         digest.update(np.ascontiguousarray(values, np.float64).tobytes())
     return digest.hexdigest()
 

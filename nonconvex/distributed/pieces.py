@@ -70,12 +70,15 @@ class Reading(NamedTuple):
     classify : bool
     class_weights : float64 array of shape (k,), optional
         What the weights of the examples of each class are multiplied by.
+    targets : Standardization, optional
+        What the numbers to predict are standardized with.
     """
 
     standardization: Standardization
     dtype: str
     classify: bool
     class_weights: NDArray[np.float64] | None = None
+    targets: Standardization | None = None
 
     def __call__(self, piece: Piece, rows: NDArray[np.int64] | None = None) -> Examples:
         """Read a piece, or some of its rows in this order."""
@@ -85,6 +88,8 @@ class Reading(NamedTuple):
             weight = None if weight is None else weight.take(rows)
         if self.class_weights is not None:
             weight = self.class_weights[y] * (1.0 if weight is None else weight)
+        if self.targets is not None:
+            y = self.targets.apply(y, np.float64)
         return Examples(self.standardization.apply(x, np.dtype(self.dtype)), y, weight)
 
     def row_bytes(self) -> int:

@@ -110,8 +110,6 @@ class PreparedExamples:
         if shape["classes"] is not None:
             kind, values = shape["classes"]
             shape["classes"] = Classes(kind, tuple(values))
-        moments = about["moments"]
-        arrays = (np.array(moments[name]) for name in Moments._fields[1:])
         sizes, held_out = tuple(about["sizes"]), tuple(about["validation_sizes"])
         rdd, places = _located(self.spark, f"{self.path}/pieces", len(sizes) + len(held_out))
         train = Pieces(rdd, 0, places[: len(sizes)], sizes)
@@ -123,7 +121,8 @@ class PreparedExamples:
             validation if held_out else None,
             Measures(
                 sizes,
-                Moments(moments["weight"], *arrays),
+                _moments(about["moments"]),
+                None if about["targets"] is None else _moments(about["targets"]),
                 np.array(about["class_weights"]),
                 about["train_fingerprint"],
             ),
@@ -199,7 +198,6 @@ def _located(
 
 def _manifest(examples: ExampleSet) -> dict[str, Any]:
     about, measures = examples.outline, examples.measures
-    moments = measures.moments
     return {
         "examples_layout": LAYOUT,
         "columns": asdict(examples.columns),
@@ -210,11 +208,18 @@ def _manifest(examples: ExampleSet) -> dict[str, Any]:
         "class_weights": measures.class_weights.tolist(),
         "sizes": measures.sizes,
         "validation_sizes": () if examples.validation is None else examples.validation.sizes,
-        "moments": {
-            "weight": moments.weight,
-            **{name: getattr(moments, name).tolist() for name in Moments._fields[1:]},
-        },
+        "moments": _values(measures.moments),
+        "targets": None if measures.targets is None else _values(measures.targets),
     }
+
+
+def _values(moments: Moments) -> dict[str, Any]:
+    arrays = {name: getattr(moments, name).tolist() for name in Moments._fields[1:]}
+    return {"weight": moments.weight, **arrays}
+
+
+def _moments(values: Mapping[str, Any]) -> Moments:
+    return Moments(values["weight"], *(np.array(values[name]) for name in Moments._fields[1:]))
 
 
 def _columns(values: Mapping[str, Any]) -> ExampleColumns:

@@ -117,3 +117,14 @@ class Standardization(NamedTuple):
         """Standardize in float64, and only then round to `dtype`; shape (m, d)."""
         standardized: Array = (x - self.mean) / self.scale
         return standardized.astype(dtype)
+
+    def invert(self, standardized: Array) -> Array:
+        """Return what `apply` made these of, in float64.
+
+        Examples
+        --------
+        >>> of = Standardization(np.array([3.0]), np.array([2.0]))
+        >>> of.invert(of.apply(np.array([[7.0]]), np.float64))
+        array([[7.]])
+        """
+        return standardized * self.scale + self.mean

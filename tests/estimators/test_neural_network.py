@@ -3,7 +3,6 @@
 import gc
 import json
 import logging
-import math
 import warnings
 
 import numpy as np
@@ -245,11 +244,29 @@ def test_several_targets(frame, regression):
     assert found["targets"][1]["r2"] == pytest.approx(
         1 - (error[:, 1] ** 2).sum() / ((y[:, 1] - y[:, 1].mean()) ** 2).sum()
     )
-    assert regression.summary.restarts[0].metric == pytest.approx(found["rmse"] * math.sqrt(2))
+    standardized = (error / y.std(axis=0)) ** 2
+    assert regression.summary.restarts[0].metric == pytest.approx(
+        np.sqrt(standardized.sum(axis=1).mean()), rel=1e-5
+    )
     array = frame.withColumn("both", F.array("s", "t"))
     same = MultilayerPerceptronRegressor(labelCol="both", **QUICK).fit(array)
     assert theta(same) == theta(regression)
     assert same.evaluate(array)["targets"][1]["target"] == "both[1]"
+
+
+def test_the_units_of_targets_do_not_matter(frame):
+    # The rows of a step are chosen by what is in them: here they are all in each step.
+    estimator = MultilayerPerceptronRegressor(
+        labelCol=["s", "t"], precision="float64", **{**QUICK, "batchSize": 1000}
+    )
+    own = estimator.fit(frame)
+    other = estimator.fit(frame.withColumns({name: F.col(name) * 1024 - 7 for name in ("s", "t")}))
+    assert other.weights.toArray() == pytest.approx(own.weights.toArray(), rel=1e-6)
+    x = np.array([0.5, -1.0, 2.0])
+    assert other.predict(x) == pytest.approx([1024 * y - 7 for y in own.predict(x)])
+    plain = estimator.setTargetStandardization(False).fit(frame)
+    assert plain.scorer.targets is None
+    assert plain.weights != own.weights
 
 
 def test_save_and_load(frame, model, regression, tmp_path):
@@ -313,7 +330,7 @@ def test_a_missing_or_damaged_model_is_refused(spark, model, tmp_path):
     weights = spark.read.parquet(str(place / "weights")).toArrow()
     turned = spark.createDataFrame(weights).withColumn("weights", F.reverse("weights"))
     turned.write.mode("overwrite").parquet(str(place / "weights"))
-    refused("has other numbers than were saved")
+    refused("has other weights or standardizations than were saved")
     for file in (place / "standardization").glob("part-*"):
         file.unlink()
     refused("standardization cannot be read as part of a model")
