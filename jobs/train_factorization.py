@@ -19,7 +19,13 @@ from nonconvex.factorization_sections import FactorizationConfig
 from nonconvex.job import run
 from nonconvex.numerics.errors import Evaluation
 from nonconvex.recommendation import MatrixFactorization, MatrixFactorizationModel
-from nonconvex.reports import METRICS, evaluation_report, metrics_json, restart_table
+from nonconvex.reports import (
+    METRICS,
+    chain_table,
+    evaluation_report,
+    metrics_json,
+    restart_table,
+)
 
 
 def main(spark: SparkSession, config: FactorizationConfig) -> dict[str, Any]:
@@ -37,7 +43,9 @@ def main(spark: SparkSession, config: FactorizationConfig) -> dict[str, Any]:
         metrics = metrics_json(this.id, prepared, model, evaluation)
         files.write_text(f"{this.path}/{METRICS}", metrics)
     publish_run(spark, config.output.path, this)
-    if model.summary.restarts[1:]:
+    if model.summary.sampling is not None:
+        print(chain_table(model.summary), end="\n\n")
+    elif model.summary.restarts[1:]:
         print(restart_table(model.summary), end="\n\n")
     if evaluation is not None:
         clipped = model.getOrDefault("clipPredictions")

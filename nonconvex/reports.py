@@ -18,6 +18,7 @@ from nonconvex.summary import RestartSummary, TrainingSummary
 
 __all__ = [
     "METRICS",
+    "chain_table",
     "evaluation_json",
     "evaluation_report",
     "metrics_json",
@@ -106,6 +107,39 @@ def restart_table(summary: TrainingSummary) -> str:
         for number, restart in enumerate(summary.restarts)
     ]
     return text_table(header, rows)
+
+
+def chain_table(summary: TrainingSummary) -> str:
+    """Show where each chain of Gibbs sampling ended, and how far their samples can be trusted.
+
+    Examples
+    --------
+    >>> print(chain_table(model.summary))  # doctest: +SKIP
+    chain  sweeps       τ  train RMSE  validation RMSE of the mean
+    0         250  0.6012      1.3407                       1.5098
+    1         250  0.6044      1.3391                       1.5098
+    20 of 400 samples kept; of τ R̂ 1.01 and 95 effective samples
+    """
+    header = ["chain", "sweeps", "τ", "train RMSE", "validation RMSE of the mean"]
+    rows = []
+    for chain in summary.restarts:
+        validation = chain.validation_rmse
+        rows.append(
+            [
+                f"{chain.restart}",
+                f"{chain.iteration}",
+                f"{chain.history[-1]['tau']:.4f}",
+                f"{chain.train_rmse:.4f}",
+                "" if validation is None else f"{validation:.4f}",
+            ]
+        )
+    sampling = summary.sampling
+    assert sampling is not None
+    trust = f"{sampling['kept']} of {len(rows) * sampling['samples']} samples kept"
+    agreement, size = sampling["rHat"]["tau"], sampling["effectiveSize"]["tau"]
+    if agreement is not None and size is not None:
+        trust += f"; of τ R̂ {agreement:.2f} and {size:.0f} effective samples"
+    return f"{text_table(header, rows)}\n{trust}"
 
 
 def evaluation_json(evaluation: Evaluation) -> str:

@@ -8,6 +8,7 @@ from pyspark.sql import functions as F
 from nonconvex.distributed import courses, sampling
 from nonconvex.params import ParamError
 from nonconvex.recommendation import MatrixFactorization, MatrixFactorizationModel
+from nonconvex.reports import chain_table
 
 USERS, ITEMS, RANK, NOISE = 60, 40, 2, 0.5
 
@@ -87,6 +88,24 @@ def test_the_summary_tells_of_every_sweep(model):
     assert summary.sampling["kept"] == 6
     assert set(summary.sampling["rHat"]) == {"tau", "alpha", "train_rmse"}
     assert 1 <= summary.sampling["effectiveSize"]["tau"] <= 80
+
+
+def test_the_table_of_chains_is_for_reading(model):
+    lines = chain_table(model.summary).splitlines()
+    assert lines[0].split() == [
+        "chain",
+        "sweeps",
+        "τ",
+        "train",
+        "RMSE",
+        "validation",
+        "RMSE",
+        "of",
+        "the",
+        "mean",
+    ]
+    assert [line.split()[:2] for line in lines[1:3]] == [["0", "20"], ["1", "20"]]
+    assert lines[3].startswith("6 of 20 samples kept; of τ R̂ ")
 
 
 def test_the_validation_rmse_is_that_of_the_mean_model(model, ratings):

@@ -111,6 +111,35 @@ def test_what_is_printed(first):
     assert "Traceback" not in log
 
 
+def test_a_sampled_model_is_trained_and_published(train, root, first, tmp_path):
+    del first  # which has prepared the ratings
+    config = tmp_path / "gibbs.toml"
+    config.write_text(
+        f"""
+[prepared]
+path = "{root}/prepared"
+
+[factorization]
+solver = "gibbs"
+rank = 1
+numBurnIn = 1
+numSamples = 4
+numKept = 2
+predictionStdCol = "std"
+
+[output]
+path = "{tmp_path}/runs"
+"""
+    )
+    status, printed, outcome, log = train(config=config)
+    assert status == 0, outcome
+    assert re.fullmatch(r"chain +sweeps +τ +train RMSE +validation RMSE of the mean", printed[0])
+    assert outcome["iterations"] == 5
+    assert outcome["metrics"]["rmse"].keys() == {"model", "biases", "user_mean", "global_mean"}
+    assert len(re.findall(r"chain 0  sweep   \d  τ .* train RMSE", log)) == 5
+    assert MatrixFactorizationModel.load(outcome["model"]).getPredictionStdCol() == "std"
+
+
 def test_what_a_run_leaves(first, root, spark):
     _, outcome, _ = first
     directory = run_directory(outcome)
