@@ -62,6 +62,7 @@ IMPORTS = {
         "numerics.blocks numerics.designs "
         "numerics.factorization numerics.implicit numerics.least_squares"
     ),
+    "nonconvex.numerics.planted": "numerics.normals",
     "nonconvex.numerics.normals": "",
     "nonconvex.numerics.hyperpriors": "",
     "nonconvex.numerics.diagnostics": "",

@@ -1,4 +1,4 @@
-"""Standard normal numbers that are addressed rather than drawn in turn.
+"""Standard normal and uniform numbers that are addressed rather than drawn in turn.
 
 The numbers of a row depend on the stream and on the number of the row, and on nothing else, so
 that any executor can make those of its own rows: a counter is hashed to 64 random bits, and two
@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Stream", "normal_rows"]
+__all__ = ["Stream", "normal_rows", "uniform_rows"]
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MULTIPLIERS = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
@@ -71,14 +71,42 @@ def normal_rows(stream: Stream, rows: NDArray[np.integer], width: int) -> NDArra
     True
     """
     pairs = (width + 1) // 2
-    begin = _mix(rows.astype(np.uint64) * _ROW + np.uint64(stream.first))
-    steps = np.arange(2 * pairs, dtype=np.uint64) * _GOLDEN
-    bits = _mix(_mix(begin[:, None] + steps) ^ np.uint64(stream.second))  # (r, 2 pairs)
+    bits = _bits(stream, rows, 2 * pairs)
     # 53 bits each: one in (0, 1], whose logarithm is finite, and one in [0, 1)
     radius = np.sqrt(-2 * np.log(((bits[:, :pairs] >> np.uint64(11)) + np.uint64(1)) * 2.0**-53))
     angle = 2 * np.pi * ((bits[:, pairs:] >> np.uint64(11)) * 2.0**-53)
     normals = np.hstack([radius * np.cos(angle), radius * np.sin(angle)])
     return np.ascontiguousarray(normals[:, :width])
+
+
+def uniform_rows(stream: Stream, rows: NDArray[np.integer], width: int) -> NDArray[np.float64]:
+    """Return `width` independent numbers for each row, uniform in [0, 1).
+
+    Parameters
+    ----------
+    stream, rows, width
+        As for `normal_rows`.
+
+    Returns
+    -------
+    float64 array of shape (r, width)
+
+    Examples
+    --------
+    >>> stream = Stream.of(42, 0)
+    >>> both = uniform_rows(stream, np.array([7, 9]), 3)
+    >>> bool(np.all(both[1] == uniform_rows(stream, np.array([9]), 3)[0]))
+    True
+    """
+    whole = (_bits(stream, rows, width) >> np.uint64(11)).astype(np.float64)  # exact: 53 bits
+    return whole * 2.0**-53
+
+
+def _bits(stream: Stream, rows: NDArray[np.integer], width: int) -> NDArray[np.uint64]:
+    """Return 64 random bits for each of `width` numbers of each row."""
+    begin = _mix(rows.astype(np.uint64) * _ROW + np.uint64(stream.first))
+    steps = np.arange(width, dtype=np.uint64) * _GOLDEN
+    return _mix(_mix(begin[:, None] + steps) ^ np.uint64(stream.second))  # (r, width)
 
 
 def _sequence(seed: int, key: tuple[int, ...]) -> np.random.SeedSequence:
