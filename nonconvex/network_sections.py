@@ -58,29 +58,6 @@ class TableSection(Section):
     """Of the fields of CSV: by default a tab for .tsv, else a comma."""
 
 
-class ExamplesSection(TableSection):
-    """``[examples]``: the table of examples, and what is used of it.
-
-    Examples
-    --------
-    >>> ExamplesSection(path="houses.csv", task="regression", label="price").features is None
-    True
-    """
-
-    task: Literal["classification", "regression"]
-    """What is predicted: classes or numbers."""
-    features: _Text | _Texts | None = None
-    """A column of vectors or arrays, or a list of columns of numbers; by default all columns that
-    nothing else names."""
-    label: _Text | _Texts = "label"
-    """Column of the classes or numbers to predict; for several numbers, a list of columns."""
-    weight: _Text | None = None
-    """Column of the weights, if there is one."""
-    invalid: Literal["error", "reject"] = "error"
-    """What becomes of rows that cannot be used: no training, or training without them; they are
-    then kept with the run."""
-
-
 class ExampleSplitSection(Section):
     """``[split]``: which examples are held out; by default none.
 
@@ -109,6 +86,51 @@ class ExampleSplitSection(Section):
     def _check(self) -> Self:
         self.split()
         return self
+
+
+class ExamplesSection(TableSection):
+    """``[examples]``: the table of examples, and what is used of it.
+
+    Examples
+    --------
+    >>> ExamplesSection(path="houses.csv", task="regression", label="price").features is None
+    True
+    """
+
+    task: Literal["classification", "regression"]
+    """What is predicted: classes or numbers."""
+    features: _Text | _Texts | None = None
+    """A column of vectors or arrays, or a list of columns of numbers; by default all columns that
+    nothing else names."""
+    label: _Text | _Texts = "label"
+    """Column of the classes or numbers to predict; for several numbers, a list of columns."""
+    weight: _Text | None = None
+    """Column of the weights, if there is one."""
+    invalid: Literal["error", "reject"] = "error"
+    """What becomes of rows that cannot be used: no training, or training without them; they are
+    then kept with the run."""
+
+    def table(self, spark: SparkSession, split: ExampleSplitSection) -> ExampleTable:
+        """Read the examples and split them.
+
+        Raises
+        ------
+        SourceError, ColumnError, ExamplesError
+            As `read_table` and `take_examples` say.
+        """
+        source = read_table(spark, self.path, format=self.format, separator=self.separator)
+        label = self.label if isinstance(self.label, str) else list(self.label)
+        features = self.features
+        if features is None:
+            named = [label] if isinstance(label, str) else label
+            others = [*named, *filter(None, (self.weight, split.column))]
+            names = feature_columns(source, others)
+            features = names[0] if names == ["features"] else tuple(names)
+        columns = ExampleColumns(
+            features if isinstance(features, str) else list(features), label, self.weight
+        )
+        intake = Intake(split.split(), self.invalid)
+        return take_examples(source, columns, intake, classify=self.task == "classification")
 
 
 class NetworkConfig(Section):
@@ -149,22 +171,9 @@ class NetworkConfig(Section):
         Raises
         ------
         SourceError, ColumnError, ExamplesError
-            As `read_table` and `take_examples` say.
+            As `ExamplesSection.table` says.
         """
-        about = self.examples
-        source = read_table(spark, about.path, format=about.format, separator=about.separator)
-        label = about.label if isinstance(about.label, str) else list(about.label)
-        features = about.features
-        if features is None:
-            named = [label] if isinstance(label, str) else label
-            others = [*named, *filter(None, (about.weight, self.split.column))]
-            names = feature_columns(source, others)
-            features = names[0] if names == ["features"] else tuple(names)
-        columns = ExampleColumns(
-            features if isinstance(features, str) else list(features), label, about.weight
-        )
-        intake = Intake(self.split.split(), about.invalid)
-        return take_examples(source, columns, intake, classify=self.classify)
+        return self.examples.table(spark, self.split)
 
     def estimator(self, table: ExampleTable) -> NetworkEstimator:
         """Return the estimator of a table of examples.
