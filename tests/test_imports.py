@@ -249,6 +249,29 @@ IMPORTS = {
     "nonconvex.models": "distributed neural_network params recommendation",
     "nonconvex.prediction": "distributed models recommendation",
     "nonconvex.prediction_sections": "config network_sections serving_sections",
+    "nonconvex.benchmark_measurements": "",
+    "nonconvex.benchmark_memory": "",
+    "nonconvex.benchmark_turns": "",
+    "nonconvex.benchmark_data": "distributed numerics.planted",
+    "nonconvex.benchmark_factorization": (
+        "benchmark_data benchmark_measurements benchmark_turns recommendation"
+    ),
+    "nonconvex.benchmark_network": "benchmark_data benchmark_measurements benchmark_turns",
+    "nonconvex.benchmark_trainers": "neural_network",
+    "nonconvex.benchmark_sections": (
+        "benchmark_data benchmark_factorization benchmark_network benchmark_trainers config "
+        "distributed estimator_sections network_sections neural_network numerics.planted "
+        "recommendation sections"
+    ),
+    "nonconvex.benchmark_process": (
+        "benchmark_data benchmark_factorization benchmark_memory benchmark_network "
+        "benchmark_sections config session"
+    ),
+    "nonconvex.benchmark_runs": (
+        "benchmark_data benchmark_factorization benchmark_measurements benchmark_memory "
+        "benchmark_network benchmark_process benchmark_sections"
+    ),
+    "nonconvex.benchmark_reports": "benchmark_measurements distributed reports",
     # jobs: configuration in, files out, no arithmetic
     "jobs.prepare_ratings": "job sections distributed",
     "jobs.train_factorization": (
@@ -261,6 +284,10 @@ IMPORTS = {
         "config distributed job network_baselines network_reports network_sections reports"
     ),
     "jobs.predict": "distributed job models prediction prediction_sections",
+    "jobs.benchmark": (
+        "benchmark_measurements benchmark_reports benchmark_runs benchmark_sections distributed "
+        "job reports"
+    ),
 }
 
 # module or package, the nearest one counting: the third-party packages that it may import.
@@ -294,6 +321,15 @@ PACKAGES = {
     "nonconvex.reports": "pyspark.sql",
     "nonconvex.serving_sections": "pydantic",
     "nonconvex.starts": "numpy pyarrow",
+    "nonconvex.benchmark_data": "numpy pyarrow pyspark",
+    "nonconvex.benchmark_factorization": "pyspark",
+    "nonconvex.benchmark_network": "pyspark.sql",
+    "nonconvex.benchmark_process": "pyspark.sql",
+    "nonconvex.benchmark_reports": "pyspark.sql",
+    "nonconvex.benchmark_runs": "pyspark.sql",
+    "nonconvex.benchmark_sections": "pydantic pyspark",
+    "nonconvex.benchmark_trainers": "numpy pyarrow pyspark sklearn",
+    "nonconvex.benchmark_turns": "pyspark.sql",
     "nonconvex.recommender": "pyspark.sql",
     "nonconvex.model_files": "pyspark.ml pyspark.sql",
     "nonconvex.factorization_model": "numpy pyarrow pyspark",

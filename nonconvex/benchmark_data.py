@@ -1,0 +1,225 @@
+"""Data of a benchmark: Parquet files that all contenders read, planted or from a user's tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pyspark.ml.functions import vector_to_array
+from pyspark.ml.linalg import VectorUDT
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from nonconvex.distributed.example_tables import ExampleTable
+from nonconvex.distributed.filesystem import FileSystem, publish
+from nonconvex.distributed.prepared import PreparedRatings
+from nonconvex.distributed.ratings import PARTS
+from nonconvex.distributed.splits import Split, part_by_hash
+from nonconvex.numerics.planted import PlantedExamples, PlantedRatings
+
+__all__ = [
+    "BenchmarkTables",
+    "example_tables",
+    "planted_examples",
+    "planted_ratings",
+    "prepared_tables",
+    "write_tables",
+]
+
+_TRAIN, _VALIDATION, _TEST = PARTS
+_AT_ONCE = 1000  # users or examples whose rows are made together
+
+
+@dataclass(frozen=True)
+class BenchmarkTables:
+    """A directory with the rows to train and to test on.
+
+    Parameters
+    ----------
+    path : str
+    counts : dict of str to int
+        How many rows are in ``train`` and ``test``.
+    """
+
+    path: str
+    counts: dict[str, int]
+
+    @property
+    def train(self) -> str:
+        """Where the rows to train on are."""
+        return f"{self.path}/part={_TRAIN}"
+
+    @property
+    def test(self) -> str:
+        """Where the rows to test on are."""
+        return f"{self.path}/part={_TEST}"
+
+
+def planted_ratings(
+    spark: SparkSession, law: PlantedRatings, test: float, partitions: int | None = None
+) -> DataFrame:
+    """Make ratings on the executors: the same, whatever the partitions.
+
+    Parameters
+    ----------
+    spark : SparkSession
+    law : PlantedRatings
+    test : float
+        Fraction to hold out, by hash.
+    partitions : int, optional
+
+    Returns
+    -------
+    DataFrame
+        ``user int, item int, rating float, part string``.
+    """
+
+    def make(users: NDArray[np.int64]) -> dict[str, Any]:
+        return dict(zip(("user", "item", "rating"), law.of_users(users), strict=True))
+
+    users = spark.range(0, law.users, numPartitions=partitions)
+    ratings = users.mapInArrow(_in_pieces(make), "user int, item int, rating float")
+    return ratings.withColumn("part", _part(test, law.seed, F.col("user"), F.col("item")))
+
+
+def planted_examples(
+    spark: SparkSession,
+    law: PlantedExamples,
+    rows: int,
+    test: float,
+    partitions: int | None = None,
+) -> DataFrame:
+    """Make examples on the executors: the same, whatever the partitions.
+
+    Parameters
+    ----------
+    spark : SparkSession
+    law : PlantedExamples
+    rows : int
+    test : float
+        Fraction to hold out, by hash.
+    partitions : int, optional
+
+    Returns
+    -------
+    DataFrame
+        ``row long, features array<float>, label int, part string``.
+    """
+
+    def make(numbers: NDArray[np.int64]) -> dict[str, Any]:
+        features, label = law.examples(numbers)
+        ends = np.arange(0, features.size + 1, law.features, dtype=np.int32)
+        arrays = pa.ListArray.from_arrays(ends, features.ravel())
+        return {"row": numbers, "features": arrays, "label": label}
+
+    numbers = spark.range(0, rows, numPartitions=partitions)
+    schema = "row long, features array<float>, label int"
+    examples = numbers.mapInArrow(_in_pieces(make), schema)
+    return examples.withColumn("part", _part(test, law.seed, F.col("row")))
+
+
+def prepared_tables(prepared: PreparedRatings) -> DataFrame:
+    """Return prepared ratings for training and testing, under the dense indices of their ids.
+
+    Indices are integers, as MLlib demands. Ratings for the test whose user or item is not in
+    training, which MLlib cannot predict, are left out.
+
+    Returns
+    -------
+    DataFrame
+        As of `planted_ratings`.
+    """
+
+    def named(rows: DataFrame, part: str) -> DataFrame:
+        return rows.select(
+            F.col("user_index").alias("user"),
+            F.col("item_index").alias("item"),
+            F.col("rating").cast("float"),
+            F.lit(part).alias("part"),
+        )
+
+    known = prepared.test.where("user_index is not null and item_index is not null")
+    return named(prepared.by_user, _TRAIN).unionByName(named(known, _TEST))
+
+
+def example_tables(table: ExampleTable) -> DataFrame:
+    """Return examples with classes as integers from 0 on, as MLlib demands.
+
+    Rows for validation, which the contenders have different uses for, are left out.
+
+    Returns
+    -------
+    DataFrame
+        As of `planted_examples`, without ``row``.
+    """
+    columns = table.columns
+    assert isinstance(columns.label, str)
+    label = F.col(f"`{columns.label}`")
+    classes = [row[0] for row in table.part(_TRAIN).select(label).distinct().collect()]
+    numbers = F.create_map(*(F.lit(x) for pair in _numbered(classes) for x in pair))
+    parts = [table.part(part).withColumn("part", F.lit(part)) for part in (_TRAIN, _TEST)]
+    rows = parts[0].unionByName(parts[1])
+    return rows.select(
+        _features(rows, columns.features).alias("features"),
+        numbers[label].alias("label"),
+        "part",
+    ).where(F.col("label").isNotNull())
+
+
+def write_tables(
+    spark: SparkSession, path: str, make: Callable[[], DataFrame], *, reuse: bool
+) -> BenchmarkTables:
+    """Write the rows of `make`, and count them.
+
+    Parameters
+    ----------
+    spark : SparkSession
+    path : str
+        The directory, which is replaced.
+    make : callable
+        Returns rows with a column ``part``.
+    reuse : bool
+        Whether what is there already is what `make` would return.
+
+    Raises
+    ------
+    ValueError
+        If no rows are for training or for the test.
+    """
+    if not (reuse and FileSystem(spark, path).exists(path)):
+        with publish(spark, path) as directory:
+            make().write.mode("overwrite").partitionBy("part").parquet(directory)
+    counted = spark.read.parquet(path).groupBy("part").count().collect()
+    counts = {_TRAIN: 0, _TEST: 0} | {row["part"]: row["count"] for row in counted}
+    return BenchmarkTables(path, counts)
+
+
+def _in_pieces(make: Callable[[NDArray[np.int64]], dict[str, Any]]) -> Any:
+    def pieces(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            numbers = batch.column(0).to_numpy()
+            for start in range(0, len(numbers), _AT_ONCE):
+                yield pa.RecordBatch.from_pydict(make(numbers[start : start + _AT_ONCE]))
+
+    return pieces
+
+
+def _part(test: float, seed: int, *columns: Column) -> Column:
+    return part_by_hash(Split("random", test=test, seed=seed), *columns)
+
+
+def _numbered(classes: list[Any]) -> list[tuple[Any, int]]:
+    return [(label, number) for number, label in enumerate(sorted(classes))]
+
+
+def _features(rows: DataFrame, names: str | Sequence[str]) -> Column:
+    if not isinstance(names, str):
+        return F.array(*(F.col(f"`{name}`").cast("float") for name in names))
+    column = F.col(f"`{names}`")
+    if isinstance(rows.schema[names].dataType, VectorUDT):
+        return vector_to_array(column, "float32")
+    return column.cast("array<float>")
