@@ -89,35 +89,35 @@ class Conditional(NamedTuple):
         1.5
         """
         dtype, width = fixed.dtype, fixed.shape[1]
-        block = self._weighted(block)
-        size = len(block.rows)
+        size, omega = len(block.rows), np.ones(len(block.rows))
+        if self.steadiness is not None and self.of_rows:
+            omega = self.steadiness[block.rows]  # (r,), the same for all ratings of a row
+        elif self.steadiness is not None:
+            block = _weighted(block, self.steadiness[block.columns])
         normals = np.zeros((size, width))
         if self.stream is not None:
             normals = normal_rows(self.stream, block.rows if keys is None else keys, width)
         x, residual, squares = np.zeros((size, width), dtype), np.zeros(size), np.zeros(size)
-        tau = dtype.type(self.tau)
+        tau = (self.tau * omega).astype(dtype)
         precision = self.rows.precision.astype(dtype)
         means = self.rows.means(block.degrees)
         pull = np.einsum("rk,kl->rl", means, self.rows.precision).astype(dtype)
         for members, segments in designs(block, fixed, self.alpha, biases=True):
             a, b = segments.normal_equation()
-            x[members] = draw_normals(
-                tau * a + precision, tau * b + pull[members], normals[members]
-            )
+            own = tau[members, None]
+            a, b = own[..., None] * a + precision, own * b + pull[members]
+            x[members] = draw_normals(a, b, normals[members])
             residual[members], squares[members] = segments.sums(x[members])
         penalty = self.rows.penalty(x, block.degrees)
-        return RowUpdate(x, residual, squares, penalty, block.total_weights())
+        return RowUpdate(
+            x, omega * residual, omega * squares, penalty, omega * block.total_weights()
+        )
 
-    def _weighted(self, block: RatingBlock) -> RatingBlock:
-        """Multiply the weights by ω; the degrees stay what they are."""
-        if self.steadiness is None:
-            return block
-        if self.of_rows:
-            omega = np.repeat(self.steadiness[block.rows], block.counts)
-        else:
-            omega = self.steadiness[block.columns]
-        weights = omega if block.weights is None else omega * block.weights
-        return block._replace(weights=weights.astype(block.ratings.dtype))
+
+def _weighted(block: RatingBlock, omega: NDArray[np.float64]) -> RatingBlock:
+    """Multiply the weight of each rating by ω; the degrees stay what they are."""
+    weights = omega if block.weights is None else omega * block.weights
+    return block._replace(weights=weights.astype(block.ratings.dtype))
 
 
 def draw_normals(

@@ -59,6 +59,23 @@ def test_a_row_is_drawn_from_its_own_regression(problem):
         assert update.weight[number] == pytest.approx(twins.degree(rated))
 
 
+@pytest.mark.parametrize("of_rows", [True, False])
+@pytest.mark.parametrize("weighted", [True, False])
+def test_steadiness_counts_as_a_weight_of_the_ratings(of_rows, weighted):
+    problem = random_problem(np.random.default_rng(7), 9, 12, 3, weighted=weighted)
+    generator = np.random.default_rng(0)
+    omega = generator.gamma(5, 0.2, 9 if of_rows else 12)
+    block, rows = problem.block, distribution(generator, 4)
+    given_all = Conditional(1.0, 1.7, rows, STREAM, omega, of_rows)
+    update = given_all.draw(block, problem.factors.items)
+    each = omega[np.repeat(block.rows, block.counts) if of_rows else block.columns]
+    weights = each if block.weights is None else each * block.weights
+    plain = given_all._replace(steadiness=None)
+    twin = plain.draw(block._replace(weights=weights), problem.factors.items)
+    for one, other in zip(update, twin, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-12)
+
+
 def test_draws_have_the_mean_and_the_covariance_of_the_conditional():
     generator = np.random.default_rng(0)
     root = generator.normal(size=(3, 3))
