@@ -49,6 +49,7 @@ class MatrixFactorizationModel(
     Attributes
     ----------
     rank : int
+        That of the factors, which for the mean of samples is ``meanRank``.
     globalBias : float
         α.
     userFactors, itemFactors : DataFrame
@@ -140,7 +141,9 @@ class MatrixFactorizationModel(
         user, λ, ν and ρ, its weights, and its ``nonnegative``, ``fitBiases`` and
         ``implicitPrefs``.  A user of training, with exactly the ratings that it had there, gets
         its own row again: to the bit if the solver was "als", which ends with the users; nearly
-        for another solver, if it converged; not in an ensemble, whose rows are means.
+        for another solver, if it converged; not in an ensemble, whose rows are means.  If the
+        model was sampled, rows and noise are drawn given the items of each kept sample, and what
+        predicts is the mean of their conditional means.
 
         Parameters
         ----------
