@@ -74,6 +74,7 @@ def fit_network(
         seed=get("seed"),
         place=choice.place,
         checkpoints=_checkpoints(params, examples, plan, choice),
+        first=plan.restarts[0],
     )
     restarts = _restarts(examples, plan, trained)
     best = min(range(len(restarts)), key=lambda number: restarts[number].merit)

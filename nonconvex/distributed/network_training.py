@@ -38,6 +38,7 @@ def train_network(
     place: Place | Literal["auto"] = "auto",
     memory_bytes: int = MEMORY_BYTES,
     checkpoints: Checkpoints | None = None,
+    first: int = 0,
 ) -> list[Trained]:
     """Train every restart of a network on the same minibatches.
 
@@ -59,6 +60,8 @@ def train_network(
     checkpoints : Checkpoints, optional
         Where the state is saved every so many epochs, and from where an interrupted training goes
         on, to the same bits.  When training is complete they are removed.
+    first : int
+        The number of the first restart, for the log.
 
     Returns
     -------
@@ -75,6 +78,7 @@ def train_network(
         _log.info("going on after epoch %d, from %s", state.iteration, checkpoints.path)
     context = examples.train.rdd.context
     described = context.getLocalProperty("spark.job.description")
+    metric = "RMSE" if network.classes is None else "accuracy"
     with ExitStack() as stack:
         stack.callback(context.setLocalProperty, "spark.job.description", described or "")
         context.setJobDescription("gradients")
@@ -96,7 +100,7 @@ def train_network(
             validate = stack.enter_context(validation)
 
         def on_epoch(training: Training) -> None:
-            _show(training)
+            _show(training, first, metric)
             context.setJobDescription(f"epoch {training.epoch + 1}")
             if checkpoints is None or not training.active:
                 return
@@ -118,20 +122,20 @@ def train_network(
     return trained
 
 
-def _show(training: Training) -> None:
+def _show(training: Training, first: int, metric: str) -> None:
     """Write a line for every restart that the epoch was for."""
     several = len(training.restarts) > 1
-    for number, restart in enumerate(training.restarts):
+    for number, restart in enumerate(training.restarts, start=first):
         if restart.history and restart.history[-1].epoch == training.epoch:
-            name = [f"restart {number + 1}"] if several else []
-            _log.info("%s", "  ".join([*name, *_parts(restart.history, restart.stop)]))
+            name = [f"restart {number}"] if several else []
+            _log.info("%s", "  ".join([*name, *_parts(restart.history, restart.stop, metric)]))
 
 
-def _parts(history: Sequence[Epoch], stop: TrainingStop | None) -> list[str]:
+def _parts(history: Sequence[Epoch], stop: TrainingStop | None, metric: str) -> list[str]:
     epoch = history[-1]
     parts = [f"epoch {epoch.epoch:3d}", f"f {epoch.objective:.6f}"]
     if epoch.validation_loss is not None:
         parts += [f"validation loss {epoch.validation_loss:.6f}"]
-        parts += [f"metric {epoch.validation_metric:.4f}"]
+        parts += [f"{metric} {epoch.validation_metric:.4f}"]
     parts += [f"{epoch.seconds:.2f} s"]
     return [*parts, stop.value] if stop else parts

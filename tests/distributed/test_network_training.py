@@ -90,7 +90,7 @@ def test_the_driver_keeps_or_streams_to_the_same_bits(spark, examples, reading, 
     lines = [record.getMessage() for record in caplog.records]
     assert lines[0].startswith("gradients on the driver: 0 MB of examples fit into the 537 MB")
     assert len(lines) == 1 + 2 * 3
-    assert lines[1].startswith("restart 1  epoch   1  f ")
+    assert lines[1].startswith("restart 0  epoch   1  f ")
     assert "validation loss" in lines[1]
     assert lines[-1].endswith("reached maxIter")
     same(fit(examples, reading, place="driver", memory_bytes=2000), kept)
