@@ -8,11 +8,11 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from pyspark import RDD, StorageLevel
+from pyspark import RDD, SparkContext, StorageLevel
 from pyspark.sql import DataFrame
 
 from nonconvex.distributed.example_intake import refuse
@@ -33,6 +33,7 @@ _log = logging.getLogger("nonconvex")
 
 _RESULT_BYTES = 64 << 20  # of moments that come to the driver at a time
 _SHOWN = 10  # names in a warning
+_STORED = 1.5  # a byte above 127 takes two as the JVM pickles it
 
 
 class Measures(NamedTuple):
@@ -189,7 +190,7 @@ def pack_examples(
     about = outline(selected, columns, classify=classify, features=features, targets=targets)
     layout = Layout.of(about, piece_bytes)
     rdd: RDD[Any] = pack(selected, layout).rdd
-    rdd.persist(StorageLevel.MEMORY_AND_DISK)
+    rdd.persist(_level(frame.sparkSession.sparkContext, about))
     try:
         places = tuple(range(layout.total))
         check_intake(Pieces(rdd, layout.total - 1, places[-1:]), columns, about)
@@ -197,6 +198,28 @@ def pack_examples(
     except BaseException:
         rdd.unpersist()
         raise
+
+
+def _level(context: SparkContext, about: Outline) -> StorageLevel:
+    """Say where pieces are to be kept: in memory if they take no more than half of it.
+
+    Spark would move what does not fit to disk piece by piece; but pieces are large objects to a
+    heap, which they fragment, and executors ran out of it while they were a little over half full.
+    """
+    status = cast(Any, context)._jsc.sc().getExecutorMemoryStatus().values().iterator()
+    room = 0
+    while status.hasNext():  # the driver's too, which counts only where it is an executor
+        room += status.next()._1()
+    rows = about.rows + about.held_out
+    needed = int(_STORED * rows * (about.features + about.targets) * 4)
+    if 2 * needed <= room:
+        return StorageLevel.MEMORY_AND_DISK
+    _log.info(
+        "%d MB of examples are kept on the executors' disks: their memory for storage is %d MB",
+        needed >> 20,
+        room >> 20,
+    )
+    return StorageLevel.DISK_ONLY
 
 
 def check_intake(refused: Pieces, columns: ExampleColumns, about: Outline) -> None:

@@ -5,13 +5,14 @@ import logging
 import numpy as np
 import pyarrow as pa
 import pytest
+from pyspark import StorageLevel
 from pyspark.ml.functions import array_to_vector
 from pyspark.ml.linalg import Vectors, VectorUDT
 from pyspark.sql import functions as F
 
 from nonconvex.distributed.columns import ColumnError
 from nonconvex.distributed.example_intake import read_examples, refuse
-from nonconvex.distributed.example_sets import pack_examples
+from nonconvex.distributed.example_sets import _level, pack_examples
 from nonconvex.distributed.examples import Classes, ExampleColumns, ExamplesError, Outline
 from nonconvex.distributed.packing import Layout, content_keys
 from nonconvex.numerics.moments import Moments
@@ -233,3 +234,12 @@ def test_keys_depend_on_every_entry_and_numbers_of_pieces_on_size_alone():
     outline = Outline(60_000, 10_000, 784, 10, None)
     assert Layout.of(outline)[1:] == (45, 8)
     assert Layout.of(outline._replace(rows=10**9, held_out=0))[1:] == (4096, 0)
+
+
+def test_pieces_are_kept_on_disk_if_they_would_fill_the_memory(spark, caplog):
+    context = spark.sparkContext
+    small = Outline(1000, 10, 20, 1, None)
+    assert _level(context, small) == StorageLevel.MEMORY_AND_DISK
+    with caplog.at_level(logging.INFO, logger="nonconvex"):
+        assert _level(context, small._replace(rows=10**9)) == StorageLevel.DISK_ONLY
+    assert "are kept on the executors' disks" in caplog.text
