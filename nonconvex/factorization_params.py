@@ -101,7 +101,8 @@ class SamplingParams(Params):
 
     numBurnIn = param(
         "numBurnIn",
-        "with solver 'gibbs', sweeps of each chain that are forgotten, ≥ 0",
+        "with solver 'gibbs', sweeps of each chain that are forgotten, ≥ 0; the first five do not "
+        "draw how far rows spread, and belong among them",
         integer("numBurnIn", 0),
     )
     numSamples = param(

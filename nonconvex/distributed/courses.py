@@ -176,9 +176,19 @@ class Course:
                     f"chain {number} became non-finite in sweep {sweep}; check that ratings are on "
                     f"a moderate scale (the mean is {self.posed.center:.3g})"
                 )
-            level = chain.sample().factors.alpha
-            values = (sweep, "both", chain.objective, level, chain.train_rmse, rmse, 0.0, None)
-            history.append(HalfStep(*values, seconds, chain.tau))
+            step = HalfStep(
+                iteration=sweep,
+                side="both",
+                objective=chain.objective,
+                alpha=chain.level,
+                train_rmse=chain.train_rmse,
+                validation_rmse=rmse,
+                step_norm=0.0,
+                gradient_norm=None,
+                seconds=seconds,
+                tau=chain.tau,
+            )
+            history.append(step)
             validation = "" if rmse is None else f"  validation RMSE of the mean {rmse:.4f}"
             _log.info(
                 "chain %d  sweep %3d  τ %.4f  train RMSE %.4f%s  %.2f s",

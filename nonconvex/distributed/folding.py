@@ -28,6 +28,7 @@ from nonconvex.numerics.gibbs import Conditional
 from nonconvex.numerics.implicit import Background, preferences
 from nonconvex.numerics.least_squares import solve_rows
 from nonconvex.numerics.posterior import Posterior, fold_rows
+from nonconvex.numerics.threads import one_thread_per_product
 
 __all__ = ["Drawing", "Equation", "fold_in", "fold_in_samples"]
 
@@ -146,7 +147,9 @@ def fold_in_samples(
     steadiness = posterior.steadiness
     if side == "items":  # which have none
         steadiness = np.ones((len(mean), len(posterior.taus)), mean.dtype)
-    solve = _draws(posterior.given(side), posterior.projections(side, factors), shared[1 - own])
+    with one_thread_per_product():
+        projections = posterior.projections(side, factors)
+    solve = _draws(posterior.given(side), projections, shared[1 - own])
     ids, whole = _fold(ratings, own, np.hstack([mean, samples, steadiness]), ids, solve)
     mean, samples, steadiness = np.split(whole, width, axis=1)
     if side == "users":

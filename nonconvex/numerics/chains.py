@@ -78,13 +78,18 @@ class Sample(NamedTuple):
         Factors(alpha=4.5, users=array([[0.25, 0.  ]]), items=array([[1.25, 1.  ]]))
         """
         alpha, x, z = factors
-        level = alpha + users.mean[0] + items.mean[0] + users.mean[1:] @ items.mean[1:]
+        level = _level(alpha, users, items)
         own = [
             _centered(side, rows, other)
             for side, rows, other in ((x, users, items), (z, items, users))
         ]
         (x, user_rows), (z, item_rows) = own
-        return cls(Factors(float(level), x, z), tau, user_rows, item_rows, steadiness)
+        return cls(Factors(level, x, z), tau, user_rows, item_rows, steadiness)
+
+
+def _level(alpha: float, users: RowDistribution, items: RowDistribution) -> float:
+    """Return α' = α + μ_βu + μ_βi + μ_γu·μ_γi."""
+    return float(alpha + users.mean[0] + items.mean[0] + users.mean[1:] @ items.mean[1:])
 
 
 def _centered(
@@ -211,6 +216,11 @@ class Chain:
     def objective(self) -> float:
         """(1/n) [ Σ ω w e² + (1/τ) Σ (x − μ)ᵀ Λ (x − μ) ]: f, with weights and ridge as drawn."""
         return (self._squares + sum(self._penalty.values()) / self.tau) / self._total
+
+    @property
+    def level(self) -> float:
+        """α in the coordinates of `Sample`: what an unknown pair is predicted to be."""
+        return _level(self.alpha, self.distributions["users"], self.distributions["items"])
 
     def sample(self) -> Sample:
         """Return the draw of a sweep that is complete."""

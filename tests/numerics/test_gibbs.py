@@ -285,6 +285,7 @@ def test_centered_rows_predict_the_same_and_have_mean_0(problem):
     now = Factors(chain.alpha, chain.rows["users"], chain.rows["items"])
     pair = problem.users, problem.items
     np.testing.assert_allclose(predict(centered.factors, *pair), predict(now, *pair), rtol=1e-12)
+    assert chain.level == centered.factors.alpha
     for side, degrees in degrees_of(problem).items():
         np.testing.assert_allclose(
             getattr(centered, side).penalty(getattr(centered.factors, side), degrees),
