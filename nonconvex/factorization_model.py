@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
@@ -26,6 +28,7 @@ from nonconvex.distributed.scoring import index_table, predictions, with_index
 from nonconvex.distributed.storage import factor_table
 from nonconvex.distributed.top_n import Ranker, Side
 from nonconvex.distributed.training import Ids
+from nonconvex.explanations import Explainer
 from nonconvex.factorization_files import FactorizationReader, FactorizationWriter
 from nonconvex.factorization_params import FactorizationParams
 from nonconvex.numerics.factorization import Factors, Ridge
@@ -42,7 +45,7 @@ __all__ = ["MatrixFactorizationModel"]
 
 @with_accessors
 class MatrixFactorizationModel(
-    Model, Uncertain, Recommender, MLReadable["MatrixFactorizationModel"], MLWritable
+    Model, Uncertain, Recommender, Explainer, MLReadable["MatrixFactorizationModel"], MLWritable
 ):
     """A fitted latent factor model: α, and a row (β, γ) for every user and item.
 
@@ -66,6 +69,8 @@ class MatrixFactorizationModel(
     nonnegative = FactorizationParams.nonnegative
     implicitPrefs = FactorizationParams.implicitPrefs
     confidence = FactorizationParams.confidence
+    # What an explanation must know.
+    ensemble = FactorizationParams.ensemble
 
     def __init__(
         self,
@@ -76,6 +81,7 @@ class MatrixFactorizationModel(
         implicit: bool = False,
         posterior: Posterior | None = None,
         training_pairs: DataFrame | None = None,
+        histories: Sequence[DataFrame] = (),
     ) -> None:
         super().__init__()
         self._setDefault(
@@ -85,12 +91,13 @@ class MatrixFactorizationModel(
             nonnegative=False,
             implicitPrefs=False,
             confidence=1.0,
+            ensemble=False,
         )
         if factors is None or ids is None or summary is None:
             raise TypeError("a MatrixFactorizationModel comes from fit or load")
         self._factors, self._ids, self._summary = factors, ids, summary
         self._implicit, self._posterior = implicit, posterior
-        self._training_pairs = training_pairs
+        self._training_pairs, self._histories = training_pairs, histories
         self.restarts: list[MatrixFactorizationModel] = []
         self._shared: tuple[Broadcast[NDArray[np.floating]], ...] | None = None
         self._shared_ids: tuple[Broadcast[pa.ChunkedArray], ...] | None = None
@@ -304,6 +311,7 @@ class MatrixFactorizationModel(
             implicit=self._implicit,
             posterior=posterior,
             training_pairs=pairs,
+            histories=(ratings, *self._histories) if side == "users" else self._histories,
         )
         return self._copyValues(model)
 

@@ -25,7 +25,7 @@ from nonconvex.distributed.columns import (
 )
 from nonconvex.distributed.prepared import PreparedRatings
 from nonconvex.distributed.ratings import RatingsError
-from nonconvex.distributed.serving import seen_pairs
+from nonconvex.distributed.serving import training_ratings
 from nonconvex.distributed.training import TrainingSet, load_prepared, pack_ratings
 from nonconvex.factorization_model import MatrixFactorizationModel
 from nonconvex.factorization_params import NOT_OF_THE_FIT, SHARED, FactorizationParams
@@ -189,10 +189,7 @@ class MatrixFactorization(
         self._check_together(validated=prepared.manifest.counts["validation"] > 0)
         started = time.perf_counter()
         training = load_prepared(prepared, dtype=self._dtype(), transform=self._preferences())
-        seen = seen_pairs(
-            prepared, ["train"], self.getOrDefault("userCol"), self.getOrDefault("itemCol")
-        )
-        model = self._train([self], training, started, seen)[0]
+        model = self._train([self], training, started, training_ratings(prepared))[0]
         if "weight" in prepared.manifest.types:  # what the model folds in and evaluates is weighted
             model._set(weightCol="weight")
         return model
@@ -252,7 +249,7 @@ class MatrixFactorization(
             transform=first._preferences(),
         )
         train = ratings.where("not held_out") if "held_out" in ratings.columns else ratings
-        return self._train(estimators, training, started, train.select("user", "item"))
+        return self._train(estimators, training, started, train.drop("held_out"))
 
     def _check_together(self, *, validated: bool) -> None:
         check_together(self, validated=validated, warm=self._initial_model is not None)
@@ -290,7 +287,7 @@ class MatrixFactorization(
         estimators: Sequence[MatrixFactorization],
         training: TrainingSet,
         started: float,
-        pairs: DataFrame,
+        history: DataFrame,
     ) -> list[MatrixFactorizationModel]:
         """Minimize for all estimators at once, and make the model of each."""
         try:
@@ -309,7 +306,7 @@ class MatrixFactorization(
             training.release()
         seconds = time.perf_counter() - started
         return [
-            estimator._model(result, training, seconds, pairs)
+            estimator._model(result, training, seconds, history)
             for estimator, result in zip(estimators, results, strict=True)
         ]
 
@@ -360,7 +357,7 @@ class MatrixFactorization(
         result: FitResult,
         training: TrainingSet,
         seconds: float,
-        pairs: DataFrame,
+        history: DataFrame,
     ) -> MatrixFactorizationModel:
         get = self.getOrDefault
         summary = replace(result.summary, seconds=seconds)
@@ -372,12 +369,13 @@ class MatrixFactorization(
                 summary,
                 implicit=get("implicitPrefs"),
                 posterior=result.posterior,
-                training_pairs=pairs,
+                training_pairs=history.select("user", "item"),
+                histories=(history,),
             )
             made._resetUid(self.uid)
             return self._copyValues(made)
 
         best = model(result.factors)
         if get("keepRestarts"):
-            best.restarts = [model(factors) for factors in result.restarts]
+            best.restarts = [model(factors)._set(ensemble=False) for factors in result.restarts]
         return best

@@ -50,6 +50,7 @@ IMPORTS = {
     "nonconvex.numerics.network_errors": "numerics.errors numerics.summation",
     "nonconvex.numerics.relevance": "numerics.ranking",
     "nonconvex.numerics.implicit": "numerics.blocks",
+    "nonconvex.numerics.contributions": "numerics.blocks numerics.implicit",
     "nonconvex.numerics.least_squares": (
         "numerics.blocks numerics.designs "
         "numerics.factorization numerics.implicit numerics.quadratic"
@@ -203,6 +204,7 @@ IMPORTS = {
     "nonconvex.turns": "",
     "nonconvex.factorization_params": "params ranges",
     "nonconvex.contradictions": "factorization_params params",
+    "nonconvex.explanations": "distributed factorization_params numerics params summary",
     "nonconvex.summary": "distributed.courses distributed.problems numerics.diagnostics",
     "nonconvex.recommender": "distributed.columns distributed.top_n factorization_params",
     "nonconvex.model_files": "distributed.filesystem distributed.storage",
@@ -211,8 +213,8 @@ IMPORTS = {
     ),
     "nonconvex.serving_sections": "config",
     "nonconvex.factorization_model": (
-        "distributed factorization_files factorization_params numerics params ranges recommender "
-        "starts summary uncertain"
+        "distributed explanations factorization_files factorization_params numerics params ranges "
+        "recommender starts summary uncertain"
     ),
     "nonconvex.recommendation": (
         "contradictions distributed factorization_model factorization_params fitting loops "
@@ -303,6 +305,7 @@ PACKAGES = {
     "nonconvex.factorization_files": "numpy pyspark.ml",
     "nonconvex.summary": "numpy",
     "nonconvex.uncertain": "numpy pyspark",
+    "nonconvex.explanations": "numpy pyarrow pyspark.sql",
     "nonconvex.network_params": "pyspark.ml",
     "nonconvex.network_plans": "numpy",
     "nonconvex.network_fitting": "numpy pyspark.sql",

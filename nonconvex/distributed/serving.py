@@ -20,6 +20,7 @@ __all__ = [
     "list_lengths",
     "read_table",
     "seen_pairs",
+    "training_ratings",
     "user_vectors",
     "write_lists",
 ]
@@ -84,21 +85,26 @@ def seen_pairs(prepared: PreparedRatings, parts: Sequence[str], user: str, item:
     user, item : str
         What to name the columns.
     """
-
-    def ids(side: str) -> DataFrame:
-        table = prepared.users if side == "user" else prepared.items
-        return table.select(F.col("index").alias(f"{side}_index"), F.col("id").alias(side))
-
     tables = {
-        "train": prepared.by_user.join(ids("user"), on="user_index").join(
-            ids("item"), on="item_index"
-        ),
+        "train": training_ratings(prepared),
         "validation": prepared.validation,
         "test": prepared.test,
     }
     return reduce(DataFrame.union, (tables[part].select("user", "item") for part in parts)).toDF(
         user, item
     )
+
+
+def training_ratings(prepared: PreparedRatings) -> DataFrame:
+    """Return ``user, item, rating``, and ``weight`` if there is one, by the ids they came with."""
+
+    def ids(side: str) -> DataFrame:
+        table = prepared.users if side == "user" else prepared.items
+        return table.select(F.col("index").alias(f"{side}_index"), F.col("id").alias(side))
+
+    weight = ["weight"] if "weight" in prepared.manifest.types else []
+    named = prepared.by_user.join(ids("user"), on="user_index").join(ids("item"), on="item_index")
+    return named.select("user", "item", "rating", *weight)
 
 
 def write_lists(lists: DataFrame, path: str, buckets: int) -> None:
