@@ -292,7 +292,8 @@ class MatrixFactorizationModel(
             nonnegative=get("nonnegative"),
             confidence=get("confidence") if self._implicit else None,
         )
-        spark, ratings, posterior = dataset.sparkSession, self._ratings(dataset), self._posterior
+        ratings, posterior = self._ratings(dataset), self._posterior
+        spark = dataset.sparkSession
         if posterior is None:
             shared = self._broadcast(spark)
             factors, ids = fold_in(ratings, side, self._factors, self._ids, shared, equation)

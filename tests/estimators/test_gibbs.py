@@ -57,6 +57,17 @@ def same(one, other):
     )
 
 
+def test_every_param_of_sampling_has_its_effect(ratings):
+    params = {"numBurnIn": 1, "numSamples": 2, "thinning": 2, "numKept": 3, "meanRank": 3}
+    few = estimator(**params, numRestarts=2).fit(ratings)
+    predicted = [s["validation_rmse"] is not None for s in few.summary.restarts[0].history]
+    assert predicted == [False, False, True, True, True]  # sweeps 3 and 5 end with a sample
+    sampling = few.summary.sampling
+    assert [sampling[name] for name in ("burnIn", "samples", "thinning", "kept")] == [1, 2, 2, 3]
+    assert len(few._posterior.taus) == 3
+    assert few.rank == 3
+
+
 def test_held_out_ratings_are_predicted_to_the_noise_and_covered(model, ratings):
     names = {"predictionStdCol": "std", "predictionIntervalCol": "interval"}
     test = model.copy({getattr(model, name): value for name, value in names.items()})

@@ -15,6 +15,7 @@ from pyspark.ml.recommendation import ALS
 from pyspark.ml.tuning import CrossValidator, ParamGridBuilder, TrainValidationSplit
 from pyspark.sql import functions as F
 
+from nonconvex.contradictions import SAMPLING_ALONE
 from nonconvex.distributed.storage import ModelError
 from nonconvex.params import ParamError
 from nonconvex.recommendation import MatrixFactorization, MatrixFactorizationModel
@@ -69,7 +70,7 @@ OUT_OF_RANGE = {
     "regItem": ("0.1", "regItem must be a finite number ≥ 0, got '0.1'"),
     "biasRegRatio": (-1, "biasRegRatio must be a finite number ≥ 0, got -1"),
     "regExponent": (float("inf"), "regExponent must be a finite number ≥ 0, got inf"),
-    "solver": ("sgd", "solver must be one of als, als-coordinate, gd, got 'sgd'"),
+    "solver": ("sgd", "solver must be one of als, als-coordinate, gd, gibbs, got 'sgd'"),
     "fitIntercept": (1, "fitIntercept must be True or False, got 1"),
     "coldStartStrategy": ("mean", "coldStartStrategy must be one of bias, nan, drop, got 'mean'"),
     "confidence": (0, "confidence must be a finite number > 0, got 0"),
@@ -249,6 +250,7 @@ SHOWN_ELSEWHERE = {
     *("patience", "keepRestarts"),  # validation
     *("numUserBlocks", "numItemBlocks"),  # change no bit of a model, but where it is computed
     *("checkpointPath", "checkpointInterval"),  # test_checkpoints
+    *SAMPLING_ALONE,  # test_gibbs
 }
 
 
