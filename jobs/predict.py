@@ -28,7 +28,7 @@ def main(spark: SparkSession, config: PredictionConfig) -> dict[str, Any]:
     model = load_model(spark, path, handle_invalid=asked.invalid)
     source = read_table(spark, table.path, format=table.format, separator=table.separator)
     predicted = predict_table(model, source, asked.keep)
-    with publish(spark, output.path) as directory:
+    with publish(spark, output.path, replace=output.overwrite) as directory:
         predicted.write.parquet(f"{directory}/predictions")
         rows = spark.read.parquet(f"{directory}/predictions").count()
         manifest = {"model": path, "table": table.path, "rows": rows}

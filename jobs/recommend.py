@@ -46,7 +46,7 @@ def main(spark: SparkSession, config: ServingConfig) -> dict[str, Any]:
     else:
         users = read_table(spark, asked.users, "recommendations.users")
         lists = model.recommendForUserSubset(users, asked.n, exclude, candidates)
-    with publish(spark, output.path) as directory:
+    with publish(spark, output.path, replace=output.overwrite) as directory:
         write_lists(lists, f"{directory}/recommendations", asked.buckets)
         lengths = list_lengths(spark, f"{directory}/recommendations")
         if output.vectors:

@@ -10,15 +10,14 @@ from typing import Any
 
 from pyspark.sql import SparkSession
 
-from nonconvex.baselines import compare
+from nonconvex.baselines import BASELINES, compare
 from nonconvex.config import dump
-from nonconvex.distributed.filesystem import FileSystem
 from nonconvex.distributed.prepared import PreparedRatings
-from nonconvex.distributed.publication import new_run, publish_run
 from nonconvex.factorization_sections import FactorizationConfig
 from nonconvex.job import run
 from nonconvex.numerics.errors import Evaluation
 from nonconvex.recommendation import MatrixFactorization, MatrixFactorizationModel
+from nonconvex.releases import Release
 from nonconvex.reports import (
     METRICS,
     chain_table,
@@ -30,19 +29,20 @@ from nonconvex.reports import (
 
 def main(spark: SparkSession, config: FactorizationConfig) -> dict[str, Any]:
     """Prepare, train, evaluate and publish; print what came of it."""
+    release = Release(spark, config.output, config.gate)
     prepared = config.prepare(spark)
-    estimator = config.estimator()
+    release.require(prepared.manifest.counts["test"], prepared.path)
+    estimator = release.start(config.estimator(), config.start)
     if estimator.getOrDefault("ensemble"):
         estimator.setParams(keepRestarts=True)  # to measure the best start beside their mean
     model = estimator.fitPrepared(prepared)
-    evaluation = _evaluate(estimator, model, prepared)
-    with new_run(spark, config.output.path) as this:
+    evaluation = _evaluate(estimator, model, prepared, release.rivals)
+    with release.run() as this:
         model.write().save(this.model)
-        files = FileSystem(spark, this.path)
+        files = release.files
         files.write_text(f"{this.path}/config.toml", dump(config.resolved()))
         metrics = metrics_json(this.id, prepared, model, evaluation)
         files.write_text(f"{this.path}/{METRICS}", metrics)
-    publish_run(spark, config.output.path, this)
     if model.summary.sampling is not None:
         print(chain_table(model.summary), end="\n\n")
     elif model.summary.restarts[1:]:
@@ -51,6 +51,7 @@ def main(spark: SparkSession, config: FactorizationConfig) -> dict[str, Any]:
         clipped = model.getOrDefault("clipPredictions")
         print(evaluation_report(evaluation, "test", clipped=clipped))
     print(f"model: {this.model}")
+    release.publish(this, {} if evaluation is None else evaluation.overall.by_predictor, BASELINES)
     return {
         "run_id": this.id,
         "model": this.model,
@@ -63,14 +64,17 @@ def main(spark: SparkSession, config: FactorizationConfig) -> dict[str, Any]:
 
 
 def _evaluate(
-    estimator: MatrixFactorization, model: MatrixFactorizationModel, prepared: PreparedRatings
+    estimator: MatrixFactorization,
+    model: MatrixFactorizationModel,
+    prepared: PreparedRatings,
+    rivals: dict[str, MatrixFactorizationModel],
 ) -> Evaluation | None:
     """Measure the model where that means anything, and the best start beside an ensemble."""
     if estimator.getOrDefault("implicitPrefs") or not prepared.manifest.counts["test"]:
         return None
     averaged = estimator.getOrDefault("ensemble") and model.restarts[1:]
     best = {"best_start": model.restarts[model.summary.best]} if averaged else {}
-    return compare(model, prepared, others=best)
+    return compare(model, prepared, others=best | rivals)
 
 
 if __name__ == "__main__":

@@ -10,8 +10,6 @@ from typing import Any
 from pyspark.sql import SparkSession
 
 from nonconvex.config import dump
-from nonconvex.distributed.filesystem import FileSystem
-from nonconvex.distributed.publication import new_run, publish_run
 from nonconvex.job import run
 from nonconvex.network_baselines import compare_network
 from nonconvex.network_reports import (
@@ -21,23 +19,27 @@ from nonconvex.network_reports import (
     overall,
 )
 from nonconvex.network_sections import NetworkConfig
+from nonconvex.releases import Release
 from nonconvex.reports import METRICS
 
 
 def main(spark: SparkSession, config: NetworkConfig) -> dict[str, Any]:
     """Read, train, evaluate and publish; print what came of it."""
+    release = Release(spark, config.output, config.gate)
     table = config.table(spark)
-    model = config.estimator(table).fit(table.training)
-    comparison = compare_network(model, table, "test") if table.counts["test"] else None
-    with new_run(spark, config.output.path) as this:
+    release.require(table.counts["test"], config.examples.path)
+    model = release.start(config.estimator(table), config.start).fit(table.training)
+    comparison = None
+    if table.counts["test"]:
+        comparison = compare_network(model, table, "test", others=release.rivals)
+    with release.run() as this:
         model.write().save(this.model)
         if table.counts["rejected"]:
             table.rejected.write.parquet(f"{this.path}/rejected")
-        files = FileSystem(spark, this.path)
+        files = release.files
         files.write_text(f"{this.path}/config.toml", dump(config.resolved()))
         metrics = network_metrics(this.id, config.examples.path, table, model.summary, comparison)
         files.write_text(f"{this.path}/{METRICS}", metrics)
-    publish_run(spark, config.output.path, this)
     if model.summary.restarts[1:]:
         print(network_restarts(model.summary), end="\n\n")
     if comparison is not None:
@@ -45,12 +47,14 @@ def main(spark: SparkSession, config: NetworkConfig) -> dict[str, Any]:
     if table.counts["rejected"]:
         print(f"{table.counts['rejected']:,} rows could not be used: {this.path}/rejected")
     print(f"model: {this.model}")
+    errors = {name: overall(one) for name, one in (comparison or {}).items()}
+    release.publish(this, errors, ["baseline"])
     return {
         "run_id": this.id,
         "model": this.model,
         "published": config.output.path,
         "rows": table.counts,
-        "metrics": comparison and {name: overall(one) for name, one in comparison.items()},
+        "metrics": errors or None,
         "objective": model.summary.objective,
         "epochs": model.summary.totalIterations,
         "seconds": model.summary.seconds,

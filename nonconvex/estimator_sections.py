@@ -1,14 +1,15 @@
 """Configuration of estimators: tables of Params by name, checked before Spark starts."""
 
 from collections.abc import Collection, Mapping
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
-from pydantic import Field
+from pydantic import Field, FiniteFloat, PositiveInt
 from pyspark.ml import Estimator
 
 from nonconvex.config import ConfigError, Section, check_keys
+from nonconvex.gates import Gate
 
-__all__ = ["OutputSection", "ParamTable"]
+__all__ = ["GateSection", "OutputSection", "ParamTable", "StartSection"]
 
 EstimatorT = TypeVar("EstimatorT", bound=Estimator[Any])
 
@@ -24,6 +25,45 @@ class OutputSection(Section):
 
     path: Annotated[str, Field(min_length=1)]
     """The directory of all runs, each of which gets one of its own in it."""
+    keep: PositiveInt | None = None
+    """How many runs are kept, the published one among them; older ones are removed after a new
+    one is published.  By default all are kept."""
+
+
+class GateSection(Section):
+    """``[gate]``: what a model must reach on the test rows to be published.
+
+    Examples
+    --------
+    >>> GateSection(metric="rmse", published=0.01).gate()
+    Gate(metric='rmse', published=0.01, baseline=0.0)
+    """
+
+    metric: Literal["rmse", "mae", "r2", "accuracy", "logLoss"]
+    """What is compared."""
+    published: FiniteFloat | None = 0.0
+    """How much worse than the published model it may be, in the units of the metric; a negative
+    number asks for more."""
+    baseline: FiniteFloat | None = 0.0
+    """How much worse than the best baseline."""
+
+    def gate(self) -> Gate:
+        """Return the gate."""
+        return Gate(self.metric, self.published, self.baseline)
+
+
+class StartSection(Section):
+    """``[start]``: the model that training begins at, which it does at random by default.
+
+    Examples
+    --------
+    >>> StartSection(model="published").model
+    'published'
+    """
+
+    model: Annotated[str, Field(min_length=1)] | None = None
+    """``published``, which is random while no model is published; or a model, a run, or a
+    directory of runs."""
 
 
 class ParamTable(Generic[EstimatorT]):

@@ -8,7 +8,12 @@ from pyspark.sql import SparkSession
 from nonconvex.config import Section
 from nonconvex.distributed.preparation import needs_timestamps
 from nonconvex.distributed.prepared import PreparedRatings
-from nonconvex.estimator_sections import OutputSection, ParamTable
+from nonconvex.estimator_sections import (
+    GateSection,
+    OutputSection,
+    ParamTable,
+    StartSection,
+)
 from nonconvex.recommendation import MatrixFactorization
 from nonconvex.sections import PreparationConfig, PreparedSection, RatingsSection, SplitSection
 
@@ -63,7 +68,10 @@ class FactorizationConfig(Section):
     prepared: PreparedSection
     factorization: dict[str, Any] = Field(default_factory=dict)
     """Params of `MatrixFactorization`, by name."""
+    start: StartSection = StartSection()
     output: OutputSection
+    gate: GateSection | None = None
+    """By default, a model is published however good it is."""
     evaluation: EvaluationSection = EvaluationSection()
 
     def prepare(self, spark: SparkSession) -> PreparedRatings:
@@ -105,7 +113,15 @@ class FactorizationConfig(Section):
                 "split, prepared.user_blocks, prepared.item_blocks and prepared.overwrite are for "
                 "preparing ratings: say in [ratings] which, or leave them out"
             )
-        self.estimator()
+        estimator = self.estimator()
+        if self.gate is not None:
+            if self.gate.metric not in ("rmse", "mae"):
+                raise ValueError(f"gate.metric must be rmse or mae, got {self.gate.metric}")
+            if estimator.getOrDefault("implicitPrefs"):
+                raise ValueError(
+                    "[gate] compares errors of ratings, and factorization.implicitPrefs predicts "
+                    "preferences: leave out one of them"
+                )
         return self
 
 

@@ -45,7 +45,8 @@ def run(
     The exit status is 0 when done and 130 when interrupted. An exception whose class has an
     ``exit_status`` (2 for usage and configuration, 3 for bad input data, 4 for a quality gate)
     ends the job with that status and one sentence, also when a Python worker raised it; so does a
-    check inside a query plan, with 3. Anything else is a defect: status 1, with the traceback.
+    check inside a query plan, with 3. What such an exception has as ``details`` is reported beside
+    the sentence. Anything else is a defect: status 1, with the traceback.
 
     Parameters
     ----------
@@ -84,7 +85,8 @@ def run(
             else:
                 _log.error(expected[1])
             status, sentence = expected or (1, _summary(error))
-            outcome = {"status": "error", "error": sentence, "exit": status}
+            details = getattr(error, "details", {})
+            outcome = {"status": "error", "error": sentence, **details, "exit": status}
     print(json.dumps(_strict(outcome), allow_nan=False), flush=True)
     return int(outcome["exit"])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,13 @@ __all__ = ["compare_network", "constant_predictor"]
 NetworkModel = MultilayerPerceptronClassificationModel | MultilayerPerceptronRegressionModel
 
 
-def compare_network(model: NetworkModel, table: ExampleTable, part: str) -> dict[str, Any]:
+def compare_network(
+    model: NetworkModel,
+    table: ExampleTable,
+    part: str,
+    *,
+    others: Mapping[str, NetworkModel] | None = None,
+) -> dict[str, Any]:
     """Evaluate a model on a part of a table, beside a constant fitted on the training rows.
 
     Parameters
@@ -31,11 +38,13 @@ def compare_network(model: NetworkModel, table: ExampleTable, part: str) -> dict
     model : model of a network
     table : ExampleTable
     part : {"validation", "test"}
+    others : mapping of str to model of a network, optional
+        More models to evaluate on the same rows, by name.
 
     Returns
     -------
     dict
-        ``model`` and ``baseline``, each of what ``model.evaluate`` returns.
+        ``model``, `others` and ``baseline``, each of what ``model.evaluate`` returns.
 
     Raises
     ------
@@ -44,7 +53,9 @@ def compare_network(model: NetworkModel, table: ExampleTable, part: str) -> dict
     """
     frame = table.part(part)
     constant = constant_predictor(model, table)
-    return {"model": model.evaluate(frame), "baseline": _evaluate(constant, frame, table)}
+    models = {"model": model, **(others or {})}
+    evaluated = {name: one.evaluate(frame) for name, one in models.items()}
+    return {**evaluated, "baseline": _evaluate(constant, frame, table)}
 
 
 def constant_predictor(model: NetworkModel, table: ExampleTable) -> Scorer:

@@ -53,8 +53,8 @@ def comparison_report(comparison: Mapping[str, Mapping[str, Any]], part: str) ->
     names = _REGRESSION if classes is None else _CLASSIFICATION
     constant = "mean" if classes is None else "share of each class"
     rows = [
-        [title, *(_number(errors[name]) for name in names)]
-        for title, errors in (("model", model), (constant, comparison["baseline"]))
+        [constant if title == "baseline" else title, *(_number(errors[name]) for name in names)]
+        for title, errors in comparison.items()
     ]
     table = text_table(["", *names.values()], rows)
     blocks = [f"{table}\non {model['rows']:,} {part} rows"]

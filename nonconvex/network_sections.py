@@ -17,7 +17,12 @@ from nonconvex.distributed.example_tables import (
 )
 from nonconvex.distributed.examples import ExampleColumns
 from nonconvex.distributed.splits import Split
-from nonconvex.estimator_sections import OutputSection, ParamTable
+from nonconvex.estimator_sections import (
+    GateSection,
+    OutputSection,
+    ParamTable,
+    StartSection,
+)
 from nonconvex.neural_network import (
     MultilayerPerceptronClassifier,
     MultilayerPerceptronRegressor,
@@ -151,7 +156,10 @@ class NetworkConfig(Section):
     split: ExampleSplitSection = ExampleSplitSection()
     network: dict[str, Any] = Field(default_factory=dict)
     """Params of `MultilayerPerceptronClassifier` or `MultilayerPerceptronRegressor`, by name."""
+    start: StartSection = StartSection()
     output: OutputSection
+    gate: GateSection | None = None
+    """By default, a model is published however good it is."""
 
     @property
     def classify(self) -> bool:
@@ -201,4 +209,10 @@ class NetworkConfig(Section):
         if self.classify and not isinstance(self.examples.label, str):
             raise ValueError("examples.label must be one column for a classification")
         self.params().make(self.network)
+        metrics = ("accuracy", "logLoss") if self.classify else ("rmse", "mae", "r2")
+        if self.gate is not None and self.gate.metric not in metrics:
+            raise ValueError(
+                f"gate.metric must be {' or '.join(metrics)} for a {self.examples.task}, "
+                f"got {self.gate.metric}"
+            )
         return self

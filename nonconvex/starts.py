@@ -10,7 +10,13 @@ from numpy.typing import NDArray
 from nonconvex.distributed.training import Ids
 from nonconvex.numerics.factorization import Factors, initial_rows
 
-__all__ = ["random_start", "warm_start"]
+__all__ = ["StartError", "random_start", "warm_start"]
+
+
+class StartError(ValueError):
+    """An earlier model that a fit cannot start from."""
+
+    exit_status = 2
 
 
 def random_start(
@@ -59,11 +65,11 @@ def warm_start(
 
     Raises
     ------
-    ValueError
+    StartError
         If the ranks or the types of ids differ, or no user is known.
     """
     if old.users.shape[1] - 1 != rank:
-        raise ValueError(
+        raise StartError(
             f"the initial model has rank {old.users.shape[1] - 1} and this fit rank {rank}; "
             "they must be equal"
         )
@@ -77,7 +83,7 @@ def warm_start(
         gone = len(getattr(old_ids, side)) - kept
         counts[side] = {"kept": kept, "new": len(known) - kept, "gone": gone}
     if not counts["users"]["kept"]:
-        raise ValueError(
+        raise StartError(
             "none of the users of the initial model are in the ratings; "
             "train without an initial model, or check the ids"
         )
@@ -89,7 +95,7 @@ def _known(
 ) -> tuple[NDArray[np.bool_], NDArray[np.int32]]:
     """Which new ids are old, and where."""
     if old.type != new.type:
-        raise ValueError(
+        raise StartError(
             f"the {side} of the initial model have ids of type {old.type} and those of the "
             f"ratings {new.type}; cast the ratings"
         )

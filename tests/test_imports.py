@@ -82,7 +82,9 @@ IMPORTS = {
     ),
     # distributed: the thin Spark layer
     "nonconvex.distributed": "",
-    "nonconvex.distributed.filesystem": "",
+    "nonconvex.distributed.writers": "",
+    "nonconvex.distributed.filesystem": "distributed.writers",
+    "nonconvex.distributed.replacement": "distributed.filesystem",
     "nonconvex.distributed.ratings": "",
     "nonconvex.distributed.summation": "numerics.summation",
     "nonconvex.distributed.duplicates": "distributed.ratings",
@@ -91,7 +93,9 @@ IMPORTS = {
     "nonconvex.distributed.sources": "distributed.filesystem",
     "nonconvex.distributed.splits": "distributed.indexing distributed.ratings",
     "nonconvex.distributed.prepared": "distributed.filesystem",
-    "nonconvex.distributed.publication": "distributed.filesystem",
+    "nonconvex.distributed.publication": (
+        "distributed.filesystem distributed.replacement distributed.writers"
+    ),
     "nonconvex.distributed.preparation": (
         "distributed.duplicates distributed.filesystem distributed.indexing distributed.intake "
         "distributed.prepared distributed.ratings distributed.sources distributed.splits "
@@ -241,7 +245,9 @@ IMPORTS = {
         "distributed.columns distributed.uncertainty factorization_params numerics.posterior params"
     ),
     "nonconvex.reports": "numerics.errors distributed recommendation summary",
-    "nonconvex.estimator_sections": "config",
+    "nonconvex.gates": "",
+    "nonconvex.estimator_sections": "config gates",
+    "nonconvex.releases": "config distributed estimator_sections gates models",
     "nonconvex.factorization_sections": (
         "config distributed estimator_sections recommendation sections"
     ),
@@ -278,12 +284,12 @@ IMPORTS = {
     "jobs.prepare_ratings": "job sections distributed",
     "jobs.train_factorization": (
         "baselines config distributed factorization_sections job numerics.errors recommendation "
-        "reports"
+        "releases reports"
     ),
     "jobs.evaluate": "baselines distributed factorization_sections job recommendation reports",
     "jobs.recommend": "job serving_sections recommendation distributed",
     "jobs.train_network": (
-        "config distributed job network_baselines network_reports network_sections reports"
+        "config job network_baselines network_reports network_sections releases reports"
     ),
     "jobs.predict": "distributed job models prediction prediction_sections",
     "jobs.benchmark": (
@@ -318,6 +324,7 @@ PACKAGES = {
     "nonconvex.network_sections": "pydantic pyspark.sql",
     "nonconvex.network_baselines": "numpy pyspark.sql",
     "nonconvex.models": "pyspark",
+    "nonconvex.releases": "pyspark.sql",
     "nonconvex.prediction": "pyspark.sql",
     "nonconvex.prediction_sections": "pydantic",
     "nonconvex.baselines": "numpy pyspark",

@@ -1,6 +1,8 @@
 """Files wherever Spark writes them, through Hadoop's FileSystem; directories published whole."""
 
 import logging
+import os
+import re
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,15 +11,24 @@ from typing import Any
 from py4j.protocol import Py4JJavaError
 from pyspark.sql import SparkSession
 
-__all__ = ["FileSystem", "FileSystemError", "publish"]
+from nonconvex.distributed.writers import MARK, abandoned, mark
+
+__all__ = ["ConcurrencyError", "FileSystem", "FileSystemError", "publish"]
 
 _logger = logging.getLogger("nonconvex")
+
+_TEMPORARY = re.compile(rf"\.(?P<name>.+)\.(?P<writer>{MARK})\.[0-9a-f]{{8}}(?P<old>\.old)?")
+_DAY = 86400.0
 
 
 class FileSystemError(ValueError):
     """A file or directory that cannot be read, written, moved or removed."""
 
     exit_status = 1
+
+
+class ConcurrencyError(FileSystemError):
+    """Another process has written what this one was to write."""
 
 
 class FileSystem:
@@ -40,6 +51,7 @@ class FileSystem:
     def __init__(self, spark: SparkSession, path: str) -> None:
         context: Any = spark.sparkContext
         self._jvm: Any = context._jvm
+        self._gateway: Any = context._gateway
         with _named("reached", path):
             self._files = self._path(path).getFileSystem(context._jsc.hadoopConfiguration())
 
@@ -65,11 +77,34 @@ class FileSystem:
     def write_text(self, path: str, text: str) -> None:
         """Write a small file in UTF-8, over the one that may be there."""
         with _named("written", path):
-            stream = self._files.create(self._path(path))
+            _write(self._files.create(self._path(path)), text)
+
+    def write_new(self, path: str, text: str) -> bool:
+        """Write a small file that is not there yet, all at once; return whether it was not there.
+
+        Of several processes that do so at the same time, one gets True: by a hard link on a local
+        disk, by an exclusive rename on HDFS, and elsewhere as far as the store refuses to write
+        over a file.
+        """
+        scheme = self._files.getUri().getScheme()
+        target = self._path(path)
+        with _named("written", path):
+            if scheme not in ("file", "hdfs"):
+                return self._create_new(target, text)
+            temporary = self._path(self.sibling(path))
+            raw = self._files.getRaw() if scheme == "file" else self._files
             try:
-                stream.write(bytearray(text, "utf-8"))
+                _write(raw.create(temporary, True), text)
+                if scheme == "file":
+                    return _link(*(raw.pathToFile(p).getPath() for p in (temporary, target)))
+                return self._rename_new(temporary, target)
             finally:
-                stream.close()
+                raw.delete(temporary, False)
+
+    def modified(self, path: str) -> float:
+        """Return when `path` was written last, in seconds since 1970."""
+        with _named("reached", path):
+            return float(self._files.getFileStatus(self._path(path)).getModificationTime()) / 1e3
 
     def make_directory(self, path: str) -> None:
         """Make the directory `path` and those it is in."""
@@ -78,10 +113,24 @@ class FileSystem:
                 raise FileSystemError(f"{path} cannot be written")
 
     def rename(self, path: str, target: str) -> None:
-        """Give the file or directory `path` the name `target`, which must be free."""
+        """Give the file or directory `path` the name `target`, which must be free.
+
+        Raises
+        ------
+        ConcurrencyError
+            If it is not.
+        """
+        taken = f"{path} cannot be renamed to {target}: another process has written that meanwhile"
         with _named(f"renamed to {target}", path):
+            if self._files.exists(self._path(target)):
+                raise ConcurrencyError(taken)
             if not self._files.rename(self._path(path), self._path(target)):
                 raise FileSystemError(f"{path} cannot be renamed to {target}")
+            # Hadoop puts a directory into one that has appeared at this very moment.
+            inside = self._path(f"{target}/{self._path(path).getName()}")
+            if self._files.exists(inside):
+                self._files.delete(inside, True)
+                raise ConcurrencyError(taken)
 
     def delete(self, path: str) -> None:
         """Remove `path` with all that is in it, if it is there."""
@@ -89,20 +138,80 @@ class FileSystem:
             self._files.delete(self._path(path), True)
 
     def sibling(self, path: str) -> str:
-        """Return a path beside `path` that nothing has and that Spark does not read as data."""
+        """Return a path beside `path` that nothing has and that Spark does not read as data.
+
+        Its name says who writes there, for `sweep`.
+        """
         there = self._files.makeQualified(self._path(path))
-        return f"{there.getParent()}/.{there.getName()}.{uuid.uuid4().hex}"
+        return f"{there.getParent()}/.{there.getName()}.{mark()}.{uuid.uuid4().hex[:8]}"
+
+    def sweep(self, directory: str, name: str | None = None, lease: float = _DAY) -> None:
+        """Remove the siblings of processes that are gone, and put back what they moved away.
+
+        Parameters
+        ----------
+        directory : str
+            Where to look; it need not be there.
+        name : str, optional
+            Of what has siblings; by default of anything in the directory.
+        lease : float
+            See `nonconvex.distributed.writers.abandoned`.
+        """
+        for entry in self.names(directory) if self.exists(directory) else []:
+            found = _TEMPORARY.fullmatch(entry)
+            if found is None or name not in (None, found["name"]):
+                continue
+            path, target = f"{directory}/{entry}", f"{directory}/{found['name']}"
+            try:
+                if not abandoned(found["writer"], self.modified(path), lease):
+                    continue
+                if found["old"] and not self.exists(target):
+                    self.rename(path, target)
+                    _logger.info("put back %s, which a run that was killed had moved away", target)
+                else:
+                    self.delete(path)
+                    _logger.info("removed %s, which a run that was killed had left", path)
+            except FileSystemError as error:  # another process sweeps, too
+                _logger.debug("not swept: %s", error)
+
+    def parent(self, path: str) -> tuple[str, str]:
+        """Return the directory that `path` is in, and its name there."""
+        there = self._files.makeQualified(self._path(path))
+        return there.getParent().toString(), there.getName()
 
     def _path(self, path: str) -> Any:
         return self._jvm.org.apache.hadoop.fs.Path(path)
 
+    def _create_new(self, target: Any, text: str) -> bool:
+        try:
+            stream = self._files.create(target, False)
+        except Py4JJavaError as error:
+            if _already_exists(error):
+                return False
+            raise
+        _write(stream, text)
+        return True
+
+    def _rename_new(self, path: Any, target: Any) -> bool:
+        try:
+            contexts = self._jvm.org.apache.hadoop.fs.FileContext
+            context = contexts.getFileContext(self._files.getUri(), self._files.getConf())
+            options = self._jvm.org.apache.hadoop.fs.Options.Rename
+            context.rename(path, target, self._gateway.new_array(options, 0))
+        except Py4JJavaError as error:
+            if _already_exists(error):
+                return False
+            raise
+        return True
+
 
 @contextmanager
-def publish(spark: SparkSession, path: str) -> Iterator[str]:
+def publish(spark: SparkSession, path: str, *, replace: bool = True) -> Iterator[str]:
     """Yield a temporary directory that takes the place of `path` once it is complete.
 
     What was at `path` stays there until then, and for good if the block raises; then the
-    temporary directory is removed. The caller decides whether `path` may be replaced.
+    temporary directory is removed.  A process that is killed leaves it, or, between two renames,
+    what was at `path` beside it: the next one for the same path clears up first.
 
     Parameters
     ----------
@@ -110,6 +219,8 @@ def publish(spark: SparkSession, path: str) -> Iterator[str]:
         The session that writes.
     path : str
         Where the directory is to be in the end.
+    replace : bool
+        Whether what is at `path` in the end may be replaced.
 
     Yields
     ------
@@ -120,6 +231,8 @@ def publish(spark: SparkSession, path: str) -> Iterator[str]:
     ------
     FileSystemError
         If `path` cannot be written.
+    ConcurrencyError
+        If another process has written `path` meanwhile.
 
     Examples
     --------
@@ -127,11 +240,12 @@ def publish(spark: SparkSession, path: str) -> Iterator[str]:
     ...     table.write.parquet(f"{directory}/table")
     """
     files = FileSystem(spark, path)
+    files.sweep(*files.parent(path))
     temporary = files.sibling(path)
     files.make_directory(temporary)
     try:
         yield temporary
-        if files.exists(path):
+        if replace and files.exists(path):
             _replace(files, temporary, path)
         else:
             files.rename(temporary, path)
@@ -141,10 +255,13 @@ def publish(spark: SparkSession, path: str) -> Iterator[str]:
 
 def _replace(files: FileSystem, temporary: str, path: str) -> None:
     """Put `temporary` in the place of `path`, or leave `path` as it was."""
-    old = files.sibling(path)
+    old = f"{files.sibling(path)}.old"
     files.rename(path, old)
     try:
         files.rename(temporary, path)
+    except ConcurrencyError:  # what was there has been replaced by another process
+        files.delete(old)
+        raise
     except FileSystemError:
         files.rename(old, path)
         raise
@@ -153,6 +270,27 @@ def _replace(files: FileSystem, temporary: str, path: str) -> None:
     except FileSystemError as error:
         # The new directory is in place, so this must not look like a failure.
         _logger.warning("the directory that was at %s stays behind: %s", path, error)
+
+
+def _write(stream: Any, text: str) -> None:
+    try:
+        stream.write(bytearray(text, "utf-8"))
+    finally:
+        stream.close()
+
+
+def _link(path: str, target: str) -> bool:
+    try:
+        os.link(path, target)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        raise FileSystemError(f"{target} cannot be written: {error.strerror}") from None
+    return True
+
+
+def _already_exists(error: Py4JJavaError) -> bool:
+    return "FileAlreadyExists" in str(error.java_exception)
 
 
 @contextmanager

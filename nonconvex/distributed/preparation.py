@@ -126,7 +126,7 @@ def prepare_ratings(
         content = _describe(parts, checked, split, configuration)
         if existing is not None:
             return _reuse(existing, content)
-        with publish(spark, path) as directory:
+        with publish(spark, path, replace=overwrite) as directory:
             manifest = _write(cache, parts, directory, content, user_blocks, item_blocks, source)
             reason = _free_name("reason", source.rows.columns)
             rejected = checked.rejected.select("row.*", F.col("reason").alias(reason))

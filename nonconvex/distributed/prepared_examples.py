@@ -173,7 +173,7 @@ def prepare_examples(
     selected = select_examples(frame, columns, classify=classify)
     about = outline(selected, columns, classify=classify, features=features, targets=targets)
     layout = Layout.of(about, piece_bytes)
-    with publish(spark, path) as directory:
+    with publish(spark, path, replace=overwrite) as directory:
         pack(selected, layout).write.parquet(f"{directory}/pieces")
         rdd, places = _located(spark, f"{directory}/pieces", layout.total)
         check_intake(Pieces(rdd, layout.total - 1, places[-1:]), columns, about)

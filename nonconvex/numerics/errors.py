@@ -48,6 +48,11 @@ class Scores:
     rmse: dict[str, float]
     mae: dict[str, float]
 
+    @property
+    def by_predictor(self) -> dict[str, dict[str, float]]:
+        """The same by predictor: ``rmse`` and ``mae`` of each."""
+        return {name: {"rmse": self.rmse[name], "mae": self.mae[name]} for name in self.rmse}
+
 
 @dataclass(frozen=True)
 class Evaluation:

@@ -1,6 +1,15 @@
+import os
+import time
+
 import pytest
 
-from nonconvex.distributed.filesystem import FileSystem, FileSystemError, publish
+from nonconvex.distributed.filesystem import (
+    ConcurrencyError,
+    FileSystem,
+    FileSystemError,
+    publish,
+)
+from nonconvex.distributed.writers import mark
 
 
 def entries(directory):
@@ -85,3 +94,70 @@ def test_a_path_that_cannot_be_written_is_named(spark, tmp_path):
     path = f"{tmp_path}/file/target"
     with pytest.raises(FileSystemError, match=r"cannot be"), publish(spark, path):
         raise AssertionError
+
+
+def test_a_file_is_new_once(spark, tmp_path):
+    files = FileSystem(spark, str(tmp_path))
+    assert files.write_new(f"{tmp_path}/a", "1")
+    assert not files.write_new(f"{tmp_path}/a", "2")
+    assert files.read_text(f"{tmp_path}/a") == "1"
+    assert files.names(str(tmp_path)) == ["a"]
+
+
+@pytest.mark.parametrize("way", ["_rename_new", "_create_new"])
+def test_a_file_is_new_once_on_hdfs_and_object_stores(spark, tmp_path, way):
+    files = FileSystem(spark, str(tmp_path))
+    target = files._path(f"{tmp_path}/a")
+    for text, expected in (("1", True), ("2", False)):
+        if way == "_create_new":
+            assert files._create_new(target, text) is expected
+        else:
+            files.write_text(f"{tmp_path}/new", text)
+            assert files._rename_new(files._path(f"{tmp_path}/new"), target) is expected
+    assert files.read_text(f"{tmp_path}/a") == "1"
+
+
+def test_a_directory_that_another_process_has_written_meanwhile_stays(spark, target):
+    def write():
+        with publish(spark, str(target), replace=False):
+            target.mkdir()
+            (target / "theirs").write_text("1")
+
+    with pytest.raises(ConcurrencyError, match=r"target: another process has written that meanw"):
+        write()
+    assert entries(target.parent) == ["target", "theirs"]
+
+
+def test_a_directory_that_appears_at_the_very_moment_stays(spark, target, monkeypatch):
+    """Hadoop renames into a directory that is there, and says that all is well."""
+    target.mkdir(parents=True)
+    (target / "theirs").write_text("1")
+    files = FileSystem(spark, str(target))
+    other = target.parent / "other"
+    other.mkdir()
+    monkeypatch.setattr(files._files, "exists", _first_no(files._files.exists), raising=False)
+    with pytest.raises(ConcurrencyError, match=r"other cannot be renamed to .*target: another"):
+        files.rename(str(other), str(target))
+    assert entries(target.parent) == ["target", "theirs"]
+
+
+def _first_no(exists):
+    answers = iter([False])
+    return lambda path: next(answers, None) is None and exists(path)
+
+
+def test_what_a_killed_process_left_is_swept_and_what_it_moved_away_is_put_back(spark, target):
+    gone, old = "00000000-1-1", time.time() - 90_000
+    target.parent.mkdir()
+    for name in (
+        f".target.{gone}.0123abcd",
+        f".target.{gone}.4567abcd.old",
+        f".another.{gone}.0123abcd",
+        f".target.{mark()}.0123abcd",
+    ):
+        (target.parent / name).mkdir()
+        os.utime(target.parent / name, (old, old))
+    with pytest.raises(ConcurrencyError), publish(spark, str(target), replace=False):
+        pass
+    kept = [f".another.{gone}.0123abcd", f".target.{mark()}.0123abcd", "target"]
+    assert entries(target.parent) == sorted(kept)

@@ -1,11 +1,14 @@
 import json
 import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from nonconvex.distributed import publication
-from nonconvex.distributed.filesystem import FileSystem, FileSystemError
+from nonconvex.distributed import publication, replacement
+from nonconvex.distributed.filesystem import ConcurrencyError, FileSystem, FileSystemError
 from nonconvex.distributed.publication import (
     POINTER,
     PublicationError,
@@ -13,7 +16,11 @@ from nonconvex.distributed.publication import (
     find_model,
     new_run,
     publish_run,
+    published_run,
+    recover,
+    remove_old_runs,
 )
+from nonconvex.distributed.writers import mark
 
 
 @pytest.fixture
@@ -32,11 +39,11 @@ def test_the_pointer_leads_to_the_run_published_last(spark, runs):
     first = complete_run(spark, runs)
     with pytest.raises(PublicationError, match=r"no model is published at .*runs: train a model"):
         find_model(spark, runs)
-    publish_run(spark, runs, first)
+    publish_run(spark, runs, first, after=None)
     assert find_model(spark, runs) == f"{runs}/run_id={first.id}/model"
     second = complete_run(spark, runs)
     assert find_model(spark, runs) == first.model
-    publish_run(spark, runs, second)
+    publish_run(spark, runs, second, after=first)
     assert find_model(spark, runs) == second.model != first.model
     expected = sorted([POINTER, f"run_id={first.id}", f"run_id={second.id}"])
     assert sorted(os.listdir(runs)) == expected  # no temporary file, no checksums
@@ -45,7 +52,7 @@ def test_the_pointer_leads_to_the_run_published_last(spark, runs):
 
 
 def test_a_run_that_fails_leaves_nothing(spark, runs):
-    publish_run(spark, runs, complete_run(spark, runs))
+    publish_run(spark, runs, complete_run(spark, runs), after=None)
     before = sorted(os.listdir(runs))
 
     def interrupted():
@@ -75,37 +82,41 @@ def test_where_there_is_nothing(spark, runs):
 def test_a_damaged_pointer_is_refused(spark, runs, text):
     complete_run(spark, runs)
     FileSystem(spark, runs).write_text(f"{runs}/{POINTER}", text)
-    with pytest.raises(PublicationError, match=r"published\.json is damaged: publish a run again"):
+    with pytest.raises(
+        PublicationError, match=r"published\.json is damaged: delete it, and train again"
+    ):
         find_model(spark, runs)
 
 
 def test_a_pointer_to_a_run_that_is_gone_is_refused(spark, runs):
     run = complete_run(spark, runs)
-    publish_run(spark, runs, run)
+    publish_run(spark, runs, run, after=None)
     FileSystem(spark, runs).delete(run.path)
-    with pytest.raises(PublicationError, match=f"names a run that is not there, {run.id}: publish"):
+    with pytest.raises(
+        PublicationError, match=f"names a run that is not there, {run.id}: delete it"
+    ):
         find_model(spark, runs)
 
 
 def test_a_pointer_that_cannot_be_written_is_named(spark, tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(FileSystemError, match=r"file/published\.json cannot be replaced: .*file"):
-        publish_run(spark, f"{tmp_path}/file", Run("first", "unused"))
+    with pytest.raises(FileSystemError, match=r"file/\.publishing.* cannot be written: .*file"):
+        publish_run(spark, f"{tmp_path}/file", Run("first", "unused"), after=None)
 
 
 def test_a_rename_that_says_no_is_an_error():
     files = SimpleNamespace(rename=lambda path, target: False)
     target = SimpleNamespace(toString=lambda: "runs/published.json")
     with pytest.raises(FileSystemError, match=r"runs/published\.json cannot be replaced"):
-        publication._rename_local(None, files, None, target)
+        replacement._rename_local(None, files, None, target)
 
 
 def test_a_pointer_that_could_not_be_replaced_is_left_alone(spark, runs, monkeypatch):
     old, new = complete_run(spark, runs), complete_run(spark, runs)
-    publish_run(spark, runs, old)
-    monkeypatch.setitem(publication._RENAME_OVER, "file", refuse)
+    publish_run(spark, runs, old, after=None)
+    monkeypatch.setitem(replacement._RENAME_OVER, "file", refuse)
     with pytest.raises(FileSystemError, match="refused"):
-        publish_run(spark, runs, new)
+        publish_run(spark, runs, new, after=old)
     assert find_model(spark, runs) == old.model
     assert len(os.listdir(runs)) == 3  # no temporary file is left
 
@@ -120,8 +131,8 @@ def test_hdfs_renames_over_a_file_when_told_so(spark, tmp_path):
     paths = [context._jvm.org.apache.hadoop.fs.Path(str(tmp_path / name)) for name in ("new", "a")]
     files = paths[0].getFileSystem(context._jsc.hadoopConfiguration())
     for path, text in zip(paths, ("new", "old"), strict=True):
-        publication._write(files, path, text)
-    publication._rename_over(context, files, *paths)
+        replacement._write(files, path, text)
+    replacement._rename_over(context, files, *paths)
     assert (tmp_path / "a").read_text() == "new"
     assert not (tmp_path / "new").exists()
 
@@ -131,8 +142,112 @@ def test_a_store_without_such_a_rename_is_written_at_once(spark, tmp_path):
     key = "fs.viewfs.mounttable.store.link./runs"
     configuration.set(key, tmp_path.as_uri())
     try:
-        for run in (Run("first", "unused"), Run("second", "unused")):
-            publish_run(spark, "viewfs://store/runs", run)
+        first, second = Run("first", "unused"), Run("second", "unused")
+        publish_run(spark, "viewfs://store/runs", first, after=None)
+        publish_run(spark, "viewfs://store/runs", second, after=first)
+        with pytest.raises(ConcurrencyError, match="second has been since it began"):
+            publish_run(spark, "viewfs://store/runs", Run("third", "unused"), after=first)
     finally:
         configuration.unset(key)
     assert json.loads((tmp_path / POINTER).read_text()) == {"run_id": "second"}
+
+
+GONE = "00000000-1-1"  # a writer on a machine that is no more
+
+
+def age(path, seconds):
+    then = time.time() - seconds
+    os.utime(path, (then, then))
+
+
+def test_two_runs_that_began_together_are_not_both_published(spark, runs):
+    before = complete_run(spark, runs)
+    publish_run(spark, runs, before, after=None)
+    first, second = complete_run(spark, runs), complete_run(spark, runs)
+    publish_run(spark, runs, first, after=before)
+    with pytest.raises(ConcurrencyError, match=rf"{second.id} is not published, as {first.id} has"):
+        publish_run(spark, runs, second, after=before)
+    assert published_run(spark, runs) == first
+    assert os.path.isdir(second.path)
+    assert not [name for name in os.listdir(runs) if name.startswith(".")]
+
+
+def test_of_many_that_publish_at_once_one_does(spark, runs):
+    several = [complete_run(spark, runs) for _ in range(8)]
+
+    def publish(run):
+        try:
+            publish_run(spark, runs, run, after=None)
+        except ConcurrencyError:
+            return None
+        return run
+
+    with ThreadPoolExecutor(8) as pool:
+        [done] = filter(None, pool.map(publish, several))
+    assert published_run(spark, runs) == done
+
+
+def test_a_publication_that_was_killed_is_finished(spark, runs):
+    before, killed = complete_run(spark, runs), complete_run(spark, runs)
+    publish_run(spark, runs, before, after=None)
+    claim = Path(runs, f".publishing.after={before.id}")
+    claim.write_text(json.dumps({"run_id": killed.id, "writer": GONE}))
+    age(claim, 60)
+    recover(spark, runs)
+    assert published_run(spark, runs) == killed
+    assert not claim.exists()
+    claim = Path(runs, f".publishing.after={killed.id}")  # of a run that is not there any more
+    claim.write_text(json.dumps({"run_id": "another", "writer": GONE}))
+    age(claim, 60)
+    publish_run(spark, runs, before, after=killed)
+    assert published_run(spark, runs) == before
+
+
+def test_a_publication_that_never_ends_is_named(spark, runs, monkeypatch):
+    run = complete_run(spark, runs)
+    Path(runs, ".publishing.after=none").write_text(
+        json.dumps({"run_id": run.id, "writer": mark()})
+    )
+    monkeypatch.setattr(publication, "_MOMENT", 0.2)
+    with pytest.raises(ConcurrencyError, match=rf"{run.id} has been about to be .* or delete"):
+        publish_run(spark, runs, run, after=None)
+
+
+def test_what_killed_runs_leave_is_removed_and_what_others_write_is_not(spark, runs):
+    complete = complete_run(spark, runs)
+    for name, writer, old in (
+        ("killed", GONE, True),
+        ("elsewhere", GONE, False),
+        ("here", mark(), True),
+        ("cut", None, True),
+    ):
+        running = Path(runs, f"run_id={name}", "running.json")
+        running.parent.mkdir()
+        running.write_text("{" if writer is None else json.dumps({"writer": writer}))
+        if old:
+            age(running, 90_000)
+    Path(runs, "run_id=empty").mkdir()
+    Path(runs, f".published.json.{GONE}.0123abcd").touch()
+    age(Path(runs, f".published.json.{GONE}.0123abcd"), 90_000)
+    Path(runs, f".published.json.{mark()}.0123abcd").touch()
+    recover(spark, runs)
+    assert sorted(os.listdir(runs)) == sorted(
+        [
+            f"run_id={complete.id}",
+            "run_id=elsewhere",
+            "run_id=here",
+            "run_id=empty",
+            f".published.json.{mark()}.0123abcd",
+        ]
+    )
+
+
+def test_old_runs_are_removed_but_for_the_published_one_and_those_under_way(spark, runs):
+    several = [complete_run(spark, runs) for _ in range(4)]
+    several.sort()
+    publish_run(spark, runs, several[0], after=None)
+    with new_run(spark, runs) as under_way:
+        assert remove_old_runs(spark, runs, 3) == [several[1]]
+        assert remove_old_runs(spark, runs, 1) == several[2:]
+        assert published_run(spark, runs) == several[0]
+        assert os.path.isdir(under_way.path)

@@ -58,7 +58,7 @@ def root(spark, tmp_path_factory):
         (root / "runs" / f"run_id={this.id}" / METRICS).write_text(
             metrics_json(this.id, prepared, model, None)
         )
-    publish_run(spark, str(root / "runs"), this)
+    publish_run(spark, str(root / "runs"), this, after=None)
     return root
 
 

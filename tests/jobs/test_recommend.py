@@ -52,7 +52,7 @@ def model(spark, table, tmp_path_factory):
     model = MatrixFactorization(rank=3, maxIter=2).fitPrepared(prepared)
     with new_run(spark, str(root / "runs")) as this:
         model.write().save(this.model)
-    publish_run(spark, str(root / "runs"), this)
+    publish_run(spark, str(root / "runs"), this, after=None)
     return model, root
 
 

@@ -228,6 +228,18 @@ def test_implicit_feedback_has_no_errors_of_ratings(train, first, root, tmp_path
         (["factorization.rank=-1"], 2, "factorization: rank must be an integer ≥ 0, got -1"),
         (["factorization.solver=sgd"], 2, "factorization: solver must be one of als"),
         (["factorization.seed=x"], 2, "factorization: "),
+        (["gate.metric=r2"], 2, "gate.metric must be rmse or mae, got r2"),
+        (
+            ["gate.metric=mae", "factorization.implicitPrefs=true"],
+            2,
+            "[gate] compares errors of ratings, and factorization.implicitPrefs predicts",
+        ),
+        (
+            ["start.model=published", "factorization.rank=7", "factorization.numRestarts=1"],
+            2,
+            "and this fit rank 7; they must be equal",
+        ),
+        (["start.model=no/such"], 3, "there is nothing at no/such"),
         (["output.paths=x"], 2, "unknown key output.paths; did you mean output.path?"),
         (["split.method=time"], 2, "split 'time': this needs timestamps, name their column"),
         (["evaluation.part=train"], 2, "evaluation.part must be 'test' or 'validation'"),
@@ -253,6 +265,36 @@ def test_what_is_for_preparing_is_refused_without_ratings(tmp_path):
     with pytest.raises(ConfigError, match=r"are for preparing ratings: say in \[ratings\] which"):
         load(FactorizationConfig, config)
     assert load(FactorizationConfig, config, ["prepared.overwrite=false"]).ratings is None
+
+
+def test_a_model_that_does_not_pass_the_gate_is_kept_and_not_published(train, first, root, spark):
+    """It begins at the published model, is measured beside it, and old runs go after the next."""
+    del first
+    published = find_model(spark, str(root / "runs"))
+    common = (
+        *("factorization.numRestarts=1", "factorization.ensemble=false"),
+        *("start.model=published", "gate.metric=rmse", "gate.baseline=9"),
+    )
+    status, printed, outcome, log = train(*common, "gate.published=-9")
+    assert status == 4
+    assert re.fullmatch(
+        r"rmse [\d.]+ is not within -9 of [\d.]+, that of the published model: the run is not "
+        rf"published, and kept in {root}/runs/run_id={outcome['run_id']}",
+        outcome["error"],
+    )
+    assert re.search(r"^published +\d\.\d+", "\n".join(printed), re.MULTILINE)
+    assert find_model(spark, str(root / "runs")) == published
+    kept = MatrixFactorizationModel.load(outcome["model"])
+    assert kept.summary.warm_start["users"]["kept"] > 0
+    assert "Traceback" not in log
+    status, _, after, _ = train(*common, "gate.published=9", "output.keep=2")
+    assert status == 0, after
+    assert find_model(spark, str(root / "runs")) == after["model"]
+    assert entries(root / "runs") == {
+        POINTER,
+        f"run_id={outcome['run_id']}",
+        f"run_id={after['run_id']}",
+    }
 
 
 @pytest.mark.usefixtures("unevaluated")

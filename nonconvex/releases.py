@@ -1,0 +1,150 @@
+"""A training job around its training: what was published before, the new run, the quality gate."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any, TypeVar
+
+from pyspark.sql import SparkSession
+
+from nonconvex.config import ConfigError
+from nonconvex.distributed.filesystem import FileSystem
+from nonconvex.distributed.publication import (
+    Run,
+    find_model,
+    new_run,
+    publish_run,
+    published_run,
+    recover,
+    remove_old_runs,
+)
+from nonconvex.estimator_sections import GateSection, OutputSection, StartSection
+from nonconvex.gates import PUBLISHED, GateError
+from nonconvex.models import AnyModel, load_model
+
+__all__ = ["Release"]
+
+EstimatorT = TypeVar("EstimatorT", bound=Any)
+
+_logger = logging.getLogger("nonconvex")
+
+
+class Release:
+    """A run from what was published before it to what is published after it.
+
+    When it is made, what runs that were killed have left is finished or removed.
+
+    Parameters
+    ----------
+    spark : SparkSession
+    output : OutputSection
+        Where runs are.
+    gate : GateSection, optional
+        What a model must reach to be published.
+
+    Examples
+    --------
+    >>> release = Release(spark, config.output, config.gate)  # doctest: +SKIP
+    >>> with release.run() as run:  # doctest: +SKIP
+    ...     model.write().save(run.model)
+    >>> release.publish(run, {"model": {"rmse": 1.5}}, [])  # doctest: +SKIP
+    """
+
+    def __init__(
+        self, spark: SparkSession, output: OutputSection, gate: GateSection | None = None
+    ) -> None:
+        self._spark, self._output = spark, output
+        self._gate = None if gate is None else gate.gate()
+        recover(spark, output.path)
+        self.before = published_run(spark, output.path)
+
+    @cached_property
+    def published(self) -> AnyModel | None:
+        """The model that was published when this began, if there was one."""
+        return None if self.before is None else load_model(self._spark, self.before.model)
+
+    @property
+    def rivals(self) -> dict[str, Any]:
+        """The models to measure beside the new one, for the gate."""
+        if self._gate is None or self._gate.published is None or self.published is None:
+            return {}
+        return {PUBLISHED: self.published}
+
+    def start(self, estimator: EstimatorT, start: StartSection) -> EstimatorT:
+        """Let an estimator begin at an earlier model, if it is to.
+
+        Raises
+        ------
+        ConfigError
+            If that is a model of another kind.
+        """
+        if start.model is None:
+            return estimator
+        if start.model != PUBLISHED:
+            initial = load_model(self._spark, find_model(self._spark, start.model))
+        elif self.published is None:
+            _logger.info("no model is published yet: starting from random numbers")
+            return estimator
+        else:
+            initial = self.published
+        try:
+            estimator.setInitialModel(initial)
+        except ValueError as error:
+            raise ConfigError(f"start.model={start.model!r}: {error}") from None
+        return estimator
+
+    def require(self, rows: int, what: str) -> None:
+        """Refuse, before it trains, a gate that would have no rows to measure on."""
+        if self._gate is not None and not rows:
+            raise ConfigError(
+                f"[gate] measures on test rows, and {what} has none: hold some out by split.test, "
+                "or leave out [gate]"
+            )
+
+    @contextmanager
+    def run(self) -> Iterator[Run]:
+        """Make the directory of the run, and remove it again if the block raises."""
+        with new_run(self._spark, self._output.path) as run:
+            yield run
+
+    def publish(
+        self, run: Run, figures: Mapping[str, Mapping[str, float]], baselines: Collection[str]
+    ) -> None:
+        """Publish the run if it passes the gate, and remove runs that are no longer kept.
+
+        Parameters
+        ----------
+        run : Run
+            Complete.
+        figures : mapping of str to mapping of str to float
+            The metrics of ``"model"``, of `rivals` and of baselines, on the same rows.
+        baselines : collection of str
+            Which of them are baselines.
+
+        Raises
+        ------
+        GateError
+            If it does not pass; the run is kept.
+        ConcurrencyError
+            If another run has been published since this one began.
+        """
+        if self._gate is not None:
+            metric = self._gate.metric
+            values = {name: metrics[metric] for name, metrics in figures.items()}
+            complaints = self._gate.complaints(values, baselines)
+            if complaints:
+                raise GateError(
+                    f"{' and '.join(complaints)}: the run is not published, and kept in {run.path}",
+                    {"run_id": run.id, "model": run.model, "metrics": figures},
+                )
+        publish_run(self._spark, self._output.path, run, after=self.before)
+        if self._output.keep is not None:
+            remove_old_runs(self._spark, self._output.path, self._output.keep)
+
+    @property
+    def files(self) -> FileSystem:
+        """The file system of the runs."""
+        return FileSystem(self._spark, self._output.path)
