@@ -21,6 +21,7 @@ __all__ = [
 ]
 
 COLD_START = ("bias", "nan", "drop")
+PLACES = ("auto", "driver", "executors")
 SOLVERS = ("als", "als-coordinate", "gd", "gibbs")
 
 
@@ -232,6 +233,13 @@ class FactorizationParams(FactorizationModelParams, SamplingParams, DescentParam
         "number of blocks of items, as numUserBlocks",
         optional(integer("numItemBlocks", 1)),
     )
+    updates = param(
+        "updates",
+        "where rows are updated: on the 'executors', by a Spark job for each half-step, on the "
+        "'driver', or 'auto': there if the ratings are so few that no job could be planned in the "
+        "time. It changes the time, never the result",
+        choice("updates", PLACES),
+    )
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -258,6 +266,7 @@ class FactorizationParams(FactorizationModelParams, SamplingParams, DescentParam
             ensemble=False,
             numUserBlocks=None,
             numItemBlocks=None,
+            updates="auto",
         )
 
 
@@ -267,7 +276,7 @@ DESCENT_ALONE = (*DESCENT, "gradientTol", "miniBatchFraction")
 SHARED = (
     *("userCol", "itemCol", "ratingCol", "weightCol", "validationIndicatorCol"),
     *("implicitPrefs", "confidence", "precision", "numUserBlocks", "numItemBlocks"),
-    *("maxIter", "tol", "patience", "checkpointPath", "checkpointInterval"),
+    *("updates", "maxIter", "tol", "patience", "checkpointPath", "checkpointInterval"),
     *DESCENT_ALONE,
     *("numBurnIn", "numSamples", "thinning", "numKept"),
 )
@@ -276,7 +285,8 @@ SHARED = (
 
 NOT_OF_THE_FIT = {
     *("predictionCol", "coldStartStrategy", "clipPredictions", "keepRestarts", "ensemble"),
-    *("numUserBlocks", "numItemBlocks", "maxIter", "checkpointPath", "checkpointInterval"),
+    *("numUserBlocks", "numItemBlocks", "updates"),
+    *("maxIter", "checkpointPath", "checkpointInterval"),
     *("predictionStdCol", "predictionIntervalCol", "predictionInterval", "predictionNoise"),
 }
 """Params that may change between an interrupted fit and the one that goes on from there."""

@@ -59,7 +59,7 @@ class LoopSettings:
         if self.checkpoint_path is None:
             return None
         return Checkpoints(
-            training.blocks.users.sparkSession,
+            training.blocks.users.session,
             self.checkpoint_path,
             self.checkpoint_interval,
             {**identity, "ratings": training.fingerprint()},

@@ -122,6 +122,7 @@ class MatrixFactorization(
         precision: str = "float32",
         numUserBlocks: int | None = None,
         numItemBlocks: int | None = None,
+        updates: str = "auto",
         gradientTol: float = 0.0,
         miniBatchFraction: float = 1.0,
         optimizer: str = "adam",
@@ -188,7 +189,13 @@ class MatrixFactorization(
         check_prepared(self)
         self._check_together(validated=prepared.manifest.counts["validation"] > 0)
         started = time.perf_counter()
-        training = load_prepared(prepared, dtype=self._dtype(), transform=self._preferences())
+        training = load_prepared(
+            prepared,
+            dtype=self._dtype(),
+            transform=self._preferences(),
+            place=self.getOrDefault("updates"),
+            unknowns=self._unknowns(),
+        )
         model = self._train([self], training, started, training_ratings(prepared))[0]
         if "weight" in prepared.manifest.types:  # what the model folds in and evaluates is weighted
             model._set(weightCol="weight")
@@ -247,12 +254,18 @@ class MatrixFactorization(
             item_blocks=first.getOrDefault("numItemBlocks"),
             dtype=first._dtype(),
             transform=first._preferences(),
+            place=first.getOrDefault("updates"),
+            unknowns=sum(estimator._unknowns() for estimator in estimators),
         )
         train = ratings.where("not held_out") if "held_out" in ratings.columns else ratings
         return self._train(estimators, training, started, train.drop("held_out"))
 
     def _check_together(self, *, validated: bool) -> None:
         check_together(self, validated=validated, warm=self._initial_model is not None)
+
+    def _unknowns(self) -> int:
+        """Return how many unknowns a pass updates for each row."""
+        return int(self.getOrDefault("numRestarts")) * (1 + int(self.getOrDefault("rank")))
 
     def _dtype(self) -> type[np.floating]:
         return np.float32 if self.getOrDefault("precision") == "float32" else np.float64

@@ -103,13 +103,20 @@ IMPORTS = {
     ),
     "nonconvex.distributed.serving": "distributed.filesystem distributed.prepared",
     "nonconvex.distributed.lookups": "distributed.indexing",
-    "nonconvex.distributed.blocking": "numerics.blocks distributed.lookups distributed.workers",
-    "nonconvex.distributed.half_steps": "numerics distributed.blocking distributed.workers",
+    "nonconvex.distributed.passes": "numerics.threads distributed.workers",
+    "nonconvex.distributed.blocking": (
+        "numerics.blocks distributed.lookups distributed.passes distributed.workers"
+    ),
+    "nonconvex.distributed.half_steps": "numerics distributed.blocking distributed.passes",
     "nonconvex.distributed.alternating": (
         "distributed.half_steps distributed.problems distributed.runs"
     ),
+    "nonconvex.distributed.row_sums": (
+        "distributed.blocking distributed.passes distributed.ratings"
+    ),
     "nonconvex.distributed.training": (
-        "numerics.blocks distributed.blocking distributed.lookups "
+        "numerics.blocks distributed.blocking distributed.indexing distributed.lookups "
+        "distributed.passes distributed.row_sums "
         "distributed.prepared distributed.problems distributed.ratings"
     ),
     "nonconvex.distributed.columns": "",
@@ -176,13 +183,15 @@ IMPORTS = {
     "nonconvex.distributed.retrieval": (
         "numerics.errors numerics.relevance distributed.scoring distributed.top_n"
     ),
-    "nonconvex.distributed.problems": "numerics.convergence numerics.factorization",
+    "nonconvex.distributed.problems": (
+        "numerics.convergence numerics.factorization distributed.passes"
+    ),
     "nonconvex.distributed.runs": "numerics distributed.half_steps distributed.problems",
     "nonconvex.distributed.gradient_descent": (
         "numerics distributed.half_steps distributed.problems distributed.runs"
     ),
     "nonconvex.distributed.held_out": (
-        "numerics distributed.blocking distributed.half_steps distributed.workers"
+        "numerics distributed.blocking distributed.half_steps distributed.passes"
     ),
     "nonconvex.distributed.courses": "numerics distributed.held_out distributed.problems",
     "nonconvex.distributed.sampling": (

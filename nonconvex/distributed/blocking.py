@@ -6,23 +6,23 @@ packed block is a few buffers that a Python worker reads in place.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from pyspark import Broadcast
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from nonconvex.distributed.lookups import IdLookup
-from nonconvex.distributed.workers import settle
+from nonconvex.distributed.passes import Held, Value
+from nonconvex.distributed.workers import settled
 from nonconvex.numerics.blocks import RatingBlock, merge
 
-__all__ = ["Lookups", "Side", "pack", "pack_in_place", "unpack"]
+__all__ = ["Lookups", "Side", "pack", "pack_here", "pack_in_place", "triples", "unpack"]
 
-Lookups = Broadcast[dict[str, IdLookup]]
+Lookups = Value[Mapping[str, IdLookup]]
 """The indices and blocks of the ids in each of two columns."""
 
 _Batches = Iterator[pa.RecordBatch]
@@ -87,9 +87,9 @@ def pack(
         ``block int`` and the fields of `RatingBlock` as binary columns; not cached.  The bytes of
         a block depend on its ratings only, and not on the partitions of `ratings`.
     """
-    pieces = _triples(ratings, side).mapInArrow(_cut(dtype, side, lookups), _sql(_PIECE))
+    pieces = triples(ratings, side).mapInArrow(settled(_cut(dtype, side, lookups)), _sql(_PIECE))
     placed = pieces.repartitionById(side.blocks, F.col("block"))
-    return placed.mapInArrow(_join(dtype, transform), _sql(_BLOCK))
+    return placed.mapInArrow(settled(_join(dtype, transform)), _sql(_BLOCK))
 
 
 def pack_in_place(
@@ -104,7 +104,35 @@ def pack_in_place(
     come out in several rows: the caller checks that.
     """
     cut, join = _cut(dtype, side), _join(dtype, transform)
-    return _triples(ratings, side).mapInArrow(lambda batches: join(cut(batches)), _sql(_BLOCK))
+    task = settled(lambda batches: join(cut(batches)))
+    return triples(ratings, side).mapInArrow(task, _sql(_BLOCK))
+
+
+def pack_here(
+    triples: pa.Table,
+    side: Side,
+    dtype: type[np.floating],
+    transform: _Transform | None = None,
+    lookups: Mapping[str, IdLookup] | None = None,
+) -> list[pa.RecordBatch]:
+    """Pack ratings that are in memory, into the bytes that `pack` makes of them.
+
+    Parameters
+    ----------
+    triples : Arrow table
+        The columns of `triples`.
+    side, dtype, transform
+        As for `pack`.
+    lookups : mapping of str to IdLookup, optional
+        As for `pack`, but not broadcast.
+
+    Returns
+    -------
+    list of Arrow batches
+        One for each block.
+    """
+    cut = _cut(dtype, side, None if lookups is None else Held(lookups))
+    return list(_join(dtype, transform)(cut(iter(triples.to_batches()))))
 
 
 def unpack(batch: pa.RecordBatch, dtype: type[np.floating]) -> Iterator[RatingBlock]:
@@ -113,8 +141,14 @@ def unpack(batch: pa.RecordBatch, dtype: type[np.floating]) -> Iterator[RatingBl
         yield RatingBlock(*_arrays(batch, index, _BLOCK, dtype))
 
 
-def _triples(ratings: DataFrame, side: Side) -> DataFrame:
-    """Choose the columns to pack; rows and columns are ids if the side has no blocks yet."""
+def triples(ratings: DataFrame, side: Side) -> DataFrame:
+    """Choose the columns to pack; rows and columns are ids if the side has no blocks yet.
+
+    Returns
+    -------
+    DataFrame
+        ``block, rows, columns, ratings double, weights double``.
+    """
     block, row, column = F.lit(0), F.col(side.row), F.col(side.column)
     if side.block is not None:
         block = F.coalesce(side.block, block).cast("int")
@@ -142,7 +176,6 @@ def _cut(
         return iter((own.blocks_of(rows), rows, other.indices_of(table["columns"])))
 
     def cut(batches: _Batches) -> _Batches:
-        settle()
         for table in _gathered(batches):
             weights = table["weights"]
             block, rows, columns = indices(table)
@@ -178,7 +211,6 @@ def _join(dtype: type[np.floating], transform: _Transform | None) -> Callable[[_
     """Return what puts the pieces of a partition together, block by block, sorted."""
 
     def join(batches: _Batches) -> _Batches:
-        settle()
         pieces: dict[int, list[list[Any]]] = {}
         for batch in batches:
             for index, block in enumerate(batch.column("block").to_pylist()):

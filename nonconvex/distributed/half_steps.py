@@ -1,6 +1,6 @@
-"""One half-step of alternating minimization as one Spark job over packed blocks.
+"""One half-step of alternating minimization as one pass over packed blocks.
 
-Each block is read once and updates its rows in every problem against the broadcast other side.
+Each block is read once and updates its rows in every problem against the shared other side.
 What the rows report is put in the order of their indices before it is added up, so that no bit
 depends on how blocks, tasks or cores divided the work.
 """
@@ -14,11 +14,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-from pyspark import Broadcast
-from pyspark.sql import DataFrame
 
 from nonconvex.distributed.blocking import unpack
-from nonconvex.distributed.workers import settle
+from nonconvex.distributed.passes import Packed, Value
 from nonconvex.numerics.blocks import RatingBlock
 from nonconvex.numerics.coordinate_descent import sweep_rows
 from nonconvex.numerics.factorization import Factors, Ridge, squared_errors
@@ -29,7 +27,7 @@ from nonconvex.numerics.least_squares import RowUpdate, solve_rows
 
 __all__ = ["Draw", "Rows", "Sample", "Step", "update_side", "validation_rmse"]
 
-Rows = Broadcast[list[NDArray[np.floating]]]
+Rows = Value[list[NDArray[np.floating]]]
 """The rows of one side in every problem, each of shape (m, 1 + K)."""
 
 _Batches = Iterator[pa.RecordBatch]
@@ -113,7 +111,7 @@ class Draw(NamedTuple):
 
 
 def update_side(
-    packed: DataFrame,
+    packed: Packed,
     steps: Sequence[Step | Draw],
     fixed: Rows,
     own: Rows,
@@ -123,11 +121,10 @@ def update_side(
 
     Parameters
     ----------
-    packed : DataFrame
-        From `nonconvex.distributed.blocking.pack`.
+    packed : Packed
     steps : sequence of Step or Draw
         One for each problem.
-    fixed, own : broadcast lists of float arrays
+    fixed, own : shared lists of float arrays
         The rows of the other side, and of this side before the update, in every problem.
     dtype : float type
 
@@ -137,16 +134,16 @@ def update_side(
         One for each problem, of all rows in the order of their indices.
     """
     names = ("rows", *RowUpdate._fields)
-    table = packed.mapInArrow(_update(steps, fixed, own, dtype), _sql(names)).toArrow()
+    table = packed.run(_update(steps, fixed, own, dtype), _sql(names))
     return [_assemble(table, number, rows) for number, rows in enumerate(own.value)]
 
 
 def validation_rmse(
-    packed: DataFrame, alphas: list[float], users: Rows, items: Rows, dtype: type[np.floating]
+    packed: Packed, alphas: list[float], users: Rows, items: Rows, dtype: type[np.floating]
 ) -> list[float]:
     """Compute √(Σ w (R̂ − R)² / Σ w) over the ratings of all blocks in every problem."""
     task = _squared_errors(alphas, users, items, dtype)
-    table = packed.mapInArrow(task, _sql(("rows", *_ERRORS))).toArrow()
+    table = packed.run(task, _sql(("rows", *_ERRORS)))
     return [_rmse(table, number) for number in range(len(alphas))]
 
 
@@ -154,7 +151,6 @@ def _update(
     steps: Sequence[Step | Draw], fixed: Rows, own: Rows, dtype: type[np.floating]
 ) -> _Task:
     def update(batches: _Batches) -> _Batches:
-        settle()
         for batch in batches:
             for block in unpack(batch, dtype):
                 for number, step in enumerate(steps):
@@ -172,7 +168,6 @@ def _squared_errors(
     alphas: list[float], users: Rows, items: Rows, dtype: type[np.floating]
 ) -> _Task:
     def errors(batches: _Batches) -> _Batches:
-        settle()
         for batch in batches:
             for block in unpack(batch, dtype):
                 for number, alpha in enumerate(alphas):

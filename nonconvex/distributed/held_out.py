@@ -13,11 +13,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-from pyspark.sql import DataFrame
 
 from nonconvex.distributed.blocking import unpack
 from nonconvex.distributed.half_steps import Rows
-from nonconvex.distributed.workers import settle
+from nonconvex.distributed.passes import Packed
 from nonconvex.numerics.blocks import RatingBlock
 from nonconvex.numerics.factorization import Factors, predict
 from nonconvex.numerics.summation import add_exactly, fractions_of
@@ -35,12 +34,12 @@ class HeldOut:
 
     Parameters
     ----------
-    packed : DataFrame
+    packed : Packed
         Ratings packed by users; -1 is an id that training does not know.
     dtype : float type
     """
 
-    def __init__(self, packed: DataFrame, dtype: type[np.floating]) -> None:
+    def __init__(self, packed: Packed, dtype: type[np.floating]) -> None:
         self._packed, self._dtype = packed, dtype
         table = self._collect(_RATINGS, _ratings)
         rows, columns = (_concatenated(table, name, np.int32) for name in _RATINGS[:2])
@@ -67,7 +66,7 @@ class HeldOut:
         alphas : sequence of float
         means : sequence of two float64 arrays of shape (1 + K,)
             The rows of a user and of an item that training does not know.
-        users, items : broadcast lists of float arrays
+        users, items : shared lists of float arrays
         """
 
         def predicted(block: RatingBlock) -> dict[str, NDArray[Any]]:
@@ -96,7 +95,6 @@ class HeldOut:
         dtype = self._dtype
 
         def task(batches: _Batches) -> _Batches:
-            settle()
             for batch in batches:
                 numbers = batch.column("block").to_pylist()
                 for number, block in zip(numbers, unpack(batch, dtype), strict=True):
@@ -106,7 +104,7 @@ class HeldOut:
                     yield pa.RecordBatch.from_arrays(columns, ["block", *names])
 
         schema = ", ".join(["block int", *(f"{name} binary" for name in names)])
-        table = self._packed.mapInArrow(task, schema).toArrow()
+        table = self._packed.run(task, schema)
         return table.take(pc.sort_indices(table["block"]))
 
 

@@ -17,7 +17,7 @@ from pyspark.sql import functions as F
 
 from nonconvex.distributed.indexing import default_blocks
 
-__all__ = ["IdLookup", "collect_ids"]
+__all__ = ["IdLookup", "collect_ids", "look_up"]
 
 
 class IdLookup(NamedTuple):
@@ -66,9 +66,29 @@ def collect_ids(ratings: DataFrame, column: str, blocks: int | None = None) -> I
     array([ 0, -1], dtype=int32)
     """
     counted = ratings.groupBy(F.col(column).alias("id")).agg(F.count("*").alias("count")).toArrow()
-    counted = counted.take(pc.sort_indices(counted["id"])).combine_chunks()
-    counts = counted["count"].to_numpy()
-    rows = int(counts.sum())
-    blocks = blocks or default_blocks(ratings, rows)
-    before = np.cumsum(counts) - counts
-    return IdLookup(counted["id"], (before * blocks // rows).astype(np.int32), blocks)
+    rows = int(pc.sum(counted["count"]).as_py())
+    return look_up(counted["id"], counted["count"], blocks or default_blocks(ratings, rows))
+
+
+def look_up(ids: pa.ChunkedArray, counts: pa.ChunkedArray, blocks: int) -> IdLookup:
+    """Give every id the index and the block that `index_ids` gives it.
+
+    Parameters
+    ----------
+    ids : Arrow array of shape (m,)
+        Distinct, in any order.
+    counts : Arrow array of shape (m,)
+        Number of ratings of each.
+    blocks : int
+
+    Examples
+    --------
+    >>> look_up(pa.chunked_array([["bob", "ann"]]), pa.chunked_array([[1, 3]]), 2).block
+    array([0, 1], dtype=int32)
+    """
+    order = pc.sort_indices(ids)
+    before = counts.take(order).to_numpy()
+    rows = int(before.sum())
+    before = np.cumsum(before) - before
+    sorted_ids = pa.chunked_array([ids.take(order).combine_chunks()])
+    return IdLookup(sorted_ids, (before * blocks // rows).astype(np.int32), blocks)

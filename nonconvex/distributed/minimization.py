@@ -64,7 +64,7 @@ def minimize(
     iterate = partial(alternate, blocks) if descending is None else descending.iterate
     done = 0 if checkpoints is None else _resume(checkpoints, runs, descending)
     active = going(runs)
-    with Shared(blocks.users.sparkSession.sparkContext) as shared:
+    with Shared(blocks) as shared:
         shared.put(active)
         for iteration in range(done + 1, max_iter + 1):
             if not active:

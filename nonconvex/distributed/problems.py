@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pyspark.sql import DataFrame
 
+from nonconvex.distributed.passes import Packed
 from nonconvex.numerics.convergence import HalfStep, Stop
 from nonconvex.numerics.factorization import Factors, Ridge
 
@@ -18,13 +18,13 @@ SIDES = ("users", "items")
 
 
 class Blocks(NamedTuple):
-    """The ratings of a fit, packed by `nonconvex.distributed.blocking.pack` and cached.
+    """The ratings of a fit, packed by `nonconvex.distributed.blocking`.
 
     Attributes
     ----------
-    users, items : DataFrame
+    users, items : Packed
         The same ratings twice, with users as the rows of the blocks and with items.
-    validation : DataFrame or None
+    validation : Packed or None
         Ratings to validate with, packed by users.
     user_degrees, item_degrees : float64 arrays of shape (n_u,) and (n_i,)
         The degrees in the blocks, in the order of the indices.
@@ -32,9 +32,9 @@ class Blocks(NamedTuple):
         Of everything in the blocks, of the factors, and of the arithmetic.
     """
 
-    users: DataFrame
-    items: DataFrame
-    validation: DataFrame | None
+    users: Packed
+    items: Packed
+    validation: Packed | None
     user_degrees: NDArray[np.float64]
     item_degrees: NDArray[np.float64]
     dtype: type[np.floating]

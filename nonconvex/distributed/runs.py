@@ -1,4 +1,4 @@
-"""Problems under way, as the driver sees them, and what of them is broadcast."""
+"""Problems under way, as the driver sees them, and what of them all tasks read."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from pyspark import SparkContext
 
 from nonconvex.distributed.half_steps import Rows, Step
 from nonconvex.distributed.problems import SIDES, Blocks, Fitted, Problem
@@ -212,13 +211,14 @@ class HasRows(Protocol):
 
 
 class Shared:
-    """What is broadcast during a fit: for each side, the rows in all active problems.
+    """What the tasks of a fit read: for each side, the rows in all active problems.
 
-    A context manager: what it has broadcast is destroyed at the end, whatever happens.
+    A context manager: what it has shared is destroyed at the end, whatever happens.
     """
 
-    def __init__(self, context: SparkContext) -> None:
-        self._context = context
+    def __init__(self, blocks: Blocks) -> None:
+        self._packed = blocks.users
+        self._context = blocks.users.session.sparkContext
         self._held: dict[str, tuple[Sequence[HasRows], Rows]] = {}
 
     def __enter__(self) -> Shared:
@@ -228,8 +228,8 @@ class Shared:
 
     def __exit__(self, *exception: object) -> None:
         """Release everything."""
-        for _, broadcast in self._held.values():
-            broadcast.destroy()
+        for _, rows in self._held.values():
+            rows.destroy()
         self._context.setLocalProperty("spark.job.description", self._description)
 
     def describe(self, text: str) -> None:
@@ -237,15 +237,15 @@ class Shared:
         self._context.setJobDescription(text)
 
     def put(self, active: Sequence[HasRows], changed: Sequence[str] = ()) -> None:
-        """Broadcast the sides that changed, and all if the active problems did."""
+        """Share the sides that changed, and all if the active problems did."""
         for side in SIDES:
             before = self._held.get(side)
             if active and (side in changed or before is None or before[0] != active):
                 rows: list[NDArray[np.floating]] = [run.rows[side] for run in active]
-                self._held[side] = (active, self._context.broadcast(rows))
+                self._held[side] = (active, self._packed.share(rows))
                 if before is not None:
                     before[1].destroy()
 
     def __getitem__(self, side: str) -> Rows:
-        """Return the broadcast rows of a side, in the order of the active problems."""
+        """Return the shared rows of a side, in the order of the active problems."""
         return self._held[side][1]

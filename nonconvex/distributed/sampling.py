@@ -61,7 +61,7 @@ def sample(
     chains = [chain for course in courses for chain in course.chains]
     held_out = None if blocks.validation is None else HeldOut(blocks.validation, blocks.dtype)
     with (
-        Shared(blocks.users.sparkSession.sparkContext) as shared,
+        Shared(blocks) as shared,
         one_thread_per_product(),
     ):
         shared.put(chains)

@@ -4,21 +4,32 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+import logging
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyspark.sql import Column, DataFrame
+from pyspark.sql import Column, DataFrame, Row
 from pyspark.sql import functions as F
 
-from nonconvex.distributed.blocking import Lookups, Side, pack, pack_in_place, unpack
-from nonconvex.distributed.lookups import collect_ids
+from nonconvex.distributed.blocking import (
+    Lookups,
+    Side,
+    pack,
+    pack_here,
+    pack_in_place,
+    triples,
+)
+from nonconvex.distributed.indexing import default_blocks
+from nonconvex.distributed.lookups import collect_ids, look_up
+from nonconvex.distributed.passes import OnDriver, OnExecutors, Packed, Place, few
 from nonconvex.distributed.prepared import PreparedRatings
 from nonconvex.distributed.problems import Blocks
 from nonconvex.distributed.ratings import RatingsError
+from nonconvex.distributed.row_sums import row_sums
 from nonconvex.numerics.blocks import RatingBlock
 
 __all__ = ["Ids", "TrainingSet", "load_prepared", "pack_ratings"]
@@ -26,7 +37,7 @@ __all__ = ["Ids", "TrainingSet", "load_prepared", "pack_ratings"]
 _Batches = Iterator[pa.RecordBatch]
 _Transform = Callable[[RatingBlock], RatingBlock]
 
-_SUMS = ("rows", "degrees", "weights", "sums", "squares")
+_log = logging.getLogger("nonconvex")
 
 
 class Ids(NamedTuple):
@@ -38,7 +49,7 @@ class Ids(NamedTuple):
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """Everything a fit needs of its ratings; cached until `release`.
+    """Everything a fit needs of its ratings; held until `release`.
 
     Parameters
     ----------
@@ -88,7 +99,7 @@ class TrainingSet:
         """Free what is cached."""
         for packed in (self.blocks.users, self.blocks.items, self.blocks.validation):
             if packed is not None:
-                packed.unpersist()
+                packed.release()
         if self.lookups is not None:
             self.lookups.destroy()
 
@@ -100,6 +111,8 @@ def pack_ratings(
     item_blocks: int | None,
     dtype: type[np.floating],
     transform: _Transform | None = None,
+    place: Place = "executors",
+    unknowns: int = 1,
 ) -> TrainingSet:
     """Check, index and pack the ratings of any dataframe.
 
@@ -114,6 +127,10 @@ def pack_ratings(
         Of the ratings in the blocks, and of the arithmetic.
     transform : callable, optional
         Applied to the training ratings of each block.
+    place : {"auto", "driver", "executors"}
+        Where the blocks are to be: "auto" is the driver if they are `few`, with so many unknowns.
+    unknowns : int
+        1 + K, added up over all problems.
 
     Returns
     -------
@@ -128,9 +145,12 @@ def pack_ratings(
     ratings = ratings.persist()
     lookups: Lookups | None = None
     try:
+        checked = _check(ratings)
+        extremes = (checked["minimum"], checked["maximum"])
+        if _here(place, checked["rows"], unknowns):
+            return _pack_here(ratings, user_blocks, item_blocks, dtype, transform, extremes)
         validated = "held_out" in ratings.columns
         train = ratings.where(~F.col("held_out")) if validated else ratings
-        extremes = _check(ratings)
         users, items = (
             collect_ids(train, "user", user_blocks),
             collect_ids(train, "item", item_blocks),
@@ -138,13 +158,14 @@ def pack_ratings(
         lookups = ratings.sparkSession.sparkContext.broadcast({"user": users, "item": items})
         by_user = Side("user", "item", None, users.blocks)
         by_item = Side("item", "user", None, items.blocks)
-        held_out = None
-        if validated:
-            held_out = pack(ratings.where("held_out"), by_user, dtype, lookups=lookups)
-        training = _finish(
+        blocks = [
             pack(train, by_user, dtype, transform, lookups),
             pack(train, by_item, dtype, transform, lookups),
-            held_out,
+        ]
+        if validated:
+            blocks.append(pack(ratings.where("held_out"), by_user, dtype, lookups=lookups))
+        training = _finish(
+            [OnExecutors(packed) for packed in blocks],
             Ids(users.ids, items.ids),
             dtype,
             extremes,
@@ -163,6 +184,8 @@ def load_prepared(
     *,
     dtype: type[np.floating],
     transform: _Transform | None = None,
+    place: Place = "executors",
+    unknowns: int = 1,
 ) -> TrainingSet:
     """Pack prepared ratings, which lie in blocks on disk: nothing is shuffled but the validation.
 
@@ -171,23 +194,94 @@ def load_prepared(
     manifest = prepared.manifest
     by_user = Side("user_index", "item_index", "block", manifest.user_blocks)
     by_item = Side("item_index", "user_index", "block", manifest.item_blocks)
-    validation = None
+    parts = [(prepared.by_user, by_user), (prepared.by_item, by_item)]
+    held_out = None
     if manifest.counts["validation"]:
         blocks = prepared.users.select(F.col("index").alias("user_index"), "block")
         held_out = prepared.validation.join(blocks, on="user_index", how="left")
-        validation = pack(held_out, by_user, dtype)
+    rows = manifest.counts["train"] + manifest.counts["validation"]
+    packed: list[Packed]
+    if _here(place, rows, unknowns):
+        session = prepared.users.sparkSession
+        packed = [
+            OnDriver(session, pack_here(triples(part, side).toArrow(), side, dtype, transform))
+            for part, side in parts
+        ]
+        if held_out is not None:
+            table = triples(held_out, by_user).toArrow()
+            packed.append(OnDriver(session, pack_here(table, by_user, dtype)))
+    else:
+        frames = [pack_in_place(part, side, dtype, transform) for part, side in parts]
+        if held_out is not None:
+            frames.append(pack(held_out, by_user, dtype))
+        packed = [OnExecutors(frame) for frame in frames]
     return _finish(
-        pack_in_place(prepared.by_user, by_user, dtype, transform),
-        pack_in_place(prepared.by_item, by_item, dtype, transform),
-        validation,
+        packed,
         Ids(_ids(prepared.users), _ids(prepared.items)),
         dtype,
         (manifest.minimum, manifest.maximum),
     )
 
 
-def _check(ratings: DataFrame) -> tuple[float, float]:
-    """Raise if there is a value that cannot be used; return the range of the training ratings."""
+def _here(place: Place, ratings: int, unknowns: int) -> bool:
+    """Tell whether the driver works through the ratings by itself, and say so in the log."""
+    if place == "auto" and few(ratings, unknowns):
+        _log.info(
+            "updates on the driver: %s ratings × %d unknowns take less time than planning a job",
+            f"{ratings:,}",
+            unknowns,
+        )
+        return True
+    return place == "driver"
+
+
+def _pack_here(
+    ratings: DataFrame,
+    user_blocks: int | None,
+    item_blocks: int | None,
+    dtype: type[np.floating],
+    transform: _Transform | None,
+    extremes: tuple[float, float],
+) -> TrainingSet:
+    """Do what `pack_ratings` does with checked ratings, in the memory of the driver."""
+    session, table = ratings.sparkSession, ratings.toArrow()
+    train, held_out = table, None
+    if "held_out" in table.column_names:
+        train, held_out = (
+            table.filter(pc.equal(table["held_out"], value)) for value in (False, True)
+        )
+    lookups = {}
+    for name, blocks in (("user", user_blocks), ("item", item_blocks)):
+        counted = pc.value_counts(train[name])
+        counts, ids = (pa.chunked_array([counted.field(field)]) for field in ("counts", "values"))
+        lookups[name] = look_up(ids, counts, blocks or default_blocks(ratings, len(train)))
+    by_user = Side("user", "item", None, lookups["user"].blocks)
+    by_item = Side("item", "user", None, lookups["item"].blocks)
+    parts = [(train, by_user, transform), (train, by_item, transform)]
+    if held_out is not None:
+        parts.append((held_out, by_user, None))
+    packed = [
+        OnDriver(session, pack_here(_triples(part, side), side, dtype, change, lookups))
+        for part, side, change in parts
+    ]
+    return _finish(packed, Ids(lookups["user"].ids, lookups["item"].ids), dtype, extremes)
+
+
+def _triples(ratings: pa.Table, side: Side) -> pa.Table:
+    """Do what `triples` does, where a side has no blocks yet."""
+    weights = ratings["weight"] if "weight" in ratings.column_names else None
+    return pa.table(
+        {
+            "rows": ratings[side.row],
+            "columns": ratings[side.column],
+            "ratings": ratings["rating"],
+            "weights": pa.nulls(len(ratings), pa.float64()) if weights is None else weights,
+        }
+    )
+
+
+def _check(ratings: DataFrame) -> Row:
+    """Raise if there is a value that cannot be used; return rows, and the range of training."""
     problems = {
         "null user ids": F.col("user").isNull(),
         "null item ids": F.col("item").isNull(),
@@ -225,7 +319,7 @@ def _check(ratings: DataFrame) -> tuple[float, float]:
             f"the column of validationIndicatorCol is false in all {counted['rows']:,} rows; hold "
             "some ratings out for validation, or unset it"
         )
-    return counted["minimum"], counted["maximum"]
+    return counted
 
 
 def _finite(column: str) -> Column:
@@ -234,31 +328,27 @@ def _finite(column: str) -> Column:
 
 
 def _finish(
-    by_user: DataFrame,
-    by_item: DataFrame,
-    validation: DataFrame | None,
+    packed: Sequence[Packed],
     ids: Ids,
     dtype: type[np.floating],
     extremes: tuple[float, float],
 ) -> TrainingSet:
-    """Cache the blocks and add up what the objective needs to know of them."""
-    cached = [packed.persist() for packed in (by_user, by_item, validation) if packed is not None]
+    """Add up what the objective needs to know of the blocks, by users, by items and held out."""
     try:
-        users = _statistics(by_user, len(ids.users), dtype)
-        items = _statistics(by_item, len(ids.items), dtype)
+        users = row_sums(packed[0], len(ids.users), dtype)
+        items = row_sums(packed[1], len(ids.items), dtype)
+        weight = float(users["weights"].sum())
+        if not weight > 0:
+            raise RatingsError("all ratings have weight 0; at least one must weigh something")
     except BaseException:
-        for packed in cached:
-            packed.unpersist()
+        for blocks in packed:
+            blocks.release()
         raise
-    weight = float(users["weights"].sum())
-    if not weight > 0:
-        for packed in cached:
-            packed.unpersist()
-        raise RatingsError("all ratings have weight 0; at least one must weigh something")
+    validation = packed[2] if len(packed) > 2 else None
     mean = float(users["sums"].sum()) / weight
     variance = float(users["squares"].sum()) / weight - mean**2
     return TrainingSet(
-        blocks=Blocks(by_user, by_item, validation, users["degrees"], items["degrees"], dtype),
+        blocks=Blocks(packed[0], packed[1], validation, users["degrees"], items["degrees"], dtype),
         ids=ids,
         ratings=int(users["counts"]),
         total=float(users["degrees"].sum()),
@@ -269,51 +359,6 @@ def _finish(
         maximum=extremes[1],
         duplicates=int(users["duplicates"]),
     )
-
-
-def _statistics(packed: DataFrame, rows: int, dtype: type[np.floating]) -> dict[str, Any]:
-    """Sums of each row in the order of the indices, and counts of all; fills the cache."""
-    sql = "block int, counts long, duplicates long, " + ", ".join(f"{n} binary" for n in _SUMS)
-    parts = packed.mapInArrow(_sums(dtype), sql).toArrow().to_pylist()
-    seen = [part["block"] for part in parts]
-    if len(set(seen)) < len(seen):
-        raise RatingsError(
-            "a block of the prepared ratings lies in several files or row groups; "
-            "prepare the ratings again"
-        )
-    whole: dict[str, Any] = {name: np.zeros(rows) for name in _SUMS[1:]}
-    for part in parts:
-        index = np.frombuffer(part["rows"], np.int32)
-        for name in _SUMS[1:]:
-            whole[name][index] = np.frombuffer(part[name])
-    for name in ("counts", "duplicates"):
-        whole[name] = sum(part[name] for part in parts)
-    return whole
-
-
-def _sums(dtype: type[np.floating]) -> Callable[[_Batches], _Batches]:
-    def sums(batches: _Batches) -> _Batches:
-        for batch in batches:
-            numbers = batch.column("block").to_pylist()
-            for number, block in zip(numbers, unpack(batch, dtype), strict=True):
-                ones = np.ones(len(block.ratings)) if block.weights is None else block.weights
-                arrays = (
-                    block.rows,
-                    block.degrees,
-                    block.total_weights(),
-                    block.over_rows(ones * block.ratings),
-                    block.over_rows(ones * block.ratings.astype(np.float64) ** 2),
-                )
-                columns = [
-                    pa.array([number], pa.int32()),
-                    pa.array([len(ones)]),
-                    pa.array([block.duplicates]),
-                    *(pa.array([values.tobytes()], pa.binary()) for values in arrays),
-                ]
-                names = ["block", "counts", "duplicates", *_SUMS]
-                yield pa.RecordBatch.from_arrays(columns, names)
-
-    return sums
 
 
 def _ids(table: DataFrame) -> pa.ChunkedArray:

@@ -1,9 +1,14 @@
 """The Python processes that tasks run in, and what a first task does for those that follow."""
 
 import gc
+from collections.abc import Callable, Iterator
 from functools import cache
 
-__all__ = ["settle"]
+import pyarrow as pa
+
+__all__ = ["settle", "settled"]
+
+_Task = Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]
 
 
 @cache
@@ -22,3 +27,18 @@ def settle() -> None:
     >>> gc.unfreeze()  # this process is no worker
     """
     gc.freeze()
+
+
+def settled(task: _Task) -> _Task:
+    """Return a task that settles the worker it runs in first.
+
+    Examples
+    --------
+    >>> frame.mapInArrow(settled(task), schema)  # doctest: +SKIP
+    """
+
+    def run(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        settle()
+        yield from task(batches)
+
+    return run

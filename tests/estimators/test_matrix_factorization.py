@@ -248,7 +248,7 @@ SHOWN_ELSEWHERE = {
     *("userCol", "itemCol", "ratingCol", "predictionCol"),  # odd column names
     *("coldStartStrategy", "clipPredictions"),  # predictions
     *("patience", "keepRestarts"),  # validation
-    *("numUserBlocks", "numItemBlocks"),  # change no bit of a model, but where it is computed
+    *("numUserBlocks", "numItemBlocks", "updates"),  # no bit of a model, but where it is made
     *("checkpointPath", "checkpointInterval"),  # test_checkpoints
     *SAMPLING_ALONE,  # test_gibbs
 }
