@@ -479,7 +479,8 @@ def test_a_killed_fit_goes_on_to_the_same_bits(frame, tmp_path, monkeypatch):
     whole = estimator.fit(frame)
     saving = estimator.copy({estimator.checkpointPath: path, estimator.checkpointInterval: 2})
 
-    def die(training):
+    def die(training, *told):
+        del told
         if training.epoch == 4:
             raise Killed
 
