@@ -30,6 +30,10 @@ _LOCAL = {
     # Nothing listens beyond this machine, and a host name that does not resolve stops no job.
     "spark.driver.host": "127.0.0.1",
     "spark.driver.bindAddress": "127.0.0.1",
+    # A query that needs no more rows would end in the traceback of a broken pipe.
+    "spark.python.daemon.module": "nonconvex.worker_daemon",
+    # So that workers find this package where this process did, installed or not.
+    "spark.executorEnv.PYTHONPATH": str(Path(__file__).resolve().parent.parent),
     # The web page wants a port of its own, which the second job on a machine finds taken.
     "spark.ui.enabled": "false",
     # Spark takes a driver started from Python for a shell, and would draw over the progress lines.

@@ -31,6 +31,13 @@ def worker(batches):
     yield pa.RecordBatch.from_pydict({{"shown": [json.dumps(shown)]}})
 
 
+def endless(batches):
+    import pyarrow as pa
+
+    for batch in batches:
+        yield from [batch] * 1000
+
+
 spark = get_session("probe", {{"spark.sql.shuffle.partitions": "3"}}, conf_dir=sys.argv[1])
 jvm = spark.sparkContext._jvm
 print(json.dumps({{
@@ -40,6 +47,7 @@ print(json.dumps({{
     "worker": json.loads(spark.range(1).mapInArrow(worker, "shown string").collect()[0].shown),
     "own python": sys.executable,
 }}))
+spark.range(100_000).mapInArrow(endless, "id long").first()  # hangs up on a worker that writes
 spark.stop()
 """
 
@@ -107,7 +115,8 @@ class TestPlainPython:
         assert plain[0]["worker"] == [plain[0]["own python"], "1", "1"]
 
     def test_standard_error_is_quiet(self, plain):
-        # The one line is Java's own, from before any logging: Spark's launcher asks for the module.
+        # No traceback of the pipe that a query with rows enough has broken.  The one line is Java's
+        # own, from before any logging: Spark's launcher asks for the module.
         assert plain[1] == ["WARNING: Using incubator modules: jdk.incubator.vector"]
 
 
