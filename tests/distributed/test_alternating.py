@@ -46,8 +46,11 @@ def problem(n, dtype, *, seed=0, reg=0.02, **settings):
     )
 
 
-def fit(ratings, problems, dtype=np.float32, blocks=2, **settings):
-    training = pack_ratings(ratings, user_blocks=blocks, item_blocks=blocks, dtype=dtype)
+def fit(ratings, problems, dtype=np.float32, blocks=2, place="driver", **settings):
+    """Minimize; on the driver, a pass takes a hundredth of the time of a job, to the same bits."""
+    training = pack_ratings(
+        ratings, user_blocks=blocks, item_blocks=blocks, dtype=dtype, place=place
+    )
     try:
         return minimize(training.blocks, problems, **{"max_iter": 3, "tol": 0.0, **settings})
     finally:
@@ -66,7 +69,7 @@ def test_equals_the_local_loop_bit_for_bit(spark, solver, dtype):
     users, items, ratings = triples()
     ratings = ratings.astype(dtype).astype(float)
     start = problem(len(ratings), dtype, solver=solver)
-    [fitted] = fit(frame(spark, users, items, ratings), [start], dtype)
+    [fitted] = fit(frame(spark, users, items, ratings), [start], dtype, place="executors")
     factors, values = alternate(users, items, ratings, start, 3, dtype)
     same_bits(fitted.factors, factors)
     found = [step.objective for step in fitted.history]
@@ -80,20 +83,23 @@ def test_blocks_order_and_partitions_do_not_change_a_bit(spark, blocks):
     start = problem(len(ratings), np.float32)
     [expected] = fit(frame(spark, users, items, ratings), [start])
     shuffled = frame(spark, users, items, ratings).orderBy(F.rand(blocks)).repartition(blocks + 1)
-    [found] = fit(shuffled, [start], blocks=blocks)
+    [found] = fit(shuffled, [start], blocks=blocks, place="executors")
     same_bits(found.factors, expected.factors)
     assert [s._replace(seconds=0) for s in found.history] == [
         s._replace(seconds=0) for s in expected.history
     ]
 
 
-def test_weights_and_empty_blocks(spark):
+@pytest.mark.parametrize(("place", "iterations"), [("driver", 3), ("executors", 1)])
+def test_weights_and_empty_blocks(spark, place, iterations):
     users, items, ratings = triples()
     weights = np.random.default_rng(1).integers(1, 4, len(ratings)).astype(float)
     start = problem(float(weights.sum()), np.float64)
     weighted = frame(spark, users, items, ratings, weight=weights)
-    [fitted] = fit(weighted, [start], np.float64, blocks=USERS + 10)
-    factors, values = alternate(users, items, ratings, start, 3, np.float64, weights)
+    [fitted] = fit(
+        weighted, [start], np.float64, blocks=USERS + 10, place=place, max_iter=iterations
+    )
+    factors, values = alternate(users, items, ratings, start, iterations, np.float64, weights)
     same_bits(fitted.factors, factors)
     assert fitted.objective == pytest.approx(values[-1], rel=1e-12)
 
@@ -105,7 +111,7 @@ def test_problems_share_the_passes_and_nothing_else(spark):
         for seed, solver, reg in ((0, "als", 0.02), (1, "als-coordinate", 0.01), (2, "als", 0.1))
     ]
     data = frame(spark, users, items, ratings).cache()
-    together = fit(data, starts, max_iter=6, tol=1e-2)
+    together = fit(data, starts, max_iter=6, tol=1e-2, place="executors")
     assert len({len(fitted.history) for fitted in together}) > 1, "all stop at the same iteration"
     for start, fitted in zip(starts, together, strict=True):
         [alone] = fit(data, [start], max_iter=6, tol=1e-2)
@@ -173,10 +179,10 @@ def test_nothing_is_left_behind(spark):
     users, items, ratings = triples(n=100)
     data = frame(spark, users, items, ratings)
     start = problem(len(ratings), np.float32)
-    fit(data, [start], max_iter=2)
+    fit(data, [start], max_iter=2, place="executors", blocks=1)
     temporary = Path(context._temp_dir)
     before = len(list(temporary.iterdir())), manager.getPersistentRDDs().size()
-    [fitted] = fit(data, [start], max_iter=100)
+    [fitted] = fit(data, [start], max_iter=100, place="executors", blocks=1)
     assert len(fitted.history) == 200
     assert (len(list(temporary.iterdir())), manager.getPersistentRDDs().size()) == before
     assert not context.getLocalProperty("spark.job.description")
