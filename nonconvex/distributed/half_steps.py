@@ -97,9 +97,21 @@ class Step(NamedTuple):
 
 
 class Draw(NamedTuple):
-    """How the rows of one side are drawn in one chain; travels to the executors."""
+    """How the rows of one side are drawn in one chain; travels to the executors.
+
+    Attributes
+    ----------
+    conditional : Conditional
+        Without ω, which is as long as there are users and would travel with every task.
+    steadiness : shared list of float64 arrays
+        ω in every chain.
+    number : int
+        Which chain this is.
+    """
 
     conditional: Conditional
+    steadiness: Value[list[NDArray[np.float64]]]
+    number: int
     sample: None = None
 
     def __call__(
@@ -107,7 +119,8 @@ class Draw(NamedTuple):
     ) -> RowUpdate:
         """Draw the rows of a block, which depend on nothing of what they were."""
         del own
-        return self.conditional.draw(block, fixed)
+        omega = self.steadiness.value[self.number]
+        return self.conditional._replace(steadiness=omega).draw(block, fixed)
 
 
 def update_side(

@@ -9,7 +9,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from nonconvex.distributed.half_steps import Rows, Step
+from nonconvex.distributed.half_steps import Step
+from nonconvex.distributed.passes import Value
 from nonconvex.distributed.problems import SIDES, Blocks, Fitted, Problem
 from nonconvex.numerics.convergence import HalfStep, Stop, stop_after
 from nonconvex.numerics.factorization import Factors
@@ -211,7 +212,7 @@ class HasRows(Protocol):
 
 
 class Shared:
-    """What the tasks of a fit read: for each side, the rows in all active problems.
+    """What the tasks of a fit read: for each side, the rows in all active problems; and the like.
 
     A context manager: what it has shared is destroyed at the end, whatever happens.
     """
@@ -219,7 +220,7 @@ class Shared:
     def __init__(self, blocks: Blocks) -> None:
         self._packed = blocks.users
         self._context = blocks.users.session.sparkContext
-        self._held: dict[str, tuple[Sequence[HasRows], Rows]] = {}
+        self._held: dict[str, tuple[Sequence[HasRows], Value[list[NDArray[Any]]]]] = {}
 
     def __enter__(self) -> Shared:
         """Remember the caller's job description."""
@@ -228,8 +229,8 @@ class Shared:
 
     def __exit__(self, *exception: object) -> None:
         """Release everything."""
-        for _, rows in self._held.values():
-            rows.destroy()
+        for _, values in self._held.values():
+            values.destroy()
         self._context.setLocalProperty("spark.job.description", self._description)
 
     def describe(self, text: str) -> None:
@@ -241,11 +242,17 @@ class Shared:
         for side in SIDES:
             before = self._held.get(side)
             if active and (side in changed or before is None or before[0] != active):
-                rows: list[NDArray[np.floating]] = [run.rows[side] for run in active]
-                self._held[side] = (active, self._packed.share(rows))
-                if before is not None:
-                    before[1].destroy()
+                self.replace(side, [run.rows[side] for run in active], active)
 
-    def __getitem__(self, side: str) -> Rows:
-        """Return the shared rows of a side, in the order of the active problems."""
-        return self._held[side][1]
+    def replace(
+        self, name: str, values: list[NDArray[Any]], active: Sequence[HasRows] = ()
+    ) -> None:
+        """Share arrays, in the place of what had that name."""
+        before = self._held.get(name)
+        self._held[name] = (active, self._packed.share(values))
+        if before is not None:
+            before[1].destroy()
+
+    def __getitem__(self, name: str) -> Value[list[NDArray[Any]]]:
+        """Return what has that name: for a side its rows, in the order of the active problems."""
+        return self._held[name][1]

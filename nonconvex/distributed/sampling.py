@@ -65,6 +65,7 @@ def sample(
         one_thread_per_product(),
     ):
         shared.put(chains)
+        shared.replace("steadiness", [chain.steadiness for chain in chains])
         for sweep in range(done + 1, settings.sweeps + 1):
             started = time.perf_counter()
             _sweep(blocks, chains, sweep, shared)
@@ -88,9 +89,13 @@ def sample(
 def _sweep(blocks: Blocks, chains: Sequence[Chain], sweep: int, shared: Shared) -> None:
     for side in SWEEP:
         shared.describe(f"sweep {sweep} · {side}")
+        omega = shared["steadiness"]
         updates = update_side(
             blocks.users if side == "users" else blocks.items,
-            [Draw(chain.conditional(side, sweep)) for chain in chains],
+            [
+                Draw(chain.conditional(side, sweep)._replace(steadiness=None), omega, number)
+                for number, chain in enumerate(chains)
+            ],
             shared["items" if side == "users" else "users"],
             shared[side],
             blocks.dtype,
@@ -98,6 +103,7 @@ def _sweep(blocks: Blocks, chains: Sequence[Chain], sweep: int, shared: Shared) 
         for chain, update in zip(chains, updates, strict=True):
             chain.replace(side, update, sweep)
         shared.put(chains, (side,))
+    shared.replace("steadiness", [chain.steadiness for chain in chains])  # drawn after the users
 
 
 def _predict(
