@@ -186,7 +186,9 @@ IMPORTS = {
     "nonconvex.distributed.problems": (
         "numerics.convergence numerics.factorization distributed.passes"
     ),
-    "nonconvex.distributed.runs": "numerics distributed.half_steps distributed.problems",
+    "nonconvex.distributed.runs": (
+        "numerics distributed.half_steps distributed.passes distributed.problems"
+    ),
     "nonconvex.distributed.gradient_descent": (
         "numerics distributed.half_steps distributed.problems distributed.runs"
     ),
