@@ -1,7 +1,8 @@
 """Validation ratings on the driver, which follows what the mean of many samples predicts for them.
 
 Executors keep nothing between jobs, so each sample's predictions come to the driver: 8 bytes for
-each validation rating and chain.
+each rating and chain.  Of very many ratings it follows about a million, chosen by hashing, whose
+RMSE is that of all to some 0.1 %.
 """
 
 from __future__ import annotations
@@ -19,9 +20,13 @@ from nonconvex.distributed.half_steps import Rows
 from nonconvex.distributed.passes import Packed
 from nonconvex.numerics.blocks import RatingBlock
 from nonconvex.numerics.factorization import Factors, predict
+from nonconvex.numerics.normals import Stream, uniform_rows
 from nonconvex.numerics.summation import add_exactly, fractions_of
 
 __all__ = ["HeldOut"]
+
+MOST = 1 << 20
+"""About how many ratings are followed at most."""
 
 _Batches = Iterator[pa.RecordBatch]
 _Arrays = Callable[[RatingBlock], dict[str, NDArray[Any]]]
@@ -37,10 +42,15 @@ class HeldOut:
     packed : Packed
         Ratings packed by users; -1 is an id that training does not know.
     dtype : float type
+    most : int
+        About how many of them are followed at most.
     """
 
-    def __init__(self, packed: Packed, dtype: type[np.floating]) -> None:
+    def __init__(self, packed: Packed, dtype: type[np.floating], most: int = MOST) -> None:
         self._packed, self._dtype = packed, dtype
+        self._share = 1.0
+        counts = _concatenated(self._collect(["count"], _count), "count", np.int64)
+        self._share = min(1.0, most / max(1, int(counts.sum())))
         table = self._collect(_RATINGS, _ratings)
         rows, columns = (_concatenated(table, name, np.int32) for name in _RATINGS[:2])
         ratings, weights = (_concatenated(table, name, np.float64) for name in _RATINGS[2:])
@@ -49,7 +59,7 @@ class HeldOut:
         self._ratings, self._weights = ratings[self._order], weights[self._order]
 
     def __len__(self) -> int:
-        """Return the number of ratings."""
+        """Return the number of ratings that are followed."""
         return len(self._ratings)
 
     def predictions(
@@ -59,7 +69,7 @@ class HeldOut:
         users: Rows,
         items: Rows,
     ) -> list[NDArray[np.float64]]:
-        """Predict all ratings in every chain.
+        """Predict the ratings in every chain.
 
         Parameters
         ----------
@@ -92,13 +102,14 @@ class HeldOut:
         return float(np.sqrt(float(sums[0] / sums[1]))) if sums[1] else float("nan")
 
     def _collect(self, names: Sequence[str], arrays: _Arrays) -> pa.Table:
-        dtype = self._dtype
+        dtype, share = self._dtype, self._share
 
         def task(batches: _Batches) -> _Batches:
             for batch in batches:
                 numbers = batch.column("block").to_pylist()
                 for number, block in zip(numbers, unpack(batch, dtype), strict=True):
-                    found = arrays(block)
+                    chosen = _choose(block, share)
+                    found = {name: found[chosen] for name, found in arrays(block).items()}
                     columns = [pa.array([number], pa.int32())]
                     columns += [pa.array([found[name].tobytes()], pa.binary()) for name in names]
                     yield pa.RecordBatch.from_arrays(columns, ["block", *names])
@@ -106,6 +117,19 @@ class HeldOut:
         schema = ", ".join(["block int", *(f"{name} binary" for name in names)])
         table = self._packed.run(task, schema)
         return table.take(pc.sort_indices(table["block"]))
+
+
+def _count(block: RatingBlock) -> dict[str, NDArray[Any]]:
+    return {"count": np.array([len(block.ratings)])}
+
+
+def _choose(block: RatingBlock, share: float) -> NDArray[np.bool_] | slice:
+    """Choose about a share of the ratings, the same in whatever blocks they lie."""
+    if share >= 1:
+        return slice(None)
+    pairs = (np.repeat(block.rows, block.counts).astype(np.int64) << 32) ^ block.columns
+    keys = pairs ^ block.ratings.astype(np.float64).view(np.int64)
+    return uniform_rows(Stream.of(0), keys, 1)[:, 0] < share
 
 
 def _ratings(block: RatingBlock) -> dict[str, NDArray[Any]]:
