@@ -33,9 +33,14 @@ class ColumnError(ValueError):
 
 
 def check_frame(name: str, value: Any, allowed: str = "a DataFrame") -> None:
-    """Raise `ColumnError` for the argument `name` if it is not a dataframe."""
+    """Raise `ColumnError` for the argument `name` if it is not a dataframe that can be used."""
     if not isinstance(value, DataFrame):
         raise ColumnError(f"{name} must be {allowed}, got {value!r}")
+    if type(value).__module__.startswith("pyspark.sql.connect."):
+        raise ColumnError(
+            f"{name} is a DataFrame of Spark Connect, which has no broadcast variables; make it by "
+            "a session whose driver is this process, without remote()"
+        )
 
 
 def check_new(frame: DataFrame, name: str, role: str) -> None:

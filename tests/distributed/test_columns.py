@@ -1,0 +1,22 @@
+"""What is given to a model must be a dataframe, of a session with broadcast variables."""
+
+import pytest
+from pyspark.sql import DataFrame
+
+from nonconvex.distributed.columns import ColumnError, check_frame
+
+
+@pytest.mark.parametrize(
+    ("module", "refused"),
+    [("pyspark.sql.connect.dataframe", True), ("pyspark.sql.classic.dataframe", False)],
+)
+def test_a_frame_of_spark_connect_is_refused_in_one_sentence(module, refused):
+    frame = object.__new__(type("DataFrame", (DataFrame,), {"__module__": module}))
+    if not refused:
+        check_frame("dataset", frame)
+        return
+    with pytest.raises(
+        ColumnError,
+        match=r"^dataset is a DataFrame of Spark Connect, which has no broadcast variables; make",
+    ):
+        check_frame("dataset", frame)
