@@ -19,7 +19,7 @@ from nonconvex.neural_network import (
 from nonconvex.numerics.moments import Standardization
 from nonconvex.numerics.network import Network
 
-__all__ = ["compare_network", "constant_predictor"]
+__all__ = ["NetworkModel", "compare_network", "constant_predictor"]
 
 NetworkModel = MultilayerPerceptronClassificationModel | MultilayerPerceptronRegressionModel
 

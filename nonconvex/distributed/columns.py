@@ -7,6 +7,7 @@ from typing import Any
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.types import (
+    AtomicType,
     BooleanType,
     DataType,
     DecimalType,
@@ -23,6 +24,7 @@ __all__ = [
     "id_column",
     "id_type",
     "number_column",
+    "text_column",
 ]
 
 
@@ -99,6 +101,14 @@ def boolean_column(frame: DataFrame, name: str, role: str) -> Column:
     if not isinstance(kind, BooleanType):
         raise ColumnError(_wrong(name, role, kind, "boolean"))
     return _column(name)
+
+
+def text_column(frame: DataFrame, name: str, role: str) -> Column:
+    """Return a column of any simple type as text; errors are those of `id_column`."""
+    kind = _type(frame, name, role)
+    if not isinstance(kind, AtomicType):
+        raise ColumnError(_wrong(name, role, kind, "text or a number"))
+    return _column(name).cast("string")
 
 
 def id_type(frame: DataFrame, column: str) -> DataType:

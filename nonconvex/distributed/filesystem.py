@@ -76,8 +76,12 @@ class FileSystem:
 
     def write_text(self, path: str, text: str) -> None:
         """Write a small file in UTF-8, over the one that may be there."""
+        self.write_bytes(path, text.encode("utf-8"))
+
+    def write_bytes(self, path: str, content: bytes) -> None:
+        """Write a small file, over the one that may be there."""
         with _named("written", path):
-            _write(self._files.create(self._path(path)), text)
+            _write_bytes(self._files.create(self._path(path)), content)
 
     def write_new(self, path: str, text: str) -> bool:
         """Write a small file that is not there yet, all at once; return whether it was not there.
@@ -273,8 +277,12 @@ def _replace(files: FileSystem, temporary: str, path: str) -> None:
 
 
 def _write(stream: Any, text: str) -> None:
+    _write_bytes(stream, text.encode("utf-8"))
+
+
+def _write_bytes(stream: Any, content: bytes) -> None:
     try:
-        stream.write(bytearray(text, "utf-8"))
+        stream.write(bytearray(content))
     finally:
         stream.close()
 

@@ -1,0 +1,338 @@
+"""Pages of runs: what is on them, that they need nothing else, and that everybody can read them."""
+
+import re
+import shutil
+import subprocess
+from collections import Counter
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from nonconvex.distributed.agreement import Agreement, Reliability
+from nonconvex.distributed.prepared import Manifest
+from nonconvex.network_summary import NetworkSummary
+from nonconvex.network_summary import RestartSummary as NetworkRestart
+from nonconvex.numerics.errors import BINS, Evaluation, Scores
+from nonconvex.numerics.factorization import Factors
+from nonconvex.reporting.circumstances import Circumstances
+from nonconvex.reporting.factorization import FactorizationRun, factorization_page
+from nonconvex.reporting.factorization_pictures import map_picture
+from nonconvex.reporting.landmarks import landmarks
+from nonconvex.reporting.network import NetworkRun, network_page
+from nonconvex.reporting.page import render
+from nonconvex.reporting.palette import COLOURS, contrast
+from nonconvex.summary import RestartSummary, TrainingSummary
+
+ABOUT = Circumstances(
+    "20261122T103600Z-7e2733",
+    '[output]\npath = "runs/<films>"\n',
+    {"nonconvex": "0.1.0", "Spark": "4.1.0"},
+    {"train": 71.2, "evaluate": 3.0},
+    None,
+)
+TITLE = "Fast & <Furious>"
+
+
+def factorization_summary(restarts, sampling=None):
+    def restart(number):
+        history = [
+            {
+                "iteration": iteration, "side": side, "objective": 2 + (1 + number / 9) / iteration,
+                "alpha": 3.0, "train_rmse": 1 + 1 / iteration, "step_norm": 1.0,
+                "validation_rmse": 1.5 + 0.5 / iteration + number / 99 if side == "users" else None,
+                "gradient_norm": None, "seconds": 0.1, "tau": 0.5 if sampling else None,
+            }
+            for iteration in range(1, 7)
+            for side in ("items", "users")
+        ]  # fmt: skip
+        end = history[-1]
+        return RestartSummary(
+            number, "reached maxIter", 6, end["objective"], end["train_rmse"],
+            end["validation_rmse"], history,
+        )  # fmt: skip
+
+    return TrainingSummary(
+        ratings=5000, total=5000.0, users=60, items=40, duplicates=0, mean=3.2, deviation=1.1,
+        minimum=1.0, maximum=5.0, reg_user=0.1, reg_item=0.1, bias_reg_ratio=1.0, reg_exponent=0.0,
+        best=0, restarts=[restart(number) for number in range(restarts)], warm_start=None,
+        seconds=12.0, sampling=sampling,
+    )  # fmt: skip
+
+
+def factorization_run(restarts=3, **changes):
+    rng = np.random.default_rng(4)
+    factors = Factors(3.2, rng.normal(size=(60, 4)), rng.normal(size=(40, 4)))
+    counts = rng.integers(1, 200, 60), rng.integers(1, 200, 40)
+
+    def scores(ratings):
+        return Scores(ratings, {"model": 0.9, "biases": 1.0}, {"model": 0.7, "biases": 0.8})
+
+    evaluation = Evaluation(
+        scores(500), {name: scores(60) for name in BINS}, {name: scores(99) for name in BINS[2:]}, 7
+    )
+    manifest = Manifest(
+        configuration={}, types={}, mean=3.2, minimum=1.0, maximum=5.0, weight=None,
+        fingerprint="f", source={}, users=60, items=40, user_blocks=1, item_blocks=1,
+        counts={
+            "read": 6000, "accepted": 5900, "rejected": {"null rating": 100, "unused": 0},
+            "duplicates": {"rows": 12, "pairs": 6, "conflicting": 3}, "train": 5000,
+            "validation": 400, "test": 500,
+        },
+        unknown={"validation": {"user": 4, "item": 5}, "test": {"user": 6, "item": 8}},
+    )  # fmt: skip
+    agreed = Agreement(rng.integers(0, 40, (5, 30)), np.arange(0.5, 6), np.linspace(1, 5, 31))
+    shown = landmarks(factors, counts[1])
+    run = FactorizationRun(
+        manifest=manifest, summary=factorization_summary(restarts), evaluation=evaluation,
+        agreement=agreed, factors=factors, counts=counts, landmarks=shown,
+        names={index: f"{TITLE} {index}" for index in range(40)}, solver="als", clipped=True,
+        coverage=(0.9, 0.897), circumstances=ABOUT,
+    )  # fmt: skip
+    return replace(run, **changes)
+
+
+def network_run(**changes):
+    history = [
+        {
+            "epoch": epoch, "steps": 9 * epoch, "loss": 1 / epoch, "objective": 1.1 / epoch,
+            "learning_rate": 0.01 / epoch, "gradient_norm": 1.0, "validation_loss": 1.2 / epoch,
+            "validation_metric": 0.9, "seconds": 0.1,
+        }
+        for epoch in range(1, 9)
+    ]  # fmt: skip
+    restarts = [
+        NetworkRestart(
+            number, "reached maxIter", 8, 0.2, 0.1, 0.95, 0.15 + number / 50, 0.9, history
+        )
+        for number in range(3)
+    ]
+    summary = NetworkSummary(
+        training_rows=300, validation_rows=40, weight=300.0, layers=[4, 8, 3], activations=["relu"],
+        loss="softmax-cross-entropy", parameters=67, constant_features=1, class_weights=None,
+        gradients="driver", gradients_reason="all rows fit in its memory", batch_size=32,
+        warm_start=False, best=0, restarts=restarts, seconds=4.0,
+    )  # fmt: skip
+    errors = {"accuracy": 0.9, "logLoss": 0.3, "rows": 50, "unpredicted": 2}
+    errors["classes"] = [
+        {"label": label, "precision": 0.9, "recall": 0.8, "f1": 0.85} for label in ("a", "<b>", "c")
+    ]
+    errors["confusionMatrix"] = [[20.0, 1.0, 0.0], [0.0, 14.0, 3.0], [0.0, 0.0, 12.0]]
+    run = NetworkRun(
+        summary=summary, source="flowers.csv",
+        counts={"train": 300, "validation": 40, "test": 50, "rejected": 3},
+        reasons={"a feature is NaN": 3}, comparison={"model": errors, "baseline": errors},
+        reliability=Reliability(np.array([9, 41]), np.array([0.6, 0.95]), np.array([0.5, 0.97])),
+        agreements=[], circumstances=ABOUT,
+    )  # fmt: skip
+    return replace(run, **changes)
+
+
+@pytest.fixture(scope="module")
+def factorization():
+    return factorization_page(factorization_run())
+
+
+@pytest.fixture(scope="module")
+def network():
+    return network_page(network_run())
+
+
+@pytest.fixture(scope="module", params=["factorization", "network"])
+def html(request):
+    return render(request.getfixturevalue(request.param))
+
+
+class Reader(HTMLParser):
+    """What a browser takes from a page: ids, links to them, open tags, and what figures say."""
+
+    VOID = ("meta", "br", "img", "link", "use", "path", "rect")
+
+    def __init__(self, html):
+        super().__init__()
+        self.ids, self.links, self.open, self.images, self.styles = [], [], [], [], []
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag, attributes):
+        about = dict(attributes)
+        if tag not in self.VOID:
+            self.open.append(tag)
+        if "id" in about:
+            self.ids.append(about["id"])
+        for name in ("href", "xlink:href"):
+            if about.get(name, "").startswith("#"):
+                self.links.append(about[name][1:])
+        for value in about.values():
+            self.links += re.findall(r"url\(#([^)]+)\)", value or "")
+        if tag == "svg":
+            self.images.append(about)
+        self.styles.append(about.get("style") or "")
+
+    def handle_startendtag(self, tag, attributes):
+        self.handle_starttag(tag, attributes)
+        if tag not in self.VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        if tag not in self.VOID:
+            assert self.open.pop() == tag
+
+
+def test_a_page_is_whole_and_needs_nothing_else(html):
+    page = Reader(html)
+    assert page.open == []
+    assert not re.search(r"<script|<link|@import|\bsrc=", html)
+    assert "http" not in re.sub(r'xmlns(:xlink)?="[^"]*"', "", html)
+    repeated = [name for name, times in Counter(page.ids).items() if times > 1]
+    assert repeated == []
+    assert set(page.links) <= set(page.ids)
+
+
+def test_figures_are_described_and_take_the_colours_of_the_page(html):
+    page = Reader(html)
+    assert len(page.images) >= 4
+    for image in page.images:
+        assert image["role"] == "img"
+        assert len(image["aria-label"]) > 30
+        assert "width" not in image, "so that it is as wide as its column"
+    drawn = html[html.index("<main>") :]
+    assert "var(--blue)" in drawn
+    assert set(re.findall(r"#[0-9a-f]{6}\b", drawn)) <= {"#000000"}
+    assert "prefers-color-scheme: dark" in html
+    assert '<meta name="viewport"' in html
+
+
+def test_text_is_legible_on_every_surface():
+    for shade in (0, 1):
+        for surface in ("surface", "raised"):
+            behind = COLOURS[surface][shade]
+            for text in ("ink", "muted", "blue", "orange", "teal", "purple"):
+                assert contrast(COLOURS[text][shade], behind) >= 4.5, (text, surface, shade)
+        assert contrast(COLOURS["quiet"][shade], COLOURS["surface"][shade]) >= 3
+
+
+def test_what_a_factorization_shows(factorization):
+    html = render(factorization)
+    assert [picture.name for picture in factorization.pictures()] == [
+        "predicted-actual", "error-by-user", "error-by-item", "objective", "validation-error",
+        "spread", "biases", "norms", "map",
+    ]  # fmt: skip
+    for text in (
+        "Run 20261122T103600Z-7e2733", "5,000 ratings by 60 users of 40 items", "10.0% less than",
+        "In their 90% interval", "89.7%", "7 more are left out", "rejected: null rating",
+        "conflicting pairs", "2.083", "user not in training", "4.1.0", "1 min 11 s",
+        "path = &#34;runs/&lt;films&gt;&#34;", "Fast &amp; &lt;Furious&gt; ",
+    ):  # fmt: skip
+        assert text in html, text
+    assert "rejected: unused" not in html
+    assert "<Furious>" not in html
+
+
+def test_what_a_network_shows(network):
+    html = render(network)
+    assert [picture.name for picture in network.pictures()] == [
+        "confusion", "calibration", "loss", "starts", "spread", "learning-rate",
+    ]  # fmt: skip
+    for text in (
+        "layers 4–8–3 with 67 parameters", "Test accuracy", "2 more have no prediction",
+        "Most often &lt;b&gt; is taken for c, in 3 of 17 rows", "rejected: a feature is NaN",
+    ):  # fmt: skip
+        assert text in html, text
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Leave out what takes longest, where the words are what is tested."""
+    monkeypatch.setattr("nonconvex.reporting.pictures._files", lambda figure: ("<svg></svg>", b""))
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_sampled_model_shows_its_chains():
+    sampling = {
+        "burnIn": 5, "samples": 20, "thinning": 1, "kept": 4,
+        "effectiveSize": {"tau": 12.4, "alpha": None, "train_rmse": 8.0},
+        "rHat": {"tau": 1.0312, "alpha": None, "train_rmse": 1.2},
+    }  # fmt: skip
+    page = factorization_page(factorization_run(summary=factorization_summary(2, sampling)))
+    html = render(page)
+    assert "mean of 40 samples, drawn after 5 sweeps" in html
+    assert re.search(r"τ</th><td>1\.031</td><td>12</td>", html)
+    assert re.search(r"α</th><td>–</td><td>–</td>", html)
+    assert "spread" not in [picture.name for picture in page.pictures()]
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_drift_is_against_the_run_published_before():
+    before = {
+        "run_id": "20261121T000000Z-000000",
+        "summary": {
+            "ratings": 4000, "users": 60, "items": 40, "mean": 3.0, "deviation": 1.1,
+            "minimum": 1.0, "maximum": 5.0,
+        },
+    }  # fmt: skip
+    run = factorization_run(circumstances=replace(ABOUT, previous=before))
+    html = render(factorization_page(run))
+    assert "Drift since 20261121T000000Z-000000" in html
+    assert "training ratings</th><td>5,000</td><td>4,000</td><td>+25.0%</td>" in html
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_what_is_not_there_is_left_out():
+    factors = factorization_run().factors
+    flat = Factors(factors.alpha, factors.users[:, :1] * 0, factors.items[:, :1] * 0)
+    run = factorization_run(
+        1, evaluation=None, agreement=None, coverage=None, factors=flat, landmarks=None, names={}
+    )
+    page = factorization_page(run)
+    assert [part.title for part in page.parts][:3] == ["Training", "The model", "Data"]
+    assert [picture.name for picture in page.pictures()] == ["objective", "validation-error"]
+    assert "Test RMSE" not in render(page)
+    network = network_page(network_run(comparison=None, reliability=None))
+    assert [part.title for part in network.parts][:2] == ["Training", "Data"]
+
+
+def test_the_same_run_gives_the_same_bytes(factorization):
+    run = factorization_run()
+    names = [run.names[index] for index in run.landmarks.mapped]
+    *_, drawn = factorization.pictures()
+    assert map_picture(run.landmarks, names) == drawn
+
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium to look at the page with")
+@pytest.mark.parametrize("width", [390, 1280])
+def test_a_browser_shows_all_of_it(factorization, tmp_path, width):
+    """Nothing is wider than the window, as on a phone that would have to be scrolled sideways."""
+    measure = (
+        "<script>addEventListener('load', () => { const root = document.documentElement; "
+        "document.title = [root.scrollWidth, innerWidth, "
+        "document.querySelectorAll('figure svg').length, "
+        "Math.min(...[...document.querySelectorAll('figure svg')].map(s => "
+        "s.getBoundingClientRect().height))].join(' '); })</script>"
+    )
+    (tmp_path / "page.html").write_text(render(factorization), encoding="utf-8")
+    frame = f"<iframe id=f src=page.html style='border:0;width:{width}px;height:900px'></iframe>"
+    (tmp_path / "frame.html").write_text(frame, encoding="utf-8")
+    html = render(factorization).replace("</head>", measure + "</head>")
+    (tmp_path / "page.html").write_text(html, encoding="utf-8")
+    inner = frame.replace("<iframe ", '<iframe onload="document.title=this.contentDocument.title" ')
+    (tmp_path / "frame.html").write_text(f"<body>{inner}</body>", encoding="utf-8")
+    done = subprocess.run(
+        [
+            CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1400,1000",
+            "--allow-file-access-from-files", f"--user-data-dir={tmp_path}/profile", "--dump-dom",
+            "--virtual-time-budget=4000", f"file://{tmp_path}/frame.html",
+        ],
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    title = re.search(r"<title>([^<]*)</title>", done.stdout)
+    assert title is not None, done.stderr[-2000:]
+    scrolled, inside, figures, height = map(float, title[1].split())
+    assert inside == width
+    assert scrolled <= width
+    assert figures == 9
+    assert height > 100
