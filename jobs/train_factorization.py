@@ -25,24 +25,32 @@ from nonconvex.reports import (
     metrics_json,
     restart_table,
 )
+from nonconvex.run_reports import About, Stages, factorization_report
 
 
 def main(spark: SparkSession, config: FactorizationConfig) -> dict[str, Any]:
     """Prepare, train, evaluate and publish; print what came of it."""
+    stages, names = Stages(), config.report.table(spark)
     release = Release(spark, config.output, config.gate)
-    prepared = config.prepare(spark)
+    with stages("prepare the ratings"):
+        prepared = config.prepare(spark)
     release.require(prepared.manifest.counts["test"], prepared.path)
     estimator = release.start(config.estimator(), config.start)
     if estimator.getOrDefault("ensemble"):
         estimator.setParams(keepRestarts=True)  # to measure the best start beside their mean
-    model = estimator.fitPrepared(prepared)
-    evaluation = _evaluate(estimator, model, prepared, release.rivals)
+    with stages("train"):
+        model = estimator.fitPrepared(prepared)
+    with stages("evaluate"):
+        evaluation = _evaluate(estimator, model, prepared, release.rivals)
     with release.run() as this:
-        model.write().save(this.model)
+        with stages("write the model"):
+            model.write().save(this.model)
         files = release.files
         files.write_text(f"{this.path}/config.toml", dump(config.resolved()))
         metrics = metrics_json(this.id, prepared, model, evaluation)
         files.write_text(f"{this.path}/{METRICS}", metrics)
+        about = About(this, release.before, dump(config.resolved()), stages.seconds)
+        report = factorization_report(spark, config, about, model, prepared, evaluation, names)
     if model.summary.sampling is not None:
         print(chain_table(model.summary), end="\n\n")
     elif model.summary.restarts[1:]:
@@ -51,10 +59,13 @@ def main(spark: SparkSession, config: FactorizationConfig) -> dict[str, Any]:
         clipped = model.getOrDefault("clipPredictions")
         print(evaluation_report(evaluation, "test", clipped=clipped))
     print(f"model: {this.model}")
+    if report is not None:
+        print(f"report: {report}")
     release.publish(this, {} if evaluation is None else evaluation.overall.by_predictor, BASELINES)
     return {
         "run_id": this.id,
         "model": this.model,
+        "report": report,
         "published": config.output.path,
         "metrics": None if evaluation is None else asdict(evaluation.overall),
         "objective": model.summary.objective,

@@ -21,25 +21,32 @@ from nonconvex.network_reports import (
 from nonconvex.network_sections import NetworkConfig
 from nonconvex.releases import Release
 from nonconvex.reports import METRICS
+from nonconvex.run_reports import About, Stages, network_report
 
 
 def main(spark: SparkSession, config: NetworkConfig) -> dict[str, Any]:
     """Read, train, evaluate and publish; print what came of it."""
-    release = Release(spark, config.output, config.gate)
-    table = config.table(spark)
+    stages, release = Stages(), Release(spark, config.output, config.gate)
+    with stages("read the examples"):
+        table = config.table(spark)
     release.require(table.counts["test"], config.examples.path)
-    model = release.start(config.estimator(table), config.start).fit(table.training)
+    with stages("train"):
+        model = release.start(config.estimator(table), config.start).fit(table.training)
     comparison = None
     if table.counts["test"]:
-        comparison = compare_network(model, table, "test", others=release.rivals)
+        with stages("evaluate"):
+            comparison = compare_network(model, table, "test", others=release.rivals)
     with release.run() as this:
-        model.write().save(this.model)
+        with stages("write the model"):
+            model.write().save(this.model)
         if table.counts["rejected"]:
             table.rejected.write.parquet(f"{this.path}/rejected")
         files = release.files
         files.write_text(f"{this.path}/config.toml", dump(config.resolved()))
         metrics = network_metrics(this.id, config.examples.path, table, model.summary, comparison)
         files.write_text(f"{this.path}/{METRICS}", metrics)
+        about = About(this, release.before, dump(config.resolved()), stages.seconds)
+        report = network_report(spark, config, about, model, table, comparison)
     if model.summary.restarts[1:]:
         print(network_restarts(model.summary), end="\n\n")
     if comparison is not None:
@@ -47,11 +54,14 @@ def main(spark: SparkSession, config: NetworkConfig) -> dict[str, Any]:
     if table.counts["rejected"]:
         print(f"{table.counts['rejected']:,} rows could not be used: {this.path}/rejected")
     print(f"model: {this.model}")
+    if report is not None:
+        print(f"report: {report}")
     errors = {name: overall(one) for name, one in (comparison or {}).items()}
     release.publish(this, errors, ["baseline"])
     return {
         "run_id": this.id,
         "model": this.model,
+        "report": report,
         "published": config.output.path,
         "rows": table.counts,
         "metrics": errors or None,

@@ -15,6 +15,7 @@ from nonconvex.estimator_sections import (
     StartSection,
 )
 from nonconvex.recommendation import MatrixFactorization
+from nonconvex.report_sections import ItemReportSection
 from nonconvex.sections import PreparationConfig, PreparedSection, RatingsSection, SplitSection
 
 __all__ = ["EvaluationSection", "FactorizationConfig"]
@@ -73,6 +74,7 @@ class FactorizationConfig(Section):
     gate: GateSection | None = None
     """By default, a model is published however good it is."""
     evaluation: EvaluationSection = EvaluationSection()
+    report: ItemReportSection = ItemReportSection()
 
     def prepare(self, spark: SparkSession) -> PreparedRatings:
         """Prepare the ratings, or open those that are prepared.

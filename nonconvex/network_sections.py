@@ -27,6 +27,7 @@ from nonconvex.neural_network import (
     MultilayerPerceptronClassifier,
     MultilayerPerceptronRegressor,
 )
+from nonconvex.report_sections import ReportSection
 
 __all__ = [
     "ExampleSplitSection",
@@ -160,6 +161,7 @@ class NetworkConfig(Section):
     output: OutputSection
     gate: GateSection | None = None
     """By default, a model is published however good it is."""
+    report: ReportSection = ReportSection()
 
     @property
     def classify(self) -> bool:

@@ -50,6 +50,7 @@ IMPORTS = {
     "nonconvex.numerics.network_errors": "numerics.errors numerics.summation",
     "nonconvex.numerics.relevance": "numerics.ranking",
     "nonconvex.numerics.implicit": "numerics.blocks",
+    "nonconvex.numerics.principal_axes": "",
     "nonconvex.numerics.contributions": "numerics.blocks numerics.implicit",
     "nonconvex.numerics.least_squares": (
         "numerics.blocks numerics.designs "
@@ -201,6 +202,7 @@ IMPORTS = {
         "distributed.held_out distributed.minimization distributed.problems distributed.runs"
     ),
     "nonconvex.distributed.uncertainty": "numerics.posterior",
+    "nonconvex.distributed.agreement": "",
     "nonconvex.distributed.checkpoints": "distributed.filesystem",
     "nonconvex.distributed.minimization": (
         "numerics.convergence distributed.alternating distributed.checkpoints "
@@ -260,10 +262,38 @@ IMPORTS = {
     "nonconvex.gates": "",
     "nonconvex.estimator_sections": "config gates",
     "nonconvex.releases": "config distributed estimator_sections gates models",
-    "nonconvex.factorization_sections": (
-        "config distributed estimator_sections recommendation sections"
+    # the page of a run: pictures and words, of what others have computed
+    "nonconvex.reporting": "",
+    "nonconvex.reporting.palette": "",
+    "nonconvex.reporting.pictures": "reporting.palette",
+    "nonconvex.reporting.charts": "reporting.pictures",
+    "nonconvex.reporting.page": "reporting.palette reporting.pictures",
+    "nonconvex.reporting.circumstances": "reporting.page",
+    "nonconvex.reporting.landmarks": "numerics",
+    "nonconvex.reporting.factorization_pictures": (
+        "distributed.agreement numerics reporting.charts reporting.landmarks reporting.pictures "
+        "summary"
     ),
-    "nonconvex.network_sections": "config distributed estimator_sections neural_network",
+    "nonconvex.reporting.factorization": (
+        "distributed.agreement distributed.prepared numerics reporting summary"
+    ),
+    "nonconvex.reporting.network_pictures": (
+        "distributed.agreement network_summary reporting.charts reporting.pictures"
+    ),
+    "nonconvex.reporting.network": "distributed.agreement network_summary reporting",
+    "nonconvex.factorization_report": "distributed numerics recommendation reporting",
+    "nonconvex.network_report": "distributed network_baselines neural_network reporting",
+    "nonconvex.run_reports": (
+        "config distributed factorization_report factorization_sections network_baselines "
+        "network_report network_sections numerics.errors recommendation reporting reports"
+    ),
+    "nonconvex.report_sections": "config distributed",
+    "nonconvex.factorization_sections": (
+        "config distributed estimator_sections recommendation report_sections sections"
+    ),
+    "nonconvex.network_sections": (
+        "config distributed estimator_sections neural_network report_sections"
+    ),
     "nonconvex.network_baselines": "distributed neural_network numerics",
     "nonconvex.network_reports": "distributed network_summary reports",
     "nonconvex.models": "distributed neural_network params recommendation",
@@ -296,12 +326,12 @@ IMPORTS = {
     "jobs.prepare_ratings": "job sections distributed",
     "jobs.train_factorization": (
         "baselines config distributed factorization_sections job numerics.errors recommendation "
-        "releases reports"
+        "releases reports run_reports"
     ),
     "jobs.evaluate": "baselines distributed factorization_sections job recommendation reports",
     "jobs.recommend": "job serving_sections recommendation distributed",
     "jobs.train_network": (
-        "config job network_baselines network_reports network_sections releases reports"
+        "config job network_baselines network_reports network_sections releases reports run_reports"
     ),
     "jobs.predict": "distributed job models prediction prediction_sections",
     "jobs.benchmark": (
@@ -342,6 +372,11 @@ PACKAGES = {
     "nonconvex.prediction_sections": "pydantic",
     "nonconvex.baselines": "numpy pyspark",
     "nonconvex.reports": "pyspark.sql",
+    "nonconvex.reporting": "jinja2 matplotlib numpy",
+    "nonconvex.factorization_report": "numpy pyarrow pyspark.sql",
+    "nonconvex.network_report": "pyspark",
+    "nonconvex.run_reports": "pyspark.sql",
+    "nonconvex.report_sections": "pydantic pyspark.sql",
     "nonconvex.serving_sections": "pydantic",
     "nonconvex.starts": "numpy pyarrow",
     "nonconvex.benchmark_data": "numpy pyarrow pyspark",

@@ -37,6 +37,9 @@ clipPredictions = true
 
 [output]
 path = "{root}/runs"
+
+[report]
+names = "{root}/titles.csv"
 """
 
 
@@ -45,16 +48,22 @@ def root(tmp_path_factory):
     root = tmp_path_factory.mktemp("training")
     rows = [f"u{u},{i},{1 + (u * i + u) % 5}" for u in range(12) for i in range(9) if (u + i) % 4]
     (root / "ratings.csv").write_text("\n".join(["who,item,rating", *rows, ""]))
+    titles = [f"{item},Film <{item}>" for item in range(1, 9)]  # one is missing
+    (root / "titles.csv").write_text("\n".join(["item,title", *titles, ""]))
     (root / "config.toml").write_text(CONFIG.format(root=root))
     return root
 
 
 @pytest.fixture(scope="module")
 def train(spark, root):
-    """Run the job; return its exit status, what it printed, the last line of it, and its log."""
+    """Run the job; return its exit status, what it printed, the last line of it, and its log.
+
+    The page takes as long as the rest, and is left out where it is not what is tested.
+    """
     del spark  # the job finds it
 
-    def train(*overrides, config=root / "config.toml"):
+    def train(*overrides, config=root / "config.toml", report=False):
+        overrides += () if report else ("report.write=false",)
         sets = [word for override in overrides for word in ("--set", override)]
         out, log = StringIO(), StringIO()
         with redirect_stdout(out), redirect_stderr(log):
@@ -73,7 +82,7 @@ def train(spark, root):
 @pytest.fixture(scope="module")
 def first(train):
     """The first run, which the others come after."""
-    status, printed, outcome, log = train()
+    status, printed, outcome, log = train(report=True)
     assert status == 0, outcome
     return printed, outcome, log
 
@@ -106,13 +115,14 @@ def test_what_is_printed(first):
     rmse = outcome["metrics"]["rmse"]["model"]
     assert re.search(rf"^model +{rmse:.4f} ", text, re.MULTILINE)
     assert "test ratings, predictions clipped to the range of training" in text
-    assert printed[-1] == f"model: {outcome['model']}"
+    assert printed[-2:] == [f"model: {outcome['model']}", f"report: {outcome['report']}"]
     assert len(re.findall(r"restart \d  iteration   \d  f .* validation RMSE", log)) == 4
     assert "Traceback" not in log
 
 
-def test_a_sampled_model_is_trained_and_published(train, root, first, tmp_path):
+def test_a_sampled_model_is_trained_and_published(train, root, first, tmp_path, monkeypatch):
     del first  # which has prepared the ratings
+    monkeypatch.setattr("nonconvex.reporting.pictures._files", lambda figure: ("<svg></svg>", b""))
     config = tmp_path / "gibbs.toml"
     config.write_text(
         f"""
@@ -126,25 +136,28 @@ numBurnIn = 1
 numSamples = 4
 numKept = 2
 predictionStdCol = "std"
+predictionIntervalCol = "interval"
 
 [output]
 path = "{tmp_path}/runs"
 """
     )
-    status, printed, outcome, log = train(config=config)
+    status, printed, outcome, log = train(config=config, report=True)
     assert status == 0, outcome
     assert re.fullmatch(r"chain +sweeps +τ +train RMSE +validation RMSE of the mean", printed[0])
     assert outcome["iterations"] == 5
     assert outcome["metrics"]["rmse"].keys() == {"model", "biases", "user_mean", "global_mean"}
     assert len(re.findall(r"chain 0  sweep   \d  τ .* train RMSE", log)) == 5
     assert MatrixFactorizationModel.load(outcome["model"]).getPredictionStdCol() == "std"
+    assert "In their 90% interval" in Path(outcome["report"]).read_text()
 
 
 def test_what_a_run_leaves(first, root, spark):
     _, outcome, _ = first
     directory = run_directory(outcome)
     assert directory == root / "runs" / f"run_id={outcome['run_id']}"
-    assert {"model", "config.toml", "metrics.json"} <= entries(directory)
+    left = {"model", "config.toml", "metrics.json", "report.html", "figures"}
+    assert left <= entries(directory)
     assert outcome["model"] == find_model(spark, str(root / "runs"))
     metrics = json.loads((directory / "metrics.json").read_text())
     assert metrics["run_id"] == outcome["run_id"]
@@ -158,6 +171,18 @@ def test_what_a_run_leaves(first, root, spark):
     assert model.rank == 2, "an ensemble of two starts of rank 1"
     assert model.summary.objective == outcome["objective"]
     assert model.userFactors.schema["id"].dataType.simpleString() == "string"
+
+
+def test_the_page_names_items_and_has_its_figures_as_files(first):
+    _, outcome, _ = first
+    page = Path(outcome["report"])
+    assert page == run_directory(outcome) / "report.html"
+    html = page.read_text()
+    for text in ("Film &lt;1&gt;", outcome["run_id"], f"{outcome['metrics']['rmse']['model']:.4f}"):
+        assert text in html
+    for name in ("objective", "predicted-actual", "error-by-user", "map", "spread"):
+        assert (page.parent / f"figures/{name}.png").read_bytes().startswith(b"\x89PNG\r\n")
+        assert "<svg" in (page.parent / f"figures/{name}.svg").read_text()
 
 
 def test_the_resolved_configuration_loads_back(first, root):
@@ -178,15 +203,22 @@ def unevaluated(monkeypatch):
 
 
 @pytest.mark.usefixtures("unevaluated")
-def test_the_next_run_is_published_and_the_earlier_one_stays(train, first, root, spark):
+def test_the_next_run_is_published_and_the_earlier_one_stays(
+    train, first, root, spark, monkeypatch
+):
+    """Also where its page cannot be made."""
     _, before, _ = first
     kept = digest(run_directory(before))
     prepared = digest(root / "prepared")
+    monkeypatch.setattr("nonconvex.factorization_report.landmarks", lambda *about: 1 / 0)
     status, printed, outcome, log = train(
         *("factorization.numRestarts=1", "factorization.seed=7", "factorization.ensemble=false"),
         config=run_directory(before) / "config.toml",
+        report=True,
     )
     assert status == 0
+    assert outcome["report"] is None
+    assert "the report could not be made, and the run goes on without" in log
     assert "restart" not in "\n".join(printed)
     assert "holds these ratings already" in log
     assert digest(root / "prepared") == prepared
@@ -195,13 +227,23 @@ def test_the_next_run_is_published_and_the_earlier_one_stays(train, first, root,
     assert find_model(spark, str(root / "runs")) == outcome["model"]
 
 
-def test_ratings_prepared_already_give_the_same_model(train, first, root, tmp_path):
+def test_ratings_prepared_already_give_the_same_model(train, first, root, tmp_path, monkeypatch):
+    """Also without the packages that make the page, which the log says how to get."""
     _, before, _ = first
+    monkeypatch.setattr("nonconvex.run_reports.find_spec", lambda name: None)
     config = tmp_path / "config.toml"
     text = CONFIG.format(root=root)
     config.write_text(text[text.index("[prepared]") :])
-    status, _, outcome, _ = train(f"output.path={tmp_path}/runs", config=config)
+    status, printed, outcome, log = train(
+        f"output.path={tmp_path}/runs", config=config, report=True
+    )
     assert status == 0
+    assert outcome["report"] is None
+    assert printed[-1].startswith("model: ")
+    assert (
+        "there is no report.html, as it needs jinja2 and matplotlib: "
+        "pip install 'nonconvex[report]'"
+    ) in log
     assert outcome["metrics"] == before["metrics"]
     assert outcome["objective"] == before["objective"]
     assert entries(tmp_path / "runs") == {POINTER, f"run_id={outcome['run_id']}"}
@@ -216,6 +258,7 @@ def test_implicit_feedback_has_no_errors_of_ratings(train, first, root, tmp_path
     assert status == 0
     assert outcome["metrics"] is None
     assert printed == [f"model: {outcome['model']}"]
+    assert outcome["report"] is None
     metrics = json.loads((run_directory(outcome) / "metrics.json").read_text())
     assert metrics["evaluation"] is None
 
@@ -243,6 +286,8 @@ def test_implicit_feedback_has_no_errors_of_ratings(train, first, root, tmp_path
         (["output.paths=x"], 2, "unknown key output.paths; did you mean output.path?"),
         (["split.method=time"], 2, "split 'time': this needs timestamps, name their column"),
         (["evaluation.part=train"], 2, "evaluation.part must be 'test' or 'validation'"),
+        (["report.names=no/such.csv"], 3, "there is nothing at no/such.csv"),
+        (["report.id=film"], 3, "report.id"),
         (["ratings.path=no/such.csv"], 3, "there is nothing at no/such.csv"),
         (["split.seed=99"], 3, "holds ratings prepared otherwise (configuration"),
     ],

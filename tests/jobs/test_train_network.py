@@ -106,7 +106,10 @@ def test_what_is_printed_and_reported(trained):
     assert f"model                  {accuracy:.4f}" in text
     assert f"share of each class    {constant:.4f}" in text
     assert f"on {outcome['rows']['test']} test rows" in text
-    assert printed[-1] == f"model: {outcome['model']}"
+    assert printed[-2:] == [f"model: {outcome['model']}", f"report: {outcome['report']}"]
+    html = Path(outcome["report"]).read_text()
+    for text in ("Confusion", "rejected: b is null", f"{accuracy:.4f}", outcome["run_id"]):
+        assert text in html, text
     assert outcome["rows"]["rejected"] == 1
     assert sum(outcome["rows"].values()) == 240
 
