@@ -75,9 +75,10 @@ def run(
             _log.setLevel(arguments.log_level)
             config = load(config_type, arguments.config, arguments.set)
             outcome = {"status": "ok", **_call(job, config), "exit": 0}
-        except KeyboardInterrupt:
-            _log.error("interrupted")
-            outcome = {"status": "error", "error": "interrupted", "exit": _INTERRUPTED}
+        except KeyboardInterrupt as interrupt:
+            sentence = str(interrupt) or "interrupted"  # a fit says how to go on
+            _log.error("%s", sentence)
+            outcome = {"status": "error", "error": sentence, "exit": _INTERRUPTED}
         except Exception as error:
             expected = _expected(error)
             if expected is None:

@@ -164,7 +164,7 @@ IMPORTS = {
     ),
     "nonconvex.distributed.network_training": (
         "numerics distributed.checkpoints distributed.example_sets distributed.executor_gradients "
-        "distributed.pieces distributed.placement"
+        "distributed.interruption distributed.pieces distributed.placement"
     ),
     "nonconvex.distributed.storage": "distributed.filesystem",
     "nonconvex.distributed.scoring": (
@@ -199,14 +199,17 @@ IMPORTS = {
     "nonconvex.distributed.courses": "numerics distributed.held_out distributed.problems",
     "nonconvex.distributed.sampling": (
         "numerics distributed.checkpoints distributed.courses distributed.half_steps "
-        "distributed.held_out distributed.minimization distributed.problems distributed.runs"
+        "distributed.held_out distributed.interruption distributed.minimization "
+        "distributed.problems distributed.runs"
     ),
     "nonconvex.distributed.uncertainty": "numerics.posterior",
     "nonconvex.distributed.agreement": "",
     "nonconvex.distributed.checkpoints": "distributed.filesystem",
+    "nonconvex.distributed.interruption": "distributed.checkpoints",
     "nonconvex.distributed.minimization": (
         "numerics.convergence distributed.alternating distributed.checkpoints "
-        "distributed.gradient_descent distributed.half_steps distributed.problems distributed.runs"
+        "distributed.gradient_descent distributed.half_steps distributed.interruption "
+        "distributed.problems distributed.runs"
     ),
     # what a user meets
     "nonconvex.ranges": "",

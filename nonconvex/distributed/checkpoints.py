@@ -71,6 +71,10 @@ class Checkpoints:
     interval: int
     identity: Mapping[str, Any]
 
+    def due(self, iteration: int, ending: bool = False) -> bool:
+        """Tell whether to save after an iteration: every `interval`, and where the fit ends."""
+        return ending or iteration % self.interval == 0
+
     def save(self, state: State) -> None:
         """Write a state, and remove the earlier ones."""
         place = f"{self.path}/iteration={state.iteration}"

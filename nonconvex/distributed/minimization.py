@@ -13,6 +13,7 @@ from nonconvex.distributed.alternating import alternate
 from nonconvex.distributed.checkpoints import Checkpoints, State
 from nonconvex.distributed.gradient_descent import Descent, DescentSettings
 from nonconvex.distributed.half_steps import validation_rmse
+from nonconvex.distributed.interruption import Interruption
 from nonconvex.distributed.problems import Blocks, Fitted, Problem
 from nonconvex.distributed.runs import Run, Shared, going
 from nonconvex.numerics.convergence import FitError, Stop
@@ -58,13 +59,15 @@ def minimize(
     ------
     FitError
         If no problem stays finite.
+    Interrupted
+        After Ctrl-C, at the end of the iteration, which is saved where there are checkpoints.
     """
     runs = [Run(problem, blocks) for problem in problems]
     descending = None if descent is None else Descent(blocks, descent)
     iterate = partial(alternate, blocks) if descending is None else descending.iterate
     done = 0 if checkpoints is None else _resume(checkpoints, runs, descending)
     active = going(runs)
-    with Shared(blocks) as shared:
+    with Interruption() as interruption, Shared(blocks) as shared:
         shared.put(active)
         for iteration in range(done + 1, max_iter + 1):
             if not active:
@@ -84,9 +87,12 @@ def minimize(
                 )
             active = going(active)
             shared.put(active)
-            if checkpoints is not None and active and iteration % checkpoints.interval == 0:
+            ending = interruption.asked and bool(active)
+            if checkpoints is not None and active and checkpoints.due(iteration, ending):
                 shared.describe(f"iteration {iteration} · checkpoint")
                 checkpoints.save(_state(iteration, runs, descending))
+            if ending:
+                interruption.end(f"iteration {iteration}", checkpoints)
     if checkpoints is not None:
         checkpoints.clear()
     if all(run.stop is Stop.NONFINITE for run in runs):

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from nonconvex.distributed.checkpoints import Checkpoints, State
 from nonconvex.distributed.example_sets import ExampleSet
 from nonconvex.distributed.executor_gradients import Validation
+from nonconvex.distributed.interruption import Interruption
 from nonconvex.distributed.pieces import Reading
 from nonconvex.distributed.placement import MEMORY_BYTES, Place, open_gradients
 from nonconvex.numerics.descent import Optimizer
@@ -72,6 +73,8 @@ def train_network(
     ------
     FitError
         If no restart stays finite.
+    Interrupted
+        After Ctrl-C, at the end of the epoch, which is saved where there are checkpoints.
     """
     state = None if checkpoints is None else checkpoints.load()
     if state is not None and checkpoints is not None:
@@ -80,6 +83,7 @@ def train_network(
     described = context.getLocalProperty("spark.job.description")
     metric = "RMSE" if network.classes is None else "accuracy"
     with ExitStack() as stack:
+        interruption = stack.enter_context(Interruption())
         stack.callback(context.setLocalProperty, "spark.job.description", described or "")
         context.setJobDescription("gradients")
         gradients = stack.enter_context(
@@ -102,10 +106,13 @@ def train_network(
         def on_epoch(training: Training) -> None:
             _show(training, first, metric)
             context.setJobDescription(f"epoch {training.epoch + 1}")
-            if checkpoints is None or not training.active:
+            if not training.active:
                 return
-            if training.epoch % checkpoints.interval == 0:
+            ending = interruption.asked
+            if checkpoints is not None and checkpoints.due(training.epoch, ending):
                 checkpoints.save(State(*training.save()))
+            if ending:
+                interruption.end(f"epoch {training.epoch}", checkpoints)
 
         trained = train(
             network,

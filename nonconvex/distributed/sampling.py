@@ -14,6 +14,7 @@ from nonconvex.distributed.checkpoints import Checkpoints, State
 from nonconvex.distributed.courses import Course, Posed, Sampled, SamplingSettings
 from nonconvex.distributed.half_steps import Draw, update_side
 from nonconvex.distributed.held_out import HeldOut
+from nonconvex.distributed.interruption import Interruption
 from nonconvex.distributed.minimization import minimize
 from nonconvex.distributed.problems import Blocks
 from nonconvex.distributed.runs import Shared
@@ -53,6 +54,8 @@ def sample(
     ------
     FitError
         If a chain becomes non-finite.
+    Interrupted
+        After Ctrl-C, at the end of the sweep, which is saved where there are checkpoints.
     """
     courses = [Course(posed, blocks, settings) for posed in fits]
     done = 0 if checkpoints is None else _resume(checkpoints, courses)
@@ -61,6 +64,7 @@ def sample(
     chains = [chain for course in courses for chain in course.chains]
     held_out = None if blocks.validation is None else HeldOut(blocks.validation, blocks.dtype)
     with (
+        Interruption() as interruption,
         Shared(blocks) as shared,
         one_thread_per_product(),
     ):
@@ -77,9 +81,12 @@ def sample(
                 own = None if predicted is None else [next(predicted) for _ in course.chains]
                 course.take(sweep, own)
                 course.record(sweep, time.perf_counter() - started, held_out)
-            if checkpoints is not None and sweep % checkpoints.interval == 0:
+            ending = interruption.asked and sweep < settings.sweeps
+            if checkpoints is not None and checkpoints.due(sweep, ending):
                 shared.describe(f"sweep {sweep} · checkpoint")
                 checkpoints.save(_state(sweep, courses))
+            if ending:
+                interruption.end(f"sweep {sweep}", checkpoints)
         results = [course.result() for course in courses]
     if checkpoints is not None:
         checkpoints.clear()

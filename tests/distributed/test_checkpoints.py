@@ -1,11 +1,14 @@
 """A fit that was interrupted goes on from its checkpoint to the same bits."""
 
 import json
+import signal
 
 import numpy as np
 import pytest
 
 from nonconvex.distributed.checkpoints import CheckpointError, Checkpoints, State
+from nonconvex.distributed.interruption import Interrupted
+from nonconvex.distributed.runs import Run
 from nonconvex.recommendation import MatrixFactorization
 from tests.distributed.test_alternating import frame, triples
 
@@ -65,6 +68,26 @@ def test_the_same_bits_as_without_interruption(ratings, tmp_path, monkeypatch, p
     assert resumed.globalBias == whole.globalBias
     assert resumed.summary.objectiveHistory == whole.summary.objectiveHistory
     assert not path.exists(), "a complete fit leaves no checkpoint"
+
+
+def test_ctrl_c_finishes_the_iteration_and_says_how_to_go_on(ratings, tmp_path, monkeypatch):
+    estimator = MatrixFactorization(rank=2, maxIter=4, tol=0.0)
+    whole = estimator.fit(ratings)
+    end_iteration = Run.end_iteration
+
+    def interrupt(self, **limits):
+        if len(self.history) > 2:  # of half-steps
+            signal.raise_signal(signal.SIGINT)
+        end_iteration(self, **limits)
+
+    path = tmp_path / "c"
+    saving = estimator.copy({estimator.checkpointPath: str(path)})
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "end_iteration", interrupt)
+        with pytest.raises(Interrupted, match=rf"after iteration 2, which is saved in {path}; the"):
+            saving.fit(ratings)
+    resumed = saving.fit(ratings)
+    assert resumed._factors.users.tobytes() == whole._factors.users.tobytes()
 
 
 def test_another_fit_is_refused_and_says_what_differs(ratings, tmp_path, monkeypatch):

@@ -1,11 +1,14 @@
 """Gibbs sampling in Spark: what it predicts, how sure it is, and that its bits are the same."""
 
+import signal
+
 import numpy as np
 import pandas as pd
 import pytest
 from pyspark.sql import functions as F
 
 from nonconvex.distributed import courses, sampling
+from nonconvex.distributed.interruption import Interrupted
 from nonconvex.params import ParamError
 from nonconvex.recommendation import MatrixFactorization, MatrixFactorizationModel
 from nonconvex.reports import chain_table
@@ -139,11 +142,16 @@ def test_a_model_comes_back_from_disk_with_its_samples(model, ratings, tmp_path)
 def test_a_fit_that_was_interrupted_goes_on_to_the_same_bits_on_other_blocks(
     model, ratings, tmp_path, monkeypatch
 ):
-    """Two blocks and not as many as cores, and killed after 15 sweeps, in the midst of sampling."""
+    """On fewer blocks, killed in the midst of sampling, and then ended by Ctrl-C as well."""
 
     def killed(self, sweep, *arguments):
         if sweep == 16:
             raise KeyboardInterrupt
+        take(self, sweep, *arguments)
+
+    def asked_to_end(self, sweep, *arguments):
+        if sweep == 17:
+            signal.raise_signal(signal.SIGINT)
         take(self, sweep, *arguments)
 
     take = courses.Course.take
@@ -152,6 +160,10 @@ def test_a_fit_that_was_interrupted_goes_on_to_the_same_bits_on_other_blocks(
     with monkeypatch.context() as patch:
         patch.setattr(courses.Course, "take", killed)
         with pytest.raises(KeyboardInterrupt):
+            interrupted.fit(ratings)
+    with monkeypatch.context() as patch:
+        patch.setattr(courses.Course, "take", asked_to_end)
+        with pytest.raises(Interrupted, match=r"after sweep 17, which is saved in .*/fit; "):
             interrupted.fit(ratings)
     with monkeypatch.context() as patch:
         patch.setattr(sampling, "minimize", None)  # chains go on, and do not start again

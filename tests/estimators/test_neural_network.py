@@ -3,6 +3,7 @@
 import gc
 import json
 import logging
+import signal
 import warnings
 
 import numpy as np
@@ -20,6 +21,7 @@ from nonconvex.distributed import network_training
 from nonconvex.distributed.checkpoints import CheckpointError
 from nonconvex.distributed.example_sets import pack_examples
 from nonconvex.distributed.examples import ExampleColumns, ExamplesError
+from nonconvex.distributed.interruption import Interrupted
 from nonconvex.distributed.prepared_examples import prepare_examples
 from nonconvex.distributed.storage import ModelError
 from nonconvex.neural_network import (
@@ -491,6 +493,16 @@ def test_a_killed_fit_goes_on_to_the_same_bits(frame, tmp_path, monkeypatch):
     assert (tmp_path / "c" / "iteration=2").is_dir()
     with pytest.raises(CheckpointError, match=r"regParam was 0\.0 and is 0\.5"):
         saving.copy({saving.regParam: 0.5}).fit(frame)
+
+    def ask(training, *told):
+        del told
+        if training.epoch == 3:
+            signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(network_training, "_show", ask)
+        with pytest.raises(Interrupted, match=r"after epoch 3, which is saved in .*/c; the same"):
+            saving.fit(frame)
     resumed = saving.fit(frame)
     assert theta(resumed) == theta(whole)
     assert [row | {"seconds": 0} for row in resumed.summary.rows()] == [
