@@ -65,6 +65,9 @@ def check_together(params: FactorizationParams, *, validated: bool, warm: bool) 
         refuse_set(params, DESCENT_ALONE, f"is only for solver='gd', not {get('solver')!r}")
     if get("solver") == "gibbs":
         refuse_set(params, _NOT_SAMPLED, "has no meaning with solver='gibbs'")
+        samples = get("numSamples") * get("numRestarts")
+        if get("numKept") > samples:
+            refuse_set(params, ["numKept"], f"is more than the {samples} samples there will be")
     else:
         refuse_set(params, SAMPLING_ALONE, f"is only for solver='gibbs', not {get('solver')!r}")
     if get("predictionIntervalCol") is None:

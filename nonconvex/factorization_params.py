@@ -34,13 +34,6 @@ def _stationary(value: Any) -> float:
     return number("initScale", 0, exclusive=True)(value)
 
 
-def _level(value: Any) -> float:
-    level = fraction("predictionInterval")(value)
-    if level == 1:
-        raise ValueError("predictionInterval must be a number > 0 and < 1, got 1")
-    return level
-
-
 class FactorizationModelParams(CheckedParams, HasPredictionCol):
     """Params that `MatrixFactorization` and its model share: what prediction needs."""
 
@@ -74,7 +67,9 @@ class FactorizationModelParams(CheckedParams, HasPredictionCol):
         optional(text("predictionIntervalCol")),
     )
     predictionInterval = param(
-        "predictionInterval", "probability of intervals, > 0 and < 1", _level
+        "predictionInterval",
+        "probability of intervals, > 0 and < 1",
+        number("predictionInterval", 0, exclusive=True, below=1),
     )
     predictionNoise = param(
         "predictionNoise",

@@ -212,6 +212,7 @@ def test_items_are_folded_in_too(model, ratings):
     ("params", "message"),
     [
         ({"regUser": 0.1}, "regUser=0.1 has no meaning with solver='gibbs'; unset it"),
+        ({"numKept": 21, "numRestarts": 2}, "numKept=21 is more than the 20 samples there will be"),
         ({"maxIter": 3}, "maxIter=3 has no meaning with solver='gibbs'"),
         ({"implicitPrefs": True}, "implicitPrefs=True has no meaning"),
         ({"solver": "als"}, "numBurnIn=10 is only for solver='gibbs', not 'als'"),
@@ -226,7 +227,9 @@ def test_params_that_would_be_ignored_are_refused(ratings, params, message):
 
 @pytest.mark.parametrize("level", [0, 1, 1.5, -0.1])
 def test_a_level_is_between_0_and_1(level):
-    with pytest.raises((TypeError, ValueError), match="predictionInterval must be"):
+    with pytest.raises(
+        (TypeError, ValueError), match=r"predictionInterval must be .* > 0 and < 1, got"
+    ):
         MatrixFactorization(predictionInterval=level)
 
 
