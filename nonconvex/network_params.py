@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Set
 from typing import Any
 
 from pyspark.ml.param.shared import (
@@ -43,7 +43,7 @@ def _each(convert: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 def _sizes(value: Any) -> list[int]:
-    if isinstance(value, str) or not isinstance(value, Iterable):
+    if isinstance(value, (str, Mapping, Set)) or not isinstance(value, Iterable):
         raise ValueError(f"layers must be a list of sizes, each an integer ≥ 1, got {value!r}")
     size = integer("each entry of layers", 1)
     return [size(entry) for entry in value]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import suppress
 from typing import Any, NoReturn
 
@@ -127,14 +127,14 @@ def names(name: str) -> Callable[[Any], str | list[str]]:
 def numbers(name: str, minimum: float | None = None) -> Callable[[Any], list[float]]:
     """Lists, arrays or vectors of finite numbers, each ≥ `minimum` if that is given."""
     allowed = "a list of finite numbers" + ("" if minimum is None else f" ≥ {minimum:g}")
+    entry = number(name, -math.inf if minimum is None else minimum)
 
     def convert(value: Any) -> list[float]:
-        try:
-            given = [] if isinstance(value, str) else [float(entry) for entry in value]
-        except (TypeError, ValueError):
-            given = []
-        inside = all(math.isfinite(x) and (minimum is None or x >= minimum) for x in given)
-        if not given or not inside:
+        given: list[float] = []
+        if not isinstance(value, (str, Mapping, Set)):  # the last two have no order of their own
+            with suppress(TypeError, ValueError):
+                given = [entry(one) for one in value]
+        if not given:
             _refuse(name, allowed, value)
         return given
 

@@ -24,6 +24,9 @@ OUT_OF_RANGE = {
     "regParam": (-1, "regParam must be a finite number ≥ 0, got -1"),
     "standardization": (1, "standardization must be True or False, got 1"),
     "classWeight": ("even", "classWeight must be one of balanced, got 'even'"),
+    "layers ": ({64, 32}, "layers must be a list of sizes, each an integer ≥ 1, got {"),
+    "classWeight ": ({"no": 1.0}, "classWeight must be a list of finite numbers ≥ 0, got {'no'"),
+    "thresholds ": (["0.5"], "thresholds must be a list of finite numbers ≥ 0, got \\['0.5'\\]"),
     "thresholds": ([0.0, 0.0], "thresholds must be > 0 except for one at most"),
     "maxIter": (0, "maxIter must be an integer ≥ 1, got 0"),
     "maxSteps": (0.5, "maxSteps must be an integer ≥ 1, got 0.5"),
@@ -40,7 +43,7 @@ OUT_OF_RANGE = {
 def test_a_value_out_of_range_is_refused_in_one_sentence(name):
     value, message = OUT_OF_RANGE[name]
     with pytest.raises(ValueError, match=message):
-        MultilayerPerceptronClassifier(**{name: value})
+        MultilayerPerceptronClassifier(**{name.strip(): value})
 
 
 @pytest.mark.parametrize("cls", ESTIMATORS)
