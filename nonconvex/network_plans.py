@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,6 +18,8 @@ from nonconvex.numerics.network import Network, initialize
 from nonconvex.params import ParamError, refuse_set
 
 __all__ = ["Plan", "complete_layers", "plan_network"]
+
+_log = logging.getLogger("nonconvex")
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,7 @@ def plan_network(params: NetworkParams, examples: ExampleSet, initial: Scorer | 
     """
     get = params.getOrDefault
     weights = _class_weights(params, examples)
+    _check_thresholds(params, examples.outline)
     dtype: type[np.floating] = np.float32 if get("precision") == "float32" else np.float64
     if initial is not None:
         network = _network_of(params, examples.outline, initial)
@@ -66,6 +70,7 @@ def plan_network(params: NetworkParams, examples: ExampleSet, initial: Scorer | 
         reading = examples.reading(
             standardize=False, dtype=get("precision"), class_weights=weights
         )._replace(standardization=initial.standardization, targets=initial.targets)
+        _warn_of_ignored(examples, initial)
         return Plan(network, initial.theta.astype(dtype)[None], [0], reading)
     network = _network_of(params, examples.outline, None)
     reading = examples.reading(
@@ -211,6 +216,31 @@ def _check_initial(
                 f"{name}={params.getOrDefault(name)} is not that of the initial model, which is "
                 "kept; unset it"
             )
+
+
+def _warn_of_ignored(examples: ExampleSet, initial: Scorer) -> None:
+    """Say which features of a warm start vary now, and did not when the model was trained."""
+    still = np.isinf(initial.standardization.scale) & ~examples.measures.moments.constant()
+    if still.any():
+        first = examples.columns.feature_name(int(np.flatnonzero(still)[0]))
+        _log.warning(
+            "%d features were constant when the initial model was trained, and it goes on without "
+            "them: %s%s; start anew to learn of them",
+            still.sum(),
+            first,
+            ", …" if still.sum() > 1 else "",
+        )
+
+
+def _check_thresholds(params: NetworkParams, outline: Outline) -> None:
+    if outline.classes is None or params.getOrDefault("thresholds") is None:
+        return
+    given = params.getOrDefault("thresholds")
+    if len(given) != outline.targets:
+        raise ParamError(
+            f"thresholds has {len(given)} numbers, and there are {outline.targets} classes; give "
+            "one for each, in the order of labels"
+        )
 
 
 def _shown(initial: Scorer) -> str:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, cast
 
@@ -111,20 +111,28 @@ class ExampleSet:
             "float32" or "float64".
         class_weights : sequence of float, optional
             What the weights of the examples of each class are multiplied by.
+
+        Raises
+        ------
+        ExamplesError
+            If what is to be standardized has no variance that is a number.
         """
         moments = self.measures.moments
         standardization = Standardization.none(self.outline.features)
         if standardize:
+            _refuse_overflow(moments, self.columns.feature_name)
             standardization = moments.standardization()
             self._warn(np.flatnonzero(moments.constant()))
         weights = None if class_weights is None else np.asarray(class_weights, np.float64)
         targets = self.measures.targets if standardize_targets else None
+        if targets is not None:
+            _refuse_overflow(targets, lambda _: f"labelCol={self.columns.label!r}")
         return Reading(
             standardization,
             dtype,
             self.outline.classes is not None,
             weights,
-            None if targets is None else targets.standardization(),
+            None if targets is None else targets.standardization(still=1.0),
         )
 
     def release(self) -> None:
@@ -292,6 +300,17 @@ def measure(
         hashlib.blake2b(identity.encode(), digest_size=8).hexdigest(),
         cached,
     )
+
+
+def _refuse_overflow(moments: Moments, name: Callable[[int], str]) -> None:
+    """Raise if a variance is no number."""
+    wrong = np.flatnonzero(moments.overflowed())
+    if len(wrong):
+        greatest = np.maximum(-moments.minimum, moments.maximum)[wrong[0]]
+        raise ExamplesError(
+            f"{name(int(wrong[0]))} has values up to {greatest:.3g}, whose squares are too great "
+            "to be numbers; divide them by a power of ten, or leave such rows out"
+        )
 
 
 class _Part(NamedTuple):

@@ -129,7 +129,7 @@ def score(
     """
     about = scorer.value
     inputs = select_vectors(frame, features, "featuresCol")
-    names = features if isinstance(features, str) else f"{len(features)} columns"
+    names = repr(features) if isinstance(features, str) else f"[{features[0]!r}, …]"
     width, several = about.network.layers[0], about.network.layers[-1] > 1
 
     def scored(column: pa.Array) -> pa.Array:
@@ -138,13 +138,13 @@ def score(
         wrong = (vectors.lengths != width) & (vectors.lengths >= 0)
         if wrong.any():
             raise ExamplesError(
-                f"featuresCol={names!r} has {vectors.lengths[wrong][0]} features in some rows, "
+                f"featuresCol={names} has {vectors.lengths[wrong][0]} features in some rows, "
                 f"and the model was trained on {width}; give it the columns of training"
             )
         invalid = ~vectors.finite
         if handle_invalid == "error" and invalid.any():
             raise ExamplesError(
-                f"featuresCol={names!r} is null, NaN or infinite in some rows; fill them, or set "
+                f"featuresCol={names} is null, NaN or infinite in some rows; fill them, or set "
                 'handleInvalid to "skip" or "keep"'
             )
         x = np.where(invalid[:, None], 0.0, vectors.values)

@@ -37,7 +37,7 @@ class Moments(NamedTuple):
     >>> parts[0].merge(parts[1]).mean
     array([3., 7.])
     >>> Moments.of(x).standardization().scale ** 2
-    array([4.66666667, 1.        ])
+    array([4.66666667,        inf])
     """
 
     weight: float
@@ -56,13 +56,19 @@ class Moments(NamedTuple):
             At least one example, of any numeric type.
         weight : ndarray of shape (m,), optional
             At least 0 each; all 1 by default.
+
+        Returns
+        -------
+        Moments
+            Without a warning where squares are too great to be numbers, see `overflowed`.
         """
         values = x.astype(np.float64)
         w = np.ones((len(values), 1)) if weight is None else weight[:, None]
         total = float(w.sum())
         # Not a matrix product: the order of its additions is the library's, and may change.
         mean = (w * values).sum(axis=0) / total if total > 0 else np.zeros(values.shape[1])
-        squares = (w * (values - mean) ** 2).sum(axis=0)
+        with np.errstate(over="ignore", invalid="ignore"):
+            squares = (w * (values - mean) ** 2).sum(axis=0)
         return cls(total, mean, squares, values.min(axis=0), values.max(axis=0))
 
     def merge(self, other: Moments) -> Moments:
@@ -74,11 +80,14 @@ class Moments(NamedTuple):
         """
         total = self.weight + other.weight
         share = other.weight / total if total > 0 else 0.0
-        apart = other.mean - self.mean
+        with np.errstate(over="ignore", invalid="ignore"):
+            apart = other.mean - self.mean
+            mean = self.mean + share * apart
+            squares = self.squares + other.squares + share * self.weight * apart**2
         return Moments(
             total,
-            self.mean + share * apart,
-            self.squares + other.squares + share * self.weight * apart**2,
+            mean,
+            squares,
             np.minimum(self.minimum, other.minimum),
             np.maximum(self.maximum, other.maximum),
         )
@@ -88,13 +97,24 @@ class Moments(NamedTuple):
         same: NDArray[np.bool_] = self.minimum == self.maximum
         return same
 
-    def standardization(self) -> Standardization:
-        """Return what gives every feature mean 0 and variance 1, and a constant one the value 0."""
+    def overflowed(self) -> NDArray[np.bool_]:
+        """Tell of each feature whether its squares are too great to be summed; shape (d,)."""
+        return ~np.isfinite(self.squares)
+
+    def standardization(self, still: float = np.inf) -> Standardization:
+        """Return what gives every feature mean 0 and variance 1, and a constant one the value 0.
+
+        Parameters
+        ----------
+        still : float
+            The scale of a constant feature.  By default every value of it, also one that was not
+            seen here, becomes 0: nothing was learned of it, and chance gave it weights.
+        """
         deviation = np.sqrt(self.squares / self.weight)
         # A feature that is constant where the weights are positive has no spread either.
-        still = self.constant() | (deviation == 0)
+        without = self.constant() | (deviation == 0)
         mean = np.where(self.constant(), self.minimum, self.mean)  # exactly, so that 0 is exact
-        return Standardization(mean, np.where(still, 1.0, deviation))
+        return Standardization(mean, np.where(without, still, deviation))
 
 
 class Standardization(NamedTuple):

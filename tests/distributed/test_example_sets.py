@@ -1,6 +1,7 @@
 """Examples at the door, and the pieces that they become."""
 
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -110,6 +111,9 @@ def test_moments_classes_and_weights(packed, caplog):
     assert [record.getMessage() for record in caplog.records] == [
         "1 of 3 features are constant and say nothing: 'c'; leave them out"
     ]
+    great = packed.measures._replace(moments=Moments.of(x * [1, 1e200, 1], w))
+    with pytest.raises(ExamplesError, match=r"^'b' has values up to .*e\+200, whose squares are"):
+        replace(packed, measures=great).reading()
     read = packed.train.run(lambda _, piece: reading(piece)).values()
     z, labels, weights = (np.concatenate(column) for column in zip(*read, strict=True))
     assert z.dtype == np.float32

@@ -24,6 +24,7 @@ from nonconvex.distributed.examples import ExampleColumns, ExamplesError
 from nonconvex.distributed.interruption import Interrupted
 from nonconvex.distributed.prepared_examples import prepare_examples
 from nonconvex.distributed.storage import ModelError
+from nonconvex.network_plans import plan_network
 from nonconvex.neural_network import (
     MultilayerPerceptronClassificationModel,
     MultilayerPerceptronClassifier,
@@ -594,6 +595,7 @@ def test_params_that_contradict_the_data_give_one_sentence(frame):
         ({"initialWeights": [1.0]}, r"and with layers=\[3, 3\] there are 12 parameters"),
         ({"activation": "tanh"}, r"of hidden layers, and layers=\[3, 3\]; unset it"),
         ({"layers": [4], "activation": ["tanh"] * 2}, "activation has 2 names, and layers="),
+        ({"thresholds": [0.5]}, "thresholds has 1 numbers, and there are 3 classes; give one"),
     ):
         with pytest.raises(ParamError, match=message) as caught:
             MultilayerPerceptronClassifier(**params)._train(examples, 0.0)
@@ -629,3 +631,15 @@ def test_bad_data_give_one_sentence(frame, caplog):
     [warning] = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
     assert warning == "1 of 2 features are constant and say nothing: 'k'; leave them out"
     assert model.summary.constant_features == 1
+    # Its weights are chance, so a value that training has not seen says nothing.
+    logits = [model.predictRaw([1.0, k]) for k in (7.0, 700.0)]
+    assert logits[0] == logits[1]
+    caplog.clear()
+    examples = pack_examples(frame, ExampleColumns(["a", "b"], "label"), classify=True)
+    plan_network(MultilayerPerceptronClassifier(), examples, model.scorer)
+    examples.release()
+    [warning] = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+    assert warning == (
+        "1 features were constant when the initial model was trained, and it goes on without them: "
+        "'b'; start anew to learn of them"
+    )

@@ -37,6 +37,18 @@ def test_standardized_features_have_mean_0_and_variance_1_and_constants_are_0(dt
     np.testing.assert_allclose(z.mean(axis=0), 0, atol=1e-12)
     np.testing.assert_allclose(z.std(axis=0), [1, 0, 1], rtol=1e-12)
     assert (z[:, 1] == 0).all()
+    # Nothing was learned of it, so another value than that of training says nothing either.
+    assert (found.standardization().apply(x + 9, np.float64)[:, 1] == 0).all()
+    targets = found.standardization(still=1.0)
+    np.testing.assert_allclose(targets.invert(targets.apply(x, np.float64)), x, rtol=1e-12)
+
+
+@pytest.mark.parametrize("cut", [1, 2])
+def test_squares_beyond_all_numbers_are_told_and_nothing_is_printed(cut):
+    x = np.array([[1.0, 2e200], [2.0, 0.0], [4.0, -2e200]])
+    found = Moments.of(x[:cut]).merge(Moments.of(x[cut:]))
+    assert found.overflowed().tolist() == [False, True]
+    assert Moments.of(x * [[1.0, 1e-100]]).overflowed().tolist() == [False, False]
 
 
 def test_a_large_mean_is_subtracted_before_rounding():
@@ -54,6 +66,6 @@ def test_pieces_of_no_weight_and_the_standardization_that_does_nothing():
     assert light.merge(light).weight == 0
     # Constant where it counts, and not elsewhere.
     still = Moments.of(np.array([[5.0], [2.0]]), np.array([0.0, 1.0]))
-    assert still.standardization().scale[0] == 1.0
+    assert still.standardization().scale[0] == np.inf
     x = np.array([[1.0, -2.5]])
     assert (Standardization.none(2).apply(x, np.float64) == x).all()
