@@ -19,7 +19,9 @@ IMPORTS = {
     "nonconvex": "",
     # numerics: the mathematics
     "nonconvex.numerics": "",
-    "nonconvex.numerics.blocks": "",
+    "nonconvex.numerics.padding": "",
+    "nonconvex.numerics.blocks": "numerics.padding",
+    "nonconvex.numerics.conjugate_gradients": "",
     "nonconvex.numerics.quadratic": "",
     "nonconvex.numerics.convergence": "",
     "nonconvex.numerics.choices": "",
@@ -53,13 +55,13 @@ IMPORTS = {
     "nonconvex.numerics.principal_axes": "",
     "nonconvex.numerics.contributions": "numerics.blocks numerics.implicit",
     "nonconvex.numerics.least_squares": (
-        "numerics.blocks numerics.designs "
+        "numerics.blocks numerics.conjugate_gradients numerics.designs "
         "numerics.factorization numerics.implicit numerics.quadratic"
     ),
     "nonconvex.numerics.coordinate_descent": (
         "numerics.blocks numerics.factorization numerics.implicit numerics.least_squares"
     ),
-    "nonconvex.numerics.designs": "numerics.blocks",
+    "nonconvex.numerics.designs": "numerics.blocks numerics.padding",
     "nonconvex.numerics.gradient": (
         "numerics.blocks numerics.designs "
         "numerics.factorization numerics.implicit numerics.least_squares"

@@ -32,7 +32,7 @@ _Transform = Callable[[RatingBlock], RatingBlock]
 _PIECE = ("rows", "columns", "ratings", "weights")
 _PIECE_RATINGS = 1 << 20  # few pieces a block, each of a few megabytes
 
-_BLOCK = RatingBlock._fields
+_BLOCK = tuple(name for name in RatingBlock._fields if name != "padded")
 _TYPES = {"rows": np.int32, "offsets": np.int64, "columns": np.int32, "degrees": np.float64}
 
 
@@ -217,7 +217,8 @@ def _join(dtype: type[np.floating], transform: _Transform | None) -> Callable[[_
                 pieces.setdefault(block, []).append(_arrays(batch, index, _PIECE, dtype))
         for number in sorted(pieces):
             block = merge([RatingBlock.from_triples(*p, dtype=dtype) for p in pieces.pop(number)])
-            yield _row(number, _BLOCK, transform(block) if transform else block)
+            block = transform(block) if transform else block
+            yield _row(number, _BLOCK, [getattr(block, name) for name in _BLOCK])
 
     return join
 

@@ -6,15 +6,14 @@ then the other kind.  Everything below is written once, for rows, and called onc
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["Batch", "RatingBlock", "batches", "merge"]
+from nonconvex.numerics.padding import Padded, pad
 
-GROWTH = 1.25  # each class of padded lengths is a quarter longer than the one before
+__all__ = ["RatingBlock", "merge"]
 
 
 class RatingBlock(NamedTuple):
@@ -43,6 +42,8 @@ class RatingBlock(NamedTuple):
     degrees : float64 array of shape (r,)
         What the regularization takes for the number of ratings of each row: the sum of its
         weights, so |I_u| (or |U_i|) when there are none.
+    padded : Padded, optional
+        The same ratings padded, if they have been already.
     """
 
     rows: NDArray[np.int32]
@@ -51,6 +52,7 @@ class RatingBlock(NamedTuple):
     ratings: NDArray[np.floating]
     weights: NDArray[np.floating] | None
     degrees: NDArray[np.float64]
+    padded: Padded | None = None
 
     @classmethod
     def from_triples(
@@ -98,6 +100,12 @@ class RatingBlock(NamedTuple):
         same[self.offsets[1:-1] - 1] = False  # neighbours that belong to different rows
         return int(np.count_nonzero(same))
 
+    def with_padding(self) -> RatingBlock:
+        """Return the same block with its ratings padded, see `nonconvex.numerics.padding`."""
+        if self.padded is not None:
+            return self
+        return self._replace(padded=pad(self.offsets, self.columns, self.ratings, self.weights))
+
     def over_rows(self, values: NDArray[np.floating]) -> NDArray[np.float64]:
         """Sum of a value of each rating over each row, of shape (r,) in float64."""
         return _sums(self.offsets, values)
@@ -144,56 +152,3 @@ def merge(blocks: list[RatingBlock]) -> RatingBlock:
         np.concatenate(weights) if weights else None,
         dtype=blocks[0].ratings.dtype.type,
     )
-
-
-class Batch(NamedTuple):
-    """Rows of similar length, to be padded to the same length and solved together.
-
-    Attributes
-    ----------
-    members : int64 array of shape (s,)
-        Positions in ``RatingBlock.rows``.
-    length : int
-        The padded length; at least the number of ratings of each of these rows.
-    """
-
-    members: NDArray[np.int64]
-    length: int
-
-    def positions(
-        self, offsets: NDArray[np.int64], first: int, length: int
-    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """Where ratings ``first:first + length`` of each row stand, and which of them are real.
-
-        Both are of shape (s, length).  Where a row has no such rating, the place of its first one
-        is given: always a valid place to read from.
-        """
-        start = offsets[self.members][:, None]
-        place = np.arange(first, first + length)
-        real = place < offsets[self.members + 1][:, None] - start
-        return start + np.where(real, place, 0), real
-
-
-def batches(counts: NDArray[np.int64], budget: int) -> Iterator[Batch]:
-    """Cut rows into batches of at most ``budget`` padded ratings; a longer row stands alone.
-
-    The padded length of a row depends on the number of its ratings and on nothing else, so that
-    its sums are added up in the same order, to the same bits, in whatever block it stands.
-    """
-    lengths = _padded_lengths(int(counts.max(initial=0)))
-    kind = np.searchsorted(lengths, counts)
-    order = np.argsort(kind, kind="stable")
-    bounds = np.searchsorted(kind[order], np.arange(len(lengths) + 1))
-    for length, start, stop in zip(lengths.tolist(), bounds, bounds[1:], strict=False):
-        if length == 0:
-            continue
-        step = max(1, budget // length)
-        for first in range(start, stop, step):
-            yield Batch(order[first : min(first + step, stop)], length)
-
-
-def _padded_lengths(longest: int) -> NDArray[np.int64]:
-    lengths = [0]
-    while lengths[-1] < longest:
-        lengths.append(max(lengths[-1] + 1, int(lengths[-1] * GROWTH)))
-    return np.array(lengths)

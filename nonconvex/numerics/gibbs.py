@@ -93,7 +93,7 @@ class Conditional(NamedTuple):
         if self.steadiness is not None and self.of_rows:
             omega = self.steadiness[block.rows]  # (r,), the same for all ratings of a row
         elif self.steadiness is not None:
-            block = _weighted(block, self.steadiness[block.columns])
+            block = _weighted(block, self.steadiness)
         normals = np.zeros((size, width))
         if self.stream is not None:
             normals = normal_rows(self.stream, block.rows if keys is None else keys, width)
@@ -115,9 +115,15 @@ class Conditional(NamedTuple):
 
 
 def _weighted(block: RatingBlock, omega: NDArray[np.float64]) -> RatingBlock:
-    """Multiply the weight of each rating by ω; the degrees stay what they are."""
-    weights = omega if block.weights is None else omega * block.weights
-    return block._replace(weights=weights.astype(block.ratings.dtype))
+    """Multiply the weight of each rating by ω of its column; the degrees stay what they are."""
+    block = block.with_padding()
+    padded, dtype = block.padded, block.ratings.dtype
+    assert padded is not None
+    of_all = np.append(omega, 0).astype(dtype)  # padding weighs nothing
+    weights, with_padding = of_all[block.columns], np.take(of_all, padded.columns, mode="wrap")
+    if block.weights is not None and padded.weights is not None:
+        weights, with_padding = weights * block.weights, with_padding * padded.weights
+    return block._replace(weights=weights, padded=padded._replace(weights=with_padding))
 
 
 def draw_normals(

@@ -43,7 +43,7 @@ def preferences(block: RatingBlock, confidence: float) -> RatingBlock:
     positive = strength > 0
     ratings = np.divide(1 + weights, weights, out=np.zeros_like(weights), where=positive)
     degrees = block.over_rows(positive.astype(np.float64))
-    return block._replace(ratings=ratings, weights=weights, degrees=degrees)
+    return block._replace(ratings=ratings, weights=weights, degrees=degrees, padded=None)
 
 
 def default_implicit_reg(total: float, mean_weight: float) -> float:

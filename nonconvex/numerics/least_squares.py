@@ -16,12 +16,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nonconvex.numerics.blocks import RatingBlock
+from nonconvex.numerics.conjugate_gradients import conjugate_gradients
 from nonconvex.numerics.designs import designs
 from nonconvex.numerics.factorization import Ridge
 from nonconvex.numerics.implicit import Background
 from nonconvex.numerics.quadratic import minimize
 
 __all__ = ["RowUpdate", "solve_rows"]
+
+# With fewer unknowns elimination is as fast, and the products of longer rows leave it little to
+# save: these are solved exactly, as is everything in float64.
+LEAST_UNKNOWNS = 24
+MOST_RATINGS_PER_UNKNOWN = 8
+MOST_STEPS = 40  # what has not converged by then is eliminated
 
 
 class RowUpdate(NamedTuple):
@@ -78,7 +85,7 @@ def solve_rows(
     nonnegative: bool = False,
     background: Background | None = None,
 ) -> RowUpdate:
-    """Minimize f over every row of a block, exactly.
+    """Minimize f over every row of a block, to rounding.
 
     Parameters
     ----------
@@ -122,6 +129,27 @@ def solve_rows(
         # from an arbitrary and enormous solution.
         rounding = width * np.finfo(a.dtype).eps * curvature.max(axis=1, keepdims=True)
         curvature += np.maximum(diagonal[members], rounding)
-        x[members] = minimize(a, b, nonnegative=nonnegative)
+        if nonnegative or background is not None or not _iterates(a, segments.length):
+            x[members] = minimize(a, b, nonnegative=nonnegative)
+        else:
+            x[members] = _solve(a, b)
         residual[members], squares[members] = segments.sums(x[members])
     return RowUpdate.of(block, x, residual, squares, ridge, background)
+
+
+def _iterates(a: NDArray[np.floating], length: int) -> bool:
+    """Tell by the shape of a row alone how it is solved."""
+    width = a.shape[-1]
+    return (
+        a.dtype == np.float32
+        and width >= LEAST_UNKNOWNS
+        and length <= MOST_RATINGS_PER_UNKNOWN * width
+    )
+
+
+def _solve(a: NDArray[np.floating], b: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Solve A x = b to the rounding of A, from 0: what came before leaves no trace in a row."""
+    x, converged = conjugate_gradients(a, b, MOST_STEPS)
+    if not converged.all():
+        x[~converged] = minimize(a[~converged], b[~converged])
+    return x

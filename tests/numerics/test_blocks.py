@@ -1,11 +1,10 @@
 """Blocks of ratings: the same from triples in any order, merged from any parts, cut to batches."""
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nonconvex.numerics.blocks import RatingBlock, batches, merge
+from nonconvex.numerics.blocks import RatingBlock, merge
 from tests.numerics import twins
 from tests.numerics.problems import PROPERTY
 
@@ -98,7 +97,6 @@ def test_an_empty_block():
     assert EMPTY.offsets.tolist() == [0]
     assert EMPTY.duplicates == 0
     assert EMPTY.row_of_rating().tolist() == EMPTY.total_weights().tolist() == []
-    assert list(batches(EMPTY.counts, 100)) == []
 
 
 def test_large_indices_keep_their_order():
@@ -123,50 +121,3 @@ def test_a_merged_block_keeps_the_precision_of_its_parts():
     part = from_triples([(0, 1, 2.0, 3.0)], dtype=np.float32)
     merged = merge([part, from_triples([(0, 0, 2.0, 1.0)], dtype=np.float32)])
     assert merged.ratings.dtype == merged.weights.dtype == np.float32
-
-
-COUNTS = st.lists(st.integers(0, 60), max_size=30).map(lambda counts: np.array(counts, int))
-
-
-@PROPERTY
-@given(COUNTS, st.integers(1, 200))
-def test_every_row_with_ratings_is_in_one_batch_within_the_budget(counts, budget):
-    cut = list(batches(counts, budget))
-    members = [int(member) for batch in cut for member in batch.members]
-    assert sorted(members) == np.flatnonzero(counts).tolist()
-    for batch in cut:
-        assert len(batch.members) == 1 or len(batch.members) * batch.length <= budget
-        assert np.all(counts[batch.members] <= batch.length)
-        assert np.all(counts[batch.members] > batch.length / 1.25 - 1)
-
-
-@PROPERTY
-@given(COUNTS, st.integers(1, 200))
-def test_the_padded_length_of_a_row_depends_on_its_own_count_alone(counts, budget):
-    for batch in batches(counts, budget):
-        for member in batch.members:
-            (alone,) = batches(counts[member : member + 1], 100)
-            assert alone.length == batch.length
-
-
-@PROPERTY
-@given(COUNTS, st.integers(1, 20))
-def test_segments_of_a_batch_read_every_rating_of_a_row_once_and_in_order(counts, segment):
-    offsets = np.append(0, np.cumsum(counts))
-    for batch in batches(counts, 100):
-        read = [[] for _ in batch.members]
-        for first in range(0, batch.length, segment):
-            place, real = batch.positions(offsets, first, min(segment, batch.length - first))
-            assert place.shape == real.shape
-            for row, member in enumerate(batch.members):
-                read[row] += place[row][real[row]].tolist()
-                # a place that is only padding must still be one that may be read
-                assert np.all((place[row] >= offsets[member]) & (place[row] < offsets[member + 1]))
-        for row, member in enumerate(batch.members):
-            assert read[row] == list(range(offsets[member], offsets[member + 1]))
-
-
-@pytest.mark.parametrize("longest", [1, 2, 7, 100, 10_000])
-def test_padding_costs_at_most_a_quarter(longest):
-    (batch,) = batches(np.array([longest]), 1)
-    assert longest <= batch.length <= max(longest, 1.25 * longest)
