@@ -166,6 +166,8 @@ def _update(
     def update(batches: _Batches) -> _Batches:
         for batch in batches:
             for block in unpack(batch, dtype):
+                if len(steps) > 1:
+                    block = block.with_padding()  # once for all problems
                 for number, step in enumerate(steps):
                     part = block
                     if step.sample is not None:
