@@ -10,7 +10,6 @@ from typing import Any
 
 from pyspark.sql import SparkSession
 
-from nonconvex.distributed.example_tables import read_table
 from nonconvex.distributed.filesystem import FileSystem, publish
 from nonconvex.distributed.publication import find_model
 from nonconvex.distributed.serving import MANIFEST, check_place
@@ -26,7 +25,7 @@ def main(spark: SparkSession, config: PredictionConfig) -> dict[str, Any]:
     check_place(spark, output.path, overwrite=output.overwrite)
     path = find_model(spark, config.model.path)
     model = load_model(spark, path, handle_invalid=asked.invalid)
-    source = read_table(spark, table.path, format=table.format, separator=table.separator)
+    source = table.read(spark)
     predicted = predict_table(model, source, asked.keep)
     with publish(spark, output.path, replace=output.overwrite) as directory:
         predicted.write.parquet(f"{directory}/predictions")

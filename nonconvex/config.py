@@ -6,12 +6,16 @@ import os
 import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import date
 from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
 __all__ = ["ConfigError", "Section", "check_keys", "dump", "load"]
+
+
+_RUN_DATE = "{run_date}"
 
 
 class ConfigError(ValueError):
@@ -43,7 +47,11 @@ SectionT = TypeVar("SectionT", bound=Section)
 
 
 def load(
-    model_type: type[SectionT], path: str | os.PathLike[str], overrides: Sequence[str] = ()
+    model_type: type[SectionT],
+    path: str | os.PathLike[str],
+    overrides: Sequence[str] = (),
+    *,
+    run_date: date | None = None,
 ) -> SectionT:
     """Read a TOML file into a model, with some of its values replaced.
 
@@ -59,6 +67,8 @@ def load(
     overrides : sequence of str
         ``section.key=value``, each applied after the file, the last one winning. A value that is
         not TOML is taken as a string, so a path needs no quotes.
+    run_date : date, optional
+        What ``{run_date}`` in a text stands for, as YYYY-MM-DD.
 
     Returns
     -------
@@ -69,7 +79,8 @@ def load(
     ------
     ConfigError
         If the file cannot be read, or for keys that are unknown or missing and values of a wrong
-        type or out of range; the message names each by its dotted key.
+        type or out of range; the message names each by its dotted key.  If there is a run date
+        and nothing to put it into, or the other way round.
 
     Examples
     --------
@@ -83,6 +94,7 @@ def load(
     values = _read(path)
     for override in overrides:
         _merge(values, _parse_override(override))
+    values = _dated(values, os.fspath(path), run_date)
     try:
         # TOML and JSON hold the same values, and the strict reading of JSON is the one we want:
         # no number out of a string, but a tuple out of a list and a path out of a string.
@@ -174,6 +186,34 @@ def _parse_override(text: str) -> dict[str, Any]:
         except tomllib.TOMLDecodeError:
             continue
     raise ConfigError(f"--set takes section.key=value, got {text!r}")
+
+
+def _dated(values: dict[str, Any], source: str, run_date: date | None) -> dict[str, Any]:
+    """Put the run date where it belongs."""
+    places: list[str] = []
+
+    def fill(value: Any, place: str) -> Any:
+        match value:
+            case dict():
+                return {key: fill(one, f"{place}.{_key(key)}") for key, one in value.items()}
+            case list():
+                return [fill(one, place) for one in value]
+            case str() if _RUN_DATE in value:
+                places.append(place[1:])
+                return value.replace(_RUN_DATE, "" if run_date is None else run_date.isoformat())
+        return value
+
+    filled: dict[str, Any] = fill(values, "")
+    if run_date is None and places:
+        raise ConfigError(
+            f"{source} has {_RUN_DATE} in {', '.join(places)}: give --run-date YYYY-MM-DD"
+        )
+    if run_date is not None and not places:
+        raise ConfigError(
+            f"--run-date is given, and {source} says {_RUN_DATE} nowhere: say where it belongs, "
+            "such as ratings.until"
+        )
+    return filled
 
 
 def _merge(values: dict[str, Any], changes: Mapping[str, Any]) -> None:

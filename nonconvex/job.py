@@ -1,21 +1,26 @@
 """What the jobs share: command line, session, one JSON line at the end, exit status."""
 
 import argparse
+import errno
 import importlib
 import inspect
 import json
 import logging
 import math
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import date
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from pyspark.sql import SparkSession
 
 from nonconvex.config import ConfigError, Section, load
+from nonconvex.distributed.descriptions import described
+from nonconvex.logs import JsonLines
 from nonconvex.session import get_session
 
 __all__ = ["run"]
@@ -24,6 +29,7 @@ ConfigT = TypeVar("ConfigT", bound=Section)
 Job = Callable[[SparkSession, ConfigT], Mapping[str, Any]]
 
 _BAD_DATA = 3
+_FULL = os.strerror(errno.ENOSPC)
 _INTERRUPTED = 130  # what a shell reports of a program that SIGINT ended
 
 _log = logging.getLogger("nonconvex")
@@ -69,11 +75,15 @@ def run(
     The last line of a job is ``sys.exit(run(main, Config, description=__doc__))``.
     """
     parser = _parser(description)
-    with _logging_to_stderr():
+    with _logging_to_stderr() as handler:
         try:
             arguments = parser.parse_args(argv)
             _log.setLevel(arguments.log_level)
-            config = load(config_type, arguments.config, arguments.set)
+            if arguments.log_format == "json":
+                handler.setFormatter(JsonLines(_name(job)))
+            config = load(
+                config_type, arguments.config, arguments.set, run_date=_date(arguments.run_date)
+            )
             outcome = {"status": "ok", **_call(job, config), "exit": 0}
         except KeyboardInterrupt as interrupt:
             sentence = str(interrupt) or "interrupted"  # a fit says how to go on
@@ -108,6 +118,17 @@ def _parser(description: str | None) -> _Parser:
         default=[],
         help="replace one value of the configuration; may be given again",
     )
+    parser.add_argument(
+        "--run-date",
+        metavar="YYYY-MM-DD",
+        help="what {run_date} in the configuration stands for",
+    )
+    parser.add_argument(
+        "--log-format",
+        choices=("text", "json"),
+        default="text",
+        help="json logs one object in a line, for what collects logs",
+    )
     amount = parser.add_mutually_exclusive_group()
     amount.add_argument(
         "--quiet",
@@ -127,8 +148,15 @@ def _parser(description: str | None) -> _Parser:
     return parser
 
 
+def _date(text: str | None) -> date | None:
+    try:
+        return None if text is None else date.fromisoformat(text)
+    except ValueError:
+        raise ConfigError(f"--run-date takes YYYY-MM-DD, got {text!r}") from None
+
+
 @contextmanager
-def _logging_to_stderr() -> Iterator[None]:
+def _logging_to_stderr() -> Iterator[logging.Handler]:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         logging.Formatter("%(asctime)s %(levelname)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S")
@@ -138,7 +166,7 @@ def _logging_to_stderr() -> Iterator[None]:
     _log.propagate = False
     logging.root.addFilter(_is_news)
     try:
-        yield
+        yield handler
     finally:
         logging.root.removeFilter(_is_news)
         _log.removeHandler(handler)
@@ -156,10 +184,15 @@ def _call(job: Job[ConfigT], config: ConfigT) -> Mapping[str, Any]:
     borrowed = SparkSession.getActiveSession() is not None
     spark = get_session(script.stem, conf_dir=script.parent.parent / "conf")
     try:
-        return job(spark, config)
+        with described(spark, script.stem):
+            return job(spark, config)
     finally:
         if not borrowed:
             spark.stop()
+
+
+def _name(job: Job[ConfigT]) -> str:
+    return Path(inspect.getfile(job)).stem
 
 
 def _expected(error: Exception) -> tuple[int, str] | None:
@@ -173,9 +206,18 @@ def _expected(error: Exception) -> tuple[int, str] | None:
         kind = getattr(importlib.import_module(raised[1]), raised[2], None)
         status = getattr(kind, "exit_status", None)
         return None if status is None else (status, raised[3])
+    if _FULL in str(error):
+        return 1, (
+            f"the disk is full ({_line_with(_FULL, str(error))}); what was published stays: free "
+            "some space, and start the job again"
+        )
     # Raised by raise_error or assert_true in a plan, which is how a plan refuses data.
     refused = re.search(r"\[USER_RAISED_EXCEPTION\] (.+?) SQLSTATE", str(error), re.DOTALL)
     return None if refused is None else (_BAD_DATA, refused[1])
+
+
+def _line_with(words: str, text: str) -> str:
+    return next(line.strip() for line in text.splitlines() if words in line)
 
 
 def _summary(error: Exception) -> str:

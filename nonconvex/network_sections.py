@@ -16,6 +16,7 @@ from nonconvex.distributed.example_tables import (
     take_examples,
 )
 from nonconvex.distributed.examples import ExampleColumns
+from nonconvex.distributed.sources import Source
 from nonconvex.distributed.splits import Split
 from nonconvex.estimator_sections import (
     GateSection,
@@ -28,6 +29,7 @@ from nonconvex.neural_network import (
     MultilayerPerceptronRegressor,
 )
 from nonconvex.report_sections import ReportSection
+from nonconvex.window_sections import DailySection
 
 __all__ = [
     "ExampleSplitSection",
@@ -46,7 +48,7 @@ _Texts = Annotated[tuple[_Text, ...], Field(min_length=1)]
 _SAID = {"featuresCol", "labelCol", "weightCol", "validationIndicatorCol"}
 
 
-class TableSection(Section):
+class TableSection(DailySection):
     """A table in files, or one that comes with scikit-learn.
 
     Examples
@@ -62,6 +64,22 @@ class TableSection(Section):
     """By default, what the extension says; in "json", every line is one object."""
     separator: _Text | None = None
     """Of the fields of CSV: by default a tab for .tsv, else a comma."""
+
+    def read(self, spark: SparkSession) -> Source:
+        """Read the table, without looking at its rows yet.
+
+        Raises
+        ------
+        SourceError, ExamplesError, WindowError
+            As `read_table` says.
+        """
+        return read_table(
+            spark,
+            self.path,
+            format=self.format,
+            separator=self.separator,
+            window=self.window(),
+        )
 
 
 class ExampleSplitSection(Section):
@@ -124,7 +142,7 @@ class ExamplesSection(TableSection):
         SourceError, ColumnError, ExamplesError
             As `read_table` and `take_examples` say.
         """
-        source = read_table(spark, self.path, format=self.format, separator=self.separator)
+        source = self.read(spark)
         label = self.label if isinstance(self.label, str) else list(self.label)
         features = self.features
         if features is None:

@@ -11,6 +11,7 @@ from nonconvex.distributed.prepared import PreparedRatings
 from nonconvex.distributed.ratings import Columns, Rules
 from nonconvex.distributed.sources import read_source
 from nonconvex.distributed.splits import Split
+from nonconvex.window_sections import DailySection
 
 __all__ = ["PreparationConfig", "PreparedSection", "RatingsSection", "SplitSection"]
 
@@ -18,7 +19,7 @@ _Text = Annotated[str, Field(min_length=1)]
 _Int64 = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 
 
-class RatingsSection(Section):
+class RatingsSection(DailySection):
     """``[ratings]``: the files of ratings, their columns and what is accepted.
 
     Examples
@@ -148,7 +149,11 @@ class PreparationConfig(Section):
         """
         ratings, prepared = self.ratings, self.prepared
         source = read_source(
-            spark, ratings.path, format=ratings.format, separator=ratings.separator
+            spark,
+            ratings.path,
+            format=ratings.format,
+            separator=ratings.separator,
+            window=ratings.window(),
         )
         return prepare_ratings(
             source,

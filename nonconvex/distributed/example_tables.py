@@ -18,6 +18,7 @@ from nonconvex.distributed.examples import ExampleColumns, ExamplesError
 from nonconvex.distributed.ratings import PARTS
 from nonconvex.distributed.sources import Source, read_source
 from nonconvex.distributed.splits import Split, part_by_hash
+from nonconvex.distributed.windows import Window
 
 __all__ = ["BUNDLED", "ExampleTable", "Intake", "feature_columns", "read_table", "take_examples"]
 
@@ -103,7 +104,12 @@ class ExampleTable:
 
 
 def read_table(
-    spark: SparkSession, path: str, *, format: str | None = None, separator: str | None = None
+    spark: SparkSession,
+    path: str,
+    *,
+    format: str | None = None,
+    separator: str | None = None,
+    window: Window | None = None,
 ) -> Source:
     """Read a table of examples, without looking at its rows yet.
 
@@ -114,7 +120,7 @@ def read_table(
         A file, a directory or a pattern with wildcards, or ``sklearn:<name>`` for one of
         `BUNDLED`, which has columns ``features``, an array, and ``label``: a number, or for
         classes the number of the class.
-    format, separator : str, optional
+    format, separator, window : optional
         See `nonconvex.distributed.sources.read_source`.
 
     Raises
@@ -125,7 +131,7 @@ def read_table(
         If scikit-learn has no such data set, or is not installed.
     """
     if not path.startswith(_SCHEME):
-        return read_source(spark, path, format=format, separator=separator)
+        return read_source(spark, path, format=format, separator=separator, window=window)
     name = path.removeprefix(_SCHEME)
     if name not in BUNDLED:
         raise ExamplesError(f"{path}: the data sets of scikit-learn are {', '.join(BUNDLED)}")

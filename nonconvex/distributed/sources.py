@@ -12,6 +12,7 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import StringType, StructField, StructType
 
 from nonconvex.distributed.filesystem import FileSystem
+from nonconvex.distributed.windows import Window
 
 __all__ = ["FORMATS", "Source", "SourceError", "read_source", "reading"]
 
@@ -80,7 +81,12 @@ class Source:
 
 
 def read_source(
-    spark: SparkSession, path: str, *, format: str | None = None, separator: str | None = None
+    spark: SparkSession,
+    path: str,
+    *,
+    format: str | None = None,
+    separator: str | None = None,
+    window: Window | None = None,
 ) -> Source:
     r"""Read files, without looking at their rows yet.
 
@@ -96,6 +102,8 @@ def read_source(
         quotes inside them are doubled. JSON files have one object in a line.
     separator : str, optional
         What stands between the fields of CSV: by default a tab in ``.tsv``, else a comma.
+    window : Window, optional
+        The path is a directory of directories of days, of which these are read.
 
     Returns
     -------
@@ -105,6 +113,8 @@ def read_source(
     ------
     SourceError
         If there is nothing at the path, its format is unknown or it cannot be read.
+    WindowError
+        If the last day of the window is not there.
 
     Examples
     --------
@@ -117,8 +127,18 @@ def read_source(
     if not there and not _WILDCARDS.search(path):
         raise SourceError(f"there is nothing at {path}: no such file or directory")
     extension = _known_extension(path)
+    days = []
+    if window is not None:
+        if not there:
+            raise SourceError(f"there is no directory {path} with a directory for each day in it")
+        days = window.directories(path, files.names(path))
     if extension is None and there:
-        names = (name for name in files.names(path) if not name.startswith(("_", ".")))
+        names = (
+            name
+            for place in ([f"{path}/{day}" for day in days] or [path])
+            for name in files.names(place)
+            if not name.startswith(("_", "."))
+        )
         extension = next(filter(None, map(_known_extension, names)), None)
     if format is None and extension is None:
         raise SourceError(
@@ -128,7 +148,10 @@ def read_source(
     if format not in FORMATS:
         raise SourceError(f"format must be one of {', '.join(FORMATS)}, got {format!r}")
     # What is there under this very name is no pattern, whatever characters the name has.
-    pattern = _WILDCARDS.sub(r"\\\g<0>", path) if there else path
+    pattern = _literally(path) if there else path
+    if days:
+        pattern = f"{pattern}/{{{','.join(map(_literally, days))}}}"
+        path = f"{path}/{days[0]}" + (f" to {days[-1]}" if days[1:] else "")
     with reading(path, format):
         if format == "parquet":
             return Source(spark.read.parquet(pattern), path, format)
@@ -184,6 +207,10 @@ def _read_text(spark: SparkSession, pattern: str, format: str, separator: str) -
     # file whose header has another order must not be read as if it had the order of the first.
     reader = reader.option("columnPruning", False).option("enforceSchema", False)
     return reader.csv(pattern, header=True, sep=separator, escape='"')
+
+
+def _literally(name: str) -> str:
+    return _WILDCARDS.sub(r"\\\g<0>", name)
 
 
 def _known_extension(name: str) -> str | None:
