@@ -13,6 +13,7 @@ from pyspark.sql import SparkSession
 from nonconvex.baselines import BASELINES, compare
 from nonconvex.config import dump
 from nonconvex.distributed.prepared import PreparedRatings
+from nonconvex.drift import DATA, drift_report, ratings_drift, ratings_figures
 from nonconvex.factorization_sections import FactorizationConfig
 from nonconvex.job import run
 from nonconvex.numerics.errors import Evaluation
@@ -24,6 +25,7 @@ from nonconvex.reports import (
     evaluation_report,
     metrics_json,
     restart_table,
+    strict_json,
 )
 from nonconvex.run_reports import About, Stages, factorization_report
 
@@ -42,6 +44,10 @@ def main(spark: SparkSession, config: FactorizationConfig) -> dict[str, Any]:
         model = estimator.fitPrepared(prepared)
     with stages("evaluate"):
         evaluation = _evaluate(estimator, model, prepared, release.rivals)
+    figures, before = ratings_figures(prepared.manifest), release.predecessor(model)
+    drift = None
+    if before is not None:
+        drift = ratings_drift(release.earlier(DATA), figures, before, model)
     with release.run() as this:
         with stages("write the model"):
             model.write().save(this.model)
@@ -51,6 +57,7 @@ def main(spark: SparkSession, config: FactorizationConfig) -> dict[str, Any]:
         files.write_text(f"{this.path}/{METRICS}", metrics)
         about = About(this, release.before, dump(config.resolved()), stages.seconds)
         report = factorization_report(spark, config, about, model, prepared, evaluation, names)
+        files.write_text(f"{this.path}/{DATA}", strict_json(figures))
     if model.summary.sampling is not None:
         print(chain_table(model.summary), end="\n\n")
     elif model.summary.restarts[1:]:
@@ -58,6 +65,8 @@ def main(spark: SparkSession, config: FactorizationConfig) -> dict[str, Any]:
     if evaluation is not None:
         clipped = model.getOrDefault("clipPredictions")
         print(evaluation_report(evaluation, "test", clipped=clipped))
+    if drift is not None:
+        print(f"\n{drift_report(drift)}\n")
     print(f"model: {this.model}")
     if report is not None:
         print(f"report: {report}")
@@ -68,6 +77,7 @@ def main(spark: SparkSession, config: FactorizationConfig) -> dict[str, Any]:
         "report": report,
         "published": config.output.path,
         "metrics": None if evaluation is None else asdict(evaluation.overall),
+        "drift": drift,
         "objective": model.summary.objective,
         "iterations": model.summary.totalIterations,
         "seconds": model.summary.seconds,

@@ -10,6 +10,7 @@ from typing import Any
 from pyspark.sql import SparkSession
 
 from nonconvex.config import dump
+from nonconvex.drift import DATA, drift_report, network_drift, network_figures
 from nonconvex.job import run
 from nonconvex.network_baselines import compare_network
 from nonconvex.network_reports import (
@@ -20,7 +21,7 @@ from nonconvex.network_reports import (
 )
 from nonconvex.network_sections import NetworkConfig
 from nonconvex.releases import Release
-from nonconvex.reports import METRICS
+from nonconvex.reports import METRICS, strict_json
 from nonconvex.run_reports import About, Stages, network_report
 
 
@@ -36,6 +37,10 @@ def main(spark: SparkSession, config: NetworkConfig) -> dict[str, Any]:
     if table.counts["test"]:
         with stages("evaluate"):
             comparison = compare_network(model, table, "test", others=release.rivals)
+    figures, before = network_figures(table), release.predecessor(model)
+    drift = None
+    if before is not None:
+        drift = network_drift(release.earlier(DATA), figures, before.scorer, model.scorer)
     with release.run() as this:
         with stages("write the model"):
             model.write().save(this.model)
@@ -47,12 +52,15 @@ def main(spark: SparkSession, config: NetworkConfig) -> dict[str, Any]:
         files.write_text(f"{this.path}/{METRICS}", metrics)
         about = About(this, release.before, dump(config.resolved()), stages.seconds)
         report = network_report(spark, config, about, model, table, comparison)
+        files.write_text(f"{this.path}/{DATA}", strict_json(figures))
     if model.summary.restarts[1:]:
         print(network_restarts(model.summary), end="\n\n")
     if comparison is not None:
         print(comparison_report(comparison, "test"))
     if table.counts["rejected"]:
         print(f"{table.counts['rejected']:,} rows could not be used: {this.path}/rejected")
+    if drift is not None:
+        print(f"\n{drift_report(drift)}\n")
     print(f"model: {this.model}")
     if report is not None:
         print(f"report: {report}")
@@ -65,6 +73,7 @@ def main(spark: SparkSession, config: NetworkConfig) -> dict[str, Any]:
         "published": config.output.path,
         "rows": table.counts,
         "metrics": errors or None,
+        "drift": drift,
         "objective": model.summary.objective,
         "epochs": model.summary.totalIterations,
         "seconds": model.summary.seconds,

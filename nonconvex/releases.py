@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from nonconvex.distributed.publication import (
     recover,
     remove_old_runs,
 )
+from nonconvex.distributed.storage import ModelError
 from nonconvex.estimator_sections import GateSection, OutputSection, StartSection
 from nonconvex.gates import PUBLISHED, GateError
 from nonconvex.models import AnyModel, load_model
@@ -28,6 +30,7 @@ from nonconvex.models import AnyModel, load_model
 __all__ = ["Release"]
 
 EstimatorT = TypeVar("EstimatorT", bound=Any)
+ModelT = TypeVar("ModelT")
 
 _logger = logging.getLogger("nonconvex")
 
@@ -65,6 +68,27 @@ class Release:
     def published(self) -> AnyModel | None:
         """The model that was published when this began, if there was one."""
         return None if self.before is None else load_model(self._spark, self.before.model)
+
+    def predecessor(self, model: ModelT) -> ModelT | None:
+        """Return the published model if it can be read and is of the kind of another one."""
+        try:
+            published = self.published
+        except ModelError as error:
+            _logger.warning("the published model cannot be compared with: %s", error)
+            return None
+        return published if isinstance(published, type(model)) else None
+
+    def earlier(self, name: str) -> dict[str, Any]:
+        """Return what a file in JSON of the run that was published says; empty if nothing."""
+        if self.before is None:
+            return {}
+        path = f"{self.before.path}/{name}"
+        try:
+            said = json.loads(self.files.read_text(path)) if self.files.exists(path) else {}
+        except json.JSONDecodeError:
+            _logger.warning("%s is damaged, and not compared with", path)
+            return {}
+        return said if isinstance(said, dict) else {}
 
     @property
     def rivals(self) -> dict[str, Any]:
