@@ -93,7 +93,9 @@ IMPORTS = {
     "nonconvex.distributed.duplicates": "distributed.ratings",
     "nonconvex.distributed.indexing": "distributed.ratings",
     "nonconvex.distributed.intake": "distributed.ratings",
-    "nonconvex.distributed.sources": "distributed.filesystem",
+    "nonconvex.distributed.windows": "",
+    "nonconvex.distributed.descriptions": "",
+    "nonconvex.distributed.sources": "distributed.filesystem distributed.windows",
     "nonconvex.distributed.splits": "distributed.indexing distributed.ratings",
     "nonconvex.distributed.prepared": "distributed.filesystem",
     "nonconvex.distributed.publication": (
@@ -153,7 +155,7 @@ IMPORTS = {
     ),
     "nonconvex.distributed.example_tables": (
         "distributed.columns distributed.examples distributed.ratings distributed.sources "
-        "distributed.splits"
+        "distributed.splits distributed.windows"
     ),
     "nonconvex.distributed.streaming": (
         "numerics.backpropagation numerics.minibatches numerics.network distributed.pieces"
@@ -221,8 +223,10 @@ IMPORTS = {
     "nonconvex.config": "",
     "nonconvex.session": "",
     "nonconvex.worker_daemon": "",
-    "nonconvex.job": "config session",
-    "nonconvex.sections": "config distributed",
+    "nonconvex.logs": "",
+    "nonconvex.job": "config distributed.descriptions logs session",
+    "nonconvex.window_sections": "config distributed.windows",
+    "nonconvex.sections": "config distributed window_sections",
     "nonconvex.params": "numerics ranges",
     "nonconvex.turns": "",
     "nonconvex.factorization_params": "params ranges",
@@ -297,8 +301,9 @@ IMPORTS = {
         "config distributed estimator_sections recommendation report_sections sections"
     ),
     "nonconvex.network_sections": (
-        "config distributed estimator_sections neural_network report_sections"
+        "config distributed estimator_sections neural_network report_sections window_sections"
     ),
+    "nonconvex.drift": "distributed numerics.moments recommendation reports",
     "nonconvex.network_baselines": "distributed neural_network numerics",
     "nonconvex.network_reports": "distributed network_summary reports",
     "nonconvex.models": "distributed neural_network params recommendation",
@@ -331,13 +336,16 @@ IMPORTS = {
     "jobs.prepare_ratings": "job sections distributed",
     "jobs.train_factorization": (
         "baselines config distributed factorization_sections job numerics.errors recommendation "
-        "releases reports run_reports"
+        "drift releases reports run_reports"
     ),
     "jobs.evaluate": "baselines distributed factorization_sections job recommendation reports",
     "jobs.recommend": "job serving_sections recommendation distributed",
     "jobs.train_network": (
-        "config job network_baselines network_reports network_sections releases reports run_reports"
+        "config drift job network_baselines network_reports network_sections releases reports "
+        "run_reports"
     ),
+    "jobs.nightly": "",
+    "jobs.nightly_dag": "",
     "jobs.predict": "distributed job models prediction prediction_sections",
     "jobs.benchmark": (
         "benchmark_measurements benchmark_reports benchmark_runs benchmark_sections distributed "
@@ -373,6 +381,8 @@ PACKAGES = {
     "nonconvex.network_baselines": "numpy pyspark.sql",
     "nonconvex.models": "pyspark",
     "nonconvex.releases": "pyspark.sql",
+    "nonconvex.window_sections": "pydantic",
+    "nonconvex.drift": "numpy pyarrow",
     "nonconvex.prediction": "pyspark.sql",
     "nonconvex.prediction_sections": "pydantic",
     "nonconvex.baselines": "numpy pyspark",
@@ -398,6 +408,7 @@ PACKAGES = {
     "nonconvex.factorization_model": "numpy pyarrow pyspark",
     "nonconvex.recommendation": "numpy pyarrow pyspark",
     "jobs": "pydantic pyspark.sql",
+    "jobs.nightly_dag": "airflow",  # an example for those who have it, which nothing imports
 }
 
 # module or package: parts of the standard library that it has no use for.

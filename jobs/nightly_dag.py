@@ -1,0 +1,39 @@
+"""An Airflow DAG of the nightly jobs, each a spark-submit: an example, and all that needs Airflow.
+
+Put jobs/ where Airflow looks for DAGs, and set the Variable nonconvex_home to the checkout and
+nonconvex_archive to a packed environment. A task may be repeated: a day that was published
+already is trained once more on top of itself, and passes the gate again or is not published.
+"""
+
+import runpy
+from datetime import datetime, timedelta
+from itertools import pairwise
+from pathlib import Path
+
+from airflow import DAG
+from airflow.providers.apache.spark.operators.spark_submit import SparkSubmitOperator
+
+_CHAIN = runpy.run_path(str(Path(__file__).with_name("nightly.py")))
+_HOME = "{{ var.value.nonconvex_home }}"
+
+with DAG(
+    "nonconvex_nightly",
+    schedule="0 3 * * *",
+    start_date=datetime(2026, 1, 1),
+    catchup=False,
+    max_active_runs=1,  # runs that overlap are refused when they publish
+    default_args={"retries": 2, "retry_delay": timedelta(minutes=10)},
+) as dag:
+    tasks = [
+        SparkSubmitOperator(
+            task_id=job,
+            application=f"{_HOME}/jobs/{job}.py",
+            application_args=_CHAIN["arguments"](job, "{{ ds }}"),
+            py_files=f"{_HOME}/nonconvex.zip",
+            archives="{{ var.value.nonconvex_archive }}#environment",
+            conf={"spark.pyspark.python": "./environment/bin/python"},
+        )
+        for job in _CHAIN["CHAIN"]
+    ]
+    for earlier, later in pairwise(tasks):
+        earlier >> later
