@@ -3,7 +3,7 @@
 from datetime import date
 from typing import Annotated, Self
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
 from nonconvex.config import Section
 from nonconvex.distributed.windows import Window
@@ -24,7 +24,7 @@ class DailySection(Section):
     """The table has directories ``<partition>=<YYYY-MM-DD>``."""
     until: date | None = None
     """The last day, which must be there: ``"{run_date}"`` for what ``--run-date`` says."""
-    days: PositiveInt | None = None
+    days: Annotated[int, Field(gt=0, le=36_525)] | None = None
     """How many days to look back, the last one among them; by default that one alone."""
 
     def window(self) -> Window | None:

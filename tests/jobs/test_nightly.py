@@ -93,6 +93,7 @@ def test_a_day_that_is_not_there_is_waited_for(home):
         (["--set", "ratings.until=2026-11-25"], "says {run_date} nowhere"),
         (["--set", "ratings.partition=''"], "ratings.partition"),
         (["--set", "ratings.days=0"], "ratings.days"),
+        (["--set", "ratings.days=999999"], "ratings.days"),
     ],
 )
 def test_days_that_cannot_be(home, more, message):
