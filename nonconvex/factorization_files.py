@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any, TypeVar
 
 import numpy as np
@@ -57,12 +58,15 @@ class FactorizationReader(ModelReader[ModelT]):
     """Reads what `FactorizationWriter` wrote."""
 
     def _model(self, path: str, metadata: dict[str, Any]) -> ModelT:
+        bias = metadata["globalBias"]
+        if not (isinstance(bias, float) and math.isfinite(bias)):
+            raise ValueError(f"globalBias, which is {bias!r} and no finite number")
         sides = zip(("userFactors", "itemFactors"), metadata["rows"], strict=True)
         (users, x), (items, z) = (
             read_factors(self.sparkSession, f"{path}/{side}", rows) for side, rows in sides
         )
         model: ModelT = self._cls(
-            Factors(metadata["globalBias"], x, z),
+            Factors(bias, x, z),
             Ids(users, items),
             TrainingSummary.from_json(json.dumps(metadata["summary"])),
             implicit=metadata["implicitPrefs"],

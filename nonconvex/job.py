@@ -2,7 +2,6 @@
 
 import argparse
 import errno
-import importlib
 import inspect
 import json
 import logging
@@ -203,7 +202,8 @@ def _expected(error: Exception) -> tuple[int, str] | None:
     # Raised in a Python worker: the message is the worker's traceback, and ends in our error.
     raised = re.search(r"^(nonconvex[\w.]*)\.(\w+): (.+)", str(error), re.MULTILINE)
     if raised is not None:
-        kind = getattr(importlib.import_module(raised[1]), raised[2], None)
+        # Of a module that is here already: these words can be anyone's, and import nothing.
+        kind = getattr(sys.modules.get(raised[1]), raised[2], None)
         status = getattr(kind, "exit_status", None)
         return None if status is None else (status, raised[3])
     if _FULL in str(error):

@@ -8,6 +8,7 @@ from typing import Any, Generic, TypeVar
 from pyspark.ml.util import DefaultParamsReader, DefaultParamsWriter, MLReader, MLWriter
 from pyspark.sql import SparkSession
 
+from nonconvex.distributed.checksums import ChecksumError, seal, verify
 from nonconvex.distributed.filesystem import FileSystem
 from nonconvex.distributed.storage import ModelError
 
@@ -17,7 +18,7 @@ ModelT = TypeVar("ModelT", bound=Any)
 
 
 class ModelWriter(MLWriter, Generic[ModelT]):
-    """Writes a model, and its metadata last, so that a directory with metadata is a whole model.
+    """Writes a model, then its metadata, then the checksums that say that it is whole.
 
     Parameters
     ----------
@@ -43,6 +44,7 @@ class ModelWriter(MLWriter, Generic[ModelT]):
             )
         extra = self._write(path)
         DefaultParamsWriter.saveMetadata(self._model, path, self.sparkSession, extra)
+        seal(self.sparkSession, path)
 
     @abstractmethod
     def _write(self, path: str) -> dict[str, Any]:
@@ -68,9 +70,13 @@ class ModelReader(MLReader[ModelT]):
         Raises
         ------
         ModelError
-            If there is none, or not all of it.
+            If there is none, not all of it, or a file of it is not as it was saved.
         """
         metadata = _metadata(self._cls, path, self.sparkSession)
+        try:
+            verify(self.sparkSession, path)
+        except ChecksumError as error:
+            raise ModelError(f"{error}; save the model again, or train it") from None
         try:
             model = self._model(path, metadata)
             model._resetUid(metadata["uid"])

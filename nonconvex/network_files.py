@@ -8,13 +8,11 @@ from typing import Any, TypeVar
 from nonconvex.distributed.examples import Classes
 from nonconvex.distributed.network_scoring import Scorer
 from nonconvex.distributed.network_storage import (
-    checksum,
     read_parameters,
     read_standardization,
     write_parameters,
     write_standardization,
 )
-from nonconvex.distributed.storage import ModelError
 from nonconvex.model_files import ModelReader, ModelWriter
 from nonconvex.network_summary import NetworkSummary
 from nonconvex.numerics.network import Network
@@ -47,7 +45,6 @@ class NetworkWriter(ModelWriter[ModelT]):
             "precision": scorer.theta.dtype.name,
             "classes": None if scorer.classes is None else scorer.classes._asdict(),
             "targets": scorer.targets is not None,
-            "checksum": checksum(scorer.theta, scorer.standardization, scorer.targets),
             "summary": json.loads(model.summary.to_json()),
         }
 
@@ -73,10 +70,5 @@ class NetworkReader(ModelReader[ModelT]):
         targets = None
         if metadata["targets"]:
             targets = read_standardization(spark, f"{path}/targets", network.layers[-1])
-        if checksum(theta, of, targets) != metadata["checksum"]:
-            raise ModelError(
-                f"{path} has other weights or standardizations than were saved; "
-                "save the model again, or train it"
-            )
         model: ModelT = self._cls(Scorer(network, theta, of, classes, targets), summary)
         return model

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from pyspark.sql import SparkSession
 
 from nonconvex.config import ConfigError
+from nonconvex.distributed.checksums import ChecksumError, read_sealed
 from nonconvex.distributed.filesystem import FileSystem
 from nonconvex.distributed.publication import (
     Run,
@@ -82,11 +83,12 @@ class Release:
         """Return what a file in JSON of the run that was published says; empty if nothing."""
         if self.before is None:
             return {}
-        path = f"{self.before.path}/{name}"
+        if not self.files.exists(f"{self.before.path}/{name}"):
+            return {}
         try:
-            said = json.loads(self.files.read_text(path)) if self.files.exists(path) else {}
-        except json.JSONDecodeError:
-            _logger.warning("%s is damaged, and not compared with", path)
+            said = json.loads(read_sealed(self._spark, self.before.path, name))
+        except (ChecksumError, json.JSONDecodeError) as error:
+            _logger.warning("what changed since is not told: %s", error)
             return {}
         return said if isinstance(said, dict) else {}
 

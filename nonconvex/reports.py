@@ -10,6 +10,7 @@ from typing import Any
 from pyspark.sql import SparkSession
 
 from nonconvex import __version__
+from nonconvex.distributed.checksums import read_sealed
 from nonconvex.distributed.filesystem import FileSystem
 from nonconvex.distributed.prepared import PreparedRatings
 from nonconvex.numerics.errors import Evaluation, Scores
@@ -189,16 +190,20 @@ def trained_on(spark: SparkSession, model_path: str) -> str | None:
 
     It is in the metrics of the run; None if the model is not in the directory of a run.
 
+    Raises
+    ------
+    ChecksumError
+        If the metrics are not as they were written.
+
     Examples
     --------
     >>> trained_on(spark, find_model(spark, "runs/films"))  # doctest: +SKIP
     '8ab7f6722fb0c411'
     """
-    metrics = f"{model_path.rstrip('/').rpartition('/')[0]}/{METRICS}"
-    files = FileSystem(spark, model_path)
-    if not files.exists(metrics):
+    run = model_path.rstrip("/").rpartition("/")[0]
+    if not FileSystem(spark, model_path).exists(f"{run}/{METRICS}"):
         return None
-    fingerprint: str = json.loads(files.read_text(metrics))["prepared"]["fingerprint"]
+    fingerprint: str = json.loads(read_sealed(spark, run, METRICS))["prepared"]["fingerprint"]
     return fingerprint
 
 

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pyspark.sql import DataFrame, SparkSession
 
 from nonconvex import __version__
+from nonconvex.distributed.checksums import ChecksumError, read_sealed
 from nonconvex.distributed.example_tables import ExampleTable
-from nonconvex.distributed.filesystem import FileSystem, FileSystemError
+from nonconvex.distributed.filesystem import FileSystem
 from nonconvex.distributed.prepared import PreparedRatings
 from nonconvex.distributed.publication import Run
 from nonconvex.factorization_sections import FactorizationConfig
@@ -208,8 +209,7 @@ def _circumstances(spark: SparkSession, about: About) -> Circumstances:
 def _metrics(spark: SparkSession, run: Run) -> dict[str, Any] | None:
     """Return the metrics of a run, None if it has none."""
     try:
-        text = FileSystem(spark, run.path).read_text(f"{run.path}/{METRICS}")
-        metrics: dict[str, Any] = json.loads(text)
-    except (FileSystemError, json.JSONDecodeError):
+        metrics: dict[str, Any] = json.loads(read_sealed(spark, run.path, METRICS))
+    except (ChecksumError, json.JSONDecodeError):
         return None
     return metrics

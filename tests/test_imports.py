@@ -87,6 +87,7 @@ IMPORTS = {
     "nonconvex.distributed": "",
     "nonconvex.distributed.writers": "",
     "nonconvex.distributed.filesystem": "distributed.writers",
+    "nonconvex.distributed.checksums": "distributed.filesystem",
     "nonconvex.distributed.replacement": "distributed.filesystem",
     "nonconvex.distributed.ratings": "",
     "nonconvex.distributed.summation": "numerics.summation",
@@ -99,7 +100,7 @@ IMPORTS = {
     "nonconvex.distributed.splits": "distributed.indexing distributed.ratings",
     "nonconvex.distributed.prepared": "distributed.filesystem",
     "nonconvex.distributed.publication": (
-        "distributed.filesystem distributed.replacement distributed.writers"
+        "distributed.checksums distributed.filesystem distributed.replacement distributed.writers"
     ),
     "nonconvex.distributed.preparation": (
         "distributed.duplicates distributed.filesystem distributed.indexing distributed.intake "
@@ -208,7 +209,7 @@ IMPORTS = {
     ),
     "nonconvex.distributed.uncertainty": "numerics.posterior",
     "nonconvex.distributed.agreement": "",
-    "nonconvex.distributed.checkpoints": "distributed.filesystem",
+    "nonconvex.distributed.checkpoints": "distributed.checksums distributed.filesystem",
     "nonconvex.distributed.interruption": "distributed.checkpoints",
     "nonconvex.distributed.minimization": (
         "numerics.convergence distributed.alternating distributed.checkpoints "
@@ -234,7 +235,7 @@ IMPORTS = {
     "nonconvex.explanations": "distributed factorization_params numerics params summary",
     "nonconvex.summary": "distributed.courses distributed.problems numerics.diagnostics",
     "nonconvex.recommender": "distributed.columns distributed.top_n factorization_params",
-    "nonconvex.model_files": "distributed.filesystem distributed.storage",
+    "nonconvex.model_files": ("distributed.checksums distributed.filesystem distributed.storage"),
     "nonconvex.factorization_files": (
         "distributed.problems distributed.storage distributed.training model_files numerics summary"
     ),

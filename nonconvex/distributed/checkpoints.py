@@ -6,7 +6,6 @@ It is written beside its place and renamed in, so that a killed fit leaves the o
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
+from nonconvex.distributed.checksums import seal, verify
 from nonconvex.distributed.filesystem import FileSystem, publish
 
 __all__ = ["CheckpointError", "Checkpoints", "State"]
@@ -87,16 +87,13 @@ class Checkpoints:
                 "iteration": state.iteration,
                 "values": state.values,
                 "arrays": {
-                    name: {
-                        "dtype": values.dtype.str,
-                        "shape": values.shape,
-                        "sha256": _digest(values.tobytes()),
-                    }
+                    name: {"dtype": values.dtype.str, "shape": values.shape}
                     for name, values in state.arrays.items()
                 },
             }
             files = FileSystem(self.spark, directory)
             files.write_text(f"{directory}/{_MANIFEST}", json.dumps(manifest))
+            seal(self.spark, directory)
         for iteration in self._iterations():
             if iteration != state.iteration:
                 FileSystem(self.spark, self.path).delete(f"{self.path}/iteration={iteration}")
@@ -115,6 +112,7 @@ class Checkpoints:
         place = f"{self.path}/iteration={max(iterations)}"
         remedy = f"delete {self.path} to start anew"
         try:
+            verify(self.spark, place)
             manifest = json.loads(FileSystem(self.spark, place).read_text(f"{place}/{_MANIFEST}"))
             saved = manifest["identity"]
             wanted = json.loads(json.dumps(dict(self.identity)))
@@ -133,7 +131,9 @@ class Checkpoints:
                 name: _array(table, name, about) for name, about in manifest["arrays"].items()
             }
             return State(manifest["iteration"], arrays, manifest["values"])
-        except (PySparkException, KeyError, TypeError, json.JSONDecodeError) as error:
+        except CheckpointError:
+            raise
+        except (PySparkException, KeyError, TypeError, ValueError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise CheckpointError(f"{place} is damaged ({reason}); {remedy}") from None
 
@@ -160,10 +160,4 @@ def _rows(arrays: Mapping[str, NDArray[Any]]) -> Any:
 def _array(table: pa.Table, name: str, about: Mapping[str, Any]) -> NDArray[Any]:
     pieces = [row for row in table.to_pylist() if row["name"] == name]
     content = b"".join(row["bytes"] for row in sorted(pieces, key=lambda row: row["piece"]))
-    if _digest(content) != about["sha256"]:
-        raise KeyError(f"the checksum of {name} does not agree")
     return np.frombuffer(content, np.dtype(about["dtype"])).reshape(about["shape"]).copy()
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()

@@ -65,6 +65,26 @@ class FileSystem:
         with _named("listed", path):
             return sorted(s.getPath().getName() for s in self._files.listStatus(self._path(path)))
 
+    def sizes(self, path: str) -> dict[str, int]:
+        """Return the sizes in bytes of all files in a directory and those in it, by their path."""
+        with _named("listed", path):
+            root = f"{self._files.makeQualified(self._path(path))}/"
+            found, sizes = self._files.listFiles(self._path(path), True), {}
+            while found.hasNext():
+                status = found.next()
+                name = status.getPath().toString().removeprefix(root)
+                sizes[name] = int(status.getLen())
+            return dict(sorted(sizes.items()))
+
+    def sha256(self, path: str) -> str:
+        """Return the SHA-256 of a file in hexadecimal digits; its bytes stay in Java."""
+        with _named("read", path):
+            stream = self._files.open(self._path(path))
+            try:
+                return str(self._jvm.org.apache.commons.codec.digest.DigestUtils.sha256Hex(stream))
+            finally:
+                stream.close()
+
     def read_text(self, path: str) -> str:
         """Return the text of a small file in UTF-8."""
         with _named("read", path):

@@ -164,8 +164,11 @@ def index_ids(ratings: DataFrame, column: str, blocks: int | None = None) -> IdI
             "be indexed: drop ids with few ratings"
         )
     blocks = blocks or default_blocks(ratings, counts.rows)
-    block = f"cast(before * {blocks}L div {max(counts.rows, 1)}L as int)"
-    table = counts.table.selectExpr("id", "cast(index as int)", "count", f"{block} as block")
+    share = F.col("before") * F.lit(blocks).cast("long")
+    block = F.call_function("div", share, F.lit(max(counts.rows, 1)).cast("long"))
+    table = counts.table.select(
+        "id", F.col("index").cast("int"), "count", block.cast("int").alias("block")
+    )
     return IdIndex(table, counts.size, blocks, counts)
 
 

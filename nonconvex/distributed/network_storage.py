@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-import hashlib
-from itertools import chain
-
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from py4j.protocol import Py4JJavaError
-from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
-from nonconvex.distributed.storage import ModelError, reason_of
+from nonconvex.distributed.storage import ModelError, read_rows
 from nonconvex.numerics.moments import Standardization
 from nonconvex.numerics.network import Network
 
 __all__ = [
-    "checksum",
     "read_parameters",
     "read_standardization",
     "write_parameters",
     "write_standardization",
 ]
+
+_PARAMETERS = {
+    "index": "int",
+    "layer": "int",
+    "unit": "int",
+    "weights": "array<float> array<double>",
+}
+_STANDARDIZATION = {"index": "int", "mean": "double", "scale": "double"}
 
 
 def write_parameters(
@@ -57,7 +59,7 @@ def read_parameters(
     ModelError
         If the files are not there, not such a table, or not all of it.
     """
-    table = _read(spark, path, ("index", "layer", "unit", "weights"))
+    table = read_rows(spark, path, _PARAMETERS)
     values = table["weights"].combine_chunks()
     theta: NDArray[np.floating] = values.flatten().to_numpy()
     if len(theta) != network.size or theta.dtype != dtype:
@@ -77,25 +79,10 @@ def write_standardization(spark: SparkSession, path: str, of: Standardization) -
 
 def read_standardization(spark: SparkSession, path: str, width: int) -> Standardization:
     """Read what `write_standardization` wrote; errors are those of `read_parameters`."""
-    table = _read(spark, path, ("index", "mean", "scale"))
+    table = read_rows(spark, path, _STANDARDIZATION)
     if len(table) != width:
         raise ModelError(
             f"{path} holds {len(table):,} rows and not the {width:,} of the model; "
             "save the model again, or train it"
         )
     return Standardization(table["mean"].to_numpy(), table["scale"].to_numpy())
-
-
-def checksum(theta: NDArray[np.floating], *of: Standardization | None) -> str:
-    """Return what tells whether numbers are those that were saved."""
-    digest = hashlib.sha256(np.ascontiguousarray(theta).tobytes())
-    for values in chain(*(one for one in of if one is not None)):
-        digest.update(np.ascontiguousarray(values, np.float64).tobytes())
-    return digest.hexdigest()
-
-
-def _read(spark: SparkSession, path: str, columns: tuple[str, ...]) -> pa.Table:
-    try:
-        return spark.read.parquet(path).select(*columns).orderBy("index").toArrow()
-    except (PySparkException, Py4JJavaError) as error:
-        raise ModelError(f"{path} cannot be read as part of a model: {reason_of(error)}") from None

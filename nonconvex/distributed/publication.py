@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 
 from pyspark.sql import SparkSession
 
+from nonconvex.distributed.checksums import seal
 from nonconvex.distributed.filesystem import ConcurrencyError, FileSystem, FileSystemError
 from nonconvex.distributed.replacement import replace_text
 from nonconvex.distributed.writers import abandoned, mark
@@ -81,6 +82,8 @@ class Run(NamedTuple):
 def new_run(spark: SparkSession, path: str) -> Iterator[Run]:
     """Make a directory for a run, and remove it again if the block raises.
 
+    Its files get checksums at the end; a model in it has its own.
+
     Parameters
     ----------
     spark : SparkSession
@@ -103,6 +106,7 @@ def new_run(spark: SparkSession, path: str) -> Iterator[Run]:
     files.write_text(f"{run.path}/{_RUNNING}", json.dumps({"writer": mark()}) + "\n")
     try:
         yield run
+        seal(spark, run.path, deep=False, without=(_RUNNING,))
         files.delete(f"{run.path}/{_RUNNING}")
     except BaseException:
         files.delete(run.path)

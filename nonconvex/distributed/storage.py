@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,15 @@ from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 
-__all__ = ["ModelError", "factor_table", "read_factors", "reason_of", "write_factors"]
+__all__ = ["ModelError", "factor_table", "read_factors", "read_rows", "reason_of", "write_factors"]
 
 _COLUMNS = ("index", "id", "bias", "features")
+_TYPES = {
+    "index": "int",
+    "id": "",
+    "bias": "float double",
+    "features": "array<float> array<double>",
+}
 
 
 class ModelError(ValueError):
@@ -59,11 +66,7 @@ def read_factors(
     ModelError
         If the files are not there, not such a table, or not all of it.
     """
-    try:
-        table = spark.read.parquet(path).select(*_COLUMNS).orderBy("index").toArrow()
-    except (PySparkException, Py4JJavaError) as error:
-        reason = reason_of(error)
-        raise ModelError(f"{path} cannot be read as the factors of a model: {reason}") from None
+    table = read_rows(spark, path, _TYPES)
     features = table["features"].combine_chunks()
     values = features.flatten().to_numpy()
     index = table["index"].to_numpy()
@@ -76,6 +79,35 @@ def read_factors(
     x[:, 0] = table["bias"].to_numpy()
     x[:, 1:] = values.reshape(rows, -1)
     return table["id"], x
+
+
+def read_rows(spark: SparkSession, path: str, types: Mapping[str, str]) -> pa.Table:
+    """Read a table of a model in the order of its column ``index``.
+
+    Parameters
+    ----------
+    spark : SparkSession
+    path : str
+    types : mapping of str to str
+        For each column the types of Spark that it may have, with spaces between; any if empty.
+
+    Raises
+    ------
+    ModelError
+        If the files are not there, or not such a table.
+    """
+    try:
+        frame = spark.read.parquet(path).select(*types)
+        for field in frame.schema:
+            kind, allowed = field.dataType.simpleString(), types[field.name].split()
+            if allowed and kind not in allowed:
+                raise ModelError(
+                    f"{path} has {field.name} as {kind} and not as {' or '.join(allowed)}; "
+                    "save the model again, or train it"
+                )
+        return frame.orderBy("index").toArrow()
+    except (PySparkException, Py4JJavaError) as error:
+        raise ModelError(f"{path} cannot be read as part of a model: {reason_of(error)}") from None
 
 
 def reason_of(error: PySparkException | Py4JJavaError) -> str:

@@ -16,6 +16,7 @@ from pyspark.ml.tuning import CrossValidator, ParamGridBuilder, TrainValidationS
 from pyspark.sql import functions as F
 
 from nonconvex.contradictions import SAMPLING_ALONE
+from nonconvex.distributed.checksums import seal
 from nonconvex.distributed.storage import ModelError
 from nonconvex.params import ParamError
 from nonconvex.recommendation import MatrixFactorization, MatrixFactorizationModel
@@ -360,7 +361,7 @@ def test_save_and_load(model, ratings, tmp_path):
     assert (again.getRank(), again.getRegUser(), again.getRegItem()) == (3, 0.5, None)
 
 
-def test_a_missing_or_half_written_model_is_refused(model, tmp_path):
+def test_a_missing_or_half_written_model_is_refused(spark, model, tmp_path):
     for cls in (MatrixFactorizationModel, MatrixFactorization):
         match = f"nowhere does not hold a {cls.__name__}, or only part of one"
         with pytest.raises(ModelError, match=match):
@@ -381,13 +382,14 @@ def test_a_missing_or_half_written_model_is_refused(model, tmp_path):
     with pytest.raises(ModelError, match=r"holds a .*\.MatrixFactorizationModel and not a"):
         MatrixFactorization.load(path)
     files("userFactors")[-1].unlink()
+    seal(spark, path)
     refused("userFactors holds .* rows of factors and not the 40 of the model")
     for file in files("itemFactors"):
         file.unlink()
-    refused("itemFactors cannot be read as the factors of a model")
+    refused("half lacks itemFactors/part-00000.*; save the model again, or train it")
     next((tmp_path / "half" / "itemFactors").glob(".part-*.crc")).unlink()
     files("itemFactors")[0].write_bytes(files("itemFactors")[0].read_bytes()[:200])
-    refused("itemFactors cannot be read as the factors of a model: .*part-00000")
+    refused("itemFactors/part-00000.* is damaged: it has 200 bytes and not")
     text = files("metadata")[0].read_text()
     for damaged, match in (
         (text[:300], "does not hold a .*, or only part of one"),
@@ -397,6 +399,7 @@ def test_a_missing_or_half_written_model_is_refused(model, tmp_path):
     ):
         next((tmp_path / "half" / "metadata").glob(".part-*.crc")).unlink()
         files("metadata")[0].write_text(damaged)
+        seal(spark, path)
         refused(match)
 
 

@@ -19,6 +19,7 @@ from pyspark.sql import functions as F
 
 from nonconvex.distributed import network_training
 from nonconvex.distributed.checkpoints import CheckpointError
+from nonconvex.distributed.checksums import seal
 from nonconvex.distributed.example_sets import pack_examples
 from nonconvex.distributed.examples import ExampleColumns, ExamplesError
 from nonconvex.distributed.interruption import Interrupted
@@ -320,7 +321,7 @@ def test_a_missing_or_damaged_model_is_refused(spark, model, tmp_path):
 
     for old, new, match in (
         (text[300:], "", "does not hold a .*, or only part of one"),
-        ('"checksum"', '"sum"', "metadata is damaged, or of another version, at 'checksum'"),
+        ('"precision"', '"size"', "metadata is damaged, or of another version, at 'precision'"),
         ('"relu"', '"rely"', "metadata is damaged, .* got 'rely'"),
         ('"cat",', "", "metadata is damaged, .* at 'classes'"),
         ("training_rows", "rows", "metadata is damaged, .* 'rows'"),
@@ -328,14 +329,16 @@ def test_a_missing_or_damaged_model_is_refused(spark, model, tmp_path):
     ):
         assert old in text, old
         metadata.write_text(text.replace(old, new, 1))
+        seal(spark, str(place))
         refused(match)
     metadata.write_text(text)
     weights = spark.read.parquet(str(place / "weights")).toArrow()
     turned = spark.createDataFrame(weights).withColumn("weights", F.reverse("weights"))
     turned.write.mode("overwrite").parquet(str(place / "weights"))
-    refused("has other weights or standardizations than were saved")
+    refused("model (lacks|has, though it was not saved,) weights/part-")
     for file in (place / "standardization").glob("part-*"):
         file.unlink()
+    seal(spark, str(place))
     refused("standardization cannot be read as part of a model")
 
 
