@@ -196,23 +196,29 @@ def _name(job: Job[ConfigT]) -> str:
 
 def _expected(error: Exception) -> tuple[int, str] | None:
     """Return the exit status and the sentence of an error of the user's, None for a defect."""
+    text = str(error)
+    if _FULL in text:
+        return 1, (
+            f"the disk is full ({_line_with(_FULL, text)}); what was published stays: free some "
+            "space, and start the job again"
+        )
     status = getattr(type(error), "exit_status", None)
     if status is not None:
-        return status, str(error)
+        return status, text
     # Raised in a Python worker: the message is the worker's traceback, and ends in our error.
-    raised = re.search(r"^(nonconvex[\w.]*)\.(\w+): (.+)", str(error), re.MULTILINE)
+    raised = re.search(r"^(nonconvex[\w.]*)\.(\w+): (.+)", text, re.MULTILINE)
     if raised is not None:
         # Of a module that is here already: these words can be anyone's, and import nothing.
         kind = getattr(sys.modules.get(raised[1]), raised[2], None)
         status = getattr(kind, "exit_status", None)
         return None if status is None else (status, raised[3])
-    if _FULL in str(error):
-        return 1, (
-            f"the disk is full ({_line_with(_FULL, str(error))}); what was published stays: free "
-            "some space, and start the job again"
-        )
+    unread = re.search(r"\[FAILED_READ_FILE[.\w]*\] (.+?) SQLSTATE", text, re.DOTALL)
+    if unread is not None:
+        causes = re.findall(r"^Caused by: [\w.$]+: (.+)$", text, re.MULTILINE)
+        said = " ".join(f"{unread[1]} {causes[-1] if causes else ''}".split())
+        return _BAD_DATA, f"{said}: bring the file back, or make it again"
     # Raised by raise_error or assert_true in a plan, which is how a plan refuses data.
-    refused = re.search(r"\[USER_RAISED_EXCEPTION\] (.+?) SQLSTATE", str(error), re.DOTALL)
+    refused = re.search(r"\[USER_RAISED_EXCEPTION\] (.+?) SQLSTATE", text, re.DOTALL)
     return None if refused is None else (_BAD_DATA, refused[1])
 
 

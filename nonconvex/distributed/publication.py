@@ -103,8 +103,8 @@ def new_run(spark: SparkSession, path: str) -> Iterator[Run]:
     files = FileSystem(spark, path)
     now = datetime.now(UTC)
     run = _run(path, f"{now:%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:6]}")
-    files.write_text(f"{run.path}/{_RUNNING}", json.dumps({"writer": mark()}) + "\n")
     try:
+        files.write_text(f"{run.path}/{_RUNNING}", json.dumps({"writer": mark()}) + "\n")
         yield run
         seal(spark, run.path, deep=False, without=(_RUNNING,))
         files.delete(f"{run.path}/{_RUNNING}")

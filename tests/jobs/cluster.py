@@ -1,0 +1,143 @@
+"""A standalone cluster on this machine: a master and two workers of one core each."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from contextlib import suppress
+from pathlib import Path
+
+import pyspark
+
+SPARK_HOME = Path(pyspark.__file__).parent
+
+
+class Cluster:
+    """Processes that run until `stop`; all they write is under one directory."""
+
+    def __init__(self, directory):
+        self.directory = directory
+        self._page = _free_port()
+        self.master = f"spark://127.0.0.1:{_free_port()}"
+        port = self.master.rpartition(":")[2]
+        self._workers = []
+        self._master = self._start("master.Master", "--port", port, "--webui-port", self._page)
+        self._wait(lambda: self.workers() == 0)
+        self._workers = [self._worker(number) for number in range(2)]
+        self._wait(lambda: self.workers() == 2)
+
+    def environment(self):
+        """What processes of Spark are started with."""
+        kept = {key: value for key, value in os.environ.items() if not key.startswith("PYSPARK")}
+        kept.pop("PYTHONPATH", None)
+        return kept | {
+            "SPARK_HOME": str(SPARK_HOME),
+            "SPARK_LOCAL_IP": "127.0.0.1",
+            "SPARK_LOCAL_DIRS": str(self.directory / "local"),
+        }
+
+    def workers(self):
+        """Return how many workers the master has, None if it does not answer."""
+        with suppress(OSError):
+            page = f"http://127.0.0.1:{self._page}/json/"
+            with urllib.request.urlopen(page, timeout=5) as answer:
+                return json.load(answer)["aliveworkers"]
+        return None
+
+    def submit(self, script, *arguments, settings):
+        """Start spark-submit; return its process, which writes output.txt, and Java log.txt."""
+        command = [SPARK_HOME / "bin/spark-submit", "--master", self.master]
+        own = {
+            "spark.driver.host": "127.0.0.1",
+            "spark.driver.bindAddress": "127.0.0.1",
+            "spark.driver.memory": "1g",
+            "spark.executor.memory": "1g",
+            "spark.ui.enabled": "false",
+        }
+        for key, value in (own | settings).items():
+            command += [key, value] if key.startswith("--") else ["--conf", f"{key}={value}"]
+        place = self.directory / "driver"
+        place.mkdir(exist_ok=True)
+        with (place / "output.txt").open("w") as out, (place / "log.txt").open("w") as log:
+            return subprocess.Popen(
+                [*map(str, command), str(script), *map(str, arguments)],
+                cwd=place,
+                stdout=out,
+                stderr=log,
+                env=self.environment() | {"PYSPARK_DRIVER_PYTHON": sys.executable},
+            )
+
+    def wait_for(self, process, text, seconds=180):
+        """Wait until the log of a driver says something."""
+        log = self.directory / "driver/output.txt"  # spark-submit puts both there
+        end = time.monotonic() + seconds
+        while text not in log.read_text():
+            assert process.poll() is None, log.read_text()[-4000:]
+            assert time.monotonic() < end, log.read_text()[-4000:]
+            time.sleep(0.05)
+
+    def outcome(self, process, seconds=300):
+        """Wait for the end of a driver; return the last line that it printed."""
+        process.wait(seconds)
+        place = self.directory / "driver"
+        lines = (place / "output.txt").read_text().splitlines()
+        assert lines, (place / "log.txt").read_text()[-4000:]
+        return json.loads(lines[-1])
+
+    def kill_worker(self):
+        """Kill one of the workers, and with it its executor."""
+        os.kill(self._workers[0].pid, signal.SIGKILL)
+        self._workers[0].wait()
+
+    def python_workers(self):
+        """Return the commands of Python workers by the ids of their processes."""
+        return self._in_work_of("", "pyspark") | self._in_work_of("", "worker_daemon")
+
+    def stop(self):
+        """End all processes, and wait for them."""
+        for process in (*self._workers, self._master):
+            process.terminate()
+        for process in (*self._workers, self._master):
+            process.wait(60)
+
+    def _in_work_of(self, number, text):
+        found = {}
+        work = str(self.directory / f"work{number}")
+        for entry in Path("/proc").iterdir():
+            with suppress(OSError):
+                if entry.name.isdecimal() and os.readlink(entry / "cwd").startswith(work):
+                    command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                    if text in command and "java" not in command.split(" ")[0]:
+                        found[int(entry.name)] = command
+        return found
+
+    def _worker(self, number):
+        work = self.directory / f"work{number}"
+        size = ("--cores", 1, "--memory", "1g", "--webui-port", 0, "--work-dir", work)
+        return self._start("worker.Worker", *size, self.master)
+
+    def _start(self, name, *arguments):
+        command = [SPARK_HOME / "bin/spark-class", f"org.apache.spark.deploy.{name}"]
+        command += ["--host", "127.0.0.1", *arguments]
+        with (self.directory / f"{name}.{len(arguments)}.log").open("ab") as log:
+            return subprocess.Popen(
+                [str(word) for word in command], stdout=log, stderr=log, env=self.environment()
+            )
+
+    def _wait(self, met, seconds=60):
+        end = time.monotonic() + seconds
+        while not met():
+            if time.monotonic() > end:
+                self.stop()
+                raise TimeoutError(f"the cluster in {self.directory} did not start")
+            time.sleep(0.2)
+
+
+def _free_port():
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]

@@ -1,0 +1,180 @@
+"""Jobs on a standalone cluster: submitted with a zip and a packed environment, and shot at."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+import venv
+import zipfile
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from tests.jobs.cluster import Cluster
+
+pytestmark = pytest.mark.thorough
+
+ROOT = Path(__file__).parents[2]
+JOB = ROOT / "jobs/train_factorization.py"
+_NEEDED = ("numpy", "pyarrow", "pandas", "python-dateutil", "pytz", "six", "tzdata")
+
+CONFIG = """
+[ratings]
+path = "{ratings}"
+
+[prepared]
+path = "{root}/prepared"
+user_blocks = 4
+item_blocks = 4
+
+[factorization]
+rank = 8
+maxIter = 12
+tol = 0.0
+updates = "executors"
+
+[output]
+path = "{root}/runs"
+
+[report]
+write = false
+"""
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    cluster = Cluster(tmp_path_factory.mktemp("cluster"))
+    yield cluster
+    cluster.stop()
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory):
+    """The zip that the README makes."""
+    path = tmp_path_factory.mktemp("package") / "nonconvex.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in sorted((ROOT / "nonconvex").rglob("*")):
+            if file.is_file() and "__pycache__" not in file.parts:
+                archive.write(file, file.relative_to(ROOT))
+    return path
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    root = tmp_path_factory.mktemp("jobs")
+    ratings = ROOT / "tests/data/movietweetings/ratings.parquet"
+    path = root / "config.toml"
+    path.write_text(CONFIG.format(ratings=ratings, root=root))
+    return path
+
+
+@pytest.fixture(scope="module")
+def bits(config):
+    """The model as one machine without a cluster makes it."""
+    command = [sys.executable, str(JOB), "--config", str(config)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=config.parent)
+    outcome = json.loads(done.stdout.splitlines()[-1])
+    assert outcome["exit"] == 0, done.stderr[-4000:]
+    return model_bits(outcome["model"])
+
+
+def model_bits(path):
+    """All numbers of a factorization, read without Spark."""
+    sides = []
+    for side in ("userFactors", "itemFactors"):
+        table = pq.read_table(Path(path) / side).sort_by("index").combine_chunks()
+        sides.append(table.to_pydict())
+    metadata = json.loads(next((Path(path) / "metadata").glob("part-*")).read_text())
+    return metadata["globalBias"], *sides
+
+
+def files_of(name):
+    try:
+        return distribution(name).files or []
+    except PackageNotFoundError:  # not every version of pandas needs all
+        return []
+
+
+def packed_environment(directory):
+    """Return the archive of an environment with what executors need, made without a network."""
+    home = directory / "environment"
+    venv.create(home, symlinks=False)
+    site = next((home / "lib").glob("python*/site-packages"))
+    archive = directory / "environment.tar.gz"
+    with tarfile.open(archive, "w:gz", compresslevel=1) as packed:
+        packed.add(home, ".")
+        files = [file for name in _NEEDED for file in files_of(name)]
+        for file in files:
+            if ".." not in file.parts and "__pycache__" not in file.parts:
+                packed.add(file.locate(), site.relative_to(home) / file)
+    return archive
+
+
+def descriptions(log):
+    """The descriptions of all Spark jobs of an application, in their order."""
+    (file,) = (path for path in log.rglob("*") if path.is_file() and path.name.startswith("events"))
+    events = map(json.loads, file.read_text().splitlines())
+    return [
+        event["Properties"].get("spark.job.description")
+        for event in events
+        if event["Event"] == "SparkListenerJobStart"
+    ]
+
+
+def test_a_packed_environment_and_a_zip_are_all_that_executors_need(
+    cluster, package, config, bits, tmp_path
+):
+    archive = packed_environment(tmp_path)
+    (tmp_path / "events").mkdir()
+    settings = {
+        "--py-files": package,
+        "--archives": f"{archive}#environment",
+        "spark.pyspark.python": "./environment/bin/python",
+        "spark.pyspark.driver.python": sys.executable,
+        "spark.eventLog.enabled": "true",
+        "spark.eventLog.compress": "false",
+        "spark.eventLog.dir": (tmp_path / "events").as_uri(),
+    }
+    process = cluster.submit(JOB, "--config", config, settings=settings)
+    cluster.wait_for(process, "iteration   1")
+    commands = cluster.python_workers().values()
+    assert commands
+    assert all(one.startswith("./environment/bin/python") for one in commands)
+    outcome = cluster.outcome(process)
+    assert outcome["exit"] == 0, outcome
+    assert model_bits(outcome["model"]) == bits
+    named = descriptions(tmp_path / "events")
+    assert "iteration 3 · users" in named
+    assert all(named), "a job that Spark's page would show without a description"
+
+
+def test_a_killed_worker_and_killed_python_workers_change_no_bit(cluster, package, config, bits):
+    settings = {
+        "--py-files": package,
+        "spark.pyspark.python": sys.executable,
+        "spark.pyspark.driver.python": sys.executable,
+    }
+    process = cluster.submit(JOB, "--config", config, settings=settings)
+    cluster.wait_for(process, "iteration   2")
+    killed = 0
+    for iteration in (3, 4):
+        for worker in cluster.python_workers():
+            with suppress(ProcessLookupError):
+                os.kill(worker, signal.SIGKILL)
+                killed += 1
+        cluster.wait_for(process, f"iteration   {iteration}")
+    assert killed
+    cluster.kill_worker()
+    outcome = cluster.outcome(process)
+    assert outcome["exit"] == 0, outcome
+    assert model_bits(outcome["model"]) == bits
+    end = time.monotonic() + 90  # a worker that says nothing is missed after a minute
+    while cluster.workers() != 1:
+        assert time.monotonic() < end
+        time.sleep(1)

@@ -1,0 +1,134 @@
+"""A disk that is full while a job prepares, saves a checkpoint or publishes."""
+
+import json
+import os
+import subprocess
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from io import StringIO
+
+import pytest
+
+from jobs import train_factorization
+from nonconvex.factorization_sections import FactorizationConfig
+from nonconvex.job import run
+from tests.jobs.test_cluster import ROOT, model_bits
+
+pytestmark = [
+    pytest.mark.thorough,
+    pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts a small disk"),
+]
+
+CONFIG = """
+[ratings]
+path = "{ratings}"
+
+[prepared]
+path = "{prepared}"
+
+[factorization]
+rank = 8
+maxIter = 4
+tol = 0.0
+checkpointPath = "{checkpoint}"
+checkpointInterval = 1
+
+[output]
+path = "{output}"
+
+[report]
+write = false
+"""
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A disk of 16 MB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=16m", "none", str(place)],
+        check=False,
+        capture_output=True,
+    )
+    if mounted.returncode:
+        pytest.skip(f"no small disk can be mounted: {mounted.stderr.decode()}")
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+@contextmanager
+def filled(disk, free):
+    """Leave so many bytes free."""
+    about = os.statvfs(disk)
+    filler = disk / "filler"
+    with filler.open("wb") as file:
+        left = about.f_bavail * about.f_frsize - free
+        file.write(b"\0" * left)
+    yield
+    filler.unlink()
+
+
+@pytest.fixture
+def train(spark, tmp_path):
+    del spark  # the job finds it
+
+    def train(**places):
+        where = {name: tmp_path / name for name in ("prepared", "checkpoint", "output")} | places
+        ratings = ROOT / "tests/data/movietweetings/ratings.parquet"
+        config = tmp_path / "config.toml"
+        config.write_text(CONFIG.format(ratings=ratings, **where))
+        out, log = StringIO(), StringIO()
+        with redirect_stdout(out), redirect_stderr(log):
+            argv = ["--config", str(config)]
+            run(train_factorization.main, FactorizationConfig, description="", argv=argv)
+        return json.loads(out.getvalue().splitlines()[-1]) | {"log": log.getvalue()}
+
+    return train
+
+
+def refused(outcome):
+    """The outcome is one sentence about the disk, without a traceback."""
+    assert outcome["exit"] == 1
+    assert "No space left on device" in outcome["error"], outcome["error"]
+    assert "free some space, and start the job again" in outcome["error"]
+    assert "\n" not in outcome["error"]
+    assert "Traceback" not in outcome["log"]
+
+
+def names(place):
+    return sorted(entry.name for entry in place.iterdir() if not entry.name.endswith(".crc"))
+
+
+@pytest.mark.parametrize("free", [0, 50_000, 1_000_000])
+def test_while_preparing(train, disk, free):
+    with filled(disk, free):
+        refused(train(prepared=disk / "prepared"))
+        assert names(disk) == ["filler"]
+    outcome = train(prepared=disk / "prepared")
+    assert outcome["exit"] == 0, outcome
+
+
+@pytest.mark.parametrize("checkpoints", [0.5, 1.5])
+def test_while_a_checkpoint_is_saved(train, disk, checkpoints, tmp_path):
+    whole = train(output=tmp_path / "others")
+    place, size = disk / "checkpoint", 1_050_000
+    with filled(disk, int(checkpoints * size)):
+        refused(train(checkpoint=place))
+        assert names(place) == ["iteration=1"] * (checkpoints > 1)
+    outcome = train(checkpoint=place)
+    assert outcome["exit"] == 0, outcome
+    assert ("going on after iteration 1" in outcome["log"]) == (checkpoints > 1)
+    assert model_bits(outcome["model"]) == model_bits(whole["model"])
+
+
+@pytest.mark.parametrize("free", [0, 100_000, 1_000_000])
+def test_while_publishing(train, disk, free):
+    runs = disk / "runs"
+    first = train(output=runs)
+    with filled(disk, free):
+        refused(train(output=runs))
+        assert json.loads((runs / "published.json").read_text())["run_id"] == first["run_id"]
+        assert names(runs) == ["published.json", f"run_id={first['run_id']}"]
+    second = train(output=runs)
+    assert second["exit"] == 0, second
+    assert model_bits(first["model"]) == model_bits(second["model"])
