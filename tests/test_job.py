@@ -292,6 +292,7 @@ class TestProcess:
         logged = [line for line in done.stderr.splitlines() if "incubator" not in line]
         assert [line.split(maxsplit=2)[2] for line in logged] == ["INFO counting"]
 
+    @pytest.mark.thorough
     def test_an_interrupt_is_one_sentence(self, script):
         done = script("--set", "wait=true")
         assert done.returncode == 130

@@ -173,7 +173,8 @@ def test_a_problem_that_diverges_is_dropped_and_all_of_them_raise(spark):
         fit(data, [bad])
 
 
-def test_nothing_is_left_behind(spark):
+@pytest.mark.parametrize("iterations", [10, pytest.param(100, marks=pytest.mark.thorough)])
+def test_nothing_is_left_behind(spark, iterations):
     context = spark.sparkContext
     manager = context._jsc.sc()
     users, items, ratings = triples(n=100)
@@ -182,8 +183,8 @@ def test_nothing_is_left_behind(spark):
     fit(data, [start], max_iter=2, place="executors", blocks=1)
     temporary = Path(context._temp_dir)
     before = len(list(temporary.iterdir())), manager.getPersistentRDDs().size()
-    [fitted] = fit(data, [start], max_iter=100, place="executors", blocks=1)
-    assert len(fitted.history) == 200
+    [fitted] = fit(data, [start], max_iter=iterations, place="executors", blocks=1)
+    assert len(fitted.history) == 2 * iterations
     assert (len(list(temporary.iterdir())), manager.getPersistentRDDs().size()) == before
     assert not context.getLocalProperty("spark.job.description")
 

@@ -59,9 +59,7 @@ def by_spark(model, relevant, exclude, k):
     return metrics
 
 
-@pytest.mark.parametrize(
-    ("k", "threshold", "excluding"), [(5, None, True), (40, 4.0, True), (3, 4.0, False)]
-)
+@pytest.mark.parametrize(("k", "threshold", "excluding"), [(40, None, True), (3, 4.0, False)])
 def test_metrics_are_those_of_spark(model, parts, k, threshold, excluding):
     train, test = parts
     found = model.evaluate(

@@ -91,6 +91,7 @@ def measured(job):
     return printed, outcome
 
 
+@pytest.mark.thorough
 def test_the_table_has_every_work_of_every_contender(measured):
     printed, outcome = measured
     assert printed[0].split() == ["nonconvex", "MLlib", "than", "MLlib"]
@@ -105,6 +106,7 @@ def test_the_table_has_every_work_of_every_contender(measured):
     assert outcome["data"]["network"]["rows"].keys() == {"train", "test"}
 
 
+@pytest.mark.thorough
 def test_the_json_has_all_numbers_and_what_they_depend_on(measured):
     numbers = json.loads(Path(measured[1]["numbers"]).read_text())
     found = {(one["work"], one["contender"]): one for one in numbers["measurements"]}
@@ -124,6 +126,7 @@ def test_the_json_has_all_numbers_and_what_they_depend_on(measured):
     assert not (Path(measured[1]["numbers"]).parent / "scratch").exists()
 
 
+@pytest.mark.thorough
 def test_a_later_run_shows_how_the_ratios_have_changed(measured, job, root):
     earlier = json.loads(Path(measured[1]["numbers"]).read_text())
     for one in earlier["ratios"]:

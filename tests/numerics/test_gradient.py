@@ -172,7 +172,7 @@ def test_a_sample_may_be_empty():
     assert pull_rows(part, np.ones((2, 3)), 0.0, ridge, np.ones((0, 3))).x.shape == (0, 3)
 
 
-@pytest.mark.parametrize("name", ["adam", "nesterov"])
+@pytest.mark.parametrize("name", ["adam", pytest.param("nesterov", marks=pytest.mark.thorough)])
 def test_descent_reaches_what_als_reaches(name):
     generator = np.random.default_rng(3)
     users, items, ratings = triples(generator, 30)
