@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from textwrap import shorten
 from typing import Any
 
 from pyspark.sql import Column, DataFrame
@@ -37,7 +38,13 @@ class ColumnError(ValueError):
 def check_frame(name: str, value: Any, allowed: str = "a DataFrame") -> None:
     """Raise `ColumnError` for the argument `name` if it is not a dataframe that can be used."""
     if not isinstance(value, DataFrame):
-        raise ColumnError(f"{name} must be {allowed}, got {value!r}")
+        if type(value).__name__ == "DataFrame":  # whose repr is the table
+            library = type(value).__module__.partition(".")[0]
+            raise ColumnError(
+                f"{name} must be {allowed} of Spark, got one of {library}; give "
+                f"spark.createDataFrame({name})"
+            )
+        raise ColumnError(f"{name} must be {allowed}, got {shorten(repr(value), 80)}")
     if type(value).__module__.startswith("pyspark.sql.connect."):
         raise ColumnError(
             f"{name} is a DataFrame of Spark Connect, which has no broadcast variables; make it by "
