@@ -19,6 +19,7 @@ from pyspark.sql import SparkSession
 
 from nonconvex.config import ConfigError, Section, load
 from nonconvex.distributed.descriptions import described
+from nonconvex.live import log_handler
 from nonconvex.logs import JsonLines
 from nonconvex.session import get_session
 
@@ -156,10 +157,7 @@ def _date(text: str | None) -> date | None:
 
 @contextmanager
 def _logging_to_stderr() -> Iterator[logging.Handler]:
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
-        logging.Formatter("%(asctime)s %(levelname)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S")
-    )
+    handler = log_handler(sys.stderr)
     level, propagate = _log.level, _log.propagate
     _log.addHandler(handler)
     _log.propagate = False
@@ -168,6 +166,7 @@ def _logging_to_stderr() -> Iterator[logging.Handler]:
         yield handler
     finally:
         logging.root.removeFilter(_is_news)
+        handler.close()
         _log.removeHandler(handler)
         _log.propagate = propagate
         _log.setLevel(level)

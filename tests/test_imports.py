@@ -169,7 +169,7 @@ IMPORTS = {
     ),
     "nonconvex.distributed.network_training": (
         "numerics distributed.checkpoints distributed.example_sets distributed.executor_gradients "
-        "distributed.interruption distributed.pieces distributed.placement"
+        "distributed.interruption distributed.pieces distributed.placement distributed.progress"
     ),
     "nonconvex.distributed.storage": "distributed.filesystem",
     "nonconvex.distributed.scoring": (
@@ -193,15 +193,19 @@ IMPORTS = {
         "numerics.convergence numerics.factorization distributed.passes"
     ),
     "nonconvex.distributed.runs": (
-        "numerics distributed.half_steps distributed.passes distributed.problems"
+        "numerics distributed.half_steps distributed.passes distributed.problems "
+        "distributed.progress"
     ),
+    "nonconvex.distributed.progress": "",
     "nonconvex.distributed.gradient_descent": (
         "numerics distributed.half_steps distributed.problems distributed.runs"
     ),
     "nonconvex.distributed.held_out": (
         "numerics distributed.blocking distributed.half_steps distributed.passes"
     ),
-    "nonconvex.distributed.courses": "numerics distributed.held_out distributed.problems",
+    "nonconvex.distributed.courses": (
+        "numerics distributed.held_out distributed.problems distributed.progress"
+    ),
     "nonconvex.distributed.sampling": (
         "numerics distributed.checkpoints distributed.courses distributed.half_steps "
         "distributed.held_out distributed.interruption distributed.minimization "
@@ -225,7 +229,8 @@ IMPORTS = {
     "nonconvex.session": "",
     "nonconvex.worker_daemon": "",
     "nonconvex.logs": "",
-    "nonconvex.job": "config distributed.descriptions logs session",
+    "nonconvex.live": "distributed.progress",
+    "nonconvex.job": "config distributed.descriptions live logs session",
     "nonconvex.window_sections": "config distributed.windows",
     "nonconvex.sections": "config distributed window_sections",
     "nonconvex.params": "numerics ranges",
@@ -363,6 +368,7 @@ PACKAGES = {
     "nonconvex.session": "pyspark",
     "nonconvex.worker_daemon": "pyspark",
     "nonconvex.job": "pyspark.sql",
+    "nonconvex.live": "rich",
     "nonconvex.params": "numpy pyspark.ml",
     "nonconvex.factorization_params": "pyspark.ml",
     "nonconvex.factorization_files": "numpy pyspark.ml",

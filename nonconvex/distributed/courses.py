@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from nonconvex.distributed.held_out import HeldOut
 from nonconvex.distributed.problems import SIDES, Blocks, Fitted, Problem
+from nonconvex.distributed.progress import Progress, report
 from nonconvex.numerics.averaging import MeanModel
 from nonconvex.numerics.chains import Chain, Sample
 from nonconvex.numerics.convergence import FitError, HalfStep, Stop
@@ -21,8 +21,6 @@ from nonconvex.numerics.normals import Stream
 from nonconvex.numerics.posterior import Posterior
 
 __all__ = ["Course", "Posed", "Sampled", "SamplingSettings"]
-
-_log = logging.getLogger("nonconvex")
 
 _SKETCHES = 1 << 21  # a key of random numbers that no chain has as its number
 
@@ -189,11 +187,12 @@ class Course:
                 tau=chain.tau,
             )
             history.append(step)
-            validation = "" if rmse is None else f"  validation RMSE of the mean {rmse:.4f}"
-            _log.info(
-                "chain %d  sweep %3d  τ %.4f  train RMSE %.4f%s  %.2f s",
-                number, sweep, chain.tau, chain.train_rmse, validation, seconds,
-            )  # fmt: skip
+            figures = {"τ": f"{chain.tau:.4f}", "train RMSE": f"{chain.train_rmse:.4f}"}
+            if rmse is not None:
+                figures["validation RMSE of the mean"] = f"{rmse:.4f}"
+            most = self._settings.sweeps
+            stop = Stop.SAMPLED.value if sweep == most else None
+            report(Progress(f"chain {number}", "sweep", sweep, most, figures, seconds, stop))
 
     def result(self) -> Sampled:
         """Return the mean model, the kept samples and the histories."""

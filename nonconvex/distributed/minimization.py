@@ -72,7 +72,10 @@ def minimize(
         for iteration in range(done + 1, max_iter + 1):
             if not active:
                 break
-            active = iterate(active, iteration, shared)
+            tried, active = active, iterate(active, iteration, shared)
+            for run in tried:
+                if run.stop is Stop.NONFINITE:
+                    run.report_end(iteration, max_iter)
             if active and blocks.validation is not None:
                 shared.describe(f"iteration {iteration} · validation")
                 alphas = [run.alpha for run in active]

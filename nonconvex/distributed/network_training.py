@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Literal
 
@@ -16,8 +15,9 @@ from nonconvex.distributed.executor_gradients import Validation
 from nonconvex.distributed.interruption import Interruption
 from nonconvex.distributed.pieces import Reading
 from nonconvex.distributed.placement import MEMORY_BYTES, Place, open_gradients
+from nonconvex.distributed.progress import Progress, report
 from nonconvex.numerics.descent import Optimizer
-from nonconvex.numerics.epochs import Epoch, Limits, TrainingStop
+from nonconvex.numerics.epochs import Limits
 from nonconvex.numerics.network import Network
 from nonconvex.numerics.training import Saved, Trained, Training, train
 
@@ -104,7 +104,7 @@ def train_network(
             validate = stack.enter_context(validation)
 
         def on_epoch(training: Training) -> None:
-            _show(training, first, metric)
+            _show(training, first, metric, limits.max_epochs)
             context.setJobDescription(f"epoch {training.epoch + 1}")
             if not training.active:
                 return
@@ -129,20 +129,16 @@ def train_network(
     return trained
 
 
-def _show(training: Training, first: int, metric: str) -> None:
-    """Write a line for every restart that the epoch was for."""
+def _show(training: Training, first: int, metric: str, most: int) -> None:
+    """Report what every restart reached that the epoch was for."""
     several = len(training.restarts) > 1
     for number, restart in enumerate(training.restarts, start=first):
-        if restart.history and restart.history[-1].epoch == training.epoch:
-            name = [f"restart {number}"] if several else []
-            _log.info("%s", "  ".join([*name, *_parts(restart.history, restart.stop, metric)]))
-
-
-def _parts(history: Sequence[Epoch], stop: TrainingStop | None, metric: str) -> list[str]:
-    epoch = history[-1]
-    parts = [f"epoch {epoch.epoch:3d}", f"f {epoch.objective:.6f}"]
-    if epoch.validation_loss is not None:
-        parts += [f"validation loss {epoch.validation_loss:.6f}"]
-        parts += [f"{metric} {epoch.validation_metric:.4f}"]
-    parts += [f"{epoch.seconds:.2f} s"]
-    return [*parts, stop.value] if stop else parts
+        if not restart.history or restart.history[-1].epoch != training.epoch:
+            continue
+        epoch, name = restart.history[-1], f"restart {number}" if several else ""
+        figures = {"f": f"{epoch.objective:.6f}"}
+        if epoch.validation_loss is not None:
+            figures["validation loss"] = f"{epoch.validation_loss:.6f}"
+            figures[metric] = f"{epoch.validation_metric:.4f}"
+        stop = restart.stop.value if restart.stop else None
+        report(Progress(name, "epoch", epoch.epoch, most, figures, epoch.seconds, stop))

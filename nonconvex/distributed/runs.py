@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -12,14 +11,13 @@ from numpy.typing import NDArray
 from nonconvex.distributed.half_steps import Step
 from nonconvex.distributed.passes import Value
 from nonconvex.distributed.problems import SIDES, Blocks, Fitted, Problem
+from nonconvex.distributed.progress import Progress, report
 from nonconvex.numerics.convergence import HalfStep, Stop, stop_after
 from nonconvex.numerics.factorization import Factors
 from nonconvex.numerics.implicit import Background
 from nonconvex.numerics.least_squares import RowUpdate
 
 __all__ = ["HasRows", "Run", "Shared", "going"]
-
-_log = logging.getLogger("nonconvex")
 
 
 class Run:
@@ -134,7 +132,12 @@ class Run:
         if patience is None or best is None or _rmse(fitted) < _rmse(best):
             self._best = fitted
         steps = [step for step in self.history if step.iteration == iteration]
-        _log.info("%s", _line(self.problem.name, steps, self.stop))
+        report(_progress(self.problem.name, steps, max_iter, self.stop))
+
+    def report_end(self, iteration: int, max_iter: int) -> None:
+        """Report that it ended within an iteration."""
+        stop = None if self.stop is None else self.stop.value
+        report(Progress(self.problem.name, "iteration", iteration, max_iter, {}, 0.0, stop))
 
     def save(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         """Return all that `restore` needs, as arrays and as what JSON can hold."""
@@ -194,15 +197,15 @@ def _rmse(fitted: Fitted) -> float:
     return float("inf") if rmse is None else rmse
 
 
-def _line(name: str, steps: list[HalfStep], stop: Stop | None) -> str:
+def _progress(name: str, steps: list[HalfStep], most: int, stop: Stop | None) -> Progress:
     step = steps[-1]
-    parts = [name] if name else []
-    parts += [f"iteration {step.iteration:3d}", f"f {step.objective:.6f}"]
-    parts += [f"train RMSE {step.train_rmse:.4f}"]
+    figures = {"f": f"{step.objective:.6f}", "train RMSE": f"{step.train_rmse:.4f}"}
     if step.validation_rmse is not None:
-        parts += [f"validation RMSE {step.validation_rmse:.4f}"]
-    parts += [f"{sum(step.seconds for step in steps):.2f} s"]
-    return "  ".join(parts) + (f"  {stop.value}" if stop else "")
+        figures["validation RMSE"] = f"{step.validation_rmse:.4f}"
+    seconds = sum(step.seconds for step in steps)
+    return Progress(
+        name, "iteration", step.iteration, most, figures, seconds, stop.value if stop else None
+    )
 
 
 class HasRows(Protocol):
