@@ -15,7 +15,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.functions import arrow_udf
 
-from nonconvex.distributed.examples import Classes, ExamplesError, select_vectors
+from nonconvex.distributed.examples import Classes, select_vectors
 from nonconvex.distributed.vectors import read_vectors
 from nonconvex.distributed.workers import settle
 from nonconvex.numerics.moments import Standardization
@@ -26,6 +26,7 @@ __all__ = ["HandleInvalid", "OutputColumns", "Scorer", "raw_predictions", "score
 
 HandleInvalid = Literal["error", "skip", "keep"]
 
+_FIELDS = ("prediction", "probability", "raw", "refused")
 _ROWS_AT_A_TIME = 1024  # so that the layers of a wide network stay small
 
 
@@ -132,30 +133,35 @@ def score(
     names = repr(features) if isinstance(features, str) else f"[{features[0]!r}, …]"
     width, several = about.network.layers[0], about.network.layers[-1] > 1
 
+    kind = "double" if about.classes is None else about.classes.kind
+    if about.classes is None and several:
+        kind = "array<double>"
+
     def scored(column: pa.Array) -> pa.Array:
         settle()
         vectors = read_vectors(column, width)
         wrong = (vectors.lengths != width) & (vectors.lengths >= 0)
         if wrong.any():
-            raise ExamplesError(
+            return _refusal(
                 f"featuresCol={names} has {vectors.lengths[wrong][0]} features in some rows, "
-                f"and the model was trained on {width}; give it the columns of training"
+                f"and the model was trained on {width}; give it the columns of training",
+                kind,
+                len(column),
             )
         invalid = ~vectors.finite
         if handle_invalid == "error" and invalid.any():
-            raise ExamplesError(
+            return _refusal(
                 f"featuresCol={names} is null, NaN or infinite in some rows; fill them, or set "
-                'handleInvalid to "skip" or "keep"'
+                'handleInvalid to "skip" or "keep"',
+                kind,
+                len(column),
             )
         x = np.where(invalid[:, None], 0.0, vectors.values)
         return _answer(scorer.value, x, invalid, thresholds)
 
-    kind = "double" if about.classes is None else about.classes.kind
-    if about.classes is None and several:
-        kind = "array<double>"
     # pyspark tells the kind of function by its annotations, which its own type stubs do not know.
     declare: Any = arrow_udf
-    schema = f"prediction {kind}, probability array<double>, raw array<double>"
+    schema = f"prediction {kind}, probability array<double>, raw array<double>, refused string"
     function = declare(scored, f"struct<{schema.replace(' ', ':').replace(',:', ',')}>")
     if handle_invalid == "skip":
         function = function.asNondeterministic()  # or the filter would compute it a second time
@@ -164,12 +170,13 @@ def score(
     if handle_invalid == "skip":
         table = table.where(F.col(name).isNotNull())
     columns: dict[str, Column] = {}
+    refused = F.col(name).getField("refused")
     for field, output in outputs._asdict().items():
         if output and (field == "prediction" or about.classes is not None):
             value = F.col(name).getField(field)
             # array_to_vector fails on null.
             vector = F.when(value.isNotNull(), array_to_vector(value))
-            columns[output] = value if field == "prediction" else vector
+            columns[output] = _unless(refused, value if field == "prediction" else vector)
     return table.withColumns(columns).drop(name)
 
 
@@ -187,11 +194,33 @@ def _answer(
         labels = pa.array(scorer.classes.values)
         prediction = labels.take(pa.array(network.predicted(z, thresholds)))
         probability, raw = network.probabilities(z), raw_predictions(z)
+    probabilities, logits = (_lists(rows, len(x)) for rows in (probability, raw))
     return pa.StructArray.from_arrays(
-        [prediction, _lists(probability, len(x)), _lists(raw, len(x))],
-        ["prediction", "probability", "raw"],
+        [prediction, probabilities, logits, pa.nulls(len(x), pa.string())],
+        _FIELDS,
         mask=pa.array(invalid),
     )
+
+
+def _refusal(sentence: str, kind: str, rows: int) -> pa.Array:
+    """Answer with a sentence, which the plan raises: an exception here would come with tracebacks.
+
+    Parameters
+    ----------
+    sentence : str
+    kind : str
+        Of predictions, as Spark names it.
+    rows : int
+    """
+    numbers = pa.list_(pa.float64())
+    of_kind = {"string": pa.string(), "double": pa.float64(), "array<double>": numbers}[kind]
+    nothing = [pa.nulls(rows, one) for one in (of_kind, numbers, numbers)]
+    return pa.StructArray.from_arrays([*nothing, pa.array([sentence] * rows)], _FIELDS)
+
+
+def _unless(refused: Column, value: Column) -> Column:
+    """Raise what was refused, in the plan; or else this is the value."""
+    return F.when(refused.isNull(), value).otherwise(F.raise_error(refused))
 
 
 def raw_predictions(z: NDArray[np.float64]) -> NDArray[np.float64]:
