@@ -5,13 +5,15 @@ from __future__ import annotations
 from nonconvex.factorization_params import DESCENT_ALONE, SAMPLING, FactorizationParams
 from nonconvex.params import ParamError, refuse_set
 
-__all__ = ["SAMPLING_ALONE", "check_prepared", "check_together"]
+__all__ = ["check_prepared", "check_together"]
 
-SAMPLING_ALONE = (
-    *SAMPLING,
-    *("predictionStdCol", "predictionIntervalCol", "predictionInterval", "predictionNoise"),
-)
-"""Params that mean something for solver 'gibbs' alone."""
+_UNCERTAIN = ("predictionStdCol", "predictionIntervalCol")
+
+# Fits whose rows are not normal, given the other side; or not one fit.
+_NOT_NORMAL = ("implicitPrefs", "nonnegative", "ensemble")
+
+# A row that was never seen is of N(0, s² P⁻¹), and there P = 0.
+_RIDGES = ("regUser", "regItem", "biasRegRatio")
 
 # What sampling has no use for: it draws how much to regularize, and predicts the mean of all.
 _NOT_SAMPLED = (
@@ -69,7 +71,10 @@ def check_together(params: FactorizationParams, *, validated: bool, warm: bool) 
         if get("numKept") > samples:
             refuse_set(params, ["numKept"], f"is more than the {samples} samples there will be")
     else:
-        refuse_set(params, SAMPLING_ALONE, f"is only for solver='gibbs', not {get('solver')!r}")
+        refuse_set(params, SAMPLING, f"is only for solver='gibbs', not {get('solver')!r}")
+        for uncertain in _UNCERTAIN:
+            if get(uncertain) is not None:
+                _refuse_not_normal(params, uncertain)
     if get("predictionIntervalCol") is None:
         refuse_set(params, ["predictionInterval"], "needs predictionIntervalCol, which is not set")
     if get("predictionIntervalCol") is None and get("predictionStdCol") is None:
@@ -91,6 +96,23 @@ def check_together(params: FactorizationParams, *, validated: bool, warm: bool) 
         refuse_set(
             params, ["initScale", "firstRestart"], "is for random starts, not initial models"
         )
+
+
+def _refuse_not_normal(params: FactorizationParams, uncertain: str) -> None:
+    """Raise for what keeps a minimum from telling how sure it is."""
+    get = params.getOrDefault
+    for name in _NOT_NORMAL:
+        if get(name):
+            raise ParamError(
+                f"{uncertain}={get(uncertain)!r} does not go with {name}=True, where rows are not "
+                f"normal about the minimum; unset one of them"
+            )
+    for name in _RIDGES:
+        if get(name) == 0 and (name != "biasRegRatio" or get("fitBiases")):
+            raise ParamError(
+                f"{uncertain}={get(uncertain)!r} does not go with {name}=0.0, where nothing says "
+                f"how far from 0 the row of a new id may be; set {name} > 0"
+            )
 
 
 def check_prepared(params: FactorizationParams) -> None:

@@ -15,9 +15,12 @@ from nonconvex.model_files import ModelReader, ModelWriter
 from nonconvex.numerics.factorization import Factors
 from nonconvex.numerics.hyperpriors import RowDistribution
 from nonconvex.numerics.posterior import Posterior
+from nonconvex.numerics.ridge_posterior import Measured, RidgePosterior
 from nonconvex.summary import TrainingSummary
 
 __all__ = ["FactorizationReader", "FactorizationWriter"]
+
+_TABLES = ("userFactors", "itemFactors")
 
 ModelT = TypeVar("ModelT", bound=Any)  # MatrixFactorizationModel, which imports this module
 
@@ -27,14 +30,23 @@ class FactorizationWriter(ModelWriter[ModelT]):
 
     def _write(self, path: str) -> dict[str, Any]:
         model, spark = self._model, self.sparkSession
-        write_factors(spark, f"{path}/userFactors", model._ids.users, model._factors.users)
-        write_factors(spark, f"{path}/itemFactors", model._ids.items, model._factors.items)
+        more: tuple[dict[str, Any], ...] = ({}, {})
+        if model._ridge is not None:
+            measured = model._ridge.measured
+            users = {"degree": measured.user_degrees, "noise": measured.noise}
+            more = (users, {"degree": measured.item_degrees})
+        for name, ids, rows, columns in zip(
+            _TABLES, model._ids, model._factors[1:], more, strict=True
+        ):
+            write_factors(spark, f"{path}/{name}", ids, rows, columns)
         extra: dict[str, Any] = {
             "globalBias": model.globalBias,
             "rows": [len(ids) for ids in model._ids],
             "implicitPrefs": model._implicit,
             "summary": json.loads(model.summary.to_json()),
         }
+        if model._ridge is not None:
+            extra["noise"] = model._ridge.noise
         posterior = model._posterior
         if posterior is not None:
             for side, ids in zip(SIDES, model._ids, strict=True):
@@ -61,16 +73,25 @@ class FactorizationReader(ModelReader[ModelT]):
         bias = metadata["globalBias"]
         if not (isinstance(bias, float) and math.isfinite(bias)):
             raise ValueError(f"globalBias, which is {bias!r} and no finite number")
-        sides = zip(("userFactors", "itemFactors"), metadata["rows"], strict=True)
-        (users, x), (items, z) = (
-            read_factors(self.sparkSession, f"{path}/{side}", rows) for side, rows in sides
+        more = (("degree", "noise"), ("degree",)) if "noise" in metadata else ((), ())
+        (users, x, of_users), (items, z, of_items) = (
+            read_factors(self.sparkSession, f"{path}/{name}", rows, columns)
+            for name, rows, columns in zip(_TABLES, metadata["rows"], more, strict=True)
         )
+        summary = TrainingSummary.from_json(json.dumps(metadata["summary"]))
+        ridge = None
+        if "noise" in metadata:
+            measured = Measured(of_users["degree"], of_items["degree"], of_users["noise"])
+            biases = {**metadata["defaultParamMap"], **metadata["paramMap"]}["fitBiases"]
+            ridges = (summary.ridge("users"), summary.ridge("items"))
+            ridge = RidgePosterior(measured, metadata["noise"], *ridges, biases)
         model: ModelT = self._cls(
             Factors(bias, x, z),
             Ids(users, items),
-            TrainingSummary.from_json(json.dumps(metadata["summary"])),
+            summary,
             implicit=metadata["implicitPrefs"],
             posterior=self._posterior(path, metadata),
+            ridge=ridge,
         )
         return model
 
@@ -78,7 +99,7 @@ class FactorizationReader(ModelReader[ModelT]):
         if "samples" not in metadata:
             return None
         samples = metadata["samples"]
-        (_, users), (_, items) = (
+        (_, users, _), (_, items, _) = (
             read_factors(self.sparkSession, f"{path}/{side}Samples", rows)
             for side, rows in zip(SIDES, metadata["rows"], strict=True)
         )

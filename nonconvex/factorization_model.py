@@ -31,8 +31,9 @@ from nonconvex.distributed.training import Ids
 from nonconvex.explanations import Explainer
 from nonconvex.factorization_files import FactorizationReader, FactorizationWriter
 from nonconvex.factorization_params import FactorizationParams
-from nonconvex.numerics.factorization import Factors, Ridge
+from nonconvex.numerics.factorization import Factors
 from nonconvex.numerics.posterior import Posterior
+from nonconvex.numerics.ridge_posterior import RidgePosterior
 from nonconvex.params import with_accessors
 from nonconvex.ranges import number, optional
 from nonconvex.recommender import Recommender, positive
@@ -80,6 +81,7 @@ class MatrixFactorizationModel(
         *,
         implicit: bool = False,
         posterior: Posterior | None = None,
+        ridge: RidgePosterior | None = None,
         training_pairs: DataFrame | None = None,
         histories: Sequence[DataFrame] = (),
     ) -> None:
@@ -96,7 +98,7 @@ class MatrixFactorizationModel(
         if factors is None or ids is None or summary is None:
             raise TypeError("a MatrixFactorizationModel comes from fit or load")
         self._factors, self._ids, self._summary = factors, ids, summary
-        self._implicit, self._posterior = implicit, posterior
+        self._implicit, self._posterior, self._ridge = implicit, posterior, ridge
         self._training_pairs, self._histories = training_pairs, histories
         self.restarts: list[MatrixFactorizationModel] = []
         self._shared: tuple[Broadcast[NDArray[np.floating]], ...] | None = None
@@ -281,22 +283,20 @@ class MatrixFactorizationModel(
         return predicted.withColumns({"user_count": F.lit(0), "item_count": F.lit(0)})
 
     def _fold_in(self, dataset: DataFrame, side: str) -> MatrixFactorizationModel:
-        get, summary = self.getOrDefault, self._summary
-        reg, rows = summary.reg_user, summary.users
-        if side == "items":
-            reg, rows = summary.reg_item, summary.items
-        total = summary.total
+        get = self.getOrDefault
         equation = Equation(
-            Ridge(reg, summary.reg_exponent, total, total / rows, summary.bias_reg_ratio),
+            self._summary.ridge(side),
             biases=get("fitBiases"),
             nonnegative=get("nonnegative"),
             confidence=get("confidence") if self._implicit else None,
         )
-        ratings, posterior = self._ratings(dataset), self._posterior
+        ratings, posterior, ridge = self._ratings(dataset), self._posterior, self._ridge
         spark = dataset.sparkSession
         if posterior is None:
             shared = self._broadcast(spark)
-            factors, ids = fold_in(ratings, side, self._factors, self._ids, shared, equation)
+            factors, ids, ridge = fold_in(
+                ratings, side, self._factors, self._ids, shared, equation, ridge
+            )
         else:
             drawing = Drawing(posterior, self._broadcast_samples(spark, posterior))
             factors, ids, posterior = fold_in_samples(
@@ -308,9 +308,10 @@ class MatrixFactorizationModel(
         model = MatrixFactorizationModel(
             factors,
             ids,
-            summary,
+            self._summary,
             implicit=self._implicit,
             posterior=posterior,
+            ridge=ridge,
             training_pairs=pairs,
             histories=(ratings, *self._histories) if side == "users" else self._histories,
         )
@@ -337,7 +338,8 @@ class MatrixFactorizationModel(
         elif strategy == "drop":
             indexed = indexed.where(known)
         scored = indexed.withColumn(predicted, score)
-        return self._with_uncertainty(scored, user, item, known).drop(*keys.values())
+        scored = self._with_uncertainty(scored, user, item, known, (users, items))
+        return scored.drop(*keys.values())
 
     def _limits(self) -> tuple[float, float] | None:
         if not self.getOrDefault("clipPredictions"):

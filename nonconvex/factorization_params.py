@@ -57,13 +57,13 @@ class FactorizationModelParams(CheckedParams, HasPredictionCol):
 
     predictionStdCol = param(
         "predictionStdCol",
-        "with solver 'gibbs', column of the standard deviation of predictions; by default none",
+        "column of the standard deviation of predictions; by default none",
         optional(text("predictionStdCol")),
     )
     predictionIntervalCol = param(
         "predictionIntervalCol",
-        "with solver 'gibbs', column of structs (lower, upper) that predictions are in with "
-        "probability predictionInterval; by default none",
+        "column of structs (lower, upper) that ratings are in with probability "
+        "predictionInterval; by default none",
         optional(text("predictionIntervalCol")),
     )
     predictionInterval = param(
@@ -73,8 +73,8 @@ class FactorizationModelParams(CheckedParams, HasPredictionCol):
     )
     predictionNoise = param(
         "predictionNoise",
-        "whether deviations and intervals are those of a rating, which scatters by 1/√τ about its "
-        "mean, or of that mean",
+        "whether deviations and intervals are those of a rating, which scatters about its mean, "
+        "or of that mean",
         flag("predictionNoise"),
     )
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from nonconvex.distributed.checkpoints import Checkpoints
 from nonconvex.distributed.courses import Posed, SamplingSettings
 from nonconvex.distributed.gradient_descent import DescentSettings
+from nonconvex.distributed.half_steps import user_squares
 from nonconvex.distributed.minimization import minimize
 from nonconvex.distributed.problems import Fitted, Problem
 from nonconvex.distributed.sampling import sample
@@ -21,6 +22,7 @@ from nonconvex.numerics.convergence import FitError, Stop
 from nonconvex.numerics.factorization import Factors, Ridge, default_reg, ensemble
 from nonconvex.numerics.implicit import default_implicit_reg
 from nonconvex.numerics.posterior import Posterior
+from nonconvex.numerics.ridge_posterior import RidgePosterior
 from nonconvex.starts import random_start
 from nonconvex.summary import RestartSummary, TrainingSummary, sampling_summary
 
@@ -107,6 +109,14 @@ class FitSettings:
         users, items = (len(members) for members in training.ids)
         return ridge(self.reg_user, users), ridge(self.reg_item, items)
 
+    def has_posterior(self, *ridges: Ridge) -> bool:
+        """Tell whether the rows of a minimum are normal, given the other side."""
+        regularized = all(
+            ridge.reg > 0 and (ridge.bias_ratio > 0 or not self.biases) for ridge in ridges
+        )
+        special = self.implicit or self.nonnegative or self.ensemble
+        return regularized and not special and self.solver != "gibbs"
+
     def starts(self, training: TrainingSet) -> list[tuple[int, Factors]]:
         """Return the number of each start, and the factors it begins with."""
         if self.initial is not None:
@@ -143,12 +153,15 @@ class FitResult(NamedTuple):
     summary : TrainingSummary
     posterior : Posterior or None
         The samples that were kept, if it was sampled.
+    ridge : RidgePosterior or None
+        How sure a minimum is, if that is known.
     """
 
     factors: Factors
     restarts: list[Factors]
     summary: TrainingSummary
     posterior: Posterior | None = None
+    ridge: RidgePosterior | None = None
 
 
 def fit_together(
@@ -289,7 +302,19 @@ def _result(
         seconds=0.0,
     )
     factors = ensemble(finite) if settings.ensemble else ended[best].factors
-    return FitResult(factors, [fit.factors for fit in ended], summary)
+    ridge = None
+    if settings.has_posterior(user_ridge, item_ridge):
+        ridge = _posterior(settings, training, ended[best])
+    return FitResult(factors, [fit.factors for fit in ended], summary, ridge=ridge)
+
+
+def _posterior(settings: FitSettings, training: TrainingSet, fitted: Fitted) -> RidgePosterior:
+    blocks, squares = training.blocks, fitted.squares
+    if squares is None:
+        squares = user_squares(blocks.users, fitted.factors, blocks.dtype)
+    degrees = (blocks.user_degrees, blocks.item_degrees)
+    ridges = settings.ridges(training)
+    return RidgePosterior.of(fitted.factors, degrees, squares, ridges, biases=settings.biases)
 
 
 def _merit(fit: Fitted) -> tuple[bool, float]:

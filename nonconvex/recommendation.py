@@ -382,6 +382,7 @@ class MatrixFactorization(
                 summary,
                 implicit=get("implicitPrefs"),
                 posterior=result.posterior,
+                ridge=result.ridge if factors is result.factors else None,
                 training_pairs=history.select("user", "item"),
                 histories=(history,),
             )

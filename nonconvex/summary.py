@@ -13,6 +13,7 @@ import numpy as np
 from nonconvex.distributed.courses import SamplingSettings
 from nonconvex.distributed.problems import Fitted
 from nonconvex.numerics.diagnostics import effective_size, split_r_hat
+from nonconvex.numerics.factorization import Ridge
 
 __all__ = ["RestartSummary", "TrainingSummary", "sampling_summary"]
 
@@ -137,6 +138,11 @@ class TrainingSummary:
             for step in restart.history
             if step["side"] != "items"
         ]
+
+    def ridge(self, side: str) -> Ridge:
+        """Return what the rows of "users" or "items" were regularized with."""
+        reg, rows = (self.reg_user, self.users) if side == "users" else (self.reg_item, self.items)
+        return Ridge(reg, self.reg_exponent, self.total, self.total / rows, self.bias_reg_ratio)
 
     def to_json(self) -> str:
         """Return the summary as JSON, to be read by `from_json`."""

@@ -1,4 +1,4 @@
-"""Standard deviations and intervals of predictions: what a model says that has samples."""
+"""Standard deviations and intervals of predictions: what a model says of how sure it is."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from pyspark.sql import functions as F
 from nonconvex.distributed.columns import check_new
 from nonconvex.distributed.uncertainty import add_uncertainty, deviations
 from nonconvex.factorization_params import FactorizationModelParams
+from nonconvex.numerics.factorization import Factors
 from nonconvex.numerics.posterior import Posterior, half_width
+from nonconvex.numerics.ridge_posterior import Measured, RidgePosterior, RidgeSpread
 from nonconvex.params import ParamError
 
 __all__ = ["Uncertain"]
@@ -24,38 +26,41 @@ _ROLES = ("predictionStdCol", "predictionIntervalCol")
 class Uncertain(FactorizationModelParams):
     """What adds deviations and intervals to predictions.
 
-    The variance of a prediction is its variance over the kept samples; that of a rating has the
-    noise of the user in addition.  An id that training has not seen may have any row of N(0, Λ⁻¹).
-    Intervals are those of a normal distribution about the prediction.
+    Where a model was sampled, the variance of a prediction is its variance over the kept samples;
+    that of a rating has the noise of the user in addition.  An id that training has not seen may
+    have any row of N(0, Λ⁻¹).  Where it was minimized, the variance is that of the ridge
+    regressions of the user and of the item, see `nonconvex.numerics.ridge_posterior`.  Intervals
+    are those of a normal distribution about the prediction.
     """
 
     _posterior: Posterior | None
+    _ridge: RidgePosterior | None
+    _factors: Factors
     _shared_samples: tuple[Broadcast[NDArray[np.floating]], ...] | None = None
+    _shared_measured: Broadcast[Measured] | None = None
+    _spread: RidgeSpread | None = None
 
     @abstractmethod
     def _limits(self) -> tuple[float, float] | None:
         """What predictions are clipped to."""
 
     def _with_uncertainty(
-        self, scored: DataFrame, user: Column, item: Column, known: Column
+        self,
+        scored: DataFrame,
+        user: Column,
+        item: Column,
+        known: Column,
+        rows: tuple[Broadcast[NDArray[np.floating]], ...],
     ) -> DataFrame:
         """Add the columns of deviations and of intervals that are asked for."""
-        get, posterior = self.getOrDefault, self._posterior
+        get = self.getOrDefault
         names = [get(role) for role in _ROLES]
         if names == [None, None]:
             return scored
-        if posterior is None:
-            raise ParamError(
-                f"{' and '.join(_ROLES)} need samples, which a model has that was trained with "
-                "solver='gibbs'; unset them"
-            )
         for role, name in zip(_ROLES, names, strict=True):
             if name is not None:
                 check_new(scored, name, role)
-        *sides, steadiness = self._broadcast_samples(scored.sparkSession, posterior)
-        noise = steadiness if get("predictionNoise") else None
-        users, items = sides
-        deviation = deviations(posterior.spread(), users, items, noise, user, item)
+        deviation = self._deviation(scored.sparkSession, user, item, rows)
         if get("coldStartStrategy") == "nan":
             deviation = F.when(known, deviation).otherwise(F.lit(float("nan")))
         held = f"{self.uid}_deviation"
@@ -68,6 +73,30 @@ class Uncertain(FactorizationModelParams):
             half_width(get("predictionInterval")),
             self._limits(),
         )
+
+    def _deviation(
+        self,
+        spark: SparkSession,
+        user: Column,
+        item: Column,
+        rows: tuple[Broadcast[NDArray[np.floating]], ...],
+    ) -> Column:
+        noisy, posterior, ridge = self.getOrDefault("predictionNoise"), self._posterior, self._ridge
+        if posterior is not None:
+            users, items, steadiness = self._broadcast_samples(spark, posterior)
+            more = steadiness if noisy else None
+            return deviations(posterior.spread(), (users, items), more, user, item)
+        if ridge is None:
+            raise ParamError(
+                f"{' and '.join(_ROLES)} are not for this model, which was trained with "
+                "implicitPrefs, nonnegative, ensemble or a ridge of 0, is one of several kept "
+                "restarts, or was saved before models had intervals; unset them"
+            )
+        if self._shared_measured is None or self._spread is None:
+            self._shared_measured = spark.sparkContext.broadcast(ridge.measured)
+            self._spread = ridge.spread(self._factors)
+        spread = self._spread._replace(of_ratings=noisy)
+        return deviations(spread, rows, self._shared_measured, user, item)
 
     def _broadcast_samples(
         self, spark: SparkSession, posterior: Posterior

@@ -79,6 +79,9 @@ IMPORTS = {
         "numerics.normals"
     ),
     "nonconvex.numerics.averaging": "numerics.factorization",
+    "nonconvex.numerics.ridge_posterior": (
+        "numerics.factorization numerics.hyperpriors numerics.threads"
+    ),
     "nonconvex.numerics.posterior": (
         "numerics.blocks numerics.chains numerics.factorization numerics.gibbs "
         "numerics.hyperpriors numerics.normals"
@@ -211,7 +214,7 @@ IMPORTS = {
         "distributed.held_out distributed.interruption distributed.minimization "
         "distributed.problems distributed.runs"
     ),
-    "nonconvex.distributed.uncertainty": "numerics.posterior",
+    "nonconvex.distributed.uncertainty": "numerics.posterior numerics.ridge_posterior",
     "nonconvex.distributed.agreement": "",
     "nonconvex.distributed.checkpoints": "distributed.checksums distributed.filesystem",
     "nonconvex.distributed.interruption": "distributed.checkpoints",
@@ -238,7 +241,9 @@ IMPORTS = {
     "nonconvex.factorization_params": "params ranges",
     "nonconvex.contradictions": "factorization_params params",
     "nonconvex.explanations": "distributed factorization_params numerics params summary",
-    "nonconvex.summary": "distributed.courses distributed.problems numerics.diagnostics",
+    "nonconvex.summary": (
+        "distributed.courses distributed.problems numerics.diagnostics numerics.factorization"
+    ),
     "nonconvex.recommender": "distributed.columns distributed.top_n factorization_params",
     "nonconvex.model_files": ("distributed.checksums distributed.filesystem distributed.storage"),
     "nonconvex.factorization_files": (
@@ -271,7 +276,8 @@ IMPORTS = {
         "distributed.summation recommendation"
     ),
     "nonconvex.uncertain": (
-        "distributed.columns distributed.uncertainty factorization_params numerics.posterior params"
+        "distributed.columns distributed.uncertainty factorization_params numerics.factorization "
+        "numerics.posterior numerics.ridge_posterior params"
     ),
     "nonconvex.reports": "numerics.errors distributed recommendation summary",
     "nonconvex.gates": "",

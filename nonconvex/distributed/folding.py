@@ -28,6 +28,7 @@ from nonconvex.numerics.gibbs import Conditional
 from nonconvex.numerics.implicit import Background, preferences
 from nonconvex.numerics.least_squares import solve_rows
 from nonconvex.numerics.posterior import Posterior, fold_rows
+from nonconvex.numerics.ridge_posterior import RidgePosterior, RidgeSpread
 from nonconvex.numerics.threads import one_thread_per_product
 
 __all__ = ["Drawing", "Equation", "fold_in", "fold_in_samples"]
@@ -81,7 +82,8 @@ def fold_in(
     ids: Ids,
     shared: Sequence[Broadcast[NDArray[np.floating]]],
     equation: Equation,
-) -> tuple[Factors, Ids]:
+    ridge: RidgePosterior | None = None,
+) -> tuple[Factors, Ids, RidgePosterior | None]:
     """Solve the rows of one side that have ratings, against the other side as it is.
 
     The ratings of a row come together over one shuffle, and a task holds those of its rows: about
@@ -99,10 +101,12 @@ def fold_in(
     shared : two broadcast float arrays
         The users and the items of `factors`.
     equation : Equation
+    ridge : RidgePosterior, optional
+        What is known beside the rows.
 
     Returns
     -------
-    Factors, Ids
+    Factors, Ids, RidgePosterior or None
         With the solved rows in the place of those that there were, and new ones among them in
         the order of their ids.
 
@@ -119,10 +123,21 @@ def fold_in(
     background = None
     if equation.confidence is not None:
         background = Background.of(rows[other], factors.alpha, biases=equation.biases)
-    solve = _equations(equation, factors.alpha, background, shared[other])
-    ids, whole = _fold(ratings, own, rows[own], ids, solve)
-    replaced = factors._replace(users=whole) if side == "users" else factors._replace(items=whole)
-    return replaced, ids
+    spread = None if ridge is None else ridge.spread(factors)
+    solve = _equations(equation, own, factors.alpha, background, shared[other], spread)
+    before = [rows[own]]
+    if ridge is not None:
+        of_rows = (ridge.measured.user_degrees, ridge.measured.item_degrees)[own]
+        before += [of_rows[:, None], *([ridge.measured.noise[:, None]] if not own else [])]
+    ids, whole = _fold(ratings, own, np.hstack(before), ids, solve)
+    x, known = np.split(whole, [rows[own].shape[1]], axis=1)
+    x = np.ascontiguousarray(x)
+    if ridge is not None:
+        names = ("user_degrees", "noise") if side == "users" else ("item_degrees",)
+        columns = dict(zip(names, map(np.ascontiguousarray, known.T), strict=True))
+        ridge = ridge._replace(measured=ridge.measured._replace(**columns))
+    replaced = factors._replace(users=x) if side == "users" else factors._replace(items=x)
+    return replaced, ids, ridge
 
 
 def fold_in_samples(
@@ -237,10 +252,14 @@ def _task(solve: _Solve, dtype: type[np.floating]) -> Callable[[_Batches], _Batc
 
 def _equations(
     equation: Equation,
+    own: int,
     alpha: float,
     background: Background | None,
     fixed: Broadcast[NDArray[np.floating]],
+    spread: RidgeSpread | None,
 ) -> _Solve:
+    """Return what solves for rows, and adds what a `RidgePosterior` is to know of each."""
+
     def solve(block: RatingBlock, ids: pa.Array) -> NDArray[np.floating]:
         del ids
         if equation.confidence is not None:
@@ -254,7 +273,12 @@ def _equations(
             nonnegative=equation.nonnegative,
             background=background,
         )
-        return update.x
+        if spread is None:
+            return update.x
+        known = [block.degrees]
+        if own == 0:
+            known.append(spread.levels(block.degrees, update.squares))
+        return np.column_stack([update.x, *known])
 
     return solve
 

@@ -25,7 +25,7 @@ from nonconvex.numerics.gradient import pull_rows, sample_ratings
 from nonconvex.numerics.implicit import Background
 from nonconvex.numerics.least_squares import RowUpdate, solve_rows
 
-__all__ = ["Draw", "Rows", "Sample", "Step", "update_side", "validation_rmse"]
+__all__ = ["Draw", "Rows", "Sample", "Step", "update_side", "user_squares", "validation_rmse"]
 
 Rows = Value[list[NDArray[np.floating]]]
 """The rows of one side in every problem, each of shape (m, 1 + K)."""
@@ -158,6 +158,32 @@ def validation_rmse(
     task = _squared_errors(alphas, users, items, dtype)
     table = packed.run(task, _sql(("rows", *_ERRORS)))
     return [_rmse(table, number) for number in range(len(alphas))]
+
+
+def user_squares(packed: Packed, factors: Factors, dtype: type[np.floating]) -> NDArray[np.float64]:
+    """Sum w (R̂ − R)² over the ratings of each user, in blocks whose rows are users.
+
+    Parameters
+    ----------
+    packed : Packed
+    factors : Factors
+    dtype : float type
+
+    Returns
+    -------
+    float64 array of shape (n_u,)
+    """
+    users, items = packed.share([factors.users]), packed.share([factors.items])
+    try:
+        task = _squared_errors([factors.alpha], users, items, dtype)
+        parts = _parts(packed.run(task, _sql(("rows", *_ERRORS))), 0)
+    finally:
+        users.destroy()
+        items.destroy()
+    squares = np.zeros(len(factors.users))
+    for part in parts:
+        squares[np.frombuffer(part["rows"], np.int32)] = np.frombuffer(part["squares"])
+    return squares
 
 
 def _update(

@@ -85,12 +85,15 @@ class Fitted(NamedTuple):
     iteration : int
         The iteration that `factors` are of.
     stop : Stop
+    squares : float64 array of shape (n_u,), optional
+        Σ w (R̂ − R)² of each user, if `factors` were reached by an update of the users.
     """
 
     factors: Factors
     history: list[HalfStep]
     iteration: int
     stop: Stop
+    squares: NDArray[np.float64] | None = None
 
     @property
     def end(self) -> HalfStep:

@@ -47,6 +47,7 @@ class Run:
         self.history: list[HalfStep] = []
         self.stop: Stop | None = None
         self._best: Fitted | None = None
+        self._squares: NDArray[np.float64] | None = None  # of each user, as it is now
 
     @property
     def factors(self) -> Factors:
@@ -81,6 +82,7 @@ class Run:
         """Take in what all rows of a side have become."""
         change = float(np.linalg.norm(update.x.astype(np.float64) - self.rows[side]))
         self.rows[side] = update.x
+        self._squares = update.squares if side == "users" else None
         self._penalty[side] = float(update.penalty.sum())
         self._drift = float(update.residual.sum()) / float(update.weight.sum())
         self.record(iteration, side, update, sum(self._penalty.values()), change, None, seconds)
@@ -127,7 +129,8 @@ class Run:
             self.history, max_iter=max_iter, tol=tol, patience=patience, gradient_tol=gradient_tol
         )
         iteration = self.history[-1].iteration
-        fitted = Fitted(self.factors, self.history, iteration, self.stop or Stop.MAX_ITER)
+        stop = self.stop or Stop.MAX_ITER
+        fitted = Fitted(self.factors, self.history, iteration, stop, self._squares)
         best = self._best
         if patience is None or best is None or _rmse(fitted) < _rmse(best):
             self._best = fitted
@@ -143,6 +146,8 @@ class Run:
         """Return all that `restore` needs, as arrays and as what JSON can hold."""
         arrays: dict[str, NDArray[Any]] = dict(self.rows)
         best = self._best
+        if best is not None and best.squares is not None:
+            arrays["best.squares"] = best.squares
         if best is not None and best.iteration != self.history[-1].iteration:
             arrays |= {f"best.{side}": getattr(best.factors, side) for side in SIDES}
         return arrays, {
@@ -165,7 +170,8 @@ class Run:
             alpha, iteration = values["best"]
             rows = (arrays.get(f"best.{side}", self.rows[side]) for side in SIDES)
             stop = self.stop or Stop.MAX_ITER
-            self._best = Fitted(Factors(alpha, *rows), self.history, iteration, stop)
+            squares = arrays.get("best.squares")
+            self._best = Fitted(Factors(alpha, *rows), self.history, iteration, stop, squares)
 
     def result(self) -> Fitted:
         """Return the best iteration, with all of the history."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,16 +43,23 @@ def factor_table(spark: SparkSession, ids: pa.ChunkedArray, x: NDArray[np.floati
 
 
 def write_factors(
-    spark: SparkSession, path: str, ids: pa.ChunkedArray, x: NDArray[np.floating]
+    spark: SparkSession,
+    path: str,
+    ids: pa.ChunkedArray,
+    x: NDArray[np.floating],
+    more: Mapping[str, NDArray[np.floating]] | None = None,
 ) -> None:
-    """Write one side as Parquet: ``index, id, bias, features``."""
-    spark.createDataFrame(_arrow(ids, x)).write.parquet(path)
+    """Write one side as Parquet: ``index, id, bias, features``, and more columns of numbers."""
+    table = _arrow(ids, x)
+    for name, values in (more or {}).items():
+        table = table.append_column(name, pa.array(values))
+    spark.createDataFrame(table).write.parquet(path)
 
 
 def read_factors(
-    spark: SparkSession, path: str, rows: int
-) -> tuple[pa.ChunkedArray, NDArray[np.floating]]:
-    """Read what `write_factors` wrote: ids, and rows of shape (m, 1 + K).
+    spark: SparkSession, path: str, rows: int, more: Sequence[str] = ()
+) -> tuple[pa.ChunkedArray, NDArray[np.floating], dict[str, NDArray[np.floating]]]:
+    """Read what `write_factors` wrote: ids, rows of shape (m, 1 + K), and more columns.
 
     Parameters
     ----------
@@ -60,13 +67,15 @@ def read_factors(
     path : str
     rows : int
         The number m of rows that were written.
+    more : sequence of str
+        Names of the other columns.
 
     Raises
     ------
     ModelError
         If the files are not there, not such a table, or not all of it.
     """
-    table = read_rows(spark, path, _TYPES)
+    table = read_rows(spark, path, {**_TYPES, **dict.fromkeys(more, "float double")})
     features = table["features"].combine_chunks()
     values = features.flatten().to_numpy()
     index = table["index"].to_numpy()
@@ -78,7 +87,7 @@ def read_factors(
     x = np.empty((rows, 1 + len(values) // rows), values.dtype)
     x[:, 0] = table["bias"].to_numpy()
     x[:, 1:] = values.reshape(rows, -1)
-    return table["id"], x
+    return table["id"], x, {name: table[name].to_numpy() for name in more}
 
 
 def read_rows(spark: SparkSession, path: str, types: Mapping[str, str]) -> pa.Table:

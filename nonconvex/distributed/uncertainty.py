@@ -1,7 +1,8 @@
-"""Standard deviations of predictions for pairs of ids: kept samples are broadcast."""
+"""Standard deviations of predictions for pairs of ids: what they depend on is broadcast."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,15 +14,15 @@ from pyspark.sql import functions as F
 from pyspark.sql.pandas.functions import arrow_udf
 
 from nonconvex.numerics.posterior import Spread
+from nonconvex.numerics.ridge_posterior import RidgeSpread
 
 __all__ = ["add_uncertainty", "deviations"]
 
 
 def deviations(
-    spread: Spread,
-    users: Broadcast[NDArray[np.floating]],
-    items: Broadcast[NDArray[np.floating]],
-    steadiness: Broadcast[NDArray[np.floating]] | None,
+    spread: Spread | RidgeSpread,
+    rows: Sequence[Broadcast[NDArray[np.floating]]],
+    more: Broadcast[Any] | None,
     user_index: Column,
     item_index: Column,
 ) -> Column:
@@ -29,19 +30,22 @@ def deviations(
 
     Parameters
     ----------
-    spread : Spread
-    users, items : broadcast float arrays of shape (m, S (1 + K))
-        The rows of all samples side by side.
-    steadiness : broadcast float array of shape (n_u, S), optional
-        ω of the users in all samples, for deviations of ratings.
+    spread : Spread or RidgeSpread
+        Of samples, or of a minimum.
+    rows : two broadcast float arrays of shape (m, S (1 + K)), or (m, 1 + K) of a minimum
+        Those of users and of items, of all samples side by side.
+    more : broadcast, optional
+        What it takes beside them: ω of the users in all samples, of shape (n_u, S), for
+        deviations of ratings; `Measured` of a minimum.
     user_index, item_index : Column
         Of int, null for an unknown id.
     """
 
     def deviate(user: pa.Array, item: pa.Array) -> pa.Array:
         pairs = [index.fill_null(-1).to_numpy(zero_copy_only=False) for index in (user, item)]
-        omega = None if steadiness is None else steadiness.value
-        return pa.array(spread.deviations(users.value, items.value, omega, *pairs))
+        known: Any = None if more is None else more.value
+        x, z = (side.value for side in rows)
+        return pa.array(spread.deviations(x, z, known, *pairs))
 
     declare: Any = arrow_udf
     deviated: Column = declare(deviate, "double")(user_index, item_index)

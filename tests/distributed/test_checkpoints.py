@@ -65,6 +65,7 @@ def test_the_same_bits_as_without_interruption(ratings, tmp_path, monkeypatch, p
     assert resumed._factors.users.tobytes() == whole._factors.users.tobytes()
     assert resumed._factors.items.tobytes() == whole._factors.items.tobytes()
     assert resumed.globalBias == whole.globalBias
+    assert resumed._ridge.measured.noise.tobytes() == whole._ridge.measured.noise.tobytes()
     assert resumed.summary.objectiveHistory == whole.summary.objectiveHistory
     assert not path.exists(), "a complete fit leaves no checkpoint"
 

@@ -231,9 +231,3 @@ def test_a_level_is_between_0_and_1(level):
         (TypeError, ValueError), match=r"predictionInterval must be .* > 0 and < 1, got"
     ):
         MatrixFactorization(predictionInterval=level)
-
-
-def test_a_model_without_samples_is_not_asked_how_sure_it_is(ratings):
-    model = MatrixFactorization(rank=1, maxIter=1).fit(ratings)
-    with pytest.raises(ParamError, match="need samples, which a model has that was trained with"):
-        model.copy({model.predictionStdCol: "std"}).transform(ratings)

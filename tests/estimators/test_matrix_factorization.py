@@ -15,9 +15,9 @@ from pyspark.ml.recommendation import ALS
 from pyspark.ml.tuning import CrossValidator, ParamGridBuilder, TrainValidationSplit
 from pyspark.sql import functions as F
 
-from nonconvex.contradictions import SAMPLING_ALONE
 from nonconvex.distributed.checksums import seal
 from nonconvex.distributed.storage import ModelError
+from nonconvex.factorization_params import SAMPLING
 from nonconvex.params import ParamError
 from nonconvex.recommendation import MatrixFactorization, MatrixFactorizationModel
 from tests.distributed.test_alternating import frame, triples
@@ -251,7 +251,9 @@ SHOWN_ELSEWHERE = {
     *("patience", "keepRestarts"),  # validation
     *("numUserBlocks", "numItemBlocks", "updates"),  # no bit of a model, but where it is made
     *("checkpointPath", "checkpointInterval"),  # test_checkpoints
-    *SAMPLING_ALONE,  # test_gibbs
+    *SAMPLING,  # test_gibbs
+    # test_gibbs and test_intervals
+    *("predictionStdCol", "predictionIntervalCol", "predictionInterval", "predictionNoise"),
 }
 
 
