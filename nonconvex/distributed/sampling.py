@@ -14,7 +14,7 @@ from nonconvex.distributed.checkpoints import Checkpoints, State
 from nonconvex.distributed.courses import Course, Posed, Sampled, SamplingSettings
 from nonconvex.distributed.half_steps import Draw, update_side
 from nonconvex.distributed.held_out import HeldOut
-from nonconvex.distributed.interruption import Interruption
+from nonconvex.distributed.interruption import Interrupted, Interruption
 from nonconvex.distributed.minimization import minimize
 from nonconvex.distributed.problems import Blocks
 from nonconvex.distributed.runs import Shared
@@ -55,7 +55,8 @@ def sample(
     FitError
         If a chain becomes non-finite.
     Interrupted
-        After Ctrl-C, at the end of the sweep, which is saved where there are checkpoints.
+        After Ctrl-C, at the end of the sweep, which is saved where there are checkpoints.  What
+        comes before the first sweep is not.
     """
     courses = [Course(posed, blocks, settings) for posed in fits]
     done = 0 if checkpoints is None else _resume(checkpoints, courses)
@@ -126,7 +127,13 @@ def _predict(
 def _begin(blocks: Blocks, courses: Sequence[Course]) -> None:
     """Start the chains where a few iterations of alternating least squares end."""
     problems = [problem for course in courses for problem in course.posed.starts]
-    ended = iter(minimize(blocks, problems, max_iter=_START, tol=0.0))
+    try:
+        ended = iter(minimize(blocks, problems, max_iter=_START, tol=0.0))
+    except Interrupted:
+        raise Interrupted(
+            "interrupted before the first sweep, and nothing is saved yet; the same fit, run "
+            "again, begins anew"
+        ) from None
     for course in courses:
         starts = []
         for number in course.posed.numbers:

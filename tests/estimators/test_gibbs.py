@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from pyspark.sql import functions as F
 
-from nonconvex.distributed import courses, sampling
+from nonconvex.distributed import courses, runs, sampling
 from nonconvex.distributed.interruption import Interrupted
 from nonconvex.params import ParamError
 from nonconvex.recommendation import MatrixFactorization, MatrixFactorizationModel
@@ -154,9 +154,18 @@ def test_a_fit_that_was_interrupted_goes_on_to_the_same_bits_on_other_blocks(
             signal.raise_signal(signal.SIGINT)
         take(self, sweep, *arguments)
 
-    take = courses.Course.take
+    def asked_at_the_start(self, **limits):
+        if self.problem.name == "restart 0":  # a second one would end it at once
+            signal.raise_signal(signal.SIGINT)
+        end_iteration(self, **limits)
+
+    take, end_iteration = courses.Course.take, runs.Run.end_iteration
     params = {"checkpointPath": str(tmp_path / "fit"), "checkpointInterval": 5, "numRestarts": 2}
     interrupted = estimator(numUserBlocks=3, numItemBlocks=2, **params)
+    with monkeypatch.context() as patch:
+        patch.setattr(runs.Run, "end_iteration", asked_at_the_start)
+        with pytest.raises(Interrupted, match="before the first sweep, and nothing is saved yet; "):
+            interrupted.fit(ratings)
     with monkeypatch.context() as patch:
         patch.setattr(courses.Course, "take", killed)
         with pytest.raises(KeyboardInterrupt):
