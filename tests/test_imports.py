@@ -232,6 +232,9 @@ IMPORTS = {
     "nonconvex.session": "",
     "nonconvex.worker_daemon": "",
     "nonconvex.logs": "",
+    "nonconvex.tracking": (
+        "distributed.filesystem distributed.publication models reports run_reports"
+    ),
     "nonconvex.live": "distributed.progress",
     "nonconvex.job": "config distributed.descriptions live logs session",
     "nonconvex.window_sections": "config distributed.windows",
@@ -351,6 +354,7 @@ IMPORTS = {
         "drift releases reports run_reports"
     ),
     "jobs.evaluate": "baselines distributed factorization_sections job recommendation reports",
+    "jobs.tutorial": "recommendation session",
     "jobs.recommend": "job serving_sections recommendation distributed",
     "jobs.train_network": (
         "config drift job network_baselines network_reports network_sections releases reports "
@@ -375,6 +379,7 @@ PACKAGES = {
     "nonconvex.worker_daemon": "pyspark",
     "nonconvex.job": "pyspark.sql",
     "nonconvex.live": "rich",
+    "nonconvex.tracking": "mlflow pyspark.sql",
     "nonconvex.params": "numpy pyspark.ml",
     "nonconvex.factorization_params": "pyspark.ml",
     "nonconvex.factorization_files": "numpy pyspark.ml",
