@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, TextIO
@@ -51,8 +50,9 @@ class LiveView(logging.Handler):
         self.setFormatter(_FORMAT)
         self._console = console
         self._live: Live | None = None
-        self._rows: dict[tuple[int | None, str], Progress] = {}
-        self._seconds: dict[tuple[int | None, str], deque[float]] = {}
+        # By thread and name: the progress, and the seconds of recent iterations.  It is replaced
+        # and never changed, as the view reads it from a thread of its own.
+        self._rows: dict[tuple[int | None, str], tuple[Progress, tuple[float, ...]]] = {}
 
     def emit(self, record: logging.LogRecord) -> None:
         """Take in the progress that a record has, or print it."""
@@ -78,32 +78,33 @@ class LiveView(logging.Handler):
         from rich.progress_bar import ProgressBar
         from rich.table import Table
 
-        rows = list(self._rows.items())
-        named = any(progress.name for _, progress in rows)
-        figures = list(dict.fromkeys(name for _, progress in rows for name in progress.figures))
+        rows = list(self._rows.values())
+        named = any(progress.name for progress, _ in rows)
+        figures = list(dict.fromkeys(name for progress, _ in rows for name in progress.figures))
         barred = self._console.width >= _WIDE
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
         if named:
             table.add_column("", no_wrap=True)
-        table.add_column(rows[0][1].unit if rows else "", justify="right", no_wrap=True)
+        table.add_column(rows[0][0].unit if rows else "", justify="right", no_wrap=True)
         if barred:
             table.add_column("", width=_BAR)
         for name in figures:  # headings may be broken, between words
             table.add_column(name, justify="right", min_width=max(8, *map(len, name.split())))
         table.add_column("time left", overflow="ellipsis", no_wrap=True)
-        for key, progress in rows:
+        for progress, seconds in rows:
             table.add_row(
                 *([progress.name] if named else []),
                 f"{progress.done} / {progress.most}",
                 *([ProgressBar(progress.most, progress.done, width=_BAR)] if barred else []),
                 *(progress.figures.get(name, "") for name in figures),
-                progress.stop or _at_most(_left(progress, self._seconds[key])),
+                progress.stop or _at_most(_left(progress, seconds)),
             )
         return table
 
     def _take(self, key: tuple[int | None, str], progress: Progress) -> None:
-        self._rows[key] = progress
-        self._seconds.setdefault(key, deque(maxlen=_RECENT)).append(progress.seconds)
+        before = self._rows[key][1] if key in self._rows else ()
+        seconds = (*before, progress.seconds)[-_RECENT:]
+        self._rows = {**self._rows, key: (progress, seconds)}
         if self._live is None:
             from rich.live import Live
 
@@ -116,14 +117,14 @@ class LiveView(logging.Handler):
                 redirect_stderr=False,
             )
             self._live.start()
-        if all(row.stop for row in self._rows.values()):
+        if all(row.stop for row, _ in self._rows.values()):
             self._end()
 
     def _end(self) -> None:
         live, self._live = self._live, None
         if live is not None:
             live.stop()
-        self._rows, self._seconds = {}, {}
+        self._rows = {}
 
 
 def log_handler(stream: TextIO) -> logging.Handler:
@@ -178,7 +179,7 @@ def showing_progress() -> Iterator[None]:
         _log.setLevel(level)
 
 
-def _left(progress: Progress, seconds: deque[float]) -> float:
+def _left(progress: Progress, seconds: Sequence[float]) -> float:
     """Return how many seconds there are to go, if no start stops before its time."""
     return (progress.most - progress.done) * sum(seconds) / len(seconds)
 
