@@ -64,4 +64,4 @@ for row in ranked:
 print(model.explain(someone, ranked[0]["item"]).text(names=names))
 
 # %% A model is a directory of Parquet and JSON, for the next program to load.
-model.write().overwrite().save("output/tutorial/model")
+model.write().overwrite().save(str(Path("output/tutorial/model").resolve()))
