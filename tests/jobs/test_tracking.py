@@ -29,7 +29,7 @@ def test_model_metrics_params_and_page(spark, run, tmp_path, monkeypatch):
     pytest.importorskip("mlflow.spark")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # mlflow-skinny has no other one
-    mlflow.set_tracking_uri(tmp_path.as_uri())
+    mlflow.set_tracking_uri((tmp_path / "mlruns").as_uri())
     directory, model, ratings = run
     with mlflow.start_run() as tracked:
         assert log_run(spark, str(directory)) == tracked.info.run_id
