@@ -73,18 +73,21 @@ class FactorizationReader(ModelReader[ModelT]):
         bias = metadata["globalBias"]
         if not (isinstance(bias, float) and math.isfinite(bias)):
             raise ValueError(f"globalBias, which is {bias!r} and no finite number")
-        more = (("degree", "noise"), ("degree",)) if "noise" in metadata else ((), ())
+        noise = metadata.get("noise")
+        if noise is not None and not (isinstance(noise, float) and 0 <= noise < math.inf):
+            raise ValueError(f"noise, which is {noise!r} and no finite number ≥ 0")
+        more = ((), ()) if noise is None else (("degree", "noise"), ("degree",))
         (users, x, of_users), (items, z, of_items) = (
             read_factors(self.sparkSession, f"{path}/{name}", rows, columns)
             for name, rows, columns in zip(_TABLES, metadata["rows"], more, strict=True)
         )
         summary = TrainingSummary.from_json(json.dumps(metadata["summary"]))
         ridge = None
-        if "noise" in metadata:
+        if noise is not None:
             measured = Measured(of_users["degree"], of_items["degree"], of_users["noise"])
             biases = {**metadata["defaultParamMap"], **metadata["paramMap"]}["fitBiases"]
             ridges = (summary.ridge("users"), summary.ridge("items"))
-            ridge = RidgePosterior(measured, metadata["noise"], *ridges, biases)
+            ridge = RidgePosterior(measured, noise, *ridges, biases)
         model: ModelT = self._cls(
             Factors(bias, x, z),
             Ids(users, items),
