@@ -24,7 +24,8 @@ __all__ = [
     "squared_errors",
 ]
 
-_PAIRS = 1 << 14  # pairs predicted at a time
+# Numbers gathered of one side at a time: with their doubles, they stay in a core's cache.
+_CACHE_ELEMENTS = 1 << 17
 
 
 class Factors(NamedTuple):
@@ -112,14 +113,34 @@ def predict(
     array([9. , 3.5])
     """
     predictions = np.empty(len(users))
-    for first in range(0, len(users), _PAIRS):  # the gathered rows stay in the cache
-        pairs = slice(first, first + _PAIRS)
-        u, i = users[pairs], items[pairs]
-        x = np.where(u[:, None] >= 0, factors.users[u], 0).astype(np.float64)  # (n, 1 + K)
-        z = np.where(i[:, None] >= 0, factors.items[i], 0).astype(np.float64)  # (n, 1 + K)
+    gather_x, gather_z = _Gather(factors.users), _Gather(factors.items)
+    for first in range(0, len(users), gather_x.most):
+        pairs = slice(first, first + gather_x.most)
+        x, z = gather_x(users[pairs]), gather_z(items[pairs])  # (n, 1 + K)
         products = np.einsum("nk,nk->n", x[:, 1:], z[:, 1:])  # (n,)
         predictions[pairs] = factors.alpha + x[:, 0] + z[:, 0] + products
     return predictions
+
+
+class _Gather:
+    """Rows of one side in float64, in a room that is used over and over."""
+
+    def __init__(self, rows: NDArray[np.floating]) -> None:
+        width = rows.shape[1]
+        self.most = max(1, _CACHE_ELEMENTS // width)
+        self._rows = rows
+        self._room = np.empty((self.most, width), rows.dtype)
+        self._doubles = np.empty((self.most, width))
+
+    def __call__(self, index: NDArray[np.integer]) -> NDArray[np.float64]:
+        """Return the rows at at most `most` indices, zeros where one is -1."""
+        room, doubles = self._room[: len(index)], self._doubles[: len(index)]
+        # -1 is the last row at first; mode "raise" would make a copy of the room
+        doubles[:] = np.take(self._rows, index, axis=0, out=room, mode="wrap")
+        unseen = index < 0
+        if unseen.any():
+            doubles[unseen] = 0
+        return doubles
 
 
 def ensemble(members: Sequence[Factors]) -> Factors:

@@ -120,13 +120,24 @@ def test_an_exponent_of_1_is_the_ridge_of_mllib():
 def test_predictions_do_not_depend_on_how_many_pairs_are_asked_for(monkeypatch):
     problem = random_problem(np.random.default_rng(0), 30, 20, 5)
     whole = predict(problem.factors, problem.users, problem.items)
-    monkeypatch.setattr(factorization, "_PAIRS", 7)
+    monkeypatch.setattr(factorization, "_CACHE_ELEMENTS", 7 * 6)
     cut = predict(problem.factors, problem.users, problem.items)
     assert cut.tobytes() == whole.tobytes()
     alpha, x, z = problem.factors
     pairs = zip(problem.users, problem.items, strict=True)
     loop = [twins.predict(alpha, x[u], z[i]) for u, i in pairs]
     np.testing.assert_allclose(whole, loop, rtol=1e-12, atol=1e-12)
+
+
+def test_ids_never_seen_leave_no_trace_in_the_pairs_beside_them(monkeypatch):
+    alpha, x, z = random_problem(np.random.default_rng(1), 30, 20, 5).factors
+    users, items = np.arange(-1, 29), np.arange(30) % 21 - 1
+    whole = predict(Factors(alpha, x, z), users, items)
+    monkeypatch.setattr(factorization, "_CACHE_ELEMENTS", 7 * 6)
+    assert predict(Factors(alpha, x, z), users, items).tobytes() == whole.tobytes()
+    zeros = np.zeros((1, 6))
+    seen = predict(Factors(alpha, np.vstack([x, zeros]), np.vstack([z, zeros])), users, items)
+    assert seen.tobytes() == whole.tobytes()  # -1 is the row of zeros there
 
 
 def test_predictions_of_single_precision_factors_are_summed_in_double():
