@@ -64,17 +64,6 @@ class Batch(NamedTuple):
         size = len(self.members) * self.length
         return values[self.start : self.start + size].reshape(-1, self.length)
 
-    def positions(self, offsets: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """Where the ratings of each row stand before they are padded, and which are real.
-
-        Both are of shape (s, length).  Where a row has no such rating, the place of its first one
-        is given: always a valid place to read from.
-        """
-        start = offsets[self.members][:, None]
-        place = np.arange(self.length)
-        real = place < offsets[self.members + 1][:, None] - start
-        return start + np.where(real, place, 0), real
-
 
 def batches(counts: NDArray[np.int64], budget: int) -> Iterator[Batch]:
     """Cut rows into batches of at most ``budget`` padded ratings; a longer row stands alone.
@@ -116,20 +105,26 @@ def pad(
     >>> pad(np.array([0, 10]), ten, ten / 2, None).columns.tolist()
     [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
     """
-    found = list(batches(np.diff(offsets), _AT_A_TIME))
-    size = found[-1].start + len(found[-1].members) * found[-1].length if found else 0
-    padded = Padded(
-        np.empty(size, np.int32),
-        np.empty(size, ratings.dtype),
-        None if weights is None else np.empty(size, weights.dtype),
+    counts = np.diff(offsets)
+    first = np.zeros(len(counts), np.int64)  # where the ratings of each row begin, once padded
+    size = 0
+    for batch in batches(counts, _AT_A_TIME):
+        rows = len(batch.members)
+        first[batch.members] = batch.start + batch.length * np.arange(rows)
+        size = batch.start + rows * batch.length
+    place = np.repeat(first - offsets[:-1], counts)
+    place += np.arange(len(place))
+    return Padded(
+        _spread(columns, place, size, PADDING),
+        _spread(ratings, place, size, 0),
+        None if weights is None else _spread(weights, place, size, 0),
     )
-    for batch in found:
-        place, real = batch.positions(offsets)
-        batch.of(padded.columns)[:] = np.where(real, columns[place], PADDING)
-        batch.of(padded.ratings)[:] = np.where(real, ratings[place], 0)
-        if padded.weights is not None and weights is not None:
-            batch.of(padded.weights)[:] = np.where(real, weights[place], 0)
-    return padded
+
+
+def _spread(values: NDArray[_T], place: NDArray[np.int64], size: int, filler: int) -> NDArray[_T]:
+    spread = np.full(size, filler, values.dtype)
+    spread[place] = values
+    return spread
 
 
 def _padded_lengths(longest: int) -> NDArray[np.int64]:
