@@ -146,8 +146,7 @@ def update_side(
     list of RowUpdate
         One for each problem, of all rows in the order of their indices.
     """
-    names = ("rows", *RowUpdate._fields)
-    table = packed.run(_update(steps, fixed, own, dtype), _sql(names))
+    table = packed.run(_update(steps, fixed, own, dtype))
     return [_assemble(table, number, rows) for number, rows in enumerate(own.value)]
 
 
@@ -155,8 +154,7 @@ def validation_rmse(
     packed: Packed, alphas: list[float], users: Rows, items: Rows, dtype: type[np.floating]
 ) -> list[float]:
     """Compute √(Σ w (R̂ − R)² / Σ w) over the ratings of all blocks in every problem."""
-    task = _squared_errors(alphas, users, items, dtype)
-    table = packed.run(task, _sql(("rows", *_ERRORS)))
+    table = packed.run(_squared_errors(alphas, users, items, dtype))
     return [_rmse(table, number) for number in range(len(alphas))]
 
 
@@ -176,7 +174,7 @@ def user_squares(packed: Packed, factors: Factors, dtype: type[np.floating]) -> 
     users, items = packed.share([factors.users]), packed.share([factors.items])
     try:
         task = _squared_errors([factors.alpha], users, items, dtype)
-        parts = _parts(packed.run(task, _sql(("rows", *_ERRORS))), 0)
+        parts = _parts(packed.run(task), 0)
     finally:
         users.destroy()
         items.destroy()
@@ -225,10 +223,6 @@ def _report(
     columns = [pa.array([problem], pa.int32())]
     columns += [pa.array([values.tobytes()], pa.binary()) for values in arrays]
     return pa.RecordBatch.from_arrays(columns, ["problem", *names])
-
-
-def _sql(names: tuple[str, ...]) -> str:
-    return ", ".join(["problem int", *(f"{name} binary" for name in names)])
 
 
 def _parts(table: pa.Table, problem: int) -> list[dict[str, bytes]]:

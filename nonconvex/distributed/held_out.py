@@ -114,8 +114,7 @@ class HeldOut:
                     columns += [pa.array([found[name].tobytes()], pa.binary()) for name in names]
                     yield pa.RecordBatch.from_arrays(columns, ["block", *names])
 
-        schema = ", ".join(["block int", *(f"{name} binary" for name in names)])
-        table = self._packed.run(task, schema)
+        table = self._packed.run(task)
         return table.take(pc.sort_indices(table["block"]))
 
 

@@ -47,8 +47,7 @@ def row_sums(packed: Packed, rows: int, dtype: type[np.floating]) -> dict[str, A
     >>> row_sums(training.blocks.users, 610, np.float32)["counts"]  # doctest: +SKIP
     1501
     """
-    sql = "block int, counts long, duplicates long, " + ", ".join(f"{n} binary" for n in _SUMS)
-    parts = packed.run(_sums(dtype), sql).to_pylist()
+    parts = packed.run(_sums(dtype)).to_pylist()
     seen = [part["block"] for part in parts]
     if len(set(seen)) < len(seen):
         raise RatingsError(
