@@ -185,9 +185,12 @@ def reading(path: str, format: str) -> Iterator[None]:
         cause = error.java_exception
         if "FAILED_READ_FILE" not in str(cause.getMessage()):
             raise
+        file = re.search(r"([^/\s]+?)\.?\s+SQLSTATE", str(cause.getMessage()))
         while cause.getCause() is not None:
             cause = cause.getCause()
         message = cause.getMessage() or cause.getClass().getSimpleName()
+        if file is not None and file[1] not in message:
+            message = f"{file[1]}: {message}"
         raise SourceError(f"{path} cannot be read as {format}: {_sentence(message)}") from None
 
 

@@ -147,6 +147,7 @@ def pack_ratings(
     try:
         checked = _check(ratings)
         extremes = (checked["minimum"], checked["maximum"])
+        _refuse_great(extremes, dtype)
         if _here(place, checked["rows"], unknowns):
             return _pack_here(ratings, user_blocks, item_blocks, dtype, transform, extremes)
         validated = "held_out" in ratings.columns
@@ -192,6 +193,7 @@ def load_prepared(
     Parameters and result are those of `pack_ratings`.
     """
     manifest = prepared.manifest
+    _refuse_great((manifest.minimum, manifest.maximum), dtype)
     by_user = Side("user_index", "item_index", "block", manifest.user_blocks)
     by_item = Side("item_index", "user_index", "block", manifest.item_blocks)
     parts = [(prepared.by_user, by_user), (prepared.by_item, by_item)]
@@ -221,6 +223,17 @@ def load_prepared(
         dtype,
         (manifest.minimum, manifest.maximum),
     )
+
+
+def _refuse_great(extremes: tuple[float, float], dtype: type[np.floating]) -> None:
+    """Refuse ratings whose squares, added up, could be more than the type of the factors holds."""
+    great, most = max(map(abs, extremes)), float(np.finfo(dtype).max) ** 0.4
+    if great > most:
+        raise RatingsError(
+            f"ratings reach {great:.3g} in size, and sums of their squares would overflow in "
+            f"{np.dtype(dtype)}, which takes ratings up to {most:.0e}: divide them, or refuse "
+            "such rows (ratings.minimum and ratings.maximum)"
+        )
 
 
 def _here(place: Place, ratings: int, unknowns: int) -> bool:
