@@ -24,6 +24,7 @@ def run(spark, tmp_path_factory):
     return directory, model, ratings
 
 
+@pytest.mark.filterwarnings("ignore")  # MLflow's own
 def test_model_metrics_params_and_page(spark, run, tmp_path, monkeypatch):
     mlflow = pytest.importorskip("mlflow")
     pytest.importorskip("mlflow.spark")

@@ -4,9 +4,12 @@ import re
 import runpy
 from pathlib import Path
 
+import pytest
+
 TUTORIAL = Path(__file__).parent.parent.parent / "jobs" / "tutorial.py"
 
 
+@pytest.mark.thorough
 def test_it_runs_from_the_raw_file_to_the_reasons(spark, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     runpy.run_path(str(TUTORIAL), run_name="__main__")
