@@ -13,7 +13,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from nonconvex.numerics.padding import Padded, pad
 
-__all__ = ["RatingBlock", "merge"]
+__all__ = ["LONG", "SPAN", "RatingBlock", "merge", "part_of", "parts_of"]
+
+LONG = 1 << 18
+"""Most ratings of a row that are added up in one go; those of a longer one are in parts."""
+
+SPAN = 1 << 18
+"""Columns of a part."""
 
 
 class RatingBlock(NamedTuple):
@@ -86,7 +92,7 @@ class RatingBlock(NamedTuple):
             weight = None if weight is None else weight[order]
         starts = np.flatnonzero(np.append(True, np.diff(row))[: len(row)])
         offsets = np.append(starts, len(row)).astype(np.int64)
-        return cls(row[starts], offsets, column, rating, weight, _sums(offsets, weight))
+        return cls(row[starts], offsets, column, rating, weight, _sums(offsets, column, weight))
 
     @property
     def counts(self) -> NDArray[np.int64]:
@@ -106,13 +112,48 @@ class RatingBlock(NamedTuple):
             return self
         return self._replace(padded=pad(self.offsets, self.columns, self.ratings, self.weights))
 
+    def divided(self, chosen: NDArray[np.bool_]) -> tuple[RatingBlock, RatingBlock]:
+        """Return the rows that are not chosen, and the parts of those that are.
+
+        Parameters
+        ----------
+        chosen : bool array of shape (r,)
+
+        Returns
+        -------
+        RatingBlock
+            The other rows.
+        RatingBlock
+            The rows of this are parts: each has the index of its row.
+        """
+        of_rating = np.repeat(chosen, self.counts)
+        others = self._taken(~chosen, ~of_rating)
+        rows = self._taken(chosen, of_rating)
+        starts, row = _parts(rows.offsets, rows.columns, 0)
+        parts = rows._replace(
+            rows=rows.rows[row],
+            offsets=np.append(starts, len(rows.columns)).astype(np.int64),
+            degrees=np.zeros(len(row)),
+        )
+        return others, parts
+
+    def _taken(self, rows: NDArray[np.bool_], ratings: NDArray[np.bool_]) -> RatingBlock:
+        return RatingBlock(
+            self.rows[rows],
+            np.append(0, np.cumsum(self.counts[rows])),
+            self.columns[ratings],
+            self.ratings[ratings],
+            None if self.weights is None else self.weights[ratings],
+            self.degrees[rows],
+        )
+
     def over_rows(self, values: NDArray[np.floating]) -> NDArray[np.float64]:
         """Sum of a value of each rating over each row, of shape (r,) in float64."""
-        return _sums(self.offsets, values)
+        return _sums(self.offsets, self.columns, values)
 
     def total_weights(self) -> NDArray[np.float64]:
         """Sum of the weights of each row, of shape (r,)."""
-        return _sums(self.offsets, self.weights)
+        return _sums(self.offsets, self.columns, self.weights)
 
     def row_of_rating(self) -> NDArray[np.int64]:
         """Position in ``rows`` of each rating, of shape (n,)."""
@@ -131,10 +172,58 @@ def _order(
     return order
 
 
-def _sums(offsets: NDArray[np.int64], weights: NDArray[np.floating] | None) -> NDArray[np.float64]:
-    if weights is None:
+def part_of(columns: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Return the number of the part of a long row that ratings of these columns are in.
+
+    Examples
+    --------
+    >>> part_of(np.array([0, SPAN - 1, SPAN], np.int32)).tolist()
+    [0, 0, 1]
+    """
+    return columns // np.int32(SPAN)
+
+
+def parts_of(columns: int) -> int:
+    """Return how many parts a long row has at most, of so many columns.
+
+    Examples
+    --------
+    >>> parts_of(SPAN), parts_of(SPAN + 1)
+    (1, 2)
+    """
+    return -(-columns // SPAN)
+
+
+def _sums(
+    offsets: NDArray[np.int64],
+    columns: NDArray[np.int32],
+    values: NDArray[np.floating] | None,
+) -> NDArray[np.float64]:
+    if values is None:
         return np.diff(offsets).astype(np.float64)
-    return np.add.reduceat(weights.astype(np.float64), offsets[:-1])
+    starts, row = _parts(offsets, columns, LONG)
+    sums: NDArray[np.float64] = np.add.reduceat(values.astype(np.float64), starts)
+    if len(starts) == len(offsets) - 1:  # the usual case
+        return sums
+    whole = np.zeros(len(offsets) - 1)
+    np.add.at(whole, row, sums)  # one after the other
+    return whole
+
+
+def _parts(
+    offsets: NDArray[np.int64], columns: NDArray[np.int32], length: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return where the rows begin, and the parts of rows longer than that, and whose they are."""
+    starts, row = [offsets[:-1]], [np.arange(len(offsets) - 1)]
+    for number in np.flatnonzero(np.diff(offsets) > length):
+        part = part_of(columns[offsets[number] : offsets[number + 1]])
+        cuts = offsets[number] + 1 + np.flatnonzero(np.diff(part))
+        starts.append(cuts)
+        row.append(np.full(len(cuts), number))
+    if len(starts) == 1:
+        return starts[0], row[0]
+    order = np.argsort(np.concatenate(starts))
+    return np.concatenate(starts)[order], np.concatenate(row)[order]
 
 
 def merge(blocks: list[RatingBlock]) -> RatingBlock:

@@ -101,6 +101,12 @@ class Design(NamedTuple):
         both = np.matmul(wz.swapaxes(1, 2), self.zy)  # (s, 1 + K, K + 2)
         return both[..., :-1], both[..., -1]
 
+    def moments(self) -> NDArray[np.floating]:
+        """Σ w (z, y) (z, y)ᵀ, of shape (s, K + 2, K + 2)."""
+        wzy = self.zy if self.w is None else self.zy * self.w[..., None]
+        moments: NDArray[np.floating] = np.matmul(wzy.swapaxes(1, 2), self.zy)
+        return moments
+
     def sums(self, x: NDArray[np.floating]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Σ w e and Σ w e² where e = y − z·x, both of shape (s,) in float64."""
         e = self._errors(x)

@@ -10,16 +10,17 @@ The item side is the same with u ↔ i and λ₂: one function, called once for 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nonconvex.numerics.blocks import RatingBlock
+from nonconvex.numerics.blocks import LONG, RatingBlock
 from nonconvex.numerics.conjugate_gradients import conjugate_gradients
 from nonconvex.numerics.designs import designs
 from nonconvex.numerics.factorization import Ridge
 from nonconvex.numerics.implicit import Background
+from nonconvex.numerics.long_rows import part_moments, row_moments, solve_moments
 from nonconvex.numerics.quadratic import minimize
 
 __all__ = ["RowUpdate", "solve_rows"]
@@ -117,6 +118,10 @@ def solve_rows(
     array([[0.25, 0.5 ]])
     """
     dtype, width = fixed.dtype, fixed.shape[1]
+    settings: dict[str, Any] = {"biases": biases, "nonnegative": nonnegative}
+    long = block.counts > LONG
+    if background is None and long.any():
+        return _solve_with_long_rows(block, long, fixed, alpha, ridge, settings)
     diagonal = ridge.diagonal(block.degrees, width)
     rows = len(block.rows)
     x, residual, squares = np.zeros((rows, width), dtype), np.zeros(rows), np.zeros(rows)
@@ -135,6 +140,29 @@ def solve_rows(
             x[members] = _solve(a, b)
         residual[members], squares[members] = segments.sums(x[members])
     return RowUpdate.of(block, x, residual, squares, ridge, background)
+
+
+def _solve_with_long_rows(
+    block: RatingBlock,
+    long: NDArray[np.bool_],
+    fixed: NDArray[np.floating],
+    alpha: float,
+    ridge: Ridge,
+    settings: dict[str, Any],
+) -> RowUpdate:
+    others, parts = block.divided(long)
+    indices, row_of_part = np.unique(parts.rows, return_inverse=True)
+    moments = row_moments(part_moments(parts, fixed, alpha), row_of_part, len(indices))
+    degrees = block.degrees[long]
+    solved = solve_moments(moments, degrees, ridge, dtype=fixed.dtype.type, **settings)
+    update = solve_rows(others, fixed, alpha, ridge, **settings)
+    whole = RowUpdate(np.empty((len(long), fixed.shape[1]), fixed.dtype), *np.empty((4, len(long))))
+    of_long = RowUpdate(
+        solved.x, solved.residual, solved.squares, ridge.penalty(degrees, solved.x), solved.weight
+    )
+    for values, of_others, of_these in zip(whole, update, of_long, strict=True):
+        values[~long], values[long] = of_others, of_these
+    return whole
 
 
 def _iterates(a: NDArray[np.floating], length: int) -> bool:
