@@ -21,6 +21,7 @@ __all__ = [
 ]
 
 COLD_START = ("bias", "nan", "drop")
+EXCHANGES = ("auto", "broadcast", "shuffle")
 PLACES = ("auto", "driver", "executors")
 SOLVERS = ("als", "als-coordinate", "gd", "gibbs")
 
@@ -235,6 +236,20 @@ class FactorizationParams(FactorizationModelParams, SamplingParams, DescentParam
         "time. It changes the time, never the result",
         choice("updates", PLACES),
     )
+    exchange = param(
+        "exchange",
+        "how rows of one side come to the ratings of the other: 'broadcast' (all, by way of the "
+        "driver, to every core), 'shuffle' (each to the blocks that need it), or 'auto': by "
+        "shuffle if the larger side takes more than maxBroadcastBytes. It changes the time and "
+        "the memory, never the result",
+        choice("exchange", EXCHANGES),
+    )
+    maxBroadcastBytes = param(
+        "maxBroadcastBytes",
+        "with exchange 'auto', most bytes ≥ 0 of rows of one side that are broadcast; each core "
+        "has a copy",
+        integer("maxBroadcastBytes", 0),
+    )
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -262,6 +277,8 @@ class FactorizationParams(FactorizationModelParams, SamplingParams, DescentParam
             numUserBlocks=None,
             numItemBlocks=None,
             updates="auto",
+            exchange="auto",
+            maxBroadcastBytes=512 << 20,
         )
 
 
@@ -271,7 +288,8 @@ DESCENT_ALONE = (*DESCENT, "gradientTol", "miniBatchFraction")
 SHARED = (
     *("userCol", "itemCol", "ratingCol", "weightCol", "validationIndicatorCol"),
     *("implicitPrefs", "confidence", "precision", "numUserBlocks", "numItemBlocks"),
-    *("updates", "maxIter", "tol", "patience", "checkpointPath", "checkpointInterval"),
+    *("updates", "exchange", "maxBroadcastBytes"),
+    *("maxIter", "tol", "patience", "checkpointPath", "checkpointInterval"),
     *DESCENT_ALONE,
     *("numBurnIn", "numSamples", "thinning", "numKept"),
 )
@@ -280,7 +298,7 @@ SHARED = (
 
 NOT_OF_THE_FIT = {
     *("predictionCol", "coldStartStrategy", "clipPredictions", "keepRestarts", "ensemble"),
-    *("numUserBlocks", "numItemBlocks", "updates"),
+    *("numUserBlocks", "numItemBlocks", "updates", "exchange", "maxBroadcastBytes"),
     *("maxIter", "checkpointPath", "checkpointInterval"),
     *("predictionStdCol", "predictionIntervalCol", "predictionInterval", "predictionNoise"),
 }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from nonconvex.distributed.checkpoints import Checkpoints
 from nonconvex.distributed.courses import Posed, SamplingSettings
@@ -45,6 +45,9 @@ class LoopSettings:
         How many iterations apart.
     sampling : SamplingSettings or None
         Given if and only if the solver is "gibbs".
+    exchange : {"broadcast", "shuffle"}
+        How rows come to the ratings of the other side, see
+        `nonconvex.distributed.minimization.minimize`.
     """
 
     max_iter: int
@@ -55,6 +58,7 @@ class LoopSettings:
     checkpoint_path: str | None = None
     checkpoint_interval: int = 10
     sampling: SamplingSettings | None = None
+    exchange: Literal["broadcast", "shuffle"] = "broadcast"
 
     def checkpoints(self, training: TrainingSet, identity: Mapping[str, Any]) -> Checkpoints | None:
         """Return where the state is to be saved; what a fit is of includes its ratings."""
@@ -211,6 +215,7 @@ def fit_together(
             gradient_tol=loop.gradient_tol,
             descent=loop.descent,
             checkpoints=loop.checkpoints(training, identity),
+            exchange=loop.exchange,
         )
     )
     return [

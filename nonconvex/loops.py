@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from nonconvex.distributed.courses import SamplingSettings
 from nonconvex.distributed.gradient_descent import DescentSettings
 from nonconvex.factorization_params import FactorizationParams
@@ -10,12 +12,12 @@ from nonconvex.fitting import LoopSettings
 __all__ = ["loop_of"]
 
 
-def loop_of(params: FactorizationParams) -> LoopSettings:
+def loop_of(params: FactorizationParams, exchange: Literal["broadcast", "shuffle"]) -> LoopSettings:
     """Return the settings of the loop that an estimator's fits share.
 
     Examples
     --------
-    >>> loop_of(MatrixFactorization(maxIter=3)).max_iter  # doctest: +SKIP
+    >>> loop_of(MatrixFactorization(maxIter=3), "broadcast").max_iter  # doctest: +SKIP
     3
     """
     get = params.getOrDefault
@@ -34,4 +36,5 @@ def loop_of(params: FactorizationParams) -> LoopSettings:
         sampling=sampling,
         checkpoint_path=get("checkpointPath"),
         checkpoint_interval=get("checkpointInterval"),
+        exchange=exchange,
     )

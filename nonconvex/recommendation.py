@@ -23,10 +23,12 @@ from nonconvex.distributed.columns import (
     id_column,
     number_column,
 )
+from nonconvex.distributed.passes import Place
 from nonconvex.distributed.prepared import PreparedRatings
 from nonconvex.distributed.ratings import RatingsError
 from nonconvex.distributed.serving import training_ratings
 from nonconvex.distributed.training import TrainingSet, load_prepared, pack_ratings
+from nonconvex.exchanges import check_exchange, choose_exchange, may_divide
 from nonconvex.factorization_model import MatrixFactorizationModel
 from nonconvex.factorization_params import NOT_OF_THE_FIT, SHARED, FactorizationParams
 from nonconvex.fitting import FitResult, FitSettings, fit_together
@@ -123,6 +125,8 @@ class MatrixFactorization(
         numUserBlocks: int | None = None,
         numItemBlocks: int | None = None,
         updates: str = "auto",
+        exchange: str = "auto",
+        maxBroadcastBytes: int = 512 << 20,
         gradientTol: float = 0.0,
         miniBatchFraction: float = 1.0,
         optimizer: str = "adam",
@@ -193,8 +197,9 @@ class MatrixFactorization(
             prepared,
             dtype=self._dtype(),
             transform=self._preferences(),
-            place=self.getOrDefault("updates"),
+            place=self._place(),
             unknowns=self._unknowns(),
+            divide=may_divide([self]),
         )
         model = self._train([self], training, started, training_ratings(prepared))[0]
         if "weight" in prepared.manifest.types:  # what the model folds in and evaluates is weighted
@@ -222,7 +227,9 @@ class MatrixFactorization(
         estimators = [self.copy(params) for params in paramMaps]
         groups: dict[tuple[Any, ...], list[int]] = {}
         for index, estimator in enumerate(estimators):
-            key = [estimator.getOrDefault(name) for name in SHARED]
+            key: list[Any] = [estimator.getOrDefault(name) for name in SHARED]
+            if estimator.getOrDefault("exchange") == "shuffle":  # for one fit at a time
+                key.append(index)
             solver = estimator.getOrDefault("solver")
             if solver == "gd":  # whose samples of users depend on the seed
                 key += ["gd", estimator.getOrDefault("seed")]
@@ -254,14 +261,21 @@ class MatrixFactorization(
             item_blocks=first.getOrDefault("numItemBlocks"),
             dtype=first._dtype(),
             transform=first._preferences(),
-            place=first.getOrDefault("updates"),
+            place=first._place(),
             unknowns=sum(estimator._unknowns() for estimator in estimators),
+            divide=may_divide(estimators),
         )
         train = ratings.where("not held_out") if "held_out" in ratings.columns else ratings
         return self._train(estimators, training, started, train.drop("held_out"))
 
     def _check_together(self, *, validated: bool) -> None:
         check_together(self, validated=validated, warm=self._initial_model is not None)
+        check_exchange(self)
+
+    def _place(self) -> Place:
+        """Say where rows are to be updated; by shuffle it is never on the driver."""
+        place: Place = self.getOrDefault("updates")
+        return "executors" if self.getOrDefault("exchange") == "shuffle" else place
 
     def _unknowns(self) -> int:
         """Return how many unknowns a pass updates for each row."""
@@ -314,7 +328,8 @@ class MatrixFactorization(
                 f"fit {number}": estimator._identity()
                 for number, estimator in enumerate(estimators)
             }
-            results = fit_together(training, fits, loop_of(estimators[0]), identity)
+            loop = loop_of(estimators[0], choose_exchange(estimators, training))
+            results = fit_together(training, fits, loop, identity)
         finally:
             training.release()
         seconds = time.perf_counter() - started

@@ -21,6 +21,8 @@ IMPORTS = {
     "nonconvex.numerics": "",
     "nonconvex.numerics.padding": "",
     "nonconvex.numerics.blocks": "numerics.padding",
+    "nonconvex.numerics.routes": "numerics.blocks",
+    "nonconvex.numerics.totals": "",
     "nonconvex.numerics.conjugate_gradients": "",
     "nonconvex.numerics.quadratic": "",
     "nonconvex.numerics.convergence": "",
@@ -56,12 +58,15 @@ IMPORTS = {
     "nonconvex.numerics.contributions": "numerics.blocks numerics.implicit",
     "nonconvex.numerics.least_squares": (
         "numerics.blocks numerics.conjugate_gradients numerics.designs "
-        "numerics.factorization numerics.implicit numerics.quadratic"
+        "numerics.factorization numerics.implicit numerics.long_rows numerics.quadratic"
     ),
     "nonconvex.numerics.coordinate_descent": (
         "numerics.blocks numerics.factorization numerics.implicit numerics.least_squares"
     ),
     "nonconvex.numerics.designs": "numerics.blocks numerics.padding",
+    "nonconvex.numerics.long_rows": (
+        "numerics.blocks numerics.designs numerics.factorization numerics.quadratic"
+    ),
     "nonconvex.numerics.gradient": (
         "numerics.blocks numerics.designs "
         "numerics.factorization numerics.implicit numerics.least_squares"
@@ -111,14 +116,21 @@ IMPORTS = {
         "distributed.summation"
     ),
     "nonconvex.distributed.serving": "distributed.filesystem distributed.prepared",
-    "nonconvex.distributed.lookups": "distributed.indexing",
+    "nonconvex.distributed.lookups": "numerics.blocks distributed.indexing",
     "nonconvex.distributed.passes": "numerics.threads distributed.workers",
     "nonconvex.distributed.blocking": (
         "numerics.blocks distributed.lookups distributed.passes distributed.workers"
     ),
     "nonconvex.distributed.half_steps": "numerics distributed.blocking distributed.passes",
-    "nonconvex.distributed.alternating": (
-        "distributed.half_steps distributed.problems distributed.runs"
+    "nonconvex.distributed.alternating": "distributed.runs",
+    "nonconvex.distributed.routing": (
+        "numerics.blocks numerics.routes distributed.blocking distributed.passes "
+        "distributed.workers"
+    ),
+    "nonconvex.distributed.exchange": (
+        "numerics.factorization numerics.routes numerics.totals distributed.half_steps "
+        "distributed.passes "
+        "distributed.problems distributed.routing distributed.runs distributed.workers"
     ),
     "nonconvex.distributed.row_sums": (
         "distributed.blocking distributed.passes distributed.ratings"
@@ -220,7 +232,8 @@ IMPORTS = {
     "nonconvex.distributed.interruption": "distributed.checkpoints",
     "nonconvex.distributed.minimization": (
         "numerics.convergence distributed.alternating distributed.checkpoints "
-        "distributed.gradient_descent distributed.half_steps distributed.interruption "
+        "distributed.exchange distributed.gradient_descent distributed.half_steps "
+        "distributed.interruption "
         "distributed.problems distributed.runs"
     ),
     # what a user meets
@@ -243,6 +256,7 @@ IMPORTS = {
     "nonconvex.turns": "",
     "nonconvex.factorization_params": "params ranges",
     "nonconvex.contradictions": "factorization_params params",
+    "nonconvex.exchanges": ("distributed.passes distributed.training factorization_params params"),
     "nonconvex.explanations": "distributed factorization_params numerics params summary",
     "nonconvex.summary": (
         "distributed.courses distributed.problems numerics.diagnostics numerics.factorization"
@@ -258,7 +272,8 @@ IMPORTS = {
         "recommender starts summary uncertain"
     ),
     "nonconvex.recommendation": (
-        "contradictions distributed factorization_model factorization_params fitting loops "
+        "contradictions distributed exchanges factorization_model factorization_params fitting "
+        "loops "
         "model_files numerics params turns"
     ),
     "nonconvex.network_params": "numerics params ranges",

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import time
 
-from nonconvex.distributed.half_steps import update_side
-from nonconvex.distributed.problems import Blocks
 from nonconvex.distributed.runs import Run, Shared, going
 
 __all__ = ["alternate"]
@@ -13,12 +11,11 @@ __all__ = ["alternate"]
 _ORDER = ("items", "users")  # ends with the users, so that folding a user in gives its own row
 
 
-def alternate(blocks: Blocks, active: list[Run], iteration: int, shared: Shared) -> list[Run]:
+def alternate(active: list[Run], iteration: int, shared: Shared) -> list[Run]:
     """Update everything once, each from the latest values, so that f never rises.
 
     Parameters
     ----------
-    blocks : Blocks
     active : list of Run
         All of the same kind of solver, with their rows in `shared`.
     iteration : int
@@ -37,16 +34,10 @@ def alternate(blocks: Blocks, active: list[Run], iteration: int, shared: Shared)
         shared.describe(f"iteration {iteration} · {side}")
         for run in active:
             run.center()
-        updates = update_side(
-            blocks.users if side == "users" else blocks.items,
-            [run.step(side) for run in active],
-            shared["items" if side == "users" else "users"],
-            shared[side],
-            blocks.dtype,
-        )
+        moved = shared.update(side, active)
         seconds = time.perf_counter() - started
-        for run, update in zip(active, updates, strict=True):
-            run.replace(side, update, iteration, seconds)
+        for run, of_run in zip(active, moved, strict=True):
+            run.replace(side, of_run, iteration, seconds)
         active = going(active)
         shared.put(active, (side,))
     return active

@@ -18,9 +18,18 @@ from pyspark.sql import functions as F
 from nonconvex.distributed.lookups import IdLookup
 from nonconvex.distributed.passes import Held, Value
 from nonconvex.distributed.workers import settled
-from nonconvex.numerics.blocks import RatingBlock, merge
+from nonconvex.numerics.blocks import SPAN, RatingBlock, merge, parts_of
 
-__all__ = ["Lookups", "Side", "pack", "pack_here", "pack_in_place", "triples", "unpack"]
+__all__ = [
+    "Lookups",
+    "Side",
+    "pack",
+    "pack_divided",
+    "pack_here",
+    "pack_in_place",
+    "triples",
+    "unpack",
+]
 
 Lookups = Value[Mapping[str, IdLookup]]
 """The indices and blocks of the ids in each of two columns."""
@@ -48,12 +57,21 @@ class Side(NamedTuple):
         Name of the column with the block; None where the others hold ids.
     blocks : int
         Number of blocks.
+    parts : int
+        How many blocks more each long row has, for its parts; 0 leaves it in one block.
+    long : int
+        Number of long rows.
+    first : int
+        Number of the first block.
     """
 
     row: str
     column: str
     block: str | None
     blocks: int
+    parts: int = 0
+    long: int = 0
+    first: int = 0
 
 
 def pack(
@@ -88,7 +106,8 @@ def pack(
         a block depend on its ratings only, and not on the partitions of `ratings`.
     """
     pieces = triples(ratings, side).mapInArrow(settled(_cut(dtype, side, lookups)), _sql(_PIECE))
-    placed = pieces.repartitionById(side.blocks, F.col("block"))
+    partitions = side.blocks + side.parts * side.long
+    placed = pieces.repartitionById(partitions, F.col("block") - side.first)
     return placed.mapInArrow(settled(_join(dtype, transform)), _sql(_BLOCK))
 
 
@@ -106,6 +125,34 @@ def pack_in_place(
     cut, join = _cut(dtype, side), _join(dtype, transform)
     task = settled(lambda batches: join(cut(batches)))
     return triples(ratings, side).mapInArrow(task, _sql(_BLOCK))
+
+
+def pack_divided(
+    ratings: DataFrame,
+    side: Side,
+    long: NDArray[np.int64],
+    columns: int,
+    dtype: type[np.floating],
+    transform: _Transform | None = None,
+) -> DataFrame:
+    """Pack ratings as `pack_in_place` does, but the parts of long rows into blocks of their own.
+
+    Parameters
+    ----------
+    ratings, side, dtype, transform
+        As for `pack_in_place`.
+    long : int64 array
+        The indices of the long rows.
+    columns : int
+        Number of rows of the other side.
+    """
+    parts = parts_of(columns)
+    place = F.array_position(F.array(*map(F.lit, long.tolist())), F.col(side.row).cast("long")) - 1
+    others = pack_in_place(ratings.where(place < 0), side, dtype, transform)
+    block = side.blocks + place * parts + F.floor(F.col(side.column) / SPAN)
+    divided = ratings.where(place >= 0).withColumn("block", block)
+    of_parts = Side(side.row, side.column, "block", len(long) * parts, first=side.blocks)
+    return others.union(pack(divided, of_parts, dtype, transform))
 
 
 def pack_here(
@@ -172,8 +219,11 @@ def _cut(
         if lookups is None:
             return (table[name].to_numpy() for name in ("block", "rows", "columns"))
         own, other = lookups.value[side.row], lookups.value[side.column]
-        rows = own.indices_of(table["rows"])
-        return iter((own.blocks_of(rows), rows, other.indices_of(table["columns"])))
+        rows, columns = own.indices_of(table["rows"]), other.indices_of(table["columns"])
+        block = (
+            own.divided_blocks_of(rows, columns, side.parts) if side.parts else own.blocks_of(rows)
+        )
+        return iter((block, rows, columns))
 
     def cut(batches: _Batches) -> _Batches:
         for table in _gathered(batches):

@@ -18,6 +18,7 @@ from nonconvex.numerics.descent import Optimizer, OptimizerState
 from nonconvex.numerics.factorization import Factors
 from nonconvex.numerics.gradient import Gradient, gradient
 from nonconvex.numerics.least_squares import RowUpdate
+from nonconvex.numerics.totals import total
 
 __all__ = ["Descent", "DescentSettings"]
 
@@ -85,10 +86,11 @@ class Descent:
         sums = self._evaluate(active, shared)
         seconds = time.perf_counter() - started
         for run, theta, (users, items) in zip(active, before, sums, strict=True):
-            penalty = float(users.penalty.sum()) + float(items.penalty.sum())
+            penalty = total(users.penalty) + total(items.penalty)
             step_norm = float(np.linalg.norm(_flat(run.factors) - theta))
             norm = float(np.linalg.norm(_flat(self._gradients[id(run)])))
-            run.record(iteration, "both", users, penalty, step_norm, norm, seconds)
+            squares, weight = total(users.squares), total(users.weight)
+            run.record(iteration, "both", squares, weight, penalty, step_norm, norm, seconds)
         active = going(active)
         shared.put(active)
         return active

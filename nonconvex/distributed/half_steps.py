@@ -8,6 +8,7 @@ depends on how blocks, tasks or cores divided the work.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,6 +25,9 @@ from nonconvex.numerics.gibbs import Conditional
 from nonconvex.numerics.gradient import pull_rows, sample_ratings
 from nonconvex.numerics.implicit import Background
 from nonconvex.numerics.least_squares import RowUpdate, solve_rows
+from nonconvex.numerics.long_rows import part_moments, row_moments, solve_moments
+from nonconvex.numerics.threads import one_thread_per_product
+from nonconvex.numerics.totals import total
 
 __all__ = ["Draw", "Rows", "Sample", "Step", "update_side", "user_squares", "validation_rmse"]
 
@@ -95,6 +99,21 @@ class Step(NamedTuple):
             start = own[block.rows]
             return sweep_rows(block, fixed, self.alpha, self.ridge, start, **settings)
 
+    def solve(
+        self, moments: NDArray[np.float64], degrees: NDArray[np.float64], dtype: type[np.floating]
+    ) -> RowUpdate:
+        """Update long rows, from what all of their parts have come to."""
+        solved = solve_moments(
+            moments,
+            degrees,
+            self.ridge,
+            dtype=dtype,
+            biases=self.biases,
+            nonnegative=self.nonnegative,
+        )
+        penalty = self.ridge.penalty(degrees, solved.x)
+        return RowUpdate(solved.x, solved.residual, solved.squares, penalty, solved.weight)
+
 
 class Draw(NamedTuple):
     """How the rows of one side are drawn in one chain; travels to the executors.
@@ -146,8 +165,11 @@ def update_side(
     list of RowUpdate
         One for each problem, of all rows in the order of their indices.
     """
-    table = packed.run(_update(steps, fixed, own, dtype))
-    return [_assemble(table, number, rows) for number, rows in enumerate(own.value)]
+    table = packed.run(_update(steps, fixed, own, dtype, packed.whole))
+    return [
+        _assemble(table, number, rows, step)
+        for number, (rows, step) in enumerate(zip(own.value, steps, strict=True))
+    ]
 
 
 def validation_rmse(
@@ -155,7 +177,7 @@ def validation_rmse(
 ) -> list[float]:
     """Compute √(Σ w (R̂ − R)² / Σ w) over the ratings of all blocks in every problem."""
     table = packed.run(_squared_errors(alphas, users, items, dtype))
-    return [_rmse(table, number) for number in range(len(alphas))]
+    return [_rmse(table, number, len(rows)) for number, rows in enumerate(users.value)]
 
 
 def user_squares(packed: Packed, factors: Factors, dtype: type[np.floating]) -> NDArray[np.float64]:
@@ -180,16 +202,24 @@ def user_squares(packed: Packed, factors: Factors, dtype: type[np.floating]) -> 
         items.destroy()
     squares = np.zeros(len(factors.users))
     for part in parts:
-        squares[np.frombuffer(part["rows"], np.int32)] = np.frombuffer(part["squares"])
+        squares[np.frombuffer(part["rows"], np.int32)] += np.frombuffer(part["squares"])
     return squares
 
 
 def _update(
-    steps: Sequence[Step | Draw], fixed: Rows, own: Rows, dtype: type[np.floating]
+    steps: Sequence[Step | Draw],
+    fixed: Rows,
+    own: Rows,
+    dtype: type[np.floating],
+    whole: int | None,
 ) -> _Task:
     def update(batches: _Batches) -> _Batches:
         for batch in batches:
-            for block in unpack(batch, dtype):
+            numbers = batch.column("block").to_pylist()
+            for place, block in zip(numbers, unpack(batch, dtype), strict=True):
+                if whole is not None and place >= whole:
+                    yield from _moments(place, block, steps, fixed)
+                    continue
                 if len(steps) > 1:
                     block = block.with_padding()  # once for all problems
                 for number, step in enumerate(steps):
@@ -198,9 +228,23 @@ def _update(
                         chosen = step.sample.draw()
                         part = sample_ratings(block, chosen, rows=step.sample.rows)
                     result = step(part, fixed.value[number], own.value[number])
-                    yield _report(number, ("rows", *RowUpdate._fields), (part.rows, *result))
+                    yield _report(number, names, (part.rows, *result))
 
+    names = ("rows", *RowUpdate._fields)
     return update
+
+
+def _moments(place: int, block: RatingBlock, steps: Sequence[Step | Draw], fixed: Rows) -> _Batches:
+    """Report what a part of a long row comes to in every problem."""
+    for number, step in enumerate(steps):
+        assert isinstance(step, Step)
+        sums: dict[str, NDArray[np.generic]] = {
+            "rows": block.rows,
+            "x": part_moments(block, fixed.value[number], step.alpha),
+            "weight": block.degrees,
+        }
+        names = ("rows", *RowUpdate._fields)
+        yield _report(number, names, tuple(sums.get(name) for name in names), place)
 
 
 def _squared_errors(
@@ -218,23 +262,30 @@ def _squared_errors(
 
 
 def _report(
-    problem: int, names: tuple[str, ...], arrays: tuple[NDArray[np.generic], ...]
+    problem: int,
+    names: tuple[str, ...],
+    arrays: tuple[NDArray[np.generic] | None, ...],
+    part: int | None = None,
 ) -> pa.RecordBatch:
-    columns = [pa.array([problem], pa.int32())]
-    columns += [pa.array([values.tobytes()], pa.binary()) for values in arrays]
-    return pa.RecordBatch.from_arrays(columns, ["problem", *names])
+    columns = [pa.array([problem], pa.int32()), pa.array([part], pa.int32())]
+    buffers = [None if values is None else values.tobytes() for values in arrays]
+    columns += [pa.array([buffer], pa.binary()) for buffer in buffers]
+    return pa.RecordBatch.from_arrays(columns, ["problem", "part", *names])
 
 
-def _parts(table: pa.Table, problem: int) -> list[dict[str, bytes]]:
-    parts: list[dict[str, bytes]] = table.filter(pc.field("problem") == problem).to_pylist()
+def _parts(table: pa.Table, problem: int) -> list[dict[str, Any]]:
+    parts: list[dict[str, Any]] = table.filter(pc.field("problem") == problem).to_pylist()
     return parts
 
 
-def _assemble(table: pa.Table, problem: int, before: NDArray[np.floating]) -> RowUpdate:
+def _assemble(
+    table: pa.Table, problem: int, before: NDArray[np.floating], step: Step | Draw
+) -> RowUpdate:
     """Put the rows of all blocks in the order of their indices."""
     rows, width = before.shape
     sums = RowUpdate._fields[1:]
-    parts = _parts(table, problem)
+    reported = _parts(table, problem)
+    parts = [part for part in reported if part["part"] is None]
     # Updated rows have the type of the rows before; what pulls at them is in float64.
     doubled = sum(len(part["x"]) for part in parts) > before.itemsize * width * sum(
         len(part["rows"]) // 4 for part in parts
@@ -246,14 +297,35 @@ def _assemble(table: pa.Table, problem: int, before: NDArray[np.floating]) -> Ro
         whole.x[index] = np.frombuffer(part["x"], x.dtype).reshape(-1, width)
         for name in sums:
             getattr(whole, name)[index] = np.frombuffer(part[name])
+    of_long = [part for part in reported if part["part"] is not None]
+    if of_long:
+        assert isinstance(step, Step)
+        index, update = _solve_long(of_long, width, step, before.dtype.type)
+        for values, of_rows in zip(whole, update, strict=True):
+            values[index] = of_rows
     return whole
 
 
-def _rmse(table: pa.Table, problem: int) -> float:
-    parts = _parts(table, problem)
-    order = np.argsort(np.concatenate([np.frombuffer(part["rows"], np.int32) for part in parts]))
-    squares, weight = (
-        np.concatenate([np.frombuffer(part[name]) for part in parts])[order].sum()
-        for name in _ERRORS
-    )
+def _solve_long(
+    parts: list[dict[str, Any]], width: int, step: Step, dtype: type[np.floating]
+) -> tuple[NDArray[np.int32], RowUpdate]:
+    """Update long rows, from the moments of their parts."""
+    parts = sorted(parts, key=itemgetter("part"))
+    rows = np.concatenate([np.frombuffer(part["rows"], np.int32) for part in parts])
+    index, row_of_part = np.unique(rows, return_inverse=True)
+    moments = np.stack([np.frombuffer(part["x"]).reshape(width + 1, -1) for part in parts])
+    degrees = np.zeros(len(index))
+    np.add.at(degrees, row_of_part, [np.frombuffer(part["weight"])[0] for part in parts])
+    with one_thread_per_product():
+        whole = row_moments(moments, row_of_part, len(index))
+        return index, step.solve(whole, degrees, dtype)
+
+
+def _rmse(table: pa.Table, problem: int, rows: int) -> float:
+    """Add up in the order of the rows, behind which is what training does not know."""
+    sums = {name: np.zeros(rows + 1) for name in _ERRORS}
+    for part in _parts(table, problem):
+        for name in _ERRORS:
+            sums[name][np.frombuffer(part["rows"], np.int32)] = np.frombuffer(part[name])
+    squares, weight = (total(of_rows) for of_rows in sums.values())
     return float(np.sqrt(squares / weight))

@@ -16,6 +16,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from nonconvex.distributed.indexing import default_blocks
+from nonconvex.numerics.blocks import LONG, part_of
 
 __all__ = ["IdLookup", "collect_ids", "look_up"]
 
@@ -31,11 +32,14 @@ class IdLookup(NamedTuple):
         The block of each id.
     blocks : int
         Number of blocks, some of which may be empty.
+    long : int64 array
+        The indices of ids with more than `nonconvex.numerics.blocks.LONG` ratings, ascending.
     """
 
     ids: pa.ChunkedArray
     block: NDArray[np.int32]
     blocks: int
+    long: NDArray[np.int64]
 
     def indices_of(self, ids: pa.ChunkedArray) -> NDArray[np.int32]:
         """Return the dense index of each id, -1 for one that is not there."""
@@ -45,6 +49,25 @@ class IdLookup(NamedTuple):
     def blocks_of(self, index: NDArray[np.int32]) -> NDArray[np.int32]:
         """Return the block of each dense index, 0 for -1."""
         return np.where(index < 0, np.int32(0), self.block[index])
+
+    def divided_blocks_of(
+        self, index: NDArray[np.int32], column: NDArray[np.int32], parts: int
+    ) -> NDArray[np.int32]:
+        """Return the block of each rating, where each part of a long row has a block of its own.
+
+        Parameters
+        ----------
+        index, column : int32 arrays of shape (n,)
+            Dense indices of this side and of the other.
+        parts : int
+            How many parts each long row has; their blocks come behind all others.
+        """
+        block = self.blocks_of(index)
+        if not len(self.long):
+            return block
+        place = np.minimum(np.searchsorted(self.long, index), len(self.long) - 1)
+        of_part = self.blocks + place.astype(np.int32) * np.int32(parts) + part_of(column)
+        return np.where(self.long[place] == index, of_part, block)
 
 
 def collect_ids(ratings: DataFrame, column: str, blocks: int | None = None) -> IdLookup:
@@ -87,8 +110,9 @@ def look_up(ids: pa.ChunkedArray, counts: pa.ChunkedArray, blocks: int) -> IdLoo
     array([0, 1], dtype=int32)
     """
     order = pc.sort_indices(ids)
-    before = counts.take(order).to_numpy()
-    rows = int(before.sum())
-    before = np.cumsum(before) - before
+    of_id = counts.take(order).to_numpy()
+    rows = int(of_id.sum())
+    before = np.cumsum(of_id) - of_id
     sorted_ids = pa.chunked_array([ids.take(order).combine_chunks()])
-    return IdLookup(sorted_ids, (before * blocks // rows).astype(np.int32), blocks)
+    block = (before * blocks // rows).astype(np.int32)
+    return IdLookup(sorted_ids, block, blocks, np.flatnonzero(of_id > LONG))

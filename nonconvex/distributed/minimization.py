@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from numpy.typing import NDArray
 
 from nonconvex.distributed.alternating import alternate
 from nonconvex.distributed.checkpoints import Checkpoints, State
+from nonconvex.distributed.exchange import Exchange
 from nonconvex.distributed.gradient_descent import Descent, DescentSettings
-from nonconvex.distributed.half_steps import validation_rmse
 from nonconvex.distributed.interruption import Interruption
 from nonconvex.distributed.problems import Blocks, Fitted, Problem
 from nonconvex.distributed.runs import Run, Shared, going
@@ -33,6 +32,7 @@ def minimize(
     gradient_tol: float = 0.0,
     descent: DescentSettings | None = None,
     checkpoints: Checkpoints | None = None,
+    exchange: Literal["broadcast", "shuffle"] = "broadcast",
 ) -> list[Fitted]:
     """Minimize every problem; each pass over the ratings serves all of them.
 
@@ -49,6 +49,9 @@ def minimize(
     checkpoints : Checkpoints, optional
         Where the state is saved, and from where an interrupted fit goes on, to the same bits.
         When the fit is complete they are removed.
+    exchange : {"broadcast", "shuffle"}
+        How the rows of one side come to the ratings of the other.  By shuffle, for one problem
+        of explicit ratings whose solver is not "gd", and blocks on executors.
 
     Returns
     -------
@@ -64,10 +67,11 @@ def minimize(
     """
     runs = [Run(problem, blocks) for problem in problems]
     descending = None if descent is None else Descent(blocks, descent)
-    iterate = partial(alternate, blocks) if descending is None else descending.iterate
+    iterate = alternate if descending is None else descending.iterate
     done = 0 if checkpoints is None else _resume(checkpoints, runs, descending)
     active = going(runs)
-    with Interruption() as interruption, Shared(blocks) as shared:
+    sharing = Shared(blocks) if exchange == "broadcast" else Exchange(blocks, runs[0])
+    with Interruption() as interruption, sharing as shared:
         shared.put(active)
         for iteration in range(done + 1, max_iter + 1):
             if not active:
@@ -78,24 +82,24 @@ def minimize(
                     run.report_end(iteration, max_iter)
             if active and blocks.validation is not None:
                 shared.describe(f"iteration {iteration} · validation")
-                alphas = [run.alpha for run in active]
-                errors = validation_rmse(
-                    blocks.validation, alphas, shared["users"], shared["items"], blocks.dtype
-                )
-                for run, error in zip(active, errors, strict=True):
+                for run, error in zip(active, shared.validate(active), strict=True):
                     run.validate(error)
             for run in active:
                 run.end_iteration(
                     max_iter=max_iter, tol=tol, patience=patience, gradient_tol=gradient_tol
                 )
+            if patience is not None:
+                shared.remember()
             active = going(active)
             shared.put(active)
             ending = interruption.asked and bool(active)
             if checkpoints is not None and active and checkpoints.due(iteration, ending):
                 shared.describe(f"iteration {iteration} · checkpoint")
+                shared.gather()
                 checkpoints.save(_state(iteration, runs, descending))
             if ending:
                 interruption.end(f"iteration {iteration}", checkpoints)
+        shared.gather()
     if checkpoints is not None:
         checkpoints.clear()
     if all(run.stop is Stop.NONFINITE for run in runs):

@@ -86,6 +86,7 @@ class Packed(Protocol):
     """Blocks of ratings, ready to be passed over; released by whoever made them."""
 
     session: SparkSession
+    whole: int | None
 
     def run(self, task: Callable[[_Batches], _Batches]) -> pa.Table:
         """Apply a task to all blocks, and put together what it yields."""
@@ -107,10 +108,12 @@ class OnExecutors:
     ----------
     rdd : RDD of Arrow batches
         An element for each block, with the columns of the dataframe.
+    whole : int or None
+        Number of the first block that is a part of a long row; None if there is none.
     """
 
-    def __init__(self, blocks: DataFrame) -> None:
-        self.session = blocks.sparkSession
+    def __init__(self, blocks: DataFrame, whole: int | None = None) -> None:
+        self.session, self.whole = blocks.sparkSession, whole
         self.rdd = blocks.rdd.map(_batch).persist(StorageLevel.MEMORY_AND_DISK)
 
     def run(self, task: Callable[[_Batches], _Batches]) -> pa.Table:
@@ -151,6 +154,7 @@ class OnDriver:
 
     def __init__(self, session: SparkSession, blocks: Sequence[pa.RecordBatch]) -> None:
         self.session = session
+        self.whole: int | None = None
         self._blocks = blocks
 
     def run(self, task: Callable[[_Batches], _Batches]) -> pa.Table:

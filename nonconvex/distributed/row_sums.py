@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -55,10 +56,10 @@ def row_sums(packed: Packed, rows: int, dtype: type[np.floating]) -> dict[str, A
             "prepare the ratings again"
         )
     whole: dict[str, Any] = {name: np.zeros(rows) for name in _SUMS[1:]}
-    for part in parts:
+    for part in sorted(parts, key=itemgetter("block")):
         index = np.frombuffer(part["rows"], np.int32)
         for name in _SUMS[1:]:
-            whole[name][index] = np.frombuffer(part[name])
+            whole[name][index] += np.frombuffer(part[name])  # the parts of a long row, in order
     for name in ("counts", "duplicates"):
         whole[name] = sum(part[name] for part in parts)
     return whole

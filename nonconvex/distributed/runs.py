@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nonconvex.distributed.half_steps import Step
+from nonconvex.distributed.half_steps import Step, update_side, validation_rmse
 from nonconvex.distributed.passes import Value
 from nonconvex.distributed.problems import SIDES, Blocks, Fitted, Problem
 from nonconvex.distributed.progress import Progress, report
@@ -16,8 +16,46 @@ from nonconvex.numerics.convergence import HalfStep, Stop, stop_after
 from nonconvex.numerics.factorization import Factors
 from nonconvex.numerics.implicit import Background
 from nonconvex.numerics.least_squares import RowUpdate
+from nonconvex.numerics.totals import squared_moves, total
 
-__all__ = ["HasRows", "Run", "Shared", "going"]
+__all__ = ["HasRows", "Moved", "Run", "Shared", "going"]
+
+
+class Moved(NamedTuple):
+    """What one half-step has come to, over all rows of a side.
+
+    Attributes
+    ----------
+    x : float array of shape (m, 1 + K) or None
+        The new rows; None where they stay on the executors.
+    residual, squares, penalty, weight : float
+        The totals of `RowUpdate`.
+    distance : float
+        Σ ‖x − x_before‖².
+    row_squares : float64 array of shape (m,), optional
+        Σ w e² of each row; None where it stays on the executors.
+    """
+
+    x: NDArray[np.floating] | None
+    residual: float
+    squares: float
+    penalty: float
+    weight: float
+    distance: float
+    row_squares: NDArray[np.float64] | None = None
+
+    @classmethod
+    def of(cls, update: RowUpdate, before: NDArray[np.floating]) -> Moved:
+        """Add up an update of all rows, which were `before`."""
+        return cls(
+            update.x,
+            residual=total(update.residual),
+            squares=total(update.squares),
+            penalty=total(update.penalty),
+            weight=total(update.weight),
+            distance=total(squared_moves(update.x, before)),
+            row_squares=update.squares,
+        )
 
 
 class Run:
@@ -40,7 +78,7 @@ class Run:
         self.rows = {"users": problem.start.users, "items": problem.start.items}
         degrees = {"users": blocks.user_degrees, "items": blocks.item_degrees}
         self._penalty = {
-            side: float(problem.ridge(side).penalty(degrees[side], self.rows[side]).sum())
+            side: total(problem.ridge(side).penalty(degrees[side], self.rows[side]))
             for side in SIDES
         }
         self._drift = 0.0  # mean residual: what α should still move by
@@ -78,27 +116,36 @@ class Run:
             background,
         )
 
-    def replace(self, side: str, update: RowUpdate, iteration: int, seconds: float) -> None:
+    def replace(self, side: str, moved: Moved, iteration: int, seconds: float) -> None:
         """Take in what all rows of a side have become."""
-        change = float(np.linalg.norm(update.x.astype(np.float64) - self.rows[side]))
-        self.rows[side] = update.x
-        self._squares = update.squares if side == "users" else None
-        self._penalty[side] = float(update.penalty.sum())
-        self._drift = float(update.residual.sum()) / float(update.weight.sum())
-        self.record(iteration, side, update, sum(self._penalty.values()), change, None, seconds)
+        if moved.x is not None:
+            self.rows[side] = moved.x
+        self._squares = moved.row_squares if side == "users" else None
+        self._penalty[side] = moved.penalty
+        self._drift = moved.residual / moved.weight
+        self.record(
+            iteration,
+            side,
+            moved.squares,
+            moved.weight,
+            sum(self._penalty.values()),
+            float(np.sqrt(moved.distance)),
+            None,
+            seconds,
+        )
 
     def record(
         self,
         iteration: int,
         side: str,
-        sums: RowUpdate,
+        squares: float,
+        weight: float,
         penalty: float,
         step_norm: float,
         gradient_norm: float | None,
         seconds: float,
     ) -> None:
         """Add to the history what the parameters have reached."""
-        squares, weight = float(sums.squares.sum()), float(sums.weight.sum())
         value = (squares + penalty) / self.problem.user_ridge.total
         rmse = float(np.sqrt(max(squares, 0.0) / weight))
         self.history.append(
@@ -141,6 +188,19 @@ class Run:
         """Report that it ended within an iteration."""
         stop = None if self.stop is None else self.stop.value
         report(Progress(self.problem.name, "iteration", iteration, max_iter, {}, 0.0, stop))
+
+    @property
+    def best_is_last(self) -> bool:
+        """Whether the best iteration so far is the last."""
+        return self._best is not None and self._best.iteration == self.history[-1].iteration
+
+    def settle(
+        self, rows: Mapping[str, NDArray[np.floating]], squares: NDArray[np.float64] | None
+    ) -> None:
+        """Take these for the rows of the best iteration so far, and Σ w e² of its users."""
+        if self._best is not None:
+            factors = Factors(self._best.factors.alpha, rows["users"], rows["items"])
+            self._best = self._best._replace(factors=factors, squares=squares)
 
     def save(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         """Return all that `restore` needs, as arrays and as what JSON can hold."""
@@ -227,7 +287,7 @@ class Shared:
     """
 
     def __init__(self, blocks: Blocks) -> None:
-        self._packed = blocks.users
+        self._blocks, self._packed = blocks, blocks.users
         self._context = blocks.users.session.sparkContext
         self._held: dict[str, tuple[Sequence[HasRows], Value[list[NDArray[Any]]]]] = {}
 
@@ -252,6 +312,33 @@ class Shared:
             before = self._held.get(side)
             if active and (side in changed or before is None or before[0] != active):
                 self.replace(side, [run.rows[side] for run in active], active)
+
+    def update(self, side: str, active: Sequence[Run]) -> list[Moved]:
+        """Update the rows of a side in all active problems from those of the other side."""
+        updates = update_side(
+            self._blocks.users if side == "users" else self._blocks.items,
+            [run.step(side) for run in active],
+            self["items" if side == "users" else "users"],
+            self[side],
+            self._blocks.dtype,
+        )
+        return [
+            Moved.of(update, run.rows[side]) for run, update in zip(active, updates, strict=True)
+        ]
+
+    def validate(self, active: Sequence[Run]) -> list[float]:
+        """Return the validation RMSE of each active problem; there are validation ratings."""
+        blocks, alphas = self._blocks, [run.alpha for run in active]
+        assert blocks.validation is not None
+        return validation_rmse(
+            blocks.validation, alphas, self["users"], self["items"], blocks.dtype
+        )
+
+    def remember(self) -> None:
+        """Keep the rows as they are now, if they are the best; here the runs do that."""
+
+    def gather(self) -> None:
+        """Bring all rows to where the runs have them; here they are there already."""
 
     def replace(
         self, name: str, values: list[NDArray[Any]], active: Sequence[HasRows] = ()

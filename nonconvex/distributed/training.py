@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 from pyspark.sql import Column, DataFrame, Row
 from pyspark.sql import functions as F
 
@@ -19,6 +20,7 @@ from nonconvex.distributed.blocking import (
     Lookups,
     Side,
     pack,
+    pack_divided,
     pack_here,
     pack_in_place,
     triples,
@@ -30,7 +32,7 @@ from nonconvex.distributed.prepared import PreparedRatings
 from nonconvex.distributed.problems import Blocks
 from nonconvex.distributed.ratings import RatingsError
 from nonconvex.distributed.row_sums import row_sums
-from nonconvex.numerics.blocks import RatingBlock
+from nonconvex.numerics.blocks import LONG, RatingBlock, parts_of
 
 __all__ = ["Ids", "TrainingSet", "load_prepared", "pack_ratings"]
 
@@ -113,6 +115,7 @@ def pack_ratings(
     transform: _Transform | None = None,
     place: Place = "executors",
     unknowns: int = 1,
+    divide: Callable[[int], bool] | None = None,
 ) -> TrainingSet:
     """Check, index and pack the ratings of any dataframe.
 
@@ -131,6 +134,9 @@ def pack_ratings(
         Where the blocks are to be: "auto" is the driver if they are `few`, with so many unknowns.
     unknowns : int
         1 + K, added up over all problems.
+    divide : callable, optional
+        Told the number of ids of the larger side, it says whether the parts of long rows may be
+        in blocks of their own, which several tasks then work through.
 
     Returns
     -------
@@ -159,14 +165,21 @@ def pack_ratings(
         lookups = ratings.sparkSession.sparkContext.broadcast({"user": users, "item": items})
         by_user = Side("user", "item", None, users.blocks)
         by_item = Side("item", "user", None, items.blocks)
-        blocks = [
-            pack(train, by_user, dtype, transform, lookups),
-            pack(train, by_item, dtype, transform, lookups),
-        ]
+        sizes = len(users.ids), len(items.ids)
+        divided = divide is not None and divide(max(sizes))
+        blocks = []
+        for side, ids, columns in ((by_user, users, sizes[1]), (by_item, items, sizes[0])):
+            parts = 0
+            if divided and len(ids.long):
+                parts = parts_of(columns)
+            divided_side = side._replace(parts=parts, long=len(ids.long))
+            frame = pack(train, divided_side, dtype, transform, lookups)
+            blocks.append(OnExecutors(frame, ids.blocks if parts else None))
         if validated:
-            blocks.append(pack(ratings.where("held_out"), by_user, dtype, lookups=lookups))
+            held_out = pack(ratings.where("held_out"), by_user, dtype, lookups=lookups)
+            blocks.append(OnExecutors(held_out))
         training = _finish(
-            [OnExecutors(packed) for packed in blocks],
+            blocks,
             Ids(users.ids, items.ids),
             dtype,
             extremes,
@@ -187,8 +200,11 @@ def load_prepared(
     transform: _Transform | None = None,
     place: Place = "executors",
     unknowns: int = 1,
+    divide: Callable[[int], bool] | None = None,
 ) -> TrainingSet:
-    """Pack prepared ratings, which lie in blocks on disk: nothing is shuffled but the validation.
+    """Pack prepared ratings, which lie in blocks on disk.
+
+    Nothing is shuffled but the validation, and long rows that are divided.
 
     Parameters and result are those of `pack_ratings`.
     """
@@ -202,6 +218,7 @@ def load_prepared(
         blocks = prepared.users.select(F.col("index").alias("user_index"), "block")
         held_out = prepared.validation.join(blocks, on="user_index", how="left")
     rows = manifest.counts["train"] + manifest.counts["validation"]
+    (users, user_counts), (items, item_counts) = map(_ids, (prepared.users, prepared.items))
     packed: list[Packed]
     if _here(place, rows, unknowns):
         session = prepared.users.sparkSession
@@ -213,13 +230,22 @@ def load_prepared(
             table = triples(held_out, by_user).toArrow()
             packed.append(OnDriver(session, pack_here(table, by_user, dtype)))
     else:
-        frames = [pack_in_place(part, side, dtype, transform) for part, side in parts]
+        divided = divide is not None and divide(max(len(users), len(items)))
+        packed = []
+        for (part, side), counts, columns in zip(
+            parts, (user_counts, item_counts), (len(items), len(users)), strict=True
+        ):
+            long = np.flatnonzero(counts > LONG)
+            if divided and len(long):
+                frame = pack_divided(part, side, long, columns, dtype, transform)
+                packed.append(OnExecutors(frame, side.blocks))
+            else:
+                packed.append(OnExecutors(pack_in_place(part, side, dtype, transform)))
         if held_out is not None:
-            frames.append(pack(held_out, by_user, dtype))
-        packed = [OnExecutors(frame) for frame in frames]
+            packed.append(OnExecutors(pack(held_out, by_user, dtype)))
     return _finish(
         packed,
-        Ids(_ids(prepared.users), _ids(prepared.items)),
+        Ids(users, items),
         dtype,
         (manifest.minimum, manifest.maximum),
     )
@@ -347,6 +373,9 @@ def _finish(
     extremes: tuple[float, float],
 ) -> TrainingSet:
     """Add up what the objective needs to know of the blocks, by users, by items and held out."""
+    for name, blocks in zip(("users", "items"), packed, strict=False):
+        if blocks.whole is not None:
+            _log.info("the ratings of the longest %s are worked through by several tasks", name)
     try:
         users = row_sums(packed[0], len(ids.users), dtype)
         items = row_sums(packed[1], len(ids.items), dtype)
@@ -374,7 +403,8 @@ def _finish(
     )
 
 
-def _ids(table: DataFrame) -> pa.ChunkedArray:
-    """Collect the ids in the order of their indices; sorted here, which saves two jobs."""
-    collected = table.select("index", "id").toArrow()
-    return collected.take(pc.sort_indices(collected["index"]))["id"]
+def _ids(table: DataFrame) -> tuple[pa.ChunkedArray, NDArray[np.int64]]:
+    """Collect ids and counts in the order of their indices; sorted here, which saves two jobs."""
+    collected = table.select("index", "id", "count").toArrow()
+    ordered = collected.take(pc.sort_indices(collected["index"]))
+    return ordered["id"], ordered["count"].to_numpy()

@@ -250,6 +250,7 @@ SHOWN_ELSEWHERE = {
     *("coldStartStrategy", "clipPredictions"),  # predictions
     *("patience", "keepRestarts"),  # validation
     *("numUserBlocks", "numItemBlocks", "updates"),  # no bit of a model, but where it is made
+    *("exchange", "maxBroadcastBytes"),  # test_exchange
     *("checkpointPath", "checkpointInterval"),  # test_checkpoints
     *SAMPLING,  # test_gibbs
     # test_gibbs and test_intervals

@@ -1,0 +1,277 @@
+"""Rows exchanged by shuffle: each block is sent the rows of the other side that it needs.
+
+The rows of both sides stay on the executors, in the blocks that they are updated in.  What comes
+to the driver of a half-step are a few sums, in an order that no blocks can change.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from pyspark import RDD, StorageLevel
+
+from nonconvex.distributed.half_steps import Step
+from nonconvex.distributed.passes import OnExecutors
+from nonconvex.distributed.problems import SIDES, Blocks
+from nonconvex.distributed.routing import (
+    Element,
+    Layout,
+    Routes,
+    SideLayout,
+    by_number,
+    lay_out,
+    united,
+)
+from nonconvex.distributed.runs import Moved, Run, Shared
+from nonconvex.distributed.workers import settle
+from nonconvex.numerics.factorization import Factors, squared_errors
+from nonconvex.numerics.routes import Needs
+from nonconvex.numerics.totals import PartialSums, complete, squared_moves
+
+__all__ = ["Exchange"]
+
+_log = logging.getLogger("nonconvex")
+
+
+class Rows(NamedTuple):
+    """The rows of a block, and what the update that they come from summed, in all and by row."""
+
+    x: NDArray[np.floating]
+    sums: PartialSums | None
+    squares: NDArray[np.float64] | None
+
+
+class Shipment(NamedTuple):
+    """Rows that one block sends to another."""
+
+    source: int
+    x: NDArray[np.floating]
+
+
+class Exchange(Shared):
+    """What `Shared` is, for one problem whose rows are not shared but exchanged.
+
+    Parameters
+    ----------
+    blocks : Blocks
+        On executors, of explicit ratings.
+    run : Run
+        Solved by "als" or "als-coordinate".
+    """
+
+    def __init__(self, blocks: Blocks, run: Run) -> None:
+        super().__init__(blocks)
+        self._run = run
+        self._layout: Layout = {}
+        self._rows: dict[str, RDD[Element]] = {}
+        self._best: dict[str, RDD[Element]] = {}
+
+    def __enter__(self) -> Exchange:
+        """Lay out the ratings, and send all rows to their blocks."""
+        super().__enter__()
+        try:
+            self._begin()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Release everything."""
+        for of_side in self._layout.values():
+            of_side.release()
+        for rows in (*self._rows.values(), *self._best.values()):
+            rows.unpersist()
+        super().__exit__(*exception)
+
+    def _begin(self) -> None:
+        users, items = self._blocks.users, self._blocks.items
+        assert isinstance(users, OnExecutors)
+        assert isinstance(items, OnExecutors)
+        self.describe("layout of the exchange")
+        held_out = self._blocks.validation
+        assert held_out is None or isinstance(held_out, OnExecutors)
+        self._layout = lay_out(users, items, held_out, self._blocks.dtype)
+        for packed in (users, items):
+            packed.release()  # they are laid out instead
+        self._level = _storage(users)
+        for side in SIDES:
+            self._keep(side, self._placed(side, self._run.rows[side])).count()
+        sample = self._run.rows["users"]
+        row_bytes = sample.itemsize * sample.shape[1]
+        needed = {name: of_side.needed for name, of_side in self._layout.items()}
+        of_users = needed["items"] * row_bytes
+        of_items = (needed["users"] + needed.get("held_out", 0)) * row_bytes
+        _log.info(
+            "rows are exchanged by shuffle: an iteration sends %.1f MB of users to %d blocks of "
+            "items, and %.1f MB of items to %d blocks of users, each row once to every block that "
+            "needs it",
+            of_users / 1e6,
+            len(self._layout["items"].firsts),
+            of_items / 1e6,
+            len(self._layout["users"].firsts),
+        )
+
+    def put(self, active: Sequence[Any], changed: Sequence[str] = ()) -> None:
+        """Do nothing: rows are where they were updated."""
+
+    def update(self, side: str, active: Sequence[Run]) -> list[Moved]:
+        """Send the rows of the other side to where they are needed, and update those of this."""
+        [run] = active
+        other = "items" if side == "users" else "users"
+        standing = self._standing(self._layout[side], side, other, self._layout[other].routes)
+        before = self._rows[side]
+        after = self._keep(side, standing.mapPartitions(_update(run.step(side)), True))
+        try:
+            parts = after.map(_sums).collect()
+        finally:
+            if before is not self._best.get(side):
+                before.unpersist()
+        residual, squares, penalty, weight, moved = complete(parts)
+        return [Moved(None, residual, squares, penalty, weight, moved)]
+
+    def validate(self, active: Sequence[Run]) -> list[float]:
+        """Send rows of items to the validation ratings, which are where their users are."""
+        [run] = active
+        layout = self._layout["held_out"]
+        standing = self._standing(layout, "users", "items", layout.routes)
+        found = standing.mapPartitions(_errors(run.alpha, layout.rows)).collect()
+        seen = {number for number, _ in found}
+        parts = [sums for _, sums in found]
+        for number, place in enumerate(layout.slices()):
+            if number not in seen:
+                parts.append(PartialSums.of(place.start, np.zeros((2, place.stop - place.start))))
+        squares, weight = complete(parts)
+        return [float(np.sqrt(squares / weight))]
+
+    def remember(self) -> None:
+        """Keep the rows as they are now, if they are the best."""
+        if self._run.best_is_last:
+            for rows in self._best.values():
+                rows.unpersist()
+            self._best = dict(self._rows)
+
+    def gather(self) -> None:
+        """Bring the rows of both sides to the driver, and to the run, and the best ones."""
+        run = self._run
+        run.rows, squares = self._gathered(self._rows)
+        if self._best and self._best != self._rows:
+            run.settle(*self._gathered(self._best))
+        elif self._best or run.best_is_last:
+            run.settle(run.rows, squares)
+
+    def _gathered(
+        self, kept: dict[str, RDD[Element]]
+    ) -> tuple[dict[str, NDArray[np.floating]], NDArray[np.float64] | None]:
+        """Return the rows of both sides, and Σ w e² of the users once they were updated."""
+        gathered = {}
+        squares: NDArray[np.float64] | None = None
+        for side in SIDES:
+            slices = self._layout[side].slices()
+            gathered[side] = np.empty_like(self._run.rows[side])
+            for number, of_block in kept[side].toLocalIterator():
+                gathered[side][slices[number]] = of_block.x
+                if side == "users" and of_block.squares is not None:
+                    squares = np.zeros(self._layout[side].rows) if squares is None else squares
+                    squares[slices[number]] = of_block.squares
+        return gathered, squares
+
+    def _standing(
+        self, layout: SideLayout, side: str, other: str, routes: RDD[Element]
+    ) -> RDD[Element]:
+        """Put side by side the rows of a block, ratings of them, and what these need."""
+        sent = united(self._rows[other], routes).mapPartitions(_send)
+        received = sent.partitionBy(len(layout.firsts), by_number)
+        return united(self._rows[side], layout.ratings, received)
+
+    def _placed(self, side: str, rows: NDArray[np.floating]) -> RDD[Element]:
+        """Send rows that the driver has to their blocks."""
+        slices = self._layout[side].slices()
+        elements = [(number, Rows(rows[place], None, None)) for number, place in enumerate(slices)]
+        placed = self._context.parallelize(elements, len(elements))
+        return placed.partitionBy(len(elements), by_number)
+
+    def _keep(self, side: str, rows: RDD[Element]) -> RDD[Element]:
+        """Keep rows, with nothing of how they were made once that is done."""
+        rows.persist(self._level)
+        rows.localCheckpoint()
+        self._rows[side] = rows
+        return rows
+
+
+def _storage(packed: OnExecutors) -> StorageLevel:
+    """Keep rows on two executors, if there are two: nothing makes them again if one is lost."""
+    executors = packed.session.sparkContext._jsc.sc().getExecutorMemoryStatus().size() - 1
+    return StorageLevel(True, True, False, True, 2 if executors > 1 else 1)
+
+
+def _send(elements: Iterable[Element]) -> Iterator[Element]:
+    """Cut out of the rows of a block what others need of it."""
+    settle()
+    for number, (found, of_rows) in _together(elements, Routes, Rows).items():
+        for share in found[0].shares if found else ():
+            yield share.block, Shipment(number, of_rows[0].x[share.positions])
+
+
+def _update(step: Step) -> Callable[[Iterable[Element]], Iterator[Element]]:
+    def update(elements: Iterable[Element]) -> Iterator[Element]:
+        settle()
+        kinds = (Needs, Rows, Shipment)
+        for number, (needs, own, shipments) in _together(elements, *kinds).items():
+            if not needs:  # no row is in this block
+                continue
+            fixed = np.concatenate([sent.x for sent in sorted(shipments, key=_source)])
+            before = own[0].x
+            update = step(needs[0].block, fixed, before)
+            x, *sums = update
+            values = np.stack([*sums, squared_moves(x, before)])
+            yield number, Rows(x, PartialSums.of(needs[0].first, values), update.squares)
+
+    return update
+
+
+def _errors(
+    alpha: float, users: int
+) -> Callable[[Iterable[Element]], Iterator[tuple[int, PartialSums]]]:
+    """Return what sums errors over users, and over all unknown ones."""
+
+    def errors(elements: Iterable[Element]) -> Iterator[tuple[int, PartialSums]]:
+        settle()
+        kinds = (Needs, Rows, Shipment)
+        for number, (needs, own, shipments) in _together(elements, *kinds).items():
+            if not needs:
+                continue
+            first, block, _ = needs[0]
+            x = own[0].x
+            sent = [shipment.x for shipment in sorted(shipments, key=_source)]
+            factors = Factors(alpha, x, np.concatenate(sent) if sent else np.zeros_like(x[:1]))
+            found = np.stack([squared_errors(factors, block), block.total_weights()])
+            known = block.rows >= 0
+            values = np.zeros((2, len(x)))
+            values[:, block.rows[known]] = found[:, known]
+            yield number, PartialSums.of(first, values)
+            if not known.all():
+                yield number, PartialSums.of(users, found[:, ~known])
+
+    return errors
+
+
+def _together(elements: Iterable[Element], *kinds: type) -> dict[int, list[list[Any]]]:
+    """Put together what is of one block, by kind."""
+    found: dict[int, list[list[Any]]] = {}
+    for number, value in elements:
+        found.setdefault(number, [[] for _ in kinds])[kinds.index(type(value))].append(value)
+    return found
+
+
+def _source(shipment: Shipment) -> int:
+    return shipment.source
+
+
+def _sums(element: Element) -> PartialSums:
+    sums: PartialSums = element[1].sums
+    return sums
