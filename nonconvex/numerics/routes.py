@@ -82,7 +82,7 @@ def held_out_needs_of(block: RatingBlock, first: int) -> Needs:
     --------
     >>> needs = held_out_needs_of(RatingBlock.from_triples([-1, 5, 5], [7, -1, 3], [1, 2, 3]), 4)
     >>> needs.block.rows.tolist(), needs.block.columns.tolist(), needs.columns.tolist()
-    ([-1, 1], [1, -1, 0], [3, 7])
+    ([-1, 1], [1, 0, -1], [3, 7])
     """
     known = block.columns >= 0
     columns = np.unique(block.columns[known])
