@@ -116,10 +116,12 @@ IMPORTS = {
         "distributed.summation"
     ),
     "nonconvex.distributed.serving": "distributed.filesystem distributed.prepared",
-    "nonconvex.distributed.lookups": "numerics.blocks distributed.indexing",
+    "nonconvex.distributed.chunks": "distributed.ratings distributed.workers",
+    "nonconvex.distributed.lookups": "numerics.blocks distributed.chunks distributed.indexing",
     "nonconvex.distributed.passes": "numerics.threads distributed.workers",
     "nonconvex.distributed.blocking": (
-        "numerics.blocks distributed.lookups distributed.passes distributed.workers"
+        "numerics.blocks distributed.chunks distributed.lookups distributed.passes "
+        "distributed.workers"
     ),
     "nonconvex.distributed.half_steps": "numerics distributed.blocking distributed.passes",
     "nonconvex.distributed.alternating": "distributed.runs",
@@ -136,7 +138,8 @@ IMPORTS = {
         "distributed.blocking distributed.passes distributed.ratings"
     ),
     "nonconvex.distributed.training": (
-        "numerics.blocks distributed.blocking distributed.indexing distributed.lookups "
+        "numerics.blocks distributed.blocking distributed.chunks distributed.indexing "
+        "distributed.lookups "
         "distributed.passes distributed.row_sums "
         "distributed.prepared distributed.problems distributed.ratings"
     ),

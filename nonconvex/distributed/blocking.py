@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from nonconvex.distributed.chunks import Chunk, gathered
 from nonconvex.distributed.lookups import IdLookup
 from nonconvex.distributed.passes import Held, Value
 from nonconvex.distributed.workers import settled
-from nonconvex.numerics.blocks import SPAN, RatingBlock, merge, parts_of
+from nonconvex.numerics.blocks import SPAN, RatingBlock, parts_of
 
 __all__ = [
     "Lookups",
@@ -39,7 +40,6 @@ _Transform = Callable[[RatingBlock], RatingBlock]
 
 # Some ratings of a block, a place in each array for every rating.
 _PIECE = ("rows", "columns", "ratings", "weights")
-_PIECE_RATINGS = 1 << 20  # few pieces a block, each of a few megabytes
 
 _BLOCK = tuple(name for name in RatingBlock._fields if name != "padded")
 _TYPES = {"rows": np.int32, "offsets": np.int64, "columns": np.int32, "degrees": np.float64}
@@ -88,16 +88,16 @@ def pack(
     Parameters
     ----------
     ratings : DataFrame
-        The columns of `side`, ``rating``, and ``weight`` where there are weights.  A null index
-        is an id that training does not know: it becomes -1.
+        Chunks of ratings, or the columns of `side`, ``rating``, and ``weight`` where there are
+        weights.  A null index is an id that training does not know: it becomes -1.
     side : Side
     dtype : float type
         Of the ratings and weights in the blocks.
     transform : callable, optional
         Applied to each block.
     lookups : broadcast dict of str to IdLookup, optional
-        Where the columns of `side` hold ids: the indices and blocks of each column, to be kept
-        for as long as the result.
+        Of chunks: the indices and blocks of the ids of each side, to be kept for as long as the
+        result.
 
     Returns
     -------
@@ -105,7 +105,8 @@ def pack(
         ``block int`` and the fields of `RatingBlock` as binary columns; not cached.  The bytes of
         a block depend on its ratings only, and not on the partitions of `ratings`.
     """
-    pieces = triples(ratings, side).mapInArrow(settled(_cut(dtype, side, lookups)), _sql(_PIECE))
+    source = triples(ratings, side) if lookups is None else ratings
+    pieces = source.mapInArrow(settled(_cut(dtype, side, lookups)), _sql(_PIECE))
     partitions = side.blocks + side.parts * side.long
     placed = pieces.repartitionById(partitions, F.col("block") - side.first)
     return placed.mapInArrow(settled(_join(dtype, transform)), _sql(_BLOCK))
@@ -156,7 +157,7 @@ def pack_divided(
 
 
 def pack_here(
-    triples: pa.Table,
+    ratings: pa.Table,
     side: Side,
     dtype: type[np.floating],
     transform: _Transform | None = None,
@@ -166,8 +167,8 @@ def pack_here(
 
     Parameters
     ----------
-    triples : Arrow table
-        The columns of `triples`.
+    ratings : Arrow table
+        The columns of `triples`, or chunks.
     side, dtype, transform
         As for `pack`.
     lookups : mapping of str to IdLookup, optional
@@ -179,7 +180,7 @@ def pack_here(
         One for each block.
     """
     cut = _cut(dtype, side, None if lookups is None else Held(lookups))
-    return list(_join(dtype, transform)(cut(iter(triples.to_batches()))))
+    return list(_join(dtype, transform)(cut(iter(ratings.to_batches()))))
 
 
 def unpack(batch: pa.RecordBatch, dtype: type[np.floating]) -> Iterator[RatingBlock]:
@@ -215,58 +216,70 @@ def _cut(
 ) -> Callable[[_Batches], _Batches]:
     """Return what cuts the ratings of a partition into pieces of a block each."""
 
-    def indices(table: pa.Table) -> Iterator[NDArray[np.int32]]:
-        if lookups is None:
-            return (table[name].to_numpy() for name in ("block", "rows", "columns"))
-        own, other = lookups.value[side.row], lookups.value[side.column]
-        rows, columns = own.indices_of(table["rows"]), other.indices_of(table["columns"])
-        block = (
-            own.divided_blocks_of(rows, columns, side.parts) if side.parts else own.blocks_of(rows)
-        )
-        return iter((block, rows, columns))
-
     def cut(batches: _Batches) -> _Batches:
-        for table in _gathered(batches):
-            weights = table["weights"]
-            block, rows, columns = indices(table)
-            arrays = (
-                rows,
-                columns,
-                table["ratings"].to_numpy().astype(dtype),
-                None if weights.null_count else weights.to_numpy().astype(dtype),
-            )
-            order = np.argsort(block, kind="stable")
+        if lookups is None:
+            parts = _indexed(batches, dtype)
+        else:
+            parts = _found(batches, dtype, side, lookups)
+        for block, *arrays in parts:
+            # numpy sorts numbers of 16 bits by counting
+            few = block.max() <= np.iinfo(np.uint16).max
+            order = np.argsort(block.astype(np.uint16) if few else block, kind="stable")
             starts = np.flatnonzero(np.append(True, np.diff(block[order])))
             for members in np.split(order, starts[1:]):
-                parts = [None if values is None else values[members] for values in arrays]
-                yield _row(int(block[members[0]]), _PIECE, parts)
+                taken = [None if values is None else values[members] for values in arrays]
+                yield _row(int(block[members[0]]), _PIECE, taken)
 
     return cut
 
 
-def _gathered(batches: _Batches) -> Iterator[pa.Table]:
-    """Put batches together, so that a block comes in few pieces."""
-    held: list[pa.RecordBatch] = []
+def _indexed(batches: _Batches, dtype: type[np.floating]) -> Iterator[Sequence[Any]]:
+    """Yield block, row, column, rating and weight of what `triples` has chosen."""
+    for table in gathered(batches):
+        weights = table["weights"]
+        yield (
+            *(table[name].to_numpy() for name in ("block", "rows", "columns")),
+            table["ratings"].to_numpy().astype(dtype),
+            None if weights.null_count else weights.to_numpy().astype(dtype),
+        )
+
+
+def _found(
+    batches: _Batches, dtype: type[np.floating], side: Side, lookups: Lookups
+) -> Iterator[Sequence[Any]]:
+    """Yield block, row, column, rating and weight of chunks."""
+    own, other = lookups.value[side.row], lookups.value[side.column]
     for batch in batches:
-        if len(batch):
-            held.append(batch)
-        if sum(map(len, held)) >= _PIECE_RATINGS:
-            yield pa.Table.from_batches(held)
-            held = []
-    if held:
-        yield pa.Table.from_batches(held)
+        for index in range(len(batch)):
+            chunk = Chunk.read(batch, index, dtype)
+            rows, columns = (
+                lookup.indices_of(chunk.ids[name]["id"])[chunk.places[name]]
+                for name, lookup in ((side.row, own), (side.column, other))
+            )
+            if side.parts:
+                block = own.divided_blocks_of(rows, columns, side.parts)
+            else:
+                block = own.blocks_of(rows)
+            yield block, rows, columns, chunk.ratings, chunk.weights
 
 
 def _join(dtype: type[np.floating], transform: _Transform | None) -> Callable[[_Batches], _Batches]:
     """Return what puts the pieces of a partition together, block by block, sorted."""
 
     def join(batches: _Batches) -> _Batches:
-        pieces: dict[int, list[list[Any]]] = {}
+        pieces: dict[int, list[list[NDArray[Any]]]] = {}
         for batch in batches:
             for index, block in enumerate(batch.column("block").to_pylist()):
                 pieces.setdefault(block, []).append(_arrays(batch, index, _PIECE, dtype))
         for number in sorted(pieces):
-            block = merge([RatingBlock.from_triples(*p, dtype=dtype) for p in pieces.pop(number)])
+            rows, columns, ratings, weights = zip(*pieces.pop(number), strict=True)
+            block = RatingBlock.from_triples(
+                np.concatenate(rows),
+                np.concatenate(columns),
+                np.concatenate(ratings),
+                None if weights[0] is None else np.concatenate(weights),
+                dtype=dtype,
+            )
             block = transform(block) if transform else block
             yield _row(number, _BLOCK, [getattr(block, name) for name in _BLOCK])
 

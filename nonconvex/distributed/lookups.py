@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pyspark.sql import DataFrame
-from pyspark.sql import functions as F
 
+from nonconvex.distributed.chunks import count_ids
 from nonconvex.distributed.indexing import default_blocks
 from nonconvex.numerics.blocks import LONG, part_of
 
@@ -70,27 +70,28 @@ class IdLookup(NamedTuple):
         return np.where(self.long[place] == index, of_part, block)
 
 
-def collect_ids(ratings: DataFrame, column: str, blocks: int | None = None) -> IdLookup:
+def collect_ids(chunks: DataFrame, side: str, kind: str, blocks: int | None = None) -> IdLookup:
     """Give every id the index and the block that `index_ids` gives it, in one job.
 
     Parameters
     ----------
-    ratings : DataFrame
-        At least one rating.
-    column : str
-        Their column of ids, without nulls.
+    chunks : DataFrame
+        From `nonconvex.distributed.chunks.read_chunks`, with at least one rating to train on.
+    side : {"user", "item"}
+    kind : str
+        The SQL type of the ids.
     blocks : int, optional
         Number of blocks, at least 1; by default `default_blocks`.
 
     Examples
     --------
-    >>> users = collect_ids(ratings, "user")  # doctest: +SKIP
+    >>> users = collect_ids(chunks, "user", "string")  # doctest: +SKIP
     >>> users.indices_of(pa.chunked_array([["ann", "nobody"]]))  # doctest: +SKIP
     array([ 0, -1], dtype=int32)
     """
-    counted = ratings.groupBy(F.col(column).alias("id")).agg(F.count("*").alias("count")).toArrow()
+    counted = count_ids(chunks, side, kind)
     rows = int(pc.sum(counted["count"]).as_py())
-    return look_up(counted["id"], counted["count"], blocks or default_blocks(ratings, rows))
+    return look_up(counted["id"], counted["count"], blocks or default_blocks(chunks, rows))
 
 
 def look_up(ids: pa.ChunkedArray, counts: pa.ChunkedArray, blocks: int) -> IdLookup:

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-from pyspark.sql import Column, DataFrame, Row
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from nonconvex.distributed.blocking import (
@@ -25,6 +25,7 @@ from nonconvex.distributed.blocking import (
     pack_in_place,
     triples,
 )
+from nonconvex.distributed.chunks import check_chunks, ids_of, read_chunks
 from nonconvex.distributed.indexing import default_blocks
 from nonconvex.distributed.lookups import collect_ids, look_up
 from nonconvex.distributed.passes import OnDriver, OnExecutors, Packed, Place, few
@@ -148,19 +149,18 @@ def pack_ratings(
         For null ids, ratings or weights that are not finite numbers, negative weights, and when
         nothing is left to train on.
     """
-    ratings = ratings.persist()
-    lookups: Lookups | None = None
+    chunks, lookups = read_chunks(ratings, dtype), None
     try:
-        checked = _check(ratings)
-        extremes = (checked["minimum"], checked["maximum"])
-        _refuse_great(extremes, dtype)
-        if _here(place, checked["rows"], unknowns):
-            return _pack_here(ratings, user_blocks, item_blocks, dtype, transform, extremes)
         validated = "held_out" in ratings.columns
-        train = ratings.where(~F.col("held_out")) if validated else ratings
+        checked = check_chunks(chunks, validated=validated)
+        extremes = (checked.minimum, checked.maximum)
+        _refuse_great(extremes, dtype)
+        if _here(place, checked.rows, unknowns):
+            return _pack_here(chunks, user_blocks, item_blocks, dtype, transform, extremes)
+        train = chunks.where("not held_out")
         users, items = (
-            collect_ids(train, "user", user_blocks),
-            collect_ids(train, "item", item_blocks),
+            collect_ids(chunks, side, ratings.schema[side].dataType.simpleString(), blocks)
+            for side, blocks in (("user", user_blocks), ("item", item_blocks))
         )
         lookups = ratings.sparkSession.sparkContext.broadcast({"user": users, "item": items})
         by_user = Side("user", "item", None, users.blocks)
@@ -176,7 +176,7 @@ def pack_ratings(
             frame = pack(train, divided_side, dtype, transform, lookups)
             blocks.append(OnExecutors(frame, ids.blocks if parts else None))
         if validated:
-            held_out = pack(ratings.where("held_out"), by_user, dtype, lookups=lookups)
+            held_out = pack(chunks.where("held_out"), by_user, dtype, lookups=lookups)
             blocks.append(OnExecutors(held_out))
         training = _finish(
             blocks,
@@ -190,7 +190,7 @@ def pack_ratings(
             lookups.destroy()
         raise
     finally:
-        ratings.unpersist()
+        chunks.unpersist()
 
 
 def load_prepared(
@@ -275,7 +275,7 @@ def _here(place: Place, ratings: int, unknowns: int) -> bool:
 
 
 def _pack_here(
-    ratings: DataFrame,
+    chunks: DataFrame,
     user_blocks: int | None,
     item_blocks: int | None,
     dtype: type[np.floating],
@@ -283,87 +283,24 @@ def _pack_here(
     extremes: tuple[float, float],
 ) -> TrainingSet:
     """Do what `pack_ratings` does with checked ratings, in the memory of the driver."""
-    session, table = ratings.sparkSession, ratings.toArrow()
-    train, held_out = table, None
-    if "held_out" in table.column_names:
-        train, held_out = (
-            table.filter(pc.equal(table["held_out"], value)) for value in (False, True)
-        )
+    session, table = chunks.sparkSession, chunks.toArrow()
+    train, held_out = (table.filter(pc.equal(table["held_out"], value)) for value in (False, True))
     lookups = {}
-    for name, blocks in (("user", user_blocks), ("item", item_blocks)):
-        counted = pc.value_counts(train[name])
-        counts, ids = (pa.chunked_array([counted.field(field)]) for field in ("counts", "values"))
-        lookups[name] = look_up(ids, counts, blocks or default_blocks(ratings, len(train)))
+    for side, blocks in (("user", user_blocks), ("item", item_blocks)):
+        ids = pa.Table.from_batches(ids_of(side)(iter(train.to_batches())))
+        counted = ids.group_by("id").aggregate([("count", "sum")])
+        blocks = blocks or default_blocks(chunks, pc.sum(ids["count"]).as_py())
+        lookups[side] = look_up(counted["id"], counted["count_sum"], blocks)
     by_user = Side("user", "item", None, lookups["user"].blocks)
     by_item = Side("item", "user", None, lookups["item"].blocks)
     parts = [(train, by_user, transform), (train, by_item, transform)]
-    if held_out is not None:
+    if len(held_out):
         parts.append((held_out, by_user, None))
     packed = [
-        OnDriver(session, pack_here(_triples(part, side), side, dtype, change, lookups))
+        OnDriver(session, pack_here(part, side, dtype, change, lookups))
         for part, side, change in parts
     ]
     return _finish(packed, Ids(lookups["user"].ids, lookups["item"].ids), dtype, extremes)
-
-
-def _triples(ratings: pa.Table, side: Side) -> pa.Table:
-    """Do what `triples` does, where a side has no blocks yet."""
-    weights = ratings["weight"] if "weight" in ratings.column_names else None
-    return pa.table(
-        {
-            "rows": ratings[side.row],
-            "columns": ratings[side.column],
-            "ratings": ratings["rating"],
-            "weights": pa.nulls(len(ratings), pa.float64()) if weights is None else weights,
-        }
-    )
-
-
-def _check(ratings: DataFrame) -> Row:
-    """Raise if there is a value that cannot be used; return rows, and the range of training."""
-    problems = {
-        "null user ids": F.col("user").isNull(),
-        "null item ids": F.col("item").isNull(),
-        "null ratings": F.col("rating").isNull(),
-        "ratings that are not finite": ~_finite("rating"),
-    }
-    if "weight" in ratings.columns:
-        problems["null weights"] = F.col("weight").isNull()
-        problems["weights that are not finite numbers ≥ 0"] = ~_finite("weight") | (
-            F.col("weight") < 0
-        )
-    trained, held_out = F.col("rating"), F.lit(True)
-    if "held_out" in ratings.columns:
-        trained = F.when(~F.col("held_out"), F.col("rating"))
-        held_out = F.col("held_out")
-        problems["null validation indicators"] = held_out.isNull()
-    counted = ratings.agg(
-        F.count("*").alias("rows"),
-        F.min(trained).alias("minimum"),
-        F.max(trained).alias("maximum"),
-        F.count_if(held_out).alias("held_out"),
-        *(F.count_if(condition).alias(name) for name, condition in problems.items()),
-    ).collect()[0]
-    found = [f"{counted[name]:,} {name}" for name in problems if counted[name]]
-    if found:
-        raise RatingsError(
-            f"the ratings have {' and '.join(found)} in {counted['rows']:,} rows; "
-            "drop or fill them before fit"
-        )
-    if counted["minimum"] is None:
-        held = " that are not held out for validation" if counted["rows"] else ""
-        raise RatingsError(f"there are no ratings to train on{held}; at least one is needed")
-    if not counted["held_out"]:
-        raise RatingsError(
-            f"the column of validationIndicatorCol is false in all {counted['rows']:,} rows; hold "
-            "some ratings out for validation, or unset it"
-        )
-    return counted
-
-
-def _finite(column: str) -> Column:
-    value = F.col(column)
-    return ~F.isnan(value) & (F.abs(value) != float("inf"))
 
 
 def _finish(

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from nonconvex.numerics.padding import Padded, pad
 
-__all__ = ["LONG", "SPAN", "RatingBlock", "merge", "part_of", "parts_of"]
+__all__ = ["LONG", "SPAN", "RatingBlock", "part_of", "parts_of"]
 
 LONG = 1 << 18
 """Most ratings of a row that are added up in one go; those of a longer one are in parts."""
@@ -224,20 +224,3 @@ def _parts(
         return starts[0], row[0]
     order = np.argsort(np.concatenate(starts))
     return np.concatenate(starts)[order], np.concatenate(row)[order]
-
-
-def merge(blocks: list[RatingBlock]) -> RatingBlock:
-    """Put the ratings of several blocks into one; associative, and the order does not matter.
-
-    Rows may be split over the blocks.  At least one block is needed.
-    """
-    if len(blocks) == 1:
-        return blocks[0]
-    weights = [b.weights for b in blocks if b.weights is not None]
-    return RatingBlock.from_triples(
-        np.concatenate([np.repeat(b.rows, b.counts) for b in blocks]),
-        np.concatenate([b.columns for b in blocks]),
-        np.concatenate([b.ratings for b in blocks]),
-        np.concatenate(weights) if weights else None,
-        dtype=blocks[0].ratings.dtype.type,
-    )

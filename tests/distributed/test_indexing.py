@@ -6,6 +6,7 @@ import pytest
 from pyspark.sql import functions as F
 
 from nonconvex.distributed import indexing
+from nonconvex.distributed.chunks import read_chunks
 from nonconvex.distributed.indexing import (
     attach_indices,
     default_blocks,
@@ -56,7 +57,10 @@ def test_ids_in_ascending_order_in_blocks_of_equal_ratings(spark, blocks, kind, 
     size, table = indexed(frame, blocks)
     assert size == len(set(ids))
     assert table == twin(ids, blocks)
-    held = collect_ids(frame, "user", blocks)
+    ratings = frame.select("user", F.lit(1).alias("item"), F.lit(2.0).alias("rating"))
+    chunks = read_chunks(ratings, np.float32)
+    held = collect_ids(chunks, "user", kind, blocks)
+    chunks.unpersist()
     known = pa.chunked_array([held.ids.slice(1), [None]], held.ids.type)
     index = held.indices_of(known)
     assert index.tolist() == [*range(1, size), -1]

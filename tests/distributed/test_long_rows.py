@@ -7,6 +7,7 @@ from pyspark.sql import functions as F
 
 from nonconvex.distributed import lookups
 from nonconvex.distributed.blocking import Side, pack_here
+from nonconvex.distributed.chunks import encode
 from nonconvex.distributed.half_steps import Step, update_side
 from nonconvex.distributed.lookups import look_up
 from nonconvex.distributed.passes import Held, OnDriver
@@ -32,8 +33,9 @@ def packed(*, item_blocks, divided):
         found[name] = look_up(pa.chunked_array([distinct]), pa.chunked_array([counts]), number)
     parts = parts_of(USERS) if divided else 0
     side = Side("item", "user", None, item_blocks, parts, len(found["item"].long))
-    table = pa.table({"rows": items, "columns": users, "ratings": ratings, "weights": weights})
-    batches = pack_here(table, side, np.float32, lookups=found)
+    table = pa.table({"user": users, "item": items, "rating": ratings, "weight": weights})
+    chunks = pa.Table.from_batches(encode(np.float32)(iter(table.to_batches())))
+    batches = pack_here(chunks, side, np.float32, lookups=found)
     held = OnDriver(None, batches)
     held.whole = item_blocks if divided else None
     return held, [batch["block"][0].as_py() for batch in batches]

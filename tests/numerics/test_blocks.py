@@ -1,10 +1,10 @@
-"""Blocks of ratings: the same from triples in any order, merged from any parts, cut to batches."""
+"""Blocks of ratings: the same from triples in any order, cut to batches."""
 
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nonconvex.numerics.blocks import RatingBlock, merge
+from nonconvex.numerics.blocks import RatingBlock
 from tests.numerics import twins
 from tests.numerics.problems import PROPERTY
 
@@ -105,19 +105,3 @@ def test_large_indices_keep_their_order():
     assert block.rows.tolist() == [0, last]
     assert block.columns.tolist() == [last, 0, last]
     assert block.ratings.tolist() == [2, 3, 1]
-
-
-@PROPERTY
-@given(st.lists(TRIPLES, min_size=1, max_size=4), st.permutations(range(4)), st.booleans())
-def test_merging_is_associative_and_takes_any_order(parts, order, weighted):
-    blocks = [from_triples(part, weighted=weighted) for part in parts]
-    whole = from_triples([triple for part in parts for triple in part], weighted=weighted)
-    assert_same_bits(merge(blocks), whole)
-    assert_same_bits(merge([blocks[k] for k in order if k < len(blocks)]), whole)
-    assert_same_bits(merge([merge(blocks[:1]), merge([*blocks[1:], EMPTY])]), whole)
-
-
-def test_a_merged_block_keeps_the_precision_of_its_parts():
-    part = from_triples([(0, 1, 2.0, 3.0)], dtype=np.float32)
-    merged = merge([part, from_triples([(0, 0, 2.0, 1.0)], dtype=np.float32)])
-    assert merged.ratings.dtype == merged.weights.dtype == np.float32
