@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import PatchCollection
+from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
@@ -193,14 +194,14 @@ def ends(axes: Axes, points: Array, sizes: Array, names: Mapping[int, str]) -> N
     axes.set_yticks([])
     axes.spines["bottom"].set_visible(False)
     figure = axes.get_figure()
-    assert figure is not None
-    figure.canvas.draw()
+    assert isinstance(figure, Figure)
+    figure.draw_without_rendering()  # so that what follows is measured in the final layout
     taken: list[Any] = []
     frame = axes.get_window_extent()
     for place, name in names.items():
         text = axes.annotate(
             name, points[place], xytext=(0, 4), textcoords="offset points", ha="center",
-            fontsize=7.5, color=colour("ink"),
+            fontsize=7.5, color=colour("ink"), in_layout=False,
         )  # fmt: skip
         box = text.get_window_extent().expanded(1.04, 1.15)
         inside = frame.x0 <= box.x0 and box.x1 <= frame.x1 and box.y1 <= frame.y1

@@ -158,7 +158,7 @@ def norm_picture(factors: Factors, counts: Sequence[NDArray[np.integer]]) -> Pic
 def map_picture(shown: Landmarks, names: Sequence[str]) -> Picture:
     """Draw the most rated items along the first two axes; `names` are those of `shown.mapped`."""
     sizes = np.linspace(90, 12, len(shown.mapped))
-    labels = {place: _shortened(names[place]) for place in shown.named()}
+    labels = {int(place): _shortened(names[place]) for place in shown.named()}
     shares = [f"{share:.0%}" for share in shown.shares[:2]]
     return picture(
         "map",

@@ -42,12 +42,14 @@ class Landmarks(NamedTuple):
 
     def items(self) -> list[int]:
         """Return all that may be named, each once."""
-        named = [self.low.ravel(), self.high.ravel(), self.mapped[:_NAMED]]
+        named = [self.low.ravel(), self.high.ravel(), self.mapped[self.named()]]
         return sorted({int(index) for part in named for index in part})
 
-    def named(self) -> range:
-        """Return the positions in `mapped` of what a map may name."""
-        return range(min(_NAMED, len(self.mapped)))
+    def named(self) -> NDArray[np.intp]:
+        """Return the positions in `mapped` of what a map may name, the farthest out first."""
+        reach = np.abs(self.places).max(axis=0)
+        scaled = self.places / np.where(reach > 0, reach, 1.0)  # as the map is drawn
+        return np.argsort(-np.hypot(scaled[:, 0], scaled[:, 1]), kind="stable")[:_NAMED]
 
 
 def landmarks(factors: Factors, counts: NDArray[np.integer]) -> Landmarks | None:

@@ -336,3 +336,18 @@ def test_a_browser_shows_all_of_it(factorization, tmp_path, width):
     assert scrolled <= width
     assert figures == 9
     assert height > 100
+
+
+def test_a_map_names_what_lies_farthest_out_however_the_axes_are_scaled():
+    rng = np.random.default_rng(5)
+    users, items = rng.normal(size=(400, 3)), rng.normal(size=(100, 3)) / 9
+    items[:, 0], users[:, 0] = 0, 0  # biases
+    items[:, 2] /= 9
+    items[97, 1], items[98, 2] = 2.0, 0.3  # far along one axis each, among the least rated
+    shown = landmarks(Factors(3.0, users, items), np.arange(100, 0, -1))
+    assert set(shown.mapped[shown.named()[:2]]) == {97, 98}
+    assert {97, 98} <= set(shown.items())
+    assert len(shown.named()) == 60
+    drawn = map_picture(shown, [f"item {index}" for index in shown.mapped])
+    assert ">item 97<" in drawn.svg
+    assert ">item 98<" in drawn.svg
