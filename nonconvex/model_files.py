@@ -12,7 +12,7 @@ from nonconvex.distributed.checksums import ChecksumError, seal, verify
 from nonconvex.distributed.filesystem import FileSystem
 from nonconvex.distributed.storage import ModelError
 
-__all__ = ["EstimatorReader", "ModelReader", "ModelWriter"]
+__all__ = ["EstimatorReader", "ModelReader", "ModelWriter", "read_metadata"]
 
 ModelT = TypeVar("ModelT", bound=Any)
 
@@ -36,12 +36,16 @@ class ModelWriter(MLWriter, Generic[ModelT]):
         ------
         ModelError
             If there is something at `path`.
+        FileSystemError
+            If `path` cannot be written.
         """
-        if FileSystem(self.sparkSession, path).exists(path):
+        files = FileSystem(self.sparkSession, path)
+        if files.exists(path):
             raise ModelError(
                 f"{path} already exists; name another directory, or replace it by "
                 "write().overwrite().save(path)"
             )
+        files.make_directory(path)  # where it cannot be, a task would say so in 150 lines
         extra = self._write(path)
         DefaultParamsWriter.saveMetadata(self._model, path, self.sparkSession, extra)
         seal(self.sparkSession, path)
@@ -71,6 +75,8 @@ class ModelReader(MLReader[ModelT]):
         ------
         ModelError
             If there is none, not all of it, or a file of it is not as it was saved.
+        FileSystemError
+            If the file system of `path` cannot be reached.
         """
         metadata = _metadata(self._cls, path, self.sparkSession)
         try:
@@ -119,10 +125,40 @@ class EstimatorReader(DefaultParamsReader[ModelT]):
 def _metadata(cls: type, path: str, spark: SparkSession) -> dict[str, Any]:
     """Read the metadata of a `cls`."""
     name = f"{cls.__module__}.{cls.__name__}"
+    metadata = read_metadata(spark, path, cls.__name__)
+    if metadata["class"] != name:
+        raise ModelError(f"{path} holds a {metadata['class']} and not a {name}; load it as that")
+    return metadata
+
+
+def read_metadata(spark: SparkSession, path: str, kind: str = "model") -> dict[str, Any]:
+    """Read what pyspark's writer of Params wrote about a model or an estimator.
+
+    Parameters
+    ----------
+    spark : SparkSession
+    path : str
+    kind : str
+        What there should be, for messages.
+
+    Raises
+    ------
+    ModelError
+        If there is none.
+    FileSystemError
+        If the file system of `path` cannot be reached.
+
+    Examples
+    --------
+    >>> read_metadata(spark, "output/model")["class"]  # doctest: +SKIP
+    'nonconvex.recommendation.MatrixFactorizationModel'
+    """
+    there = FileSystem(spark, path).exists(path)
     try:
         metadata: dict[str, Any] = DefaultParamsReader.loadMetadata(path, spark)
-    except Exception as error:
-        raise ModelError(f"{path} does not hold a {cls.__name__}, or only part of one") from error
-    if metadata["class"] != name:
-        raise ModelError(f"{path} holds a {metadata['class']} and not a {name}")
+    except Exception:  # of Spark, Java or the JSON, at length
+        lacking = f"there is no {kind} at {path}, nor anything else"
+        if there:
+            lacking = f"{path} does not hold a {kind}, or only part of one"
+        raise ModelError(f"{lacking}; give the directory that one was saved to") from None
     return metadata

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from pyspark.ml.util import DefaultParamsReader
 from pyspark.sql import SparkSession
 
 from nonconvex.distributed.storage import ModelError
+from nonconvex.model_files import read_metadata
 from nonconvex.neural_network import (
     MultilayerPerceptronClassificationModel,
     MultilayerPerceptronRegressionModel,
@@ -55,10 +55,7 @@ def load_model(spark: SparkSession, path: str, *, handle_invalid: str | None = N
     >>> load_model(spark, find_model(spark, "runs/digits")).layers  # doctest: +SKIP
     [64, 64, 10]
     """
-    try:
-        name = DefaultParamsReader.loadMetadata(path, spark)["class"]
-    except Exception as error:
-        raise ModelError(f"{path} does not hold a model, or only part of one") from error
+    name = read_metadata(spark, path)["class"]
     if name not in _MODELS:
         raise ModelError(f"{path} holds a {name}; models of {', '.join(_MODELS)} can be loaded")
     model = _MODELS[name].load(path)

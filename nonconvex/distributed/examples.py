@@ -162,9 +162,10 @@ def select_vectors(frame: DataFrame, names: str | Sequence[str], role: str) -> C
     if isinstance(kind, ArrayType) and isinstance(kind.elementType, NumericType):
         exact = isinstance(kind.elementType, DecimalType)
         return column.cast("array<double>") if exact else column
+    number = "a number, " if role == "labelCol" else ""
     raise ColumnError(
-        f"{role}={names!r}: the column is {kind.simpleString()} and must be a vector or an array "
-        "of numbers; assemble or cast it, or give a list of columns of numbers"
+        f"{role}={names!r}: the column is {kind.simpleString()} and must be {number}a vector or an "
+        "array of numbers; assemble or cast it, or give a list of columns of numbers"
     )
 
 

@@ -134,7 +134,7 @@ class FileSystem:
         """Make the directory `path` and those it is in."""
         with _named("written", path):
             if not self._files.mkdirs(self._path(path)):
-                raise FileSystemError(f"{path} cannot be written")
+                raise FileSystemError(f"{path} cannot be written: name a directory that can be")
 
     def rename(self, path: str, target: str) -> None:
         """Give the file or directory `path` the name `target`, which must be free.

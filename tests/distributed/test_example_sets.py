@@ -145,7 +145,7 @@ def test_targets_of_a_regression_and_empty_pieces(spark):
     ("data", "settings", "error", "message"),
     [
         ("named_struct('x', array(1D), 'y', 'a')", {"classify": False}, ColumnError,
-         "labelCol='y': the column is string and must be a vector or an array of numbers"),
+         "labelCol='y': the column is string and must be a number, a vector or an array of"),
         ("named_struct('x', 'a', 'y', 1D)", {}, ColumnError,
          "featuresCol='x': the column is string and must be a vector or an array of numbers"),
         ("named_struct('z', 1, 'y', 1D)", {}, ColumnError,

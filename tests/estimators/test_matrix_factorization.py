@@ -16,6 +16,7 @@ from pyspark.ml.tuning import CrossValidator, ParamGridBuilder, TrainValidationS
 from pyspark.sql import functions as F
 
 from nonconvex.distributed.checksums import seal
+from nonconvex.distributed.filesystem import FileSystemError
 from nonconvex.distributed.storage import ModelError
 from nonconvex.factorization_params import SAMPLING
 from nonconvex.params import ParamError
@@ -366,9 +367,15 @@ def test_save_and_load(model, ratings, tmp_path):
 
 def test_a_missing_or_half_written_model_is_refused(spark, model, tmp_path):
     for cls in (MatrixFactorizationModel, MatrixFactorization):
-        match = f"nowhere does not hold a {cls.__name__}, or only part of one"
-        with pytest.raises(ModelError, match=match):
+        match = f"there is no {cls.__name__} at .*nowhere, nor anything else; give the directory"
+        with pytest.raises(ModelError, match=match) as caught:
             cls.load(str(tmp_path / "nowhere"))
+        assert caught.value.__cause__ is None  # nor Java's account of it
+    with pytest.raises(FileSystemError, match=r"no-scheme://x cannot be reached: No FileSystem"):
+        MatrixFactorizationModel.load("no-scheme://x")
+    (tmp_path / "file").touch()
+    with pytest.raises(FileSystemError, match=r"file/below cannot be written: .*file"):
+        model.save(str(tmp_path / "file" / "below"))
 
     path = str(tmp_path / "half")
 
@@ -395,7 +402,7 @@ def test_a_missing_or_half_written_model_is_refused(spark, model, tmp_path):
     refused("itemFactors/part-00000.* is damaged: it has 200 bytes and not")
     text = files("metadata")[0].read_text()
     for damaged, match in (
-        (text[:300], "does not hold a .*, or only part of one"),
+        (text[:300], "does not hold a .*, or only part of one; give the directory that one was"),
         (text.replace("globalBias", "alpha"), "metadata is damaged, .* at 'globalBias'"),
         (text.replace("deviation", "sd"), "metadata is damaged, .* 'sd'"),
         (text.replace("clipPredictions", "clip"), "metadata is damaged, .* 'clip'"),
