@@ -131,11 +131,22 @@ def choose(sizes: Sizes) -> Choice:
     place: Place = "driver" if here <= there else "executors"
     return Choice(
         place,
-        f"gradients on the {place}: {sizes.bytes / 1e6:.0f} MB of examples "
-        f"{'fit' if sizes.fits else 'do not fit'} into the {sizes.memory_bytes / 1e6:.0f} MB that "
-        f"the driver may keep, and a step takes some {1e3 * here:.0f} ms on the driver and "
-        f"{1e3 * there:.0f} ms on the executors",
+        f"gradients on the {place}: {_round(sizes.bytes / 1e6)} MB of examples "
+        f"{'fit' if sizes.fits else 'do not fit'} into the {_round(sizes.memory_bytes / 1e6)} MB "
+        f"that the driver may keep, and a step takes some {_round(1e3 * here)} ms on the driver "
+        f"and {_round(1e3 * there)} ms on the executors",
     )
+
+
+def _round(value: float) -> str:
+    """Return a number as it is read.
+
+    Examples
+    --------
+    >>> _round(188.2), _round(0.319), _round(0.0)
+    ('188', '0.32', '0')
+    """
+    return f"{value:.0f}" if value >= 10 else f"{value:.2g}"
 
 
 def decide(

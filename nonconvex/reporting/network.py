@@ -143,7 +143,7 @@ def _errors(run: NetworkRun, comparison: Mapping[str, Any]) -> Part:
 def _training(summary: NetworkSummary) -> Part:
     best = summary.restarts[summary.best]
     text = f"The kept parameters are those of epoch {best.epoch} ({best.stop}). "
-    text += f"Gradients were computed on the {summary.gradients}, as {summary.gradients_reason}."
+    text += f"{summary.gradients_reason[:1].upper()}{summary.gradients_reason[1:]}."
     rows = [
         [
             f"{restart.restart}{' (kept)' if place == summary.best else ''}",

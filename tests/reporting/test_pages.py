@@ -111,8 +111,8 @@ def network_run(**changes):
     summary = NetworkSummary(
         training_rows=300, validation_rows=40, weight=300.0, layers=[4, 8, 3], activations=["relu"],
         loss="softmax-cross-entropy", parameters=67, constant_features=1, class_weights=None,
-        gradients="driver", gradients_reason="all rows fit in its memory", batch_size=32,
-        warm_start=False, best=0, restarts=restarts, seconds=4.0,
+        gradients="driver", gradients_reason="gradients on the driver, as was asked for",
+        batch_size=32, warm_start=False, best=0, restarts=restarts, seconds=4.0,
     )  # fmt: skip
     errors = {"accuracy": 0.9, "logLoss": 0.3, "rows": 50, "unpredicted": 2}
     errors["classes"] = [
@@ -291,6 +291,7 @@ def test_what_is_not_there_is_left_out():
     assert "Test RMSE" not in render(page)
     network = network_page(network_run(comparison=None, reliability=None))
     assert [part.title for part in network.parts][:2] == ["Training", "Data"]
+    assert network.parts[0].text.endswith(". Gradients on the driver, as was asked for.")
 
 
 def test_the_same_run_gives_the_same_bytes(factorization):
