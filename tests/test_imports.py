@@ -186,8 +186,9 @@ IMPORTS = {
         "numerics distributed.executor_gradients distributed.pieces distributed.streaming"
     ),
     "nonconvex.distributed.network_training": (
-        "numerics distributed.checkpoints distributed.example_sets distributed.executor_gradients "
-        "distributed.interruption distributed.pieces distributed.placement distributed.progress"
+        "numerics distributed.checkpoints distributed.descriptions distributed.example_sets "
+        "distributed.executor_gradients distributed.interruption distributed.pieces "
+        "distributed.placement distributed.progress"
     ),
     "nonconvex.distributed.storage": "distributed.filesystem",
     "nonconvex.distributed.scoring": (
@@ -211,8 +212,8 @@ IMPORTS = {
         "numerics.convergence numerics.factorization distributed.passes"
     ),
     "nonconvex.distributed.runs": (
-        "numerics distributed.half_steps distributed.passes distributed.problems "
-        "distributed.progress"
+        "numerics distributed.descriptions distributed.half_steps distributed.passes "
+        "distributed.problems distributed.progress"
     ),
     "nonconvex.distributed.progress": "",
     "nonconvex.distributed.gradient_descent": (

@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
+from pyspark import SparkContext
 from pyspark.sql import SparkSession
 
-__all__ = ["described"]
+__all__ = ["describe", "described", "description"]
 
 _PROPERTY = "spark.job.description"
 
@@ -19,10 +21,27 @@ def described(spark: SparkSession, text: str) -> Iterator[None]:
     >>> with described(spark, "evaluation"):  # doctest: +SKIP
     ...     frame.count()
     """
-    context = spark.sparkContext
-    before = context.getLocalProperty(_PROPERTY) or ""
-    context.setJobDescription(text)
+    before = description(spark.sparkContext)
+    describe(spark.sparkContext, text)
     try:
         yield
     finally:
-        context.setLocalProperty(_PROPERTY, before)
+        describe(spark.sparkContext, before)
+
+
+def description(context: SparkContext) -> str | None:
+    """Return how the Spark jobs of this thread are described now, None if they are not."""
+    return context.getLocalProperty(_PROPERTY)
+
+
+def describe(context: Any, text: str | None) -> None:
+    """Describe the Spark jobs that follow.
+
+    Parameters
+    ----------
+    context : SparkContext
+    text : str or None
+        None takes the description away, and Spark names jobs by the lines that started them;
+        with an empty one they would have no name.
+    """
+    context.setLocalProperty(_PROPERTY, text)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nonconvex.distributed.checkpoints import Checkpoints, State
+from nonconvex.distributed.descriptions import describe, description
 from nonconvex.distributed.example_sets import ExampleSet
 from nonconvex.distributed.executor_gradients import Validation
 from nonconvex.distributed.interruption import Interruption
@@ -80,12 +81,11 @@ def train_network(
     if state is not None and checkpoints is not None:
         _log.info("going on after epoch %d, from %s", state.iteration, checkpoints.path)
     context = examples.train.rdd.context
-    described = context.getLocalProperty("spark.job.description")
     metric = "RMSE" if network.classes is None else "accuracy"
     with ExitStack() as stack:
         interruption = stack.enter_context(Interruption())
-        stack.callback(context.setLocalProperty, "spark.job.description", described or "")
-        context.setJobDescription("gradients")
+        stack.callback(describe, context, description(context))
+        describe(context, "gradients")
         gradients = stack.enter_context(
             open_gradients(
                 network,
@@ -105,7 +105,7 @@ def train_network(
 
         def on_epoch(training: Training) -> None:
             _show(training, first, metric, limits.max_epochs)
-            context.setJobDescription(f"epoch {training.epoch + 1}")
+            describe(context, f"epoch {training.epoch + 1}")
             if not training.active:
                 return
             ending = interruption.asked

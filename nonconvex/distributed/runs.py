@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from nonconvex.distributed.descriptions import describe, description
 from nonconvex.distributed.half_steps import Step, update_side, validation_rmse
 from nonconvex.distributed.passes import Value
 from nonconvex.distributed.problems import SIDES, Blocks, Fitted, Problem
@@ -293,18 +294,18 @@ class Shared:
 
     def __enter__(self) -> Shared:
         """Remember the caller's job description."""
-        self._description = self._context.getLocalProperty("spark.job.description") or ""
+        self._description = description(self._context)
         return self
 
     def __exit__(self, *exception: object) -> None:
         """Release everything."""
         for _, values in self._held.values():
             values.destroy()
-        self._context.setLocalProperty("spark.job.description", self._description)
+        describe(self._context, self._description)
 
     def describe(self, text: str) -> None:
         """Name the jobs that follow, for the reader of Spark's web page."""
-        self._context.setJobDescription(text)
+        describe(self._context, text)
 
     def put(self, active: Sequence[HasRows], changed: Sequence[str] = ()) -> None:
         """Share the sides that changed, and all if the active problems did."""

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from pyspark.sql import functions as F
 
+from nonconvex.distributed.descriptions import description
 from nonconvex.distributed.minimization import minimize
 from nonconvex.distributed.problems import Problem
 from nonconvex.distributed.training import pack_ratings
@@ -186,7 +187,7 @@ def test_nothing_is_left_behind(spark, iterations):
     [fitted] = fit(data, [start], max_iter=iterations, place="executors", blocks=1)
     assert len(fitted.history) == 2 * iterations
     assert (len(list(temporary.iterdir())), manager.getPersistentRDDs().size()) == before
-    assert not context.getLocalProperty("spark.job.description")
+    assert description(context) is None
 
 
 def test_one_line_for_each_iteration(spark, caplog):

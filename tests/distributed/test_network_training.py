@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from nonconvex.distributed.checkpoints import Checkpoints
+from nonconvex.distributed.descriptions import describe, description
 from nonconvex.distributed.example_sets import pack_examples
 from nonconvex.distributed.examples import ExampleColumns
 from nonconvex.distributed.executor_gradients import Validation
@@ -96,7 +97,7 @@ def test_the_driver_keeps_or_streams_to_the_same_bits(spark, examples, reading, 
     assert lines[-1].endswith("reached maxIter")
     same(fit(examples, reading, place="driver", memory_bytes=2000), kept)
     assert left_behind(spark) == before
-    assert not spark.sparkContext.getLocalProperty("spark.job.description")
+    assert description(spark.sparkContext) is None
 
     # And as all of it in numpy, from the packed bytes.
     parts = examples.train.run(lambda _, piece: tuple(piece.arrays(True)))
@@ -212,7 +213,8 @@ def test_only_the_pieces_of_a_minibatch_are_touched(spark, examples, reading):
         batch = next(epoch_order(examples.train.sizes, BATCH, 5, 1))
         next(gradients.epoch(1))(THETA)
         [job] = tracker.getJobIdsForGroup("step")
-        spark.sparkContext.setLocalProperty("spark.jobGroup.id", "")
+        describe(spark.sparkContext, None)
+        spark.sparkContext.setLocalProperty("spark.jobGroup.id", None)
         [*_, stage] = sorted(tracker.getJobInfo(job).stageIds)
         assert tracker.getStageInfo(stage).numTasks == len(batch)
 
