@@ -115,7 +115,9 @@ IMPORTS = {
         "distributed.prepared distributed.ratings distributed.sources distributed.splits "
         "distributed.summation"
     ),
-    "nonconvex.distributed.serving": "distributed.filesystem distributed.prepared",
+    "nonconvex.distributed.serving": (
+        "distributed.filesystem distributed.prepared distributed.sources"
+    ),
     "nonconvex.distributed.chunks": "distributed.ratings distributed.workers",
     "nonconvex.distributed.lookups": "numerics.blocks distributed.chunks distributed.indexing",
     "nonconvex.distributed.passes": "numerics.threads distributed.workers",

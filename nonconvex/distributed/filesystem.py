@@ -18,6 +18,7 @@ __all__ = ["ConcurrencyError", "FileSystem", "FileSystemError", "publish"]
 _logger = logging.getLogger("nonconvex")
 
 _TEMPORARY = re.compile(rf"\.(?P<name>.+)\.(?P<writer>{MARK})\.[0-9a-f]{{8}}(?P<old>\.old)?")
+_HIDDEN = re.compile(r"/(\.|_(?![^/]*=))|\._COPYING_$")  # not ``_day=1``
 _DAY = 86400.0
 
 
@@ -75,6 +76,24 @@ class FileSystem:
                 name = status.getPath().toString().removeprefix(root)
                 sizes[name] = int(status.getLen())
             return dict(sorted(sizes.items()))
+
+    def empty_files(self, pattern: str) -> list[str]:
+        """Return the files of 0 bytes among those that Spark finds at a path with wildcards.
+
+        They are named from what the pattern matches.  What Spark takes no notice of, such as
+        ``_SUCCESS``, is left out.
+        """
+        empty = []
+        with _named("listed", pattern):
+            for match in self._files.globStatus(self._path(pattern)) or []:
+                root = match.getPath()
+                found = self._files.listFiles(root, True)
+                while found.hasNext():
+                    status = found.next()
+                    inside = status.getPath().toString().removeprefix(root.toString())
+                    if not status.getLen() and not _HIDDEN.search(inside):
+                        empty.append(root.getName() + inside)
+        return sorted(empty)
 
     def sha256(self, path: str) -> str:
         """Return the SHA-256 of a file in hexadecimal digits; its bytes stay in Java."""

@@ -27,6 +27,7 @@ from nonconvex.distributed.prepared import (
     Manifest,
     PreparedError,
     PreparedRatings,
+    write_listing,
 )
 from nonconvex.distributed.ratings import PARTS, Columns, RatingsError, Rules
 from nonconvex.distributed.sources import Source, reading
@@ -131,6 +132,7 @@ def prepare_ratings(
             reason = _free_name("reason", source.rows.columns)
             rejected = checked.rejected.select("row.*", F.col("reason").alias(reason))
             rejected.write.parquet(f"{directory}/rejected")
+            write_listing(spark, directory)
             FileSystem(spark, path).write_text(f"{directory}/{MANIFEST}", manifest.to_json())
     _logger.info("wrote prepared ratings to %s", path)
     return PreparedRatings(spark, path, manifest)

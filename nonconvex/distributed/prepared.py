@@ -10,16 +10,21 @@ from nonconvex.distributed.filesystem import FileSystem
 
 __all__ = [
     "LAYOUT",
+    "LISTING",
     "MANIFEST",
     "TABLES",
     "Content",
     "Manifest",
     "PreparedError",
     "PreparedRatings",
+    "write_listing",
 ]
 
 LAYOUT = 1
 """The version of the layout that this version of the package writes and reads."""
+
+LISTING = "files.json"
+"""The file that says how many bytes every file of the tables has."""
 
 MANIFEST = "manifest.json"
 TABLES = ("by_user", "by_item", "users", "items", "validation", "test", "rejected")
@@ -109,6 +114,7 @@ class PreparedRatings:
         validation/, test/  user, item, rating, [weight], [timestamp], user_index, item_index
         rejected/           every refused row with all its columns, and the reason
         manifest.json       what is there
+        files.json          how long each file is
 
     The training ratings are there twice, in blocks of neighbouring indices. Every block that has
     ratings is one file of one row group, sorted by both indices, so that however Spark cuts
@@ -158,7 +164,8 @@ class PreparedRatings:
         Raises
         ------
         PreparedError
-            If there is none, or it is incomplete or of another version of the layout.
+            If there is none, or it is incomplete or of another version of the layout, or its files
+            are not those that were written.
         """
         files = FileSystem(spark, path)
         again = "prepare the ratings again, with overwrite"
@@ -182,9 +189,12 @@ class PreparedRatings:
             manifest = Manifest(**values)
         except TypeError:
             raise PreparedError(f"{path}/{MANIFEST} is damaged: {again}") from None
-        missing = [name for name in TABLES if not files.exists(f"{path}/{name}")]
+        missing = [name for name in (*TABLES, LISTING) if not files.exists(f"{path}/{name}")]
         if missing:
             raise PreparedError(f"{path} is incomplete, it lacks {', '.join(missing)}: {again}")
+        damage = _damage(files, path)
+        if damage is not None:
+            raise PreparedError(f"{path} is damaged, {damage}: {again}")
         return cls(spark, path, manifest)
 
     @property
@@ -236,3 +246,34 @@ class PreparedRatings:
     def _read(self, name: str, types: dict[str, str]) -> DataFrame:
         schema = ", ".join(f"{column} {kind}" for column, kind in types.items())
         return self.spark.read.schema(schema).parquet(f"{self.path}/{name}")
+
+
+def write_listing(spark: SparkSession, path: str) -> None:
+    """Write down how long each file is, once all tables are there."""
+    files = FileSystem(spark, path)
+    files.write_text(f"{path}/{LISTING}", json.dumps(_sizes(files, path), indent=1) + "\n")
+
+
+def _damage(files: FileSystem, path: str) -> str | None:
+    """Return how the files differ from those that were written, None if they do not."""
+    there = _sizes(files, path)
+    try:
+        said = dict(json.loads(files.read_text(f"{path}/{LISTING}")))
+    except (ValueError, TypeError):
+        return f"{LISTING} cannot be read"
+    for name in sorted(said.keys() | there.keys()):
+        if name not in there:
+            return f"it lacks {name}"
+        if name not in said:
+            return f"it has {name}, which was not written with it"
+        if there[name] != said[name]:
+            return f"{name} has {there[name]} bytes and not {said[name]}"
+    return None
+
+
+def _sizes(files: FileSystem, path: str) -> dict[str, int]:
+    return {
+        name: size
+        for name, size in files.sizes(path).items()
+        if "/" in name and not any(part[0] in "_." for part in name.split("/"))
+    }

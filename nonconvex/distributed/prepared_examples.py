@@ -74,7 +74,8 @@ class PreparedExamples:
         Raises
         ------
         PreparedExamplesError
-            If there is none, or it is incomplete or of another version of the layout.
+            If there is none, or it is incomplete or of another version of the layout, or a file
+            has 0 bytes.
         """
         files = FileSystem(spark, path)
         again = "prepare the examples again, with overwrite"
@@ -98,12 +99,20 @@ class PreparedExamples:
             )
         if not files.exists(f"{path}/pieces"):
             raise PreparedExamplesError(f"{path} is incomplete, it lacks pieces: {again}")
+        empty = files.empty_files(path)
+        if empty:
+            raise PreparedExamplesError(f"{path} is damaged, {empty[0]} has 0 bytes: {again}")
         return cls(spark, path, manifest)
 
     def load(self) -> ExampleSet:
         """Return the examples, to be read from their files each time they are needed.
 
         Everything is to the bit as `nonconvex.distributed.example_sets.pack_examples` makes it.
+
+        Raises
+        ------
+        PreparedExamplesError
+            If files of it are not there.
         """
         about = self.manifest
         shape = dict(about["outline"])
@@ -112,6 +121,16 @@ class PreparedExamples:
             shape["classes"] = Classes(kind, tuple(values))
         sizes, held_out = tuple(about["sizes"]), tuple(about["validation_sizes"])
         rdd, places = _located(self.spark, f"{self.path}/pieces", len(sizes) + len(held_out))
+        lost = [
+            number
+            for number, (rows, place) in enumerate(zip(sizes + held_out, places, strict=True))
+            if rows and place is None
+        ]
+        if lost:
+            raise PreparedExamplesError(
+                f"{self.path} is incomplete, it lacks piece {lost[0]}: prepare the examples again, "
+                "with overwrite"
+            )
         train = Pieces(rdd, 0, places[: len(sizes)], sizes)
         validation = Pieces(rdd, len(sizes), places[len(sizes) :], held_out)
         return ExampleSet(

@@ -11,6 +11,7 @@ from pyspark.sql import functions as F
 
 from nonconvex.distributed.filesystem import FileSystem
 from nonconvex.distributed.prepared import PreparedRatings
+from nonconvex.distributed.sources import refuse_empty_files
 
 __all__ = [
     "MANIFEST",
@@ -66,7 +67,10 @@ def read_table(spark: SparkSession, path: str, key: str) -> DataFrame:
     ------
     ServingError
         If there is none.
+    SourceError
+        If a file of it has 0 bytes.
     """
+    refuse_empty_files(FileSystem(spark, path), path)
     try:
         return spark.read.parquet(path)
     except PySparkException as error:

@@ -14,7 +14,7 @@ from pyspark.sql.types import StringType, StructField, StructType
 from nonconvex.distributed.filesystem import FileSystem
 from nonconvex.distributed.windows import Window
 
-__all__ = ["FORMATS", "Source", "SourceError", "read_source", "reading"]
+__all__ = ["FORMATS", "Source", "SourceError", "read_source", "reading", "refuse_empty_files"]
 
 FORMATS = ("parquet", "csv", "json")
 """The formats of files; in "json", every line is one object."""
@@ -112,7 +112,8 @@ def read_source(
     Raises
     ------
     SourceError
-        If there is nothing at the path, its format is unknown or it cannot be read.
+        If there is nothing at the path, its format is unknown or it cannot be read, or if a file
+        of Parquet has 0 bytes.
     WindowError
         If the last day of the window is not there.
 
@@ -154,9 +155,26 @@ def read_source(
         path = f"{path}/{days[0]}" + (f" to {days[-1]}" if days[1:] else "")
     with reading(path, format):
         if format == "parquet":
+            refuse_empty_files(files, pattern)
             return Source(spark.read.parquet(pattern), path, format)
         separator = separator or ("\t" if extension == "tsv" else ",")
         return Source(_read_text(spark, pattern, format, separator), path, format, _MALFORMED)
+
+
+def refuse_empty_files(files: FileSystem, pattern: str) -> None:
+    """Refuse Parquet of which a file has 0 bytes: a copy that failed, which Spark would leave out.
+
+    Raises
+    ------
+    SourceError
+        If there is one; the message names it.
+    """
+    empty = files.empty_files(pattern)
+    if empty:
+        more = f" and {len(empty) - 1:,} more files have" if empty[1:] else " has"
+        raise SourceError(
+            f"{empty[0]}{more} 0 bytes, which is no Parquet: write it again, or delete it"
+        )
 
 
 @contextmanager

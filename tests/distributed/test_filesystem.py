@@ -161,3 +161,17 @@ def test_what_a_killed_process_left_is_swept_and_what_it_moved_away_is_put_back(
         pass
     kept = [f".another.{gone}.0123abcd", f".target.{mark()}.0123abcd", "target"]
     assert entries(target.parent) == sorted(kept)
+
+
+def test_empty_files_are_those_that_spark_would_read(spark, tmp_path):
+    files = FileSystem(spark, str(tmp_path))
+    read = ["a/part.parquet", "a/day=1/p", "a/_day=1/p", "b [1]/ünï.parquet"]
+    for name in [*read, "a/_SUCCESS", "a/.p.crc", "a/_temporary/0/p", "a/x._COPYING_", "a/.h/p"]:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "a" / "full").write_text("1")
+    assert files.empty_files(f"{tmp_path}/a") == sorted(read[:3])
+    assert files.empty_files(f"{tmp_path}/a/{{day=1,_day=1}}") == ["_day=1/p", "day=1/p"]
+    assert files.empty_files(rf"{tmp_path}/b \[1\]") == read[3:]
+    assert files.empty_files(f"{tmp_path}/a/p*") == ["part.parquet"]
+    assert files.empty_files(f"{tmp_path}/no") == []

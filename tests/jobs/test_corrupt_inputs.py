@@ -107,6 +107,16 @@ def test_a_truncated_file(prepare, tmp_path, left):
     assert not (tmp_path / "prepared").exists()
 
 
+def test_a_file_of_0_bytes(prepare, tmp_path):
+    good = write(tmp_path, "a.parquet", **ratings())
+    (tmp_path / "data/b.parquet").touch()
+    (tmp_path / "data/_SUCCESS").touch()
+    refuses(prepare(), "data/b.parquet has 0 bytes, which is no Parquet: write it again, or")
+    good.write_bytes(b"")
+    refuses(prepare(), "data/a.parquet and 1 more files have 0 bytes")
+    assert not (tmp_path / "prepared").exists()
+
+
 def test_damage_in_the_middle_of_a_file(prepare, tmp_path):
     path = write(tmp_path, **ratings())
     content = bytearray(path.read_bytes())
