@@ -2,7 +2,7 @@
 
 Put jobs/ where Airflow looks for DAGs, and set the Variable nonconvex_home to the checkout and
 nonconvex_archive to a packed environment. A task may be repeated: a day that was published
-already is trained once more on top of itself, and passes the gate again or is not published.
+already begins at the model that it began at first, and comes to the same one.
 """
 
 import runpy

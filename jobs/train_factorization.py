@@ -33,7 +33,7 @@ from nonconvex.run_reports import About, Stages, factorization_report
 def main(spark: SparkSession, config: FactorizationConfig) -> dict[str, Any]:
     """Prepare, train, evaluate and publish; print what came of it."""
     stages, names = Stages(), config.report.table(spark)
-    release = Release(spark, config.output, config.gate)
+    release = Release(spark, config.output, config.gate, config.day)
     with stages("prepare the ratings"):
         prepared = config.prepare(spark)
     release.require(prepared.manifest.counts["test"], prepared.path)

@@ -27,7 +27,7 @@ from nonconvex.run_reports import About, Stages, network_report
 
 def main(spark: SparkSession, config: NetworkConfig) -> dict[str, Any]:
     """Read, train, evaluate and publish; print what came of it."""
-    stages, release = Stages(), Release(spark, config.output, config.gate)
+    stages, release = Stages(), Release(spark, config.output, config.gate, config.day)
     with stages("read the examples"):
         table = config.table(spark)
     release.require(table.counts["test"], config.examples.path)

@@ -1,6 +1,7 @@
 """Configuration of estimators: tables of Params by name, checked before Spark starts."""
 
 from collections.abc import Collection, Mapping
+from datetime import date
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import Field, FiniteFloat, PositiveInt
@@ -28,6 +29,9 @@ class OutputSection(Section):
     keep: PositiveInt | None = None
     """How many runs are kept, the published one among them; older ones are removed after a new
     one is published.  By default all are kept."""
+    day: date | None = None
+    """The day that a run is of, such as ``"{run_date}"``; by default the last one that it reads, if
+    it reads days.  A day that has been published is repeated from where it began at first."""
 
 
 class GateSection(Section):

@@ -1,5 +1,6 @@
 """Configuration of the jobs that train and evaluate factorizations."""
 
+from datetime import date
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -75,6 +76,11 @@ class FactorizationConfig(Section):
     """By default, a model is published however good it is."""
     evaluation: EvaluationSection = EvaluationSection()
     report: ItemReportSection = ItemReportSection()
+
+    @property
+    def day(self) -> date | None:
+        """The day that a run is of, if it is of one."""
+        return self.output.day or (None if self.ratings is None else self.ratings.until)
 
     def prepare(self, spark: SparkSession) -> PreparedRatings:
         """Prepare the ratings, or open those that are prepared.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -180,6 +181,11 @@ class NetworkConfig(Section):
     gate: GateSection | None = None
     """By default, a model is published however good it is."""
     report: ReportSection = ReportSection()
+
+    @property
+    def day(self) -> date | None:
+        """The day that a run is of, if it is of one."""
+        return self.output.day or self.examples.until
 
     @property
     def classify(self) -> bool:

@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import date
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -26,6 +27,7 @@ from nonconvex.distributed.publication import (
 from nonconvex.distributed.storage import ModelError
 from nonconvex.estimator_sections import GateSection, OutputSection, StartSection
 from nonconvex.gates import PUBLISHED, GateError
+from nonconvex.lineage import LineageError, Origin, run_before_day, write_origin
 from nonconvex.models import AnyModel, load_model
 
 __all__ = ["Release"]
@@ -48,6 +50,9 @@ class Release:
         Where runs are.
     gate : GateSection, optional
         What a model must reach to be published.
+    day : date, optional
+        The day that the run is of.  If that has been published already, or a later one, the run
+        follows what was published before it, as the first run of that day did.
 
     Examples
     --------
@@ -58,16 +63,28 @@ class Release:
     """
 
     def __init__(
-        self, spark: SparkSession, output: OutputSection, gate: GateSection | None = None
+        self,
+        spark: SparkSession,
+        output: OutputSection,
+        gate: GateSection | None = None,
+        day: date | None = None,
     ) -> None:
-        self._spark, self._output = spark, output
+        self._spark, self._output, self._day = spark, output, day
         self._gate = None if gate is None else gate.gate()
         recover(spark, output.path)
-        self.before = published_run(spark, output.path)
+        self._replaced = self.before = published_run(spark, output.path)
+        self._lost: LineageError | None = None
+        try:
+            self.before = run_before_day(spark, output.path, self._replaced, day)
+        except LineageError as error:
+            self._lost = error  # which matters to a run that is to begin there
+        if self.before != self._replaced:
+            begins = "nothing" if self.before is None else self.before.id
+            _logger.info("%s has been published before: this run follows %s again", day, begins)
 
     @cached_property
     def published(self) -> AnyModel | None:
-        """The model that was published when this began, if there was one."""
+        """The model of the run that this one follows, if there is one."""
         return None if self.before is None else load_model(self._spark, self.before.model)
 
     def predecessor(self, model: ModelT) -> ModelT | None:
@@ -80,7 +97,7 @@ class Release:
         return published if isinstance(published, type(model)) else None
 
     def earlier(self, name: str) -> dict[str, Any]:
-        """Return what a file in JSON of the run that was published says; empty if nothing."""
+        """Return what a file in JSON of the run before this one says; empty if nothing."""
         if self.before is None:
             return {}
         if not self.files.exists(f"{self.before.path}/{name}"):
@@ -106,11 +123,15 @@ class Release:
         ------
         ConfigError
             If that is a model of another kind.
+        LineageError
+            If it is to begin where a day began that is repeated, and that model is not kept.
         """
         if start.model is None:
             return estimator
         if start.model != PUBLISHED:
             initial = load_model(self._spark, find_model(self._spark, start.model))
+        elif self._lost is not None:
+            raise self._lost
         elif self.published is None:
             _logger.info("no model is published yet: starting from random numbers")
             return estimator
@@ -133,7 +154,9 @@ class Release:
     @contextmanager
     def run(self) -> Iterator[Run]:
         """Make the directory of the run, and remove it again if the block raises."""
+        after = None if self.before is None else self.before.id
         with new_run(self._spark, self._output.path) as run:
+            write_origin(self._spark, run, Origin(self._day, after))
             yield run
 
     def publish(
@@ -166,9 +189,10 @@ class Release:
                     f"{' and '.join(complaints)}: the run is not published, and kept in {run.path}",
                     {"run_id": run.id, "model": run.model, "metrics": figures},
                 )
-        publish_run(self._spark, self._output.path, run, after=self.before)
+        publish_run(self._spark, self._output.path, run, after=self._replaced)
         if self._output.keep is not None:
-            remove_old_runs(self._spark, self._output.path, self._output.keep)
+            spared = None if self._day is None else self.before  # to repeat the day from there
+            remove_old_runs(self._spark, self._output.path, self._output.keep, spared)
 
     @property
     def files(self) -> FileSystem:

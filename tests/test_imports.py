@@ -306,7 +306,8 @@ IMPORTS = {
     "nonconvex.reports": "numerics.errors distributed recommendation summary",
     "nonconvex.gates": "",
     "nonconvex.estimator_sections": "config gates",
-    "nonconvex.releases": "config distributed estimator_sections gates models",
+    "nonconvex.lineage": "distributed",
+    "nonconvex.releases": "config distributed estimator_sections gates lineage models",
     # the page of a run: pictures and words, of what others have computed
     "nonconvex.reporting": "",
     "nonconvex.reporting.palette": "",
@@ -419,6 +420,7 @@ PACKAGES = {
     "nonconvex.network_sections": "pydantic pyspark.sql",
     "nonconvex.network_baselines": "numpy pyspark.sql",
     "nonconvex.models": "pyspark.sql",
+    "nonconvex.lineage": "pyspark.sql",
     "nonconvex.releases": "pyspark.sql",
     "nonconvex.window_sections": "pydantic",
     "nonconvex.drift": "numpy pyarrow",

@@ -33,6 +33,7 @@ __all__ = [
     "PublicationError",
     "Run",
     "find_model",
+    "find_run",
     "new_run",
     "publish_run",
     "published_run",
@@ -188,7 +189,9 @@ def recover(spark: SparkSession, path: str) -> None:
             _logger.info("removed %s, a run that was killed", run.path)
 
 
-def remove_old_runs(spark: SparkSession, path: str, keep: int) -> list[Run]:
+def remove_old_runs(
+    spark: SparkSession, path: str, keep: int, spared: Run | None = None
+) -> list[Run]:
     """Remove all complete runs but the newest and the published one.
 
     Parameters
@@ -198,6 +201,8 @@ def remove_old_runs(spark: SparkSession, path: str, keep: int) -> list[Run]:
         The directory of all runs.
     keep : int
         How many to keep, at least 1, the published one among them.
+    spared : Run, optional
+        The next one to keep, if any is kept beside the published one.
 
     Returns
     -------
@@ -208,8 +213,9 @@ def remove_old_runs(spark: SparkSession, path: str, keep: int) -> list[Run]:
     published = published_run(spark, path)
     complete = [run for run in _runs(files, path) if not files.exists(f"{run.path}/{_RUNNING}")]
     others = [run for run in complete if run != published]
-    spared = keep - (published is not None)
-    old = others[: max(len(others) - spared, 0)]
+    others.sort(key=lambda run: run == spared)  # as if it were the newest
+    room = keep - (published is not None)
+    old = others[: max(len(others) - room, 0)]
     for run in old:
         try:
             files.delete(run.path)
@@ -250,6 +256,13 @@ def find_model(spark: SparkSession, path: str) -> str:
             return model
     there = "no model is published" if files.exists(path) else "there is nothing"
     raise PublicationError(f"{there} at {path}: train a model first, or name another directory")
+
+
+def find_run(spark: SparkSession, path: str, run_id: str) -> Run | None:
+    """Return a complete run of a directory of runs by its id, None if it has no such one."""
+    files, run = FileSystem(spark, path), _run(path, run_id)
+    there = files.exists(run.model) and not files.exists(f"{run.path}/{_RUNNING}")
+    return run if there else None
 
 
 def _published(files: FileSystem, path: str) -> Run:

@@ -14,6 +14,7 @@ from nonconvex.distributed.publication import (
     PublicationError,
     Run,
     find_model,
+    find_run,
     new_run,
     publish_run,
     published_run,
@@ -247,7 +248,10 @@ def test_old_runs_are_removed_but_for_the_published_one_and_those_under_way(spar
     several.sort()
     publish_run(spark, runs, several[0], after=None)
     with new_run(spark, runs) as under_way:
-        assert remove_old_runs(spark, runs, 3) == [several[1]]
-        assert remove_old_runs(spark, runs, 1) == several[2:]
+        assert find_run(spark, runs, under_way.id) is None
+        assert remove_old_runs(spark, runs, 3, several[1]) == [several[2]]
+        assert find_run(spark, runs, several[2].id) is None
+        assert find_run(spark, runs, several[3].id) == several[3]
+        assert remove_old_runs(spark, runs, 1, several[1]) == [several[3], several[1]]
         assert published_run(spark, runs) == several[0]
         assert os.path.isdir(under_way.path)

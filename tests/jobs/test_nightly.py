@@ -2,6 +2,7 @@
 
 import json
 import runpy
+import shutil
 import sys
 from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
@@ -13,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs import nightly
+from tests.jobs.test_cluster import model_bits
 
 ROOT = Path(nightly.__file__).parents[1]
 
@@ -78,6 +80,47 @@ def test_the_chain_runs_night_after_night_and_tells_what_has_changed(home):
     for job in ("evaluate", "recommend"):
         outcome, _, log = start(job, "2026-11-25")
         assert outcome["exit"] == 0, (outcome, log)
+
+
+@pytest.mark.thorough
+def test_a_day_that_is_run_again_comes_to_the_same_model(home, monkeypatch):
+    arguments = [f"output.path={home}/output/again", "factorization.rank=2", "gate.published=9"]
+    arguments = [word for one in [*arguments, "gate.baseline=9"] for word in ("--set", one)]
+
+    def train(day):
+        outcome, _, log = start("train_factorization", day, *arguments)
+        assert outcome["exit"] == 0, (outcome, log)
+        return outcome, model_bits(outcome["model"])
+
+    _, first_bits = train("2026-11-24")
+    second, bits = train("2026-11-25")
+    again, again_bits = train("2026-11-25")
+    assert again["run_id"] != second["run_id"]
+    assert again_bits == bits
+    assert again["drift"] == second["drift"]
+    assert again["metrics"] == second["metrics"]
+
+    def die(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:  # once it is published
+        patch.setattr("nonconvex.releases.remove_old_runs", die)
+        outcome, _, _ = start("train_factorization", "2026-11-25", *arguments)
+    assert outcome["exit"] == 130
+    pointer = home / "output/again/published.json"
+    assert json.loads(pointer.read_text())["run_id"] not in (second["run_id"], again["run_id"])
+    assert train("2026-11-25")[1] == bits
+    assert train("2026-11-24")[1] == first_bits
+    last, last_bits = train("2026-11-25")  # after the run of the day before that came last
+    assert last_bits == bits
+
+    for run in (home / "output/again").glob("run_id=*"):
+        if run.name != f"run_id={last['run_id']}":
+            shutil.rmtree(run)
+    outcome, _, log = start("train_factorization", "2026-11-25", *arguments)
+    assert outcome["exit"] == 2
+    assert "2026-11-25 cannot be repeated from where it began" in outcome["error"]
+    assert "Traceback" not in log
 
 
 def test_a_day_that_is_not_there_is_waited_for(home):
