@@ -5,12 +5,16 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from itertools import pairwise
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
 import pyarrow.parquet as pq
 import pytest
@@ -21,13 +25,16 @@ pytestmark = pytest.mark.thorough
 
 ROOT = Path(__file__).parents[2]
 JOB = ROOT / "jobs/train_factorization.py"
-PHASES = {
-    "preparing": (r"rows accepted", r"wrote prepared ratings"),
-    "training": (r"iteration   1 ", r"iteration  12 "),
-    "publishing": (r"iteration  12 ", r"published "),
+STEPS = {
+    "preparing": [r"rows accepted", r"users in", r"wrote prepared ratings"],
+    "training": [rf"iteration {number:3d} " for number in range(1, 13)],
+    "publishing": [r"iteration  12 ", r"published "],
 }
-"""What the log says when each begins and ends."""
-MOMENTS = 21
+"""What the log says on the way of each phase."""
+PARTS = 7
+"""Each kills one driver in each phase: 21 moments."""
+WHOLE = {"config.toml", "prepared", "ratings.parquet", "runs"}
+"""What there is when all is done; logs, and what Java and Spark write for themselves, aside."""
 
 CONFIG = """
 [ratings]
@@ -90,16 +97,49 @@ class Driver:
         return outcome | {"log": self._log.read_text()}
 
 
-@pytest.fixture
-def root(tmp_path, monkeypatch):
-    # The jobs are tiny: compiling them is most of the time.
-    monkeypatch.setenv("JAVA_TOOL_OPTIONS", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC")
-    monkeypatch.setenv("SPARK_LOCAL_DIRS", str(tmp_path / "local"))  # which Spark leaves if killed
+@contextmanager
+def place_for_runs(root):
+    """Write what a job needs; what Java, Python and Spark leave if killed goes elsewhere."""
     sample = pq.read_table(ROOT / "tests/data/movietweetings/ratings.parquet")
-    ratings = tmp_path / "ratings.parquet"
+    ratings = root / "ratings.parquet"
     pq.write_table(sample.slice(0, 5_000), ratings)
-    (tmp_path / "config.toml").write_text(CONFIG.format(ratings=ratings, root=tmp_path))
-    return tmp_path
+    (root / "config.toml").write_text(CONFIG.format(ratings=ratings, root=root))
+    with (
+        TemporaryDirectory(prefix="nc", ignore_cleanup_errors=True) as own,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        options = f"-XX:TieredStopAtLevel=1 -XX:+UseSerialGC -Djava.io.tmpdir={own}"
+        patch.setenv("JAVA_TOOL_OPTIONS", options)  # compiling tiny jobs is most of the time
+        patch.setenv("TMPDIR", own)
+        patch.setenv("SPARK_LOCAL_DIRS", own)
+        yield root
+
+
+@pytest.fixture
+def root(tmp_path):
+    with place_for_runs(tmp_path):
+        yield tmp_path
+
+
+class Undisturbed(NamedTuple):
+    """A run that nobody killed: its runs, the bits of its model, the seconds of each step."""
+
+    runs: Path
+    bits: dict
+    seconds: dict
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    seconds = {}
+    with place_for_runs(tmp_path_factory.mktemp("undisturbed")) as root:
+        driver = Driver(root)
+        for phase, steps in STEPS.items():
+            times = [driver.wait_for(step) for step in steps]
+            seconds[phase] = [ends - begins for begins, ends in pairwise(times)]
+        outcome = driver.outcome()
+    assert outcome["exit"] == 0, outcome
+    return Undisturbed(root / "runs", model_bits(outcome["model"]), seconds)
 
 
 def check_published(runs, bits):
@@ -116,33 +156,59 @@ def entries(directory):
     return sorted(path.name for path in directory.iterdir() if not path.name.endswith(".crc"))
 
 
-def test_killed_at_any_moment_the_next_run_comes_to_the_same_model(root):
-    draw = random.Random(1)
-    first = Driver(root)
-    seconds = {}
-    for phase, (begins, ends) in PHASES.items():
-        began = first.wait_for(begins)
-        seconds[phase] = first.wait_for(ends) - began
-    outcome = first.outcome()
-    assert outcome["exit"] == 0, outcome
-    bits = model_bits(outcome["model"])
+def everything(root):
+    """What is in the place of runs and, for what ought to vanish, in it."""
+    found = {}
+    for name in entries(root):
+        if not name.startswith("log"):
+            found[name] = entries(root / name) if (root / name).is_dir() else None
+    return found
+
+
+def leftovers(root):
+    """Files that only someone who is writing needs."""
+    hidden = [path for path in root.rglob(".*") if path.suffix != ".crc"]
+    sums = [path for path in root.rglob(".*.crc") if not path.with_name(path.name[1:-4]).exists()]
+    return hidden + sums + list(root.rglob("_temporary"))
+
+
+def wait_for_processes():
+    """Wait until no process is left of the drivers that were killed, nor of their workers."""
+    mine = f"TMPDIR={os.environ['TMPDIR']}\0".encode()
+    end, left = time.monotonic() + 60, True
+    while left:
+        left = []
+        for environment in Path("/proc").glob("[0-9]*/environ"):
+            with suppress(OSError):
+                if mine in environment.read_bytes():
+                    left.append(environment.parent.name)
+        assert time.monotonic() < end, left
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize("part", range(PARTS))
+def test_killed_at_any_moment_the_next_run_comes_to_the_same_model(root, undisturbed, part):
+    runs, bits, draw = root / "runs", undisturbed.bits, random.Random(part)
+    if part % 2:  # else nothing is published yet
+        shutil.copytree(undisturbed.runs, runs)
     told = []
-    for moment in range(MOMENTS):
-        phase = list(PHASES)[moment % len(PHASES)]
-        driver = Driver(root)
-        assert driver.wait_for(PHASES[phase][0]), driver.outcome()
-        time.sleep(draw.uniform(0, seconds[phase]))
+    for phase, steps in STEPS.items():
+        driver, step = Driver(root), draw.randrange(len(steps) - 1)
+        assert driver.wait_for(steps[step]), driver.outcome()
+        time.sleep(draw.uniform(0, undisturbed.seconds[phase][step]))
         driver.kill(java=draw.random() < 0.5)
-        check_published(root / "runs", bits)
-        told.append(f"{phase} {entries(root / 'runs')}")
-        if phase == "publishing":
-            outcome = Driver(root).outcome()
-            assert outcome["exit"] == 0, outcome
-            check_published(root / "runs", bits)
-            run = f"run_id={outcome['run_id']}"
-            assert entries(root / "runs") == ["published.json", run], told
-            left = [name for name in entries(root) if not name.startswith(("log", "local"))]
-            assert left == ["config.toml", "prepared", "ratings.parquet", "runs"], told
+        if part % 2 or (runs / "published.json").exists():
+            check_published(runs, bits)
+        told.append(f"killed while {phase}: {everything(root)}")
+    outcome = Driver(root).outcome()
+    assert outcome["exit"] == 0, (outcome, told)
+    check_published(runs, bits)
+    print(*told, sep="\n")
+    assert entries(runs) == ["published.json", f"run_id={outcome['run_id']}"], told
+    assert set(everything(root)) == WHOLE, told
+    assert not leftovers(root), told
+    wait_for_processes()
+    print(entries(Path(os.environ["TMPDIR"])))
 
 
 def test_of_two_runs_at_once_each_is_published_or_says_why_not(root):
