@@ -104,12 +104,15 @@ def new_run(spark: SparkSession, path: str) -> Iterator[Run]:
     files = FileSystem(spark, path)
     now = datetime.now(UTC)
     run = _run(path, f"{now:%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:6]}")
+    temporary = files.sibling(run.path)  # so that no run is there that does not say who writes it
     try:
-        files.write_text(f"{run.path}/{_RUNNING}", json.dumps({"writer": mark()}) + "\n")
+        files.write_text(f"{temporary}/{_RUNNING}", json.dumps({"writer": mark()}) + "\n")
+        files.rename(temporary, run.path)
         yield run
         seal(spark, run.path, deep=False, without=(_RUNNING,))
         files.delete(f"{run.path}/{_RUNNING}")
     except BaseException:
+        files.delete(temporary)
         files.delete(run.path)
         raise
 

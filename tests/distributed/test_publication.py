@@ -255,3 +255,18 @@ def test_old_runs_are_removed_but_for_the_published_one_and_those_under_way(spar
         assert remove_old_runs(spark, runs, 1, several[1]) == [several[3], several[1]]
         assert published_run(spark, runs) == several[0]
         assert os.path.isdir(under_way.path)
+
+
+def test_no_run_is_there_that_does_not_say_who_writes_it(spark, runs, monkeypatch):
+    def die(files, path, target):
+        assert FileSystem(spark, runs).exists(f"{path}/running.json")
+        assert [name for name in os.listdir(runs) if name.startswith("run_id=")] == []
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FileSystem, "rename", die)
+        with pytest.raises(KeyboardInterrupt), new_run(spark, runs):
+            pass
+    assert os.listdir(runs) == []
+    with new_run(spark, runs) as run:
+        assert os.path.exists(f"{run.path}/running.json")
