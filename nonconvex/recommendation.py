@@ -14,15 +14,8 @@ from pyspark import keyword_only
 from pyspark.ml import Estimator
 from pyspark.ml.util import DefaultParamsReadable, DefaultParamsWritable
 from pyspark.sql import DataFrame
-from pyspark.sql import functions as F
 
 from nonconvex.contradictions import check_prepared, check_together
-from nonconvex.distributed.columns import (
-    boolean_column,
-    check_frame,
-    id_column,
-    number_column,
-)
 from nonconvex.distributed.passes import Place
 from nonconvex.distributed.prepared import PreparedRatings
 from nonconvex.distributed.ratings import RatingsError
@@ -38,6 +31,7 @@ from nonconvex.numerics.blocks import RatingBlock
 from nonconvex.numerics.factorization import Factors
 from nonconvex.numerics.implicit import preferences
 from nonconvex.params import ParamError, with_accessors
+from nonconvex.rating_columns import select_ratings
 from nonconvex.turns import InTurn
 
 if TYPE_CHECKING:
@@ -254,7 +248,7 @@ class MatrixFactorization(
             validated = estimator.getOrDefault("validationIndicatorCol") is not None
             estimator._check_together(validated=validated)
         started = time.perf_counter()
-        ratings = first._ratings(dataset)
+        ratings = select_ratings(first, dataset)
         training = pack_ratings(
             ratings,
             user_blocks=first.getOrDefault("numUserBlocks"),
@@ -288,26 +282,6 @@ class MatrixFactorization(
         if not self.getOrDefault("implicitPrefs"):
             return None
         return partial(preferences, confidence=self.getOrDefault("confidence"))
-
-    def _ratings(self, dataset: DataFrame) -> DataFrame:
-        """Select what a fit reads, under the names it reads it by."""
-        check_frame("dataset", dataset)
-        get = self.getOrDefault
-        rating = number_column(dataset, get("ratingCol"), "ratingCol")
-        columns = {
-            side: id_column(dataset, get(f"{side}Col"), f"{side}Col") for side in ("user", "item")
-        }
-        columns["rating"] = rating
-        if get("weightCol") is not None:
-            columns["weight"] = number_column(dataset, get("weightCol"), "weightCol")
-        if get("validationIndicatorCol") is not None:
-            held_out = boolean_column(
-                dataset, get("validationIndicatorCol"), "validationIndicatorCol"
-            )
-            columns["held_out"] = held_out
-            if get("implicitPrefs"):  # what is predicted is the preference
-                columns["rating"] = F.when(held_out, (rating > 0).cast("double")).otherwise(rating)
-        return dataset.select(*(column.alias(name) for name, column in columns.items()))
 
     def _train(
         self,

@@ -277,10 +277,10 @@ IMPORTS = {
         "distributed explanations factorization_files factorization_params numerics params ranges "
         "recommender starts summary uncertain"
     ),
+    "nonconvex.rating_columns": "distributed.columns factorization_params",
     "nonconvex.recommendation": (
         "contradictions distributed exchanges factorization_model factorization_params fitting "
-        "loops "
-        "model_files numerics params turns"
+        "loops model_files numerics params rating_columns turns"
     ),
     "nonconvex.network_params": "numerics params ranges",
     "nonconvex.network_contradictions": "network_params params",
@@ -425,6 +425,7 @@ PACKAGES = {
     "nonconvex.window_sections": "pydantic",
     "nonconvex.drift": "numpy pyarrow",
     "nonconvex.prediction": "pyspark.sql",
+    "nonconvex.rating_columns": "pyspark.sql",
     "nonconvex.prediction_sections": "pydantic",
     "nonconvex.baselines": "numpy pyspark",
     "nonconvex.reports": "pyspark.sql",
