@@ -192,14 +192,15 @@ def ids_of(side: str) -> Callable[[_Batches], _Batches]:
 def gathered(batches: _Batches, rows: int = _CHUNK) -> Iterator[pa.Table]:
     """Put batches together until they have that many rows, or are very large."""
     held: list[pa.RecordBatch] = []
-    size = 0
+    length = size = 0
     for batch in batches:
-        if len(batch):
-            held.append(batch)
-            size += batch.nbytes
-        if sum(map(len, held)) >= rows or size >= _CHUNK_BYTES:
+        if not len(batch):
+            continue
+        held.append(batch)
+        length, size = length + len(batch), size + batch.nbytes
+        if length >= rows or size >= _CHUNK_BYTES:
             yield pa.Table.from_batches(held)
-            held, size = [], 0
+            held, length, size = [], 0, 0
     if held:
         yield pa.Table.from_batches(held)
 
@@ -210,20 +211,23 @@ def encode(dtype: type[np.floating]) -> Callable[[_Batches], _Batches]:
     def task(batches: _Batches) -> _Batches:
         for table in gathered(batches):
             problems = _problems(table)
-            parts = [(False, table)]
-            if any(problems):  # which end the fit
-                parts = [(False, table.slice(0, 0))]
-            elif "held_out" in table.column_names:
-                held_out = table["held_out"]
-                parts = [(True, table.filter(held_out)), (False, table.filter(pc.invert(held_out)))]
-            for is_held_out, part in parts:
-                if len(part) or any(problems):
-                    fields = {} if any(problems) else _chunk(part, dtype)
-                    fields["rows"] = len(part) or len(table)
-                    fields |= {"held_out": is_held_out, "problems": problems}
-                    yield pa.RecordBatch.from_pylist([fields], _SCHEMA)
+            if any(problems):  # which end the fit, whatever else there is
+                yield _record(rows=len(table), held_out=False, problems=problems)
+                continue
+            parts = {False: table}
+            if "held_out" in table.column_names:
+                chosen = table["held_out"]
+                parts = {False: table.filter(pc.invert(chosen)), True: table.filter(chosen)}
+            for held_out, part in parts.items():
+                if len(part):
+                    chunk = _chunk(part, dtype)
+                    yield _record(rows=len(part), held_out=held_out, problems=problems, **chunk)
 
     return task
+
+
+def _record(**fields: Any) -> pa.RecordBatch:
+    return pa.RecordBatch.from_pylist([fields], _SCHEMA)
 
 
 def _problems(table: pa.Table) -> list[int]:
@@ -260,7 +264,8 @@ def _bytes(table: pa.Table) -> bytes:
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as stream:
         stream.write_table(table)
-    return bytes(sink.getvalue().to_pybytes())
+    buffer: bytes = sink.getvalue().to_pybytes()
+    return buffer
 
 
 def _table(buffer: pa.Buffer) -> pa.Table:
