@@ -159,9 +159,9 @@ def check_keys(where: str, given: Iterable[str], allowed: Iterable[str]) -> None
     nonconvex.config.ConfigError: unknown key factorization.rnak; did you mean factorization.rank?
     """
     allowed = list(allowed)
-    unknown = [_unknown_key((where, key), allowed) for key in given if key not in allowed]
+    unknown = [key for key in given if key not in allowed]
     if unknown:
-        raise ConfigError("; ".join(unknown))
+        raise ConfigError(_unknown_keys([where], unknown, allowed))
 
 
 # Reading
@@ -232,7 +232,18 @@ def _explain(error: ValidationError, model_type: type[BaseModel], values: dict[s
     by_location: dict[tuple[str, ...], list[ErrorDetails]] = {}
     for details in error.errors(include_url=False):
         by_location.setdefault(_location(details, values), []).append(details)
-    return "; ".join(_clause(*item, model_type) for item in by_location.items())
+    unknown: dict[tuple[str, ...], list[str]] = {}
+    clauses = []
+    for location, errors in by_location.items():
+        if errors[0]["type"] == "extra_forbidden":
+            unknown.setdefault(location[:-1], []).append(location[-1])
+        else:
+            clauses.append(_clause(location, errors))
+    tables = [
+        _unknown_keys(table, keys, _field_names(model_type, table))
+        for table, keys in unknown.items()
+    ]
+    return "; ".join(clauses + tables)
 
 
 def _location(details: ErrorDetails, values: Any) -> tuple[str, ...]:
@@ -247,13 +258,9 @@ def _location(details: ErrorDetails, values: Any) -> tuple[str, ...]:
     return tuple(location)
 
 
-def _clause(
-    location: tuple[str, ...], errors: list[ErrorDetails], model_type: type[BaseModel]
-) -> str:
+def _clause(location: tuple[str, ...], errors: list[ErrorDetails]) -> str:
     key = ".".join(map(_key, location))
     error = errors[0]
-    if error["type"] == "extra_forbidden":
-        return _unknown_key(location, _field_names(model_type, location))
     if error["type"] == "missing":
         return f"{key} is required and not given"
     if error["type"] == "value_error":  # a validator's own words
@@ -268,10 +275,10 @@ def _allowed(error: ErrorDetails) -> str:
     return allowed.replace("a integer", "an integer").replace("an object", "a table")
 
 
-def _field_names(model_type: type[BaseModel], location: Sequence[str]) -> list[str]:
-    """Return the names that could stand at the end of `location`."""
+def _field_names(model_type: type[BaseModel], table: Sequence[str]) -> list[str]:
+    """Return the keys that the table may have."""
     models = [model_type]
-    for part in location[:-1]:
+    for part in table:
         fields = [model.model_fields[part] for model in models if part in model.model_fields]
         if fields:  # else an index into a list of the models
             models = [model for field in fields for model in _models(field.annotation)]
@@ -284,13 +291,26 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
     return [model for argument in get_args(annotation) for model in _models(argument)]
 
 
-def _unknown_key(location: Sequence[str], allowed: Sequence[str]) -> str:
-    *where, key = location
+def _unknown_keys(table: Sequence[str], keys: Sequence[str], allowed: Sequence[str]) -> str:
+    """Say of each key which known ones are near; where none is, what is allowed, once."""
     by_lower_case = {name.lower(): name for name in allowed}
-    near = difflib.get_close_matches(key.lower(), by_lower_case)
-    names = [".".join(map(_key, [*where, by_lower_case[name]])) for name in near]
-    advice = f"did you mean {' or '.join(names)}?" if near else f"allowed: {', '.join(allowed)}"
-    return f"unknown key {'.'.join(map(_key, location))}; {advice}"
+
+    def dotted(key: str) -> str:
+        return ".".join(map(_key, [*table, key]))
+
+    clauses, strange = [], []
+    for key in keys:
+        near = difflib.get_close_matches(key.lower(), by_lower_case)
+        if near:
+            names = " or ".join(dotted(by_lower_case[name]) for name in near)
+            clauses.append(f"unknown key {dotted(key)}; did you mean {names}?")
+        else:
+            strange.append(dotted(key))
+    if strange:
+        plural = "s" if len(strange) > 1 else ""
+        known = ", ".join(allowed)
+        clauses.append(f"unknown key{plural} {', '.join(strange)}; allowed: {known}")
+    return "; ".join(clauses)
 
 
 # Writing

@@ -162,6 +162,13 @@ class TestRefusal:
         message = refusal("[split]\nxyz = 3")
         assert message == "unknown key split.xyz; allowed: kind, fraction, seed, since"
 
+    def test_what_is_allowed_is_listed_once(self, refusal):
+        message = refusal("[split]\nxyz = 3\nsede = 1\nuvw = 3")
+        assert message == (
+            "unknown key split.sede; did you mean split.seed?; "
+            "unknown keys split.xyz, split.uvw; allowed: kind, fraction, seed, since"
+        )
+
     def test_unknown_key_in_a_list_of_tables(self, refusal):
         message = refusal('[[columns]]\nname = "user"\n[[columns]]\nname = "item"\nwdth = 3')
         assert message == "unknown key columns.1.wdth; did you mean columns.1.width?"
