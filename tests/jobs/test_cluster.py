@@ -13,6 +13,8 @@ from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -41,6 +43,29 @@ updates = "executors"
 
 [output]
 path = "{root}/runs"
+
+[report]
+write = false
+"""
+
+
+NETWORK = """
+[examples]
+path = "{root}/examples.parquet"
+task = "classification"
+
+[split]
+validation = 0.2
+test = 0.2
+
+[network]
+layers = [8]
+batchSize = 128
+maxIter = 3
+numRestarts = 2
+
+[output]
+path = "{root}/networks"
 
 [report]
 write = false
@@ -77,11 +102,16 @@ def config(tmp_path_factory):
 @pytest.fixture(scope="module")
 def bits(config):
     """The model as one machine without a cluster makes it."""
-    command = [sys.executable, str(JOB), "--config", str(config)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=config.parent)
+    return model_bits(run_here(JOB, "--config", config)["model"])
+
+
+def run_here(job, *arguments):
+    """Run a job without a cluster; return the last line that it printed."""
+    command = [sys.executable, *map(str, (job, *arguments))]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     outcome = json.loads(done.stdout.splitlines()[-1])
     assert outcome["exit"] == 0, done.stderr[-4000:]
-    return model_bits(outcome["model"])
+    return outcome
 
 
 def model_bits(path):
@@ -92,6 +122,11 @@ def model_bits(path):
         sides.append(table.to_pydict())
     metadata = json.loads(next((Path(path) / "metadata").glob("part-*")).read_text())
     return metadata["globalBias"], *sides
+
+
+def network_bits(path):
+    """All parameters of a network, read without Spark."""
+    return pq.read_table(Path(path) / "weights").sort_by("index").to_pydict()
 
 
 def files_of(name):
@@ -152,6 +187,28 @@ def test_a_packed_environment_and_a_zip_are_all_that_executors_need(
     named = descriptions(tmp_path / "events")
     assert "iteration 3 · users" in named
     assert all(named), "a job that Spark's page would show without a description"
+
+
+@pytest.mark.parametrize("place", ["driver", "executors"])
+def test_a_network_has_the_bits_of_one_machine(cluster, package, tmp_path, place):
+    draw = np.random.default_rng(3)
+    features = draw.normal(size=(4000, 5))
+    columns = {f"x{number}": column for number, column in enumerate(features.T)}
+    columns["label"] = (features @ [1, -1, 2, 0, 1] + draw.normal(size=4000) > 0).astype(int)
+    pq.write_table(pa.table(columns), tmp_path / "examples.parquet")
+    (tmp_path / "network.toml").write_text(NETWORK.format(root=tmp_path))
+    job = ROOT / "jobs/train_network.py"
+    arguments = ["--config", tmp_path / "network.toml", "--set", f"network.gradients={place}"]
+    settings = {
+        "--py-files": package,
+        "spark.pyspark.python": sys.executable,
+        "spark.pyspark.driver.python": sys.executable,
+    }
+    outcome = cluster.outcome(cluster.submit(job, *arguments, settings=settings))
+    assert outcome["exit"] == 0, outcome
+    alone = run_here(job, *arguments)
+    assert network_bits(outcome["model"]) == network_bits(alone["model"])
+    assert outcome["metrics"] == alone["metrics"]
 
 
 def test_a_killed_worker_and_killed_python_workers_change_no_bit(cluster, package, config, bits):
