@@ -62,7 +62,12 @@ def agreement(
 
     Examples
     --------
-    >>> agreement(predicted, F.col("rating"), F.col("prediction"), 1.0, 5.0)  # doctest: +SKIP
+    >>> predicted = spark.createDataFrame(
+    ...     [(1.0, 1.2), (5.0, 4.1), (5.0, 4.9)], ["rating", "prediction"]
+    ... )
+    >>> met = agreement(predicted, F.col("rating"), F.col("prediction"), 1.0, 5.0)
+    >>> met.counts.sum(axis=1)  # of ratings of 1 and of 5
+    array([1, 2])
     """
     span = (most - least) or 1.0
     fine = _bin((actual - least) / span * (_FINE - 1) + F.lit(0.5), _FINE)
@@ -106,7 +111,11 @@ def reliability(frame: DataFrame, confidence: Column, right: Column, bins: int =
 
     Examples
     --------
-    >>> reliability(predicted, F.array_max("probability"), F.col("right"))  # doctest: +SKIP
+    >>> predicted = spark.createDataFrame(
+    ...     [(0.5, False), (0.9375, True), (1.0, True)], ["confidence", "right"]
+    ... )
+    >>> reliability(predicted, F.col("confidence"), F.col("right"))
+    Reliability(rows=array([1, 2]), confidence=array([0.5    , 0.96875]), accuracy=array([0., 1.]))
     """
     place = _bin(confidence * bins, bins)
     rows = (

@@ -46,7 +46,15 @@ def seal(
 
     Examples
     --------
-    >>> seal(spark, "output/model")  # doctest: +SKIP
+    >>> files = FileSystem(spark, "sealed")
+    >>> files.write_text("sealed/model.json", "[1, 2]")
+    >>> seal(spark, "sealed")
+    >>> files.write_text("sealed/model.json", "[1, 3]")
+    >>> verify(spark, "sealed")
+    Traceback (most recent call last):
+        ...
+    nonconvex.distributed.checksums.ChecksumError: sealed/model.json is damaged: its checksum is
+    another one
     """
     files = FileSystem(spark, path)
     said = {

@@ -18,8 +18,9 @@ def described(spark: SparkSession, text: str) -> Iterator[None]:
 
     Examples
     --------
-    >>> with described(spark, "evaluation"):  # doctest: +SKIP
-    ...     frame.count()
+    >>> with described(spark, "evaluation"):
+    ...     description(spark.sparkContext)
+    'evaluation'
     """
     before = description(spark.sparkContext)
     describe(spark.sparkContext, text)

@@ -58,8 +58,9 @@ def count_duplicates(ratings: DataFrame) -> Duplicates:
 
     Examples
     --------
-    >>> count_duplicates(ratings).rows  # doctest: +SKIP
-    2278
+    >>> twice = count_duplicates(ratings.union(ratings))
+    >>> twice.rows, twice.pairs, twice.conflicting
+    (603, 603, 0)
     """
     differ = F.col("low") < F.col("high")
     example = F.struct(~differ, "user", "item", "rows", "low", "high")
@@ -103,7 +104,13 @@ def resolve_duplicates(ratings: DataFrame, policy: str) -> tuple[DataFrame, Data
 
     Examples
     --------
-    >>> kept, dropped = resolve_duplicates(ratings, "last")  # doctest: +SKIP
+    >>> twice = spark.createDataFrame(
+    ...     [("ann", 1, 5.0, 100, 0), ("ann", 1, 3.0, 200, 1)],
+    ...     ["user", "item", "rating", "timestamp", "position"],
+    ... )
+    >>> kept, dropped = resolve_duplicates(twice, "last")
+    >>> kept.first().rating, dropped.first().reason
+    (3.0, 'duplicate of a later row: its rating is 3.0')
     """
     if policy == "mean":
         return _merge(ratings), None

@@ -47,11 +47,10 @@ def evaluate(ratings: DataFrame, predictors: Sequence[str]) -> Evaluation:
 
     Examples
     --------
-    >>> ratings = spark.createDataFrame(  # doctest: +SKIP
-    ...     [(4.0, 3.0, 10, 0), (2.0, 2.0, 0, 10)], "rating double, mean double, "
-    ...     "user_count long, item_count long",
+    >>> ratings = spark.createDataFrame(
+    ...     [(4.0, 3.0, 10, 0), (2.0, 2.0, 0, 10)], ["rating", "mean", "user_count", "item_count"]
     ... )
-    >>> evaluate(ratings, ["mean"]).overall  # doctest: +SKIP
+    >>> evaluate(ratings, ["mean"]).overall
     Scores(ratings=2, rmse={'mean': 0.7071067811865476}, mae={'mean': 0.5})
     """
     weighted = "weight" in ratings.columns

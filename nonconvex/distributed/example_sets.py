@@ -189,10 +189,11 @@ def pack_examples(
 
     Examples
     --------
-    >>> columns = ExampleColumns("features", "label")  # doctest: +SKIP
-    >>> examples = pack_examples(frame, columns, classify=True)  # doctest: +SKIP
-    >>> examples.outline.classes.values  # doctest: +SKIP
+    >>> frame, columns = spark.read.parquet("flowers.parquet"), ExampleColumns("features", "label")
+    >>> examples = pack_examples(frame, columns, classify=True)
+    >>> examples.outline.classes.values
     ('setosa', 'versicolor', 'virginica')
+    >>> examples.release()
     """
     selected = select_examples(frame, columns, classify=classify)
     about = outline(selected, columns, classify=classify, features=features, targets=targets)

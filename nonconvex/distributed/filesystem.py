@@ -44,8 +44,8 @@ class FileSystem:
 
     Examples
     --------
-    >>> files = FileSystem(spark, "models/latest")  # doctest: +SKIP
-    >>> files.exists("models/latest/metadata.json")  # doctest: +SKIP
+    >>> files = FileSystem(spark, "runs/films")
+    >>> files.exists("runs/films/published.json")
     True
     """
 
@@ -279,8 +279,10 @@ def publish(spark: SparkSession, path: str, *, replace: bool = True) -> Iterator
 
     Examples
     --------
-    >>> with publish(spark, "models/latest") as directory:  # doctest: +SKIP
-    ...     table.write.parquet(f"{directory}/table")
+    >>> with publish(spark, "tables/latest") as directory:
+    ...     ratings.write.parquet(f"{directory}/ratings")
+    >>> FileSystem(spark, "tables").names("tables/latest")
+    ['ratings']
     """
     files = FileSystem(spark, path)
     files.sweep(*files.parent(path))

@@ -98,9 +98,17 @@ def sorted_counts(frame: DataFrame, column: str) -> SortedCounts:
 
     Examples
     --------
-    >>> counts = sorted_counts(ratings, "timestamp")  # doctest: +SKIP
-    >>> counts.table.first()  # doctest: +SKIP
-    Row(id=1362062307, index=0, count=1, before=0)
+    >>> counts = sorted_counts(ratings, "rating")
+    >>> counts.table.orderBy("index").show(3)
+    +---+-----+-----+------+
+    | id|index|count|before|
+    +---+-----+-----+------+
+    |1.0|    0|    1|     0|
+    |2.0|    1|    3|     1|
+    |3.0|    2|    4|     4|
+    +---+-----+-----+------+
+    only showing top 3 rows
+    >>> counts.unpersist()
     """
     counts = frame.groupBy(F.col(column).alias("id")).agg(F.count("*").alias("count"))
     # As many partitions as cores: Spark does not join small ones in what is cached.
@@ -150,9 +158,10 @@ def index_ids(ratings: DataFrame, column: str, blocks: int | None = None) -> IdI
 
     Examples
     --------
-    >>> users = index_ids(ratings, "user", blocks=4)  # doctest: +SKIP
-    >>> users.size  # doctest: +SKIP
-    21081
+    >>> users = index_ids(ratings, "user", blocks=4)
+    >>> users.size, users.table.select("block").distinct().count()
+    (40, 4)
+    >>> users.unpersist()
     """
     if blocks is not None and blocks < 1:
         raise ValueError(f"the number of blocks must be at least 1, got {blocks}")
@@ -209,8 +218,11 @@ def attach_indices(ratings: DataFrame, users: IdIndex, items: IdIndex) -> DataFr
 
     Examples
     --------
-    >>> attach_indices(ratings, users, items).first().user_index  # doctest: +SKIP
+    >>> users, items = index_ids(ratings, "user"), index_ids(ratings, "item")
+    >>> attach_indices(ratings, users, items).where("item = 'Argo'").first().item_index
     0
+    >>> users.unpersist()
+    >>> items.unpersist()
     """
     for side, index in (("user", users), ("item", items)):
         columns = {"id": side, "index": f"{side}_index", "block": f"{side}_block"}

@@ -102,8 +102,16 @@ def label_ratings(
 
     Examples
     --------
-    >>> labelled = label_ratings(rows, Columns(), Rules(maximum=5))  # doctest: +SKIP
-    >>> labelled.where("reason is not null").show()  # doctest: +SKIP
+    >>> rows = spark.createDataFrame(
+    ...     [("ann", 1, 5.0), ("ann", 2, 9.0)], ["user", "item", "rating"]
+    ... )
+    >>> labelled = label_ratings(rows, Columns(), Rules(maximum=5))
+    >>> labelled.where("reason is not null").show(truncate=False)
+    +----+----+------+----------------------+
+    |user|item|rating|reason                |
+    +----+----+------+----------------------+
+    |ann |2   |9.0   |rating is above 5: 9.0|
+    +----+----+------+----------------------+
     """
     names = columns.named() | ({} if split is None else {"split": split})
     _refuse_shared_columns(names)

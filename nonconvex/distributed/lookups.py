@@ -85,9 +85,12 @@ def collect_ids(chunks: DataFrame, side: str, kind: str, blocks: int | None = No
 
     Examples
     --------
-    >>> users = collect_ids(chunks, "user", "string")  # doctest: +SKIP
-    >>> users.indices_of(pa.chunked_array([["ann", "nobody"]]))  # doctest: +SKIP
+    >>> from nonconvex.distributed.chunks import read_chunks
+    >>> chunks = read_chunks(ratings, np.float32)
+    >>> items = collect_ids(chunks, "item", "string")
+    >>> items.indices_of(pa.chunked_array([["Argo", "Alien"]]))
     array([ 0, -1], dtype=int32)
+    >>> chunks = chunks.unpersist()
     """
     counted = count_ids(chunks, side, kind)
     rows = int(pc.sum(counted["count"]).as_py())

@@ -125,8 +125,11 @@ def score(
 
     Examples
     --------
-    >>> scorer = spark.sparkContext.broadcast(Scorer(...))  # doctest: +SKIP
-    >>> score(frame, "features", scorer, OutputColumns()).show()  # doctest: +SKIP
+    >>> frame = spark.read.parquet("flowers.parquet")
+    >>> scorer = spark.sparkContext.broadcast(classifier.scorer)
+    >>> score(frame, "features", scorer, OutputColumns()).first().prediction
+    'setosa'
+    >>> scorer.destroy()
     """
     about = scorer.value
     inputs = select_vectors(frame, features, "featuresCol")

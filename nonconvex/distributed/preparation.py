@@ -107,10 +107,13 @@ def prepare_ratings(
 
     Examples
     --------
-    >>> prepared = prepare_ratings(  # doctest: +SKIP
-    ...     read_source(spark, "ratings.csv"), "prepared/ratings",
-    ...     columns=Columns(), rules=Rules(minimum=1, maximum=5), split=Split(test=0.1),
+    >>> from nonconvex.distributed.sources import read_source
+    >>> prepared = prepare_ratings(
+    ...     read_source(spark, "ratings.parquet"), "prepared/ratings",
+    ...     columns=Columns(), rules=Rules(minimum=0, maximum=10), split=Split(test=0.1),
     ... )
+    >>> prepared.manifest.counts["train"], prepared.manifest.counts["test"]
+    (534, 69)
     """
     spark = source.rows.sparkSession
     existing = _existing(spark, path, overwrite)

@@ -134,11 +134,11 @@ class PreparedRatings:
 
     Examples
     --------
-    >>> prepared = PreparedRatings.open(spark, "prepared/movietweetings")  # doctest: +SKIP
-    >>> prepared.manifest.users  # doctest: +SKIP
-    19118
-    >>> prepared.by_user.count()  # doctest: +SKIP
-    113458
+    >>> prepared = PreparedRatings.open(spark, "prepared/films")
+    >>> prepared.manifest.users
+    40
+    >>> prepared.by_user.count()
+    490
     """
 
     spark: SparkSession

@@ -57,10 +57,12 @@ class PreparedExamples:
 
     Examples
     --------
-    >>> prepared = PreparedExamples.open(spark, "prepared/digits")  # doctest: +SKIP
-    >>> prepared.manifest["outline"]["rows"]  # doctest: +SKIP
-    1437
-    >>> examples = prepared.load()  # doctest: +SKIP
+    >>> frame = spark.read.parquet("flowers.parquet")
+    >>> columns = ExampleColumns("features", "label")
+    >>> path = prepare_examples(frame, columns, "prepared/flowers", classify=True).path
+    >>> prepared = PreparedExamples.open(spark, path)
+    >>> prepared.manifest["outline"]["rows"], prepared.load().outline.classes.values
+    (150, ('setosa', 'versicolor', 'virginica'))
     """
 
     spark: SparkSession
@@ -181,10 +183,10 @@ def prepare_examples(
 
     Examples
     --------
-    >>> columns = ExampleColumns("pixels", "digit")  # doctest: +SKIP
-    >>> prepared = prepare_examples(
-    ...     frame, columns, "prepared/digits", classify=True
-    ... )  # doctest: +SKIP
+    >>> frame = spark.createDataFrame([([0.0, 1.0], 2.5), ([1.0, 3.0], 4.0)], ["x", "y"])
+    >>> prepared = prepare_examples(frame, ExampleColumns("x", "y"), "prepared/xy", classify=False)
+    >>> prepared.manifest["moments"]["mean"]
+    [0.5, 2.0]
     """
     spark = frame.sparkSession
     if not overwrite and FileSystem(spark, path).exists(path):

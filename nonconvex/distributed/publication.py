@@ -97,9 +97,12 @@ def new_run(spark: SparkSession, path: str) -> Iterator[Run]:
 
     Examples
     --------
-    >>> with new_run(spark, "runs/films") as run:  # doctest: +SKIP
+    >>> before = published_run(spark, "runs/others")
+    >>> with new_run(spark, "runs/others") as run:
     ...     model.write().save(run.model)
-    >>> publish_run(spark, "runs/films", run)  # doctest: +SKIP
+    >>> publish_run(spark, "runs/others", run, after=before)
+    >>> published_run(spark, "runs/others") == run
+    True
     """
     files = FileSystem(spark, path)
     now = datetime.now(UTC)
@@ -249,7 +252,8 @@ def find_model(spark: SparkSession, path: str) -> str:
 
     Examples
     --------
-    >>> MatrixFactorizationModel.load(find_model(spark, "runs/films"))  # doctest: +SKIP
+    >>> find_model(spark, "runs/films")
+    'runs/films/run_id=.../model'
     """
     files = FileSystem(spark, path)
     if files.exists(f"{path}/{POINTER}"):

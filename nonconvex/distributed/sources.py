@@ -119,9 +119,15 @@ def read_source(
 
     Examples
     --------
-    >>> source = read_source(spark, "ratings.csv", separator=";")  # doctest: +SKIP
-    >>> source.rows.columns  # doctest: +SKIP
-    ['user', 'item', 'rating', '_corrupt_record']
+    >>> FileSystem(spark, ".").write_text("ratings.csv", "user;item;rating\nann;1;5\nbob;1\n")
+    >>> source = read_source(spark, "ratings.csv", separator=";")
+    >>> source.rows.show()
+    +----+----+------+---------------+
+    |user|item|rating|_corrupt_record|
+    +----+----+------+---------------+
+    | ann|   1|     5|           NULL|
+    | bob|   1|  NULL|          bob;1|
+    +----+----+------+---------------+
     """
     files = FileSystem(spark, path)
     there = files.exists(path)
