@@ -174,7 +174,15 @@ class Explainer(FactorizationModelParams):
 
         Examples
         --------
-        >>> print(model.explain("ann", 5))  # doctest: +SKIP
+        >>> print(model.explain(413, "Gravity").text(2))
+        Gravity for 413: 7.70
+          7.44  α, the level of all ratings
+         -0.47  β_u, how high 413 rates
+         +0.53  β_i, how high Gravity is rated
+         +0.19  γ_u·γ_i, how they go together, of which
+                 +0.09  Now You See Me, rated 5
+                 +0.07  The Hangover Part III, rated 4
+                 +0.03  10 other ratings
         """
         if self.getOrDefault("ensemble"):
             raise ParamError(

@@ -173,7 +173,12 @@ class MatrixFactorizationModel(
 
         Examples
         --------
-        >>> model.foldInUsers(new_ratings).recommendForUserSubset(new_users, 5)  # doctest: +SKIP
+        >>> new = spark.createDataFrame(
+        ...     [(1, "Gravity", 9.0), (1, "Argo", 8.0)], ["user", "item", "rating"]
+        ... )
+        >>> more = model.foldInUsers(new)
+        >>> more.recommendForUserSubset(new, 1, exclude="train").first().recommendations[0].item
+        'Star Trek Into Darkness'
         """
         return self._fold_in(ratings, "users")
 
@@ -228,7 +233,9 @@ class MatrixFactorizationModel(
 
         Examples
         --------
-        >>> model.evaluate(test, k=10, threshold=4.0)["ndcgAtK"]  # doctest: +SKIP
+        >>> measured = model.evaluate(prepared.test, k=5, threshold=8.0)
+        >>> round(measured["rmse"], 2), round(measured["ndcgAtK"], 2)
+        (1.15, 0.38)
         """
         k, pairs = positive("k", k), self._pairs(exclude)
         threshold = optional(number("threshold"))(threshold)

@@ -162,8 +162,9 @@ def showing_progress() -> Iterator[None]:
 
     Examples
     --------
+    >>> from nonconvex.recommendation import MatrixFactorization
     >>> with showing_progress():
-    ...     model = MatrixFactorization().fit(ratings)  # doctest: +SKIP
+    ...     model = MatrixFactorization(rank=2, maxIter=2).fit(ratings)
     """
     handler, level, propagate = log_handler(sys.stderr), _log.level, _log.propagate
     _log.addHandler(handler)

@@ -17,7 +17,8 @@ def loop_of(params: FactorizationParams, exchange: Literal["broadcast", "shuffle
 
     Examples
     --------
-    >>> loop_of(MatrixFactorization(maxIter=3), "broadcast").max_iter  # doctest: +SKIP
+    >>> from nonconvex.recommendation import MatrixFactorization
+    >>> loop_of(MatrixFactorization(maxIter=3), "broadcast").max_iter
     3
     """
     get = params.getOrDefault

@@ -150,8 +150,9 @@ def read_metadata(spark: SparkSession, path: str, kind: str = "model") -> dict[s
 
     Examples
     --------
-    >>> read_metadata(spark, "output/model")["class"]  # doctest: +SKIP
-    'nonconvex.recommendation.MatrixFactorizationModel'
+    >>> from nonconvex.distributed.publication import find_model
+    >>> read_metadata(spark, find_model(spark, "runs/films"))["class"]
+    'nonconvex.factorization_model.MatrixFactorizationModel'
     """
     there = FileSystem(spark, path).exists(path)
     try:

@@ -52,8 +52,9 @@ def load_model(spark: SparkSession, path: str, *, handle_invalid: str | None = N
 
     Examples
     --------
-    >>> load_model(spark, find_model(spark, "runs/digits")).layers  # doctest: +SKIP
-    [64, 64, 10]
+    >>> from nonconvex.distributed.publication import find_model
+    >>> load_model(spark, find_model(spark, "runs/films")).rank
+    2
     """
     name = read_metadata(spark, path)["class"]
     if name not in _MODELS:

@@ -38,7 +38,9 @@ def select_ratings(params: FactorizationParams, dataset: DataFrame) -> DataFrame
 
     Examples
     --------
-    >>> select_ratings(MatrixFactorization(userCol="who"), frame).columns  # doctest: +SKIP
+    >>> from nonconvex.recommendation import MatrixFactorization
+    >>> frame = ratings.withColumnRenamed("user", "who")
+    >>> select_ratings(MatrixFactorization(userCol="who"), frame).columns
     ['user', 'item', 'rating']
     """
     check_frame("dataset", dataset)

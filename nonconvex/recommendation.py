@@ -76,9 +76,11 @@ class MatrixFactorization(
     --------
     >>> ratings = spark.createDataFrame(
     ...     [("ann", 1, 5.0), ("ann", 2, 1.0), ("bob", 1, 4.0)], ["user", "item", "rating"]
-    ... )  # doctest: +SKIP
-    >>> model = MatrixFactorization(rank=2, maxIter=5).fit(ratings)  # doctest: +SKIP
-    >>> model.transform(ratings).first().prediction  # doctest: +SKIP
+    ... )
+    >>> model = MatrixFactorization(rank=2, maxIter=5).fit(ratings)
+    >>> asked = spark.createDataFrame([("bob", 2)], ["user", "item"])
+    >>> round(model.transform(asked).first().prediction, 1)
+    2.7
     """
 
     @keyword_only

@@ -73,7 +73,9 @@ class Recommender(FactorizationModelParams):
 
         Examples
         --------
-        >>> model.recommendForAllUsers(3, exclude="train").show()  # doctest: +SKIP
+        >>> lists = model.recommendForAllUsers(3, exclude="train")
+        >>> [film.item for film in lists.where("user = 413").first().recommendations]
+        ['Silver Linings Playbook', 'Gravity', 'Argo']
         """
         return self._recommend(n, None, exclude, candidates)
 
