@@ -107,7 +107,13 @@ def read_ratios(spark: SparkSession, path: str) -> list[Ratio]:
 
     Examples
     --------
-    >>> before = read_ratios(spark, "output/benchmark/run_id=a/metrics.json")  # doctest: +SKIP
+    >>> both = [
+    ...     Measurement("network", "4-8-3", "epoch", name, "s", "less", (value,))
+    ...     for name, value in {"ours": 2.0, "peer": 3.0}.items()
+    ... ]
+    >>> FileSystem(spark, ".").write_text("metrics.json", benchmark_json("a", {}, {}, both))
+    >>> read_ratios(spark, "metrics.json")
+    [Ratio(section='network', subject='4-8-3', work='epoch', peer='peer', value=1.5)]
     """
     files = FileSystem(spark, path)
     if not files.exists(path):

@@ -88,7 +88,9 @@ def load(
     ...     rank: int = 10
     >>> class Config(Section):
     ...     training: Training = Training()
-    >>> load(Config, "conf/training.toml", ["training.rank=3"])  # doctest: +SKIP
+    >>> with open("training.toml", "w") as file:
+    ...     print(dump(Config()), file=file)
+    >>> load(Config, "training.toml", ["training.rank=3"])
     Config(training=Training(rank=3))
     """
     values = _read(path)

@@ -84,8 +84,9 @@ class ParamTable(Generic[EstimatorT]):
 
     Examples
     --------
-    >>> table = ParamTable(MatrixFactorization, "factorization", {"ratingCol"})  # doctest: +SKIP
-    >>> table.make({"rank": 20}).getRank()  # doctest: +SKIP
+    >>> from nonconvex.recommendation import MatrixFactorization
+    >>> table = ParamTable(MatrixFactorization, "factorization", {"ratingCol"})
+    >>> table.make({"rank": 20}).getRank()
     20
     """
 

@@ -47,7 +47,10 @@ def gather(
 
     Examples
     --------
-    >>> run = gather(model, prepared, None, circumstances, None, "als")  # doctest: +SKIP
+    >>> about = Circumstances("a", "", {"nonconvex": "1.0"}, {"train": 2.5}, None)
+    >>> run = gather(model, prepared, None, about, None, "als")
+    >>> sorted(run.names[index] for index in run.landmarks.high[0])
+    ['Pacific Rim', 'The Conjuring', 'The Great Gatsby', 'World War Z']
     """
     counts = tuple(_counts(table) for table in (prepared.users, prepared.items))
     shown = landmarks(model.factors, counts[1])

@@ -45,7 +45,10 @@ def gather_network(
 
     Examples
     --------
-    >>> run = gather_network(model, "sklearn:digits", table, None, about)  # doctest: +SKIP
+    >>> about = Circumstances("a", "", {"nonconvex": "1.0"}, {"train": 2.5}, None)
+    >>> run = gather_network(classifier, "flowers.parquet", examples, None, about)
+    >>> run.summary.layers, run.counts["train"]
+    ([4, 8, 3], 111)
     """
     measured, agreements = None, []
     if comparison is not None:

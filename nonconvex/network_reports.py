@@ -78,10 +78,10 @@ def network_restarts(summary: NetworkSummary) -> str:
 
     Examples
     --------
-    >>> print(network_restarts(model.summary))  # doctest: +SKIP
-    restart  epoch         f  validation loss  stopped
-    0           15  0.070312           0.1211  reached maxIter
-    1 *         14  0.069127           0.1198  converged
+    >>> print(network_restarts(classifier.summary))
+    restart  epoch         f  validation loss          stopped
+    0           20  0.24...                     reached maxIter
+    1 *         20  0.22...                     reached maxIter
     """
     rows = [
         _restart_row(restart, kept=number == summary.best)
@@ -101,7 +101,10 @@ def network_metrics(
 
     Examples
     --------
-    >>> json.loads(network_metrics("a", "sklearn:digits", table, summary, None))  # doctest: +SKIP
+    >>> import json
+    >>> text = network_metrics("a", "flowers.parquet", examples, classifier.summary, None)
+    >>> json.loads(text)["examples"]["counts"]
+    {'train': 111, 'validation': 0, 'test': 39, 'rejected': 0}
     """
     return strict_json(
         {

@@ -56,10 +56,12 @@ class Release:
 
     Examples
     --------
-    >>> release = Release(spark, config.output, config.gate)  # doctest: +SKIP
-    >>> with release.run() as run:  # doctest: +SKIP
+    >>> release = Release(spark, OutputSection(path="runs/nightly"), GateSection(metric="rmse"))
+    >>> with release.run() as run:
     ...     model.write().save(run.model)
-    >>> release.publish(run, {"model": {"rmse": 1.5}}, [])  # doctest: +SKIP
+    >>> release.publish(run, {"model": {"rmse": 1.5}, "biases": {"rmse": 1.6}}, ["biases"])
+    >>> published_run(spark, "runs/nightly") == run
+    True
     """
 
     def __init__(

@@ -97,10 +97,10 @@ def restart_table(summary: TrainingSummary) -> str:
 
     Examples
     --------
-    >>> print(restart_table(model.summary))  # doctest: +SKIP
-    restart  iteration         f  train RMSE  validation RMSE  stopped
-    0               15  1.870312      1.3210           1.5511  reached maxIter
-    1 *             14  1.869127      1.3198           1.5502  converged
+    >>> print(restart_table(model.summary))
+    restart  iteration         f  train RMSE  validation RMSE          stopped
+    0 *              8  1.348...     0.99...          1.72...  reached maxIter
+    1                8  1.334...     0.97...          1.74...  reached maxIter
     """
     header = ["restart", "iteration", "f", "train RMSE", "validation RMSE", "stopped"]
     rows = [
@@ -115,11 +115,15 @@ def chain_table(summary: TrainingSummary) -> str:
 
     Examples
     --------
-    >>> print(chain_table(model.summary))  # doctest: +SKIP
+    >>> from nonconvex.recommendation import MatrixFactorization
+    >>> sampler = MatrixFactorization(
+    ...     solver="gibbs", rank=1, numRestarts=2, numBurnIn=5, numSamples=20
+    ... )
+    >>> print(chain_table(sampler.fitPrepared(prepared).summary))
     chain  sweeps       τ  train RMSE  validation RMSE of the mean
-    0         250  0.6012      1.3407                       1.5098
-    1         250  0.6044      1.3391                       1.5098
-    20 of 400 samples kept; of τ R̂ 1.01 and 95 effective samples
+    0          25  1.15...      1.13...                      1.71...
+    1          25  1.24...      1.09...                      1.71...
+    20 of 40 samples kept; of τ R̂ 1.85 and 3 effective samples
     """
     header = ["chain", "sweeps", "τ", "train RMSE", "validation RMSE of the mean"]
     rows = []
@@ -167,7 +171,8 @@ def metrics_json(
 
     Examples
     --------
-    >>> json.loads(metrics_json("a", prepared, model, None))["evaluation"]  # doctest: +SKIP
+    >>> json.loads(metrics_json("a", prepared, model, None))["prepared"]["path"]
+    'prepared/films'
     """
     manifest = prepared.manifest
     metrics = {
@@ -197,8 +202,9 @@ def trained_on(spark: SparkSession, model_path: str) -> str | None:
 
     Examples
     --------
-    >>> trained_on(spark, find_model(spark, "runs/films"))  # doctest: +SKIP
-    '8ab7f6722fb0c411'
+    >>> from nonconvex.distributed.publication import find_model
+    >>> trained_on(spark, find_model(spark, "runs/films")) == prepared.manifest.fingerprint
+    True
     """
     run = model_path.rstrip("/").rpartition("/")[0]
     if not FileSystem(spark, model_path).exists(f"{run}/{METRICS}"):

@@ -121,9 +121,13 @@ class PreparationConfig(Section):
 
     Examples
     --------
-    >>> config = load(PreparationConfig, "conf/prepare_movietweetings.toml")  # doctest: +SKIP
-    >>> config.prepare(spark).manifest.users  # doctest: +SKIP
-    19118
+    >>> config = PreparationConfig(
+    ...     ratings=RatingsSection(path="ratings.parquet", minimum=0, maximum=10),
+    ...     split=SplitSection(validation=0.1, test=0.1, seed=2),
+    ...     prepared=PreparedSection(path="prepared/films"),
+    ... )
+    >>> config.prepare(spark).reused  # as the same ratings are there already
+    True
     """
 
     ratings: RatingsSection

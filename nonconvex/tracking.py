@@ -56,7 +56,10 @@ def log_run(spark: SparkSession, path: str) -> str:
 
     Examples
     --------
-    >>> log_run(spark, "output/movietweetings/runs")  # doctest: +SKIP
+    This one does not run as a test, for which MLflow need not be installed::
+
+        with mlflow.start_run(run_name="films"):
+            log_run(spark, "output/movietweetings/runs")
     """
     if find_spec("mlflow") is None:
         raise TrackingError(
