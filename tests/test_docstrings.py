@@ -39,9 +39,10 @@ from tests.test_imports import FILES
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE | doctest.IGNORE_EXCEPTION_DETAIL
 GIVEN = {"spark", "ratings", "prepared", "model", "examples", "classifier"}
 SAMPLE = Path(__file__).parent / "data" / "movietweetings"
+MODULES = [name for name in FILES if name.startswith("nonconvex")]
 
 
-@pytest.mark.parametrize("module", [name for name in FILES if name.startswith("nonconvex")])
+@pytest.mark.parametrize("module", MODULES)
 def test_examples(module, request, tmp_path, monkeypatch):
     of = importlib.import_module(module)
     asked = sorted(_asked_for(of))
@@ -51,6 +52,14 @@ def test_examples(module, request, tmp_path, monkeypatch):
     given = {name: request.getfixturevalue(name) for name in asked}
     result = doctest.testmod(of, extraglobs=given, optionflags=OPTIONS)
     assert result.failed == 0
+
+
+def test_no_example_is_skipped():
+    modules = map(importlib.import_module, MODULES)
+    docstrings = [docstring for one in modules for docstring in doctest.DocTestFinder().find(one)]
+    assert sum(len(docstring.examples) for docstring in docstrings) > 400
+    skipped = [d.name for d in docstrings if any(e.options.get(doctest.SKIP) for e in d.examples)]
+    assert not skipped
 
 
 def _asked_for(module):
