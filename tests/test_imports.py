@@ -234,7 +234,9 @@ IMPORTS = {
     ),
     "nonconvex.distributed.uncertainty": "numerics.posterior numerics.ridge_posterior",
     "nonconvex.distributed.agreement": "",
-    "nonconvex.distributed.checkpoints": "distributed.checksums distributed.filesystem",
+    "nonconvex.distributed.checkpoints": (
+        "distributed.checksums distributed.filesystem distributed.storage"
+    ),
     "nonconvex.distributed.interruption": "distributed.checkpoints",
     "nonconvex.distributed.minimization": (
         "numerics.convergence distributed.alternating distributed.checkpoints "

@@ -9,22 +9,31 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
 from nonconvex.distributed.checksums import seal, verify
-from nonconvex.distributed.filesystem import FileSystem, publish
+from nonconvex.distributed.filesystem import (
+    ConcurrencyError,
+    FileSystem,
+    FileSystemError,
+    publish,
+)
+from nonconvex.distributed.storage import reason_of
 
 __all__ = ["CheckpointError", "Checkpoints", "State"]
 
 _MANIFEST = "manifest.json"
 _PIECE = 1 << 26  # bytes of an array in a row of Parquet
+_LOOKS = 5  # at checkpoints that another process replaces while they are read
 
 
 class CheckpointError(ValueError):
@@ -105,11 +114,34 @@ class Checkpoints:
         ------
         CheckpointError
             If it is of other settings or data (the message says what differs), or damaged.
+        ConcurrencyError
+            If another process keeps removing what is being read.
         """
-        iterations = self._iterations()
-        if not iterations:
-            return None
-        place = f"{self.path}/iteration={max(iterations)}"
+        for _ in range(_LOOKS):
+            iterations = self._iterations()
+            if not iterations:
+                return None
+            place = f"{self.path}/iteration={max(iterations)}"
+            try:
+                return self._read(place)
+            except CheckpointError:
+                if FileSystem(self.spark, place).exists(place):
+                    raise
+        raise ConcurrencyError(
+            f"another process saves and removes checkpoints in {self.path}, so none can be read: "
+            "wait for its end, or use another checkpointPath"
+        )
+
+    def clear(self) -> None:
+        """Remove all checkpoints: the fit is complete."""
+        files = FileSystem(self.spark, self.path)
+        for iteration in self._iterations():
+            files.delete(f"{self.path}/iteration={iteration}")
+        files.sweep(self.path)
+        with suppress(FileSystemError):  # another process saves there
+            files.delete(self.path, whole=False)
+
+    def _read(self, place: str) -> State:
         remedy = f"delete {self.path} to start anew"
         try:
             verify(self.spark, place)
@@ -133,17 +165,17 @@ class Checkpoints:
             return State(manifest["iteration"], arrays, manifest["values"])
         except CheckpointError:
             raise
-        except (PySparkException, KeyError, TypeError, ValueError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise CheckpointError(f"{place} is damaged ({reason}); {remedy}") from None
-
-    def clear(self) -> None:
-        """Remove all checkpoints: the fit is complete."""
-        FileSystem(self.spark, self.path).delete(self.path)
+        except (PySparkException, Py4JJavaError, KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{place} is damaged ({reason_of(error)}); {remedy}") from None
 
     def _iterations(self) -> list[int]:
         files = FileSystem(self.spark, self.path)
-        names = files.names(self.path) if files.exists(self.path) else []
+        try:
+            names = files.names(self.path)
+        except FileSystemError:
+            if files.exists(self.path):
+                raise
+            return []
         return [int(name[10:]) for name in names if re.fullmatch(r"iteration=\d+", name)]
 
 

@@ -175,10 +175,13 @@ class FileSystem:
                 self._files.delete(inside, True)
                 raise ConcurrencyError(taken)
 
-    def delete(self, path: str) -> None:
-        """Remove `path` with all that is in it, if it is there."""
+    def delete(self, path: str, *, whole: bool = True) -> None:
+        """Remove `path` with all that is in it, if it is there.
+
+        Unless it is to be removed as a `whole`, a directory that is not empty is refused.
+        """
         with _named("removed", path):
-            self._files.delete(self._path(path), True)
+            self._files.delete(self._path(path), whole)
 
     def sibling(self, path: str) -> str:
         """Return a path beside `path` that nothing has and that Spark does not read as data.

@@ -119,7 +119,7 @@ def read_rows(spark: SparkSession, path: str, types: Mapping[str, str]) -> pa.Ta
         raise ModelError(f"{path} cannot be read as part of a model: {reason_of(error)}") from None
 
 
-def reason_of(error: PySparkException | Py4JJavaError) -> str:
+def reason_of(error: Exception) -> str:
     """Return one line that says what went wrong."""
     cause: Any = error
     if isinstance(error, Py4JJavaError):

@@ -1,11 +1,15 @@
 """A fit that was interrupted goes on from its checkpoint to the same bits."""
 
 import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from nonconvex.distributed import checkpoints
 from nonconvex.distributed.checkpoints import CheckpointError, Checkpoints, State
+from nonconvex.distributed.checksums import verify
+from nonconvex.distributed.filesystem import ConcurrencyError, FileSystem
 from nonconvex.distributed.interruption import Interrupted
 from nonconvex.distributed.runs import Run
 from nonconvex.recommendation import MatrixFactorization
@@ -102,12 +106,12 @@ def test_another_fit_is_refused_and_says_what_differs(ratings, tmp_path, monkeyp
 
 
 def test_states_come_back_to_the_bit_and_damage_is_seen(spark, tmp_path):
-    checkpoints = Checkpoints(spark, str(tmp_path / "c"), 1, {"rank": 2})
-    assert checkpoints.load() is None
+    saved = Checkpoints(spark, str(tmp_path / "c"), 1, {"rank": 2})
+    assert saved.load() is None
     arrays = {"a": np.random.default_rng(0).normal(size=(3, 2)), "n": np.array(7), "e": np.zeros(0)}
-    checkpoints.save(State(1, {}, {}))
-    checkpoints.save(State(2, arrays, {"x": 0.1 + 0.2, "none": None}))
-    state = checkpoints.load()
+    saved.save(State(1, {}, {}))
+    saved.save(State(2, arrays, {"x": 0.1 + 0.2, "none": None}))
+    state = saved.load()
     assert (state.iteration, state.values) == (2, {"x": 0.1 + 0.2, "none": None})
     for name, values in arrays.items():
         assert state.arrays[name].tobytes() == values.tobytes()
@@ -117,9 +121,46 @@ def test_states_come_back_to_the_bit_and_damage_is_seen(spark, tmp_path):
     manifest.write_text(text.replace("0.30000000000000004", "0.30000000000000002"))
     (manifest.parent / ".manifest.json.crc").unlink(missing_ok=True)
     with pytest.raises(CheckpointError, match=r"manifest\.json is damaged.* to start anew"):
-        checkpoints.load()
+        saved.load()
     manifest.write_text(text)
     [array] = (manifest.parent / "arrays").glob("part-*")
     array.write_bytes(array.read_bytes()[:-1] + b"2")
     with pytest.raises(CheckpointError, match=r"arrays/part-.*Checksum error.* to start anew"):
-        checkpoints.load()
+        saved.load()
+
+
+class TestOfTwoProcesses:
+    """The other one is played by a step in the middle of reading."""
+
+    @pytest.fixture
+    def saved(self, spark, tmp_path):
+        saved = Checkpoints(spark, str(tmp_path / "c"), 1, {"rank": 2})
+        saved.save(State(1, {}, {}))
+        return saved
+
+    def test_what_the_other_has_replaced_is_read_from_where_that_is(self, saved, monkeypatch):
+        def read_late(spark, place):
+            if place.endswith("=1"):
+                saved.save(State(2, {}, {}))
+            verify(spark, place)
+
+        monkeypatch.setattr(checkpoints, "verify", read_late)
+        assert saved.load().iteration == 2
+
+    def test_one_that_always_loses_says_so(self, saved, monkeypatch):
+        def read_late(spark, place):
+            saved.save(State(int(place.rpartition("=")[2]) + 1, {}, {}))
+            verify(spark, place)
+
+        monkeypatch.setattr(checkpoints, "verify", read_late)
+        with pytest.raises(ConcurrencyError, match="another process saves and removes checkpoints"):
+            saved.load()
+
+    def test_a_complete_fit_leaves_what_the_other_is_saving(self, spark, saved, tmp_path):
+        other = Path(FileSystem(spark, saved.path).sibling(f"{saved.path}/iteration=2")[5:])
+        other.mkdir()
+        saved.clear()
+        assert list((tmp_path / "c").iterdir()) == [other]
+        other.rmdir()
+        saved.clear()
+        assert not (tmp_path / "c").exists()

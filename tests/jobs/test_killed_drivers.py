@@ -218,7 +218,7 @@ def test_of_two_runs_at_once_each_is_published_or_says_why_not(root):
     assert done, outcomes
     for one in outcomes:
         if one["exit"]:
-            assert one["exit"] == 1
+            assert one["exit"] == 1, one["error"]
             assert re.search(r"another (process|run)|has been since it began", one["error"]), one
             assert "Traceback" not in one["log"], one["log"]
     check_published(root / "runs", model_bits(done[-1]["model"]))
