@@ -46,6 +46,10 @@ _VALUES = ("rating", "weight", "timestamp")
 _ROW_GROUP_BYTES = 2**30
 
 
+class _OvertakenError(Exception):
+    """Another process has written the prepared ratings since this one began."""
+
+
 class _Checked(NamedTuple):
     """Ratings that have passed the door, each pair once."""
 
@@ -71,7 +75,7 @@ def prepare_ratings(
     Every value written depends on the ratings and the choices alone, not on how the files are
     cut, the order of their rows (but for duplicates "first") or the number of cores (but for the
     default number of blocks). Nothing is at `path` before all is written. If prepared ratings of
-    the same content are there already, they are left as they are.
+    the same content are there already, or come there meanwhile, they are left as they are.
 
     Parameters
     ----------
@@ -117,6 +121,7 @@ def prepare_ratings(
     """
     spark = source.rows.sparkSession
     existing = _existing(spark, path, overwrite)
+    stamp = _stamp(spark, path)
     configuration = {
         "columns": asdict(columns),
         "rules": asdict(rules),
@@ -130,13 +135,20 @@ def prepare_ratings(
         content = _describe(parts, checked, split, configuration)
         if existing is not None:
             return _reuse(existing, content)
-        with publish(spark, path, replace=overwrite) as directory:
-            manifest = _write(cache, parts, directory, content, user_blocks, item_blocks, source)
-            reason = _free_name("reason", source.rows.columns)
-            rejected = checked.rejected.select("row.*", F.col("reason").alias(reason))
-            rejected.write.parquet(f"{directory}/rejected")
-            write_listing(spark, directory)
-            FileSystem(spark, path).write_text(f"{directory}/{MANIFEST}", manifest.to_json())
+        try:
+            with publish(spark, path, replace=overwrite) as directory:
+                manifest = _write(
+                    cache, parts, directory, content, user_blocks, item_blocks, source
+                )
+                reason = _free_name("reason", source.rows.columns)
+                rejected = checked.rejected.select("row.*", F.col("reason").alias(reason))
+                rejected.write.parquet(f"{directory}/rejected")
+                write_listing(spark, directory)
+                FileSystem(spark, path).write_text(f"{directory}/{MANIFEST}", manifest.to_json())
+                if _stamp(spark, path) != stamp:
+                    raise _OvertakenError
+        except _OvertakenError:  # the other process may be reading its ratings: they stay
+            return _reuse(PreparedRatings.open(spark, path), content)
     _logger.info("wrote prepared ratings to %s", path)
     return PreparedRatings(spark, path, manifest)
 
@@ -178,6 +190,12 @@ def _existing(spark: SparkSession, path: str, overwrite: bool) -> PreparedRating
     if overwrite and files.exists(f"{path}/{MANIFEST}"):
         return None
     return PreparedRatings.open(spark, path)
+
+
+def _stamp(spark: SparkSession, path: str) -> float | None:
+    """Return when what is at `path` was written, None if nothing is."""
+    files, manifest = FileSystem(spark, path), f"{path}/{MANIFEST}"
+    return files.modified(manifest) if files.exists(manifest) else None
 
 
 def _check(

@@ -285,6 +285,24 @@ def test_the_same_again_is_left_and_another_is_refused_or_replaced(
     assert len(spark.sparkContext._jsc.getPersistentRDDs()) == cached
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_what_another_process_has_written_meanwhile_is_left(
+    spark, few, prepared_few, tmp_path, monkeypatch, overwrite
+):
+    write_text = FileSystem.write_text
+
+    def write_late(self, path, text):  # the manifest is written last
+        if not (tmp_path / "out").exists():
+            shutil.copytree(prepared_few.path, tmp_path / "out")
+        write_text(self, path, text)
+
+    monkeypatch.setattr(FileSystem, "write_text", write_late)
+    found = prepare_few(spark, few, tmp_path / "out", overwrite=overwrite)
+    assert found.reused
+    assert found.manifest == prepared_few.manifest
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
 def test_what_is_not_prepared_ratings_is_never_replaced(spark, few, tmp_path):
     (tmp_path / "thesis.txt").write_text("all of it")
     for overwrite in (False, True):
