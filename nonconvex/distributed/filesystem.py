@@ -304,7 +304,13 @@ def publish(spark: SparkSession, path: str, *, replace: bool = True) -> Iterator
 def _replace(files: FileSystem, temporary: str, path: str) -> None:
     """Put `temporary` in the place of `path`, or leave `path` as it was."""
     old = f"{files.sibling(path)}.old"
-    files.rename(path, old)
+    try:
+        files.rename(path, old)
+    except FileSystemError:
+        if files.exists(path):
+            raise
+        files.rename(temporary, path)  # what was there has been removed by another process
+        return
     try:
         files.rename(temporary, path)
     except ConcurrencyError:  # what was there has been replaced by another process

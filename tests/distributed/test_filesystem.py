@@ -117,6 +117,23 @@ def test_a_file_is_new_once_on_hdfs_and_object_stores(spark, tmp_path, way):
     assert files.read_text(f"{tmp_path}/a") == "1"
 
 
+def test_a_directory_that_another_process_removes_meanwhile_is_no_hindrance(
+    spark, target, monkeypatch
+):
+    target.mkdir(parents=True)
+    rename = FileSystem.rename
+
+    def rename_late(self, path, place):
+        if path == str(target):
+            target.rmdir()
+        rename(self, path, place)
+
+    monkeypatch.setattr(FileSystem, "rename", rename_late)
+    with publish(spark, str(target)) as directory:
+        FileSystem(spark, directory).write_text(f"{directory}/new.txt", "x")
+    assert entries(target.parent) == ["new.txt", "target"]
+
+
 def test_a_directory_that_another_process_has_written_meanwhile_stays(spark, target):
     def write():
         with publish(spark, str(target), replace=False):
