@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from nonconvex.benchmark_memory import resident
 from tests.jobs.cluster import Cluster
 
 pytestmark = pytest.mark.thorough
@@ -129,6 +130,12 @@ def network_bits(path):
     return pq.read_table(Path(path) / "weights").sort_by("index").to_pydict()
 
 
+def installed(package):
+    """Settings for executors that use what is installed here."""
+    python = {"spark.pyspark.python": sys.executable, "spark.pyspark.driver.python": sys.executable}
+    return python | {"--py-files": package}
+
+
 def files_of(name):
     try:
         return distribution(name).files or []
@@ -199,25 +206,49 @@ def test_a_network_has_the_bits_of_one_machine(cluster, package, tmp_path, place
     (tmp_path / "network.toml").write_text(NETWORK.format(root=tmp_path))
     job = ROOT / "jobs/train_network.py"
     arguments = ["--config", tmp_path / "network.toml", "--set", f"network.gradients={place}"]
-    settings = {
-        "--py-files": package,
-        "spark.pyspark.python": sys.executable,
-        "spark.pyspark.driver.python": sys.executable,
-    }
-    outcome = cluster.outcome(cluster.submit(job, *arguments, settings=settings))
+    outcome = cluster.outcome(cluster.submit(job, *arguments, settings=installed(package)))
     assert outcome["exit"] == 0, outcome
     alone = run_here(job, *arguments)
     assert network_bits(outcome["model"]) == network_bits(alone["model"])
     assert outcome["metrics"] == alone["metrics"]
 
 
-def test_a_killed_worker_and_killed_python_workers_change_no_bit(cluster, package, config, bits):
-    settings = {
-        "--py-files": package,
-        "spark.pyspark.python": sys.executable,
-        "spark.pyspark.driver.python": sys.executable,
+def test_the_driver_needs_less_memory_than_the_examples(cluster, package, tmp_path):
+    """Train on 10 GB of features, 3.2 million rows; the driver's Python and Java take 1.5 GB."""
+    rows, width, copies = 50_000, 784, 64
+    draw = np.random.default_rng(4)
+    values = pa.array(draw.random(rows * width, dtype=np.float32))
+    columns = {
+        "features": pa.FixedSizeListArray.from_arrays(values, width),
+        "label": draw.integers(10, size=rows),
     }
-    process = cluster.submit(JOB, "--config", config, settings=settings)
+    table = tmp_path / "examples.parquet"
+    table.mkdir()
+    pq.write_table(pa.table(columns), table / "0.parquet", row_group_size=5_000)
+    for copy in range(1, copies):
+        (table / f"{copy}.parquet").hardlink_to(table / "0.parquet")
+    (tmp_path / "network.toml").write_text(NETWORK.format(root=tmp_path))
+    network = {"gradients": "driver", "batchSize": 4096, "maxIter": 1, "numRestarts": 1}
+    changes = {f"network.{name}": value for name, value in network.items()}
+    changes |= {"split.validation": 0.01, "split.test": 0.01}
+    arguments = ["--config", tmp_path / "network.toml"]
+    for key, value in changes.items():
+        arguments += ["--set", f"{key}={value}"]
+    settings = installed(package) | {"spark.driver.memory": "700m"}
+    driver = cluster.submit(ROOT / "jobs/train_network.py", *arguments, settings=settings)
+    peak = 0
+    while driver.poll() is None:
+        peak = max(peak, resident(driver.pid))
+        time.sleep(0.2)
+    outcome = cluster.outcome(driver)
+    assert outcome["exit"] == 0, outcome
+    assert sum(outcome["rows"].values()) == rows * copies
+    print(f"{peak / 1e9:.2f} GB")
+    assert peak < 1.5e9
+
+
+def test_a_killed_worker_and_killed_python_workers_change_no_bit(cluster, package, config, bits):
+    process = cluster.submit(JOB, "--config", config, settings=installed(package))
     cluster.wait_for(process, "iteration   2")
     killed = 0
     for iteration in (3, 4):
