@@ -117,6 +117,7 @@ class Checkpoints:
         ConcurrencyError
             If another process keeps removing what is being read.
         """
+        failed = None
         for _ in range(_LOOKS):
             iterations = self._iterations()
             if not iterations:
@@ -124,9 +125,10 @@ class Checkpoints:
             place = f"{self.path}/iteration={max(iterations)}"
             try:
                 return self._read(place)
-            except CheckpointError:
-                if FileSystem(self.spark, place).exists(place):
+            except CheckpointError:  # another process may be removing it, file by file
+                if place == failed:
                     raise
+                failed = place
         raise ConcurrencyError(
             f"another process saves and removes checkpoints in {self.path}, so none can be read: "
             "wait for its end, or use another checkpointPath"
