@@ -134,7 +134,7 @@ def prepare_ratings(
         parts = _persist(cache, split_ratings(checked.ratings, split))
         content = _describe(parts, checked, split, configuration)
         if existing is not None:
-            return _reuse(existing, content)
+            return _reuse(existing, content, "name another directory, or set overwrite")
         try:
             with publish(spark, path, replace=overwrite) as directory:
                 manifest = _write(
@@ -148,7 +148,8 @@ def prepare_ratings(
                 if _stamp(spark, path) != stamp:
                     raise _OvertakenError
         except _OvertakenError:  # the other process may be reading its ratings: they stay
-            return _reuse(PreparedRatings.open(spark, path), content)
+            advice = "another process has written them meanwhile: start again, or elsewhere"
+            return _reuse(PreparedRatings.open(spark, path), content, advice)
     _logger.info("wrote prepared ratings to %s", path)
     return PreparedRatings(spark, path, manifest)
 
@@ -288,12 +289,12 @@ def _describe(
     )
 
 
-def _reuse(existing: PreparedRatings, content: Content) -> PreparedRatings:
+def _reuse(existing: PreparedRatings, content: Content, advice: str) -> PreparedRatings:
     different = existing.manifest.differences(content)
     if different:
         raise PreparedError(
             f"{existing.path} holds ratings prepared otherwise ({', '.join(different)} differ): "
-            "name another directory, or set overwrite"
+            f"{advice}"
         )
     _logger.info("%s holds these ratings already, and is left as it is", existing.path)
     return replace(existing, reused=True)

@@ -300,6 +300,10 @@ def test_what_another_process_has_written_meanwhile_is_left(
     found = prepare_few(spark, few, tmp_path / "out", overwrite=overwrite)
     assert found.reused
     assert found.manifest == prepared_few.manifest
+    shutil.rmtree(tmp_path / "out")
+    split = Split("random", test=0.5)
+    with pytest.raises(PreparedError, match=r"differ.*: another process has written"):
+        prepare_few(spark, few, tmp_path / "out", split=split, overwrite=overwrite)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
