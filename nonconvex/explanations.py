@@ -133,13 +133,17 @@ class Explanation:
 class Explainer(FactorizationModelParams):
     """What explains single predictions of a factorization."""
 
-    _factors: Factors
     _ids: Ids
     _summary: TrainingSummary
     _posterior: Posterior | None
     _implicit: bool
     _training_pairs: DataFrame | None
     _histories: Sequence[DataFrame]  # of ratings; the first that has a user has all of its ratings
+
+    @property
+    @abstractmethod
+    def factors(self) -> Factors:
+        """All parameters as arrays."""
 
     @abstractmethod
     def _ratings(self, dataset: DataFrame) -> DataFrame:
@@ -195,7 +199,7 @@ class Explainer(FactorizationModelParams):
         ]
         rows = [
             side[place] if place >= 0 else np.zeros_like(side[0])
-            for side, place in zip(self._factors[1:], places, strict=True)
+            for side, place in zip(self.factors[1:], places, strict=True)
         ]
         x, z = (row.astype(np.float64) for row in rows)
         interaction = float(x[1:] @ z[1:])
@@ -207,7 +211,7 @@ class Explainer(FactorizationModelParams):
             map(Reason, items, [] if block is None else block.ratings.tolist(), carried.tolist()),
             key=lambda reason: (-abs(reason.contribution), str(reason.item)),
         )
-        alpha, beta_u, beta_i = self._factors.alpha, float(x[0]), float(z[0])
+        alpha, beta_u, beta_i = self.factors.alpha, float(x[0]), float(z[0])
         return Explanation(
             user=user,
             item=item,
@@ -263,8 +267,8 @@ class Explainer(FactorizationModelParams):
                 parts.append(contributions(block, items, alpha, penalty, _target(items[item])))
             carried: NDArray[np.float64] = np.mean(parts, axis=0)
             return carried
-        _, users, items = self._factors
-        alpha, background = self._factors.alpha, None
+        _, users, items = self.factors
+        alpha, background = self.factors.alpha, None
         if self._implicit:
             block = preferences(block, get("confidence"))
             background = Background.of(items, alpha, biases=get("fitBiases"))

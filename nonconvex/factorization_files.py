@@ -35,9 +35,7 @@ class FactorizationWriter(ModelWriter[ModelT]):
             measured = model._ridge.measured
             users = {"degree": measured.user_degrees, "noise": measured.noise}
             more = (users, {"degree": measured.item_degrees})
-        for name, ids, rows, columns in zip(
-            _TABLES, model._ids, model._factors[1:], more, strict=True
-        ):
+        for name, ids, rows, columns in zip(_TABLES, model._ids, model._rows(), more, strict=True):
             write_factors(spark, f"{path}/{name}", ids, rows, columns)
         extra: dict[str, Any] = {
             "globalBias": model.globalBias,

@@ -20,11 +20,18 @@ from nonconvex.distributed.columns import (
     id_type,
     number_column,
 )
+from nonconvex.distributed.distant_rows import DistantFactors, DistantRows, gathered
 from nonconvex.distributed.evaluation import evaluate
 from nonconvex.distributed.folding import Drawing, Equation, fold_in, fold_in_samples
 from nonconvex.distributed.ratings import RatingsError
 from nonconvex.distributed.retrieval import retrieval
-from nonconvex.distributed.scoring import index_table, predictions, with_index
+from nonconvex.distributed.scoring import (
+    index_table,
+    predictions,
+    row_predictions,
+    with_index,
+    with_row,
+)
 from nonconvex.distributed.storage import factor_table
 from nonconvex.distributed.top_n import Ranker, Side
 from nonconvex.distributed.training import Ids
@@ -75,7 +82,7 @@ class MatrixFactorizationModel(
 
     def __init__(
         self,
-        factors: Factors | None = None,
+        factors: Factors | DistantFactors | None = None,
         ids: Ids | None = None,
         summary: TrainingSummary | None = None,
         *,
@@ -97,7 +104,7 @@ class MatrixFactorizationModel(
         )
         if factors is None or ids is None or summary is None:
             raise TypeError("a MatrixFactorizationModel comes from fit or load")
-        self._factors, self._ids, self._summary = factors, ids, summary
+        self._held, self._ids, self._summary = factors, ids, summary
         self._implicit, self._posterior, self._ridge = implicit, posterior, ridge
         self._training_pairs, self._histories = training_pairs, histories
         self.restarts: list[MatrixFactorizationModel] = []
@@ -106,28 +113,34 @@ class MatrixFactorizationModel(
 
     @property
     def factors(self) -> Factors:
-        """All parameters as arrays, the rows in ascending order of their ids."""
-        return self._factors
+        """All parameters as arrays, the rows in ascending order of their ids.
+
+        Where rows were exchanged by shuffle they are on the executors, where `save`, `transform`
+        without intervals, `userFactors` and `itemFactors` leave them.  This brings them to the
+        driver, as does all else that a model can do.
+        """
+        self._held = gathered(self._held)
+        return self._held
 
     @property
     def rank(self) -> int:
         """Number K of factors."""
-        return len(self._factors.users[0]) - 1
+        return int(self._held.users.shape[1]) - 1
 
     @property
     def globalBias(self) -> float:
         """The global bias α."""
-        return float(self._factors.alpha)
+        return float(self._held.alpha)
 
     @property
     def userFactors(self) -> DataFrame:
         """Rows ``id, bias, features`` of all users, in ascending order of their ids."""
-        return factor_table(SparkSession.active(), self._ids.users, self._factors.users)
+        return factor_table(SparkSession.active(), self._ids.users, self._held.users)
 
     @property
     def itemFactors(self) -> DataFrame:
         """Rows ``id, bias, features`` of all items, in ascending order of their ids."""
-        return factor_table(SparkSession.active(), self._ids.items, self._factors.items)
+        return factor_table(SparkSession.active(), self._ids.items, self._held.items)
 
     @property
     def summary(self) -> TrainingSummary:
@@ -138,7 +151,7 @@ class MatrixFactorizationModel(
         self, ids: Ids, rank: int, dtype: type[np.floating], *, intercept: bool, biases: bool
     ) -> tuple[Factors, dict[str, dict[str, int]]]:
         """Return where a fit of other ids starts from this model, see `starts.warm_start`."""
-        factors = self._factors
+        factors = self.factors
         if self._posterior is not None:  # the mean of samples is of another rank than they are
             factors = self._posterior.sample(-1).factors
         return warm_start(factors, self._ids, ids, rank, dtype, intercept=intercept, biases=biases)
@@ -302,12 +315,12 @@ class MatrixFactorizationModel(
         if posterior is None:
             shared = self._broadcast(spark)
             factors, ids, ridge = fold_in(
-                ratings, side, self._factors, self._ids, shared, equation, ridge
+                ratings, side, self.factors, self._ids, shared, equation, ridge
             )
         else:
             drawing = Drawing(posterior, self._broadcast_samples(spark, posterior))
             factors, ids, posterior = fold_in_samples(
-                ratings, side, self._factors, self._ids, drawing
+                ratings, side, self.factors, self._ids, drawing
             )
         pairs = self._training_pairs
         if pairs is not None:
@@ -328,25 +341,37 @@ class MatrixFactorizationModel(
         check_frame("dataset", dataset)
         predicted = self.getOrDefault("predictionCol")
         check_new(dataset, predicted, "predictionCol")
+        spark, distant = dataset.sparkSession, self._is_distant()
         keys = {}
-        indexed = dataset
-        for role, ids in (("userCol", self._ids.users), ("itemCol", self._ids.items)):
-            indices = index_table(dataset, ids)
-            key = id_column(dataset, self.getOrDefault(role), role, id_type(indices, "id"))
+        joined = dataset
+        for role, ids, rows in zip(("userCol", "itemCol"), self._ids, self._rows(), strict=True):
+            table = factor_table(spark, ids, rows) if distant else index_table(dataset, ids)
+            key = id_column(dataset, self.getOrDefault(role), role, id_type(table, "id"))
             keys[role] = f"{self.uid}_{role}"
-            indexed = with_index(indexed, key, indices, keys[role])
+            joined = (with_row if distant else with_index)(joined, key, table, keys[role])
         user, item = (F.col(name) for name in keys.values())
-        users, items = self._broadcast(dataset.sparkSession)
-        score = predictions(self.globalBias, users, items, user, item, self._limits())
+        if distant:
+            score = row_predictions(self.globalBias, self.rank, user, item, self._limits())
+        else:
+            users, items = self._broadcast(spark)
+            score = predictions(self.globalBias, users, items, user, item, self._limits())
         known = user.isNotNull() & item.isNotNull()
         strategy = self.getOrDefault("coldStartStrategy")
         if strategy == "nan":
             score = F.when(known, score).otherwise(F.lit(float("nan")))
         elif strategy == "drop":
-            indexed = indexed.where(known)
-        scored = indexed.withColumn(predicted, score)
-        scored = self._with_uncertainty(scored, user, item, known, (users, items))
+            joined = joined.where(known)
+        scored = joined.withColumn(predicted, score)
+        if not distant:
+            scored = self._with_uncertainty(scored, user, item, known, (users, items))
         return scored.drop(*keys.values())
+
+    def _rows(self) -> tuple[NDArray[np.floating] | DistantRows, ...]:
+        return self._held.users, self._held.items
+
+    def _is_distant(self) -> bool:
+        """Whether predictions are made of rows that stay on the executors."""
+        return isinstance(self._held, DistantFactors) and not self._tells_uncertainty()
 
     def _limits(self) -> tuple[float, float] | None:
         if not self.getOrDefault("clipPredictions"):
@@ -357,7 +382,7 @@ class MatrixFactorizationModel(
         """Users and items on the executors: once for a model, as dataframes stay lazy."""
         if self._shared is None:
             context = spark.sparkContext
-            self._shared = tuple(context.broadcast(x) for x in self._factors[1:])
+            self._shared = tuple(context.broadcast(x) for x in self.factors[1:])
         return self._shared
 
     def _sides(self, spark: SparkSession) -> tuple[Side, Side]:

@@ -12,6 +12,8 @@ from typing import Any, Literal, NamedTuple
 
 from nonconvex.distributed.checkpoints import Checkpoints
 from nonconvex.distributed.courses import Posed, SamplingSettings
+from nonconvex.distributed.distant_moments import moments
+from nonconvex.distributed.distant_rows import DistantFactors, gathered
 from nonconvex.distributed.gradient_descent import DescentSettings
 from nonconvex.distributed.half_steps import user_squares
 from nonconvex.distributed.minimization import minimize
@@ -121,7 +123,9 @@ class FitSettings:
         special = self.implicit or self.nonnegative or self.ensemble
         return regularized and not special and self.solver != "gibbs"
 
-    def starts(self, training: TrainingSet) -> list[tuple[int, Factors]]:
+    def starts(
+        self, training: TrainingSet, exchange: Literal["broadcast", "shuffle"]
+    ) -> list[tuple[int, Factors | DistantFactors]]:
         """Return the number of each start, and the factors it begins with."""
         if self.initial is not None:
             return [(self.first_restart, self.initial[0])]
@@ -139,6 +143,7 @@ class FitSettings:
                     restart=restart,
                     dtype=training.blocks.dtype,
                     nonnegative=self.nonnegative,
+                    exchange=exchange,
                 ),
             )
             for restart in range(self.first_restart, self.first_restart + self.restarts)
@@ -150,9 +155,9 @@ class FitResult(NamedTuple):
 
     Attributes
     ----------
-    factors : Factors
+    factors : Factors, or DistantFactors if rows were exchanged by shuffle
         Of the best restart, or of the ensemble.
-    restarts : list of Factors
+    restarts : list of Factors or DistantFactors
         Of every restart.
     summary : TrainingSummary
     posterior : Posterior or None
@@ -161,8 +166,8 @@ class FitResult(NamedTuple):
         How sure a minimum is, if that is known.
     """
 
-    factors: Factors
-    restarts: list[Factors]
+    factors: Factors | DistantFactors
+    restarts: list[Factors | DistantFactors]
     summary: TrainingSummary
     posterior: Posterior | None = None
     ridge: RidgePosterior | None = None
@@ -197,7 +202,7 @@ def fit_together(
     problems: list[Problem] = []
     numbers: list[list[int]] = []
     for index, settings in enumerate(fits):
-        starts = settings.starts(training)
+        starts = settings.starts(training, loop.exchange)
         numbers.append([restart for restart, _ in starts])
         for restart, start in starts:
             labels = [f"fit {index}"] if len(fits) > 1 else []
@@ -259,7 +264,9 @@ def _sampled(
     return results
 
 
-def _problem(settings: FitSettings, training: TrainingSet, start: Factors, name: str) -> Problem:
+def _problem(
+    settings: FitSettings, training: TrainingSet, start: Factors | DistantFactors, name: str
+) -> Problem:
     user_ridge, item_ridge = settings.ridges(training)
     return Problem(
         start=start,
@@ -278,7 +285,7 @@ def _result(
     settings: FitSettings, training: TrainingSet, numbers: list[int], ended: list[Fitted]
 ) -> FitResult:
     best = min(range(len(ended)), key=lambda position: _merit(ended[position]))
-    finite = [fit.factors for fit in ended if fit.stop is not Stop.NONFINITE]
+    finite = [fit for fit in ended if fit.stop is not Stop.NONFINITE]
     if not finite:
         raise FitError(
             f"every start of the fit with rank={settings.rank}, regUser={settings.reg_user}, "
@@ -306,7 +313,9 @@ def _result(
         warm_start=None if settings.initial is None else settings.initial[1],
         seconds=0.0,
     )
-    factors = ensemble(finite) if settings.ensemble else ended[best].factors
+    factors = ended[best].factors
+    if settings.ensemble:
+        factors = ensemble([gathered(fit.factors) for fit in finite])
     ridge = None
     if settings.has_posterior(user_ridge, item_ridge):
         ridge = _posterior(settings, training, ended[best])
@@ -314,12 +323,15 @@ def _result(
 
 
 def _posterior(settings: FitSettings, training: TrainingSet, fitted: Fitted) -> RidgePosterior:
-    blocks, squares = training.blocks, fitted.squares
+    blocks, squares, factors = training.blocks, fitted.squares, fitted.factors
+    degrees, biases = (blocks.user_degrees, blocks.item_degrees), settings.biases
     if squares is None:
-        squares = user_squares(blocks.users, fitted.factors, blocks.dtype)
-    degrees = (blocks.user_degrees, blocks.item_degrees)
+        squares = user_squares(blocks.users, gathered(factors), blocks.dtype)
     ridges = settings.ridges(training)
-    return RidgePosterior.of(fitted.factors, degrees, squares, ridges, biases=settings.biases)
+    if isinstance(factors, DistantFactors):
+        of_factors = moments(factors, degrees, biases=biases)
+        return RidgePosterior.of(of_factors, degrees, squares, ridges, biases=biases)
+    return RidgePosterior.of(factors, degrees, squares, ridges, biases=biases)
 
 
 def _merit(fit: Fitted) -> tuple[bool, float]:

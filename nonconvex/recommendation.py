@@ -16,6 +16,7 @@ from pyspark.ml.util import DefaultParamsReadable, DefaultParamsWritable
 from pyspark.sql import DataFrame
 
 from nonconvex.contradictions import check_prepared, check_together
+from nonconvex.distributed.distant_rows import DistantFactors
 from nonconvex.distributed.passes import Place
 from nonconvex.distributed.prepared import PreparedRatings
 from nonconvex.distributed.ratings import RatingsError
@@ -320,7 +321,7 @@ class MatrixFactorization(
         identity = {name: value for name, value in values.items() if name not in NOT_OF_THE_FIT}
         if self._initial_model is not None:
             digest = hashlib.sha256()
-            for rows in self._initial_model._factors[1:]:
+            for rows in self._initial_model.factors[1:]:
                 digest.update(rows.tobytes())
             identity["initial model"] = digest.hexdigest()
         return identity
@@ -366,7 +367,7 @@ class MatrixFactorization(
         get = self.getOrDefault
         summary = replace(result.summary, seconds=seconds)
 
-        def model(factors: Factors) -> MatrixFactorizationModel:
+        def model(factors: Factors | DistantFactors) -> MatrixFactorizationModel:
             made = MatrixFactorizationModel(
                 factors,
                 training.ids,

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from nonconvex.distributed.distant_rows import DistantFactors, DrawnRows
 from nonconvex.distributed.training import Ids
-from nonconvex.numerics.factorization import Factors, initial_rows
+from nonconvex.numerics.factorization import Factors
+from nonconvex.numerics.random_rows import RandomRows
 
 __all__ = ["StartError", "random_start", "warm_start"]
 
@@ -29,18 +33,19 @@ def random_start(
     restart: int,
     dtype: type[np.floating],
     nonnegative: bool,
-) -> Factors:
-    """Draw β = 0 and γ ~ N(0, scale²), or |γ|, for every id.
+    exchange: Literal["broadcast", "shuffle"] = "broadcast",
+) -> Factors | DistantFactors:
+    """Start from random rows, see `nonconvex.numerics.random_rows`.
 
-    The numbers depend on the seed, the restart, the side and the dense index, so restart r of a
-    run is the same whatever other restarts there are.
+    Where rows are exchanged by shuffle, each is drawn on the executor that has it.
     """
-    rows = []
-    for side, members in enumerate(ids):
-        sequence = np.random.SeedSequence(seed & (2**64 - 1), spawn_key=(restart, side))
-        drawn = initial_rows(len(members), rank, scale, np.random.default_rng(sequence))
-        rows.append((np.abs(drawn) if nonnegative else drawn).astype(dtype))
-    return Factors(alpha, *rows)
+    users, items = (
+        RandomRows(len(members), rank, scale, seed, restart, side, dtype, nonnegative)
+        for side, members in enumerate(ids)
+    )
+    if exchange == "shuffle":
+        return DistantFactors(alpha, DrawnRows(users), DrawnRows(items))
+    return Factors(alpha, users.between(0, users.rows), items.between(0, items.rows))
 
 
 def warm_start(

@@ -35,10 +35,14 @@ class Uncertain(FactorizationModelParams):
 
     _posterior: Posterior | None
     _ridge: RidgePosterior | None
-    _factors: Factors
     _shared_samples: tuple[Broadcast[NDArray[np.floating]], ...] | None = None
     _shared_measured: Broadcast[Measured] | None = None
     _spread: RidgeSpread | None = None
+
+    @property
+    @abstractmethod
+    def factors(self) -> Factors:
+        """All parameters as arrays."""
 
     @abstractmethod
     def _limits(self) -> tuple[float, float] | None:
@@ -53,10 +57,10 @@ class Uncertain(FactorizationModelParams):
         rows: tuple[Broadcast[NDArray[np.floating]], ...],
     ) -> DataFrame:
         """Add the columns of deviations and of intervals that are asked for."""
+        if not self._tells_uncertainty():
+            return scored
         get = self.getOrDefault
         names = [get(role) for role in _ROLES]
-        if names == [None, None]:
-            return scored
         for role, name in zip(_ROLES, names, strict=True):
             if name is not None:
                 check_new(scored, name, role)
@@ -73,6 +77,10 @@ class Uncertain(FactorizationModelParams):
             half_width(get("predictionInterval")),
             self._limits(),
         )
+
+    def _tells_uncertainty(self) -> bool:
+        """Whether a column of deviations or of intervals is asked for."""
+        return any(self.getOrDefault(role) is not None for role in _ROLES)
 
     def _deviation(
         self,
@@ -94,7 +102,7 @@ class Uncertain(FactorizationModelParams):
             )
         if self._shared_measured is None or self._spread is None:
             self._shared_measured = spark.sparkContext.broadcast(ridge.measured)
-            self._spread = ridge.spread(self._factors)
+            self._spread = ridge.spread(self.factors)
         spread = self._spread._replace(of_ratings=noisy)
         return deviations(spread, rows, self._shared_measured, user, item)
 

@@ -84,6 +84,7 @@ IMPORTS = {
         "numerics.normals"
     ),
     "nonconvex.numerics.averaging": "numerics.factorization",
+    "nonconvex.numerics.random_rows": "numerics.factorization",
     "nonconvex.numerics.ridge_posterior": (
         "numerics.factorization numerics.hyperpriors numerics.threads"
     ),
@@ -118,7 +119,9 @@ IMPORTS = {
     "nonconvex.distributed.serving": (
         "distributed.filesystem distributed.prepared distributed.sources"
     ),
-    "nonconvex.distributed.chunks": "distributed.ratings distributed.workers",
+    "nonconvex.distributed.chunks": (
+        "distributed.arrow_streams distributed.ratings distributed.workers"
+    ),
     "nonconvex.distributed.lookups": "numerics.blocks distributed.chunks distributed.indexing",
     "nonconvex.distributed.passes": "numerics.threads distributed.workers",
     "nonconvex.distributed.blocking": (
@@ -128,12 +131,22 @@ IMPORTS = {
     "nonconvex.distributed.half_steps": "numerics distributed.blocking distributed.passes",
     "nonconvex.distributed.alternating": "distributed.runs",
     "nonconvex.distributed.routing": (
-        "numerics.blocks numerics.routes distributed.blocking distributed.passes "
+        "numerics.blocks numerics.routes distributed.alignment distributed.blocking "
+        "distributed.passes distributed.workers"
+    ),
+    "nonconvex.distributed.alignment": "",
+    "nonconvex.distributed.arrow_streams": "",
+    "nonconvex.distributed.distant_rows": (
+        "numerics.factorization numerics.random_rows numerics.totals distributed.alignment "
+        "distributed.workers"
+    ),
+    "nonconvex.distributed.distant_moments": (
+        "numerics.ridge_posterior distributed.alignment distributed.distant_rows "
         "distributed.workers"
     ),
     "nonconvex.distributed.exchange": (
-        "numerics.factorization numerics.routes numerics.totals distributed.half_steps "
-        "distributed.passes "
+        "numerics.factorization numerics.routes numerics.totals distributed.alignment "
+        "distributed.distant_rows distributed.half_steps distributed.passes "
         "distributed.problems distributed.routing distributed.runs distributed.workers"
     ),
     "nonconvex.distributed.row_sums": (
@@ -192,7 +205,10 @@ IMPORTS = {
         "distributed.executor_gradients distributed.interruption distributed.pieces "
         "distributed.placement distributed.progress"
     ),
-    "nonconvex.distributed.storage": "distributed.filesystem",
+    "nonconvex.distributed.storage": (
+        "distributed.alignment distributed.arrow_streams distributed.distant_rows "
+        "distributed.workers"
+    ),
     "nonconvex.distributed.scoring": (
         "numerics.blocks numerics.factorization numerics.ranking distributed.workers"
     ),
@@ -211,11 +227,11 @@ IMPORTS = {
         "numerics.errors numerics.relevance distributed.scoring distributed.top_n"
     ),
     "nonconvex.distributed.problems": (
-        "numerics.convergence numerics.factorization distributed.passes"
+        "numerics.convergence numerics.factorization distributed.distant_rows distributed.passes"
     ),
     "nonconvex.distributed.runs": (
-        "numerics distributed.descriptions distributed.half_steps distributed.passes "
-        "distributed.problems distributed.progress"
+        "numerics distributed.descriptions distributed.distant_rows distributed.half_steps "
+        "distributed.passes distributed.problems distributed.progress"
     ),
     "nonconvex.distributed.progress": "",
     "nonconvex.distributed.gradient_descent": (
@@ -228,14 +244,14 @@ IMPORTS = {
         "numerics distributed.held_out distributed.problems distributed.progress"
     ),
     "nonconvex.distributed.sampling": (
-        "numerics distributed.checkpoints distributed.courses distributed.half_steps "
-        "distributed.held_out distributed.interruption distributed.minimization "
-        "distributed.problems distributed.runs"
+        "numerics distributed.checkpoints distributed.courses distributed.distant_rows "
+        "distributed.half_steps distributed.held_out distributed.interruption "
+        "distributed.minimization distributed.problems distributed.runs"
     ),
     "nonconvex.distributed.uncertainty": "numerics.posterior numerics.ridge_posterior",
     "nonconvex.distributed.agreement": "",
     "nonconvex.distributed.checkpoints": (
-        "distributed.checksums distributed.filesystem distributed.storage"
+        "distributed.checksums distributed.distant_rows distributed.filesystem distributed.storage"
     ),
     "nonconvex.distributed.interruption": "distributed.checkpoints",
     "nonconvex.distributed.minimization": (
@@ -246,7 +262,9 @@ IMPORTS = {
     ),
     # what a user meets
     "nonconvex.ranges": "",
-    "nonconvex.starts": "numerics.factorization distributed.training",
+    "nonconvex.starts": (
+        "numerics.factorization numerics.random_rows distributed.distant_rows distributed.training"
+    ),
     "nonconvex.fitting": "numerics distributed starts summary",
     "nonconvex.loops": "distributed factorization_params fitting",
     "nonconvex.config": "",

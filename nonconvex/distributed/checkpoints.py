@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -19,8 +19,10 @@ from numpy.typing import NDArray
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
 
 from nonconvex.distributed.checksums import seal, verify
+from nonconvex.distributed.distant_rows import PIECES, KeptRows, SavedRows, joined
 from nonconvex.distributed.filesystem import (
     ConcurrencyError,
     FileSystem,
@@ -49,13 +51,13 @@ class State(NamedTuple):
     ----------
     iteration : int
         The last one that is complete.
-    arrays : dict of str to array
+    arrays : dict of str to array, or to rows that executors keep or are to read
     values : dict
         What JSON can hold; floats come back to the bit.
     """
 
     iteration: int
-    arrays: dict[str, NDArray[Any]]
+    arrays: dict[str, Any]
     values: dict[str, Any]
 
 
@@ -88,9 +90,13 @@ class Checkpoints:
         """Write a state, and remove the earlier ones."""
         place = f"{self.path}/iteration={state.iteration}"
         with publish(self.spark, place) as directory:
-            rows = list(_rows(state.arrays))
-            table = pa.Table.from_pylist(rows, schema=_SCHEMA)
-            self.spark.createDataFrame(table).coalesce(1).write.parquet(f"{directory}/arrays")
+            here = {n: rows for n, rows in state.arrays.items() if isinstance(rows, np.ndarray)}
+            table = pa.Table.from_pylist(list(_pieces(here)), schema=_SCHEMA)
+            pieces = self.spark.createDataFrame(table).coalesce(1)
+            for name, rows in state.arrays.items():
+                if isinstance(rows, KeptRows):
+                    pieces = pieces.union(rows.pieces(self.spark, name))
+            pieces.write.parquet(f"{directory}/arrays")
             manifest = {
                 "identity": dict(self.identity),
                 "iteration": state.iteration,
@@ -107,8 +113,13 @@ class Checkpoints:
             if iteration != state.iteration:
                 FileSystem(self.spark, self.path).delete(f"{self.path}/iteration={iteration}")
 
-    def load(self) -> State | None:
+    def load(self, *, distant: bool = False) -> State | None:
         """Read the newest state; None if there is none.
+
+        Parameters
+        ----------
+        distant : bool
+            Whether executors are to read the rows of users and items: all arrays of two axes.
 
         Raises
         ------
@@ -124,7 +135,7 @@ class Checkpoints:
                 return None
             place = f"{self.path}/iteration={max(iterations)}"
             try:
-                return self._read(place)
+                return self._read(place, distant)
             except CheckpointError:  # another process may be removing it, file by file
                 if place == failed:
                     raise
@@ -143,7 +154,7 @@ class Checkpoints:
         with suppress(FileSystemError):  # another process saves there
             files.delete(self.path, whole=False)
 
-    def _read(self, place: str) -> State:
+    def _read(self, place: str, distant: bool) -> State:
         remedy = f"delete {self.path} to start anew"
         try:
             verify(self.spark, place)
@@ -160,10 +171,19 @@ class Checkpoints:
                     f"the checkpoint in {self.path} is of another fit: {'; '.join(different)}; "
                     f"use another checkpointPath, or {remedy}"
                 )
-            table = self.spark.read.parquet(f"{place}/arrays").toArrow()
-            arrays = {
-                name: _array(table, name, about) for name, about in manifest["arrays"].items()
+            pieces = self.spark.read.parquet(f"{place}/arrays").select(*PIECES)
+            abouts = {
+                name: (tuple(about["shape"]), np.dtype(about["dtype"]))
+                for name, about in manifest["arrays"].items()
             }
+            away = [name for name, (shape, _) in abouts.items() if distant and len(shape) == 2]
+            arrays: dict[str, Any] = {
+                name: SavedRows(pieces.where(F.col("name") == name), *abouts[name]) for name in away
+            }
+            here = pieces.where(~F.col("name").isin(away)).toArrow().to_pylist()
+            for name, about in abouts.items():
+                if name not in away:
+                    arrays[name] = joined([one for one in here if one["name"] == name], *about)
             return State(manifest["iteration"], arrays, manifest["values"])
         except CheckpointError:
             raise
@@ -181,17 +201,11 @@ class Checkpoints:
         return [int(name[10:]) for name in names if re.fullmatch(r"iteration=\d+", name)]
 
 
-_SCHEMA = pa.schema([("name", pa.string()), ("piece", pa.int32()), ("bytes", pa.binary())])
+_SCHEMA = pa.schema(list(zip(PIECES, (pa.string(), pa.int64(), pa.binary()), strict=True)))
 
 
-def _rows(arrays: Mapping[str, NDArray[Any]]) -> Any:
+def _pieces(arrays: Mapping[str, NDArray[Any]]) -> Iterator[dict[str, Any]]:
     for name, values in arrays.items():
         content = values.tobytes()
-        for piece, first in enumerate(range(0, len(content), _PIECE)):
-            yield {"name": name, "piece": piece, "bytes": content[first : first + _PIECE]}
-
-
-def _array(table: pa.Table, name: str, about: Mapping[str, Any]) -> NDArray[Any]:
-    pieces = [row for row in table.to_pylist() if row["name"] == name]
-    content = b"".join(row["bytes"] for row in sorted(pieces, key=lambda row: row["piece"]))
-    return np.frombuffer(content, np.dtype(about["dtype"])).reshape(about["shape"]).copy()
+        for first in range(0, len(content), _PIECE):
+            yield {"name": name, "offset": first, "bytes": content[first : first + _PIECE]}

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from nonconvex.distributed.arrow_streams import from_bytes, to_bytes
 from nonconvex.distributed.ratings import RatingsError
 from nonconvex.distributed.workers import settled
 
@@ -101,7 +102,7 @@ class Chunk(NamedTuple):
         buffers = {name: batch.column(name)[index].as_buffer() for name in _BINARY}
         weights = buffers["weights"]
         return cls(
-            {side: _table(buffers[f"{side}_ids"]) for side in ("user", "item")},
+            {side: from_bytes(buffers[f"{side}_ids"]) for side in ("user", "item")},
             {side: np.frombuffer(buffers[side], np.int32) for side in ("user", "item")},
             np.frombuffer(buffers["ratings"], dtype),
             None if weights is None else np.frombuffer(weights, dtype),
@@ -184,7 +185,7 @@ def ids_of(side: str) -> Callable[[_Batches], _Batches]:
     def ids(batches: _Batches) -> _Batches:
         for batch in batches:
             for buffer in batch.column(f"{side}_ids"):
-                yield from _table(buffer.as_buffer()).to_batches()
+                yield from from_bytes(buffer.as_buffer()).to_batches()
 
     return ids
 
@@ -256,18 +257,5 @@ def _chunk(table: pa.Table, dtype: type[np.floating]) -> dict[str, Any]:
         places, ids = encoded.indices.to_numpy(), encoded.dictionary
         counts = np.bincount(places, minlength=len(ids))
         fields[side] = places.astype(np.int32, copy=False).tobytes()
-        fields[f"{side}_ids"] = _bytes(pa.table({"id": ids, "count": counts.astype(np.int64)}))
+        fields[f"{side}_ids"] = to_bytes(pa.table({"id": ids, "count": counts.astype(np.int64)}))
     return fields
-
-
-def _bytes(table: pa.Table) -> bytes:
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as stream:
-        stream.write_table(table)
-    buffer: bytes = sink.getvalue().to_pybytes()
-    return buffer
-
-
-def _table(buffer: pa.Buffer) -> pa.Table:
-    with pa.ipc.open_stream(buffer) as stream:
-        return stream.read_all()

@@ -1,7 +1,8 @@
 """Rows exchanged by shuffle: each block is sent the rows of the other side that it needs.
 
-The rows of both sides stay on the executors, in the blocks that they are updated in.  What comes
-to the driver of a half-step are a few sums, in an order that no blocks can change.
+The rows of both sides stay on the executors, in the blocks that they are updated in, from where
+they are drawn to where a model is written.  What comes to the driver of a half-step are a few sums,
+in an order that no blocks can change.
 """
 
 from __future__ import annotations
@@ -14,35 +15,21 @@ import numpy as np
 from numpy.typing import NDArray
 from pyspark import RDD, StorageLevel
 
+from nonconvex.distributed.alignment import Element, by_number, united
+from nonconvex.distributed.distant_rows import DistantRows, KeptRows, Rows
 from nonconvex.distributed.half_steps import Step
 from nonconvex.distributed.passes import OnExecutors
 from nonconvex.distributed.problems import SIDES, Blocks
-from nonconvex.distributed.routing import (
-    Element,
-    Layout,
-    Routes,
-    SideLayout,
-    by_number,
-    lay_out,
-    united,
-)
+from nonconvex.distributed.routing import Layout, Routes, SideLayout, lay_out
 from nonconvex.distributed.runs import Moved, Run, Shared
 from nonconvex.distributed.workers import settle
-from nonconvex.numerics.factorization import Factors, squared_errors
+from nonconvex.numerics.factorization import Factors, Ridge, squared_errors
 from nonconvex.numerics.routes import Needs
 from nonconvex.numerics.totals import PartialSums, complete, squared_moves
 
 __all__ = ["Exchange"]
 
 _log = logging.getLogger("nonconvex")
-
-
-class Rows(NamedTuple):
-    """The rows of a block, and what the update that they come from summed, in all and by row."""
-
-    x: NDArray[np.floating]
-    sums: PartialSums | None
-    squares: NDArray[np.float64] | None
 
 
 class Shipment(NamedTuple):
@@ -67,8 +54,9 @@ class Exchange(Shared):
         super().__init__(blocks)
         self._run = run
         self._layout: Layout = {}
-        self._rows: dict[str, RDD[Element]] = {}
-        self._best: dict[str, RDD[Element]] = {}
+        self._rows: dict[str, KeptRows] = {}  # as they are now
+        self._kept: list[KeptRows] = []  # all that executors keep
+        self._wanted: list[KeptRows] = []  # those that outlive the exchange
 
     def __enter__(self) -> Exchange:
         """Lay out the ratings, and send all rows to their blocks."""
@@ -84,8 +72,7 @@ class Exchange(Shared):
         """Release everything."""
         for of_side in self._layout.values():
             of_side.release()
-        for rows in (*self._rows.values(), *self._best.values()):
-            rows.unpersist()
+        self._release_but(self._wanted)
         super().__exit__(*exception)
 
     def _begin(self) -> None:
@@ -99,10 +86,12 @@ class Exchange(Shared):
         for packed in (users, items):
             packed.release()  # they are laid out instead
         self._level = _storage(users)
-        for side in SIDES:
-            self._keep(side, self._placed(side, self._run.rows[side])).count()
-        sample = self._run.rows["users"]
-        row_bytes = sample.itemsize * sample.shape[1]
+        self._run.relocate(self._place)
+        if not self._run.penalty:
+            for side in SIDES:
+                self._run.penalty[side] = self._penalty(side)
+        sample = self._rows["users"]
+        row_bytes = sample.dtype.itemsize * sample.shape[1]
         needed = {name: of_side.needed for name, of_side in self._layout.items()}
         of_users = needed["items"] * row_bytes
         of_items = (needed["users"] + needed.get("held_out", 0)) * row_bytes
@@ -124,15 +113,10 @@ class Exchange(Shared):
         [run] = active
         other = "items" if side == "users" else "users"
         standing = self._standing(self._layout[side], side, other, self._layout[other].routes)
-        before = self._rows[side]
         after = self._keep(side, standing.mapPartitions(_update(run.step(side)), True))
-        try:
-            parts = after.map(_sums).collect()
-        finally:
-            if before is not self._best.get(side):
-                before.unpersist()
-        residual, squares, penalty, weight, moved = complete(parts)
-        return [Moved(None, residual, squares, penalty, weight, moved)]
+        residual, squares, penalty, weight, moved = complete(after.rdd.map(_sums).collect())
+        self._release_but([*self._rows.values(), *run.best_rows()])
+        return [Moved(after, residual, squares, penalty, weight, moved)]
 
     def validate(self, active: Sequence[Run]) -> list[float]:
         """Send rows of items to the validation ratings, which are where their users are."""
@@ -148,59 +132,53 @@ class Exchange(Shared):
         squares, weight = complete(parts)
         return [float(np.sqrt(squares / weight))]
 
-    def remember(self) -> None:
-        """Keep the rows as they are now, if they are the best."""
-        if self._run.best_is_last:
-            for rows in self._best.values():
-                rows.unpersist()
-            self._best = dict(self._rows)
+    def hand_over(self) -> None:
+        """Leave the rows that the run has come to where they are: they are the caller's now."""
+        self._wanted = self._run.best_rows()
 
-    def gather(self) -> None:
-        """Bring the rows of both sides to the driver, and to the run, and the best ones."""
-        run = self._run
-        run.rows, squares = self._gathered(self._rows)
-        if self._best and self._best != self._rows:
-            run.settle(*self._gathered(self._best))
-        elif self._best or run.best_is_last:
-            run.settle(run.rows, squares)
-
-    def _gathered(
-        self, kept: dict[str, RDD[Element]]
-    ) -> tuple[dict[str, NDArray[np.floating]], NDArray[np.float64] | None]:
-        """Return the rows of both sides, and Σ w e² of the users once they were updated."""
-        gathered = {}
-        squares: NDArray[np.float64] | None = None
-        for side in SIDES:
-            slices = self._layout[side].slices()
-            gathered[side] = np.empty_like(self._run.rows[side])
-            for number, of_block in kept[side].toLocalIterator():
-                gathered[side][slices[number]] = of_block.x
-                if side == "users" and of_block.squares is not None:
-                    squares = np.zeros(self._layout[side].rows) if squares is None else squares
-                    squares[slices[number]] = of_block.squares
-        return gathered, squares
+    def _release_but(self, wanted: Sequence[KeptRows]) -> None:
+        """Release all rows except some."""
+        for rows in self._kept:
+            if rows not in wanted:
+                rows.release()
+        self._kept = [rows for rows in self._kept if rows in wanted]
 
     def _standing(
         self, layout: SideLayout, side: str, other: str, routes: RDD[Element]
     ) -> RDD[Element]:
         """Put side by side the rows of a block, ratings of them, and what these need."""
-        sent = united(self._rows[other], routes).mapPartitions(_send)
+        sent = united(self._rows[other].rdd, routes).mapPartitions(_send)
         received = sent.partitionBy(len(layout.firsts), by_number)
-        return united(self._rows[side], layout.ratings, received)
+        return united(self._rows[side].rdd, layout.ratings, received)
 
-    def _placed(self, side: str, rows: NDArray[np.floating]) -> RDD[Element]:
-        """Send rows that the driver has to their blocks."""
+    def _place(self, side: str, rows: NDArray[np.floating] | DistantRows) -> KeptRows:
+        """Send rows to their blocks."""
         slices = self._layout[side].slices()
-        elements = [(number, Rows(rows[place], None, None)) for number, place in enumerate(slices)]
-        placed = self._context.parallelize(elements, len(elements))
-        return placed.partitionBy(len(elements), by_number)
+        if isinstance(rows, np.ndarray):
+            elements = [(at, Rows(rows[place], None, None)) for at, place in enumerate(slices)]
+            placed = self._context.parallelize(elements, len(elements))
+            placed = placed.partitionBy(len(elements), by_number)
+        else:
+            placed = rows.placed(self._context, slices)
+        kept = self._keep(side, placed)
+        kept.rdd.count()
+        return kept
 
-    def _keep(self, side: str, rows: RDD[Element]) -> RDD[Element]:
+    def _keep(self, side: str, rows: RDD[Element]) -> KeptRows:
         """Keep rows, with nothing of how they were made once that is done."""
         rows.persist(self._level)
         rows.localCheckpoint()
-        self._rows[side] = rows
-        return rows
+        width = self._run.rows[side].shape[1]
+        kept = KeptRows(rows, self._layout[side].slices(), width, np.dtype(self._blocks.dtype))
+        self._rows[side] = kept
+        self._kept.append(kept)
+        return kept
+
+    def _penalty(self, side: str) -> float:
+        """Return what all rows of a side pay for regularization."""
+        standing = united(self._layout[side].ratings, self._rows[side].rdd)
+        [penalty] = complete(standing.mapPartitions(_pay(self._run.problem.ridge(side))).collect())
+        return penalty
 
 
 def _storage(packed: OnExecutors) -> StorageLevel:
@@ -232,6 +210,17 @@ def _update(step: Step) -> Callable[[Iterable[Element]], Iterator[Element]]:
             yield number, Rows(x, PartialSums.of(needs[0].first, values), update.squares)
 
     return update
+
+
+def _pay(ridge: Ridge) -> Callable[[Iterable[Element]], Iterator[PartialSums]]:
+    def pay(elements: Iterable[Element]) -> Iterator[PartialSums]:
+        settle()
+        for needs, rows in _together(elements, Needs, Rows).values():
+            if needs:
+                penalty = ridge.penalty(needs[0].block.degrees, rows[0].x)
+                yield PartialSums.of(needs[0].first, penalty[None])
+
+    return pay
 
 
 def _errors(

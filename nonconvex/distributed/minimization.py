@@ -6,8 +6,6 @@ import logging
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from numpy.typing import NDArray
-
 from nonconvex.distributed.alternating import alternate
 from nonconvex.distributed.checkpoints import Checkpoints, State
 from nonconvex.distributed.exchange import Exchange
@@ -68,7 +66,9 @@ def minimize(
     runs = [Run(problem, blocks) for problem in problems]
     descending = None if descent is None else Descent(blocks, descent)
     iterate = alternate if descending is None else descending.iterate
-    done = 0 if checkpoints is None else _resume(checkpoints, runs, descending)
+    done = 0
+    if checkpoints is not None:
+        done = _resume(checkpoints, runs, descending, distant=exchange == "shuffle")
     active = going(runs)
     sharing = Shared(blocks) if exchange == "broadcast" else Exchange(blocks, runs[0])
     with Interruption() as interruption, sharing as shared:
@@ -88,27 +88,25 @@ def minimize(
                 run.end_iteration(
                     max_iter=max_iter, tol=tol, patience=patience, gradient_tol=gradient_tol
                 )
-            if patience is not None:
-                shared.remember()
             active = going(active)
             shared.put(active)
             ending = interruption.asked and bool(active)
             if checkpoints is not None and active and checkpoints.due(iteration, ending):
                 shared.describe(f"iteration {iteration} · checkpoint")
-                shared.gather()
                 checkpoints.save(_state(iteration, runs, descending))
             if ending:
                 interruption.end(f"iteration {iteration}", checkpoints)
-        shared.gather()
+        shared.hand_over()
+        results = [run.result() for run in runs]
     if checkpoints is not None:
         checkpoints.clear()
     if all(run.stop is Stop.NONFINITE for run in runs):
         raise FitError(runs[0].complaint())
-    return [run.result() for run in runs]
+    return results
 
 
 def _state(iteration: int, runs: Sequence[Run], descent: Descent | None) -> State:
-    arrays: dict[str, NDArray[Any]] = {}
+    arrays: dict[str, Any] = {}
     values: list[dict[str, Any]] = []
     for number, run in enumerate(runs):
         of_run, value = run.save()
@@ -119,9 +117,11 @@ def _state(iteration: int, runs: Sequence[Run], descent: Descent | None) -> Stat
     return State(iteration, arrays, {"runs": values})
 
 
-def _resume(checkpoints: Checkpoints, runs: Sequence[Run], descent: Descent | None) -> int:
+def _resume(
+    checkpoints: Checkpoints, runs: Sequence[Run], descent: Descent | None, *, distant: bool
+) -> int:
     """Put the runs back to the newest checkpoint, if there is one; return its iteration."""
-    state = checkpoints.load()
+    state = checkpoints.load(distant=distant)
     if state is None:
         return 0
     for number, run in enumerate(runs):

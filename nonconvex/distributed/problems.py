@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from nonconvex.distributed.distant_rows import DistantFactors
 from nonconvex.distributed.passes import Packed
 from nonconvex.numerics.convergence import HalfStep, Stop
 from nonconvex.numerics.factorization import Factors, Ridge
@@ -46,7 +47,7 @@ class Problem:
 
     Parameters
     ----------
-    start : Factors
+    start : Factors or DistantFactors
         The first α, and a row for every user and every item.  Where the solver is "als" the
         items are solved from the users before they are ever used.
     user_ridge, item_ridge : Ridge
@@ -59,7 +60,7 @@ class Problem:
         Says in the log which problem it is; may be empty.
     """
 
-    start: Factors
+    start: Factors | DistantFactors
     user_ridge: Ridge
     item_ridge: Ridge
     solver: str = "als"
@@ -79,7 +80,7 @@ class Fitted(NamedTuple):
 
     Attributes
     ----------
-    factors : Factors
+    factors : Factors, or DistantFactors if rows were exchanged by shuffle
         Of the best iteration: by validation RMSE where `patience` was given, else the last.
     history : list of HalfStep
     iteration : int
@@ -89,7 +90,7 @@ class Fitted(NamedTuple):
         Σ w (R̂ − R)² of each user, if `factors` were reached by an update of the users.
     """
 
-    factors: Factors
+    factors: Factors | DistantFactors
     history: list[HalfStep]
     iteration: int
     stop: Stop

@@ -10,23 +10,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 from pyspark import RDD, StorageLevel
 
+from nonconvex.distributed.alignment import Element, by_number
 from nonconvex.distributed.blocking import unpack
 from nonconvex.distributed.passes import OnExecutors
 from nonconvex.distributed.workers import settle
 from nonconvex.numerics.blocks import RatingBlock
 from nonconvex.numerics.routes import Needs, Share, held_out_needs_of, needs_of, shares_of
 
-__all__ = ["Element", "Layout", "Routes", "SideLayout", "by_number", "lay_out", "united"]
-
-Element = tuple[int, Any]
-"""The number of a block, and something of it."""
+__all__ = ["Layout", "Routes", "SideLayout", "lay_out"]
 
 
 class Routes(NamedTuple):
@@ -131,26 +129,6 @@ def lay_out(
         wanted = sum(count for _, _, count in held.map(_sizes).collect())
         layout["held_out"] = SideLayout(held, routes, starts, rows["users"], wanted)
     return layout
-
-
-def by_number(number: int) -> int:
-    """Return the partition of a block: RDDs that are cut by this function stay side by side."""
-    return number
-
-
-def united(*rdds: RDD[Element]) -> RDD[Element]:
-    """Put the elements of each partition of several RDDs into one partition, where they are.
-
-    Parameters
-    ----------
-    *rdds : RDD
-        All cut by `by_number` into as many partitions.
-    """
-    context: Any = rdds[0].context
-    # All hold pickled lists, of whatever lengths, so that nothing need be written anew.
-    serializer = context.serializer
-    joined: RDD[Element] = context.union([RDD(rdd._jrdd, context, serializer) for rdd in rdds])
-    return joined
 
 
 def _blocks(packed: OnExecutors, dtype: type[np.floating], blocks: int | None) -> RDD[Element]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nonconvex.distributed.descriptions import describe, description
+from nonconvex.distributed.distant_rows import DistantFactors, DistantRows, KeptRows
 from nonconvex.distributed.half_steps import Step, update_side, validation_rmse
 from nonconvex.distributed.passes import Value
 from nonconvex.distributed.problems import SIDES, Blocks, Fitted, Problem
@@ -27,8 +28,8 @@ class Moved(NamedTuple):
 
     Attributes
     ----------
-    x : float array of shape (m, 1 + K) or None
-        The new rows; None where they stay on the executors.
+    x : float array of shape (m, 1 + K), or DistantRows
+        The new rows.
     residual, squares, penalty, weight : float
         The totals of `RowUpdate`.
     distance : float
@@ -37,7 +38,7 @@ class Moved(NamedTuple):
         Σ w e² of each row; None where it stays on the executors.
     """
 
-    x: NDArray[np.floating] | None
+    x: NDArray[np.floating] | DistantRows
     residual: float
     squares: float
     penalty: float
@@ -67,7 +68,10 @@ class Run:
     problem : Problem
     alpha : float
     rows : dict
-        The rows of ``users`` and of ``items`` as they are now.
+        The rows of ``users`` and of ``items`` as they are now: arrays, or where they are exchanged
+        by shuffle `DistantRows`.
+    penalty : dict
+        What they pay for regularization; empty as long as distant ones have not been asked.
     history : list of HalfStep
     stop : Stop or None
         Why it has ended, if it has.
@@ -76,12 +80,14 @@ class Run:
     def __init__(self, problem: Problem, blocks: Blocks) -> None:
         self.problem = problem
         self.alpha = problem.start.alpha
-        self.rows = {"users": problem.start.users, "items": problem.start.items}
-        degrees = {"users": blocks.user_degrees, "items": blocks.item_degrees}
-        self._penalty = {
-            side: total(problem.ridge(side).penalty(degrees[side], self.rows[side]))
-            for side in SIDES
-        }
+        self.rows: dict[str, Any] = {"users": problem.start.users, "items": problem.start.items}
+        self.penalty: dict[str, float] = {}
+        if isinstance(problem.start, Factors):
+            degrees = {"users": blocks.user_degrees, "items": blocks.item_degrees}
+            self.penalty = {
+                side: total(problem.ridge(side).penalty(degrees[side], self.rows[side]))
+                for side in SIDES
+            }
         self._drift = 0.0  # mean residual: what α should still move by
         self.history: list[HalfStep] = []
         self.stop: Stop | None = None
@@ -90,8 +96,12 @@ class Run:
 
     @property
     def factors(self) -> Factors:
-        """All parameters as they are now."""
+        """All parameters as they are now, where rows are arrays."""
         return Factors(self.alpha, self.rows["users"], self.rows["items"])
+
+    def reached(self) -> Factors | DistantFactors:
+        """Return all parameters as they are now, wherever the rows are."""
+        return _factors(self.alpha, self.rows)
 
     def center(self) -> None:
         """Update α in closed form.
@@ -119,17 +129,16 @@ class Run:
 
     def replace(self, side: str, moved: Moved, iteration: int, seconds: float) -> None:
         """Take in what all rows of a side have become."""
-        if moved.x is not None:
-            self.rows[side] = moved.x
+        self.rows[side] = moved.x
         self._squares = moved.row_squares if side == "users" else None
-        self._penalty[side] = moved.penalty
+        self.penalty[side] = moved.penalty
         self._drift = moved.residual / moved.weight
         self.record(
             iteration,
             side,
             moved.squares,
             moved.weight,
-            sum(self._penalty.values()),
+            sum(self.penalty.values()),
             float(np.sqrt(moved.distance)),
             None,
             seconds,
@@ -178,7 +187,7 @@ class Run:
         )
         iteration = self.history[-1].iteration
         stop = self.stop or Stop.MAX_ITER
-        fitted = Fitted(self.factors, self.history, iteration, stop, self._squares)
+        fitted = Fitted(self.reached(), self.history, iteration, stop, self._squares)
         best = self._best
         if patience is None or best is None or _rmse(fitted) < _rmse(best):
             self._best = fitted
@@ -190,56 +199,62 @@ class Run:
         stop = None if self.stop is None else self.stop.value
         report(Progress(self.problem.name, "iteration", iteration, max_iter, {}, 0.0, stop))
 
-    @property
-    def best_is_last(self) -> bool:
-        """Whether the best iteration so far is the last."""
-        return self._best is not None and self._best.iteration == self.history[-1].iteration
+    def best_rows(self) -> list[Any]:
+        """Return the rows of the best iteration so far, of both sides, if there is one."""
+        return [] if self._best is None else [self._best.factors.users, self._best.factors.items]
 
-    def settle(
-        self, rows: Mapping[str, NDArray[np.floating]], squares: NDArray[np.float64] | None
-    ) -> None:
-        """Take these for the rows of the best iteration so far, and Σ w e² of its users."""
+    def relocate(self, place: Callable[[str, Any], DistantRows]) -> None:
+        """Have the rows of a side as they are now, and those of the best iteration, elsewhere."""
+        best = dict(zip(SIDES, self.best_rows(), strict=False))
+        for side, rows in best.items():
+            if rows is not self.rows[side]:
+                best[side] = place(side, rows)
+        for side in SIDES:
+            before, self.rows[side] = self.rows[side], place(side, self.rows[side])
+            if best.get(side) is before:
+                best[side] = self.rows[side]
         if self._best is not None:
-            factors = Factors(self._best.factors.alpha, rows["users"], rows["items"])
-            self._best = self._best._replace(factors=factors, squares=squares)
+            factors = _factors(self._best.factors.alpha, best)
+            self._best = self._best._replace(factors=factors)
 
-    def save(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    def save(self) -> tuple[dict[str, NDArray[Any] | DistantRows], dict[str, Any]]:
         """Return all that `restore` needs, as arrays and as what JSON can hold."""
-        arrays: dict[str, NDArray[Any]] = dict(self.rows)
+        arrays: dict[str, Any] = dict(self.rows)
         best = self._best
-        if best is not None and best.squares is not None:
-            arrays["best.squares"] = best.squares
+        squares = None if best is None else _squares_of(best)
+        if squares is not None:
+            arrays["best.squares"] = squares
         if best is not None and best.iteration != self.history[-1].iteration:
             arrays |= {f"best.{side}": getattr(best.factors, side) for side in SIDES}
         return arrays, {
             "alpha": self.alpha,
             "drift": self._drift,
-            "penalty": self._penalty,
+            "penalty": self.penalty,
             "history": [list(step) for step in self.history],
             "stop": None if self.stop is None else self.stop.name,
             "best": None if best is None else [best.factors.alpha, best.iteration],
         }
 
-    def restore(self, arrays: Mapping[str, NDArray[Any]], values: Mapping[str, Any]) -> None:
+    def restore(self, arrays: Mapping[str, Any], values: Mapping[str, Any]) -> None:
         """Go back to what `save` returned."""
         self.rows = {side: arrays[side] for side in SIDES}
         self.alpha, self._drift = values["alpha"], values["drift"]
-        self._penalty = dict(values["penalty"])
+        self.penalty = dict(values["penalty"])
         self.history = [HalfStep(*step) for step in values["history"]]
         self.stop = None if values["stop"] is None else Stop[values["stop"]]
         if values["best"] is not None:
             alpha, iteration = values["best"]
-            rows = (arrays.get(f"best.{side}", self.rows[side]) for side in SIDES)
+            rows = {side: arrays.get(f"best.{side}", self.rows[side]) for side in SIDES}
             stop = self.stop or Stop.MAX_ITER
             squares = arrays.get("best.squares")
-            self._best = Fitted(Factors(alpha, *rows), self.history, iteration, stop, squares)
+            self._best = Fitted(_factors(alpha, rows), self.history, iteration, stop, squares)
 
     def result(self) -> Fitted:
         """Return the best iteration, with all of the history."""
         stop = self.stop or Stop.MAX_ITER
         if self._best is None:  # non-finite before the end of the first iteration
-            return Fitted(self.factors, self.history, 1, stop)
-        return self._best._replace(stop=stop)
+            return Fitted(self.reached(), self.history, 1, stop)
+        return self._best._replace(stop=stop, squares=_squares_of(self._best))
 
     def complaint(self) -> str:
         """Say why there is no model, and what to do."""
@@ -257,6 +272,21 @@ class Run:
 def going(runs: list[Run]) -> list[Run]:
     """Return the runs that have not ended."""
     return [run for run in runs if run.stop is None]
+
+
+def _factors(alpha: float, rows: Mapping[str, Any]) -> Factors | DistantFactors:
+    users, items = (rows[side] for side in SIDES)
+    if isinstance(users, np.ndarray):
+        return Factors(alpha, users, items)
+    return DistantFactors(alpha, users, items)
+
+
+def _squares_of(fitted: Fitted) -> NDArray[np.float64] | None:
+    """Return Σ w e² of each user, from the executors if rows are kept there."""
+    users = fitted.factors.users
+    if fitted.squares is None and isinstance(users, KeptRows):
+        return users.squares()
+    return fitted.squares
 
 
 def _rmse(fitted: Fitted) -> float:
@@ -335,11 +365,8 @@ class Shared:
             blocks.validation, alphas, self["users"], self["items"], blocks.dtype
         )
 
-    def remember(self) -> None:
-        """Keep the rows as they are now, if they are the best; here the runs do that."""
-
-    def gather(self) -> None:
-        """Bring all rows to where the runs have them; here they are there already."""
+    def hand_over(self) -> None:
+        """Let the rows that the runs have come to outlive this; here the runs have them."""
 
     def replace(
         self, name: str, values: list[NDArray[Any]], active: Sequence[HasRows] = ()

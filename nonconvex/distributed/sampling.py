@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from nonconvex.distributed.checkpoints import Checkpoints, State
 from nonconvex.distributed.courses import Course, Posed, Sampled, SamplingSettings
+from nonconvex.distributed.distant_rows import gathered
 from nonconvex.distributed.half_steps import Draw, update_side
 from nonconvex.distributed.held_out import HeldOut
 from nonconvex.distributed.interruption import Interrupted, Interruption
@@ -144,7 +145,9 @@ def _begin(blocks: Blocks, courses: Sequence[Course]) -> None:
                     "moderate scale"
                 )
             unit = course.posed.deviation
-            starts.append((fitted.factors, 1 / max(fitted.end.train_rmse, 0.01 * unit) ** 2))
+            starts.append(
+                (gathered(fitted.factors), 1 / max(fitted.end.train_rmse, 0.01 * unit) ** 2)
+            )
         course.begin(starts)
 
 

@@ -1,4 +1,4 @@
-"""Predictions for pairs of ids: indices are joined on, factors are broadcast."""
+"""Predictions for pairs of ids: indices are joined on and factors broadcast, or rows joined on."""
 
 from __future__ import annotations
 
@@ -15,7 +15,14 @@ from pyspark.sql.pandas.functions import arrow_udf
 from nonconvex.distributed.workers import settle
 from nonconvex.numerics.factorization import Factors, predict
 
-__all__ = ["at_index", "index_table", "predictions", "with_index"]
+__all__ = [
+    "at_index",
+    "index_table",
+    "predictions",
+    "row_predictions",
+    "with_index",
+    "with_row",
+]
 
 # Below this many ids, the table of indices goes to every executor and nothing is shuffled.
 _BROADCAST_IDS = 2_000_000
@@ -31,6 +38,22 @@ def index_table(frame: DataFrame, ids: pa.ChunkedArray) -> DataFrame:
 def with_index(frame: DataFrame, key: Column, indices: DataFrame, name: str) -> DataFrame:
     """Add the dense index of an id as column `name`, null for an id that has none."""
     renamed = indices.select(F.col("id").alias(f"{name}_id"), F.col("index").alias(name))
+    return frame.join(renamed, on=key == renamed[f"{name}_id"], how="left").drop(f"{name}_id")
+
+
+def with_row(frame: DataFrame, key: Column, factors: DataFrame, name: str) -> DataFrame:
+    """Add the row of an id as column `name`, of a struct, null for an id that has none.
+
+    Parameters
+    ----------
+    frame : DataFrame
+    key : Column
+    factors : DataFrame
+        ``id, bias, features``.
+    name : str
+    """
+    row = F.struct("bias", "features").alias(name)
+    renamed = factors.select(F.col("id").alias(f"{name}_id"), row)
     return frame.join(renamed, on=key == renamed[f"{name}_id"], how="left").drop(f"{name}_id")
 
 
@@ -89,3 +112,34 @@ def predictions(
     declare: Any = arrow_udf
     scored: Column = declare(score, "double")(user_index, item_index)
     return scored
+
+
+def row_predictions(
+    alpha: float,
+    rank: int,
+    user_row: Column,
+    item_row: Column,
+    limits: tuple[float, float] | None,
+) -> Column:
+    """Return what `predictions` does, to the bit, of two columns that `with_row` has added."""
+
+    def score(user: pa.Array, item: pa.Array) -> pa.Array:
+        settle()
+        each = np.arange(len(user))
+        predicted = predict(Factors(alpha, _rows(user, rank), _rows(item, rank)), each, each)
+        return pa.array(predicted if limits is None else np.clip(predicted, *limits))
+
+    declare: Any = arrow_udf
+    scored: Column = declare(score, "double")(user_row, item_row)
+    return scored
+
+
+def _rows(structs: pa.Array, rank: int) -> NDArray[np.floating]:
+    """Return structs of ``bias, features`` as an array of shape (n, 1 + K), 0 for null."""
+    known = structs.is_valid()
+    bias, features = structs.filter(known).flatten()
+    x = np.zeros((len(structs), 1 + rank), bias.type.to_pandas_dtype())
+    places = known.to_numpy(zero_copy_only=False)
+    x[places, 0] = bias
+    x[places, 1:] = features.flatten().to_numpy().reshape(len(bias), rank)
+    return x

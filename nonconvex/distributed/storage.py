@@ -1,8 +1,11 @@
-"""Factors as tables: dataframes of ``id, bias, features``, and Parquet that is read back whole."""
+"""Factors as tables: dataframes of ``id, bias, features``, and Parquet that is read back whole.
+
+What is written is what executors keep, or what the driver has; a model is read by the driver.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,9 +15,14 @@ from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 
+from nonconvex.distributed.alignment import Element, by_number, united
+from nonconvex.distributed.arrow_streams import from_bytes, to_bytes
+from nonconvex.distributed.distant_rows import DistantRows, KeptRows, Rows
+from nonconvex.distributed.workers import settle
+
 __all__ = ["ModelError", "factor_table", "read_factors", "read_rows", "reason_of", "write_factors"]
 
-_COLUMNS = ("index", "id", "bias", "features")
+_BATCH = 1 << 16  # rows of a table that an executor makes at a time
 _TYPES = {
     "index": "int",
     "id": "",
@@ -29,31 +37,30 @@ class ModelError(ValueError):
     exit_status = 3
 
 
-def factor_table(spark: SparkSession, ids: pa.ChunkedArray, x: NDArray[np.floating]) -> DataFrame:
+def factor_table(
+    spark: SparkSession, ids: pa.ChunkedArray, x: NDArray[np.floating] | DistantRows
+) -> DataFrame:
     """Return ``id, bias, features`` of one side.
 
     Parameters
     ----------
     spark : SparkSession
     ids : pyarrow array of m ids
-    x : float array of shape (m, 1 + K)
-        Rows (β, γ).
+    x : float array of shape (m, 1 + K), or DistantRows
+        Rows (β, γ), in the order of the ids; those that executors keep stay there.
     """
-    return spark.createDataFrame(_arrow(ids, x)).drop("index")
+    return _table(spark, ids, x, {}).drop("index")
 
 
 def write_factors(
     spark: SparkSession,
     path: str,
     ids: pa.ChunkedArray,
-    x: NDArray[np.floating],
+    x: NDArray[np.floating] | DistantRows,
     more: Mapping[str, NDArray[np.floating]] | None = None,
 ) -> None:
     """Write one side as Parquet: ``index, id, bias, features``, and more columns of numbers."""
-    table = _arrow(ids, x)
-    for name, values in (more or {}).items():
-        table = table.append_column(name, pa.array(values))
-    spark.createDataFrame(table).write.parquet(path)
+    _table(spark, ids, x, more or {}).write.parquet(path)
 
 
 def read_factors(
@@ -129,7 +136,54 @@ def reason_of(error: Exception) -> str:
     return (str(cause).splitlines() or [type(error).__name__])[0]
 
 
-def _arrow(ids: pa.ChunkedArray, x: NDArray[np.floating]) -> pa.Table:
+def _table(
+    spark: SparkSession,
+    ids: pa.ChunkedArray,
+    x: NDArray[np.floating] | DistantRows,
+    more: Mapping[str, NDArray[np.floating]],
+) -> DataFrame:
+    index = pa.array(np.arange(len(ids), dtype=np.int32))
+    beside = pa.table([index, ids, *map(pa.array, more.values())], ["index", "id", *more])
+    if isinstance(x, KeptRows):
+        return _kept_table(spark, beside, x)
+    return spark.createDataFrame(_arrow(beside, x if isinstance(x, np.ndarray) else x.gather()))
+
+
+def _kept_table(spark: SparkSession, beside: pa.Table, kept: KeptRows) -> DataFrame:
+    """Send each block what stands beside its rows, and make it a table there."""
+    context, blocks = kept.rdd.context, len(kept.slices)
+    parts: list[Element] = [
+        (number, to_bytes(beside.slice(place.start, place.stop - place.start)))
+        for number, place in enumerate(kept.slices)
+    ]
+
+    def tables(elements: Iterable[Element]) -> Iterator[tuple[bytes]]:
+        settle()
+        found: dict[int, dict[type, Any]] = {}
+        for number, value in elements:
+            found.setdefault(number, {})[type(value)] = value
+        for of_block in found.values():
+            if Rows in of_block:  # a block may be of no rows
+                table, x = from_bytes(of_block[bytes]), of_block[Rows].x
+                for first in range(0, len(x), _BATCH):
+                    yield (
+                        to_bytes(_arrow(table[first : first + _BATCH], x[first : first + _BATCH])),
+                    )
+
+    def decoded(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            for content in batch.column("table"):
+                yield from from_bytes(content.as_buffer()).to_batches()
+
+    sent = context.parallelize(parts, blocks).partitionBy(blocks, by_number)
+    encoded: Any = united(kept.rdd, sent).mapPartitions(tables)
+    frame = spark.createDataFrame(encoded, "table binary", verifySchema=False)
+    empty = _arrow(beside[:0], np.empty((0, kept.shape[1]), kept.dtype))
+    return frame.mapInArrow(decoded, spark.createDataFrame(empty).schema)
+
+
+def _arrow(beside: pa.Table, x: NDArray[np.floating]) -> pa.Table:
+    """Put rows into a table, behind the columns ``index`` and ``id``."""
     rows, width = x.shape
     values = pa.array(np.ascontiguousarray(x[:, 1:]).ravel())
     offsets = np.arange(rows + 1, dtype=np.int64) * (width - 1)
@@ -137,5 +191,5 @@ def _arrow(ids: pa.ChunkedArray, x: NDArray[np.floating]) -> pa.Table:
         features = pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), values)
     else:
         features = pa.LargeListArray.from_arrays(pa.array(offsets), values)
-    index = pa.array(np.arange(rows, dtype=np.int32))
-    return pa.table([index, ids, pa.array(x[:, 0]), features], names=list(_COLUMNS))
+    table = beside.add_column(2, "bias", pa.array(x[:, 0]))
+    return table.add_column(3, "features", features)

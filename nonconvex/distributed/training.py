@@ -40,6 +40,8 @@ __all__ = ["Ids", "TrainingSet", "load_prepared", "pack_ratings"]
 _Batches = Iterator[pa.RecordBatch]
 _Transform = Callable[[RatingBlock], RatingBlock]
 
+_HASHED = 1 << 16  # ids that are Python objects at a time
+
 _log = logging.getLogger("nonconvex")
 
 
@@ -93,7 +95,9 @@ class TrainingSet:
             self.ids, (self.blocks.user_degrees, self.blocks.item_degrees), strict=True
         ):
             digest.update(repr(ids.type).encode())
-            digest.update(json.dumps([str(value) for value in ids.to_pylist()]).encode())
+            for first in range(0, len(ids), _HASHED):
+                some = ids.slice(first, _HASHED).to_pylist()
+                digest.update(json.dumps([str(value) for value in some]).encode())
             digest.update(degrees.tobytes())
         digest.update(np.array([self.mean, self.deviation, self.total]).tobytes())
         return digest.hexdigest()

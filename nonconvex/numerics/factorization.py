@@ -252,23 +252,40 @@ def default_reg(total: float, deviation: float) -> tuple[float, float]:
 
 
 def initial_rows(
-    rows: int, rank: int, scale: float, generator: np.random.Generator
+    rows: int, rank: int, scale: float, generator: np.random.Generator, first: int = 0
 ) -> NDArray[np.float64]:
-    """β = 0 and γ ~ N(0, scale²): where a fit starts, of shape (rows, 1 + rank).
+    """β = 0 and γ ~ N(0, scale²): where a fit starts.
 
     γ = 0 on both sides would be a stationary point of f that no solver here could leave, so
     ``scale`` must be positive.
 
+    Parameters
+    ----------
+    rows, rank : int
+    scale : float
+    generator : numpy Generator
+    first : int
+        The first row that is wanted; those before it are drawn and forgotten.
+
+    Returns
+    -------
+    float64 array of shape (rows − first, 1 + rank)
+
     Examples
     --------
-    >>> initial_rows(2, 3, 0.1, np.random.default_rng(0)).shape
-    (2, 4)
+    >>> x = initial_rows(5, 3, 0.1, np.random.default_rng(0))
+    >>> x.shape
+    (5, 4)
+    >>> np.array_equal(x[3:], initial_rows(5, 3, 0.1, np.random.default_rng(0), first=3))
+    True
     """
     if not scale > 0:
         raise ValueError(
             f"initial γ = 0 is a stationary point of the objective, where no solver can move; "
             f"the scale of the initial factors must be > 0, got {scale}"
         )
-    x = np.zeros((rows, 1 + rank))
-    x[:, 1:] = scale * generator.standard_normal((rows, rank))
+    for place in range(0, first * rank, _CACHE_ELEMENTS):
+        generator.standard_normal(min(_CACHE_ELEMENTS, first * rank - place))
+    x = np.zeros((rows - first, 1 + rank))
+    x[:, 1:] = scale * generator.standard_normal((rows - first, rank))
     return x

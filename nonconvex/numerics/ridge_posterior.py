@@ -29,7 +29,8 @@ A user who was never seen has the mean of that prior, s² κ/(κ − 2).
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,12 +39,23 @@ from nonconvex.numerics.factorization import Factors, Ridge
 from nonconvex.numerics.hyperpriors import LevelPrior
 from nonconvex.numerics.threads import one_thread_per_product
 
-__all__ = ["Measured", "RidgePosterior", "RidgeSpread", "SideSpread"]
+__all__ = [
+    "MOMENT_ROWS",
+    "Measured",
+    "Moments",
+    "RidgePosterior",
+    "RidgeSpread",
+    "SideSpread",
+    "moment_of",
+    "shares_of",
+]
 
 Array = NDArray[np.float64]
 
 _ELEMENTS = 1 << 20  # pairs × unknowns gathered at a time
-_ROWS = 1 << 16  # squared at a time
+MOMENT_ROWS = 1 << 16
+"""Rows that are squared at a time, counted from the first of a side: M is the sum of such."""
+
 _LEAST_LEFT = 0.05  # of a user's ratings, however many unknowns they were fitted to
 _PRIOR = LevelPrior(0.0, 1.0)
 
@@ -62,6 +74,70 @@ class Measured(NamedTuple):
     user_degrees: NDArray[np.floating]
     item_degrees: NDArray[np.floating]
     noise: NDArray[np.floating]
+
+
+class Moments(NamedTuple):
+    """M = Σ_r d_r z_r z_rᵀ / n of both sides, with z_r = (1, γ_r), or (0, γ_r) without biases.
+
+    Attributes
+    ----------
+    users, items : float64 arrays of shape (1 + K, 1 + K)
+    dtype : float type
+        Of the factors.
+    """
+
+    users: Array
+    items: Array
+    dtype: np.dtype[Any]
+
+    @classmethod
+    def of(
+        cls, factors: Factors, degrees: Sequence[NDArray[np.floating]], *, biases: bool
+    ) -> Moments:
+        """Add up the moments of all rows."""
+        users, items = (
+            sum(
+                moment_of(x[first : first + MOMENT_ROWS], share, biases=biases)
+                for first, share in shares_of(of_side)
+            )
+            for x, of_side in zip(factors[1:], degrees, strict=True)
+        )
+        return cls(np.asarray(users), np.asarray(items), factors.users.dtype)
+
+
+def shares_of(degrees: NDArray[np.floating]) -> Iterator[tuple[int, Array]]:
+    """Yield, for `MOMENT_ROWS` rows at a time, the index of the first and d/n of all.
+
+    Examples
+    --------
+    >>> list(shares_of(np.array([1.0, 3.0])))
+    [(0, array([0.25, 0.75]))]
+    """
+    share = degrees / np.sum(degrees, dtype=np.float64)
+    for first in range(0, len(share), MOMENT_ROWS):
+        yield first, share[first : first + MOMENT_ROWS]
+
+
+def moment_of(rows: NDArray[np.floating], share: Array, *, biases: bool) -> Array:
+    """Return Σ_r share_r z_r z_rᵀ, of shape (1 + K, 1 + K).
+
+    Parameters
+    ----------
+    rows : float array of shape (r, 1 + K)
+    share : float64 array of shape (r,)
+    biases : bool
+
+    Examples
+    --------
+    >>> moment_of(np.array([[9.0, 2.0]]), np.array([0.5]), biases=True)
+    array([[0.5, 1. ],
+           [1. , 2. ]])
+    """
+    z = rows.astype(np.float64)
+    z[:, 0] = 1.0 if biases else 0.0
+    with one_thread_per_product():
+        moment: Array = (share[:, None] * z).T @ z
+    return moment
 
 
 class SideSpread(NamedTuple):
@@ -85,38 +161,25 @@ class SideSpread(NamedTuple):
 
     @classmethod
     def of(
-        cls,
-        other: NDArray[np.floating],
-        other_degrees: NDArray[np.floating],
-        degrees: NDArray[np.floating],
-        ridge: Ridge,
-        *,
-        biases: bool,
+        cls, moment: Array, degrees: NDArray[np.floating], ridge: Ridge, *, biases: bool
     ) -> SideSpread:
         """Find V and m for the rows of one side.
 
         Parameters
         ----------
-        other : float array of shape (m, 1 + K)
-            The rows of the other side, which these are regressed on.
-        other_degrees, degrees : float arrays
-            d of the other side, and of this one.
+        moment : float64 array of shape (1 + K, 1 + K)
+            M of the other side, which these are regressed on.
+        degrees : float array
+            d of this side.
         ridge : Ridge
             Of this side, with λ > 0 and ρ > 0.
         biases : bool
             Without, the design rows are (0, γ).
         """
-        width = other.shape[1]
-        share = other_degrees / np.sum(other_degrees, dtype=np.float64)
-        root = np.sqrt(ridge.diagonal(np.array([ridge.mean_degree]), width)[0])
+        root = np.sqrt(ridge.diagonal(np.array([ridge.mean_degree]), len(moment))[0])
         if not biases:
             root[0] = 1.0  # of an unknown that no design has
-        moment = np.zeros((width, width))
         with one_thread_per_product():
-            for first in range(0, len(other), _ROWS):
-                z = other[first : first + _ROWS].astype(np.float64)
-                z[:, 0] = 1.0 if biases else 0.0
-                moment += (share[first : first + _ROWS, None] * z).T @ z
             m, q = np.linalg.eigh(moment / np.outer(root, root))
         least = float(np.min(degrees[degrees > 0]))
         vectors = q / root[:, None]
@@ -234,7 +297,7 @@ class RidgePosterior(NamedTuple):
     @classmethod
     def of(
         cls,
-        factors: Factors,
+        factors: Factors | Moments,
         degrees: tuple[NDArray[np.floating], NDArray[np.floating]],
         squares: Array,
         ridges: tuple[Ridge, Ridge],
@@ -245,7 +308,8 @@ class RidgePosterior(NamedTuple):
 
         Parameters
         ----------
-        factors : Factors
+        factors : Factors or Moments
+            All that is needed of factors are their moments.
         degrees : (float array of shape (n_u,), float array of shape (n_i,))
         squares : float64 array of shape (n_u,)
             q_u = Σ w e² over the training ratings of each user.
@@ -265,26 +329,27 @@ class RidgePosterior(NamedTuple):
         """
         users, items = (np.asarray(side, np.float64) for side in degrees)
         posterior = cls(Measured(users, items, np.ones(len(users))), 1.0, *ridges, biases)
-        spread, total = posterior.spread(factors), users.sum()
+        moments = posterior._moments(factors)
+        spread, total = posterior.spread(moments), users.sum()
         left = total * (1 - spread.share) - spread.users.unknowns(users).sum()
         noise = float(squares.sum() / max(left, _LEAST_LEFT * total))
         own = spread._replace(noise=noise).levels(users, squares)
-        kept = (side.astype(factors.users.dtype) for side in (users, items, own))
+        kept = (side.astype(moments.dtype) for side in (users, items, own))
         return posterior._replace(measured=Measured(*kept), noise=noise)
 
-    def spread(self, factors: Factors, *, of_ratings: bool = True) -> RidgeSpread:
+    def spread(self, factors: Factors | Moments, *, of_ratings: bool = True) -> RidgeSpread:
         """Return what tells the standard deviation of predictions of a model of these factors."""
-        d = self.measured
-        users, items = (
-            SideSpread.of(other, other_degrees, degrees, ridge, biases=self.biases)
-            for other, other_degrees, degrees, ridge in (
-                (factors.items, d.item_degrees, d.user_degrees, self.user_ridge),
-                (factors.users, d.user_degrees, d.item_degrees, self.item_ridge),
-            )
-        )
+        d, moments = self.measured, self._moments(factors)
+        users = SideSpread.of(moments.items, d.user_degrees, self.user_ridge, biases=self.biases)
+        items = SideSpread.of(moments.users, d.item_degrees, self.item_ridge, biases=self.biases)
         of_items = np.asarray(d.item_degrees, np.float64)
         share = float(items.unknowns(of_items).sum() / of_items.sum())
         return RidgeSpread(users, items, self.noise, share, of_ratings, self.biases)
+
+    def _moments(self, factors: Factors | Moments) -> Moments:
+        if isinstance(factors, Moments):
+            return factors
+        return Moments.of(factors, self.measured[:2], biases=self.biases)
 
 
 def _at(values: NDArray[np.floating], index: NDArray[np.integer], unseen: float) -> Array:

@@ -66,8 +66,8 @@ def test_the_same_bits_as_without_interruption(ratings, tmp_path, monkeypatch, p
     with caplog.at_level("INFO", logger="nonconvex"):
         resumed = estimator.fit(ratings)
     assert "going on after iteration 2" in caplog.text
-    assert resumed._factors.users.tobytes() == whole._factors.users.tobytes()
-    assert resumed._factors.items.tobytes() == whole._factors.items.tobytes()
+    assert resumed.factors.users.tobytes() == whole.factors.users.tobytes()
+    assert resumed.factors.items.tobytes() == whole.factors.items.tobytes()
     assert resumed.globalBias == whole.globalBias
     assert resumed._ridge.measured.noise.tobytes() == whole._ridge.measured.noise.tobytes()
     assert resumed.summary.objectiveHistory == whole.summary.objectiveHistory
@@ -91,7 +91,7 @@ def test_ctrl_c_finishes_the_iteration_and_says_how_to_go_on(ratings, tmp_path, 
         with pytest.raises(Interrupted, match=rf"after iteration 2, which is saved in {path}; the"):
             saving.fit(ratings)
     resumed = saving.fit(ratings)
-    assert resumed._factors.users.tobytes() == whole._factors.users.tobytes()
+    assert resumed.factors.users.tobytes() == whole.factors.users.tobytes()
 
 
 def test_another_fit_is_refused_and_says_what_differs(ratings, tmp_path, monkeypatch):

@@ -1,15 +1,28 @@
 """Rows that are exchanged by shuffle come to the bits of rows that are broadcast."""
 
+import itertools
 import logging
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from nonconvex.distributed.alignment import by_number
+from nonconvex.distributed.distant_moments import moments
+from nonconvex.distributed.distant_rows import (
+    DistantFactors,
+    DrawnRows,
+    KeptRows,
+    Rows,
+    SavedRows,
+    gathered,
+)
 from nonconvex.distributed.exchange import Exchange
 from nonconvex.exchanges import choose_exchange
+from nonconvex.numerics.factorization import Factors
+from nonconvex.numerics.ridge_posterior import MOMENT_ROWS, Moments
 from nonconvex.params import ParamError
-from nonconvex.recommendation import MatrixFactorization
+from nonconvex.recommendation import MatrixFactorization, MatrixFactorizationModel
 from tests.distributed.test_alternating import fit, frame, problem, same_bits, triples
 from tests.distributed.test_checkpoints import fit_killed_after
 
@@ -54,38 +67,124 @@ def test_the_same_bits_as_broadcast_and_nothing_left_behind(
     [expected] = fit(data, [start], dtype, **settings)
     assert expected.iteration < len(expected.history) // 2 or case == "weighted"
     manager, ancestors, caches = spark.sparkContext._jsc.sc(), [], []
-    gather = Exchange.gather
+    hand_over = Exchange.hand_over
 
     def look(self):
-        ancestors.extend(rows.toDebugString().count(b"\n") for rows in self._rows.values())
+        ancestors.extend(rows.rdd.toDebugString().count(b"\n") for rows in self._rows.values())
         caches.append(manager.getPersistentRDDs().size())
-        gather(self)
+        hand_over(self)
 
-    monkeypatch.setattr(Exchange, "gather", look)
+    monkeypatch.setattr(Exchange, "hand_over", look)
     cached = manager.getPersistentRDDs().size()
     [found] = fit(data, [start], dtype, blocks=3, place="executors", exchange="shuffle", **settings)
-    same_bits(found.factors, expected.factors)
+    same_bits(gathered(found.factors), expected.factors)
+    np.testing.assert_array_equal(found.squares, expected.squares)
     assert found.stop is expected.stop
     assert [step._replace(seconds=0) for step in found.history] == [
         step._replace(seconds=0) for step in expected.history
     ]
+    assert manager.getPersistentRDDs().size() == cached + 2, "of users and of items"
+    for rows in (found.factors.users, found.factors.items):
+        rows.release()
     assert manager.getPersistentRDDs().size() == cached
     assert max(ancestors) <= 2, "rows know how they were made"
     assert max(caches) <= cached + 12, "rows of earlier iterations are kept"
 
 
-def test_a_fit_goes_on_from_a_checkpoint_however_rows_are_exchanged(
-    ratings, tmp_path, monkeypatch, caplog
+@pytest.fixture
+def never_gathered(monkeypatch):
+    """No row may come to the driver."""
+
+    def refuse(self):
+        pytest.fail("the driver asks for all rows")
+
+    for kind in (DrawnRows, KeptRows, SavedRows):
+        monkeypatch.setattr(kind, "gather", refuse)
+    return monkeypatch
+
+
+def test_from_ratings_to_a_saved_model_and_predictions_no_row_is_on_the_driver(
+    ratings, tmp_path, never_gathered
 ):
-    estimator = MatrixFactorization(rank=2, maxIter=3, tol=0.0, weightCol="weight")
-    whole = estimator.fit(ratings)
+    estimator = MatrixFactorization(rank=2, maxIter=2, tol=0.0, weightCol="weight")
+    expected = estimator.fit(ratings)
+    model = estimator.copy().setExchange("shuffle").setNumUserBlocks(3).fit(ratings)
+    for name in ("userFactors", "itemFactors"):
+        assert getattr(model, name).orderBy("id").collect() == getattr(expected, name).collect()
+    asked = ratings.select("user", "item").limit(50).collect()
+    asked += [(999, 1), (1, 999), (None, 999)]
+    pairs = ratings.sparkSession.createDataFrame(asked, "user long, item long")
+    for strategy in ("bias", "nan", "drop"):
+        found, wanted = (
+            one.copy().setColdStartStrategy(strategy).transform(pairs) for one in (model, expected)
+        )
+        assert found.schema == wanted.schema
+        assert sorted(map(repr, found.collect())) == sorted(map(repr, wanted.collect()))
+    model.write().save(str(tmp_path / "model"))
+    never_gathered.undo()
+    loaded = MatrixFactorizationModel.load(str(tmp_path / "model"))
+    same_bits(loaded.factors, expected.factors)
+    assert loaded._ridge.noise == expected._ridge.noise
+    for found, wanted in zip(loaded._ridge.measured, expected._ridge.measured, strict=True):
+        assert found.tobytes() == wanted.tobytes()
+    told = {model.predictionStdCol: "deviation"}
+    for one in (model, loaded):  # whatever else a model does, its factors are gathered for
+        deviations = one.copy(told).transform(pairs)
+        assert sorted(map(repr, deviations.collect())) == sorted(
+            map(repr, expected.copy(told).transform(pairs).collect())
+        )
+    same_bits(model.factors, expected.factors)
+
+
+@pytest.mark.parametrize("goes_on", ["shuffle", "broadcast"])
+def test_a_fit_goes_on_from_a_checkpoint_however_rows_are_exchanged(
+    validated, tmp_path, never_gathered, caplog, goes_on
+):
+    estimator = MatrixFactorization(
+        rank=2, maxIter=4, tol=0.0, validationIndicatorCol="held_out", patience=2, regUser=1e-5
+    )
+    whole = estimator.fit(validated)
+    assert whole.summary.restarts[0].iteration == 1, "the best iteration is not the last"
     saving = estimator.copy().setCheckpointPath(str(tmp_path / "c")).setCheckpointInterval(2)
     with caplog.at_level(logging.INFO, logger="nonconvex"):
-        fit_killed_after(1, monkeypatch, saving.copy().setExchange("shuffle"), ratings)
-        resumed = saving.fit(ratings)
+        fit_killed_after(1, never_gathered, saving.copy().setExchange("shuffle"), validated)
+        resumed = saving.setExchange(goes_on).setNumUserBlocks(3).fit(validated)
     assert "MB of users to 2 blocks of items" in caplog.text
     assert "going on after iteration 2" in caplog.text
+    never_gathered.undo()
     same_bits(resumed.factors, whole.factors)
+    assert resumed._ridge.measured.noise.tobytes() == whole._ridge.measured.noise.tobytes()
+    assert resumed.summary.objectiveHistory == whole.summary.objectiveHistory
+
+
+def test_an_exchange_starts_from_an_earlier_model(ratings):
+    estimator = MatrixFactorization(rank=2, maxIter=1, tol=0.0, weightCol="weight")
+    start = estimator.fit(ratings)
+    models = [
+        estimator.copy().setExchange(exchange).setInitialModel(start).fit(ratings)
+        for exchange in ("broadcast", "shuffle")
+    ]
+    same_bits(models[1].factors, models[0].factors)
+    assert models[1].summary.objectiveHistory == models[0].summary.objectiveHistory
+
+
+@pytest.mark.parametrize("biases", [True, False])
+def test_moments_of_kept_rows_have_the_bits_of_those_on_the_driver(spark, biases):
+    generator = np.random.default_rng(0)
+    rows = MOMENT_ROWS * 2 + 17
+    x = generator.normal(size=(rows, 3)).astype(np.float32)
+    degrees = generator.integers(1, 9, rows).astype(float)
+    cuts = [0, 5, 5, MOMENT_ROWS + 1, rows]  # one block is empty
+    slices = [slice(first, stop) for first, stop in itertools.pairwise(cuts)]
+    elements = [(number, Rows(x[place], None, None)) for number, place in enumerate(slices)]
+    rdd = spark.sparkContext.parallelize(elements).partitionBy(len(slices), by_number)
+    kept = KeptRows(rdd, slices, 3, x.dtype)
+    found = moments(DistantFactors(0.0, kept, kept), (degrees, degrees), biases=biases)
+    expected = Moments.of(Factors(0.0, x, x), (degrees, degrees), biases=biases)
+    np.testing.assert_array_equal(found.users, expected.users)
+    np.testing.assert_array_equal(found.items, expected.items)
+    z = np.column_stack([np.full(rows, float(biases)), x[:, 1:].astype(float)])
+    np.testing.assert_allclose(found.users, (z.T * degrees) @ z / degrees.sum(), rtol=1e-10)
 
 
 @pytest.mark.parametrize(

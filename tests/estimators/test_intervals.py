@@ -91,7 +91,7 @@ def test_the_same_wherever_and_however_it_was_minimized(model, ratings):
     descended = estimator(solver="gd", maxIter=1, updates="executors").fit(train)
     errors = told(descended, train)
     squares = (errors["rating"] - errors["prediction"]) ** 2
-    left = descended._ridge.spread(descended._factors)
+    left = descended._ridge.spread(descended.factors)
     unknowns = left.users.unknowns(descended._ridge.measured.user_degrees.astype(float)).sum()
     n = len(errors)
     expected = squares.sum() / (n * (1 - left.share) - unknowns)
@@ -114,6 +114,6 @@ def test_what_has_no_intervals_is_refused(ratings, params, message):
 
 
 def test_a_model_without_intervals_is_not_asked_for_them(model, ratings):
-    bare = MatrixFactorizationModel(model._factors, model._ids, model._summary)
+    bare = MatrixFactorizationModel(model.factors, model._ids, model._summary)
     with pytest.raises(ParamError, match="predictionIntervalCol are not for this model, which was"):
         bare.copy({bare.predictionStdCol: "std"}).transform(ratings)

@@ -305,7 +305,7 @@ def test_odd_column_names_and_other_columns_are_kept(ratings):
     assert scored.columns == [*odd.columns, "out"]
     assert scored.count() == odd.count()
     folded = model.foldInUsers(odd)
-    assert folded._factors.users.tobytes() == model._factors.users.tobytes()
+    assert folded.factors.users.tobytes() == model.factors.users.tobytes()
     [row] = folded.recommendForUserSubset(odd.limit(1), 100, exclude="train").collect()
     seen = odd.where(F.col("`who. is``it`") == row[0]).select("`ítem 🎬`").collect()
     assert {item for item, _ in row.recommendations} == set(range(25)) - {item for (item,) in seen}
@@ -423,7 +423,7 @@ spark = get_session("restart", {"spark.master": "local[1]", "spark.sql.shuffle.p
 model = PipelineModel.load(sys.argv[1])
 row = model.transform(spark.createDataFrame([(0, 3)], "user long, item long")).collect()[0]
 refitted = MatrixFactorization(rank=2, maxIter=3).fit(frame(spark, *triples()))
-sys.stdout.write(row.prediction.hex() + " " + refitted._factors.users.tobytes().hex())
+sys.stdout.write(row.prediction.hex() + " " + refitted.factors.users.tobytes().hex())
 """
 
 
@@ -446,7 +446,7 @@ def test_another_process_with_one_core_loads_a_pipeline_and_fits_the_same_bits(
     )
     prediction, users = done.stdout.split()
     assert float.fromhex(prediction) == expected
-    assert users == model._factors.users.tobytes().hex()
+    assert users == model.factors.users.tobytes().hex()
 
 
 def test_tuning_chooses_by_the_evaluator(ratings):

@@ -156,8 +156,8 @@ def check(spark, directory, tables, policy):
         )
         model = estimator.fit(checked.ratings)
     x, z = fitted(model, counted)
-    np.testing.assert_allclose(model._factors.items, z, rtol=1e-8, atol=1e-8)
-    np.testing.assert_allclose(model._factors.users, x, rtol=1e-8, atol=1e-8)
+    np.testing.assert_allclose(model.factors.items, z, rtol=1e-8, atol=1e-8)
+    np.testing.assert_allclose(model.factors.users, x, rtol=1e-8, atol=1e-8)
 
 
 def fuzz(examples):

@@ -226,7 +226,7 @@ def test_extreme_ratings(train, tmp_path, values, status):
         assert "overflow in float32, which takes ratings up to 3e+15" in outcome["error"]
     else:
         model = MatrixFactorizationModel.load(outcome["model"])
-        assert np.isfinite(model._factors.users).all()
+        assert np.isfinite(model.factors.users).all()
 
 
 @pytest.mark.thorough
