@@ -1,8 +1,9 @@
 """Measure this project beside its peers: same data, same cores, same sitting.
 
-Contenders take turns, after a round that is not counted; what is shown are medians, and how many
-times better than each peer this project is, or worse where that is below 1. All numbers are
-written as JSON under output.path, which a later run can be compared with.
+Contenders take turns, after a round that is not counted, and each turn begins with a fit that is
+not either.  What is shown are medians, and how many times better than each peer this project is,
+or worse where that is below 1. All numbers are written as JSON under output.path, which a later run
+can be compared with.
 """
 
 import sys
