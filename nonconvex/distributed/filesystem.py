@@ -13,7 +13,7 @@ from pyspark.sql import SparkSession
 
 from nonconvex.distributed.writers import MARK, abandoned, mark
 
-__all__ = ["ConcurrencyError", "FileSystem", "FileSystemError", "publish"]
+__all__ = ["ConcurrencyError", "FileSystem", "FileSystemError", "java_class", "publish"]
 
 _logger = logging.getLogger("nonconvex")
 
@@ -30,6 +30,20 @@ class FileSystemError(ValueError):
 
 class ConcurrencyError(FileSystemError):
     """Another process has written what this one was to write."""
+
+
+def java_class(jvm: Any, name: str) -> Any:
+    """Return a class of Java by its whole name.
+
+    Written as ``jvm.org.apache…``, each part of it would be looked for in all of Spark's jars,
+    which takes milliseconds.
+
+    Examples
+    --------
+    >>> java_class(spark.sparkContext._jvm, "org.apache.hadoop.fs.Path")("a/b").getName()
+    'b'
+    """
+    return getattr(jvm, name)
 
 
 class FileSystem:
@@ -100,7 +114,8 @@ class FileSystem:
         with _named("read", path):
             stream = self._files.open(self._path(path))
             try:
-                return str(self._jvm.org.apache.commons.codec.digest.DigestUtils.sha256Hex(stream))
+                digests = java_class(self._jvm, "org.apache.commons.codec.digest.DigestUtils")
+                return str(digests.sha256Hex(stream))
             finally:
                 stream.close()
 
@@ -109,7 +124,8 @@ class FileSystem:
         with _named("read", path):
             stream = self._files.open(self._path(path))
             try:
-                return str(self._jvm.org.apache.commons.io.IOUtils.toString(stream, "UTF-8"))
+                utilities = java_class(self._jvm, "org.apache.commons.io.IOUtils")
+                return str(utilities.toString(stream, "UTF-8"))
             finally:
                 stream.close()
 
@@ -226,7 +242,7 @@ class FileSystem:
         return there.getParent().toString(), there.getName()
 
     def _path(self, path: str) -> Any:
-        return self._jvm.org.apache.hadoop.fs.Path(path)
+        return java_class(self._jvm, "org.apache.hadoop.fs.Path")(path)
 
     def _create_new(self, target: Any, text: str) -> bool:
         try:
@@ -240,9 +256,9 @@ class FileSystem:
 
     def _rename_new(self, path: Any, target: Any) -> bool:
         try:
-            contexts = self._jvm.org.apache.hadoop.fs.FileContext
+            contexts = java_class(self._jvm, "org.apache.hadoop.fs.FileContext")
             context = contexts.getFileContext(self._files.getUri(), self._files.getConf())
-            options = self._jvm.org.apache.hadoop.fs.Options.Rename
+            options = java_class(self._jvm, "org.apache.hadoop.fs.Options").Rename
             context.rename(path, target, self._gateway.new_array(options, 0))
         except Py4JJavaError as error:
             if _already_exists(error):

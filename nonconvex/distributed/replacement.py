@@ -5,7 +5,7 @@ from typing import Any
 from py4j.protocol import Py4JJavaError
 from pyspark.sql import SparkSession
 
-from nonconvex.distributed.filesystem import FileSystem, FileSystemError
+from nonconvex.distributed.filesystem import FileSystem, FileSystemError, java_class
 
 __all__ = ["replace_text"]
 
@@ -27,8 +27,8 @@ def replace_text(spark: SparkSession, path: str, text: str) -> None:
 
 def _replace(spark: SparkSession, path: str, text: str) -> None:
     context: Any = spark.sparkContext
-    hadoop = context._jvm.org.apache.hadoop.fs
-    target = hadoop.Path(path)
+    as_path = java_class(context._jvm, "org.apache.hadoop.fs.Path")
+    target = as_path(path)
     files = target.getFileSystem(context._jsc.hadoopConfiguration())
     scheme = files.getUri().getScheme()
     if scheme not in _RENAME_OVER:
@@ -36,7 +36,7 @@ def _replace(spark: SparkSession, path: str, text: str) -> None:
         return
     if scheme == "file":
         files = files.getRaw()  # the other one adds a file of checksums, renamed a moment later
-    temporary = hadoop.Path(FileSystem(spark, path).sibling(path))
+    temporary = as_path(FileSystem(spark, path).sibling(path))
     try:
         _write(files, temporary, text)
         _RENAME_OVER[scheme](context, files, temporary, target)
@@ -61,11 +61,12 @@ def _rename_local(context: Any, files: Any, path: Any, target: Any) -> None:
 
 def _rename_over(context: Any, files: Any, path: Any, target: Any) -> None:
     """Rename as HDFS does when told to overwrite."""
-    hadoop = context._jvm.org.apache.hadoop.fs
-    overwrite = context._gateway.new_array(hadoop.Options.Rename, 1)
-    overwrite[0] = hadoop.Options.Rename.OVERWRITE
+    options = java_class(context._jvm, "org.apache.hadoop.fs.Options").Rename
+    overwrite = context._gateway.new_array(options, 1)
+    overwrite[0] = options.OVERWRITE
     configuration = context._jsc.hadoopConfiguration()
-    hadoop.FileContext.getFileContext(files.getUri(), configuration).rename(path, target, overwrite)
+    contexts = java_class(context._jvm, "org.apache.hadoop.fs.FileContext")
+    contexts.getFileContext(files.getUri(), configuration).rename(path, target, overwrite)
 
 
 # Elsewhere nothing renames over a file at once, and a file is shown when it is closed.
