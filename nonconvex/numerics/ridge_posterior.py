@@ -193,7 +193,13 @@ class SideSpread(NamedTuple):
 
     def unknowns(self, degrees: Array) -> Array:
         """Return tr(d M A⁻¹) of rows with these d: how many unknowns they have, of shape (r,)."""
-        unknowns: Array = (degrees[:, None] * self.moments * self.inverse(degrees)).sum(axis=1)
+        unknowns = np.empty(len(degrees))
+        step = max(1, _ELEMENTS // len(self.moments))
+        for first in range(0, len(degrees), step):
+            d = degrees[first : first + step]
+            unknowns[first : first + step] = (d[:, None] * self.moments * self.inverse(d)).sum(
+                axis=1
+            )
         return unknowns
 
 
