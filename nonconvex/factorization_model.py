@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 from pyspark import Broadcast
 from pyspark.ml import Model
 from pyspark.ml.util import MLReadable, MLReader, MLWritable, MLWriter
@@ -15,23 +14,13 @@ from pyspark.sql import functions as F
 
 from nonconvex.distributed.columns import (
     check_frame,
-    check_new,
-    id_column,
-    id_type,
     number_column,
 )
-from nonconvex.distributed.distant_rows import DistantFactors, DistantRows, gathered
+from nonconvex.distributed.distant_rows import DistantFactors
 from nonconvex.distributed.evaluation import evaluate
 from nonconvex.distributed.folding import Drawing, Equation, fold_in, fold_in_samples
 from nonconvex.distributed.ratings import RatingsError
 from nonconvex.distributed.retrieval import retrieval
-from nonconvex.distributed.scoring import (
-    index_table,
-    predictions,
-    row_predictions,
-    with_index,
-    with_row,
-)
 from nonconvex.distributed.storage import factor_table
 from nonconvex.distributed.top_n import Ranker, Side
 from nonconvex.distributed.training import Ids
@@ -42,18 +31,18 @@ from nonconvex.numerics.factorization import Factors
 from nonconvex.numerics.posterior import Posterior
 from nonconvex.numerics.ridge_posterior import RidgePosterior
 from nonconvex.params import with_accessors
+from nonconvex.predictor import Predictor
 from nonconvex.ranges import number, optional
 from nonconvex.recommender import Recommender, positive
 from nonconvex.starts import warm_start
 from nonconvex.summary import TrainingSummary
-from nonconvex.uncertain import Uncertain
 
 __all__ = ["MatrixFactorizationModel"]
 
 
 @with_accessors
 class MatrixFactorizationModel(
-    Model, Uncertain, Recommender, Explainer, MLReadable["MatrixFactorizationModel"], MLWritable
+    Model, Predictor, Recommender, Explainer, MLReadable["MatrixFactorizationModel"], MLWritable
 ):
     """A fitted latent factor model: α, and a row (β, γ) for every user and item.
 
@@ -108,29 +97,7 @@ class MatrixFactorizationModel(
         self._implicit, self._posterior, self._ridge = implicit, posterior, ridge
         self._training_pairs, self._histories = training_pairs, histories
         self.restarts: list[MatrixFactorizationModel] = []
-        self._shared: tuple[Broadcast[NDArray[np.floating]], ...] | None = None
         self._shared_ids: tuple[Broadcast[pa.ChunkedArray], ...] | None = None
-
-    @property
-    def factors(self) -> Factors:
-        """All parameters as arrays, the rows in ascending order of their ids.
-
-        Where rows were exchanged by shuffle they are on the executors, where `save`, `transform`
-        without intervals, `userFactors` and `itemFactors` leave them.  This brings them to the
-        driver, as does all else that a model can do.
-        """
-        self._held = gathered(self._held)
-        return self._held
-
-    @property
-    def rank(self) -> int:
-        """Number K of factors."""
-        return int(self._held.users.shape[1]) - 1
-
-    @property
-    def globalBias(self) -> float:
-        """The global bias α."""
-        return float(self._held.alpha)
 
     @property
     def userFactors(self) -> DataFrame:
@@ -338,52 +305,7 @@ class MatrixFactorizationModel(
         return self._copyValues(model)
 
     def _transform(self, dataset: DataFrame) -> DataFrame:
-        check_frame("dataset", dataset)
-        predicted = self.getOrDefault("predictionCol")
-        check_new(dataset, predicted, "predictionCol")
-        spark, distant = dataset.sparkSession, self._is_distant()
-        keys = {}
-        joined = dataset
-        for role, ids, rows in zip(("userCol", "itemCol"), self._ids, self._rows(), strict=True):
-            table = factor_table(spark, ids, rows) if distant else index_table(dataset, ids)
-            key = id_column(dataset, self.getOrDefault(role), role, id_type(table, "id"))
-            keys[role] = f"{self.uid}_{role}"
-            joined = (with_row if distant else with_index)(joined, key, table, keys[role])
-        user, item = (F.col(name) for name in keys.values())
-        if distant:
-            score = row_predictions(self.globalBias, self.rank, user, item, self._limits())
-        else:
-            users, items = self._broadcast(spark)
-            score = predictions(self.globalBias, users, items, user, item, self._limits())
-        known = user.isNotNull() & item.isNotNull()
-        strategy = self.getOrDefault("coldStartStrategy")
-        if strategy == "nan":
-            score = F.when(known, score).otherwise(F.lit(float("nan")))
-        elif strategy == "drop":
-            joined = joined.where(known)
-        scored = joined.withColumn(predicted, score)
-        if not distant:
-            scored = self._with_uncertainty(scored, user, item, known, (users, items))
-        return scored.drop(*keys.values())
-
-    def _rows(self) -> tuple[NDArray[np.floating] | DistantRows, ...]:
-        return self._held.users, self._held.items
-
-    def _is_distant(self) -> bool:
-        """Whether predictions are made of rows that stay on the executors."""
-        return isinstance(self._held, DistantFactors) and not self._tells_uncertainty()
-
-    def _limits(self) -> tuple[float, float] | None:
-        if not self.getOrDefault("clipPredictions"):
-            return None
-        return (0.0, 1.0) if self._implicit else (self._summary.minimum, self._summary.maximum)
-
-    def _broadcast(self, spark: SparkSession) -> tuple[Broadcast[NDArray[np.floating]], ...]:
-        """Users and items on the executors: once for a model, as dataframes stay lazy."""
-        if self._shared is None:
-            context = spark.sparkContext
-            self._shared = tuple(context.broadcast(x) for x in self.factors[1:])
-        return self._shared
+        return self._with_predictions(dataset)
 
     def _sides(self, spark: SparkSession) -> tuple[Side, Side]:
         if self._shared_ids is None:

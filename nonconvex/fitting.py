@@ -24,7 +24,7 @@ from nonconvex.numerics.convergence import FitError, Stop
 from nonconvex.numerics.factorization import Factors, Ridge, default_reg, ensemble
 from nonconvex.numerics.implicit import default_implicit_reg
 from nonconvex.numerics.posterior import Posterior
-from nonconvex.numerics.ridge_posterior import RidgePosterior
+from nonconvex.numerics.ridge_posterior import Moments, RidgePosterior
 from nonconvex.starts import random_start
 from nonconvex.summary import RestartSummary, TrainingSummary, sampling_summary
 
@@ -328,10 +328,10 @@ def _posterior(settings: FitSettings, training: TrainingSet, fitted: Fitted) -> 
     if squares is None:
         squares = user_squares(blocks.users, gathered(factors), blocks.dtype)
     ridges = settings.ridges(training)
-    if isinstance(factors, DistantFactors):
-        of_factors = moments(factors, degrees, biases=biases)
-        return RidgePosterior.of(of_factors, degrees, squares, ridges, biases=biases)
-    return RidgePosterior.of(factors, degrees, squares, ridges, biases=biases)
+    known: Factors | Moments = (
+        moments(factors, degrees, biases=biases) if isinstance(factors, DistantFactors) else factors
+    )
+    return RidgePosterior.of(known, degrees, squares, ridges, biases=biases)
 
 
 def _merit(fit: Fitted) -> tuple[bool, float]:

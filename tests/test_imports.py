@@ -295,8 +295,9 @@ IMPORTS = {
     "nonconvex.serving_sections": "config",
     "nonconvex.factorization_model": (
         "distributed explanations factorization_files factorization_params numerics params ranges "
-        "recommender starts summary uncertain"
+        "predictor recommender starts summary"
     ),
+    "nonconvex.predictor": "distributed numerics.factorization summary uncertain",
     "nonconvex.rating_columns": "distributed.columns factorization_params",
     "nonconvex.recommendation": (
         "contradictions distributed exchanges factorization_model factorization_params fitting "
@@ -426,6 +427,7 @@ PACKAGES = {
     "nonconvex.factorization_params": "pyspark.ml",
     "nonconvex.factorization_files": "numpy pyspark.ml",
     "nonconvex.summary": "numpy",
+    "nonconvex.predictor": "numpy pyspark",
     "nonconvex.uncertain": "numpy pyspark",
     "nonconvex.explanations": "numpy pyarrow pyspark.sql",
     "nonconvex.network_params": "pyspark.ml",

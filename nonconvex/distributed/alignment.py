@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from pyspark import RDD
+from pyspark import RDD, SparkContext
 
-__all__ = ["Element", "by_number", "united"]
+__all__ = ["Element", "by_number", "scattered", "together", "united"]
 
 Element = tuple[int, Any]
 """The number of a block, and something of it."""
@@ -30,3 +31,29 @@ def united(*rdds: RDD[Element]) -> RDD[Element]:
     serializer = context.serializer
     joined: RDD[Element] = context.union([RDD(rdd._jrdd, context, serializer) for rdd in rdds])
     return joined
+
+
+def scattered(context: SparkContext, values: Sequence[Any]) -> RDD[Element]:
+    """Send each value to the partition of its number.
+
+    Examples
+    --------
+    >>> scattered(spark.sparkContext, ["a", "b"]).glom().collect()
+    [[(0, 'a')], [(1, 'b')]]
+    """
+    numbered: list[Element] = list(enumerate(values))
+    return context.parallelize(numbered, len(numbered)).partitionBy(len(numbered), by_number)
+
+
+def together(elements: Iterable[Element], *kinds: type) -> dict[int, list[list[Any]]]:
+    """Put together what is of one block, by kind.
+
+    Examples
+    --------
+    >>> together([(0, "a"), (3, 2.5), (0, 1.5), (0, "b")], str, float)
+    {0: [['a', 'b'], [1.5]], 3: [[], [2.5]]}
+    """
+    found: dict[int, list[list[Any]]] = {}
+    for number, value in elements:
+        found.setdefault(number, [[] for _ in kinds])[kinds.index(type(value))].append(value)
+    return found

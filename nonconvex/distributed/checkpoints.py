@@ -176,6 +176,8 @@ class Checkpoints:
                 name: (tuple(about["shape"]), np.dtype(about["dtype"]))
                 for name, about in manifest["arrays"].items()
             }
+            if distant:  # another process may remove the files before executors ask for the rows
+                pieces = pieces.localCheckpoint()
             away = [name for name, (shape, _) in abouts.items() if distant and len(shape) == 2]
             arrays: dict[str, Any] = {
                 name: SavedRows(pieces.where(F.col("name") == name), *abouts[name]) for name in away

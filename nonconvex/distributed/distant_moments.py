@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nonconvex.distributed.alignment import Element, by_number
+from nonconvex.distributed.alignment import Element, by_number, scattered, together, united
 from nonconvex.distributed.distant_rows import DistantFactors, DistantRows, KeptRows
 from nonconvex.distributed.workers import settle
 from nonconvex.numerics.ridge_posterior import MOMENT_ROWS, Moments, moment_of, shares_of
@@ -52,20 +52,13 @@ def _moment(kept: DistantRows, degrees: NDArray[np.floating], biases: bool) -> N
 
     def square(elements: Iterable[Element]) -> Iterator[Element]:
         settle()
-        parts: dict[int, list[tuple[int, Any]]] = {}
-        share: dict[int, NDArray[np.float64]] = {}
-        for number, value in elements:
-            if isinstance(value, tuple):
-                parts.setdefault(number, []).append(value)
-            else:
-                share[number] = value
-        for number, of_chunk in parts.items():
-            x = np.concatenate([rows for _, rows in sorted(of_chunk, key=_first)])
-            yield number, moment_of(x, share[number], biases=biases)
+        for number, (parts, [share]) in together(elements, tuple, np.ndarray).items():
+            x = np.concatenate([rows for _, rows in sorted(parts, key=_first)])
+            yield number, moment_of(x, share, biases=biases)
 
-    context = kept.rdd.context
-    pieces = kept.rdd.flatMap(cut).union(context.parallelize(list(enumerate(shares))))
-    found = dict(pieces.partitionBy(len(shares), by_number).mapPartitions(square).collect())
+    chunks = kept.rdd.flatMap(cut).partitionBy(len(shares), by_number)
+    standing = united(chunks, scattered(kept.rdd.context, shares))
+    found = dict(standing.mapPartitions(square).collect())
     moment: NDArray[np.float64] = np.asarray(sum(found[number] for number in range(len(shares))))
     return moment
 

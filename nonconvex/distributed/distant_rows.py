@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pyspark import RDD, SparkContext
 from pyspark.sql import DataFrame, SparkSession
 
-from nonconvex.distributed.alignment import Element, by_number
+from nonconvex.distributed.alignment import Element, by_number, scattered, together
 from nonconvex.distributed.workers import settle
 from nonconvex.numerics.factorization import Factors
 from nonconvex.numerics.random_rows import RandomRows
@@ -96,9 +96,8 @@ class DrawnRows:
             for number, (first, stop) in elements:
                 yield number, Rows(random.between(first, stop), None, None)
 
-        bounds = [(number, (place.start, place.stop)) for number, place in enumerate(slices)]
-        placed = context.parallelize(bounds, len(bounds)).partitionBy(len(bounds), by_number)
-        return placed.mapPartitions(draw, True)
+        bounds = [(place.start, place.stop) for place in slices]
+        return scattered(context, bounds).mapPartitions(draw, True)
 
     def gather(self) -> NDArray[np.floating]:
         """Draw all of them on the driver."""
@@ -193,10 +192,7 @@ class SavedRows:
 
         def join(elements: _Elements) -> Iterator[Element]:
             settle()
-            found: dict[int, list[tuple[int, bytes]]] = {}
-            for number, piece in elements:
-                found.setdefault(number, []).append(piece)
-            for number, pieces in found.items():
+            for number, [pieces] in together(elements, tuple).items():
                 content = b"".join(content for _, content in sorted(pieces))
                 x = np.frombuffer(content, dtype).reshape(-1, width)
                 yield number, Rows(x, None, None)

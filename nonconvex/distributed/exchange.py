@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pyspark import RDD, StorageLevel
 
-from nonconvex.distributed.alignment import Element, by_number, united
+from nonconvex.distributed.alignment import Element, by_number, scattered, together, united
 from nonconvex.distributed.distant_rows import DistantRows, KeptRows, Rows
 from nonconvex.distributed.half_steps import Step
 from nonconvex.distributed.passes import OnExecutors
@@ -155,9 +155,8 @@ class Exchange(Shared):
         """Send rows to their blocks."""
         slices = self._layout[side].slices()
         if isinstance(rows, np.ndarray):
-            elements = [(at, Rows(rows[place], None, None)) for at, place in enumerate(slices)]
-            placed = self._context.parallelize(elements, len(elements))
-            placed = placed.partitionBy(len(elements), by_number)
+            parts = [Rows(rows[place], None, None) for place in slices]
+            placed = scattered(self._context, parts)
         else:
             placed = rows.placed(self._context, slices)
         kept = self._keep(side, placed)
@@ -190,7 +189,7 @@ def _storage(packed: OnExecutors) -> StorageLevel:
 def _send(elements: Iterable[Element]) -> Iterator[Element]:
     """Cut out of the rows of a block what others need of it."""
     settle()
-    for number, (found, of_rows) in _together(elements, Routes, Rows).items():
+    for number, (found, of_rows) in together(elements, Routes, Rows).items():
         for share in found[0].shares if found else ():
             yield share.block, Shipment(number, of_rows[0].x[share.positions])
 
@@ -199,7 +198,7 @@ def _update(step: Step) -> Callable[[Iterable[Element]], Iterator[Element]]:
     def update(elements: Iterable[Element]) -> Iterator[Element]:
         settle()
         kinds = (Needs, Rows, Shipment)
-        for number, (needs, own, shipments) in _together(elements, *kinds).items():
+        for number, (needs, own, shipments) in together(elements, *kinds).items():
             if not needs:  # no row is in this block
                 continue
             fixed = np.concatenate([sent.x for sent in sorted(shipments, key=_source)])
@@ -215,7 +214,7 @@ def _update(step: Step) -> Callable[[Iterable[Element]], Iterator[Element]]:
 def _pay(ridge: Ridge) -> Callable[[Iterable[Element]], Iterator[PartialSums]]:
     def pay(elements: Iterable[Element]) -> Iterator[PartialSums]:
         settle()
-        for needs, rows in _together(elements, Needs, Rows).values():
+        for needs, rows in together(elements, Needs, Rows).values():
             if needs:
                 penalty = ridge.penalty(needs[0].block.degrees, rows[0].x)
                 yield PartialSums.of(needs[0].first, penalty[None])
@@ -231,7 +230,7 @@ def _errors(
     def errors(elements: Iterable[Element]) -> Iterator[tuple[int, PartialSums]]:
         settle()
         kinds = (Needs, Rows, Shipment)
-        for number, (needs, own, shipments) in _together(elements, *kinds).items():
+        for number, (needs, own, shipments) in together(elements, *kinds).items():
             if not needs:
                 continue
             first, block, _ = needs[0]
@@ -247,14 +246,6 @@ def _errors(
                 yield number, PartialSums.of(users, found[:, ~known])
 
     return errors
-
-
-def _together(elements: Iterable[Element], *kinds: type) -> dict[int, list[list[Any]]]:
-    """Put together what is of one block, by kind."""
-    found: dict[int, list[list[Any]]] = {}
-    for number, value in elements:
-        found.setdefault(number, [[] for _ in kinds])[kinds.index(type(value))].append(value)
-    return found
 
 
 def _source(shipment: Shipment) -> int:

@@ -15,7 +15,7 @@ from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 
-from nonconvex.distributed.alignment import Element, by_number, united
+from nonconvex.distributed.alignment import Element, scattered, together, united
 from nonconvex.distributed.arrow_streams import from_bytes, to_bytes
 from nonconvex.distributed.distant_rows import DistantRows, KeptRows, Rows
 from nonconvex.distributed.workers import settle
@@ -151,31 +151,23 @@ def _table(
 
 def _kept_table(spark: SparkSession, beside: pa.Table, kept: KeptRows) -> DataFrame:
     """Send each block what stands beside its rows, and make it a table there."""
-    context, blocks = kept.rdd.context, len(kept.slices)
-    parts: list[Element] = [
-        (number, to_bytes(beside.slice(place.start, place.stop - place.start)))
-        for number, place in enumerate(kept.slices)
-    ]
+    parts = [to_bytes(beside[place.start : place.stop]) for place in kept.slices]
 
     def tables(elements: Iterable[Element]) -> Iterator[tuple[bytes]]:
         settle()
-        found: dict[int, dict[type, Any]] = {}
-        for number, value in elements:
-            found.setdefault(number, {})[type(value)] = value
-        for of_block in found.values():
-            if Rows in of_block:  # a block may be of no rows
-                table, x = from_bytes(of_block[bytes]), of_block[Rows].x
-                for first in range(0, len(x), _BATCH):
-                    yield (
-                        to_bytes(_arrow(table[first : first + _BATCH], x[first : first + _BATCH])),
-                    )
+        for [content], of_block in together(elements, bytes, Rows).values():
+            table = from_bytes(content)
+            for rows in of_block:  # none, if the block is of no rows
+                for first in range(0, len(table), _BATCH):
+                    some = slice(first, first + _BATCH)
+                    yield (to_bytes(_arrow(table[some], rows.x[some])),)
 
     def decoded(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
             for content in batch.column("table"):
                 yield from from_bytes(content.as_buffer()).to_batches()
 
-    sent = context.parallelize(parts, blocks).partitionBy(blocks, by_number)
+    sent = scattered(kept.rdd.context, parts)
     encoded: Any = united(kept.rdd, sent).mapPartitions(tables)
     frame = spark.createDataFrame(encoded, "table binary", verifySchema=False)
     empty = _arrow(beside[:0], np.empty((0, kept.shape[1]), kept.dtype))

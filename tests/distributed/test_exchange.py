@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -148,6 +149,13 @@ def test_a_fit_goes_on_from_a_checkpoint_however_rows_are_exchanged(
     saving = estimator.copy().setCheckpointPath(str(tmp_path / "c")).setCheckpointInterval(2)
     with caplog.at_level(logging.INFO, logger="nonconvex"):
         fit_killed_after(1, never_gathered, saving.copy().setExchange("shuffle"), validated)
+        begin = Exchange._begin
+
+        def begin_alone(self):
+            shutil.rmtree(tmp_path / "c")  # as another process would, that has come further
+            begin(self)
+
+        never_gathered.setattr(Exchange, "_begin", begin_alone)
         resumed = saving.setExchange(goes_on).setNumUserBlocks(3).fit(validated)
     assert "MB of users to 2 blocks of items" in caplog.text
     assert "going on after iteration 2" in caplog.text
