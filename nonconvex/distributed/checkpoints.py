@@ -159,8 +159,8 @@ class Checkpoints:
         try:
             verify(self.spark, place)
             manifest = json.loads(FileSystem(self.spark, place).read_text(f"{place}/{_MANIFEST}"))
-            saved = manifest["identity"]
-            wanted = json.loads(json.dumps(dict(self.identity)))
+            saved = _entries(manifest["identity"])
+            wanted = _entries(json.loads(json.dumps(dict(self.identity))))
             different = [
                 f"{name} was {saved.get(name)!r} and is {wanted.get(name)!r}"
                 for name in sorted(saved.keys() | wanted.keys())
@@ -204,6 +204,17 @@ class Checkpoints:
 
 
 _SCHEMA = pa.schema(list(zip(PIECES, (pa.string(), pa.int64(), pa.binary()), strict=True)))
+
+
+def _entries(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what may differ between two fits, by what it is called in a sentence."""
+    entries: dict[str, Any] = {}
+    for name, value in identity.items():
+        if isinstance(value, dict):
+            entries |= {f"{key} of {name}": one for key, one in value.items()}
+        else:
+            entries[name] = value
+    return entries
 
 
 def _pieces(arrays: Mapping[str, NDArray[Any]]) -> Iterator[dict[str, Any]]:
