@@ -40,7 +40,7 @@ class RandomRows(NamedTuple):
     def between(self, first: int, stop: int) -> NDArray[np.floating]:
         """Draw the rows first, first + 1, …, stop − 1, of shape (stop − first, 1 + rank).
 
-        The numbers of all rows before them are drawn, too, and not kept: some 10 ns each.
+        The numbers of all rows before them are drawn, too, and not kept: some 15 ns each.
 
         Examples
         --------
