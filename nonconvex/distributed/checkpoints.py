@@ -176,11 +176,10 @@ class Checkpoints:
                 name: (tuple(about["shape"]), np.dtype(about["dtype"]))
                 for name, about in manifest["arrays"].items()
             }
-            if distant:  # another process may remove the files before executors ask for the rows
-                pieces = pieces.localCheckpoint()
             away = [name for name, (shape, _) in abouts.items() if distant and len(shape) == 2]
             arrays: dict[str, Any] = {
-                name: SavedRows(pieces.where(F.col("name") == name), *abouts[name]) for name in away
+                name: SavedRows.read(pieces.where(F.col("name") == name), *abouts[name])
+                for name in away
             }
             here = pieces.where(~F.col("name").isin(away)).toArrow().to_pylist()
             for name, about in abouts.items():

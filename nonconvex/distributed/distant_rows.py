@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from pyspark import RDD, SparkContext
+from pyspark import RDD, SparkContext, StorageLevel
 from pyspark.sql import DataFrame, SparkSession
 
 from nonconvex.distributed.alignment import Element, by_number, scattered, together
@@ -161,7 +161,7 @@ class KeptRows:
 
 @dataclass(frozen=True)
 class SavedRows:
-    """Rows in a checkpoint.
+    """Rows of a checkpoint; held until `release`.
 
     Parameters
     ----------
@@ -174,6 +174,17 @@ class SavedRows:
     pieces: DataFrame
     shape: tuple[int, int]
     dtype: np.dtype[Any]
+
+    @classmethod
+    def read(cls, pieces: DataFrame, shape: tuple[int, int], dtype: np.dtype[Any]) -> SavedRows:
+        """Have executors read the rows now: another process may remove them before long."""
+        pieces.persist(StorageLevel.MEMORY_AND_DISK)
+        pieces.count()
+        return cls(pieces, shape, dtype)
+
+    def release(self) -> None:
+        """Let the executors forget them."""
+        self.pieces.unpersist()
 
     def placed(self, context: SparkContext, slices: Sequence[slice]) -> RDD[Element]:
         """Return an element of `Rows` for each slice, in the partition of its number."""

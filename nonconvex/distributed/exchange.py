@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pyspark import RDD, StorageLevel
 
 from nonconvex.distributed.alignment import Element, by_number, scattered, together, united
-from nonconvex.distributed.distant_rows import DistantRows, KeptRows, Rows
+from nonconvex.distributed.distant_rows import DistantRows, KeptRows, Rows, SavedRows
 from nonconvex.distributed.half_steps import Step
 from nonconvex.distributed.passes import OnExecutors
 from nonconvex.distributed.problems import SIDES, Blocks
@@ -161,6 +161,8 @@ class Exchange(Shared):
             placed = rows.placed(self._context, slices)
         kept = self._keep(side, placed)
         kept.rdd.count()
+        if isinstance(rows, SavedRows):
+            rows.release()
         return kept
 
     def _keep(self, side: str, rows: RDD[Element]) -> KeptRows:
