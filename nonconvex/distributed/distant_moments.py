@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from nonconvex.distributed.alignment import Element, by_number, scattered, together, united
 from nonconvex.distributed.distant_rows import DistantFactors, DistantRows, KeptRows
 from nonconvex.distributed.workers import settle
-from nonconvex.numerics.ridge_posterior import MOMENT_ROWS, Moments, moment_of, shares_of
+from nonconvex.numerics.ridge_posterior import MOMENT_ROWS, Moments, degree_shares, moment_of
 
 __all__ = ["moments"]
 
@@ -38,7 +38,7 @@ def moments(
 def _moment(kept: DistantRows, degrees: NDArray[np.floating], biases: bool) -> NDArray[np.float64]:
     assert isinstance(kept, KeptRows)
     firsts = [place.start for place in kept.slices]
-    shares = [share for _, share in shares_of(degrees)]
+    shares = [share for _, share in degree_shares(degrees)]
 
     def cut(element: Element) -> Iterator[Element]:
         number, rows = element

@@ -46,8 +46,8 @@ __all__ = [
     "RidgePosterior",
     "RidgeSpread",
     "SideSpread",
+    "degree_shares",
     "moment_of",
-    "shares_of",
 ]
 
 Array = NDArray[np.float64]
@@ -98,19 +98,19 @@ class Moments(NamedTuple):
         users, items = (
             sum(
                 moment_of(x[first : first + MOMENT_ROWS], share, biases=biases)
-                for first, share in shares_of(of_side)
+                for first, share in degree_shares(of_side)
             )
             for x, of_side in zip(factors[1:], degrees, strict=True)
         )
         return cls(np.asarray(users), np.asarray(items), factors.users.dtype)
 
 
-def shares_of(degrees: NDArray[np.floating]) -> Iterator[tuple[int, Array]]:
+def degree_shares(degrees: NDArray[np.floating]) -> Iterator[tuple[int, Array]]:
     """Yield, for `MOMENT_ROWS` rows at a time, the index of the first and d/n of all.
 
     Examples
     --------
-    >>> list(shares_of(np.array([1.0, 3.0])))
+    >>> list(degree_shares(np.array([1.0, 3.0])))
     [(0, array([0.25, 0.75]))]
     """
     share = degrees / np.sum(degrees, dtype=np.float64)
