@@ -84,11 +84,8 @@ class FileSystem:
         """Return the sizes in bytes of all files in a directory and those in it, by their path."""
         with _named("listed", path):
             root = f"{self._files.makeQualified(self._path(path))}/"
-            found, sizes = self._files.listFiles(self._path(path), True), {}
-            while found.hasNext():
-                status = found.next()
-                name = status.getPath().toString().removeprefix(root)
-                sizes[name] = int(status.getLen())
+            found = self._files_in(self._path(path))
+            sizes = {s.getPath().toString().removeprefix(root): int(s.getLen()) for s in found}
             return dict(sorted(sizes.items()))
 
     def empty_files(self, pattern: str) -> list[str]:
@@ -101,9 +98,7 @@ class FileSystem:
         with _named("listed", pattern):
             for match in self._files.globStatus(self._path(pattern)) or []:
                 root = match.getPath()
-                found = self._files.listFiles(root, True)
-                while found.hasNext():
-                    status = found.next()
+                for status in self._files_in(root):
                     inside = status.getPath().toString().removeprefix(root.toString())
                     if not status.getLen() and not _HIDDEN.search(inside):
                         empty.append(root.getName() + inside)
@@ -243,6 +238,23 @@ class FileSystem:
 
     def _path(self, path: str) -> Any:
         return java_class(self._jvm, "org.apache.hadoop.fs.Path")(path)
+
+    def _files_in(self, directory: Any) -> Iterator[Any]:
+        """Yield the status of each file in a directory and those in it, or of the file that it is.
+
+        A store of objects lists them all in one request.  On a local disk Java would start a
+        process for each file that it lists so, to ask for permissions that nobody wants here.
+        """
+        if self._files.getUri().getScheme() != "file":
+            found = self._files.listFiles(directory, True)
+            while found.hasNext():
+                yield found.next()
+            return
+        for status in self._files.listStatus(directory):
+            if status.isDirectory():
+                yield from self._files_in(status.getPath())
+            else:
+                yield status
 
     def _create_new(self, target: Any, text: str) -> bool:
         try:
