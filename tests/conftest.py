@@ -4,26 +4,36 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-# A test is over before the optimizing compiler of Java pays: the session's and those of the jobs
-# that tests start as processes.
+# For the session and for the jobs that tests start as processes, all of them short: a test is over
+# before the optimizing compiler of Java pays, but not before the little room for code that Java
+# has without it is full; and nothing is gained by verifying the classes of Spark.
+_JAVA_OPTIONS = (
+    "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=240m -XX:+UseSerialGC "
+    "-XX:+IgnoreUnrecognizedVMOptions -XX:+UnlockDiagnosticVMOptions "
+    "-XX:-BytecodeVerificationRemote"
+)
 for variable in ("SPARK_SUBMIT_OPTS", "SPARK_LAUNCHER_OPTS"):
-    os.environ.setdefault(variable, "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC")
+    os.environ.setdefault(variable, _JAVA_OPTIONS)
 
 
 @pytest.fixture(scope="session")
 def spark(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[SparkSession]":
     """The one Spark session of the test run: two cores, two shuffle partitions."""
+    from py4j.java_gateway import JavaPackage, JVMView
+
     from nonconvex.session import get_session
 
     patch = pytest.MonkeyPatch()
     patch.setenv("PYSPARK_PYTHON", sys.executable)
+    for names in (JVMView, JavaPackage):
+        patch.setattr(names, "__getattr__", _remembering(names.__getattr__))
     session = get_session(
         "tests",
         {
@@ -33,6 +43,7 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[SparkSession]":
             "spark.sql.codegen.wholeStage": "false",
             "spark.sql.codegen.factoryMode": "NO_CODEGEN",
             "spark.sql.adaptive.enabled": "false",
+            "spark.sql.ui.explainMode": "simple",
             "spark.sql.shuffle.partitions": "2",
             "spark.default.parallelism": "2",
             "spark.sql.warehouse.dir": str(tmp_path_factory.mktemp("warehouse")),
@@ -42,3 +53,15 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[SparkSession]":
     yield session
     session.stop()
     patch.undo()
+
+
+def _remembering(look_up: Any) -> Any:
+    """Keep what a name of Java means, which py4j looks for in all jars each time it is used."""
+
+    def remember(self: Any, name: str) -> Any:
+        found = look_up(self, name)
+        if not name.startswith("__"):
+            self.__dict__[name] = found
+        return found
+
+    return remember
