@@ -30,7 +30,7 @@ _LOCAL = {
     # Nothing listens beyond this machine, and a host name that does not resolve stops no job.
     "spark.driver.host": "127.0.0.1",
     "spark.driver.bindAddress": "127.0.0.1",
-    # A query that needs no more rows would end in the traceback of a broken pipe.
+    # Workers begin ready; a query that needs no more rows ends without a traceback of theirs.
     "spark.python.daemon.module": "nonconvex.worker_daemon",
     # So that workers find this package where this process did, installed or not.
     "spark.executorEnv.PYTHONPATH": str(Path(__file__).resolve().parent.parent),

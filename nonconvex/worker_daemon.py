@@ -1,16 +1,22 @@
-"""Spark's daemon of Python workers, silent where a query has rows enough.
+"""Spark's daemon of Python workers, which begin ready and are silent when a query has rows enough.
+
+Workers are forks of the daemon.  pyspark's own has imported nothing that their tasks need, so that
+each worker imports it again, which takes half a second.
 
 ``show``, ``first`` and ``limit`` read a few rows and hang up.  A worker that is still writing then
 has its pipe broken, and pyspark's own daemon prints the traceback of it, as if something had gone
-wrong.  Sessions on one machine run this module instead (``spark.python.daemon.module``).
+wrong.
+
+Sessions on one machine run this module instead (``spark.python.daemon.module``).
 """
 
+import gc
 import os
 import socket
 
 from pyspark import daemon
 
-__all__ = ["worker"]
+__all__ = ["manage", "worker"]
 
 _worker = daemon.worker
 
@@ -25,6 +31,18 @@ def worker(sock: socket.socket, authenticated: bool) -> int:
         return 1
 
 
-if __name__ == "__main__":
+def manage() -> None:
+    """Fork workers for as long as Spark asks for them."""
+    # All safe to fork: pyarrow's allocator and the threads of a BLAS see to it.
+    import numpy  # noqa: F401
+    import pandas  # noqa: F401
+    import pyarrow.compute  # noqa: F401
+    import pyspark.worker  # noqa: F401
+
+    gc.freeze()  # a collection in a worker would visit these modules, and so copy their pages
     daemon.worker = worker
     daemon.manager()
+
+
+if __name__ == "__main__":
+    manage()
