@@ -6,6 +6,7 @@ import re
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 from py4j.protocol import Py4JJavaError
@@ -140,7 +141,7 @@ class FileSystem:
         disk, by an exclusive rename on HDFS, and elsewhere as far as the store refuses to write
         over a file.
         """
-        scheme = self._files.getUri().getScheme()
+        scheme = self._scheme
         target = self._path(path)
         with _named("written", path):
             if scheme not in ("file", "hdfs"):
@@ -239,13 +240,17 @@ class FileSystem:
     def _path(self, path: str) -> Any:
         return java_class(self._jvm, "org.apache.hadoop.fs.Path")(path)
 
+    @cached_property
+    def _scheme(self) -> str:
+        return str(self._files.getUri().getScheme())
+
     def _files_in(self, directory: Any) -> Iterator[Any]:
         """Yield the status of each file in a directory and those in it, or of the file that it is.
 
         A store of objects lists them all in one request.  On a local disk Java would start a
         process for each file that it lists so, to ask for permissions that nobody wants here.
         """
-        if self._files.getUri().getScheme() != "file":
+        if self._scheme != "file":
             found = self._files.listFiles(directory, True)
             while found.hasNext():
                 yield found.next()

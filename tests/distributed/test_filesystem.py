@@ -192,3 +192,23 @@ def test_empty_files_are_those_that_spark_would_read(spark, tmp_path):
     assert files.empty_files(rf"{tmp_path}/b \[1\]") == read[3:]
     assert files.empty_files(f"{tmp_path}/a/p*") == ["part.parquet"]
     assert files.empty_files(f"{tmp_path}/no") == []
+
+
+@pytest.mark.parametrize("scheme", ["file", "s3a"])
+def test_files_are_listed_one_directory_at_a_time_or_all_at_once(
+    spark, tmp_path, monkeypatch, scheme
+):
+    """The local disk plays the store of objects, whose files Hadoop lists itself."""
+    monkeypatch.setattr(FileSystem, "_scheme", scheme)
+    contents = {"a": b"", "b/c": b"12", "b/d/e": b"3", "b/d/f": b""}
+    for name, content in contents.items():
+        file = tmp_path / "top" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content)
+    (tmp_path / "top" / "empty").mkdir()
+    files = FileSystem(spark, str(tmp_path))
+    found = files.sizes(str(tmp_path / "top"))
+    assert list(found.items()) == [(name, len(content)) for name, content in contents.items()]
+    assert files.empty_files(str(tmp_path / "*")) == ["top/a", "top/b/d/f"]
+    with pytest.raises(FileSystemError, match=f"{tmp_path}/no cannot be listed"):
+        files.sizes(str(tmp_path / "no"))
