@@ -14,9 +14,17 @@ import gc
 import os
 import socket
 
+import pandas
+import pyarrow.compute
+import pyspark.worker
 from pyspark import daemon
 
-__all__ = ["manage", "worker"]
+__all__ = ["SHARED", "worker"]
+
+SHARED = (pandas, pyarrow.compute, pyspark.worker)
+"""What workers have from the start, with NumPy.
+
+All of it is safe to fork: pyarrow's allocator and the threads of a BLAS see to it."""
 
 _worker = daemon.worker
 
@@ -31,18 +39,7 @@ def worker(sock: socket.socket, authenticated: bool) -> int:
         return 1
 
 
-def manage() -> None:
-    """Fork workers for as long as Spark asks for them."""
-    # All safe to fork: pyarrow's allocator and the threads of a BLAS see to it.
-    import numpy  # noqa: F401
-    import pandas  # noqa: F401
-    import pyarrow.compute  # noqa: F401
-    import pyspark.worker  # noqa: F401
-
+if __name__ == "__main__":
     gc.freeze()  # a collection in a worker would visit these modules, and so copy their pages
     daemon.worker = worker
     daemon.manager()
-
-
-if __name__ == "__main__":
-    manage()

@@ -419,7 +419,7 @@ PACKAGES = {
     "nonconvex.distributed": "numpy pyarrow pyspark py4j",
     "nonconvex.config": "pydantic pydantic_core",
     "nonconvex.session": "pyspark",
-    "nonconvex.worker_daemon": "numpy pandas pyarrow pyspark",
+    "nonconvex.worker_daemon": "pandas pyarrow pyspark",
     "nonconvex.job": "pyspark.sql",
     "nonconvex.live": "rich",
     "nonconvex.tracking": "mlflow pyspark.sql",

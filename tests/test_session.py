@@ -12,6 +12,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from nonconvex.session import JavaError, get_session, read_defaults
+from nonconvex.worker_daemon import SHARED
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -45,7 +46,7 @@ print(json.dumps({{
     "time zone": spark.conf.get("spark.sql.session.timeZone"),
     "memory": jvm.java.lang.Runtime.getRuntime().maxMemory(),
     "worker": json.loads(spark.range(1).mapInArrow(worker, "shown string").collect()[0].shown),
-    "ready": spark.sparkContext.range(1).map(lambda _: "pandas" in sys.modules).collect()[0],
+    "imported": spark.sparkContext.range(1).map(lambda _: list(sys.modules)).collect()[0],
     "own python": sys.executable,
 }}))
 spark.range(100_000).mapInArrow(endless, "id long").first()  # hangs up on a worker that writes
@@ -116,7 +117,7 @@ class TestPlainPython:
         assert plain[0]["worker"] == [plain[0]["own python"], "1", "1"]
 
     def test_workers_begin_with_what_their_tasks_import(self, plain):
-        assert plain[0]["ready"]
+        assert {module.__name__ for module in SHARED} | {"numpy"} <= set(plain[0]["imported"])
 
     def test_standard_error_is_quiet(self, plain):
         # No traceback of the pipe that a query with rows enough has broken.  The one line is Java's
@@ -139,7 +140,7 @@ class TestSparkSubmit:
 
     def test_nothing_of_one_machine_is_added(self, submitted):
         assert submitted[0]["conf"]["spark.driver.host"] != "127.0.0.1"
-        assert not submitted[0]["ready"], "the daemon of workers is Spark's own"
+        assert "pandas" not in submitted[0]["imported"], "the daemon of workers is Spark's own"
 
 
 def test_an_active_session_comes_back_as_it_is(spark):
