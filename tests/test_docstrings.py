@@ -34,7 +34,7 @@ from nonconvex.network_sections import ExampleSplitSection, ExamplesSection, Net
 from nonconvex.releases import Release
 from nonconvex.reports import METRICS, metrics_json
 from nonconvex.sections import PreparedSection, RatingsSection, SplitSection
-from tests.test_imports import FILES
+from tests.test_architecture import FILES
 
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE | doctest.IGNORE_EXCEPTION_DETAIL
 GIVEN = {"spark", "ratings", "prepared", "model", "examples", "classifier"}
