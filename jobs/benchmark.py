@@ -21,7 +21,7 @@ from nonconvex.benchmark_reports import (
 )
 from nonconvex.benchmark_runs import run_benchmark
 from nonconvex.benchmark_sections import BenchmarkConfig
-from nonconvex.distributed.filesystem import FileSystem
+from nonconvex.distributed.files.hadoop import FileSystem
 from nonconvex.distributed.publication import new_run
 from nonconvex.job import run
 from nonconvex.reports import METRICS

@@ -12,8 +12,8 @@ from typing import Any
 from pyspark.sql import SparkSession
 
 from nonconvex.baselines import compare
-from nonconvex.distributed.filesystem import FileSystem
-from nonconvex.distributed.prepared import PreparedRatings
+from nonconvex.distributed.data.prepared import PreparedRatings
+from nonconvex.distributed.files.hadoop import FileSystem
 from nonconvex.distributed.publication import find_model
 from nonconvex.factorization_sections import FactorizationConfig
 from nonconvex.job import run

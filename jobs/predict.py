@@ -10,7 +10,7 @@ from typing import Any
 
 from pyspark.sql import SparkSession
 
-from nonconvex.distributed.filesystem import FileSystem, publish
+from nonconvex.distributed.files.hadoop import FileSystem, publish
 from nonconvex.distributed.publication import find_model
 from nonconvex.distributed.serving import MANIFEST, check_place
 from nonconvex.job import run

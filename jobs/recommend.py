@@ -10,8 +10,8 @@ from typing import Any
 
 from pyspark.sql import SparkSession
 
-from nonconvex.distributed.filesystem import FileSystem, publish
-from nonconvex.distributed.prepared import PreparedRatings
+from nonconvex.distributed.data.prepared import PreparedRatings
+from nonconvex.distributed.files.hadoop import FileSystem, publish
 from nonconvex.distributed.publication import find_model
 from nonconvex.distributed.serving import (
     MANIFEST,

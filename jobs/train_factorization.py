@@ -12,7 +12,7 @@ from pyspark.sql import SparkSession
 
 from nonconvex.baselines import BASELINES, compare
 from nonconvex.config import dump
-from nonconvex.distributed.prepared import PreparedRatings
+from nonconvex.distributed.data.prepared import PreparedRatings
 from nonconvex.drift import DATA, drift_report, ratings_drift, ratings_figures
 from nonconvex.factorization_sections import FactorizationConfig
 from nonconvex.job import run

@@ -13,12 +13,7 @@ from nonconvex.config import dump
 from nonconvex.drift import DATA, drift_report, network_drift, network_figures
 from nonconvex.job import run
 from nonconvex.network_baselines import compare_network
-from nonconvex.network_reports import (
-    comparison_report,
-    network_metrics,
-    network_restarts,
-    overall,
-)
+from nonconvex.network_reports import comparison_report, network_metrics, network_restarts, overall
 from nonconvex.network_sections import NetworkConfig
 from nonconvex.releases import Release
 from nonconvex.reports import METRICS, strict_json

@@ -13,10 +13,10 @@ from pyspark.ml.param import Param
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from nonconvex.distributed.evaluation import evaluate
-from nonconvex.distributed.prepared import PreparedRatings
-from nonconvex.distributed.scoring import at_index, predictions
-from nonconvex.distributed.summation import exact_sums
+from nonconvex.distributed.data.prepared import PreparedRatings
+from nonconvex.distributed.factorization.evaluation import evaluate
+from nonconvex.distributed.factorization.predict import at_index, predictions
+from nonconvex.distributed.sums import exact_sums
 from nonconvex.numerics.errors import Evaluation, EvaluationError
 from nonconvex.recommendation import MatrixFactorization, MatrixFactorizationModel
 

@@ -14,12 +14,12 @@ from pyspark.ml.linalg import VectorUDT
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from nonconvex.distributed.example_tables import ExampleTable
-from nonconvex.distributed.filesystem import FileSystem, publish
-from nonconvex.distributed.prepared import PreparedRatings
-from nonconvex.distributed.ratings import PARTS
-from nonconvex.distributed.splits import Split, part_by_hash
-from nonconvex.numerics.planted import PlantedExamples, PlantedRatings
+from nonconvex.distributed.data.example_tables import ExampleTable
+from nonconvex.distributed.data.prepared import PreparedRatings
+from nonconvex.distributed.data.ratings import PARTS
+from nonconvex.distributed.data.splits import Split, part_by_hash
+from nonconvex.distributed.files.hadoop import FileSystem, publish
+from nonconvex.numerics.synthetic import PlantedExamples, PlantedRatings
 
 __all__ = [
     "BenchmarkTables",

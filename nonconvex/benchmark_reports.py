@@ -13,7 +13,7 @@ from pyspark.sql import SparkSession
 
 from nonconvex import __version__
 from nonconvex.benchmark_measurements import Measurement, Ratio, ratios
-from nonconvex.distributed.filesystem import FileSystem
+from nonconvex.distributed.files.hadoop import FileSystem
 from nonconvex.reports import strict_json, text_table
 
 __all__ = [

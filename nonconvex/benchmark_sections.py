@@ -22,11 +22,11 @@ from nonconvex.benchmark_factorization import FactorizationPlan, Factorizer, mll
 from nonconvex.benchmark_network import NetworkPlan, Trainer
 from nonconvex.benchmark_trainers import MLlibTrainer, OurTrainer, SklearnTrainer, has_sklearn
 from nonconvex.config import Section, check_keys
-from nonconvex.distributed.prepared import PreparedRatings
+from nonconvex.distributed.data.prepared import PreparedRatings
 from nonconvex.estimator_sections import ParamTable
 from nonconvex.network_sections import ExampleSplitSection, ExamplesSection
 from nonconvex.neural_network import MultilayerPerceptronClassifier
-from nonconvex.numerics.planted import PlantedExamples, PlantedRatings
+from nonconvex.numerics.synthetic import PlantedExamples, PlantedRatings
 from nonconvex.recommendation import MatrixFactorization
 from nonconvex.sections import PreparationConfig, PreparedSection, RatingsSection, SplitSection
 

@@ -8,11 +8,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from nonconvex.distributed.example_tables import ExampleTable
-from nonconvex.distributed.network_scoring import Scorer
-from nonconvex.distributed.prepared import Manifest
-from nonconvex.distributed.training import Ids
-from nonconvex.numerics.moments import Standardization
+from nonconvex.distributed.data.example_tables import ExampleTable
+from nonconvex.distributed.data.prepared import Manifest
+from nonconvex.distributed.factorization.dataset import Ids
+from nonconvex.distributed.network.predict import Scorer
+from nonconvex.numerics.network.standardize import Standardization
 from nonconvex.recommendation import MatrixFactorizationModel
 from nonconvex.reports import text_table
 

@@ -12,30 +12,27 @@ from pyspark.ml.util import MLReadable, MLReader, MLWritable, MLWriter
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from nonconvex.distributed.columns import (
-    check_frame,
-    number_column,
-)
-from nonconvex.distributed.distant_rows import DistantFactors
-from nonconvex.distributed.evaluation import evaluate
-from nonconvex.distributed.folding import Drawing, Equation, fold_in, fold_in_samples
-from nonconvex.distributed.ratings import RatingsError
-from nonconvex.distributed.retrieval import retrieval
-from nonconvex.distributed.storage import factor_table
-from nonconvex.distributed.top_n import Ranker, Side
-from nonconvex.distributed.training import Ids
-from nonconvex.explanations import Explainer
-from nonconvex.factorization_files import FactorizationReader, FactorizationWriter
-from nonconvex.factorization_params import FactorizationParams
-from nonconvex.numerics.factorization import Factors
-from nonconvex.numerics.posterior import Posterior
-from nonconvex.numerics.ridge_posterior import RidgePosterior
-from nonconvex.params import with_accessors
-from nonconvex.predictor import Predictor
-from nonconvex.ranges import number, optional
-from nonconvex.recommender import Recommender, positive
-from nonconvex.starts import warm_start
-from nonconvex.summary import TrainingSummary
+from nonconvex.distributed.columns import check_frame, number_column
+from nonconvex.distributed.data.ratings import RatingsError
+from nonconvex.distributed.factorization.dataset import Ids
+from nonconvex.distributed.factorization.evaluate import retrieval
+from nonconvex.distributed.factorization.evaluation import evaluate
+from nonconvex.distributed.factorization.fold_in import Drawing, Equation, fold_in, fold_in_samples
+from nonconvex.distributed.factorization.top_n import Ranker, Side
+from nonconvex.distributed.model_tables import factor_table
+from nonconvex.distributed.rows import DistantFactors
+from nonconvex.estimators.factorization.explain import Explainer
+from nonconvex.estimators.factorization.params import FactorizationParams
+from nonconvex.estimators.factorization.persistence import FactorizationReader, FactorizationWriter
+from nonconvex.estimators.factorization.predictor import Predictor
+from nonconvex.estimators.factorization.recommend import Recommender, positive
+from nonconvex.estimators.factorization.starts import warm_start
+from nonconvex.estimators.factorization.summary import TrainingSummary
+from nonconvex.estimators.params import with_accessors
+from nonconvex.estimators.ranges import number, optional
+from nonconvex.numerics.factorization.model import Factors
+from nonconvex.numerics.factorization.posterior import Posterior
+from nonconvex.numerics.factorization.ridge_posterior import RidgePosterior
 
 __all__ = ["MatrixFactorizationModel"]
 

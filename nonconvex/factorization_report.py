@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from nonconvex.distributed.agreement import agreement
-from nonconvex.distributed.prepared import PreparedRatings
+from nonconvex.distributed.calibration import agreement
+from nonconvex.distributed.data.prepared import PreparedRatings
 from nonconvex.numerics.errors import Evaluation
 from nonconvex.recommendation import MatrixFactorizationModel
 from nonconvex.reporting.circumstances import Circumstances

@@ -7,14 +7,9 @@ from pydantic import Field, model_validator
 from pyspark.sql import SparkSession
 
 from nonconvex.config import Section
-from nonconvex.distributed.preparation import needs_timestamps
-from nonconvex.distributed.prepared import PreparedRatings
-from nonconvex.estimator_sections import (
-    GateSection,
-    OutputSection,
-    ParamTable,
-    StartSection,
-)
+from nonconvex.distributed.data.prepare import needs_timestamps
+from nonconvex.distributed.data.prepared import PreparedRatings
+from nonconvex.estimator_sections import GateSection, OutputSection, ParamTable, StartSection
 from nonconvex.recommendation import MatrixFactorization
 from nonconvex.report_sections import ItemReportSection
 from nonconvex.sections import PreparationConfig, PreparedSection, RatingsSection, SplitSection

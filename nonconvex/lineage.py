@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 from pyspark.sql import SparkSession
 
-from nonconvex.distributed.checksums import ChecksumError, read_sealed
-from nonconvex.distributed.filesystem import FileSystem
+from nonconvex.distributed.files.atomic import ChecksumError, read_sealed
+from nonconvex.distributed.files.hadoop import FileSystem
 from nonconvex.distributed.publication import Run, find_run
 
 __all__ = ["LineageError", "Origin", "run_before_day", "write_origin"]

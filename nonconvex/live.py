@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, TextIO
 
-from nonconvex.distributed.progress import Progress
+from nonconvex.distributed.runtime import Progress
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pyspark.sql import SparkSession
 
-from nonconvex.distributed.storage import ModelError
-from nonconvex.model_files import read_metadata
+from nonconvex.distributed.model_tables import ModelError
+from nonconvex.estimators.params import ParamError
+from nonconvex.estimators.persistence import read_metadata
 from nonconvex.neural_network import (
     MultilayerPerceptronClassificationModel,
     MultilayerPerceptronRegressionModel,
 )
-from nonconvex.params import ParamError
 from nonconvex.recommendation import MatrixFactorizationModel
 
 __all__ = ["AnyModel", "load_model"]

@@ -9,15 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 from pyspark.sql import DataFrame
 
-from nonconvex.distributed.example_tables import ExampleTable
-from nonconvex.distributed.network_evaluation import evaluate_network
-from nonconvex.distributed.network_scoring import Scorer
+from nonconvex.distributed.data.example_tables import ExampleTable
+from nonconvex.distributed.network.evaluate import evaluate_network
+from nonconvex.distributed.network.predict import Scorer
 from nonconvex.neural_network import (
     MultilayerPerceptronClassificationModel,
     MultilayerPerceptronRegressionModel,
 )
-from nonconvex.numerics.moments import Standardization
-from nonconvex.numerics.network import Network
+from nonconvex.numerics.network.model import Network
+from nonconvex.numerics.network.standardize import Standardization
 
 __all__ = ["NetworkModel", "compare_network", "constant_predictor"]
 

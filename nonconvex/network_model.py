@@ -14,17 +14,17 @@ from pyspark.ml.util import MLReadable, MLReader, MLWritable, MLWriter
 from pyspark.sql import DataFrame, SparkSession
 
 from nonconvex.distributed.columns import check_frame, check_new
-from nonconvex.distributed.examples import ExampleColumns
-from nonconvex.distributed.network_evaluation import evaluate_network
-from nonconvex.distributed.network_scoring import OutputColumns, Scorer, raw_predictions, score
-from nonconvex.network_files import NetworkReader, NetworkWriter
-from nonconvex.network_params import (
+from nonconvex.distributed.data.examples import ExampleColumns
+from nonconvex.distributed.network.evaluate import evaluate_network
+from nonconvex.distributed.network.predict import OutputColumns, Scorer, raw_predictions, score
+from nonconvex.estimators.network.params import (
     ClassificationModelParams,
     NetworkModelParams,
     RegressorParams,
 )
-from nonconvex.network_summary import NetworkSummary
-from nonconvex.params import ParamError, with_accessors
+from nonconvex.estimators.network.persistence import NetworkReader, NetworkWriter
+from nonconvex.estimators.network.summary import NetworkSummary
+from nonconvex.estimators.params import ParamError, with_accessors
 
 __all__ = ["MultilayerPerceptronClassificationModel", "MultilayerPerceptronRegressionModel"]
 
@@ -173,7 +173,7 @@ class MultilayerPerceptronRegressionModel(
         -------
         dict
             ``rmse, mae, r2``, overall; ``targets``, a list of the same with ``target``, the name
-            of each; ``rows, weight, unpredicted``.  See `nonconvex.numerics.network_errors` for
+            of each; ``rows, weight, unpredicted``.  See `nonconvex.numerics.metrics` for
             the formulas.
 
         Raises
@@ -237,7 +237,7 @@ class MultilayerPerceptronClassificationModel(
             ``accuracy, logLoss``; ``classes``, a list with ``label, precision, recall, f1,
             weight`` of each; ``confusionMatrix``, a list with a row for each label and a column
             for each prediction; ``rows, weight, unpredicted``.  See
-            `nonconvex.numerics.network_errors` for the formulas.
+            `nonconvex.numerics.metrics` for the formulas.
 
         Raises
         ------

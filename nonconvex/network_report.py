@@ -8,8 +8,8 @@ from typing import Any
 from pyspark.ml.functions import vector_to_array
 from pyspark.sql import functions as F
 
-from nonconvex.distributed.agreement import Agreement, agreement, reliability
-from nonconvex.distributed.example_tables import ExampleTable
+from nonconvex.distributed.calibration import Agreement, agreement, reliability
+from nonconvex.distributed.data.example_tables import ExampleTable
 from nonconvex.network_baselines import NetworkModel
 from nonconvex.neural_network import (
     MultilayerPerceptronClassificationModel,

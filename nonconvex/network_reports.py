@@ -7,8 +7,8 @@ from dataclasses import asdict
 from typing import Any
 
 from nonconvex import __version__
-from nonconvex.distributed.example_tables import ExampleTable
-from nonconvex.network_summary import NetworkSummary, RestartSummary
+from nonconvex.distributed.data.example_tables import ExampleTable
+from nonconvex.estimators.network.summary import NetworkSummary, RestartSummary
 from nonconvex.reports import strict_json, text_table
 
 __all__ = ["comparison_report", "network_metrics", "network_restarts", "overall"]

@@ -9,26 +9,18 @@ from pydantic import Field, model_validator
 from pyspark.sql import SparkSession
 
 from nonconvex.config import Section
-from nonconvex.distributed.example_tables import (
+from nonconvex.distributed.data.example_tables import (
     ExampleTable,
     Intake,
     feature_columns,
     read_table,
     take_examples,
 )
-from nonconvex.distributed.examples import ExampleColumns
-from nonconvex.distributed.sources import Source
-from nonconvex.distributed.splits import Split
-from nonconvex.estimator_sections import (
-    GateSection,
-    OutputSection,
-    ParamTable,
-    StartSection,
-)
-from nonconvex.neural_network import (
-    MultilayerPerceptronClassifier,
-    MultilayerPerceptronRegressor,
-)
+from nonconvex.distributed.data.examples import ExampleColumns
+from nonconvex.distributed.data.sources import Source
+from nonconvex.distributed.data.splits import Split
+from nonconvex.estimator_sections import GateSection, OutputSection, ParamTable, StartSection
+from nonconvex.neural_network import MultilayerPerceptronClassifier, MultilayerPerceptronRegressor
 from nonconvex.report_sections import ReportSection
 from nonconvex.window_sections import DailySection
 
@@ -60,7 +52,7 @@ class TableSection(DailySection):
 
     path: _Text
     """A file, a directory or a pattern with wildcards; or ``sklearn:digits``, and others that
-    `nonconvex.distributed.example_tables.BUNDLED` names."""
+    `nonconvex.distributed.data.example_tables.BUNDLED` names."""
     format: Literal["parquet", "csv", "json"] | None = None
     """By default, what the extension says; in "json", every line is one object."""
     separator: _Text | None = None

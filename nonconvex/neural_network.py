@@ -13,19 +13,22 @@ from pyspark.ml.util import DefaultParamsReadable, DefaultParamsWritable
 from pyspark.sql import DataFrame
 
 from nonconvex.distributed.columns import check_frame
-from nonconvex.distributed.example_sets import ExampleSet, pack_examples
-from nonconvex.distributed.examples import ExampleColumns
-from nonconvex.distributed.prepared_examples import PreparedExamples
-from nonconvex.model_files import EstimatorReader
-from nonconvex.network_contradictions import check_network, check_prepared_network
-from nonconvex.network_fitting import fit_network
+from nonconvex.distributed.data.examples import ExampleColumns
+from nonconvex.distributed.data.prepared_examples import PreparedExamples
+from nonconvex.distributed.network.dataset import ExampleSet, pack_examples
+from nonconvex.estimators.network.network_contradictions import (
+    check_network,
+    check_prepared_network,
+)
+from nonconvex.estimators.network.network_fitting import fit_network
+from nonconvex.estimators.network.params import ClassifierParams, NetworkParams, RegressorParams
+from nonconvex.estimators.params import ParamError, with_accessors
+from nonconvex.estimators.persistence import EstimatorReader
+from nonconvex.estimators.turns import InTurn
 from nonconvex.network_model import (
     MultilayerPerceptronClassificationModel,
     MultilayerPerceptronRegressionModel,
 )
-from nonconvex.network_params import ClassifierParams, NetworkParams, RegressorParams
-from nonconvex.params import ParamError, with_accessors
-from nonconvex.turns import InTurn
 
 if TYPE_CHECKING:
     from pyspark.ml._typing import ParamMap

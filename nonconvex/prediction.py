@@ -10,7 +10,7 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import ArrayType, StringType
 
 from nonconvex.distributed.columns import ColumnError
-from nonconvex.distributed.sources import Source
+from nonconvex.distributed.data.sources import Source
 from nonconvex.models import AnyModel
 from nonconvex.recommendation import MatrixFactorizationModel
 

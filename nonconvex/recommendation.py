@@ -15,25 +15,25 @@ from pyspark.ml import Estimator
 from pyspark.ml.util import DefaultParamsReadable, DefaultParamsWritable
 from pyspark.sql import DataFrame
 
-from nonconvex.contradictions import check_prepared, check_together
-from nonconvex.distributed.distant_rows import DistantFactors
-from nonconvex.distributed.passes import Place
-from nonconvex.distributed.prepared import PreparedRatings
-from nonconvex.distributed.ratings import RatingsError
+from nonconvex.distributed.data.prepared import PreparedRatings
+from nonconvex.distributed.data.ratings import RatingsError
+from nonconvex.distributed.factorization.dataset import TrainingSet, load_prepared, pack_ratings
+from nonconvex.distributed.factorization.execution import Place
+from nonconvex.distributed.rows import DistantFactors
 from nonconvex.distributed.serving import training_ratings
-from nonconvex.distributed.training import TrainingSet, load_prepared, pack_ratings
-from nonconvex.exchanges import check_exchange, choose_exchange, may_divide
+from nonconvex.estimators.factorization.contradictions import check_prepared, check_together
+from nonconvex.estimators.factorization.exchanges import check_exchange, choose_exchange, may_divide
+from nonconvex.estimators.factorization.fit import FitResult, FitSettings, fit_together
+from nonconvex.estimators.factorization.loops import loop_of
+from nonconvex.estimators.factorization.params import NOT_OF_THE_FIT, SHARED, FactorizationParams
+from nonconvex.estimators.factorization.rating_columns import select_ratings
+from nonconvex.estimators.params import ParamError, with_accessors
+from nonconvex.estimators.persistence import EstimatorReader
+from nonconvex.estimators.turns import InTurn
 from nonconvex.factorization_model import MatrixFactorizationModel
-from nonconvex.factorization_params import NOT_OF_THE_FIT, SHARED, FactorizationParams
-from nonconvex.fitting import FitResult, FitSettings, fit_together
-from nonconvex.loops import loop_of
-from nonconvex.model_files import EstimatorReader
-from nonconvex.numerics.blocks import RatingBlock
-from nonconvex.numerics.factorization import Factors
-from nonconvex.numerics.implicit import preferences
-from nonconvex.params import ParamError, with_accessors
-from nonconvex.rating_columns import select_ratings
-from nonconvex.turns import InTurn
+from nonconvex.numerics.factorization.blocks import RatingBlock
+from nonconvex.numerics.factorization.implicit import preferences
+from nonconvex.numerics.factorization.model import Factors
 
 if TYPE_CHECKING:
     from pyspark.ml._typing import ParamMap
@@ -57,10 +57,10 @@ class MatrixFactorization(
 
     with ρ = 1 whenever λ₁ or λ₂ is given.  ``regExponent`` makes λ grow with the number of
     ratings of a user or item, ``weightCol`` weighs each rating, and ``implicitPrefs`` changes the
-    sum to one over all pairs (see `nonconvex.numerics.implicit`).
+    sum to one over all pairs (see `nonconvex.numerics.factorization.implicit`).
 
     With ``solver="gibbs"`` nothing is minimized: R_ui ~ N(R̂_ui, 1/(τ ω_u w_ui)), all unknowns are
-    drawn in turn from their conditional distributions (see `nonconvex.numerics.chains`), and the
+    drawn in turn from their conditional distributions (see `nonconvex.numerics.factorization.gibbs`), and the
     prediction is the mean over the samples.  It predicts best, has nothing to tune, and says how
     sure it is (``predictionStdCol``, ``predictionIntervalCol``).  A sweep takes up to twice as long
     as an iteration of "als", and there are 250 of them; ``numRestarts`` is the number of chains.

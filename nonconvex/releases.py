@@ -13,8 +13,9 @@ from typing import Any, TypeVar
 from pyspark.sql import SparkSession
 
 from nonconvex.config import ConfigError
-from nonconvex.distributed.checksums import ChecksumError, read_sealed
-from nonconvex.distributed.filesystem import FileSystem
+from nonconvex.distributed.files.atomic import ChecksumError, read_sealed
+from nonconvex.distributed.files.hadoop import FileSystem
+from nonconvex.distributed.model_tables import ModelError
 from nonconvex.distributed.publication import (
     Run,
     find_model,
@@ -24,7 +25,6 @@ from nonconvex.distributed.publication import (
     recover,
     remove_old_runs,
 )
-from nonconvex.distributed.storage import ModelError
 from nonconvex.estimator_sections import GateSection, OutputSection, StartSection
 from nonconvex.gates import PUBLISHED, GateError
 from nonconvex.lineage import LineageError, Origin, run_before_day, write_origin

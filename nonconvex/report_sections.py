@@ -7,7 +7,7 @@ from pyspark.sql import DataFrame, SparkSession
 
 from nonconvex.config import Section
 from nonconvex.distributed.columns import id_column, text_column
-from nonconvex.distributed.sources import read_source
+from nonconvex.distributed.data.sources import read_source
 
 __all__ = ["ItemReportSection", "ReportSection"]
 

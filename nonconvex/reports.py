@@ -10,12 +10,12 @@ from typing import Any
 from pyspark.sql import SparkSession
 
 from nonconvex import __version__
-from nonconvex.distributed.checksums import read_sealed
-from nonconvex.distributed.filesystem import FileSystem
-from nonconvex.distributed.prepared import PreparedRatings
+from nonconvex.distributed.data.prepared import PreparedRatings
+from nonconvex.distributed.files.atomic import read_sealed
+from nonconvex.distributed.files.hadoop import FileSystem
+from nonconvex.estimators.factorization.summary import RestartSummary, TrainingSummary
 from nonconvex.numerics.errors import Evaluation, Scores
 from nonconvex.recommendation import MatrixFactorizationModel
-from nonconvex.summary import RestartSummary, TrainingSummary
 
 __all__ = [
     "METRICS",

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pyspark.sql import DataFrame, SparkSession
 
 from nonconvex import __version__
-from nonconvex.distributed.checksums import ChecksumError, read_sealed
-from nonconvex.distributed.example_tables import ExampleTable
-from nonconvex.distributed.filesystem import FileSystem
-from nonconvex.distributed.prepared import PreparedRatings
+from nonconvex.distributed.data.example_tables import ExampleTable
+from nonconvex.distributed.data.prepared import PreparedRatings
+from nonconvex.distributed.files.atomic import ChecksumError, read_sealed
+from nonconvex.distributed.files.hadoop import FileSystem
 from nonconvex.distributed.publication import Run
 from nonconvex.factorization_sections import FactorizationConfig
 from nonconvex.network_baselines import NetworkModel

@@ -31,7 +31,7 @@ _LOCAL = {
     "spark.driver.host": "127.0.0.1",
     "spark.driver.bindAddress": "127.0.0.1",
     # Workers begin ready; a query that needs no more rows ends without a traceback of theirs.
-    "spark.python.daemon.module": "nonconvex.worker_daemon",
+    "spark.python.daemon.module": "nonconvex.distributed.worker_daemon",
     # So that workers find this package where this process did, installed or not.
     "spark.executorEnv.PYTHONPATH": str(Path(__file__).resolve().parent.parent),
     # The web page wants a port of its own, which the second job on a machine finds taken.

@@ -12,7 +12,7 @@ from typing import Any
 from pyspark.sql import SparkSession
 
 from nonconvex import __version__
-from nonconvex.distributed.filesystem import FileSystem
+from nonconvex.distributed.files.hadoop import FileSystem
 from nonconvex.distributed.publication import find_model
 from nonconvex.models import load_model
 from nonconvex.reports import METRICS

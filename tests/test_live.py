@@ -9,7 +9,7 @@ import sys
 import pytest
 from rich.console import Console
 
-from nonconvex.distributed.progress import Progress, report
+from nonconvex.distributed.runtime import Progress, report
 from nonconvex.live import LiveView, log_handler, showing_progress
 from nonconvex.logs import JsonLines
 

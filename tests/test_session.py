@@ -11,8 +11,8 @@ import pyspark
 import pytest
 from pyspark.sql import SparkSession
 
+from nonconvex.distributed.worker_daemon import SHARED
 from nonconvex.session import JavaError, get_session, read_defaults
-from nonconvex.worker_daemon import SHARED
 
 REPOSITORY = Path(__file__).parent.parent
 

@@ -21,15 +21,15 @@ from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from nonconvex.distributed.checksums import seal, verify
-from nonconvex.distributed.distant_rows import PIECES, KeptRows, SavedRows, joined
-from nonconvex.distributed.filesystem import (
+from nonconvex.distributed.files.atomic import seal, verify
+from nonconvex.distributed.files.hadoop import (
     ConcurrencyError,
     FileSystem,
     FileSystemError,
     publish,
 )
-from nonconvex.distributed.storage import reason_of
+from nonconvex.distributed.model_tables import reason_of
+from nonconvex.distributed.rows import PIECES, KeptRows, SavedRows, joined
 
 __all__ = ["CheckpointError", "Checkpoints", "State"]
 

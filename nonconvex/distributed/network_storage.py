@@ -7,9 +7,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pyspark.sql import SparkSession
 
-from nonconvex.distributed.storage import ModelError, read_rows
-from nonconvex.numerics.moments import Standardization
-from nonconvex.numerics.network import Network
+from nonconvex.distributed.model_tables import ModelError, read_rows
+from nonconvex.numerics.network.model import Network
+from nonconvex.numerics.network.standardize import Standardization
 
 __all__ = [
     "read_parameters",

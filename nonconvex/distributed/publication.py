@@ -23,10 +23,10 @@ from typing import Any, NamedTuple
 
 from pyspark.sql import SparkSession
 
-from nonconvex.distributed.checksums import seal
-from nonconvex.distributed.filesystem import ConcurrencyError, FileSystem, FileSystemError
-from nonconvex.distributed.replacement import replace_text
-from nonconvex.distributed.writers import abandoned, mark
+from nonconvex.distributed.files.atomic import seal
+from nonconvex.distributed.files.hadoop import ConcurrencyError, FileSystem, FileSystemError
+from nonconvex.distributed.files.replacement import replace_text
+from nonconvex.distributed.files.writers import abandoned, mark
 
 __all__ = [
     "POINTER",

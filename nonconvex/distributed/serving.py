@@ -9,9 +9,9 @@ from pyspark.errors import PySparkException
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from nonconvex.distributed.filesystem import FileSystem
-from nonconvex.distributed.prepared import PreparedRatings
-from nonconvex.distributed.sources import refuse_empty_files
+from nonconvex.distributed.data.prepared import PreparedRatings
+from nonconvex.distributed.data.sources import refuse_empty_files
+from nonconvex.distributed.files.hadoop import FileSystem
 
 __all__ = [
     "MANIFEST",

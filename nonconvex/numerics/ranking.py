@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from nonconvex.numerics.factorization import Factors, predict
+from nonconvex.numerics.factorization.model import Factors, predict
 
 __all__ = ["Lists", "Ranked", "directions", "rank_lists", "top_n"]
 
@@ -88,7 +88,7 @@ def top_n(
     A product of float32 matrices looks at all columns.  Its rounding depends on the shapes, so it
     only proposes: columns that its bound of error cannot rule out are predicted again, one by one
     in float64, and these predictions decide.  The result is therefore that of sorting all
-    predictions of `nonconvex.numerics.factorization.predict`, to the bit, whatever rows are asked
+    predictions of `nonconvex.numerics.factorization.model.predict`, to the bit, whatever rows are asked
     for at the same time.
 
     Parameters

@@ -4,7 +4,7 @@ A BLAS that shares a product out among threads cuts the matrices where the numbe
 and rounds differently beside the cuts.  With one and with two threads OpenBLAS 0.3 gave other bits
 in most products of the shapes of minibatches, down to 128 × 64 × 100 in float32, so no choice of
 shapes avoids it.  Each product is therefore made by one thread, and the cores are put to use by
-making several at a time, see `nonconvex.numerics.backpropagation`.
+making several at a time, see `nonconvex.numerics.network.backprop`.
 """
 
 from __future__ import annotations

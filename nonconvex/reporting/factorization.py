@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nonconvex.distributed.agreement import Agreement
-from nonconvex.distributed.prepared import Manifest
+from nonconvex.distributed.calibration import Agreement
+from nonconvex.distributed.data.prepared import Manifest
+from nonconvex.estimators.factorization.summary import TrainingSummary
 from nonconvex.numerics.errors import Evaluation
-from nonconvex.numerics.factorization import Factors
+from nonconvex.numerics.factorization.model import Factors
 from nonconvex.reporting.circumstances import Circumstances, parts_of_every_run, seconds
 from nonconvex.reporting.factorization_pictures import (
     agreement_picture,
@@ -24,7 +25,6 @@ from nonconvex.reporting.factorization_pictures import (
 )
 from nonconvex.reporting.landmarks import Landmarks
 from nonconvex.reporting.page import Fact, Page, Part, Table
-from nonconvex.summary import TrainingSummary
 
 __all__ = ["FactorizationRun", "factorization_page"]
 

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nonconvex.distributed.agreement import Agreement
+from nonconvex.distributed.calibration import Agreement
+from nonconvex.estimators.factorization.summary import RestartSummary, TrainingSummary
 from nonconvex.numerics.errors import Scores
-from nonconvex.numerics.factorization import Factors
+from nonconvex.numerics.factorization.model import Factors
 from nonconvex.reporting import charts
 from nonconvex.reporting.landmarks import Landmarks
 from nonconvex.reporting.pictures import SIZE, Picture, picture
-from nonconvex.summary import RestartSummary, TrainingSummary
 
 __all__ = [
     "agreement_picture",

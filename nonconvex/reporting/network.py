@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from nonconvex.distributed.agreement import Agreement, Reliability
-from nonconvex.network_summary import NetworkSummary
+from nonconvex.distributed.calibration import Agreement, Reliability
+from nonconvex.estimators.network.summary import NetworkSummary
 from nonconvex.reporting.circumstances import Circumstances, parts_of_every_run, seconds
 from nonconvex.reporting.network_pictures import (
     confusion_picture,
@@ -36,7 +36,7 @@ class NetworkRun:
     source : str
         What the examples were read from.
     counts, reasons : mapping of str to int
-        See `nonconvex.distributed.example_tables.ExampleTable`.
+        See `nonconvex.distributed.data.example_tables.ExampleTable`.
     comparison : mapping or None
         From `nonconvex.network_baselines.compare_network`, None if there are no test rows.
     reliability : Reliability or None

@@ -9,8 +9,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
-from nonconvex.distributed.agreement import Agreement, Reliability
-from nonconvex.network_summary import NetworkSummary
+from nonconvex.distributed.calibration import Agreement, Reliability
+from nonconvex.estimators.network.summary import NetworkSummary
 from nonconvex.reporting import charts
 from nonconvex.reporting.pictures import SIZE, Picture, colour, picture
 

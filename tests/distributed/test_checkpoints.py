@@ -8,12 +8,12 @@ import pytest
 
 from nonconvex.distributed import checkpoints
 from nonconvex.distributed.checkpoints import CheckpointError, Checkpoints, State
-from nonconvex.distributed.checksums import verify
-from nonconvex.distributed.filesystem import ConcurrencyError, FileSystem
+from nonconvex.distributed.factorization.runs import Run
+from nonconvex.distributed.files.atomic import verify
+from nonconvex.distributed.files.hadoop import ConcurrencyError, FileSystem
 from nonconvex.distributed.interruption import Interrupted
-from nonconvex.distributed.runs import Run
 from nonconvex.recommendation import MatrixFactorization
-from tests.distributed.test_alternating import frame, triples
+from tests.distributed.factorization.test_fit import frame, triples
 
 
 class Killed(BaseException):

@@ -7,8 +7,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from nonconvex.distributed import publication, replacement
-from nonconvex.distributed.filesystem import ConcurrencyError, FileSystem, FileSystemError
+from nonconvex.distributed import publication
+from nonconvex.distributed.files import replacement
+from nonconvex.distributed.files.hadoop import ConcurrencyError, FileSystem, FileSystemError
+from nonconvex.distributed.files.writers import mark
 from nonconvex.distributed.publication import (
     POINTER,
     PublicationError,
@@ -21,7 +23,6 @@ from nonconvex.distributed.publication import (
     recover,
     remove_old_runs,
 )
-from nonconvex.distributed.writers import mark
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from nonconvex.benchmark_reports import benchmark_table
 from nonconvex.benchmark_sections import BenchmarkConfig
 from nonconvex.config import load
 from nonconvex.job import run
-from nonconvex.numerics.planted import PlantedExamples, PlantedRatings
+from nonconvex.numerics.synthetic import PlantedExamples, PlantedRatings
 
 REPOSITORY = Path(__file__).parent.parent.parent
 CONFIG = """

@@ -13,7 +13,7 @@ import pytest
 from pyspark.sql import DataFrame
 
 from jobs import prepare_ratings, recommend, train_factorization
-from nonconvex.distributed.filesystem import FileSystem
+from nonconvex.distributed.files.hadoop import FileSystem
 from nonconvex.factorization_sections import FactorizationConfig
 from nonconvex.job import run
 from nonconvex.recommendation import MatrixFactorizationModel

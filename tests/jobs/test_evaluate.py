@@ -10,11 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs import evaluate
-from nonconvex.distributed.preparation import prepare_ratings
+from nonconvex.distributed.data.prepare import prepare_ratings
+from nonconvex.distributed.data.ratings import Columns, Rules
+from nonconvex.distributed.data.sources import read_source
+from nonconvex.distributed.data.splits import Split
 from nonconvex.distributed.publication import new_run, publish_run
-from nonconvex.distributed.ratings import Columns, Rules
-from nonconvex.distributed.sources import read_source
-from nonconvex.distributed.splits import Split
 from nonconvex.factorization_sections import FactorizationConfig
 from nonconvex.job import run
 from nonconvex.recommendation import MatrixFactorization

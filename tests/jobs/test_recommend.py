@@ -13,11 +13,11 @@ import pytest
 
 from jobs.recommend import main
 from nonconvex.config import load
-from nonconvex.distributed.preparation import prepare_ratings
+from nonconvex.distributed.data.prepare import prepare_ratings
+from nonconvex.distributed.data.ratings import Columns, Rules
+from nonconvex.distributed.data.sources import read_source
+from nonconvex.distributed.data.splits import Split
 from nonconvex.distributed.publication import new_run, publish_run
-from nonconvex.distributed.ratings import Columns, Rules
-from nonconvex.distributed.sources import read_source
-from nonconvex.distributed.splits import Split
 from nonconvex.job import run
 from nonconvex.recommendation import MatrixFactorization
 from nonconvex.serving_sections import ServingConfig

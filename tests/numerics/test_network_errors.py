@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from nonconvex.numerics.errors import EvaluationError
-from nonconvex.numerics.network_errors import (
+from nonconvex.numerics.metrics import (
     add_classification,
     add_regression,
     classification_errors,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from nonconvex.numerics import ranking
-from nonconvex.numerics.factorization import Factors, predict
+from nonconvex.numerics.factorization.model import Factors, predict
 from nonconvex.numerics.ranking import Lists, directions, rank_lists, top_n
 
 

@@ -10,12 +10,13 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from nonconvex.distributed.agreement import Agreement, Reliability
-from nonconvex.distributed.prepared import Manifest
-from nonconvex.network_summary import NetworkSummary
-from nonconvex.network_summary import RestartSummary as NetworkRestart
+from nonconvex.distributed.calibration import Agreement, Reliability
+from nonconvex.distributed.data.prepared import Manifest
+from nonconvex.estimators.factorization.summary import RestartSummary, TrainingSummary
+from nonconvex.estimators.network.summary import NetworkSummary
+from nonconvex.estimators.network.summary import RestartSummary as NetworkRestart
 from nonconvex.numerics.errors import BINS, Evaluation, Scores
-from nonconvex.numerics.factorization import Factors
+from nonconvex.numerics.factorization.model import Factors
 from nonconvex.reporting.circumstances import Circumstances
 from nonconvex.reporting.factorization import FactorizationRun, factorization_page
 from nonconvex.reporting.factorization_pictures import map_picture
@@ -23,7 +24,6 @@ from nonconvex.reporting.landmarks import landmarks
 from nonconvex.reporting.network import NetworkRun, network_page
 from nonconvex.reporting.page import render
 from nonconvex.reporting.palette import COLOURS, contrast
-from nonconvex.summary import RestartSummary, TrainingSummary
 
 ABOUT = Circumstances(
     "20261122T103600Z-7e2733",

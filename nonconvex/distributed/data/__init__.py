@@ -1,0 +1,1 @@
+"""Tables of ratings and examples: reading, validation, splits, preparation."""

@@ -1,0 +1,262 @@
+"""Ids to dense indices 0 … m−1 in ascending order, and to blocks of about as many ratings each."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from math import ceil
+from operator import itemgetter
+
+import numpy as np
+import pyarrow as pa
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from nonconvex.distributed.data.ratings import RatingsError
+
+__all__ = [
+    "RATINGS_PER_BLOCK",
+    "IdIndex",
+    "SortedCounts",
+    "attach_indices",
+    "default_blocks",
+    "index_ids",
+    "sorted_counts",
+]
+
+RATINGS_PER_BLOCK = 1_000_000
+"""Ratings that a block has by default: some 20 MB, which a task reads and solves in a second."""
+
+_MOST_IDS = 2**31 - 1  # an index is of 32 bits
+
+_Batches = Iterator[pa.RecordBatch]
+
+
+@dataclass(frozen=True)
+class SortedCounts:
+    """The distinct values of a column in ascending order, with how often each is there.
+
+    Parameters
+    ----------
+    table : DataFrame
+        ``id, index long, count long, before long``, one row for each value: its rank from 0 on,
+        its number of rows and the number of rows of all smaller values.
+    size : int
+        Number of values.
+    rows : int
+        Number of rows.
+    """
+
+    table: DataFrame
+    size: int
+    rows: int
+    _cached: DataFrame
+
+    def unpersist(self) -> None:
+        """Release what is cached; `table` is of no use afterwards."""
+        self._cached.unpersist()
+
+
+@dataclass(frozen=True)
+class IdIndex:
+    """The ids of one side with their dense indices and blocks.
+
+    Parameters
+    ----------
+    table : DataFrame
+        ``id, index int, count long, block int``, one row for each id, in ascending order.
+    size : int
+        Number m of ids.
+    blocks : int
+        Number of blocks, some of which may be empty.
+    """
+
+    table: DataFrame
+    size: int
+    blocks: int
+    _counts: SortedCounts
+
+    def unpersist(self) -> None:
+        """Release what is cached; `table` is of no use afterwards."""
+        self._counts.unpersist()
+
+
+def sorted_counts(frame: DataFrame, column: str) -> SortedCounts:
+    """Count the values of a column and put them in ascending order, on no single machine.
+
+    Two shuffles of the distinct values, which are then cached: the caller releases them by
+    `SortedCounts.unpersist`. The driver sees three numbers for each partition.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        Any table.
+    column : str
+        One of its columns, without nulls.
+
+    Returns
+    -------
+    SortedCounts
+
+    Examples
+    --------
+    >>> counts = sorted_counts(ratings, "rating")
+    >>> counts.table.orderBy("index").show(3)
+    +---+-----+-----+------+
+    | id|index|count|before|
+    +---+-----+-----+------+
+    |1.0|    0|    1|     0|
+    |2.0|    1|    3|     1|
+    |3.0|    2|    4|     4|
+    +---+-----+-----+------+
+    only showing top 3 rows
+    >>> counts.unpersist()
+    """
+    counts = frame.groupBy(F.col(column).alias("id")).agg(F.count("*").alias("count"))
+    # As many partitions as cores: Spark does not join small ones in what is cached.
+    cores = frame.sparkSession.sparkContext.defaultParallelism
+    cached = counts.repartitionByRange(cores, "id").sortWithinPartitions("id").persist()
+    partitions = (
+        cached.groupBy(F.spark_partition_id())
+        .agg(F.min("id").alias("first"), F.count("*").alias("ids"), F.sum("count").alias("rows"))
+        .collect()
+    )
+    starts = {}
+    size = rows = 0
+    for partition in sorted(partitions, key=itemgetter("first")):
+        starts[partition["first"]] = (size, rows)
+        size += partition["ids"]
+        rows += partition["rows"]
+    id_type = counts.schema["id"].dataType.simpleString()
+    schema = f"id {id_type}, index bigint, count bigint, before bigint"
+    return SortedCounts(cached.mapInArrow(_accumulate(starts), schema), size, rows, cached)
+
+
+def index_ids(ratings: DataFrame, column: str, blocks: int | None = None) -> IdIndex:
+    """Give every id a dense index and a block, which depend on nothing but the ratings.
+
+    The ids in ascending order get the indices 0 … m−1. With n ratings and B blocks, an id that
+    c ratings come before is in block ⌊c B / n⌋: blocks are ranges of indices with n / B ratings
+    each, up to those of one id.
+
+    Parameters
+    ----------
+    ratings : DataFrame
+        The ratings.
+    column : str
+        Their column of ids, without nulls.
+    blocks : int, optional
+        Number B of blocks, at least 1; by default `default_blocks`.
+
+    Returns
+    -------
+    IdIndex
+        Cached, for the caller to release by `IdIndex.unpersist`.
+
+    Raises
+    ------
+    RatingsError
+        If there are more than 2³¹ − 1 ids.
+
+    Examples
+    --------
+    >>> users = index_ids(ratings, "user", blocks=4)
+    >>> users.size, users.table.select("block").distinct().count()
+    (40, 4)
+    >>> users.unpersist()
+    """
+    if blocks is not None and blocks < 1:
+        raise ValueError(f"the number of blocks must be at least 1, got {blocks}")
+    counts = sorted_counts(ratings, column)
+    if counts.size > _MOST_IDS:
+        counts.unpersist()
+        raise RatingsError(
+            f"column {column!r} has {counts.size:,} different ids, and at most {_MOST_IDS:,} can "
+            "be indexed: drop ids with few ratings"
+        )
+    blocks = blocks or default_blocks(ratings, counts.rows)
+    share = F.col("before") * F.lit(blocks).cast("long")
+    block = F.call_function("div", share, F.lit(max(counts.rows, 1)).cast("long"))
+    table = counts.table.select(
+        "id", F.col("index").cast("int"), "count", block.cast("int").alias("block")
+    )
+    return IdIndex(table, counts.size, blocks, counts)
+
+
+def default_blocks(ratings: DataFrame, rows: int) -> int:
+    """Return how many blocks to make of `rows` ratings.
+
+    Parameters
+    ----------
+    ratings : DataFrame
+        Any table of the session.
+    rows : int
+        Number of ratings.
+
+    Returns
+    -------
+    int
+        Enough for `RATINGS_PER_BLOCK` each, and for every core to have one.
+    """
+    cores = ratings.sparkSession.sparkContext.defaultParallelism
+    return max(ceil(rows / RATINGS_PER_BLOCK), cores)
+
+
+def attach_indices(ratings: DataFrame, users: IdIndex, items: IdIndex) -> DataFrame:
+    """Add the indices and blocks of both sides to ratings.
+
+    Parameters
+    ----------
+    ratings : DataFrame
+        ``user, item`` and more.
+    users, items : IdIndex
+        The indices of both sides.
+
+    Returns
+    -------
+    DataFrame
+        The same rows with ``user_index, user_block, item_index, item_block``, null for an id
+        that has no index.
+
+    Examples
+    --------
+    >>> users, items = index_ids(ratings, "user"), index_ids(ratings, "item")
+    >>> attach_indices(ratings, users, items).where("item = 'Argo'").first().item_index
+    0
+    >>> users.unpersist()
+    >>> items.unpersist()
+    """
+    for side, index in (("user", users), ("item", items)):
+        columns = {"id": side, "index": f"{side}_index", "block": f"{side}_block"}
+        table = index.table.select(*(F.col(name).alias(new) for name, new in columns.items()))
+        ratings = ratings.join(table, on=side, how="left")
+    return ratings
+
+
+def _accumulate(starts: dict[object, tuple[int, int]]) -> Callable[[_Batches], _Batches]:
+    """Return what numbers the sorted ids of one partition.
+
+    `starts` says how many ids and rows come before the first id of each partition. Should Spark
+    cut the partitions anew, an unknown first id is an error, never a wrong index.
+    """
+
+    def number(batches: _Batches) -> _Batches:
+        index = before = None
+        for batch in batches:
+            if batch.num_rows == 0:
+                continue
+            if index is None:
+                index, before = starts[batch.column("id")[0].as_py()]
+            counts = batch.column("count").to_numpy()
+            ends = before + np.cumsum(counts)
+            indices = np.arange(index, index + len(counts))
+            yield pa.record_batch(
+                [
+                    batch.column("id"),
+                    pa.array(indices),
+                    batch.column("count"),
+                    pa.array(ends - counts),
+                ],
+                names=["id", "index", "count", "before"],
+            )
+            index, before = index + len(counts), ends[-1]
+
+    return number

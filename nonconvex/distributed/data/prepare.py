@@ -1,0 +1,389 @@
+"""Ratings from files to the prepared layout: checked, split, indexed, blocked and written once."""
+
+import logging
+from collections.abc import Iterable
+from contextlib import ExitStack
+from dataclasses import asdict, replace
+from functools import reduce
+from math import ceil
+from operator import xor
+from typing import Any, NamedTuple
+
+from pyspark.sql import DataFrame, Row, SparkSession
+from pyspark.sql import functions as F
+
+from nonconvex.distributed.data.duplicates import Duplicates, count_duplicates, resolve_duplicates
+from nonconvex.distributed.data.ids import (
+    RATINGS_PER_BLOCK,
+    attach_indices,
+    default_blocks,
+    index_ids,
+)
+from nonconvex.distributed.data.prepared import (
+    MANIFEST,
+    Content,
+    Manifest,
+    PreparedError,
+    PreparedRatings,
+    write_listing,
+)
+from nonconvex.distributed.data.ratings import PARTS, Columns, RatingsError, Rules
+from nonconvex.distributed.data.sources import Source, reading
+from nonconvex.distributed.data.splits import Split, split_ratings
+from nonconvex.distributed.data.validation import (
+    Intake,
+    accepted_ratings,
+    count_reasons,
+    label_ratings,
+)
+from nonconvex.distributed.files.hadoop import FileSystem, publish
+from nonconvex.distributed.sums import exact_sums
+
+__all__ = ["PreparedRatings", "needs_timestamps", "prepare_ratings"]
+
+_logger = logging.getLogger("nonconvex")
+
+_TRAIN, *_HELD_OUT = PARTS
+_VALUES = ("rating", "weight", "timestamp")
+
+# A block must be one row group, as a file of several could be cut between two tasks. This much is
+# buffered at most, some 50 million ratings; HDFS wants a power of two.
+_ROW_GROUP_BYTES = 2**30
+
+
+class _OvertakenError(Exception):
+    """Another process has written the prepared ratings since this one began."""
+
+
+class _Checked(NamedTuple):
+    """Ratings that have passed the door, each pair once."""
+
+    ratings: DataFrame  # user, item, rating, [weight], [timestamp], [split]
+    rejected: DataFrame  # row struct, reason
+    intake: Intake
+    duplicates: Duplicates
+
+
+def prepare_ratings(
+    source: Source,
+    path: str,
+    *,
+    columns: Columns,
+    rules: Rules,
+    split: Split,
+    user_blocks: int | None = None,
+    item_blocks: int | None = None,
+    overwrite: bool = False,
+) -> PreparedRatings:
+    """Check, split and index ratings, and write them in the layout of `PreparedRatings`.
+
+    Every value written depends on the ratings and the choices alone, not on how the files are
+    cut, the order of their rows (but for duplicates "first") or the number of cores (but for the
+    default number of blocks). Nothing is at `path` before all is written. If prepared ratings of
+    the same content are there already, or come there meanwhile, they are left as they are.
+
+    Parameters
+    ----------
+    source : Source
+        The ratings.
+    path : str
+        The directory to write.
+    columns : Columns
+        The names of the columns of the source.
+    rules : Rules
+        Which ratings are accepted.
+    split : Split
+        Which of them are held out.
+    user_blocks, item_blocks : int, optional
+        Number of blocks of each side, at least 1; by default one for every million ratings, and
+        no fewer than there are cores.
+    overwrite : bool
+        Whether prepared ratings at `path` may be replaced; nothing else ever is.
+
+    Returns
+    -------
+    PreparedRatings
+
+    Raises
+    ------
+    RatingsError
+        If a column is missing or of a wrong type, if there are duplicates and the rules say that
+        is an error, or if no ratings are left for a part; nothing is written then.
+    PreparedError
+        If something else is at `path`.
+    ValueError
+        If timestamps are needed and no column of them is named.
+
+    Examples
+    --------
+    >>> from nonconvex.distributed.data.sources import read_source
+    >>> prepared = prepare_ratings(
+    ...     read_source(spark, "ratings.parquet"), "prepared/ratings",
+    ...     columns=Columns(), rules=Rules(minimum=0, maximum=10), split=Split(test=0.1),
+    ... )
+    >>> prepared.manifest.counts["train"], prepared.manifest.counts["test"]
+    (534, 69)
+    """
+    spark = source.rows.sparkSession
+    existing = _existing(spark, path, overwrite)
+    stamp = _stamp(spark, path)
+    configuration = {
+        "columns": asdict(columns),
+        "rules": asdict(rules),
+        "split": asdict(split),
+        "user_blocks": user_blocks,
+        "item_blocks": item_blocks,
+    }
+    with ExitStack() as cache:
+        checked = _check(cache, source, columns, rules, split)
+        parts = _persist(cache, split_ratings(checked.ratings, split))
+        content = _describe(parts, checked, split, configuration)
+        if existing is not None:
+            return _reuse(existing, content, "name another directory, or set overwrite")
+        try:
+            with publish(spark, path, replace=overwrite) as directory:
+                manifest = _write(
+                    cache, parts, directory, content, user_blocks, item_blocks, source
+                )
+                reason = _free_name("reason", source.rows.columns)
+                rejected = checked.rejected.select("row.*", F.col("reason").alias(reason))
+                rejected.write.parquet(f"{directory}/rejected")
+                write_listing(spark, directory)
+                FileSystem(spark, path).write_text(f"{directory}/{MANIFEST}", manifest.to_json())
+                if _stamp(spark, path) != stamp:
+                    raise _OvertakenError
+        except _OvertakenError:  # the other process may be reading its ratings: they stay
+            advice = "another process has written them meanwhile: start again, or elsewhere"
+            return _reuse(PreparedRatings.open(spark, path), content, advice)
+    _logger.info("wrote prepared ratings to %s", path)
+    return PreparedRatings(spark, path, manifest)
+
+
+def needs_timestamps(columns: Columns, rules: Rules, split: Split) -> bool:
+    """Return whether every rating must have a timestamp.
+
+    Parameters
+    ----------
+    columns, rules, split
+        The choices of `prepare_ratings`.
+
+    Returns
+    -------
+    bool
+
+    Raises
+    ------
+    ValueError
+        If so, and no column of timestamps is named.
+
+    Examples
+    --------
+    >>> needs_timestamps(Columns(timestamp="when"), Rules(), Split("time", test=0.1))
+    True
+    """
+    uses = [f"split {split.method!r}"] if split.method in ("time", "last") else []
+    uses += ["duplicates 'last'"] if rules.duplicates == "last" else []
+    if uses and columns.timestamp is None:
+        raise ValueError(f"{' and '.join(uses)}: this needs timestamps, name their column")
+    return bool(uses)
+
+
+def _existing(spark: SparkSession, path: str, overwrite: bool) -> PreparedRatings | None:
+    """Return the prepared ratings at `path`, unless they may be replaced; refuse anything else."""
+    files = FileSystem(spark, path)
+    if not files.exists(path):
+        return None
+    if overwrite and files.exists(f"{path}/{MANIFEST}"):
+        return None
+    return PreparedRatings.open(spark, path)
+
+
+def _stamp(spark: SparkSession, path: str) -> float | None:
+    """Return when what is at `path` was written, None if nothing is."""
+    files, manifest = FileSystem(spark, path), f"{path}/{MANIFEST}"
+    return files.modified(manifest) if files.exists(manifest) else None
+
+
+def _check(
+    cache: ExitStack, source: Source, columns: Columns, rules: Rules, split: Split
+) -> _Checked:
+    """Refuse rows that are no ratings, and leave each pair once."""
+    labelled = label_ratings(
+        source.rows,
+        columns,
+        rules,
+        text=source.text,
+        malformed=source.malformed,
+        split=split.column,
+        timestamp_required=needs_timestamps(columns, rules, split),
+        extra={"position": source.position, "row": F.struct("*")},
+    )
+    infer_ids = source.text and rules.ids == "auto"
+    with reading(source.path, source.format):
+        intake = count_reasons(labelled, source.path, integers=infer_ids)
+    _logger.info(
+        "%s: %s of %s rows accepted", source.path, f"{intake.accepted:,}", f"{intake.read:,}"
+    )
+    for reason, rows in intake.rejected.items():
+        _logger.info("rejected %s rows: %s", f"{rows:,}", reason)
+    ratings = accepted_ratings(labelled, intake.integers)
+    rejected = labelled.where(F.col("reason").isNotNull()).select("row", "reason")
+    if rules.duplicates not in ("first", "last"):
+        ratings = ratings.drop("position", "row")
+    partitions = default_blocks(ratings, intake.accepted)
+    ratings = _persist(cache, ratings.repartition(partitions, "user"))
+    ratings.count()  # once cached it is known to be by user, and is not shuffled to count pairs
+    duplicates = count_duplicates(ratings)
+    if rules.duplicates == "error":
+        duplicates.refuse()
+    if duplicates.rows:
+        _logger.info("%s duplicates: resolved by %r", f"{duplicates.rows:,}", rules.duplicates)
+        ratings, dropped = resolve_duplicates(ratings, rules.duplicates)
+        if dropped is not None:
+            rejected = rejected.union(dropped.select("row", "reason"))
+    return _Checked(ratings.drop("position", "row"), rejected, intake, duplicates)
+
+
+def _describe(
+    parts: DataFrame, checked: _Checked, split: Split, configuration: dict[str, Any]
+) -> Content:
+    """Summarize the ratings of each part; refuse a part that was asked for and is empty."""
+    ids = [F.col(side).cast("string") for side in ("user", "item")]
+    values = _values_of(parts)
+    rows = (
+        parts.groupBy("part")
+        .agg(
+            F.count("*").alias("rows"),
+            F.min("rating").alias("minimum"),
+            F.max("rating").alias("maximum"),
+            # No row is there twice, so none cancels another.
+            F.bit_xor(F.xxhash64("part", *ids, *values)).alias("bits"),
+        )
+        .collect()
+    )
+    found = {row.part: row for row in rows}
+    asked = {_TRAIN: 1, "validation": split.validation, "test": split.test}
+    empty = [part for part in PARTS if asked[part] and part not in found]
+    if empty:
+        raise RatingsError(
+            f"the split by {split.method!r} leaves no ratings for {' and '.join(empty)}, "
+            f"of {sum(row['rows'] for row in rows):,}: change the sizes of its parts"
+        )
+    bits = reduce(xor, (row.bits for row in rows)) % 2**64
+    train = found[_TRAIN]
+    sums = {
+        name: exact_sums(parts, name, by="part")[_TRAIN] for name in values if name != "timestamp"
+    }
+    duplicates = checked.duplicates._asdict()
+    del duplicates["example"]
+    return Content(
+        configuration=configuration,
+        types={field.name: field.dataType.simpleString() for field in parts.drop("part").schema},
+        counts={
+            "read": checked.intake.read,
+            "accepted": checked.intake.accepted,
+            "rejected": checked.intake.rejected,
+            "duplicates": duplicates,
+            **{part: found[part]["rows"] if part in found else 0 for part in PARTS},
+        },
+        mean=float(sums["rating"] / train["rows"]),
+        minimum=train.minimum,
+        maximum=train.maximum,
+        weight=float(sums["weight"]) if "weight" in sums else None,
+        fingerprint=f"{bits:016x}",
+    )
+
+
+def _reuse(existing: PreparedRatings, content: Content, advice: str) -> PreparedRatings:
+    different = existing.manifest.differences(content)
+    if different:
+        raise PreparedError(
+            f"{existing.path} holds ratings prepared otherwise ({', '.join(different)} differ): "
+            f"{advice}"
+        )
+    _logger.info("%s holds these ratings already, and is left as it is", existing.path)
+    return replace(existing, reused=True)
+
+
+def _write(
+    cache: ExitStack,
+    parts: DataFrame,
+    directory: str,
+    content: Content,
+    user_blocks: int | None,
+    item_blocks: int | None,
+    source: Source,
+) -> Manifest:
+    """Index the ratings, write all tables but the rejected rows, and say what they are."""
+    train = parts.where(F.col("part") == _TRAIN)
+    users = index_ids(train, "user", user_blocks)
+    cache.callback(users.unpersist)
+    items = index_ids(train, "item", item_blocks)
+    cache.callback(items.unpersist)
+    _logger.info(
+        "%s users in %d blocks, %s items in %d blocks",
+        *(f"{users.size:,}", users.blocks, f"{items.size:,}", items.blocks),
+    )
+    values = _values_of(parts)
+    indexed = _persist(cache, attach_indices(parts, users, items))
+    unknown = {part: {"user": 0, "item": 0} for part in _HELD_OUT}
+    for row in _count_unknown(indexed):
+        unknown[row.part] = {"user": row.user, "item": row.item}
+    for side, other, index in (("user", "item", users), ("item", "user", items)):
+        block = F.col(f"{side}_block").alias("block")
+        (
+            indexed.where(F.col("part") == _TRAIN)
+            .select("user_index", "item_index", *values, block)
+            # A task writes several blocks if there are more of them than ids.
+            .repartitionById(min(index.blocks, index.size), "block")
+            # Sorted by block first, as else the writer would sort by it and forget the rest.
+            .sortWithinPartitions("block", f"{side}_index", f"{other}_index")
+            .write.option("parquet.block.size", _ROW_GROUP_BYTES)
+            .partitionBy("block")
+            .parquet(f"{directory}/by_{side}")
+        )
+        index.table.write.parquet(f"{directory}/{side}s")
+    for part in _HELD_OUT:
+        columns = ("user", "item", *values, "user_index", "item_index")
+        held_out = indexed.where(F.col("part") == part).select(*columns)
+        files = ceil(content.counts[part] / RATINGS_PER_BLOCK)
+        held_out.coalesce(max(files, 1)).write.parquet(f"{directory}/{part}")
+    return Manifest(
+        **vars(content),
+        source={"path": source.path, "format": source.format},
+        users=users.size,
+        items=items.size,
+        user_blocks=users.blocks,
+        item_blocks=items.blocks,
+        unknown=unknown,
+    )
+
+
+def _count_unknown(indexed: DataFrame) -> list[Row]:
+    return (
+        indexed.where(F.col("part") != _TRAIN)
+        .groupBy("part")
+        .agg(
+            F.count_if(F.col("user_index").isNull()).alias("user"),
+            F.count_if(F.col("item_index").isNull()).alias("item"),
+        )
+        .collect()
+    )
+
+
+def _persist(cache: ExitStack, frame: DataFrame) -> DataFrame:
+    """Cache `frame` until `cache` is closed."""
+    cache.callback(frame.persist().unpersist)
+    return frame
+
+
+def _values_of(ratings: DataFrame) -> list[str]:
+    return [name for name in _VALUES if name in ratings.columns]
+
+
+def _free_name(name: str, taken: Iterable[str]) -> str:
+    """Return `name`, with underscores if a column has it already, in whatever case."""
+    lower = {column.lower() for column in taken}
+    while name.lower() in lower:
+        name += "_"
+    return name

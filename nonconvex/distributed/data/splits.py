@@ -1,0 +1,169 @@
+"""Splits of ratings into train, validation and test, the same for any order and partitioning."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pyspark.sql import Column, DataFrame, Window
+from pyspark.sql import functions as F
+
+from nonconvex.distributed.data.ids import sorted_counts
+from nonconvex.distributed.data.ratings import PARTS
+
+__all__ = ["METHODS", "Split", "part_by_hash", "split_ratings"]
+
+METHODS = ("random", "time", "last", "column")
+"""The ways to split."""
+
+_TRAIN, _VALIDATION, _TEST = PARTS
+
+
+@dataclass(frozen=True)
+class Split:
+    """Which ratings are held out.
+
+    Parameters
+    ----------
+    method : {"random", "time", "last", "column"}
+        - "random": each rating by a hash of seed, user and item, whatever the type of the ids;
+        - "time": the latest ratings are for the test, those before them for validation; ratings
+          of the same time stay together, so the parts may be smaller than asked, never larger;
+        - "last": likewise with the last ratings of each user, of equal times that of the greater
+          item; a user without any other rating keeps all of them in training;
+        - "column": as the column of the ratings for it says.
+    validation, test : float or int
+        How much to hold out: a fraction of the ratings, or for "last" a number per user; without
+        them, all ratings are for training.
+    seed : int
+        The seed of "random".
+    column : str, optional
+        The column of "column", each value of which is one of `PARTS`.
+
+    Examples
+    --------
+    >>> Split("random", test=0.1)
+    Split(method='random', validation=0, test=0.1, seed=0, column=None)
+    >>> Split("random", validation=0.5, test=0.5)
+    Traceback (most recent call last):
+        ...
+    ValueError: validation and test must leave rows for training, got 0.5 + 0.5
+    """
+
+    method: str = "random"
+    validation: float = 0
+    test: float = 0
+    seed: int = 0
+    column: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse parts that cannot be."""
+        if self.method not in METHODS:
+            raise ValueError(f"method must be one of {', '.join(METHODS)}, got {self.method!r}")
+        if (self.method == "column") != (self.column is not None):
+            raise ValueError(
+                "column must be named for method 'column' and for no other, "
+                f"got method {self.method!r} and column {self.column!r}"
+            )
+        for part, size in ((_VALIDATION, self.validation), (_TEST, self.test)):
+            if self.method == "column" and size:
+                raise ValueError(f"{part} is for the column to say, got {size}")
+            if self.method == "last" and (size < 0 or size != int(size)):
+                raise ValueError(f"{part} must be a number of ratings per user ≥ 0, got {size}")
+            if self.method in ("random", "time") and not 0 <= size < 1:
+                raise ValueError(f"{part} must be a fraction in [0, 1), got {size}")
+        if self.method in ("random", "time") and self.validation + self.test >= 1:
+            raise ValueError(
+                "validation and test must leave rows for training, "
+                f"got {self.validation} + {self.test}"
+            )
+
+
+def split_ratings(ratings: DataFrame, split: Split) -> DataFrame:
+    """Say which part each rating belongs to.
+
+    Parameters
+    ----------
+    ratings : DataFrame
+        ``user, item`` and what the method needs, ``timestamp`` or ``split``; no pair twice.
+    split : Split
+        The method and the sizes of the parts.
+
+    Returns
+    -------
+    DataFrame
+        The ratings with a column ``part``, one of `PARTS`, in the place of ``split``.
+
+    Examples
+    --------
+    >>> parts = split_ratings(ratings, Split("random", test=0.1, seed=7))
+    >>> parts.groupBy("part").count().orderBy("part").show()
+    +-----+-----+
+    | part|count|
+    +-----+-----+
+    | test|   62|
+    |train|  541|
+    +-----+-----+
+    """
+    return ratings.withColumn("part", _PART_OF[split.method](ratings, split)).drop("split")
+
+
+def part_by_hash(split: Split, *columns: Column) -> Column:
+    """Return the part of a row by a hash of seed and columns: a column of `PARTS`.
+
+    Rows that are equal in these columns are in the same part.
+
+    Parameters
+    ----------
+    split : Split
+        Of method "random".
+    columns : Column
+        What identifies a row.
+    """
+    bits = F.xxhash64(F.lit(split.seed).cast("long"), *columns)
+    uniform = F.shiftrightunsigned(bits, 11) / 2.0**53  # in [0, 1), every double in it exact
+    return _held_out(uniform < split.test, uniform < split.validation + split.test)
+
+
+def _column(ratings: DataFrame, split: Split) -> Column:
+    del ratings, split
+    return F.col("split")
+
+
+def _random(ratings: DataFrame, split: Split) -> Column:
+    del ratings
+    return part_by_hash(split, *(F.col(side).cast("string") for side in ("user", "item")))
+
+
+def _time(ratings: DataFrame, split: Split) -> Column:
+    times = sorted_counts(ratings, "timestamp")
+    try:
+        starts = []
+        for held_out in (split.test, split.validation + split.test):
+            late = F.col("before") >= times.rows - round(held_out * times.rows)
+            starts.append(F.min(F.when(late, F.col("id"))))
+        test, validation = times.table.agg(*starts).collect()[0]
+    finally:
+        times.unpersist()
+    # Null, where no time is late enough, holds out nothing.
+    timestamp = F.col("timestamp")
+    return _held_out(timestamp >= F.lit(test), timestamp >= F.lit(validation))
+
+
+def _last(ratings: DataFrame, split: Split) -> Column:
+    del ratings
+    user = Window.partitionBy("user")
+    rank = F.row_number().over(user.orderBy(F.desc("timestamp"), F.desc("item")))
+    held_out = split.validation + split.test
+    enough = F.count("*").over(user) > held_out
+    return _held_out(enough & (rank <= split.test), enough & (rank <= held_out))
+
+
+def _held_out(test: Column, test_or_validation: Column) -> Column:
+    return F.when(test, _TEST).when(test_or_validation, _VALIDATION).otherwise(_TRAIN)
+
+
+_PART_OF: dict[str, Callable[[DataFrame, Split], Column]] = {
+    "random": _random,
+    "time": _time,
+    "last": _last,
+    "column": _column,
+}

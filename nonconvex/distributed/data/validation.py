@@ -1,0 +1,306 @@
+"""Ratings at the door: which rows are accepted, and why the others are not."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+from pyspark.sql.types import (
+    ByteType,
+    DataType,
+    DateType,
+    DecimalType,
+    IntegerType,
+    LongType,
+    NumericType,
+    ShortType,
+    StringType,
+    StructType,
+    TimestampNTZType,
+    TimestampType,
+)
+
+from nonconvex.distributed.data.ratings import PARTS, Columns, RatingsError, Rules
+
+__all__ = ["Intake", "accepted_ratings", "count_reasons", "label_ratings"]
+
+_ID = (StringType, ByteType, ShortType, IntegerType, LongType, DecimalType)
+_DATE_TIME = (TimestampType, TimestampNTZType, DateType)
+_ALLOWED: dict[str, tuple[tuple[type[DataType], ...], str]] = {
+    "user": (_ID, "a string, an integer or a decimal"),
+    "item": (_ID, "a string, an integer or a decimal"),
+    "rating": ((NumericType,), "a number"),
+    "weight": ((NumericType,), "a number"),
+    "timestamp": ((NumericType, *_DATE_TIME), "a number, a timestamp or a date"),
+    "split": ((StringType,), "a string"),
+}
+# Spark's own cast also takes Java's "5d" and "0x1p3", which no file of ratings means.
+_NUMBER = r"(?i)^\s*[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?\s*$|^\s*([+-]?inf(inity)?|nan)\s*$"
+
+_Check = tuple[Column, Column]  # refuse where this holds, for this reason
+
+
+class Intake(NamedTuple):
+    """How many rows were read, and what became of them at the door."""
+
+    read: int
+    accepted: int
+    rejected: dict[str, int]
+    """Number of rows by reason, without the values that a reason names."""
+    integers: frozenset[str]
+    """Which of "user" and "item" are strings that read as integers in every accepted row."""
+
+
+def label_ratings(
+    rows: DataFrame,
+    columns: Columns,
+    rules: Rules,
+    *,
+    text: bool = False,
+    malformed: str | None = None,
+    split: str | None = None,
+    timestamp_required: bool = False,
+    extra: Mapping[str, Column] | None = None,
+) -> DataFrame:
+    """Return every row as a rating, with the reason why it is refused, or null.
+
+    The reason is the first of these: the line is malformed; the user is null or not an integer
+    (if ``rules.ids`` is "long"); the item likewise; the rating is null, not a number, NaN,
+    infinite, below the minimum or above the maximum; the weight is null, not a number, NaN,
+    infinite or negative; the timestamp is neither number nor date-time, or is null though
+    required; the split is none of `PARTS`. In a reason, the value in question follows ": ".
+
+    Parameters
+    ----------
+    rows : DataFrame
+        The ratings as they come.
+    columns : Columns
+        Where `rows` has what.
+    rules : Rules
+        What is accepted.
+    text : bool
+        Whether `rows` comes from a text format, where numbers are strings.
+    malformed : str, optional
+        Column of `rows` that is not null where a line could not be parsed.
+    split : str, optional
+        Column of the part that a ready-made split puts a row in, one of `PARTS`.
+    timestamp_required : bool
+        Whether a null timestamp is refused.
+    extra : mapping of str to Column, optional
+        More columns to carry along.
+
+    Returns
+    -------
+    DataFrame
+        ``user, item, rating double, [weight double], [timestamp long], [split string], reason``
+        and the extra columns.
+
+    Raises
+    ------
+    RatingsError
+        If a column is missing, has two roles or is of a wrong type.
+
+    Examples
+    --------
+    >>> rows = spark.createDataFrame(
+    ...     [("ann", 1, 5.0), ("ann", 2, 9.0)], ["user", "item", "rating"]
+    ... )
+    >>> labelled = label_ratings(rows, Columns(), Rules(maximum=5))
+    >>> labelled.where("reason is not null").show(truncate=False)
+    +----+----+------+----------------------+
+    |user|item|rating|reason                |
+    +----+----+------+----------------------+
+    |ann |2   |9.0   |rating is above 5: 9.0|
+    +----+----+------+----------------------+
+    """
+    names = columns.named() | ({} if split is None else {"split": split})
+    _refuse_shared_columns(names)
+    schema = StructType([field for field in rows.schema if field.name != malformed])
+    found = {role: _find(schema, role, name, text) for role, name in names.items()}
+    ratings: dict[str, Column] = {}
+    checks: list[_Check] = []
+    if malformed is not None:
+        checks.append((_top_level(malformed).isNotNull(), F.lit("line is malformed")))
+    for role, (value, data_type) in found.items():
+        if role in ("user", "item"):
+            ratings[role], refused = _read_id(role, value, rules.ids)
+        elif role == "timestamp":
+            ratings[role], refused = _read_timestamp(value, data_type, timestamp_required)
+        elif role == "split":
+            ratings[role], refused = _read_part(value)
+        else:
+            bounds = (rules.minimum, rules.maximum) if role == "rating" else (0.0, None)
+            ratings[role], refused = _read_number(role, value, data_type, *bounds)
+        checks += refused
+    reason = F.coalesce(*(F.when(refuse, why) for refuse, why in checks))
+    wanted = {**ratings, "reason": reason, **(extra or {})}
+    return rows.select(*(column.alias(name) for name, column in wanted.items()))
+
+
+def count_reasons(
+    labelled: DataFrame, name: str = "the ratings", *, integers: bool = False
+) -> Intake:
+    """Count accepted and refused rows in one pass.
+
+    Parameters
+    ----------
+    labelled : DataFrame
+        From `label_ratings`.
+    name : str
+        What to call the data in messages.
+    integers : bool
+        Whether to find out which ids are strings that all read as integers.
+
+    Returns
+    -------
+    Intake
+
+    Raises
+    ------
+    RatingsError
+        If there are no rows, or none is accepted.
+    """
+    whole = {
+        side: _is_integer(F.col(side)) if integers else F.lit(False) for side in ("user", "item")
+    }
+    counts = (
+        labelled.groupBy(F.substring_index("reason", ": ", 1).alias("reason"))
+        .agg(F.count("*").alias("rows"), *(F.bool_and(w).alias(s) for s, w in whole.items()))
+        .collect()
+    )
+    rejected = {row.reason: row.rows for row in counts if row.reason is not None}
+    read = sum(row.rows for row in counts)
+    if read == 0:
+        raise RatingsError(f"{name} has no rows: give ratings to prepare")
+    accepted = [row for row in counts if row.reason is None]
+    if not accepted:
+        reasons = ", ".join(f"{reason} ({rows:,})" for reason, rows in sorted(rejected.items()))
+        raise RatingsError(
+            f"none of the {read:,} rows of {name} is a usable rating: {reasons}; "
+            "check the names of the columns and the range"
+        )
+    return Intake(
+        read=read,
+        accepted=accepted[0].rows,
+        rejected=dict(sorted(rejected.items())),
+        integers=frozenset(side for side in whole if accepted[0][side]),
+    )
+
+
+def accepted_ratings(labelled: DataFrame, integers: frozenset[str] = frozenset()) -> DataFrame:
+    """Return the rows that have no reason to be refused.
+
+    Parameters
+    ----------
+    labelled : DataFrame
+        From `label_ratings`.
+    integers : frozenset of str
+        Which of "user" and "item" are to become 64-bit integers, as `count_reasons` found.
+
+    Returns
+    -------
+    DataFrame
+        Without the column ``reason``.
+    """
+    accepted = labelled.where(F.col("reason").isNull()).drop("reason")
+    return accepted.withColumns({side: F.col(side).cast("long") for side in sorted(integers)})
+
+
+def _top_level(name: str) -> Column:
+    """Return the column of exactly this name, which may have dots, spaces or backticks."""
+    return F.col("`" + name.replace("`", "``") + "`")
+
+
+def _find(schema: StructType, role: str, name: str, text: bool) -> tuple[Column, DataType]:
+    """Return the column called `name`, or at that path, and its type; refuse a wrong one."""
+    first, *rest = [name] if name in schema.names else name.split(".")
+    column = _top_level(first)
+    found: DataType = schema
+    for part in (first, *rest):
+        if not isinstance(found, StructType) or part not in found.names:
+            there = ", ".join(map(repr, schema.names)) or "none"
+            raise RatingsError(
+                f"there is no column {name!r} for the {role}: the columns are {there}"
+            )
+        found = found[part].dataType
+    for part in rest:
+        column = column.getField(part)
+    allowed, meaning = _ALLOWED[role]
+    if not isinstance(found, (*allowed, StringType) if text else allowed):
+        raise RatingsError(
+            f"column {name!r} for the {role} is of type {found.simpleString()}, "
+            f"and must be {meaning}: cast it, or name another column"
+        )
+    # A string with a collation would be compared by it; ids and their order are by bytes.
+    return (column.cast("string") if isinstance(found, StringType) else column), found
+
+
+def _refuse_shared_columns(names: Mapping[str, str]) -> None:
+    roles: dict[str, str] = {}
+    for role, name in names.items():
+        if name in roles:
+            raise RatingsError(
+                f"column {name!r} is named for both the {roles[name]} and the {role}: "
+                "name one column for each"
+            )
+        roles[name] = role
+
+
+def _got(reason: str, value: Column) -> Column:
+    return F.concat(F.lit(f"{reason}: "), F.coalesce(value.cast("string"), F.lit("null")))
+
+
+def _is_integer(text: Column) -> Column:
+    """Hold where the string is the one way to write a 64-bit integer, so casting loses nothing."""
+    return F.coalesce(text.try_cast("long").cast("string") == text, F.lit(False))
+
+
+def _read_id(side: str, value: Column, ids: str) -> tuple[Column, list[_Check]]:
+    checks = [(value.isNull(), F.lit(f"{side} is null"))]
+    if ids == "long":
+        checks.append(
+            (~_is_integer(value.cast("string")), _got(f"{side} is not an integer", value))
+        )
+    return (value if ids == "auto" else value.try_cast(ids)), checks
+
+
+def _read_number(
+    role: str, value: Column, data_type: DataType, minimum: float | None, maximum: float | None
+) -> tuple[Column, list[_Check]]:
+    number = value.try_cast("double") + 0.0  # so that −0, whose bits are others, becomes 0
+    checks = [(value.isNull(), F.lit(f"{role} is null"))]
+    if isinstance(data_type, StringType):
+        quoted = F.concat(F.lit("'"), value, F.lit("'"))
+        checks.append((~value.rlike(_NUMBER), _got(f"{role} is not a number", quoted)))
+    checks.append((F.isnan(number), F.lit(f"{role} is NaN")))
+    checks.append((F.abs(number) == float("inf"), F.lit(f"{role} is infinite")))
+    if minimum is not None:
+        checks.append((number < minimum, _got(f"{role} is below {minimum:g}", number)))
+    if maximum is not None:
+        checks.append((number > maximum, _got(f"{role} is above {maximum:g}", number)))
+    return number, checks
+
+
+def _read_timestamp(
+    value: Column, data_type: DataType, required: bool
+) -> tuple[Column, list[_Check]]:
+    if isinstance(data_type, _DATE_TIME):
+        seconds = F.unix_seconds(value.cast("timestamp"))
+    elif isinstance(data_type, StringType):
+        seconds = F.coalesce(
+            value.try_cast("long"),
+            value.try_cast("double").try_cast("long"),
+            F.unix_seconds(value.try_cast("timestamp")),
+        )
+    else:
+        seconds = value.try_cast("long")
+    unread = seconds.isNull() & value.isNotNull()
+    checks = [(unread, _got("timestamp is neither a number nor a date-time", value))]
+    if required:
+        checks.append((value.isNull(), F.lit("timestamp is null")))
+    return seconds, checks
+
+
+def _read_part(value: Column) -> tuple[Column, list[_Check]]:
+    known = F.coalesce(value.isin(*PARTS), F.lit(False))
+    return value, [(~known, _got(f"split is none of {', '.join(PARTS)}", value))]

@@ -1,0 +1,174 @@
+"""Gradient descent on the objective of the factor model, with any first-order optimizer."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nonconvex.distributed.factorization.problems import SIDES, Blocks
+from nonconvex.distributed.factorization.runs import Run, Shared, going
+from nonconvex.distributed.factorization.steps import Sample, update_side
+from nonconvex.numerics.descent import Optimizer, OptimizerState
+from nonconvex.numerics.deterministic import total
+from nonconvex.numerics.factorization.als import RowUpdate
+from nonconvex.numerics.factorization.gradient import Gradient, gradient
+from nonconvex.numerics.factorization.model import Factors
+
+__all__ = ["Descent", "DescentSettings"]
+
+Array = NDArray[np.floating]
+
+
+@dataclass(frozen=True)
+class DescentSettings:
+    """How to descend.
+
+    Parameters
+    ----------
+    optimizer : Optimizer
+        Gets all parameters of a problem as one flat vector.
+    fraction : float
+        Of the users that a step looks at, in (0, 1]; below 1 an iteration is ⌈1/fraction⌉ steps.
+    seed : int
+        Which users those are depends on it, on the step, and on nothing else.
+    """
+
+    optimizer: Optimizer
+    fraction: float = 1.0
+    seed: int = 0
+
+
+class Descent:
+    """Iterations of gradient descent, with the state of the optimizer between them."""
+
+    def __init__(self, blocks: Blocks, settings: DescentSettings) -> None:
+        self._blocks = blocks
+        self._settings = settings
+        self._steps = math.ceil(1 / settings.fraction)
+        self._states: dict[int, OptimizerState] = {}
+        self._gradients: dict[int, Gradient] = {}
+
+    def iterate(self, active: list[Run], iteration: int, shared: Shared) -> list[Run]:
+        """Take the steps of an iteration, and evaluate f and its gradient where they lead.
+
+        Parameters and result are those of `alternate`.
+        """
+        started = time.perf_counter()
+        if any(id(run) not in self._gradients for run in active):  # at the start, or after a resume
+            shared.describe("gradient at the start")
+            self._evaluate(active, shared)
+        before = [_flat(run.factors) for run in active]
+        for number in range(self._steps):
+            shared.describe(f"iteration {iteration} · step {number + 1}")
+            gradients = self._gradients
+            if self._steps > 1:
+                sample = Sample(
+                    self._settings.seed,
+                    (iteration - 1) * self._steps + number,
+                    self._settings.fraction,
+                    len(self._blocks.user_degrees),
+                    rows=True,
+                )
+                gradients = {
+                    id(run): self._gradient(run, *pulls)
+                    for run, pulls in zip(active, self._pulls(active, shared, sample), strict=True)
+                }
+            for run in active:
+                self._descend(run, gradients[id(run)])
+            shared.put(active, SIDES)
+        shared.describe(f"iteration {iteration} · gradient")
+        sums = self._evaluate(active, shared)
+        seconds = time.perf_counter() - started
+        for run, theta, (users, items) in zip(active, before, sums, strict=True):
+            penalty = total(users.penalty) + total(items.penalty)
+            step_norm = float(np.linalg.norm(_flat(run.factors) - theta))
+            norm = float(np.linalg.norm(_flat(self._gradients[id(run)])))
+            squares, weight = total(users.squares), total(users.weight)
+            run.record(iteration, "both", squares, weight, penalty, step_norm, norm, seconds)
+        active = going(active)
+        shared.put(active)
+        return active
+
+    def save(self, run: Run) -> dict[str, NDArray[Any]]:
+        """Return the state of a run's optimizer."""
+        state = self._states.get(id(run))
+        return {} if state is None else {f"optimizer.{k}": v for k, v in state._asdict().items()}
+
+    def restore(self, run: Run, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Go back to what `save` returned."""
+        saved = {
+            name.removeprefix("optimizer."): values
+            for name, values in arrays.items()
+            if name.startswith("optimizer.")
+        }
+        if saved:
+            self._states[id(run)] = OptimizerState(**saved)
+
+    def _evaluate(self, active: list[Run], shared: Shared) -> list[tuple[RowUpdate, RowUpdate]]:
+        pulls = self._pulls(active, shared, None)
+        for run, sides in zip(active, pulls, strict=True):
+            self._gradients[id(run)] = self._gradient(run, *sides)
+        return pulls
+
+    def _pulls(
+        self, active: list[Run], shared: Shared, sample: Sample | None
+    ) -> list[tuple[RowUpdate, RowUpdate]]:
+        """Sum what the ratings pull, over the rows of both sides, in every problem."""
+        blocks = self._blocks
+        sides = []
+        for side, other in (SIDES, SIDES[::-1]):
+            part = None if sample is None else sample._replace(rows=side == "users")
+            steps = [run.step(side)._replace(sample=part) for run in active]
+            packed = blocks.users if side == "users" else blocks.items
+            sides.append(update_side(packed, steps, shared[other], shared[side], blocks.dtype))
+        return list(zip(*sides, strict=True))
+
+    def _gradient(self, run: Run, users: RowUpdate, items: RowUpdate) -> Gradient:
+        problem, blocks = run.problem, self._blocks
+        width = run.rows["users"].shape[1]
+        found = gradient(
+            run.factors,
+            users,
+            items,
+            problem.user_ridge.diagonal(blocks.user_degrees, width),
+            problem.item_ridge.diagonal(blocks.item_degrees, width),
+            problem.user_ridge.total,
+        )
+        return found if problem.intercept else found._replace(alpha=0.0)
+
+    def _descend(self, run: Run, slope: Gradient) -> None:
+        """Take one step."""
+        optimizer = self._settings.optimizer
+        theta = _flat(run.factors)
+        state = self._states.get(id(run)) or optimizer.init(theta)
+        with np.errstate(all="ignore"):  # a step that is not finite is seen in the objective
+            step, self._states[id(run)] = optimizer.update(_flat(slope), state, theta)
+        factors = _unflat(theta + step, run.factors)
+        run.alpha = factors.alpha
+        for side in SIDES:
+            rows = getattr(factors, side)
+            if run.problem.nonnegative:
+                rows[:, 1:] = np.maximum(rows[:, 1:], 0)
+            run.rows[side] = rows
+
+
+def _flat(parameters: Factors | Gradient) -> NDArray[np.float64]:
+    """One vector (α, users, items) of a problem's parameters, or of their derivatives."""
+    alpha, users, items = parameters
+    return np.concatenate([[alpha], users.ravel(), items.ravel()]).astype(np.float64)
+
+
+def _unflat(theta: NDArray[np.float64], like: Factors) -> Factors:
+    """Undo `_flat`; α stays in float64, the rows get their own type back."""
+    users, items = np.split(theta[1:], [like.users.size])
+    return Factors(
+        float(theta[0]),
+        users.reshape(like.users.shape).astype(like.users.dtype),
+        items.reshape(like.items.shape).astype(like.items.dtype),
+    )

@@ -1,0 +1,145 @@
+"""Predictions for pairs of ids: indices are joined on and factors broadcast, or rows joined on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pyspark import Broadcast
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+from pyspark.sql.pandas.functions import arrow_udf
+
+from nonconvex.distributed.workers import settle
+from nonconvex.numerics.factorization.model import Factors, predict
+
+__all__ = [
+    "at_index",
+    "index_table",
+    "predictions",
+    "row_predictions",
+    "with_index",
+    "with_row",
+]
+
+# Below this many ids, the table of indices goes to every executor and nothing is shuffled.
+_BROADCAST_IDS = 2_000_000
+
+
+def index_table(frame: DataFrame, ids: pa.ChunkedArray) -> DataFrame:
+    """Return ``id, index`` as a dataframe of the session of `frame`."""
+    table = pa.table({"id": ids, "index": pa.array(np.arange(len(ids), dtype=np.int32))})
+    indices = frame.sparkSession.createDataFrame(table)
+    return F.broadcast(indices) if len(ids) <= _BROADCAST_IDS else indices
+
+
+def with_index(frame: DataFrame, key: Column, indices: DataFrame, name: str) -> DataFrame:
+    """Add the dense index of an id as column `name`, null for an id that has none."""
+    renamed = indices.select(F.col("id").alias(f"{name}_id"), F.col("index").alias(name))
+    return frame.join(renamed, on=key == renamed[f"{name}_id"], how="left").drop(f"{name}_id")
+
+
+def with_row(frame: DataFrame, key: Column, factors: DataFrame, name: str) -> DataFrame:
+    """Add the row of an id as column `name`, of a struct, null for an id that has none.
+
+    Parameters
+    ----------
+    frame : DataFrame
+    key : Column
+    factors : DataFrame
+        ``id, bias, features``.
+    name : str
+    """
+    row = F.struct("bias", "features").alias(name)
+    renamed = factors.select(F.col("id").alias(f"{name}_id"), row)
+    return frame.join(renamed, on=key == renamed[f"{name}_id"], how="left").drop(f"{name}_id")
+
+
+def at_index(values: Broadcast[NDArray[Any]], index: Column, unknown: float, kind: str) -> Column:
+    """Return the value at a dense index, `unknown` where that is null.
+
+    Parameters
+    ----------
+    values : broadcast array of shape (m,)
+    index : Column
+        Of int.
+    unknown : float
+    kind : {"long", "double"}
+        The type of the column.
+    """
+
+    def look_up(index: pa.Array) -> pa.Array:
+        settle()
+        places = index.fill_null(-1).to_numpy(zero_copy_only=False)
+        return pa.array(
+            np.where(places < 0, values.value.dtype.type(unknown), values.value[places])
+        )
+
+    declare: Any = arrow_udf
+    found: Column = declare(look_up, kind)(index)
+    return found
+
+
+def predictions(
+    alpha: float,
+    users: Broadcast[NDArray[np.floating]],
+    items: Broadcast[NDArray[np.floating]],
+    user_index: Column,
+    item_index: Column,
+    limits: tuple[float, float] | None,
+) -> Column:
+    """Return α + β_u + β_i + γ_u·γ_i of two columns of indices, where null contributes 0.
+
+    Parameters
+    ----------
+    alpha : float
+    users, items : broadcast float arrays of shape (m, 1 + K)
+    user_index, item_index : Column
+        Of int, null for an unknown id.
+    limits : (float, float), optional
+        The range that predictions are clipped to.
+    """
+
+    def score(user: pa.Array, item: pa.Array) -> pa.Array:
+        settle()
+        pairs = [index.fill_null(-1).to_numpy(zero_copy_only=False) for index in (user, item)]
+        predicted = predict(Factors(alpha, users.value, items.value), *pairs)
+        return pa.array(predicted if limits is None else np.clip(predicted, *limits))
+
+    # pyspark tells the kind of function by its annotations, which its own type stubs do not know.
+    declare: Any = arrow_udf
+    scored: Column = declare(score, "double")(user_index, item_index)
+    return scored
+
+
+def row_predictions(
+    alpha: float,
+    rank: int,
+    user_row: Column,
+    item_row: Column,
+    limits: tuple[float, float] | None,
+) -> Column:
+    """Return what `predictions` does, to the bit, of two columns that `with_row` has added."""
+
+    def score(user: pa.Array, item: pa.Array) -> pa.Array:
+        settle()
+        each = np.arange(len(user))
+        predicted = predict(Factors(alpha, _rows(user, rank), _rows(item, rank)), each, each)
+        return pa.array(predicted if limits is None else np.clip(predicted, *limits))
+
+    declare: Any = arrow_udf
+    scored: Column = declare(score, "double")(user_row, item_row)
+    return scored
+
+
+def _rows(structs: pa.Array, rank: int) -> NDArray[np.floating]:
+    """Return structs of ``bias, features`` as an array of shape (n, 1 + K), 0 for null."""
+    known = structs.is_valid()
+    bias, features = structs.filter(known).flatten()
+    x = np.zeros((len(structs), 1 + rank), bias.type.to_pandas_dtype())
+    places = known.to_numpy(zero_copy_only=False)
+    x[places, 0] = bias
+    x[places, 1:] = features.flatten().to_numpy().reshape(len(bias), rank)
+    return x

@@ -1,0 +1,314 @@
+"""Top-N lists: rows of one side stream past the broadcast rows of the other side.
+
+A task holds the factors of both sides, one Arrow batch of rows, and one tile of scores; see
+`nonconvex.numerics.ranking.top_n`.  What is excluded for a row, or what its candidates are, comes
+to it as a list, over one shuffle of pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+from pyspark import Broadcast
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as F
+from pyspark.sql.pandas.types import from_arrow_type
+from pyspark.sql.types import ArrayType, DataType, FloatType, StructField, StructType
+
+from nonconvex.distributed.columns import id_column
+from nonconvex.distributed.factorization.predict import index_table, with_index
+from nonconvex.distributed.workers import settle
+from nonconvex.numerics.factorization.model import Factors
+from nonconvex.numerics.ranking import Lists, Ranked, directions, rank_lists, top_n
+
+__all__ = [
+    "Ranker",
+    "Side",
+    "collected",
+    "keys",
+    "lists_of",
+    "neighbours",
+    "pairs",
+    "recommendations",
+    "requests",
+    "tasks",
+]
+
+_Batches = Iterator[pa.RecordBatch]
+_Rank = Callable[[pa.RecordBatch], Ranked]
+
+_EXCLUDED, _CANDIDATES = "excluded", "candidates"
+
+# A task hands on so many recommendations at a time.
+_AT_A_TIME = 1 << 18
+
+# Tasks for each core: enough that no core waits long for another one.
+_TASKS = 2
+
+
+class Side(NamedTuple):
+    """One side of a model: its ids, and where the executors find them and the factors.
+
+    Attributes
+    ----------
+    role, column : str
+        The Param that names the column of ids, and its value.
+    ids : pyarrow array of shape (m,)
+        In the order of their indices.
+    shared_ids : broadcast pyarrow array
+        The same.
+    rows : broadcast float array of shape (m, 1 + K)
+        Rows (β, γ).
+    """
+
+    role: str
+    column: str
+    ids: pa.ChunkedArray
+    shared_ids: Broadcast[pa.ChunkedArray]
+    rows: Broadcast[NDArray[np.floating]]
+
+    @property
+    def type(self) -> DataType:
+        """Spark's type of the ids."""
+        return from_arrow_type(self.ids.type)
+
+    def column_of(self, frame: DataFrame, argument: str = "") -> Column:
+        """Return the ids in a dataframe, given as `argument`, in the type of training."""
+        role = f"{argument}: {self.role}" if argument else self.role
+        return id_column(frame, self.column, role, self.type)
+
+
+class Ranker(NamedTuple):
+    """Ranks columns for batches of `requests`; travels to the executors.
+
+    Attributes
+    ----------
+    alpha : float
+    rows, columns : broadcast float arrays of shape (m, 1 + K)
+    n : int
+    allowed : int32 array, optional
+        Indices of the columns that may be found; by default all.
+    """
+
+    alpha: float
+    rows: Broadcast[NDArray[np.floating]]
+    columns: Broadcast[NDArray[np.floating]]
+    n: int
+    allowed: NDArray[np.int32] | None
+
+    def __call__(self, batch: pa.RecordBatch) -> Ranked:
+        """Return the n best columns of each row."""
+        factors = Factors(self.alpha, self.rows.value, self.columns.value)
+        index = batch.column("index").fill_null(-1).to_numpy()
+        if _CANDIDATES in batch.schema.names:
+            return rank_lists(factors, index, self.n, lists_of(batch, _CANDIDATES))
+        excluded = lists_of(batch, _EXCLUDED) if _EXCLUDED in batch.schema.names else None
+        return top_n(factors, index, self.n, columns=self.allowed, excluded=excluded)
+
+
+def keys(spark: SparkSession, side: Side, subset: DataFrame | None, *, unknown: bool) -> DataFrame:
+    """Return ``id, index`` of those on a side that lists are asked for, each once.
+
+    Parameters
+    ----------
+    spark : SparkSession
+    side : Side
+    subset : DataFrame, optional
+        Their ids; by default all that the model knows.  Null is nobody's id.
+    unknown : bool
+        Whether ids that the model does not know are kept, with a null index.
+    """
+    if subset is None:
+        index = pa.array(np.arange(len(side.ids), dtype=np.int32))
+        return spark.createDataFrame(pa.table({"id": side.ids, "index": index}))
+    ids = subset.select(side.column_of(subset).alias("id"))
+    indices = index_table(subset, side.ids)
+    found = with_index(ids.where("id is not null").distinct(), F.col("id"), indices, "index")
+    return found if unknown else found.where("index is not null")
+
+
+def pairs(frame: DataFrame, argument: str, rows: Side, columns: Side) -> DataFrame:
+    """Return ``id, column`` of pairs of a row and a column: the id of one, the index of the other.
+
+    Pairs with a null id or a column that the model does not know are left out.
+    """
+    named = frame.select(
+        rows.column_of(frame, argument).alias("id"),
+        columns.column_of(frame, argument).alias("other"),
+    )
+    indexed = with_index(named, F.col("other"), index_table(frame, columns.ids), "column")
+    return indexed.where("id is not null and column is not null").select("id", "column")
+
+
+def collected(pairs: DataFrame, name: str) -> DataFrame:
+    """Return ``id`` and its columns as a list `name`, each column once."""
+    placed = pairs.repartition(tasks(pairs), "id")
+    return placed.groupBy("id").agg(F.collect_set("column").alias(name))
+
+
+def requests(
+    keys: DataFrame,
+    ranker: Ranker,
+    rows: Side,
+    columns: Side,
+    *,
+    exclude: DataFrame | None = None,
+    candidates: DataFrame | None = None,
+) -> tuple[DataFrame, Ranker]:
+    """Add to each key what may not be found for it, or what may.
+
+    Parameters
+    ----------
+    keys : DataFrame
+        ``id, index`` and anything else.
+    ranker : Ranker
+        For all columns.
+    rows, columns : Side
+    exclude : DataFrame, optional
+        Pairs of a row and a column.
+    candidates : DataFrame, optional
+        Columns, or pairs of a row and a column, that alone may be found.
+
+    Returns
+    -------
+    DataFrame
+        What `ranker` reads.
+    Ranker
+        For the candidates, if they are the same for all rows.
+    """
+    excluded = None if exclude is None else pairs(exclude, "exclude", rows, columns)
+    if candidates is not None and rows.column in candidates.columns:
+        allowed = pairs(candidates, "candidates", rows, columns)
+        if excluded is not None:
+            allowed = allowed.join(excluded, on=["id", "column"], how="left_anti")
+        return _with_list(keys, collected(allowed, _CANDIDATES)), ranker
+    if candidates is not None:
+        ids = candidates.select(columns.column_of(candidates, "candidates").alias("id"))
+        known = with_index(ids.distinct(), F.col("id"), index_table(ids, columns.ids), "index")
+        found = known.where("index is not null").select("index").toArrow()
+        ranker = ranker._replace(allowed=np.sort(found.column("index").to_numpy()))
+    if excluded is not None:
+        keys = _with_list(keys, collected(excluded, _EXCLUDED))
+    return keys, ranker
+
+
+def recommendations(
+    requests: DataFrame,
+    ranker: Ranker,
+    rows: Side,
+    columns: Side,
+    limits: tuple[float, float] | None,
+) -> DataFrame:
+    """Return the n best columns of each row.
+
+    Parameters
+    ----------
+    requests, ranker
+        From `requests`.
+    rows, columns : Side
+    limits : (float, float), optional
+        What the ratings that are returned are clipped to; the order is that of the predictions.
+
+    Returns
+    -------
+    DataFrame
+        The ids of the rows, and ``recommendations``: an array of structs of the id of a column
+        and its ``rating``, a float.
+    """
+
+    def rank(batch: pa.RecordBatch) -> Ranked:
+        ranked = ranker(batch)
+        return ranked if limits is None else ranked._replace(scores=ranked.scores.clip(*limits))
+
+    return _listed(requests, lambda: rank, ranker.n, rows, columns, "recommendations", "rating")
+
+
+def neighbours(keys: DataFrame, side: Side, n: int) -> DataFrame:
+    """Return the n of a side that are most similar to each of some others of it.
+
+    Similarity is the cosine of γ.  What has γ = 0 is similar to nothing.
+
+    Parameters
+    ----------
+    keys : DataFrame
+        From `keys`, without unknown ids.
+    side : Side
+    n : int
+
+    Returns
+    -------
+    DataFrame
+        The ids, and ``similar``: an array of structs of an id and its ``similarity``, a float.
+    """
+    rows = side.rows
+
+    def start() -> _Rank:
+        unit = directions(rows.value)
+        directed = np.any(unit, axis=1)
+        factors, columns = Factors(0.0, unit, unit), np.flatnonzero(directed)
+
+        def rank(batch: pa.RecordBatch) -> Ranked:
+            index = batch.column("index").to_numpy()
+            asked = directed[index]
+            itself = Lists(np.arange(asked.sum() + 1), index[asked])
+            found = top_n(factors, index[asked], n, columns=columns, excluded=itself)
+            lengths = np.zeros(len(index), np.int64)
+            lengths[asked] = found.lists.lengths
+            return found._replace(offsets=np.append(0, np.cumsum(lengths)))
+
+        return rank
+
+    return _listed(keys, start, n, side, side, "similar", "similarity")
+
+
+def lists_of(batch: pa.RecordBatch, name: str) -> Lists:
+    """Read a column of lists of indices; null is an empty one."""
+    lists = batch.column(name)
+    lengths = pc.list_value_length(lists).fill_null(0).to_numpy()
+    return Lists(np.append(0, np.cumsum(lengths, dtype=np.int64)), lists.flatten().to_numpy())
+
+
+def _with_list(keys: DataFrame, lists: DataFrame) -> DataFrame:
+    """Join lists to the keys, in tasks of about as many keys each whatever the lists are."""
+    return keys.repartition(tasks(keys), "id").join(lists, on="id", how="left")
+
+
+def tasks(frame: DataFrame) -> int:
+    """Return the number of tasks that rows of a dataframe are ranked in, if they are shuffled."""
+    return _TASKS * frame.sparkSession.sparkContext.defaultParallelism
+
+
+def _listed(
+    requests: DataFrame,
+    start: Callable[[], _Rank],
+    n: int,
+    rows: Side,
+    columns: Side,
+    name: str,
+    score: str,
+) -> DataFrame:
+    """Rank for all rows, by what `start` returns in each task, and put ids in place of indices."""
+    shared_ids, row_name, column_name = columns.shared_ids, rows.column, columns.column
+    step = max(1, _AT_A_TIME // n)
+
+    def task(batches: _Batches) -> _Batches:
+        settle()
+        rank = start()
+        for batch in batches:
+            for first in range(0, len(batch), step):
+                part = batch.slice(first, step)
+                ranked = rank(part)
+                ids = shared_ids.value.take(pa.array(ranked.columns)).combine_chunks()
+                scores = pa.array(ranked.scores.astype(np.float32))
+                members = pa.StructArray.from_arrays([ids, scores], [column_name, score])
+                lists = pa.ListArray.from_arrays(ranked.offsets.astype(np.int32), members)
+                yield pa.RecordBatch.from_arrays([part.column("id"), lists], [row_name, name])
+
+    member = StructType([StructField(column_name, columns.type), StructField(score, FloatType())])
+    schema = StructType([StructField(row_name, rows.type), StructField(name, ArrayType(member))])
+    return requests.mapInArrow(task, schema)

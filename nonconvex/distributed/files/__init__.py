@@ -1,0 +1,1 @@
+"""File systems, and writing that is atomic and verified."""

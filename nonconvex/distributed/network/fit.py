@@ -1,0 +1,144 @@
+"""The training of a network on Spark: gradients, validation, progress and checkpoints together."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import ExitStack
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nonconvex.distributed.checkpoints import Checkpoints, State
+from nonconvex.distributed.descriptions import describe, description
+from nonconvex.distributed.interruption import Interruption
+from nonconvex.distributed.network.dataset import ExampleSet
+from nonconvex.distributed.network.executor_gradients import Validation
+from nonconvex.distributed.network.gradients import MEMORY_BYTES, Place, open_gradients
+from nonconvex.distributed.network.pieces import Reading
+from nonconvex.distributed.runtime import Progress, report
+from nonconvex.numerics.descent import Optimizer
+from nonconvex.numerics.epochs import Limits
+from nonconvex.numerics.network.model import Network
+from nonconvex.numerics.network.training import Saved, Trained, Training, train
+
+__all__ = ["train_network"]
+
+_log = logging.getLogger("nonconvex")
+
+
+def train_network(
+    network: Network,
+    theta: NDArray[np.floating],
+    examples: ExampleSet,
+    reading: Reading,
+    optimizer: Optimizer,
+    limits: Limits,
+    *,
+    batch_size: int,
+    seed: int,
+    place: Place | Literal["auto"] = "auto",
+    memory_bytes: int = MEMORY_BYTES,
+    checkpoints: Checkpoints | None = None,
+    first: int = 0,
+) -> list[Trained]:
+    """Train every restart of a network on the same minibatches.
+
+    Parameters
+    ----------
+    network : Network
+    theta : float array of shape (R, p)
+        Where the restarts begin.
+    examples : ExampleSet
+        Those that are held out are evaluated after each epoch, on the executors.
+    reading : Reading
+        From `ExampleSet.reading`.
+    optimizer : Optimizer
+    limits : Limits
+    batch_size, seed : int
+        See `nonconvex.numerics.network.minibatches`.
+    place, memory_bytes
+        See `nonconvex.distributed.network.gradients.open_gradients`.
+    checkpoints : Checkpoints, optional
+        Where the state is saved every so many epochs, and from where an interrupted training goes
+        on, to the same bits.  When training is complete they are removed.
+    first : int
+        The number of the first restart, for the log.
+
+    Returns
+    -------
+    list of Trained
+        One for each restart, in their order.
+
+    Raises
+    ------
+    FitError
+        If no restart stays finite.
+    Interrupted
+        After Ctrl-C, at the end of the epoch, which is saved where there are checkpoints.
+    """
+    state = None if checkpoints is None else checkpoints.load()
+    if state is not None and checkpoints is not None:
+        _log.info("going on after epoch %d, from %s", state.iteration, checkpoints.path)
+    context = examples.train.rdd.context
+    metric = "RMSE" if network.classes is None else "accuracy"
+    with ExitStack() as stack:
+        interruption = stack.enter_context(Interruption())
+        stack.callback(describe, context, description(context))
+        describe(context, "gradients")
+        gradients = stack.enter_context(
+            open_gradients(
+                network,
+                examples.train,
+                reading,
+                batch_size=batch_size,
+                seed=seed,
+                restarts=len(theta),
+                place=place,
+                memory_bytes=memory_bytes,
+            )
+        )
+        validate = None
+        if examples.validation is not None:
+            validation = Validation(network, examples.validation, reading)
+            validate = stack.enter_context(validation)
+
+        def on_epoch(training: Training) -> None:
+            _show(training, first, metric, limits.max_epochs)
+            describe(context, f"epoch {training.epoch + 1}")
+            if not training.active:
+                return
+            ending = interruption.asked
+            if checkpoints is not None and checkpoints.due(training.epoch, ending):
+                checkpoints.save(State(*training.save()))
+            if ending:
+                interruption.end(f"epoch {training.epoch}", checkpoints)
+
+        trained = train(
+            network,
+            theta,
+            gradients,
+            optimizer,
+            limits,
+            validate=validate,
+            on_epoch=on_epoch,
+            saved=None if state is None else Saved(*state),
+        )
+    if checkpoints is not None:
+        checkpoints.clear()
+    return trained
+
+
+def _show(training: Training, first: int, metric: str, most: int) -> None:
+    """Report what every restart reached that the epoch was for."""
+    several = len(training.restarts) > 1
+    for number, restart in enumerate(training.restarts, start=first):
+        if not restart.history or restart.history[-1].epoch != training.epoch:
+            continue
+        epoch, name = restart.history[-1], f"restart {number}" if several else ""
+        figures = {"f": f"{epoch.objective:.6f}"}
+        if epoch.validation_loss is not None:
+            figures["validation loss"] = f"{epoch.validation_loss:.6f}"
+            figures[metric] = f"{epoch.validation_metric:.4f}"
+        stop = restart.stop.value if restart.stop else None
+        report(Progress(name, "epoch", epoch.epoch, most, figures, epoch.seconds, stop))

@@ -1,0 +1,1 @@
+"""Parts of the public estimators and models."""

@@ -1,0 +1,1 @@
+"""Latent factor models: the objective, its solvers, and posteriors."""

@@ -1,0 +1,226 @@
+"""The ratings of some rows of one side, in compressed sparse row form.
+
+A *row* is a user when the users are being updated and an item when the items are; a *column* is
+then the other kind.  Everything below is written once, for rows, and called once for each side.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from nonconvex.numerics.factorization.padding import Padded, pad
+
+__all__ = ["LONG", "SPAN", "RatingBlock", "part_of", "parts_of"]
+
+LONG = 1 << 18
+"""Most ratings of a row that are added up in one go; those of a longer one are in parts."""
+
+SPAN = 1 << 18
+"""Columns of a part."""
+
+
+class RatingBlock(NamedTuple):
+    """Ratings grouped by row.
+
+    The 3 × 4 matrix (· is not observed) ::
+
+        row 0   5 · 3 ·
+        row 1   · · · ·          (no ratings: the row is not in the block)
+        row 2   · 4 · 1
+
+    is ``rows = [0, 2]``, ``offsets = [0, 2, 4]``, ``columns = [0, 2, 1, 3]`` and
+    ``ratings = [5, 3, 4, 1]``: the ratings of ``rows[j]`` stand at ``offsets[j]:offsets[j + 1]``.
+
+    Attributes
+    ----------
+    rows : int32 array of shape (r,)
+        Dense index of each row on its own side, ascending.
+    offsets : int64 array of shape (r + 1,)
+        Where each row's ratings begin and end.
+    columns : int32 array of shape (n,)
+        Dense index on the other side, ascending within a row.
+    ratings : float array of shape (n,)
+    weights : float array of shape (n,) or None
+        Weight of each rating, ≥ 0; ``None`` means that every weight is 1.
+    degrees : float64 array of shape (r,)
+        What the regularization takes for the number of ratings of each row: the sum of its
+        weights, so |I_u| (or |U_i|) when there are none.
+    padded : Padded, optional
+        The same ratings padded, if they have been already.
+    """
+
+    rows: NDArray[np.int32]
+    offsets: NDArray[np.int64]
+    columns: NDArray[np.int32]
+    ratings: NDArray[np.floating]
+    weights: NDArray[np.floating] | None
+    degrees: NDArray[np.float64]
+    padded: Padded | None = None
+
+    @classmethod
+    def from_triples(
+        cls,
+        rows: ArrayLike,
+        columns: ArrayLike,
+        ratings: ArrayLike,
+        weights: ArrayLike | None = None,
+        *,
+        dtype: type[np.floating] = np.float64,
+    ) -> RatingBlock:
+        """Sort (row, column, rating) triples into a block.
+
+        Equal triples in any order give the same block: pairs that occur more than once are
+        ordered by rating, then by weight.
+
+        Examples
+        --------
+        >>> block = RatingBlock.from_triples([2, 0, 2, 0], [3, 2, 1, 0], [1, 3, 4, 5])
+        >>> block.rows.tolist(), block.offsets.tolist(), block.columns.tolist()
+        ([0, 2], [0, 2, 4], [0, 2, 1, 3])
+        """
+        row = np.asarray(rows, np.int32)
+        column = np.asarray(columns, np.int32)
+        rating = np.asarray(ratings, dtype)
+        weight = None if weights is None else np.asarray(weights, dtype)
+        pair = (row.astype(np.int64) << 32) | column.astype(np.uint32)
+        if np.any(np.diff(pair) <= 0):
+            order = _order(pair, rating, rating if weight is None else weight)
+            row, column, rating = row[order], column[order], rating[order]
+            weight = None if weight is None else weight[order]
+        starts = np.flatnonzero(np.append(True, np.diff(row))[: len(row)])
+        offsets = np.append(starts, len(row)).astype(np.int64)
+        return cls(row[starts], offsets, column, rating, weight, _sums(offsets, column, weight))
+
+    @property
+    def counts(self) -> NDArray[np.int64]:
+        """Number of ratings of each row, of shape (r,)."""
+        return np.diff(self.offsets)
+
+    @property
+    def duplicates(self) -> int:
+        """How many ratings repeat the (row, column) pair of the rating before them."""
+        same = self.columns[1:] == self.columns[:-1]
+        same[self.offsets[1:-1] - 1] = False  # neighbours that belong to different rows
+        return int(np.count_nonzero(same))
+
+    def with_padding(self) -> RatingBlock:
+        """Return the same block with its ratings padded, see `nonconvex.numerics.factorization.padding`."""
+        if self.padded is not None:
+            return self
+        return self._replace(padded=pad(self.offsets, self.columns, self.ratings, self.weights))
+
+    def divided(self, chosen: NDArray[np.bool_]) -> tuple[RatingBlock, RatingBlock]:
+        """Return the rows that are not chosen, and the parts of those that are.
+
+        Parameters
+        ----------
+        chosen : bool array of shape (r,)
+
+        Returns
+        -------
+        RatingBlock
+            The other rows.
+        RatingBlock
+            The rows of this are parts: each has the index of its row.
+        """
+        of_rating = np.repeat(chosen, self.counts)
+        others = self._taken(~chosen, ~of_rating)
+        rows = self._taken(chosen, of_rating)
+        starts, row = _parts(rows.offsets, rows.columns, 0)
+        parts = rows._replace(
+            rows=rows.rows[row],
+            offsets=np.append(starts, len(rows.columns)).astype(np.int64),
+            degrees=np.zeros(len(row)),
+        )
+        return others, parts
+
+    def _taken(self, rows: NDArray[np.bool_], ratings: NDArray[np.bool_]) -> RatingBlock:
+        return RatingBlock(
+            self.rows[rows],
+            np.append(0, np.cumsum(self.counts[rows])),
+            self.columns[ratings],
+            self.ratings[ratings],
+            None if self.weights is None else self.weights[ratings],
+            self.degrees[rows],
+        )
+
+    def over_rows(self, values: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Sum of a value of each rating over each row, of shape (r,) in float64."""
+        return _sums(self.offsets, self.columns, values)
+
+    def total_weights(self) -> NDArray[np.float64]:
+        """Sum of the weights of each row, of shape (r,)."""
+        return _sums(self.offsets, self.columns, self.weights)
+
+    def row_of_rating(self) -> NDArray[np.int64]:
+        """Position in ``rows`` of each rating, of shape (n,)."""
+        return np.repeat(np.arange(len(self.rows)), self.counts)
+
+
+def _order(
+    pair: NDArray[np.int64], rating: NDArray[np.floating], weight: NDArray[np.floating]
+) -> NDArray[np.int64]:
+    """Sort by pair, rating and weight; as pairs rarely repeat, only those are sorted further."""
+    order = np.argsort(pair)
+    repeats = np.append(False, np.diff(pair[order]) == 0)
+    tied = np.flatnonzero(repeats | np.append(repeats[1:], False))
+    members = order[tied]
+    order[tied] = members[np.lexsort((weight[members], rating[members], pair[members]))]
+    return order
+
+
+def part_of(columns: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Return the number of the part of a long row that ratings of these columns are in.
+
+    Examples
+    --------
+    >>> part_of(np.array([0, SPAN - 1, SPAN], np.int32)).tolist()
+    [0, 0, 1]
+    """
+    return columns // np.int32(SPAN)
+
+
+def parts_of(columns: int) -> int:
+    """Return how many parts a long row has at most, of so many columns.
+
+    Examples
+    --------
+    >>> parts_of(SPAN), parts_of(SPAN + 1)
+    (1, 2)
+    """
+    return -(-columns // SPAN)
+
+
+def _sums(
+    offsets: NDArray[np.int64],
+    columns: NDArray[np.int32],
+    values: NDArray[np.floating] | None,
+) -> NDArray[np.float64]:
+    if values is None:
+        return np.diff(offsets).astype(np.float64)
+    starts, row = _parts(offsets, columns, LONG)
+    sums: NDArray[np.float64] = np.add.reduceat(values.astype(np.float64), starts)
+    if len(starts) == len(offsets) - 1:  # the usual case
+        return sums
+    whole = np.zeros(len(offsets) - 1)
+    np.add.at(whole, row, sums)  # one after the other
+    return whole
+
+
+def _parts(
+    offsets: NDArray[np.int64], columns: NDArray[np.int32], length: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return where the rows begin, and the parts of rows longer than that, and whose they are."""
+    starts, row = [offsets[:-1]], [np.arange(len(offsets) - 1)]
+    for number in np.flatnonzero(np.diff(offsets) > length):
+        part = part_of(columns[offsets[number] : offsets[number + 1]])
+        cuts = offsets[number] + 1 + np.flatnonzero(np.diff(part))
+        starts.append(cuts)
+        row.append(np.full(len(cuts), number))
+    if len(starts) == 1:
+        return starts[0], row[0]
+    order = np.argsort(np.concatenate(starts))
+    return np.concatenate(starts)[order], np.concatenate(row)[order]

@@ -1,0 +1,187 @@
+"""Design rows z and targets y of many rows at once, padded to equal lengths.
+
+Fixing one side, row u of the other predicts its ratings as α + β_i + z_i·x_u, where
+z_i = (1, γ_i) are its design rows and y_i = R_ui − α − β_i its targets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nonconvex.numerics.factorization.blocks import RatingBlock
+from nonconvex.numerics.factorization.padding import Batch, Padded, batches
+
+__all__ = ["Design", "Segments", "designs"]
+
+# Padded ratings × unknowns gathered at a time: two megabytes of float32 stay in a core's cache
+# between the gather, the product and the residual.
+CACHE_ELEMENTS = 1 << 19
+
+# A longer row is summed in segments of this many ratings, in float64: it need not fit in memory
+# at once, and a float32 sum of very many terms would lose digits.
+SEGMENT = 1 << 13
+
+# From so many ratings on, numpy multiplies a matrix by its own transpose in two thirds of the time
+# that it takes for two matrices: it computes one half of what is symmetric.
+SYMMETRIC = 64
+
+
+def designs(
+    block: RatingBlock, fixed: NDArray[np.floating], alpha: float, *, biases: bool
+) -> Iterator[tuple[NDArray[np.int64], Segments]]:
+    """Cut a block into batches of rows of similar length.
+
+    Parameters
+    ----------
+    block : RatingBlock
+    fixed : float array of shape (m, 1 + K)
+        The other side's rows (β, γ), whose dtype all of the design has.
+    alpha : float
+    biases : bool
+        Without, the design rows are (0, γ_i), so that β = 0 stays.
+
+    Yields
+    ------
+    int64 array of shape (s,)
+        Positions in ``block.rows``.
+    Segments
+        Their designs, which are good until the next ones are asked for.
+    """
+    padded = block.with_padding().padded
+    assert padded is not None
+    table = _Table.of(fixed, alpha, biases=biases)
+    for batch in batches(block.counts, CACHE_ELEMENTS // fixed.shape[1]):
+        yield batch.members, Segments(padded, table, batch)
+
+
+class _Table(NamedTuple):
+    """What is gathered for each rating; the last row is for what is none, and is 0."""
+
+    z: NDArray[np.floating]  # (m + 1, K + 2): z_i, and room for y
+    offset: NDArray[np.floating]  # (m + 1,): α + β_i
+    room: NDArray[np.floating]  # where it is gathered
+
+    @classmethod
+    def of(cls, fixed: NDArray[np.floating], alpha: float, *, biases: bool) -> _Table:
+        m, width = fixed.shape
+        z, offset = np.zeros((m + 1, width + 1), fixed.dtype), np.zeros(m + 1, fixed.dtype)
+        z[:m, 0] = biases
+        z[:m, 1:width] = fixed[:, 1:]
+        offset[:m] = fixed[:, 0] + fixed.dtype.type(alpha)
+        return cls(z, offset, np.empty(2 * CACHE_ELEMENTS, fixed.dtype))
+
+    def gather(self, columns: NDArray[np.int32]) -> NDArray[np.floating]:
+        """Return the rows of columns of shape (s, L); the room is used over and over."""
+        size = columns.size * self.z.shape[1]
+        room = self.room[:size] if size <= len(self.room) else np.empty(size, self.z.dtype)
+        shaped = room.reshape(*columns.shape, -1)
+        np.take(self.z, columns, axis=0, out=shaped, mode="wrap")  # -1 is the last row
+        return shaped
+
+
+class Design(NamedTuple):
+    """Padded design rows and targets of some rows; everything is 0 where it is padded."""
+
+    zy: NDArray[np.floating]  # (s, L, K + 2): z, then y
+    w: NDArray[np.floating] | None  # (s, L)
+
+    @property
+    def z(self) -> NDArray[np.floating]:
+        """The design rows, of shape (s, L, 1 + K)."""
+        return self.zy[..., :-1]
+
+    @property
+    def y(self) -> NDArray[np.floating]:
+        """The targets, of shape (s, L)."""
+        return self.zy[..., -1]
+
+    def normal_equation(self) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+        """Σ w z zᵀ of shape (s, 1 + K, 1 + K) and Σ w z y of shape (s, 1 + K), in one product."""
+        if self.w is None and self.zy.shape[1] >= SYMMETRIC:
+            both = self.moments()[:, :-1]
+        else:
+            wz = self.z if self.w is None else self.z * self.w[..., None]
+            both = np.matmul(wz.swapaxes(1, 2), self.zy)  # (s, 1 + K, K + 2)
+        return both[..., :-1], both[..., -1]
+
+    def moments(self) -> NDArray[np.floating]:
+        """Σ w (z, y) (z, y)ᵀ, of shape (s, K + 2, K + 2)."""
+        wzy = self.zy if self.w is None else self.zy * self.w[..., None]
+        moments: NDArray[np.floating] = np.matmul(wzy.swapaxes(1, 2), self.zy)
+        return moments
+
+    def sums(self, x: NDArray[np.floating]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Σ w e and Σ w e² where e = y − z·x, both of shape (s,) in float64."""
+        e = self._errors(x)
+        we = e if self.w is None else e * self.w
+        squares = np.matmul(we[:, None], e[..., None])[:, 0, 0]
+        return we.sum(axis=1).astype(np.float64), squares.astype(np.float64)
+
+    def pull(self, x: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Σ w e z where e = y − z·x, of shape (s, 1 + K) in float64."""
+        e = self._errors(x)
+        we = e if self.w is None else e * self.w
+        pull: NDArray[np.float64] = np.matmul(we[:, None], self.z)[:, 0].astype(np.float64)
+        return pull
+
+    def _errors(self, x: NDArray[np.floating]) -> NDArray[np.floating]:
+        """Return e, of shape (s, L): the product of (z, y) and (−x, 1)."""
+        both = np.empty((len(x), x.shape[1] + 1, 1), self.zy.dtype)
+        np.negative(x, out=both[:, :-1, 0])
+        both[:, -1] = 1
+        e: NDArray[np.floating] = np.matmul(self.zy, both)[..., 0]
+        return e
+
+
+class Segments:
+    """The design of one batch, in segments of at most ``SEGMENT`` ratings of each row."""
+
+    def __init__(self, padded: Padded, table: _Table, batch: Batch) -> None:
+        self._columns, self._ratings = batch.of(padded.columns), batch.of(padded.ratings)
+        self._weights = None if padded.weights is None else batch.of(padded.weights)
+        self._table, self.length = table, batch.length
+        self._only: Design | None = None
+
+    def __iter__(self) -> Iterator[Design]:
+        """Yield the segments in order."""
+        if self.length > SEGMENT:
+            for first in range(0, self.length, SEGMENT):
+                yield self._gather(first, first + SEGMENT)
+        else:  # the usual case: gathered once, used for the equation and for the residuals
+            if self._only is None:
+                self._only = self._gather(0, self.length)
+            yield self._only
+
+    def _gather(self, first: int, last: int) -> Design:
+        columns = self._columns[:, first:last]
+        zy = self._table.gather(columns)
+        offset = np.take(self._table.offset, columns, mode="wrap")
+        np.subtract(self._ratings[:, first:last], offset, out=zy[..., -1])
+        return Design(zy, None if self._weights is None else self._weights[:, first:last])
+
+    def normal_equation(self) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+        """As `Design.normal_equation`, over all segments, in float64 if there are several."""
+        parts = [design.normal_equation() for design in self]
+        if len(parts) == 1:
+            return parts[0]
+        return (
+            np.sum([a for a, _ in parts], axis=0, dtype=np.float64),
+            np.sum([b for _, b in parts], axis=0, dtype=np.float64),
+        )
+
+    def sums(self, x: NDArray[np.floating]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """As `Design.sums`, over all segments."""
+        parts = [design.sums(x) for design in self]
+        return (
+            np.sum([residual for residual, _ in parts], axis=0),
+            np.sum([squares for _, squares in parts], axis=0),
+        )
+
+    def pull(self, x: NDArray[np.floating]) -> NDArray[np.float64]:
+        """As `Design.pull`, over all segments."""
+        pull: NDArray[np.float64] = np.sum([design.pull(x) for design in self], axis=0)
+        return pull

@@ -1,0 +1,84 @@
+"""What each rating of a user adds to a prediction: the normal equation is linear in the ratings.
+
+With the items as they are, the row of user u is x_u = A⁻¹ Σ_j w_j z_j y_j, where z_j = (1, γ_j) are
+the design rows of what u has rated, y_j = R_uj − α − β_j the targets and A = Σ_j w_j z_j z_jᵀ + P.
+So for any t, such as (0, γ_i),
+
+    tᵀx_u = Σ_j c_j,   c_j = w_j y_j z_jᵀ A⁻¹ t
+
+and c_j is what the rating of item j adds to γ_u·γ_i.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nonconvex.numerics.factorization.blocks import RatingBlock
+from nonconvex.numerics.factorization.implicit import Background
+
+__all__ = ["contributions"]
+
+Array = NDArray[np.float64]
+
+
+def contributions(
+    block: RatingBlock,
+    fixed: NDArray[np.floating],
+    alpha: float,
+    penalty: Array,
+    target: Array,
+    *,
+    biases: bool = True,
+    free: NDArray[np.bool_] | None = None,
+    background: Background | None = None,
+) -> Array:
+    """Return c_j of every rating of a row.
+
+    Parameters
+    ----------
+    block : RatingBlock
+        Of one row, with n ratings.
+    fixed : float array of shape (m, 1 + K)
+        The other side's rows (β, γ).
+    alpha : float
+    penalty : float64 array of shape (1 + K, 1 + K)
+        P, what regularization adds to the normal equation.
+    target : float64 array of shape (1 + K,)
+        t.
+    biases : bool
+        Without, the design rows are (0, γ_j).
+    free : bool array of shape (1 + K,), optional
+        The unknowns that a demand such as γ ≥ 0 does not hold at 0; by default all.
+    background : Background, optional
+        What the pairs that were not observed add to A (implicit feedback).  They also pull x_u,
+        by what is then missing from Σ_j c_j.
+
+    Returns
+    -------
+    float64 array of shape (n,)
+        In the units of ratings, in the order of ``block.columns``.
+
+    Examples
+    --------
+    Two ratings of items with z = (1, 1) and (1, −1), and A = 2 I + I: half of the pull of each
+    belongs to γ.
+
+    >>> block = RatingBlock.from_triples([0, 0], [0, 1], [6.0, 3.0])
+    >>> fixed = np.array([[0.0, 1.0], [0.0, -1.0]])
+    >>> contributions(block, fixed, 3.0, np.eye(2), np.array([0.0, 1.0]))
+    array([ 1., -0.])
+    """
+    z = fixed[block.columns].astype(np.float64)  # (n, 1 + K)
+    y = block.ratings - alpha - z[:, 0]  # (n,)
+    z[:, 0] = 1.0 if biases else 0.0
+    w = np.ones(len(y)) if block.weights is None else block.weights.astype(np.float64)
+    a = z.T @ (w[:, None] * z) + penalty
+    if background is not None:
+        a = a + background.gram
+    used = np.flatnonzero(np.ones(len(a), bool) if free is None else free)
+    pull = np.zeros(len(a))
+    # Of least norm where nothing but rounding keeps A from being singular, as in a ridge of 0.
+    pull[used] = np.linalg.lstsq(a[np.ix_(used, used)], target[used], rcond=None)[0]
+    carried: Array = w * y * (z @ pull)
+    return carried

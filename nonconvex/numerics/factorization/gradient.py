@@ -1,0 +1,133 @@
+"""The gradient of f with respect to the rows of one side, and to α.
+
+With e_ui = R_ui − R̂_ui and the design rows z_i = (1, γ_i) of `nonconvex.numerics.factorization.design`,
+
+    ∂f/∂x_u = (2/n) ( ridge_u ∘ x_u − Σ_{i ∈ I_u} w e_ui z_i ),   ∂f/∂α = −(2/n) Σ w e_ui
+
+and the same for items.  Here are the sums over the ratings, for the rows of a block: the rest
+needs no ratings.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nonconvex.numerics.factorization.als import RowUpdate
+from nonconvex.numerics.factorization.blocks import RatingBlock
+from nonconvex.numerics.factorization.design import designs
+from nonconvex.numerics.factorization.implicit import Background
+from nonconvex.numerics.factorization.model import Factors, Ridge
+
+__all__ = ["Gradient", "gradient", "pull_rows", "sample_ratings"]
+
+
+def pull_rows(
+    block: RatingBlock,
+    fixed: NDArray[np.floating],
+    alpha: float,
+    ridge: Ridge,
+    rows: NDArray[np.floating],
+    *,
+    biases: bool = True,
+    background: Background | None = None,
+) -> RowUpdate:
+    """Sum w e z over the ratings of every row of a block: how the ratings pull at it.
+
+    Parameters
+    ----------
+    block, fixed, alpha, ridge, biases, background
+        As for :func:`nonconvex.numerics.factorization.als.solve_rows`.
+    rows : float array of shape (r, 1 + K)
+        The rows x where the sums are taken.
+
+    Returns
+    -------
+    RowUpdate
+        Its ``x`` is the pull; the other sums are those of the rows as they are.
+
+    Examples
+    --------
+    R = 5, z = (1, 2), x = 0: e = 5 − 3 − 0.5 pulls with e z.
+
+    >>> block = RatingBlock.from_triples([0], [0], [5.0])
+    >>> fixed, rows = np.array([[0.5, 2.0]]), np.zeros((1, 2))
+    >>> pull_rows(block, fixed, 3.0, Ridge(1.0, 0.0, 1, 1.0), rows).x
+    array([[1.5, 3. ]])
+    """
+    pull = np.zeros(rows.shape)
+    residual, squares = np.zeros(len(rows)), np.zeros(len(rows))
+    for members, segments in designs(block, fixed, alpha, biases=biases):
+        pull[members] = segments.pull(rows[members])
+        residual[members], squares[members] = segments.sums(rows[members])
+    if background is not None:
+        pull += background.pull - rows.astype(np.float64) @ background.gram
+    update = RowUpdate.of(block, rows, residual, squares, ridge, background)
+    return update._replace(x=pull)
+
+
+class Gradient(NamedTuple):
+    """∂f/∂α, and ∂f/∂x of every user and item; shapes are those of `Factors`."""
+
+    alpha: float
+    users: NDArray[np.float64]
+    items: NDArray[np.float64]
+
+
+def gradient(
+    factors: Factors,
+    user_pull: RowUpdate,
+    item_pull: RowUpdate,
+    user_diagonal: NDArray[np.float64],
+    item_diagonal: NDArray[np.float64],
+    total: float,
+) -> Gradient:
+    """Put the sums over all ratings together.
+
+    Parameters
+    ----------
+    factors : Factors
+        Where the sums were taken.
+    user_pull, item_pull : RowUpdate
+        From `pull_rows`, of all rows.
+    user_diagonal, item_diagonal : float64 arrays of shape (n_u, 1 + K) and (n_i, 1 + K)
+        From `Ridge.diagonal`.
+    total : float
+        n.
+    """
+    return Gradient(
+        -2 / total * float(user_pull.residual.sum()),
+        2 / total * (user_diagonal * factors.users - user_pull.x),
+        2 / total * (item_diagonal * factors.items - item_pull.x),
+    )
+
+
+def sample_ratings(block: RatingBlock, sampled: NDArray[np.bool_], *, rows: bool) -> RatingBlock:
+    """Keep the ratings of the sampled rows, or else of the sampled columns, of a block.
+
+    Weights are raised so that the sums over the sample estimate those over all ratings; degrees
+    stay those of all ratings.
+
+    Parameters
+    ----------
+    block : RatingBlock
+    sampled : bool array of shape (m,)
+        By the dense index of the rows, or of the columns.
+    rows : bool
+        Which of the two.
+    """
+    keep = sampled[np.repeat(block.rows, block.counts) if rows else block.columns]
+    scale = len(sampled) / max(1, int(sampled.sum()))
+    weights = np.ones(len(keep), block.ratings.dtype) if block.weights is None else block.weights
+    counts = np.add.reduceat(keep.astype(np.int64), block.offsets[:-1])
+    left = counts > 0
+    return RatingBlock(
+        block.rows[left],
+        np.append(0, np.cumsum(counts[left])),
+        block.columns[keep],
+        block.ratings[keep],
+        weights[keep] * block.ratings.dtype.type(scale),
+        block.degrees[left],
+    )

@@ -1,0 +1,291 @@
+"""The latent factor model R̂_ui = α + β_u + β_i + γ_u·γ_i: its predictions and its objective.
+
+The objective is written here and nowhere else; every solver is tested against it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nonconvex.numerics.factorization.blocks import RatingBlock
+
+__all__ = [
+    "Factors",
+    "Ridge",
+    "default_reg",
+    "ensemble",
+    "initial_rows",
+    "objective",
+    "predict",
+    "squared_errors",
+]
+
+# Numbers gathered of one side at a time: with their doubles, they stay in a core's cache.
+_CACHE_ELEMENTS = 1 << 17
+
+
+class Factors(NamedTuple):
+    """All parameters of the model.
+
+    Attributes
+    ----------
+    alpha : float
+        The global bias α.
+    users : float array of shape (n_u, 1 + K)
+        Row u is x_u = (β_u, γ_u).
+    items : float array of shape (n_i, 1 + K)
+        Row i is x_i = (β_i, γ_i).
+    """
+
+    alpha: float
+    users: NDArray[np.floating]
+    items: NDArray[np.floating]
+
+
+class Ridge(NamedTuple):
+    """The regularization of one side: row r with d_r ratings pays n λ (d_r / d̄)^ν (ρ β² + ‖γ‖²).
+
+    ν = 0 and ρ = 1 is the plain λ Σ (β² + ‖γ‖²) of the lecture's objective.  ν = 1 grows with the
+    number of ratings, as in MLlib's ALS, where λ_MLlib = λ · (number of rows).
+
+    Attributes
+    ----------
+    reg : float
+        λ₁ for users, λ₂ for items, ≥ 0.
+    exponent : float
+        ν.
+    total : float
+        n, the number of ratings (or the sum of their weights).
+    mean_degree : float
+        d̄ = n / (number of rows).
+    bias_ratio : float
+        ρ, how much more than γ the bias is regularized.
+    """
+
+    reg: float
+    exponent: float
+    total: float
+    mean_degree: float
+    bias_ratio: float = 1.0
+
+    def diagonal(self, degrees: NDArray[np.float64], width: int) -> NDArray[np.float64]:
+        """What is added to the diagonal of each row's normal equation, of shape (r, width).
+
+        Examples
+        --------
+        >>> ridge = Ridge(reg=0.1, exponent=1.0, total=12, mean_degree=3.0, bias_ratio=0.5)
+        >>> ridge.diagonal(np.array([1.0, 6.0]), 3)
+        array([[0.2, 0.4, 0.4],
+               [1.2, 2.4, 2.4]])
+        """
+        rows = self.total * self.reg * (degrees / self.mean_degree) ** self.exponent  # (r,)
+        return np.outer(rows, np.append(self.bias_ratio, np.ones(width - 1)))
+
+    def penalty(self, degrees: NDArray[np.float64], x: NDArray[np.floating]) -> NDArray[np.float64]:
+        """n λ (d / d̄)^ν (ρ β² + ‖γ‖²) of each row, of shape (r,).
+
+        Examples
+        --------
+        >>> ridge = Ridge(reg=0.1, exponent=0.0, total=10, mean_degree=2.0)
+        >>> ridge.penalty(np.array([2.0]), np.array([[3.0, 4.0]]))
+        array([25.])
+        """
+        squares = x.astype(np.float64) ** 2
+        total: NDArray[np.float64] = np.sum(self.diagonal(degrees, x.shape[1]) * squares, axis=1)
+        return total
+
+
+def predict(
+    factors: Factors, users: NDArray[np.integer], items: NDArray[np.integer]
+) -> NDArray[np.float64]:
+    """R̂_ui = α + β_u + β_i + γ_u·γ_i for pairs of dense indices, in float64.
+
+    An index of -1 is an id never seen: it contributes β = 0 and γ = 0.
+
+    Examples
+    --------
+    >>> rows = np.array([[0.5, 1.0, 2.0]])  # β = 0.5, γ = (1, 2)
+    >>> predict(Factors(3.0, rows, rows), np.array([0, 0]), np.array([0, -1]))
+    array([9. , 3.5])
+    """
+    predictions = np.empty(len(users))
+    gather_x, gather_z = _Gather(factors.users), _Gather(factors.items)
+    for first in range(0, len(users), gather_x.most):
+        pairs = slice(first, first + gather_x.most)
+        x, z = gather_x(users[pairs]), gather_z(items[pairs])  # (n, 1 + K)
+        products = np.einsum("nk,nk->n", x[:, 1:], z[:, 1:])  # (n,)
+        predictions[pairs] = factors.alpha + x[:, 0] + z[:, 0] + products
+    return predictions
+
+
+class _Gather:
+    """Rows of one side in float64, in a room that is used over and over."""
+
+    def __init__(self, rows: NDArray[np.floating]) -> None:
+        width = rows.shape[1]
+        self.most = max(1, _CACHE_ELEMENTS // width)
+        self._rows = rows
+        self._room = np.empty((self.most, width), rows.dtype)
+        self._doubles = np.empty((self.most, width))
+
+    def __call__(self, index: NDArray[np.integer]) -> NDArray[np.float64]:
+        """Return the rows at at most `most` indices, zeros where one is -1."""
+        room, doubles = self._room[: len(index)], self._doubles[: len(index)]
+        # -1 is the last row at first; mode "raise" would make a copy of the room
+        doubles[:] = np.take(self._rows, index, axis=0, out=room, mode="wrap")
+        unseen = index < 0
+        if unseen.any():
+            doubles[unseen] = 0
+        return doubles
+
+
+def ensemble(members: Sequence[Factors]) -> Factors:
+    """Return the model that predicts the mean of the predictions of R models.
+
+    It is a factor model itself: α and β are means, and its γ of rank R K is the concatenation of
+    all γ / √R, since Σ_r (γ_ur / √R) · (γ_ir / √R) = (1/R) Σ_r γ_ur · γ_ir.
+
+    Parameters
+    ----------
+    members : sequence of Factors
+        Of the same users and items.
+
+    Examples
+    --------
+    >>> one = Factors(1.0, np.array([[0.0, 2.0]]), np.array([[0.0, 3.0]]))  # predicts 7
+    >>> two = Factors(3.0, np.array([[0.0, 1.0]]), np.array([[0.0, 0.0]]))  # predicts 3
+    >>> predict(ensemble([one, two]), np.array([0]), np.array([0])).round(12)
+    array([5.])
+    """
+    share = 1 / np.sqrt(len(members))
+    users, items = (
+        np.hstack(
+            [
+                np.mean([x[:, :1] for x in side], axis=0),
+                *(x[:, 1:] * x.dtype.type(share) for x in side),
+            ]
+        )
+        for side in ([m.users for m in members], [m.items for m in members])
+    )
+    return Factors(float(np.mean([m.alpha for m in members])), users, items)
+
+
+def squared_errors(factors: Factors, block: RatingBlock) -> NDArray[np.float64]:
+    """Σ w (R̂ − R)² of each row of a block whose rows are users, of shape (r,)."""
+    users = np.repeat(block.rows, block.counts)
+    squares = (predict(factors, users, block.columns) - block.ratings) ** 2
+    return block.over_rows(squares if block.weights is None else block.weights * squares)
+
+
+def objective(
+    factors: Factors,
+    users: NDArray[np.integer],
+    items: NDArray[np.integer],
+    ratings: NDArray[np.floating],
+    user_ridge: Ridge,
+    item_ridge: Ridge,
+    weights: NDArray[np.floating] | None = None,
+) -> float:
+    """f = (1/n) [ Σ w (R̂_ui − R_ui)² + Σ_u penalty_u + Σ_i penalty_i ], as `Ridge` defines them.
+
+    With ν = 0, ρ = 1 and no weights this is
+
+        (1/n) Σ (α + β_u + β_i + γ_u·γ_i − R_ui)² + λ₁ Σ_u (β_u² + ‖γ_u‖²) + λ₂ Σ_i (β_i² + ‖γ_i‖²)
+
+    where n is the number of ratings (the sum of the weights if there are any).  α is free.
+
+    Parameters
+    ----------
+    users, items : int arrays of shape (n,)
+        Dense indices of the observed pairs.
+    ratings, weights : float arrays of shape (n,)
+    user_ridge, item_ridge : Ridge
+
+    Examples
+    --------
+    One rating of 3, predicted as 1 + 0.5 + 0.5 = 2: (3 − 2)² + 0.1 · 0.5² + 0.1 · 0.5².
+
+    >>> half, ridge = np.array([[0.5]]), Ridge(0.1, 0.0, 1, 1.0)
+    >>> zero = np.array([0])
+    >>> round(objective(Factors(1.0, half, half), zero, zero, np.array([3.0]), ridge, ridge), 12)
+    1.05
+    """
+    w = np.ones(len(ratings)) if weights is None else weights.astype(np.float64)
+    error = predict(factors, users, items) - ratings
+    penalty = 0.0
+    for x, ridge, index in (
+        (factors.users, user_ridge, users),
+        (factors.items, item_ridge, items),
+    ):
+        degrees = np.bincount(index, w, minlength=len(x)).astype(np.float64)  # (rows,)
+        penalty += float(ridge.penalty(degrees, x).sum())
+    return (float(w @ error**2) + penalty) / float(w.sum())
+
+
+def default_reg(total: float, deviation: float) -> tuple[float, float]:
+    """Return λ and the bias ratio ρ that predict well on real ratings when nothing is known.
+
+    The best ridge n λ hardly depends on the number of ratings, so λ is a constant over n.  The
+    ridge of β is a ratio of two variances and has no unit; that of γ has the unit of ratings, as
+    γ_u·γ_i is a rating, so it is proportional to their standard deviation:
+
+        n λ = 16 sd(R),   n λ ρ = 3
+
+    Parameters
+    ----------
+    total : float
+        n, the number of ratings or the sum of their weights.
+    deviation : float
+        Standard deviation of the ratings.
+
+    Examples
+    --------
+    >>> default_reg(100_000, 1.0)
+    (0.00016, 0.1875)
+    """
+    factor_ridge = 16.0 * deviation if deviation > 0 else 16.0
+    return factor_ridge / total, 3.0 / factor_ridge
+
+
+def initial_rows(
+    rows: int, rank: int, scale: float, generator: np.random.Generator, first: int = 0
+) -> NDArray[np.float64]:
+    """β = 0 and γ ~ N(0, scale²): where a fit starts.
+
+    γ = 0 on both sides would be a stationary point of f that no solver here could leave, so
+    ``scale`` must be positive.
+
+    Parameters
+    ----------
+    rows, rank : int
+    scale : float
+    generator : numpy Generator
+    first : int
+        The first row that is wanted; those before it are drawn and forgotten.
+
+    Returns
+    -------
+    float64 array of shape (rows − first, 1 + rank)
+
+    Examples
+    --------
+    >>> x = initial_rows(5, 3, 0.1, np.random.default_rng(0))
+    >>> x.shape
+    (5, 4)
+    >>> np.array_equal(x[3:], initial_rows(5, 3, 0.1, np.random.default_rng(0), first=3))
+    True
+    """
+    if not scale > 0:
+        raise ValueError(
+            f"initial γ = 0 is a stationary point of the objective, where no solver can move; "
+            f"the scale of the initial factors must be > 0, got {scale}"
+        )
+    for place in range(0, first * rank, _CACHE_ELEMENTS):
+        generator.standard_normal(min(_CACHE_ELEMENTS, first * rank - place))
+    x = np.zeros((rows - first, 1 + rank))
+    x[:, 1:] = scale * generator.standard_normal((rows - first, rank))
+    return x

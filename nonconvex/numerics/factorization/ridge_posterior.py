@@ -1,0 +1,362 @@
+"""How sure a minimum is: the posterior of each row, whose mode is the ridge regression's solution.
+
+Given the items, the row x_u = (β_u, γ_u) that minimizes f is the mean of a normal distribution,
+where ratings scatter with variance s² about R̂ and rows are a priori of N(0, s² P⁻¹), with P the
+diagonal n λ₁ (d_u/d̄)^ν (ρ, 1, …, 1) (Bishop 2006, 3.3):
+
+    x_u ~ N(x̂_u, s² A_u⁻¹),   A_u = Σ_{i ∈ I_u} z_i z_iᵀ + P,   z_i = (1, γ_i)
+
+and likewise x_i given the users.  Taking both as independent, a rating that was held out has
+
+    Var R_ui = s_u² (1 + v_ui),
+    v_ui = z_iᵀ A_u⁻¹ z_i + x̃_uᵀ A_i⁻¹ x̃_u + tr(Γ_u Γ_i),   x̃_u = (1, γ_u)
+
+with Γ the part of A⁻¹ that belongs to γ.  An id that was never seen has no ratings, A = P.
+
+A matrix for each row would be (1 + K)/2 times as large as the model.  Instead, items are taken to
+be spread over what a user rates as they are over all n ratings: A_u ≈ d_u M + P with
+M = Σ_i d_i z_i z_iᵀ / n, which leaves one number for each row, d.
+
+The ratings of some users scatter more than those of others: s_u² is the user's own, drawn to that
+of all as by κ = 5 ratings (the prior of `nonconvex.numerics.factorization.hyperpriors.LevelPrior`).  Squared
+residuals are of ratings that the rows were fitted to, so they are divided by what those left over:
+
+    s² = Σ_u q_u / (n − p),   s_u² = (κ s² + q_u) / (κ + d_u − p_u),   q_u = Σ_{i ∈ I_u} w e_ui²
+
+where p, of all rows, is Σ tr(d M A⁻¹), and p_u is that of user u and, of the items, a share d_u/n.
+A user who was never seen has the mean of that prior, s² κ/(κ − 2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nonconvex.numerics.factorization.hyperpriors import LevelPrior
+from nonconvex.numerics.factorization.model import Factors, Ridge
+from nonconvex.numerics.threads import one_thread_per_product
+
+__all__ = [
+    "MOMENT_ROWS",
+    "Measured",
+    "Moments",
+    "RidgePosterior",
+    "RidgeSpread",
+    "SideSpread",
+    "degree_shares",
+    "moment_of",
+]
+
+Array = NDArray[np.float64]
+
+_ELEMENTS = 1 << 20  # pairs × unknowns gathered at a time
+MOMENT_ROWS = 1 << 16
+"""Rows that are squared at a time, counted from the first of a side: M is the sum of such."""
+
+_LEAST_LEFT = 0.05  # of a user's ratings, however many unknowns they were fitted to
+_PRIOR = LevelPrior(0.0, 1.0)
+
+
+class Measured(NamedTuple):
+    """What is known of each row beside the factors.
+
+    Attributes
+    ----------
+    user_degrees, item_degrees : float arrays of shape (n_u,) and (n_i,)
+        d, the sum of the weights of a row.
+    noise : float array of shape (n_u,)
+        s_u² of a rating of weight 1.
+    """
+
+    user_degrees: NDArray[np.floating]
+    item_degrees: NDArray[np.floating]
+    noise: NDArray[np.floating]
+
+
+class Moments(NamedTuple):
+    """M = Σ_r d_r z_r z_rᵀ / n of both sides, with z_r = (1, γ_r), or (0, γ_r) without biases.
+
+    Attributes
+    ----------
+    users, items : float64 arrays of shape (1 + K, 1 + K)
+    dtype : float type
+        Of the factors.
+    """
+
+    users: Array
+    items: Array
+    dtype: np.dtype[Any]
+
+    @classmethod
+    def of(
+        cls, factors: Factors, degrees: Sequence[NDArray[np.floating]], *, biases: bool
+    ) -> Moments:
+        """Add up the moments of all rows."""
+        users, items = (
+            sum(
+                moment_of(x[first : first + MOMENT_ROWS], share, biases=biases)
+                for first, share in degree_shares(of_side)
+            )
+            for x, of_side in zip(factors[1:], degrees, strict=True)
+        )
+        return cls(np.asarray(users), np.asarray(items), factors.users.dtype)
+
+
+def degree_shares(degrees: NDArray[np.floating]) -> Iterator[tuple[int, Array]]:
+    """Yield, for `MOMENT_ROWS` rows at a time, the index of the first and d/n of all.
+
+    Examples
+    --------
+    >>> list(degree_shares(np.array([1.0, 3.0])))
+    [(0, array([0.25, 0.75]))]
+    """
+    share = degrees / np.sum(degrees, dtype=np.float64)
+    for first in range(0, len(share), MOMENT_ROWS):
+        yield first, share[first : first + MOMENT_ROWS]
+
+
+def moment_of(rows: NDArray[np.floating], share: Array, *, biases: bool) -> Array:
+    """Return Σ_r share_r z_r z_rᵀ, of shape (1 + K, 1 + K).
+
+    Parameters
+    ----------
+    rows : float array of shape (r, 1 + K)
+    share : float64 array of shape (r,)
+    biases : bool
+
+    Examples
+    --------
+    >>> moment_of(np.array([[9.0, 2.0]]), np.array([0.5]), biases=True)
+    array([[0.5, 1. ],
+           [1. , 2. ]])
+    """
+    z = rows.astype(np.float64)
+    z[:, 0] = 1.0 if biases else 0.0
+    with one_thread_per_product():
+        moment: Array = (share[:, None] * z).T @ z
+    return moment
+
+
+class SideSpread(NamedTuple):
+    """A⁻¹ of all rows of a side: V diag(1/(d m_k + c_d)) Vᵀ with c_d = (d/d̄)^ν.
+
+    Attributes
+    ----------
+    vectors : float64 array of shape (1 + K, 1 + K)
+        V, with Vᵀ P₀ V = I and Vᵀ M V = diag(m), where P₀ is P of a row with d = d̄.
+    moments : float64 array of shape (1 + K,)
+        m ≥ 0.
+    exponent, mean_degree, least : float
+        ν, d̄, and the least d > 0 of a row: an id that was never seen has P of such a row.
+    """
+
+    vectors: Array
+    moments: Array
+    exponent: float
+    mean_degree: float
+    least: float
+
+    @classmethod
+    def of(
+        cls, moment: Array, degrees: NDArray[np.floating], ridge: Ridge, *, biases: bool
+    ) -> SideSpread:
+        """Find V and m for the rows of one side.
+
+        Parameters
+        ----------
+        moment : float64 array of shape (1 + K, 1 + K)
+            M of the other side, which these are regressed on.
+        degrees : float array
+            d of this side.
+        ridge : Ridge
+            Of this side, with λ > 0 and ρ > 0.
+        biases : bool
+            Without, the design rows are (0, γ).
+        """
+        root = np.sqrt(ridge.diagonal(np.array([ridge.mean_degree]), len(moment))[0])
+        if not biases:
+            root[0] = 1.0  # of an unknown that no design has
+        with one_thread_per_product():
+            m, q = np.linalg.eigh(moment / np.outer(root, root))
+        least = float(np.min(degrees[degrees > 0]))
+        vectors = q / root[:, None]
+        return cls(vectors, np.maximum(m, 0.0), ridge.exponent, ridge.mean_degree, least)
+
+    def inverse(self, degrees: Array) -> Array:
+        """Return 1/(d m_k + c_d) of rows with these d, of shape (r, 1 + K)."""
+        ridge = (np.where(degrees > 0, degrees, self.least) / self.mean_degree) ** self.exponent
+        inverse: Array = 1 / (degrees[:, None] * self.moments + ridge[:, None])
+        return inverse
+
+    def unknowns(self, degrees: Array) -> Array:
+        """Return tr(d M A⁻¹) of rows with these d: how many unknowns they have, of shape (r,)."""
+        unknowns = np.empty(len(degrees))
+        step = max(1, _ELEMENTS // len(self.moments))
+        for first in range(0, len(degrees), step):
+            d = degrees[first : first + step]
+            unknowns[first : first + step] = (d[:, None] * self.moments * self.inverse(d)).sum(
+                axis=1
+            )
+        return unknowns
+
+
+class RidgeSpread(NamedTuple):
+    """What tells the standard deviation of predictions, apart from what is known of each row.
+
+    Attributes
+    ----------
+    users, items : SideSpread
+    noise : float
+        s².
+    share : float
+        How many unknowns of items there are for each rating.
+    of_ratings : bool
+        Whether deviations are those of ratings, or of their mean R̂.
+    biases : bool
+        Whether there are β.
+    """
+
+    users: SideSpread
+    items: SideSpread
+    noise: float
+    share: float
+    of_ratings: bool
+    biases: bool
+
+    def levels(self, degrees: Array, squares: Array) -> Array:
+        """Return s_u² of users with d ratings each and q_u = squares, of shape (r,)."""
+        kappa = _PRIOR.user_degrees
+        left = degrees * (1 - self.share) - self.users.unknowns(degrees)
+        left = np.maximum(left, _LEAST_LEFT * degrees)
+        levels: Array = (kappa * self.noise + squares) / (kappa + left)
+        return levels
+
+    def deviations(
+        self,
+        users: NDArray[np.floating],
+        items: NDArray[np.floating],
+        measured: Measured,
+        user: NDArray[np.integer],
+        item: NDArray[np.integer],
+    ) -> Array:
+        """Return √(s_u² (1 + v_ui)), or √(s_u² v_ui), for pairs of dense indices.
+
+        Parameters
+        ----------
+        users, items : float arrays of shape (m, 1 + K)
+        measured : Measured
+        user, item : int arrays of shape (n,)
+            -1 is an id never seen.
+
+        Returns
+        -------
+        float64 array of shape (n,)
+        """
+        cross = (self.users.vectors[1:].T @ self.items.vectors[1:]) ** 2  # (1 + K, 1 + K)
+        deviations = np.empty(len(user))
+        step = max(1, _ELEMENTS // users.shape[1])
+        for first in range(0, len(user), step):
+            u, i = user[first : first + step], item[first : first + step]
+            a = self.users.inverse(_at(measured.user_degrees, u, 0.0))  # (n, 1 + K)
+            b = self.items.inverse(_at(measured.item_degrees, i, 0.0))  # (n, 1 + K)
+            v = np.sum(self._turned(items, i, self.users) ** 2 * a, axis=1)
+            v += np.sum(self._turned(users, u, self.items) ** 2 * b, axis=1)
+            v += np.einsum("nk,kl,nl->n", a, cross, b)
+            noise = _at(measured.noise, u, self.noise * _PRIOR.scatter)
+            deviations[first : first + step] = np.sqrt(noise * (v + self.of_ratings))
+        return deviations
+
+    def _turned(
+        self, rows: NDArray[np.floating], index: NDArray[np.integer], side: SideSpread
+    ) -> Array:
+        """Return (1, γ) V of rows at dense indices, of shape (n, 1 + K)."""
+        design = np.where(index[:, None] >= 0, rows[index], 0).astype(np.float64)
+        design[:, 0] = 1.0 if self.biases else 0.0
+        # Not by the library's product, whose bits may depend on how many rows there are.
+        turned: Array = np.einsum("nk,kl->nl", design, side.vectors)
+        return turned
+
+
+class RidgePosterior(NamedTuple):
+    """What a minimum knows of how sure it is.
+
+    Attributes
+    ----------
+    measured : Measured
+    noise : float
+        s², of all users together.
+    user_ridge, item_ridge : Ridge
+        What training regularized with, λ > 0 and ρ > 0.
+    biases : bool
+        Whether there are β.
+    """
+
+    measured: Measured
+    noise: float
+    user_ridge: Ridge
+    item_ridge: Ridge
+    biases: bool
+
+    @classmethod
+    def of(
+        cls,
+        factors: Factors | Moments,
+        degrees: tuple[NDArray[np.floating], NDArray[np.floating]],
+        squares: Array,
+        ridges: tuple[Ridge, Ridge],
+        *,
+        biases: bool,
+    ) -> RidgePosterior:
+        """Measure the noise of a minimum of f.
+
+        Parameters
+        ----------
+        factors : Factors or Moments
+            All that is needed of factors are their moments.
+        degrees : (float array of shape (n_u,), float array of shape (n_i,))
+        squares : float64 array of shape (n_u,)
+            q_u = Σ w e² over the training ratings of each user.
+        ridges : (Ridge, Ridge)
+            Of users and of items.
+        biases : bool
+
+        Examples
+        --------
+        >>> factors = Factors(3.0, np.zeros((2, 1)), np.zeros((1, 1)))
+        >>> ridge = Ridge(reg=100.0, exponent=0.0, total=40, mean_degree=20.0)
+        >>> d = np.array([20.0, 20.0]), np.array([40.0])
+        >>> q = np.array([80.0, 20.0])
+        >>> posterior = RidgePosterior.of(factors, d, q, (ridge, ridge), biases=True)
+        >>> round(posterior.noise, 2), posterior.measured.noise.round(2)
+        (2.5, array([3.7, 1.3]))
+        """
+        users, items = (np.asarray(side, np.float64) for side in degrees)
+        posterior = cls(Measured(users, items, np.ones(len(users))), 1.0, *ridges, biases)
+        moments = posterior._moments(factors)
+        spread, total = posterior.spread(moments), users.sum()
+        left = total * (1 - spread.share) - spread.users.unknowns(users).sum()
+        noise = float(squares.sum() / max(left, _LEAST_LEFT * total))
+        own = spread._replace(noise=noise).levels(users, squares)
+        kept = (side.astype(moments.dtype) for side in (users, items, own))
+        return posterior._replace(measured=Measured(*kept), noise=noise)
+
+    def spread(self, factors: Factors | Moments, *, of_ratings: bool = True) -> RidgeSpread:
+        """Return what tells the standard deviation of predictions of a model of these factors."""
+        d, moments = self.measured, self._moments(factors)
+        users = SideSpread.of(moments.items, d.user_degrees, self.user_ridge, biases=self.biases)
+        items = SideSpread.of(moments.users, d.item_degrees, self.item_ridge, biases=self.biases)
+        of_items = np.asarray(d.item_degrees, np.float64)
+        share = float(items.unknowns(of_items).sum() / of_items.sum())
+        return RidgeSpread(users, items, self.noise, share, of_ratings, self.biases)
+
+    def _moments(self, factors: Factors | Moments) -> Moments:
+        if isinstance(factors, Moments):
+            return factors
+        return Moments.of(factors, self.measured[:2], biases=self.biases)
+
+
+def _at(values: NDArray[np.floating], index: NDArray[np.integer], unseen: float) -> Array:
+    return np.where(index >= 0, values[index], unseen).astype(np.float64)

@@ -1,0 +1,1 @@
+"""Feed-forward networks: forward and backward passes, and training."""

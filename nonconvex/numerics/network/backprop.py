@@ -1,0 +1,342 @@
+"""The loss and its gradient, by backpropagation (Rumelhart, Hinton and Williams, 1986).
+
+From δ⁽ᴸ⁾ = w ∂ℓ/∂z⁽ᴸ⁾, one row for each example, back through the layers that `forward` kept:
+
+    ∂/∂W_l = h⁽ˡ⁻¹⁾ᵀ δ⁽ˡ⁾,   ∂/∂b_l = Σ_rows δ⁽ˡ⁾,   δ⁽ˡ⁻¹⁾ = (δ⁽ˡ⁾ W_lᵀ) σ'_{l−1}(z⁽ˡ⁻¹⁾)
+
+`sums` adds over examples, what it returns is added over pieces of data by `merge`, and `objective`
+makes f and its gradient of them:
+
+    f(θ) = Σ w ℓ / Σ w + (λ/2) Σ_l ‖W_l‖²
+
+**The same bits, whatever the cores.**  A minibatch is cut into *lanes*: up to 4 equal runs of
+rows, as many as its size and the network's say.  Each is computed by one thread, in pieces of at
+most 1024 rows, and their sums are added in order.  How many are computed at a time changes the
+time and nothing else.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterable, Iterator
+from functools import reduce
+from itertools import pairwise
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nonconvex.numerics.network.activations import ACTIVATIONS
+from nonconvex.numerics.network.model import Network, NetworkError, forward
+from nonconvex.numerics.threads import one_thread_per_product
+
+__all__ = ["Evaluation", "Examples", "Sums", "check", "evaluate", "merge", "objective", "sums"]
+
+Array = NDArray[np.floating]
+
+LANES = 4
+ROWS_OF_LANE = 64  # at least: below, adding up the gradients of lanes takes too much of the time
+ROWS_AT_A_TIME = 1024  # at most, so that memory does not grow with the data
+
+
+class Examples(NamedTuple):
+    """Rows to learn from.
+
+    Attributes
+    ----------
+    x : float array of shape (m, d_0)
+        In the dtype of θ; another one is converted at every use.
+    y : array
+        Float of shape (m, k) for the squared error; integers of shape (m,), the classes, for the
+        cross-entropies.
+    weight : float64 array of shape (m,), optional
+        w ≥ 0; None means that every weight is 1.
+    """
+
+    x: Array
+    y: NDArray[Any]
+    weight: NDArray[np.float64] | None = None
+
+
+class Sums(NamedTuple):
+    """What a step needs to know of some examples; `merge` adds.
+
+    Attributes
+    ----------
+    loss : float64 array of shape (R,)
+        Σ w ℓ, without the penalty.
+    gradient : float array of shape (R, p)
+        Its gradient, in the dtype of θ.
+    weight : float
+        Σ w.
+    """
+
+    loss: NDArray[np.float64]
+    gradient: Array
+    weight: float
+
+
+class Evaluation(NamedTuple):
+    """How well some examples are predicted; `merge` adds.
+
+    Attributes
+    ----------
+    loss : float64 array of shape (R,)
+        Σ w ℓ.
+    correct : float64 array of shape (R,)
+        Σ w over the examples whose class is predicted; 0 for the squared error.
+    weight : float
+        Σ w.
+    """
+
+    loss: NDArray[np.float64]
+    correct: NDArray[np.float64]
+    weight: float
+
+    def mean_loss(self) -> NDArray[np.float64]:
+        """Σ w ℓ / Σ w, of shape (R,)."""
+        return self.loss / self.weight
+
+    def metric(self, network: Network) -> NDArray[np.float64]:
+        """Accuracy for classes; for the squared error its root mean, √(Σ w ‖ŷ − y‖² / Σ w)."""
+        if network.classes is None:
+            return np.sqrt(self.mean_loss())
+        return self.correct / self.weight
+
+
+S = TypeVar("S", Sums, Evaluation)
+
+
+class OrderedMap(Protocol):
+    """`map`, or ``ThreadPoolExecutor.map``: results come in the order of the arguments."""
+
+    def __call__(self, function: Callable[[slice], S], lanes: Iterable[slice], /) -> Iterator[S]:
+        """Apply a function to every lane."""
+
+
+def merge(a: S, b: S) -> S:
+    """Put the sums over two sets of examples together."""
+    return type(a)(*map(operator.add, a, b))
+
+
+def check(network: Network, examples: Examples) -> None:
+    """Refuse examples that do not fit the network.
+
+    Raises
+    ------
+    NetworkError
+        If shapes disagree, or a class is not an integer or outside 0 … k − 1.
+
+    Examples
+    --------
+    >>> network = Network((1, 3), (), "categorical-cross-entropy")
+    >>> check(network, Examples(np.zeros((2, 1)), np.array([0, 3])))
+    Traceback (most recent call last):
+    nonconvex.numerics.network.model.NetworkError: classes must be 0 … 2, got 3; ...
+    """
+    x, y, weight = examples
+    if x.ndim != 2 or x.shape[1] != network.layers[0]:
+        raise NetworkError(
+            f"x must have {network.layers[0]} columns with layers={network.layers}, got an array "
+            f"of shape {x.shape}"
+        )
+    wanted = (len(x),) if network.classes else (len(x), network.layers[-1])
+    if y.shape != wanted:
+        raise NetworkError(
+            f"y must have shape {wanted} for {len(x)} rows, {network.loss} and "
+            f"layers={network.layers}, got {y.shape}"
+        )
+    if weight is not None and weight.shape != (len(x),):
+        raise NetworkError(f"weight must have shape {(len(x),)}, as x has rows, got {weight.shape}")
+    if network.classes is None:
+        return
+    if y.dtype.kind not in "iu":
+        raise NetworkError(f"classes must be integers from 0 on, got {y.dtype}; index them")
+    outside = y[(y < 0) | (y >= network.classes)]
+    if len(outside):
+        raise NetworkError(
+            f"classes must be 0 … {network.classes - 1}, got {outside[0]}; index them, or widen "
+            f"the output layer (now {network.layers[-1]})"
+        )
+
+
+def sums(
+    network: Network,
+    theta: Array,
+    examples: Examples,
+    rows: NDArray[np.integer] | None = None,
+    *,
+    ordered_map: OrderedMap = map,
+) -> Sums:
+    """Sum the loss and its gradient over examples: one forward and one backward pass.
+
+    Parameters
+    ----------
+    network : Network
+    theta : float array of shape (R, p)
+        R restarts; each gets the bits that it would get alone.
+    examples : Examples
+        As `check` wants them.
+    rows : int array, optional
+        Which of them, in this order; all by default.  Giving rows is faster than taking them
+        beforehand, and the bits are the same.
+    ordered_map : callable
+        `map` computes lane after lane; the ``map`` of a ThreadPoolExecutor several at a time.
+
+    Returns
+    -------
+    Sums
+        A loss that is too great to be a number is infinite or NaN, without a warning.
+
+    Raises
+    ------
+    NetworkError
+        If shapes disagree, or a hidden "step" is to be trained through without being asked to.
+
+    Examples
+    --------
+    ŷ = 3 x at x = 2 with y = 5: ℓ = 1, ∂ℓ/∂w = 2 (ŷ − y) x = 4.
+
+    >>> network = Network((1, 1), (), "squared-error", bias=False)
+    >>> sums(network, np.array([[3.0]]), Examples(np.array([[2.0]]), np.array([[5.0]])))
+    Sums(loss=array([1.]), gradient=array([[4.]]), weight=1.0)
+    """
+    if "step" in network.activations and network.step_gradient is None:
+        raise NetworkError(
+            "the derivative of the activation step is 0, so nothing is learned through it; choose "
+            'another activation, or set stepGradient="straight-through"'
+        )
+    return _total(lambda part: _sums(network, theta, part), network, examples, rows, ordered_map)
+
+
+def evaluate(
+    network: Network,
+    theta: Array,
+    examples: Examples,
+    rows: NDArray[np.integer] | None = None,
+    *,
+    ordered_map: OrderedMap = map,
+) -> Evaluation:
+    """Sum the loss and the classes that are right over examples: a forward pass.
+
+    Parameters
+    ----------
+    network, theta, examples, rows, ordered_map
+        As for `sums`.
+
+    Examples
+    --------
+    >>> network = Network((1, 1), (), "binary-cross-entropy", bias=False)
+    >>> examples = Examples(np.array([[2.0], [-1.0]]), np.array([1, 1]))
+    >>> evaluate(network, np.array([[1.0]]), examples).metric(network)
+    array([0.5])
+    """
+    return _total(
+        lambda part: _evaluate(network, theta, part), network, examples, rows, ordered_map
+    )
+
+
+def objective(network: Network, theta: Array, sums: Sums) -> tuple[NDArray[np.float64], Array]:
+    """f(θ) = Σ w ℓ / Σ w + (λ/2) Σ_l ‖W_l‖² and its gradient; the only place of the penalty.
+
+    Parameters
+    ----------
+    network : Network
+    theta : float array of shape (R, p)
+    sums : Sums
+        Without any weight the data say nothing, and the penalty is all.
+
+    Returns
+    -------
+    float64 array of shape (R,)
+        f.
+    float array of shape (R, p)
+        Its gradient, in the dtype of θ.
+
+    Examples
+    --------
+    >>> network = Network((1, 1), (), "squared-error", bias=False, reg=0.5)
+    >>> objective(network, np.array([[3.0]]), Sums(np.array([1.0]), np.array([[4.0]]), 1.0))
+    (array([3.25]), array([[5.5]]))
+    """
+    weight = sums.weight or 1.0
+    value, gradient = sums.loss / weight, sums.gradient / weight
+    if network.reg:
+        weights = theta * network.is_weight
+        value += network.reg / 2 * np.square(weights, dtype=np.float64).sum(axis=-1)
+        gradient += network.reg * weights
+    return value, gradient
+
+
+def _total(
+    function: Callable[[Examples], S],
+    network: Network,
+    examples: Examples,
+    rows: NDArray[np.integer] | None,
+    ordered_map: OrderedMap,
+) -> S:
+    """Add up a function of examples over all lanes, in their order."""
+    count = len(examples.x) if rows is None else len(rows)
+
+    def lane(place: slice) -> S:
+        starts = range(place.start, place.stop, ROWS_AT_A_TIME) or [0]  # no rows: sums of 0
+        parts = [slice(start, min(start + ROWS_AT_A_TIME, place.stop)) for start in starts]
+        with np.errstate(all="ignore"):  # divergence is seen in the loss
+            return reduce(
+                merge,
+                (function(_taken(examples, p if rows is None else rows[p])) for p in parts),
+            )
+
+    lanes = max(1, min(LANES, count // ROWS_OF_LANE))
+    cuts = [count * number // lanes for number in range(lanes + 1)]
+    places = [slice(*cut) for cut in pairwise(cuts)]
+    with one_thread_per_product():
+        return reduce(merge, (map if lanes == 1 else ordered_map)(lane, places))
+
+
+def _taken(examples: Examples, rows: slice | NDArray[np.integer]) -> Examples:
+    x, y, weight = examples
+    if isinstance(rows, slice):
+        return Examples(x[rows], y[rows], None if weight is None else weight[rows])
+    # np.take is several times faster than an index
+    return Examples(
+        x.take(rows, axis=0),
+        y.take(rows, axis=0),
+        None if weight is None else weight.take(rows),
+    )
+
+
+def _sums(network: Network, theta: Array, examples: Examples) -> Sums:
+    x, y, weight = examples
+    *h, z = forward(network, theta, x)
+    value, delta = network.output.evaluate(z, y)  # (R, m), (R, m, d_L)
+    if weight is not None:
+        value *= weight
+        delta *= weight[:, None].astype(delta.dtype)
+    gradient = np.empty_like(theta)
+    parameters, slopes = network.views(theta), network.views(gradient)
+    for number in reversed(range(network.depth)):
+        np.matmul(h[number].swapaxes(-2, -1), delta, out=slopes[number].weights)
+        if (bias := slopes[number].bias) is not None:
+            delta.sum(axis=-2, out=bias)
+        if number > 0:
+            delta = delta @ parameters[number].weights.swapaxes(-2, -1)  # (R, m, d_{l−1})
+            activation = ACTIVATIONS[network.activations[number - 1]]
+            delta = activation.backward(delta, h[number])
+    return Sums(value.sum(axis=-1), gradient, _weight(examples))
+
+
+def _evaluate(network: Network, theta: Array, examples: Examples) -> Evaluation:
+    *_, z = forward(network, theta, examples.x)
+    value, _ = network.output.evaluate(z, examples.y)  # (R, m)
+    right = np.zeros(value.shape)
+    if network.classes is not None:
+        right += network.predicted(z) == examples.y
+    if examples.weight is not None:
+        value *= examples.weight
+        right *= examples.weight
+    return Evaluation(value.sum(axis=-1), right.sum(axis=-1), _weight(examples))
+
+
+def _weight(examples: Examples) -> float:
+    return float(len(examples.x) if examples.weight is None else examples.weight.sum())

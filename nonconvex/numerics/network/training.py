@@ -1,0 +1,335 @@
+"""Training of networks: epochs of minibatches, for several restarts at once, until each stops.
+
+The loop knows neither where the data are nor where gradients are computed: a `Gradients` yields,
+minibatch by minibatch, what computes the sums over it.  Every restart sees the same minibatches;
+one that stops leaves the others with the bits that they would have had without it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nonconvex.numerics.convergence import FitError
+from nonconvex.numerics.descent import Optimizer, OptimizerState
+from nonconvex.numerics.epochs import Epoch, Limits, TrainingStop, best_epoch
+from nonconvex.numerics.network.backprop import Evaluation, Sums, objective
+from nonconvex.numerics.network.model import Network, NetworkError
+
+__all__ = ["Gradients", "Restart", "Saved", "Trained", "Training", "train"]
+
+Array = NDArray[np.floating]
+
+
+class Gradients(Protocol):
+    """A place where gradients are computed: here, or on the executors."""
+
+    def epoch(self, number: int) -> Iterator[Callable[[Array], Sums]]:
+        """Yield for each minibatch of epoch 1, 2, … what maps θ of shape (R, p) to its sums."""
+
+
+class Trained(NamedTuple):
+    """What a restart came to.
+
+    Attributes
+    ----------
+    theta : float array of shape (p,)
+        The parameters: with patience those of the epoch of the least validation loss, else the
+        last ones.
+    epoch : int
+        The epoch at whose end they were these.
+    history : list of Epoch
+    stop : TrainingStop
+    """
+
+    theta: Array
+    epoch: int
+    history: list[Epoch]
+    stop: TrainingStop
+
+
+class Saved(NamedTuple):
+    """All that training goes on from, at the end of an epoch.
+
+    Attributes
+    ----------
+    epoch : int
+    arrays : dict of str to array
+    values : dict
+        What JSON can hold.
+    """
+
+    epoch: int
+    arrays: dict[str, NDArray[Any]]
+    values: dict[str, Any]
+
+
+class Restart:
+    """One restart, under way or ended.
+
+    Attributes
+    ----------
+    history : list of Epoch
+    stop : TrainingStop or None
+        Why it has ended, if it has.
+    theta : float array of shape (p,), or None
+        The best parameters so far, or the final ones.
+    epoch : int
+        The epoch at whose end they were these.
+    """
+
+    def __init__(self) -> None:
+        self.history: list[Epoch] = []
+        self.stop: TrainingStop | None = None
+        self.theta: Array | None = None
+        self.epoch = 0
+
+    def end_epoch(self, record: Epoch, theta: Array, limits: Limits, *, finite: bool) -> None:
+        """Take note of what an epoch has reached, and decide whether to stop."""
+        self.history.append(record)
+        self.stop = limits.reached(self.history) if finite else TrainingStop.NONFINITE
+        if not finite:
+            wanted = self.theta is None  # the best so far is better than nothing
+        elif limits.patience is not None:
+            wanted = best_epoch(self.history) == record.epoch
+        else:
+            wanted = self.stop is not None
+        if wanted:
+            self.theta, self.epoch = theta.copy(), record.epoch
+
+    def result(self) -> Trained:
+        """Return what it came to."""
+        assert self.theta is not None
+        assert self.stop is not None
+        return Trained(self.theta, self.epoch, self.history, self.stop)
+
+
+class Training:
+    """Several restarts on their way.
+
+    Attributes
+    ----------
+    epoch, steps : int
+        How many are done.
+    restarts : list of Restart
+    active : list of int
+        Which of them have not ended, in order.
+    """
+
+    def __init__(
+        self, network: Network, theta: Array, optimizer: Optimizer, limits: Limits
+    ) -> None:
+        self.epoch, self.steps = 0, 0
+        self.restarts = [Restart() for _ in theta]
+        self.active = list(range(len(theta)))
+        self._network, self._optimizer, self._limits = network, optimizer, limits
+        self._theta = theta  # of the active restarts
+        self._state = optimizer.init(theta)
+
+    def run_epoch(
+        self, gradients: Gradients, validate: Callable[[Array], Evaluation] | None
+    ) -> None:
+        """Take the steps of an epoch, evaluate where they led, and end what has reached its end."""
+        started = time.perf_counter()
+        self.epoch += 1
+        running = _Running(len(self.restarts))
+        diverged: dict[int, Array] = {}
+        for minibatch in gradients.epoch(self.epoch):
+            sums = minibatch(self._theta)
+            with np.errstate(all="ignore"):  # what is not finite is seen, and ends
+                value, gradient = objective(self._network, self._theta, sums)
+                running.add(self.active, sums, value, gradient)
+                finite = np.isfinite(value)
+                if not finite.all():
+                    diverged |= self._drop(~finite)
+                    gradient = gradient[finite]
+                step, self._state = self._optimizer.update(gradient, self._state, self._theta)
+                self._theta = self._theta + step
+            self.steps += 1
+            if not self.active or self.steps == self._limits.max_steps:
+                break
+        if not running.any():
+            raise FitError("there is no row to train on; check the training data and its filters")
+        diverged |= self._drop(np.any(~np.isfinite(self._theta), axis=-1))
+        validation = validate(self._theta) if validate is not None and self.active else None
+        rate = self._optimizer.learning_rate(self.steps - 1)
+        seconds = time.perf_counter() - started
+
+        def record(number: int) -> Epoch:
+            means = running.means(number)
+            return Epoch(self.epoch, self.steps, *means[:2], rate, means[2], None, None, seconds)
+
+        for number, theta in diverged.items():
+            self.restarts[number].end_epoch(record(number), theta, self._limits, finite=False)
+        for row, number in enumerate(self.active):
+            reached = record(number)
+            if validation is not None:
+                loss = float(validation.mean_loss()[row])
+                reached = reached._replace(
+                    validation_loss=loss if np.isfinite(loss) else np.inf,
+                    validation_metric=float(validation.metric(self._network)[row]),
+                )
+            self.restarts[number].end_epoch(reached, self._theta[row], self._limits, finite=True)
+        self._drop(np.array([self.restarts[number].stop is not None for number in self.active]))
+
+    def _drop(self, ended: NDArray[np.bool_]) -> dict[int, Array]:
+        """Take restarts out of the batch; return their numbers and parameters."""
+        dropped = {self.active[row]: self._theta[row] for row in np.flatnonzero(ended)}
+        if dropped:
+            self.active = [number for number in self.active if number not in dropped]
+            self._theta = self._theta[~ended]
+            memories = (self._state.first, self._state.second)
+            kept = (memory[~ended] if memory.size else memory for memory in memories)
+            self._state = OptimizerState(self._state.updates, *kept)
+        return dropped
+
+    def save(self) -> Saved:
+        """Return all that `restore` needs."""
+        arrays: dict[str, NDArray[Any]] = {"theta": self._theta}
+        arrays |= {f"optimizer.{name}": array for name, array in self._state._asdict().items()}
+        for number, restart in enumerate(self.restarts):
+            if restart.theta is not None:
+                arrays[f"{number}.theta"] = restart.theta
+        values = {
+            "steps": self.steps,
+            "active": self.active,
+            "restarts": [
+                {
+                    "history": [list(epoch) for epoch in restart.history],
+                    "stop": None if restart.stop is None else restart.stop.name,
+                    "epoch": restart.epoch,
+                }
+                for restart in self.restarts
+            ],
+        }
+        return Saved(self.epoch, arrays, values)
+
+    def restore(self, saved: Saved) -> None:
+        """Go back to what `save` returned."""
+        arrays, values = saved.arrays, saved.values
+        self.epoch, self.steps, self.active = saved.epoch, values["steps"], list(values["active"])
+        self._theta = arrays["theta"]
+        self._state = OptimizerState(
+            *(arrays[f"optimizer.{name}"] for name in OptimizerState._fields)
+        )
+        for number, (restart, value) in enumerate(
+            zip(self.restarts, values["restarts"], strict=True)
+        ):
+            restart.history = [Epoch(*epoch) for epoch in value["history"]]
+            restart.stop = None if value["stop"] is None else TrainingStop[value["stop"]]
+            restart.theta, restart.epoch = arrays.get(f"{number}.theta"), value["epoch"]
+
+
+class _Running:
+    """Sums over the minibatches of an epoch, for each restart."""
+
+    def __init__(self, restarts: int) -> None:
+        self._loss, self._objective, self._weight = np.zeros((3, restarts))
+        self._last: tuple[list[int], Array] | None = None
+
+    def add(
+        self, active: list[int], sums: Sums, value: NDArray[np.float64], gradient: Array
+    ) -> None:
+        """Take note of what a minibatch was before its step."""
+        self._loss[active] += sums.loss
+        self._objective[active] += sums.weight * value
+        self._weight[active] += sums.weight
+        self._last = active, gradient
+
+    def any(self) -> bool:
+        """Tell whether there was a minibatch."""
+        return self._last is not None
+
+    def means(self, number: int) -> tuple[float, float, float]:
+        """Return the mean loss and objective of a restart, and the norm of its last gradient."""
+        assert self._last is not None
+        active, gradient = self._last
+        norm = np.nan
+        if number in active:
+            squares = np.square(gradient[active.index(number)], dtype=np.float64)
+            norm = float(np.sqrt(squares.sum()))
+        weight = self._weight[number] or 1.0
+        return float(self._loss[number] / weight), float(self._objective[number] / weight), norm
+
+
+def train(
+    network: Network,
+    theta: Array,
+    gradients: Gradients,
+    optimizer: Optimizer,
+    limits: Limits,
+    *,
+    validate: Callable[[Array], Evaluation] | None = None,
+    on_epoch: Callable[[Training], None] | None = None,
+    saved: Saved | None = None,
+) -> list[Trained]:
+    """Minimize f from every restart by minibatches: θ ← θ + step(∇f of the minibatch).
+
+    A restart that becomes non-finite is dropped, and reported as such.
+
+    Parameters
+    ----------
+    network : Network
+    theta : float array of shape (R, p)
+        Where the restarts begin.
+    gradients : Gradients
+    optimizer : Optimizer
+        To clip the gradients of restarts one by one, make it with ``axis=-1``.
+    limits : Limits
+    validate : callable, optional
+        Evaluates θ of shape (R, p) on validation rows, at the end of every epoch.
+    on_epoch : callable, optional
+        Is given the training at the end of every epoch, to show its progress or to `save` it.
+    saved : Saved, optional
+        From where to go on, to the bits that training without interruption has.
+
+    Returns
+    -------
+    list of Trained
+        One for each restart, in their order.
+
+    Raises
+    ------
+    FitError
+        If no restart stays finite, or there is no row.
+    NetworkError
+        If patience is given and nothing to validate with.
+
+    Examples
+    --------
+    The mean is the constant of least squares:
+
+    >>> from nonconvex.numerics.network.backprop import Examples
+    >>> from nonconvex.numerics.network.local_gradients import LocalGradients
+    >>> from nonconvex.numerics.optim import gradient_descent
+    >>> network = Network((1, 1), (), "squared-error")
+    >>> examples = Examples(np.zeros((3, 1)), np.array([[1.0], [2.0], [6.0]]))
+    >>> gradients = LocalGradients(network, examples, [3], batch_size=3, seed=1)
+    >>> [end] = train(
+    ...     network, np.zeros((1, 2)), gradients, gradient_descent(0.25), Limits(max_epochs=50)
+    ... )
+    >>> end.theta, end.stop.value
+    (array([0., 3.]), 'reached maxIter')
+    """
+    if limits.patience is not None and validate is None:
+        raise NetworkError("patience needs validation rows; leave it unset, or set some aside")
+    training = Training(network, theta, optimizer, limits)
+    if saved is not None:
+        training.restore(saved)
+    while training.active:
+        training.run_epoch(gradients, validate)
+        if on_epoch is not None:
+            on_epoch(training)
+    ends = [restart.result() for restart in training.restarts]
+    if all(end.stop is TrainingStop.NONFINITE for end in ends):
+        last = ends[0].history[-1]
+        raise FitError(
+            f"training diverged: the objective became {last.objective} in epoch {last.epoch} with "
+            f"learningRate {last.learning_rate:.3g}; lower learningRate, set clipNorm, or check "
+            "that features and targets are on a moderate scale (standardize)"
+        )
+    return ends

@@ -1,0 +1,214 @@
+import os
+import time
+
+import pytest
+
+from nonconvex.distributed.files.hadoop import (
+    ConcurrencyError,
+    FileSystem,
+    FileSystemError,
+    publish,
+)
+from nonconvex.distributed.files.writers import mark
+
+
+def entries(directory):
+    return sorted(path.name for path in directory.rglob("*") if path.suffix != ".crc")
+
+
+@pytest.fixture
+def target(tmp_path):
+    return tmp_path / "deep" / "target"
+
+
+def test_text_comes_back(spark, tmp_path):
+    files = FileSystem(spark, str(tmp_path))
+    files.write_text(f"{tmp_path}/a.txt", "λ₁ ≥ 0\n")
+    files.write_text(f"{tmp_path}/a.txt", "γ\n")
+    assert files.read_text(f"{tmp_path}/a.txt") == "γ\n"
+    assert files.exists(f"{tmp_path}/a.txt")
+    assert files.names(str(tmp_path)) == ["a.txt"]
+    files.delete(f"{tmp_path}/a.txt")
+    assert not files.exists(f"{tmp_path}/a.txt")
+
+
+def test_what_cannot_be_done_is_named(spark, tmp_path):
+    files = FileSystem(spark, str(tmp_path))
+    with pytest.raises(FileSystemError, match=r"no\.txt cannot be read: .*no\.txt"):
+        files.read_text(f"{tmp_path}/no.txt")
+    with pytest.raises(FileSystemError, match=r"cannot be listed"):
+        files.names(f"{tmp_path}/no")
+    with pytest.raises(FileSystemError, match=r"ftp9://x cannot be reached: .*ftp9"):
+        FileSystem(spark, "ftp9://x")
+
+
+def test_a_directory_appears_when_it_is_complete(spark, target):
+    with publish(spark, str(target)) as directory:
+        FileSystem(spark, directory).write_text(f"{directory}/a", "1")
+        assert not target.exists()
+    assert entries(target.parent) == ["a", "target"]
+
+
+def test_a_directory_that_fails_leaves_nothing(spark, target):
+    def write_half():
+        with publish(spark, str(target)) as directory:
+            FileSystem(spark, directory).write_text(f"{directory}/a", "1")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        write_half()
+    assert entries(target.parent) == []
+
+
+def test_a_directory_takes_the_place_of_another_or_leaves_it(spark, target):
+    target.mkdir(parents=True)
+    (target / "old").write_text("0")
+    with pytest.raises(KeyError), publish(spark, str(target)) as directory:
+        raise KeyError
+    assert entries(target.parent) == ["old", "target"]
+    with publish(spark, str(target)) as directory:
+        FileSystem(spark, directory).write_text(f"{directory}/new", "1")
+        assert (target / "old").exists()
+    assert entries(target.parent) == ["new", "target"]
+
+
+def test_a_directory_that_cannot_be_renamed_in_leaves_the_old_one(spark, target, monkeypatch):
+    target.mkdir(parents=True)
+    (target / "old").write_text("0")
+    rename = FileSystem.rename
+
+    def fail_once(self, path, to):
+        if to == str(target) and not target.exists():
+            monkeypatch.setattr(FileSystem, "rename", rename)
+            raise FileSystemError("the disk is full")
+        rename(self, path, to)
+
+    monkeypatch.setattr(FileSystem, "rename", fail_once)
+    with pytest.raises(FileSystemError, match="full"), publish(spark, str(target)):
+        pass
+    assert entries(target.parent) == ["old", "target"]
+
+
+def test_a_path_that_cannot_be_written_is_named(spark, tmp_path):
+    (tmp_path / "file").write_text("0")
+    path = f"{tmp_path}/file/target"
+    with pytest.raises(FileSystemError, match=r"cannot be"), publish(spark, path):
+        raise AssertionError
+
+
+def test_a_file_is_new_once(spark, tmp_path):
+    files = FileSystem(spark, str(tmp_path))
+    assert files.write_new(f"{tmp_path}/a", "1")
+    assert not files.write_new(f"{tmp_path}/a", "2")
+    assert files.read_text(f"{tmp_path}/a") == "1"
+    assert files.names(str(tmp_path)) == ["a"]
+
+
+@pytest.mark.parametrize("way", ["_rename_new", "_create_new"])
+def test_a_file_is_new_once_on_hdfs_and_object_stores(spark, tmp_path, way):
+    files = FileSystem(spark, str(tmp_path))
+    target = files._path(f"{tmp_path}/a")
+    for text, expected in (("1", True), ("2", False)):
+        if way == "_create_new":
+            assert files._create_new(target, text) is expected
+        else:
+            files.write_text(f"{tmp_path}/new", text)
+            assert files._rename_new(files._path(f"{tmp_path}/new"), target) is expected
+    assert files.read_text(f"{tmp_path}/a") == "1"
+
+
+def test_a_directory_that_another_process_removes_meanwhile_is_no_hindrance(
+    spark, target, monkeypatch
+):
+    target.mkdir(parents=True)
+    rename = FileSystem.rename
+
+    def rename_late(self, path, place):
+        if path == str(target):
+            target.rmdir()
+        rename(self, path, place)
+
+    monkeypatch.setattr(FileSystem, "rename", rename_late)
+    with publish(spark, str(target)) as directory:
+        FileSystem(spark, directory).write_text(f"{directory}/new.txt", "x")
+    assert entries(target.parent) == ["new.txt", "target"]
+
+
+def test_a_directory_that_another_process_has_written_meanwhile_stays(spark, target):
+    def write():
+        with publish(spark, str(target), replace=False):
+            target.mkdir()
+            (target / "theirs").write_text("1")
+
+    with pytest.raises(ConcurrencyError, match=r"target: another process has written that meanw"):
+        write()
+    assert entries(target.parent) == ["target", "theirs"]
+
+
+def test_a_directory_that_appears_at_the_very_moment_stays(spark, target, monkeypatch):
+    """Hadoop renames into a directory that is there, and says that all is well."""
+    target.mkdir(parents=True)
+    (target / "theirs").write_text("1")
+    files = FileSystem(spark, str(target))
+    other = target.parent / "other"
+    other.mkdir()
+    monkeypatch.setattr(files._files, "exists", _first_no(files._files.exists), raising=False)
+    with pytest.raises(ConcurrencyError, match=r"other cannot be renamed to .*target: another"):
+        files.rename(str(other), str(target))
+    assert entries(target.parent) == ["target", "theirs"]
+
+
+def _first_no(exists):
+    answers = iter([False])
+    return lambda path: next(answers, None) is None and exists(path)
+
+
+def test_what_a_killed_process_left_is_swept_and_what_it_moved_away_is_put_back(spark, target):
+    gone, old = "00000000-1-1", time.time() - 90_000
+    target.parent.mkdir()
+    for name in (
+        f".target.{gone}.0123abcd",
+        f".target.{gone}.4567abcd.old",
+        f".another.{gone}.0123abcd",
+        f".target.{mark()}.0123abcd",
+    ):
+        (target.parent / name).mkdir()
+        os.utime(target.parent / name, (old, old))
+    with pytest.raises(ConcurrencyError), publish(spark, str(target), replace=False):
+        pass
+    kept = [f".another.{gone}.0123abcd", f".target.{mark()}.0123abcd", "target"]
+    assert entries(target.parent) == sorted(kept)
+
+
+def test_empty_files_are_those_that_spark_would_read(spark, tmp_path):
+    files = FileSystem(spark, str(tmp_path))
+    read = ["a/part.parquet", "a/day=1/p", "a/_day=1/p", "b [1]/ünï.parquet"]
+    for name in [*read, "a/_SUCCESS", "a/.p.crc", "a/_temporary/0/p", "a/x._COPYING_", "a/.h/p"]:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "a" / "full").write_text("1")
+    assert files.empty_files(f"{tmp_path}/a") == sorted(read[:3])
+    assert files.empty_files(f"{tmp_path}/a/{{day=1,_day=1}}") == ["_day=1/p", "day=1/p"]
+    assert files.empty_files(rf"{tmp_path}/b \[1\]") == read[3:]
+    assert files.empty_files(f"{tmp_path}/a/p*") == ["part.parquet"]
+    assert files.empty_files(f"{tmp_path}/no") == []
+
+
+@pytest.mark.parametrize("scheme", ["file", "s3a"])
+def test_files_are_listed_one_directory_at_a_time_or_all_at_once(
+    spark, tmp_path, monkeypatch, scheme
+):
+    """The local disk plays the store of objects, whose files Hadoop lists itself."""
+    monkeypatch.setattr(FileSystem, "_scheme", scheme)
+    contents = {"a": b"", "b/c": b"12", "b/d/e": b"3", "b/d/f": b""}
+    for name, content in contents.items():
+        file = tmp_path / "top" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content)
+    (tmp_path / "top" / "empty").mkdir()
+    files = FileSystem(spark, str(tmp_path))
+    found = files.sizes(str(tmp_path / "top"))
+    assert list(found.items()) == [(name, len(content)) for name, content in contents.items()]
+    assert files.empty_files(str(tmp_path / "*")) == ["top/a", "top/b/d/f"]
+    with pytest.raises(FileSystemError, match=f"{tmp_path}/no cannot be listed"):
+        files.sizes(str(tmp_path / "no"))

@@ -1,0 +1,68 @@
+"""Where rows are updated: the driver and the executors come to the same bits."""
+
+import logging
+
+import numpy as np
+import pytest
+
+from nonconvex.distributed.factorization.execution import few
+from nonconvex.recommendation import MatrixFactorization
+from tests.distributed.factorization.test_fit import frame, same_bits, triples
+
+FITS = {
+    "als": {
+        "solver": "als",
+        "numRestarts": 2,
+        "weightCol": "weight",
+        "validationIndicatorCol": "held",
+        "patience": 2,
+    },
+    "als-coordinate": {"solver": "als-coordinate", "precision": "float64"},
+    "gd": {"solver": "gd", "miniBatchFraction": 0.5},
+    "gibbs": {
+        "solver": "gibbs",
+        "numBurnIn": 1,
+        "numSamples": 2,
+        "numKept": 2,
+        "validationIndicatorCol": "held",
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def ratings(spark):
+    users, items, values = triples()
+    generator = np.random.default_rng(0)
+    weight = generator.integers(1, 4, len(values)).astype(float)
+    held = generator.random(len(values)) < 0.2
+    data = frame(spark, users, items, values, weight=weight, held=held).cache()
+    yield data
+    data.unpersist()
+
+
+@pytest.mark.parametrize("fit", FITS)
+def test_the_driver_and_the_executors_come_to_the_same_bits(ratings, fit):
+    estimator = MatrixFactorization(rank=2, numUserBlocks=3, **FITS[fit])
+    if fit != "gibbs":
+        estimator.setMaxIter(2)
+    here = estimator.setUpdates("driver").fit(ratings)
+    there = estimator.setUpdates("executors").fit(ratings)
+    same_bits(here.factors, there.factors)
+    for ours, theirs in zip(here.summary.restarts, there.summary.restarts, strict=True):
+        assert [step | {"seconds": 0} for step in ours.history] == [
+            step | {"seconds": 0} for step in theirs.history
+        ]
+
+
+def test_few_ratings_are_worked_through_on_the_driver(ratings, caplog):
+    # One rating more, or one start more, and a job is worth its planning.
+    assert few(1 << 18, 16)
+    assert not few((1 << 18) + 1, 1)
+    assert not few(1 << 18, 17)
+    with caplog.at_level(logging.INFO, logger="nonconvex"):
+        MatrixFactorization(rank=2, maxIter=1).fit(ratings)
+    n = ratings.count()
+    assert (
+        f"updates on the driver: {n} ratings × 3 unknowns take less time than planning a job"
+        in caplog.messages
+    )

@@ -1,0 +1,175 @@
+"""Folding in: training users come back as they were, new ones as a dense ridge solve has them."""
+
+import logging
+
+import numpy as np
+import pandas as pd
+import pytest
+from pyspark.sql import functions as F
+
+from nonconvex.distributed.columns import ColumnError
+from nonconvex.distributed.data.ratings import RatingsError
+from nonconvex.recommendation import MatrixFactorization, MatrixFactorizationModel
+
+USERS, ITEMS = 40, 25
+
+
+@pytest.fixture(scope="module")
+def table():
+    rng = np.random.default_rng(11)
+    table = pd.DataFrame(np.argwhere(rng.random((USERS, ITEMS)) < 0.3), columns=["user", "item"])
+    table["rating"] = rng.integers(1, 6, len(table)).astype(float)
+    table["weight"] = rng.choice([0.0, 0.5, 1.0, 2.5], len(table))
+    table["user"] = table["user"].map("u{:02}".format)
+    return pd.concat([table, table.iloc[:3]])  # a few pairs twice
+
+
+@pytest.fixture(scope="module")
+def ratings(spark, table):
+    frame = spark.createDataFrame(table).cache()
+    yield frame
+    frame.unpersist()
+
+
+@pytest.fixture(scope="module")
+def model(ratings):
+    return MatrixFactorization(rank=3, maxIter=3, regExponent=0.5).fit(ratings)
+
+
+@pytest.fixture
+def new(spark):
+    rows = [("u03½", 0, 5.0), ("u03½", 4, 1.0), ("u03½", 7, 4.0), ("zoe", 2, 2.0)]
+    return spark.createDataFrame(rows, "user string, item long, rating double")
+
+
+def rows_of(frame):
+    """Ids and rows (β, γ) in float64."""
+    side = frame.toPandas()
+    rows = np.column_stack([side["bias"], np.stack(side["features"])]).astype(np.float64)
+    return dict(zip(side["id"], rows, strict=True))
+
+
+def ridge_solution(model, ratings, reg, rows, fixed):
+    """argmin of Σ (R − α − β_i − z·x)² + ridge ‖(√ρ β, γ)‖², as a least squares problem."""
+    summary = model.summary
+    mean_degree = summary.total / rows
+    ridge = summary.total * reg * (len(ratings) / mean_degree) ** summary.reg_exponent
+    z = np.array([[1.0, *fixed[other][1:]] for other, _ in ratings])
+    y = np.array([rating - model.globalBias - fixed[other][0] for other, rating in ratings])
+    scale = np.sqrt(ridge * np.array([summary.bias_reg_ratio, *[1.0] * (z.shape[1] - 1)]))
+    stacked, zeros = np.vstack([z, np.diag(scale)]), np.zeros(z.shape[1])
+    return np.linalg.lstsq(stacked, np.append(y, zeros), rcond=None)[0]
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"weightCol": "weight", "regExponent": 0.7, "precision": "float64"},
+        {"implicitPrefs": True, "confidence": 3.0, "nonnegative": True},
+        {"fitBiases": False, "fitIntercept": False, "regUser": 1e-3},
+    ],
+    ids=["weights", "implicit", "no biases"],
+)
+def test_a_training_user_gets_its_own_row_to_the_bit(ratings, params, tmp_path):
+    model = MatrixFactorization(rank=3, maxIter=2, **params).fit(ratings)
+    model.write().save(str(tmp_path / "model"))
+    loaded = MatrixFactorizationModel.load(str(tmp_path / "model"))
+    shuffled = ratings.orderBy(F.rand(5)).repartition(7)
+    # all of them, and one alone, in another partition than before
+    for some in (shuffled, ratings.where("user = 'u05'")):
+        folded = loaded.foldInUsers(some)
+        assert folded.factors.users.tobytes() == model.factors.users.tobytes()
+        assert [row.id for row in folded.userFactors.collect()] == [
+            *map("u{:02}".format, range(USERS))
+        ]
+
+
+def test_new_users_are_ridge_solutions(model, new):
+    folded = model.foldInUsers(new)
+    before, after = rows_of(model.userFactors), rows_of(folded.userFactors)
+    assert list(after) == sorted([*before, "u03½", "zoe"])
+    for user, row in before.items():
+        np.testing.assert_array_equal(after[user], row)
+    items = rows_of(model.itemFactors)
+    for user, ratings in {"u03½": [(0, 5.0), (4, 1.0), (7, 4.0)], "zoe": [(2, 2.0)]}.items():
+        expected = ridge_solution(model, ratings, model.summary.reg_user, USERS, items)
+        np.testing.assert_allclose(after[user], expected, rtol=1e-3, atol=1e-5)
+    assert folded.itemFactors.toPandas().equals(model.itemFactors.toPandas())
+    assert folded.summary == model.summary
+
+
+def test_new_items_are_ridge_solutions(spark, model):
+    new = spark.createDataFrame(
+        [("u00", -3, 5.0), ("u09", -3, 1.0), ("u01", 3, 4.0)],
+        "user string, item long, rating double",
+    )
+    folded = model.foldInItems(new)
+    after, users = rows_of(folded.itemFactors), rows_of(model.userFactors)
+    assert list(after) == [-3, *range(ITEMS)]
+    for item, ratings in {-3: [("u00", 5.0), ("u09", 1.0)], 3: [("u01", 4.0)]}.items():
+        expected = ridge_solution(model, ratings, model.summary.reg_item, ITEMS, users)
+        np.testing.assert_allclose(after[item], expected, rtol=1e-3, atol=1e-5)
+
+
+def test_training_items_come_back_nearly(ratings):
+    model = MatrixFactorization(rank=1, maxIter=15, tol=0.0).fit(ratings)
+    before = rows_of(model.itemFactors)
+    after = rows_of(model.foldInItems(ratings).itemFactors)
+    for item, row in before.items():
+        np.testing.assert_allclose(after[item], row, atol=2e-2)
+
+
+def test_folded_users_are_served(model, new):
+    folded = model.foldInUsers(new)
+    lists = folded.recommendForUserSubset(new, ITEMS, exclude="train")
+    offered = {row.user: {item for item, _ in row.recommendations} for row in lists.collect()}
+    assert offered == {
+        "u03½": set(range(ITEMS)) - {0, 4, 7},
+        "zoe": set(range(ITEMS)) - {2},
+    }
+    first = folded.transform(new.where("user = 'zoe'")).first()
+    row, item = rows_of(folded.userFactors)["zoe"], rows_of(model.itemFactors)[2]
+    expected = model.globalBias + row[0] + item[0] + row[1:] @ item[1:]
+    assert first.prediction == pytest.approx(expected)
+
+
+def test_unknown_items_are_ignored_and_counted(spark, model, new, caplog):
+    more = [("zoe", 999, 5.0), ("nobody", 999, 5.0)]
+    with_unknown = new.union(spark.createDataFrame(more, new.schema))
+    with caplog.at_level(logging.INFO, "nonconvex"):
+        folded = model.foldInUsers(with_unknown)
+    assert "ignored 2 of 6 ratings: their items are not in the model" in caplog.text
+    assert "folded in 2 users, 2 of them new" in caplog.text
+    assert rows_of(folded.userFactors).keys() == rows_of(model.foldInUsers(new).userFactors).keys()
+
+
+class TestBadCalls:
+    def test_nothing_to_fold_in(self, model, new):
+        match = "none of the {} ratings to fold in is of one of the items that the model knows"
+        with pytest.raises(RatingsError, match=match.format(0)):
+            model.foldInUsers(new.where("false"))
+        with pytest.raises(RatingsError, match=match.format(4)):
+            model.foldInUsers(new.withColumn("item", F.col("item") + 900))
+
+    @pytest.mark.parametrize("column", ["user", "item", "rating"])
+    def test_null(self, model, new, column):
+        broken = new.withColumn(column, F.when(F.col("user") != "zoe", F.col(column)))
+        with pytest.raises(RatingsError, match="1 of the 4 ratings to fold in have a null id, or"):
+            model.foldInUsers(broken)
+
+    @pytest.mark.parametrize("value", ["NaN", "Infinity"])
+    def test_not_finite(self, model, new, value):
+        with pytest.raises(RatingsError, match="4 of the 4 ratings to fold in have"):
+            model.foldInItems(new.withColumn("rating", F.lit(value).cast("double")))
+
+    def test_columns(self, ratings, model, new):
+        with pytest.raises(ColumnError, match="ratingCol='rating': there is no such column"):
+            model.foldInUsers(new.drop("rating"))
+        with pytest.raises(ColumnError, match="itemCol='item': the column is string and must be"):
+            model.foldInUsers(new.withColumn("item", F.lit("a")))
+        weighted = model.copy().setWeightCol("weight")
+        with pytest.raises(ColumnError, match="weightCol='weight': there is no such column"):
+            weighted.foldInUsers(new)
+        negative = ratings.withColumn("weight", F.lit(-1.0))
+        with pytest.raises(RatingsError, match="a weight below 0; drop or mend them"):
+            weighted.foldInUsers(negative)

@@ -1,0 +1,243 @@
+"""Gibbs sampling in Spark: what it predicts, how sure it is, and that its bits are the same."""
+
+import signal
+
+import numpy as np
+import pandas as pd
+import pytest
+from pyspark.sql import functions as F
+
+from nonconvex.distributed.factorization import gibbs as courses
+from nonconvex.distributed.factorization import runs, sampling
+from nonconvex.distributed.interruption import Interrupted
+from nonconvex.estimators.params import ParamError
+from nonconvex.recommendation import MatrixFactorization, MatrixFactorizationModel
+from nonconvex.reports import chain_table
+
+USERS, ITEMS, RANK, NOISE = 60, 40, 2, 0.5
+
+
+@pytest.fixture(scope="module")
+def table():
+    """Planted ratings, those of the last ids held out."""
+    generator = np.random.default_rng(3)
+    x, z = generator.normal(0, 0.8, (USERS, 1 + RANK)), generator.normal(0, 0.8, (ITEMS, 1 + RANK))
+    table = pd.DataFrame(
+        np.argwhere(generator.random((USERS, ITEMS)) < 0.7), columns=["user", "item"]
+    )
+    u, i = table["user"], table["item"]
+    mean = 3 + x[u, 0] + z[i, 0] + (x[u, 1:] * z[i, 1:]).sum(axis=1)
+    table["rating"] = mean + generator.normal(0, NOISE, len(table))
+    unseen = (table["user"] == USERS - 1) | (table["item"] == ITEMS - 1)
+    table["held_out"] = unseen | (generator.random(len(table)) < 0.2)
+    return table
+
+
+@pytest.fixture(scope="module")
+def ratings(spark, table):
+    frame = spark.createDataFrame(table).cache()
+    yield frame
+    frame.unpersist()
+
+
+def estimator(**params):
+    given = {"rank": RANK, "solver": "gibbs", "numBurnIn": 10, "numSamples": 10, "numKept": 6}
+    return MatrixFactorization(**{**given, "validationIndicatorCol": "held_out", **params})
+
+
+@pytest.fixture(scope="module")
+def model(ratings):
+    return estimator(numRestarts=2).fit(ratings)
+
+
+def arrays_of(model):
+    posterior = model._posterior
+    return [*model.factors[1:], posterior.users, posterior.items, posterior.steadiness]
+
+
+def same(one, other):
+    return all(
+        a.tobytes() == b.tobytes() for a, b in zip(arrays_of(one), arrays_of(other), strict=True)
+    )
+
+
+def test_every_param_of_sampling_has_its_effect(ratings):
+    params = {"numBurnIn": 1, "numSamples": 2, "thinning": 2, "numKept": 3, "meanRank": 3}
+    few = estimator(**params, numRestarts=2).fit(ratings)
+    predicted = [s["validation_rmse"] is not None for s in few.summary.restarts[0].history]
+    assert predicted == [False, False, True, True, True]  # sweeps 3 and 5 end with a sample
+    sampling = few.summary.sampling
+    assert [sampling[name] for name in ("burnIn", "samples", "thinning", "kept")] == [1, 2, 2, 3]
+    assert len(few._posterior.taus) == 3
+    assert few.rank == 3
+
+
+def test_held_out_ratings_are_predicted_to_the_noise_and_covered(model, ratings):
+    names = {"predictionStdCol": "std", "predictionIntervalCol": "interval"}
+    test = model.copy({getattr(model, name): value for name, value in names.items()})
+    predicted = test.transform(ratings.where("held_out")).toPandas()
+    known = (predicted["user"] < USERS - 1) & (predicted["item"] < ITEMS - 1)
+    errors = (predicted["prediction"] - predicted["rating"])[known]
+    assert np.sqrt(np.mean(errors**2)) < 1.35 * NOISE
+    inside = [
+        row["lower"] <= r <= row["upper"]
+        for r, row in zip(predicted["rating"], predicted["interval"], strict=True)
+    ]
+    assert 0.82 < np.mean(inside) < 0.97
+    # what was never seen is less sure
+    assert predicted["std"][~known].min() > 1.5 * predicted["std"][known].median()
+    width = [row["upper"] - row["lower"] for row in predicted["interval"]]
+    np.testing.assert_allclose(width, 2 * 1.6448536 * predicted["std"], rtol=1e-6)
+    mean = test.copy({test.predictionNoise: False}).transform(ratings.where("held_out")).toPandas()
+    assert (mean["std"] < predicted["std"]).all()
+
+
+def test_the_summary_tells_of_every_sweep(model):
+    summary = model.summary
+    assert [len(chain.history) for chain in summary.restarts] == [20, 20]
+    assert [chain.stop for chain in summary.restarts] == ["drew all samples"] * 2
+    history = summary.restarts[0].history
+    assert [step["validation_rmse"] is None for step in history] == [True] * 10 + [False] * 10
+    assert history[-1]["validation_rmse"] < min(1.0, history[10]["validation_rmse"])
+    assert history[-1]["tau"] == pytest.approx(1 / NOISE**2, rel=0.4)
+    assert summary.sampling["kept"] == 6
+    assert set(summary.sampling["rHat"]) == {"tau", "alpha", "train_rmse"}
+    assert 1 <= summary.sampling["effectiveSize"]["tau"] <= 80
+
+
+def test_the_table_of_chains_is_for_reading(model):
+    lines = chain_table(model.summary).splitlines()
+    assert lines[0].split() == [
+        "chain",
+        "sweeps",
+        "τ",
+        "train",
+        "RMSE",
+        "validation",
+        "RMSE",
+        "of",
+        "the",
+        "mean",
+    ]
+    assert [line.split()[:2] for line in lines[1:3]] == [["0", "20"], ["1", "20"]]
+    assert lines[3].startswith("6 of 20 samples kept; of τ R̂ ")
+
+
+def test_the_validation_rmse_is_that_of_the_mean_model(model, ratings):
+    predicted = model.transform(ratings.where("held_out")).toPandas()
+    rmse = np.sqrt(np.mean((predicted["prediction"] - predicted["rating"]) ** 2))
+    # 20 samples of rank 2 in a model of rank 14: nearly all of them
+    assert model.rank == 14
+    assert model.summary.restarts[0].validation_rmse == pytest.approx(rmse, rel=0.01)
+
+
+def test_a_model_comes_back_from_disk_with_its_samples(model, ratings, tmp_path):
+    model.write().save(str(tmp_path / "model"))
+    loaded = MatrixFactorizationModel.load(str(tmp_path / "model"))
+    assert same(loaded, model)
+    assert loaded.summary == model.summary
+    for one, other in zip(loaded._posterior.spread(), model._posterior.spread(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_fit_that_was_interrupted_goes_on_to_the_same_bits_on_other_blocks(
+    model, ratings, tmp_path, monkeypatch
+):
+    """On fewer blocks, killed in the midst of sampling, and then ended by Ctrl-C as well."""
+
+    def killed(self, sweep, *arguments):
+        if sweep == 16:
+            raise KeyboardInterrupt
+        take(self, sweep, *arguments)
+
+    def asked_to_end(self, sweep, *arguments):
+        if sweep == 17:
+            signal.raise_signal(signal.SIGINT)
+        take(self, sweep, *arguments)
+
+    def asked_at_the_start(self, **limits):
+        if self.problem.name == "restart 0":  # a second one would end it at once
+            signal.raise_signal(signal.SIGINT)
+        end_iteration(self, **limits)
+
+    take, end_iteration = courses.Course.take, runs.Run.end_iteration
+    params = {"checkpointPath": str(tmp_path / "fit"), "checkpointInterval": 5, "numRestarts": 2}
+    interrupted = estimator(numUserBlocks=3, numItemBlocks=2, **params)
+    with monkeypatch.context() as patch:
+        patch.setattr(runs.Run, "end_iteration", asked_at_the_start)
+        with pytest.raises(Interrupted, match="before the first sweep, and nothing is saved yet; "):
+            interrupted.fit(ratings)
+    with monkeypatch.context() as patch:
+        patch.setattr(courses.Course, "take", killed)
+        with pytest.raises(KeyboardInterrupt):
+            interrupted.fit(ratings)
+    with monkeypatch.context() as patch:
+        patch.setattr(courses.Course, "take", asked_to_end)
+        with pytest.raises(Interrupted, match=r"after sweep 17, which is saved in .*/fit; "):
+            interrupted.fit(ratings)
+    with monkeypatch.context() as patch:
+        patch.setattr(sampling, "minimize", None)  # chains go on, and do not start again
+        again = estimator(numUserBlocks=1, numItemBlocks=4, **params).fit(ratings.repartition(3))
+    assert same(again, model)
+    values = [[step["tau"] for step in m.summary.restarts[1].history] for m in (again, model)]
+    assert values[0] == values[1]
+    rmse = [m.summary.restarts[0].validation_rmse for m in (again, model)]
+    assert rmse[0] == rmse[1]
+
+
+def test_a_training_user_is_folded_in_nearly_as_it_was_and_a_new_one_as_its_twin(model, ratings):
+    train = ratings.where("not held_out")
+    twin = train.where("user = 7").withColumn("user", F.lit(1007).cast("long"))
+    folded = model.foldInUsers(train.where("user < 20").union(twin))
+    pairs = ratings.where("user < 20")
+    before, after = (
+        m.transform(pairs).orderBy("user", "item").toPandas()["prediction"] for m in (model, folded)
+    )
+    assert np.sqrt(np.mean((after - before) ** 2)) < 0.3 * NOISE
+    asked = folded.copy({folded.predictionStdCol: "std"})
+    own = asked.transform(ratings.where("user = 7")).orderBy("item").toPandas()
+    its = (
+        asked.transform(ratings.where("user = 7").withColumn("user", F.lit(1007).cast("long")))
+        .orderBy("item")
+        .toPandas()
+    )
+    np.testing.assert_allclose(own["prediction"], its["prediction"], atol=0.25 * NOISE)
+    np.testing.assert_allclose(own["std"], its["std"], rtol=0.6)
+    # one user alone is folded in to the same bits as among others
+    alone = model.foldInUsers(twin.repartition(4))
+    place = alone._ids.users.to_pylist().index(1007)
+    assert alone._posterior.users[place].tobytes() == folded._posterior.users[-1].tobytes()
+
+
+def test_items_are_folded_in_too(model, ratings):
+    folded = model.foldInItems(ratings.where("not held_out and item < 10"))
+    before, after = (
+        m.transform(ratings.where("item < 10")).orderBy("user", "item").toPandas()["prediction"]
+        for m in (model, folded)
+    )
+    assert np.sqrt(np.mean((after - before) ** 2)) < 0.3 * NOISE
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"regUser": 0.1}, "regUser=0.1 has no meaning with solver='gibbs'; unset it"),
+        ({"numKept": 21, "numRestarts": 2}, "numKept=21 is more than the 20 samples there will be"),
+        ({"maxIter": 3}, "maxIter=3 has no meaning with solver='gibbs'"),
+        ({"implicitPrefs": True}, "implicitPrefs=True has no meaning"),
+        ({"solver": "als"}, "numBurnIn=10 is only for solver='gibbs', not 'als'"),
+        ({"predictionInterval": 0.5}, "predictionInterval=0.5 needs predictionIntervalCol"),
+        ({"predictionNoise": False}, "predictionNoise=False needs predictionStdCol or"),
+    ],
+)
+def test_params_that_would_be_ignored_are_refused(ratings, params, message):
+    with pytest.raises(ParamError, match=message):
+        estimator(**params).fit(ratings)
+
+
+@pytest.mark.parametrize("level", [0, 1, 1.5, -0.1])
+def test_a_level_is_between_0_and_1(level):
+    with pytest.raises(
+        (TypeError, ValueError), match=r"predictionInterval must be .* > 0 and < 1, got"
+    ):
+        MatrixFactorization(predictionInterval=level)

@@ -1,0 +1,119 @@
+"""How sure models that were minimized are: intervals in Spark, saved, folded in, and refused."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from pyspark.sql import functions as F
+
+from nonconvex.estimators.params import ParamError
+from nonconvex.recommendation import MatrixFactorization, MatrixFactorizationModel
+
+USERS, ITEMS, NOISE = 60, 40, 0.5
+
+
+@pytest.fixture(scope="module")
+def ratings(spark):
+    generator = np.random.default_rng(3)
+    x, z = generator.normal(0, 0.8, (USERS, 3)), generator.normal(0, 0.8, (ITEMS, 3))
+    table = pd.DataFrame(
+        np.argwhere(generator.random((USERS, ITEMS)) < 0.7), columns=["user", "item"]
+    )
+    u, i = table["user"], table["item"]
+    mean = 3 + x[u, 0] + z[i, 0] + (x[u, 1:] * z[i, 1:]).sum(axis=1)
+    table["rating"] = mean + generator.normal(0, NOISE, len(table))
+    table["held_out"] = (u == USERS - 1) | (i == ITEMS - 1) | (generator.random(len(table)) < 0.2)
+    frame = spark.createDataFrame(table).cache()
+    yield frame
+    frame.unpersist()
+
+
+def estimator(**params):
+    return MatrixFactorization(
+        **{"rank": 2, "predictionStdCol": "std", "predictionIntervalCol": "interval", **params}
+    )
+
+
+@pytest.fixture(scope="module")
+def model(ratings):
+    return estimator().fit(ratings.where("not held_out"))
+
+
+def told(model, ratings):
+    return model.transform(ratings).orderBy("user", "item").toPandas()
+
+
+def test_intervals_are_about_predictions_and_wider_for_what_is_not_known(model, ratings):
+    table = told(model, ratings.where("held_out"))
+    lower, upper = (table["interval"].map(lambda ends, k=k: ends[k]) for k in ("lower", "upper"))
+    np.testing.assert_allclose((lower + upper) / 2, table["prediction"])
+    np.testing.assert_allclose(upper - lower, 2 * 1.6448536 * table["std"], rtol=1e-6)
+    inside = (lower <= table["rating"]) & (table["rating"] <= upper)
+    assert 0.84 < inside.mean() < 0.96
+    new_user, new_item = table["user"] == USERS - 1, table["item"] == ITEMS - 1
+    new = new_user | new_item
+    of_new_item = table[new_item & ~new_user].set_index("user")["std"]
+    least_sure = table[~new].groupby("user")["std"].max()
+    assert (of_new_item > least_sure.reindex(of_new_item.index).fillna(0)).all()
+    assert table["std"].min() > NOISE / 2
+    of_mean = told(model.copy({model.predictionNoise: False}), ratings.where("held_out"))
+    assert (of_mean["std"] < table["std"]).all()
+    nan = model.copy({model.coldStartStrategy: "nan"})
+    assert np.isnan(told(nan, ratings.where("held_out"))["std"][new]).all()
+
+
+def test_a_loaded_model_says_the_same(model, ratings, tmp_path):
+    model.write().save(str(tmp_path / "model"))
+    loaded = MatrixFactorizationModel.load(str(tmp_path / "model"))
+    one, other = (told(m, ratings.where("held_out")) for m in (model, loaded))
+    pd.testing.assert_frame_equal(one, other, check_exact=True)
+    assert loaded.userFactors.columns == ["id", "bias", "features"]
+
+
+def test_who_is_folded_in_again_is_as_sure_as_before(model, ratings):
+    train = ratings.where("not held_out")
+    before = told(model, train)
+    users = told(model.foldInUsers(train.where("user < 30")), train)
+    pd.testing.assert_frame_equal(users, before, check_exact=True)
+    items = told(model.foldInItems(train.where("item < 20")), train)
+    np.testing.assert_allclose(items["std"], before["std"], rtol=0.02)
+    new = model.foldInUsers(ratings.where(F.col("user") == USERS - 1))
+    of_new = ratings.where(f"user = {USERS - 1} and item < {ITEMS - 1}")
+    assert (told(new, of_new)["std"] < told(model, of_new)["std"]).all()
+
+
+def test_the_same_wherever_and_however_it_was_minimized(model, ratings):
+    train = ratings.where("not held_out")
+    apart = estimator(updates="executors", numUserBlocks=3).fit(train)
+    assert apart._ridge.noise == model._ridge.noise
+    for one, other in zip(apart._ridge.measured, model._ridge.measured, strict=True):
+        assert one.tobytes() == other.tobytes()
+    # Descent does not end with an update of the users: their squares are a pass of their own.
+    descended = estimator(solver="gd", maxIter=1, updates="executors").fit(train)
+    errors = told(descended, train)
+    squares = (errors["rating"] - errors["prediction"]) ** 2
+    left = descended._ridge.spread(descended.factors)
+    unknowns = left.users.unknowns(descended._ridge.measured.user_degrees.astype(float)).sum()
+    n = len(errors)
+    expected = squares.sum() / (n * (1 - left.share) - unknowns)
+    assert descended._ridge.noise == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"implicitPrefs": True}, "predictionStdCol='std' does not go with implicitPrefs=True"),
+        ({"nonnegative": True}, "does not go with nonnegative=True, where rows are not normal"),
+        ({"ensemble": True, "numRestarts": 2}, "does not go with ensemble=True"),
+        ({"regUser": 0.0}, "does not go with regUser=0.0, where nothing says how far from 0"),
+        ({"regItem": 0.1, "biasRegRatio": 0.0}, "does not go with biasRegRatio=0.0"),
+    ],
+)
+def test_what_has_no_intervals_is_refused(ratings, params, message):
+    with pytest.raises(ParamError, match=message):
+        estimator(**params).fit(ratings)
+
+
+def test_a_model_without_intervals_is_not_asked_for_them(model, ratings):
+    bare = MatrixFactorizationModel(model.factors, model._ids, model._summary)
+    with pytest.raises(ParamError, match="predictionIntervalCol are not for this model, which was"):
+        bare.copy({bare.predictionStdCol: "std"}).transform(ratings)

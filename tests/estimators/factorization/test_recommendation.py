@@ -1,0 +1,691 @@
+"""MatrixFactorization as a citizen of pyspark.ml: Params, pipelines, persistence, errors."""
+
+import gc
+import subprocess
+import sys
+import warnings
+from decimal import Decimal
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pyspark.ml import Pipeline, PipelineModel
+from pyspark.ml.evaluation import RegressionEvaluator
+from pyspark.ml.recommendation import ALS
+from pyspark.ml.tuning import CrossValidator, ParamGridBuilder, TrainValidationSplit
+from pyspark.sql import functions as F
+
+from nonconvex.distributed.files.atomic import seal
+from nonconvex.distributed.files.hadoop import FileSystemError
+from nonconvex.distributed.model_tables import ModelError
+from nonconvex.estimators.factorization.params import SAMPLING
+from nonconvex.estimators.params import ParamError
+from nonconvex.recommendation import MatrixFactorization, MatrixFactorizationModel
+from tests.distributed.factorization.test_fit import frame, triples
+
+QUICK = {"rank": 2, "maxIter": 3, "numUserBlocks": 2, "numItemBlocks": 2}
+
+
+@pytest.fixture(scope="module")
+def ratings(spark):
+    users, items, values = triples()
+    generator = np.random.default_rng(0)
+    data = frame(
+        spark,
+        users,
+        items,
+        values,
+        weight=generator.integers(1, 4, len(values)).astype(float),
+        held=generator.random(len(values)) < 0.2,
+    )
+    data = data.repartition(2, "user").cache()
+    data.count()
+    yield data
+    data.unpersist()
+
+
+@pytest.fixture(scope="module")
+def model(ratings):
+    return MatrixFactorization(**QUICK).fit(ratings)
+
+
+def predicted(model, data):
+    rows = model.transform(data).select("user", "item", model.getPredictionCol()).collect()
+    return np.array([row[2] for row in sorted(rows)])
+
+
+def scores(model):
+    """The predictions for all pairs of the ids of a model, in numpy."""
+    alpha, users, items = model.factors
+    return alpha + users[:, :1] + items[:, 0] + users[:, 1:] @ items[:, 1:].T
+
+
+# Params
+
+
+OUT_OF_RANGE = {
+    "rank": (-5, "rank must be an integer ≥ 0, got -5"),
+    "maxIter": (0, "maxIter must be an integer ≥ 1, got 0"),
+    "tol": (-1e-3, "tol must be a finite number ≥ 0, got -0.001"),
+    "patience": (0, "patience must be an integer ≥ 1, got 0"),
+    "regUser": (float("nan"), "regUser must be a finite number ≥ 0, got nan"),
+    "regItem": ("0.1", "regItem must be a finite number ≥ 0, got '0.1'"),
+    "biasRegRatio": (-1, "biasRegRatio must be a finite number ≥ 0, got -1"),
+    "regExponent": (float("inf"), "regExponent must be a finite number ≥ 0, got inf"),
+    "solver": ("sgd", "solver must be one of als, als-coordinate, gd, gibbs, got 'sgd'"),
+    "fitIntercept": (1, "fitIntercept must be True or False, got 1"),
+    "coldStartStrategy": ("mean", "coldStartStrategy must be one of bias, nan, drop, got 'mean'"),
+    "confidence": (0, "confidence must be a finite number > 0, got 0"),
+    "seed": (1.5, "seed must be an integer, got 1.5"),
+    "warmupSteps": (None, "warmupSteps must be an integer ≥ 0, got None"),
+    "ratingCol": (None, "ratingCol must be a name, got None"),
+    "momentum": (1.0, "momentum must be a finite number ≥ 0 and < 1, got 1.0"),
+    "decay": (1, "decay must be a finite number ≥ 0 and < 1, got 1"),
+    "initScale": (0, "initScale must be > 0, got 0: .* stationary"),
+    "numRestarts": (2.0, "numRestarts must be an integer ≥ 1, got 2.0"),
+    "precision": ("double", "precision must be one of float32, float64, got 'double'"),
+    "numUserBlocks": (True, "numUserBlocks must be an integer ≥ 1, got True"),
+    "userCol": ("", "userCol must be a name, got ''"),
+    "predictionCol": (3, "predictionCol must be a name, got 3"),
+    "miniBatchFraction": (1.5, "miniBatchFraction must be a number > 0 and ≤ 1, got 1.5"),
+    "optimizer": ("lbfgs", "optimizer must be one of gradient-descent, .*, got 'lbfgs'"),
+    "learningRate": (0, "learningRate must be a finite number > 0, got 0"),
+    "schedule": ("linear", "schedule must be one of constant, .*, got 'linear'"),
+}
+
+
+@pytest.mark.parametrize("name", OUT_OF_RANGE)
+def test_a_value_out_of_range_is_refused_in_one_sentence(name):
+    value, message = OUT_OF_RANGE[name]
+    with pytest.raises(ValueError, match=message):
+        MatrixFactorization(**{name: value})
+
+
+NUMPY = {
+    "rank": np.int64(7),
+    "maxIter": np.uint8(3),
+    "seed": np.int32(-1),
+    "patience": np.int16(2),
+    "numUserBlocks": np.int64(3),
+    "regUser": np.float32(0.5),
+    "regItem": np.int64(1),
+    "fitBiases": np.bool_(False),
+    "solver": np.str_("gd"),
+}
+
+
+def test_every_param_has_accessors_and_is_explained():
+    estimator = MatrixFactorization()
+    explained = estimator.explainParams()
+    for param in estimator.params:
+        title = param.name[0].upper() + param.name[1:]
+        assert getattr(estimator, f"get{title}")() == estimator.getOrDefault(param)
+        assert callable(getattr(estimator, f"set{title}"))
+        assert f"{param.name}: " in explained
+    for name, value in NUMPY.items():
+        given = MatrixFactorization(**{name: value}).getOrDefault(name)
+        assert given == value
+        assert type(given) in (int, float, bool, str), name
+    assert estimator.setParams(rank=3).getRank() == 3
+    assert MatrixFactorization().getSeed() == 42, "the same in every process"
+
+
+def test_a_param_of_the_class_would_be_ignored_and_is_refused():
+    estimator = MatrixFactorization()
+    others = MatrixFactorization().rank  # as another stage of a Pipeline may be given
+    assert estimator.copy({estimator.rank: 3, others: 4}).getRank() == 3
+    with pytest.raises(ParamError, match=r"rank in a map .* write \{estimator.rank: …\}"):
+        estimator.copy({MatrixFactorization.rank: 3})
+
+
+def test_the_constructor_has_every_param_with_its_default():
+    keywords = MatrixFactorization.__init__.__wrapped__.__kwdefaults__
+    estimator = MatrixFactorization()
+    assert set(keywords) == {param.name for param in estimator.params}
+    for name, default in keywords.items():
+        assert estimator.getOrDefault(name) == default, name
+    with pytest.raises(TypeError, match="rnak"):
+        MatrixFactorization(rnak=3)
+
+
+CHANGES = [
+    {"rank": 3},
+    {"regUser": 0.1},
+    {"regItem": 0.1},
+    {"biasRegRatio": 2.0},
+    {"regExponent": 1.0},
+    {"solver": "als-coordinate"},
+    {"fitIntercept": False},
+    {"fitBiases": False},
+    {"nonnegative": True},
+    {"initScale": 1.0},
+    {"seed": 1},
+    {"firstRestart": 1},
+    {"numRestarts": 3, "ensemble": True},
+    {"numRestarts": 4},
+]
+
+
+def test_every_param_of_the_problem_changes_the_model_and_fit_multiple_equals_fit(ratings, model):
+    estimator = MatrixFactorization(**QUICK)
+    maps = [
+        {estimator.getParam(name): value for name, value in change.items()} for change in CHANGES
+    ]
+    found = dict(estimator.fitMultiple(ratings, [{}, *maps]))
+    base = scores(model)
+    assert scores(found.pop(0)).tobytes() == base.tobytes()
+    for index, change in enumerate(CHANGES[:-1], start=1):
+        other = found[index]
+        assert not np.allclose(scores(other), base, rtol=1e-6), change
+    alone = estimator.copy(maps[4]).fit(ratings)
+    assert scores(alone).tobytes() == scores(found[5]).tobytes()
+    assert found[13].rank == 3 * QUICK["rank"]
+    objectives = [restart.objective for restart in found[14].summary.restarts]
+    assert len(set(objectives)) == 4
+    assert found[14].summary.objective == min(objectives)
+    assert found[12].summary.restarts[0].restart == 1
+    assert found[12].summary.objective == objectives[1], "restart 1 alone is restart 1 of four"
+
+
+LOOP_CHANGES = [
+    {"maxIter": 1},
+    {"tol": 0.5},
+    {"weightCol": "weight"},
+    {"validationIndicatorCol": "held"},
+    {"precision": "float64"},
+    {"implicitPrefs": True},
+    {"implicitPrefs": True, "confidence": 3.0},
+    {"solver": "gd"},
+    {"solver": "gd", "miniBatchFraction": 0.4},
+    {"solver": "gd", "gradientTol": 1e9},
+]
+
+
+def test_every_param_of_the_loop_and_the_data_changes_the_model(ratings, model):
+    seen = {scores(model).tobytes()}
+    for change in LOOP_CHANGES:
+        other = scores(MatrixFactorization(**{**QUICK, **change}).fit(ratings))
+        assert other.tobytes() not in seen, change
+        seen.add(other.tobytes())
+    blocks = MatrixFactorization(**{**QUICK, "numUserBlocks": 5, "numItemBlocks": 1}).fit(ratings)
+    assert scores(blocks).tobytes() == scores(model).tobytes()
+
+
+def trajectory(**params):
+    optimizer = MatrixFactorization(solver="gd", **params)._optimizer()
+    theta = np.array([1.0, -2.0])
+    state = optimizer.init(theta)
+    for _ in range(4):
+        step, state = optimizer.update(3 * theta, state, theta)
+        theta = theta + step
+    return theta.tobytes()
+
+
+DESCENT_CHANGES = [
+    ({}, {"optimizer": "rmsprop"}),
+    ({}, {"learningRate": 0.1}),
+    ({}, {"momentum": 0.5}),
+    ({}, {"decay": 0.5}),
+    ({}, {"epsilon": 0.1}),
+    ({"optimizer": "adamw"}, {"weightDecay": 0.1}),
+    ({"optimizer": "gradient-descent"}, {"clipNorm": 0.1}),
+    ({}, {"schedule": "inverse-time", "decaySteps": 2}),
+    ({"schedule": "exponential", "decaySteps": 2}, {"decaySteps": 3}),
+    ({"schedule": "exponential", "decaySteps": 2}, {"decayRate": 0.3}),
+    ({"schedule": "cosine", "decaySteps": 4}, {"finalFraction": 0.5}),
+    ({}, {"warmupSteps": 3}),
+]
+
+
+def test_every_param_of_descent_changes_the_steps():
+    for base, change in DESCENT_CHANGES:
+        assert trajectory(**{**base, **change}) != trajectory(**base), change
+    with pytest.raises(ParamError, match=r"momentum=0\.5"):
+        trajectory(optimizer="gradient-descent", momentum=0.5)
+    with pytest.raises(ParamError, match="schedule 'cosine' needs decaySteps; set it to"):
+        trajectory(schedule="cosine")
+
+
+SHOWN_ELSEWHERE = {
+    *("userCol", "itemCol", "ratingCol", "predictionCol"),  # odd column names
+    *("coldStartStrategy", "clipPredictions"),  # predictions
+    *("patience", "keepRestarts"),  # validation
+    *("numUserBlocks", "numItemBlocks", "updates"),  # no bit of a model, but where it is made
+    *("exchange", "maxBroadcastBytes"),  # test_exchange
+    *("checkpointPath", "checkpointInterval"),  # test_checkpoints
+    *SAMPLING,  # test_gibbs
+    # test_gibbs and test_intervals
+    *("predictionStdCol", "predictionIntervalCol", "predictionInterval", "predictionNoise"),
+}
+
+
+def test_no_param_is_left_out():
+    changes = [*CHANGES, *LOOP_CHANGES, *(change for _, change in DESCENT_CHANGES)]
+    shown = {name for change in changes for name in change} | SHOWN_ELSEWHERE
+    assert shown == {param.name for param in MatrixFactorization().params}
+
+
+# Ids and columns
+
+
+@pytest.mark.parametrize("kind", ["string", "int", "bigint", "decimal(9,1)"])
+def test_ids_of_any_comparable_type_come_back_as_they_were(ratings, kind):
+    user, item = F.col("user"), F.col("item")
+    if kind == "string":
+        user = F.concat(F.lit("u "), user)
+    elif kind == "decimal(9,1)":
+        user, item = user + Decimal("0.5"), item - Decimal("0.5")
+    data = ratings.select(user.cast(kind).alias("user"), item.cast(kind).alias("item"), "rating")
+    model = MatrixFactorization(**{**QUICK, "maxIter": 1}).fit(data)
+    for table, column in ((model.userFactors, "user"), (model.itemFactors, "item")):
+        assert table.schema["id"].dataType == data.schema[column].dataType
+        ids = [row.id for row in table.collect()]
+        assert ids == sorted({row[0] for row in data.select(column).collect()})
+    assert model.transform(data).where("prediction is null").count() == 0
+    if kind == "bigint":
+        narrow = data.select(F.col("user").cast("int"), F.col("item").cast("decimal(30,2)"))
+        strict = model.copy({model.coldStartStrategy: "drop"})
+        assert strict.transform(narrow).count() == data.count()
+        between = narrow.withColumn("item", (F.col("item") + 0.5).cast("decimal(30,2)"))
+        assert strict.transform(between).count() == 0, "3.5 is not item 3"
+
+
+def test_odd_column_names_and_other_columns_are_kept(ratings):
+    odd = ratings.select(
+        F.col("user").alias("who. is`it"),
+        F.col("item").alias("ítem 🎬"),
+        F.col("rating").alias("stars"),
+        F.array(F.lit(1)).alias("more"),
+    )
+    estimator = MatrixFactorization(
+        userCol="who. is`it", itemCol="ítem 🎬", ratingCol="stars", predictionCol="out", **QUICK
+    )
+    model = estimator.fit(odd)
+    scored = model.transform(odd)
+    assert scored.columns == [*odd.columns, "out"]
+    assert scored.count() == odd.count()
+    folded = model.foldInUsers(odd)
+    assert folded.factors.users.tobytes() == model.factors.users.tobytes()
+    [row] = folded.recommendForUserSubset(odd.limit(1), 100, exclude="train").collect()
+    seen = odd.where(F.col("`who. is``it`") == row[0]).select("`ítem 🎬`").collect()
+    assert {item for item, _ in row.recommendations} == set(range(25)) - {item for (item,) in seen}
+
+
+# Prediction
+
+
+def test_prediction_is_the_formula_and_cold_start_is_bias(spark, model, ratings):
+    users = {r.id: (r.bias, np.array(r.features)) for r in model.userFactors.collect()}
+    items = {r.id: (r.bias, np.array(r.features)) for r in model.itemFactors.collect()}
+    zero = (0.0, np.zeros(2))
+    pairs = [(0, 3), (5, 1), (0, 999), (999, 3), (999, 999), (None, 3)]
+    data = spark.createDataFrame(pairs, "user long, item long")
+    for row in model.transform(data).collect():
+        (bu, gu), (bi, gi) = users.get(row.user, zero), items.get(row.item, zero)
+        expected = model.globalBias + bu + bi + gu @ gi
+        assert row.prediction == pytest.approx(expected, rel=1e-6)
+    known = [(0, 3), (5, 1)]
+    nan = model.copy({model.coldStartStrategy: "nan"}).transform(data).collect()
+    assert [(r.user, r.item) for r in nan if not np.isnan(r.prediction)] == known
+    drop = model.copy({model.coldStartStrategy: "drop"}).transform(data).collect()
+    assert sorted((r.user, r.item) for r in drop) == known
+
+
+def test_predictions_can_be_clipped(model, ratings):
+    low, high = model.summary.minimum, model.summary.maximum
+    free = predicted(model, ratings)
+    clipped = predicted(model.copy({model.clipPredictions: True}), ratings)
+    np.testing.assert_array_equal(clipped, np.clip(free, low, high))
+
+
+# Persistence, pipelines, tuning
+
+
+def test_saved_models_name_modules_that_must_not_move():
+    assert MatrixFactorization.__module__ == "nonconvex.recommendation"
+    assert MatrixFactorizationModel.__module__ == "nonconvex.factorization_model"
+
+
+def test_save_and_load(model, ratings, tmp_path):
+    path = str(tmp_path / "model")
+    model.save(path)
+    loaded = MatrixFactorizationModel.load(path)
+    assert predicted(loaded, ratings).tobytes() == predicted(model, ratings).tobytes()
+    assert loaded.summary == model.summary
+    assert (loaded.rank, loaded.globalBias, loaded.uid) == (2, model.globalBias, model.uid)
+    assert {p.name: v for p, v in loaded.extractParamMap().items()} == {
+        p.name: v for p, v in model.extractParamMap().items()
+    }
+    with pytest.raises(ModelError, match="already exists; name another directory, or replace it"):
+        model.save(path)
+    model.write().overwrite().save(path)
+    estimator = MatrixFactorization(rank=3, regUser=0.5)
+    estimator.save(str(tmp_path / "estimator"))
+    again = MatrixFactorization.load(str(tmp_path / "estimator"))
+    assert (again.getRank(), again.getRegUser(), again.getRegItem()) == (3, 0.5, None)
+
+
+def test_a_missing_or_half_written_model_is_refused(spark, model, tmp_path):
+    for cls in (MatrixFactorizationModel, MatrixFactorization):
+        match = f"there is no {cls.__name__} at .*nowhere, nor anything else; give the directory"
+        with pytest.raises(ModelError, match=match) as caught:
+            cls.load(str(tmp_path / "nowhere"))
+        assert caught.value.__cause__ is None  # nor Java's account of it
+    with pytest.raises(FileSystemError, match=r"no-scheme://x cannot be reached: No FileSystem"):
+        MatrixFactorizationModel.load("no-scheme://x")
+    (tmp_path / "file").touch()
+    with pytest.raises(FileSystemError, match=r"file/below cannot be written: .*file"):
+        model.save(str(tmp_path / "file" / "below"))
+
+    path = str(tmp_path / "half")
+
+    def refused(match):
+        with pytest.raises(ModelError, match=match) as caught:
+            MatrixFactorizationModel.load(path)
+        assert "\n" not in str(caught.value)
+        model.write().overwrite().save(path)
+
+    def files(table):
+        return sorted((tmp_path / "half" / table).glob("part-*"))
+
+    model.save(path)
+    with pytest.raises(ModelError, match=r"holds a .*\.MatrixFactorizationModel and not a"):
+        MatrixFactorization.load(path)
+    files("userFactors")[-1].unlink()
+    seal(spark, path)
+    refused("userFactors holds .* rows of factors and not the 40 of the model")
+    for file in files("itemFactors"):
+        file.unlink()
+    refused("half lacks itemFactors/part-00000.*; save the model again, or train it")
+    next((tmp_path / "half" / "itemFactors").glob(".part-*.crc")).unlink()
+    files("itemFactors")[0].write_bytes(files("itemFactors")[0].read_bytes()[:200])
+    refused("itemFactors/part-00000.* is damaged: it has 200 bytes and not")
+    text = files("metadata")[0].read_text()
+    for damaged, match in (
+        (text[:300], "does not hold a .*, or only part of one; give the directory that one was"),
+        (text.replace("globalBias", "alpha"), "metadata is damaged, .* at 'globalBias'"),
+        (text.replace("deviation", "sd"), "metadata is damaged, .* 'sd'"),
+        (text.replace("clipPredictions", "clip"), "metadata is damaged, .* 'clip'"),
+    ):
+        next((tmp_path / "half" / "metadata").glob(".part-*.crc")).unlink()
+        files("metadata")[0].write_text(damaged)
+        seal(spark, path)
+        refused(match)
+
+
+RESTART = """
+import sys
+from pyspark.ml import PipelineModel
+from nonconvex.recommendation import MatrixFactorization
+from nonconvex.session import get_session
+from tests.distributed.test_alternating import frame, triples
+spark = get_session("restart", {"spark.master": "local[1]", "spark.sql.shuffle.partitions": "1"})
+model = PipelineModel.load(sys.argv[1])
+row = model.transform(spark.createDataFrame([(0, 3)], "user long, item long")).collect()[0]
+refitted = MatrixFactorization(rank=2, maxIter=3).fit(frame(spark, *triples()))
+sys.stdout.write(row.prediction.hex() + " " + refitted.factors.users.tobytes().hex())
+"""
+
+
+def test_another_process_with_one_core_loads_a_pipeline_and_fits_the_same_bits(
+    spark, ratings, model, tmp_path
+):
+    pipeline = Pipeline(stages=[MatrixFactorization(**QUICK)])
+    pipeline.save(str(tmp_path / "pipeline"))
+    fitted = Pipeline.load(str(tmp_path / "pipeline")).fit(ratings)
+    fitted.save(str(tmp_path / "fitted"))
+    here = PipelineModel.load(str(tmp_path / "fitted"))
+    pair = spark.createDataFrame([(0, 3)], "user long, item long")
+    expected = here.transform(pair).collect()[0].prediction
+    done = subprocess.run(
+        [sys.executable, "-c", RESTART, str(tmp_path / "fitted")],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[2],
+        check=True,
+    )
+    prediction, users = done.stdout.split()
+    assert float.fromhex(prediction) == expected
+    assert users == model.factors.users.tobytes().hex()
+
+
+def test_tuning_chooses_by_the_evaluator(ratings):
+    estimator = MatrixFactorization(**QUICK)
+    grid = ParamGridBuilder().addGrid(estimator.regUser, [1e-3, 10.0]).build()
+    evaluator = RegressionEvaluator(labelCol="rating", metricName="rmse")
+    settings = {"estimator": estimator, "estimatorParamMaps": grid, "evaluator": evaluator}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # pyspark does not close its pools
+        validator = CrossValidator(numFolds=2, seed=1, parallelism=2, **settings).fit(ratings)
+        split = TrainValidationSplit(trainRatio=0.8, seed=1, **settings).fit(ratings)
+        gc.collect()
+    for metrics, best in (
+        (validator.avgMetrics, validator.bestModel),
+        (split.validationMetrics, split.bestModel),
+    ):
+        assert metrics[0] != metrics[1]
+        assert best.summary.reg_user == [1e-3, 10.0][int(np.argmin(metrics))]
+
+
+# Validation, restarts, warm start
+
+
+def test_patience_and_restarts_look_at_validation_ratings(ratings):
+    estimator = MatrixFactorization(
+        rank=4, maxIter=20, tol=0.0, validationIndicatorCol="held", patience=2, numRestarts=3
+    )
+    model = estimator.setRegUser(1e-4).setRegItem(1e-4).setKeepRestarts(True).fit(ratings)
+    summary = model.summary
+    assert summary.ratings == ratings.where("not held").count()
+    best = summary.restarts[summary.best]
+    assert best.validation_rmse == min(restart.validation_rmse for restart in summary.restarts)
+    for restart, kept in zip(summary.restarts, model.restarts, strict=True):
+        reached = [step["validation_rmse"] for step in restart.history if step["side"] == "users"]
+        assert restart.validation_rmse == min(reached)
+        scored = kept.transform(ratings.where("held"))
+        rmse = RegressionEvaluator(labelCol="rating").evaluate(scored)
+        assert rmse == pytest.approx(restart.validation_rmse, rel=1e-6)
+    rows = summary.rows()
+    assert {row["restart"] for row in rows} == {0, 1, 2}
+    assert {"iteration", "objective", "validation_rmse", "step_norm", "stop"} <= set(rows[0])
+
+
+def test_the_ensemble_predicts_the_mean_of_the_restarts(ratings):
+    estimator = MatrixFactorization(**QUICK, numRestarts=3, keepRestarts=True, ensemble=True)
+    model = estimator.fit(ratings)
+    mean = np.mean([scores(restart) for restart in model.restarts], axis=0)
+    np.testing.assert_allclose(scores(model), mean, rtol=1e-5)
+
+
+def test_a_warm_start_goes_on_from_the_earlier_model(ratings, model):
+    newer = ratings.where("user > 2 and item < 24").select(
+        F.when(F.col("user") == 3, 1000).otherwise(F.col("user")).alias("user"), "item", "rating"
+    )
+    estimator = MatrixFactorization(**{**QUICK, "maxIter": 1})
+    cold = estimator.fit(newer)
+    warm = estimator.setInitialModel(model).fit(newer)
+    assert warm.summary.objective < cold.summary.objective
+    counts = warm.summary.warm_start
+    assert counts["users"] == {"kept": 36, "new": 1, "gone": 4}
+    assert counts["items"] == {"kept": 24, "new": 0, "gone": 1}
+    start, _ = model.start_for(model._ids, 2, np.float64, intercept=False, biases=False)
+    assert start.alpha == 0
+    for side, old in zip(start[1:], model.factors[1:], strict=True):
+        np.testing.assert_array_equal(side, old * [0.0, 1.0, 1.0])
+    for params, message in (
+        ({estimator.numRestarts: 2}, "numRestarts=2 with an initial model would repeat one fit"),
+        ({estimator.initScale: 0.2}, "initScale=0.2 is for random starts"),
+    ):
+        with pytest.raises(ParamError, match=message):
+            estimator.copy(params).fit(newer)
+    with pytest.raises(ParamError, match="must be a fitted model or None, got 'model'"):
+        estimator.setInitialModel("model")
+    with pytest.raises(ValueError, match="initial model has rank 2 and this fit rank 3"):
+        estimator.copy({estimator.rank: 3}).fit(newer)
+    strings = newer.select(F.col("user").cast("string").alias("user"), "item", "rating")
+    with pytest.raises(ValueError, match="users of the initial model have ids of type int64"):
+        estimator.fit(strings)
+
+
+# Bad calls
+
+
+def test_bad_calls_give_one_sentence(spark, ratings, model):
+    fit = MatrixFactorization(**QUICK).fit
+    for data, message in (
+        (ratings.drop("item"), r"itemCol='item': there is no such column; there are user, rating"),
+        (ratings.withColumn("rating", F.lit("5")), "ratingCol='rating': the column is string"),
+        (ratings.withColumnRenamed("weight", "item"), "itemCol='item': there are several such col"),
+        (ratings.withColumn("user", F.rand()), "userCol='user': the column is double and must be"),
+        (ratings.where("user < 0"), "there are no ratings to train on; at least one is needed"),
+        (
+            ratings.withColumn("rating", F.when(F.col("user") == 0, None).otherwise(1.0)),
+            r"the ratings have \d+ null ratings in \d+ rows; drop or fill",
+        ),
+        (
+            ratings.withColumn("rating", F.when(F.col("user") == 0, F.lit(float("nan")))),
+            r"null ratings and .* ratings that are not finite",
+        ),
+    ):
+        with pytest.raises(ValueError, match=message) as caught:
+            fit(data)
+        assert "\n" not in str(caught.value)
+    for params, message in (
+        ({"userCol": "item"}, "userCol and itemCol are both 'item'; name the two columns"),
+        ({"patience": 2}, "patience=2 needs validation ratings"),
+        ({"confidence": 2.0}, "confidence=2.0 is only for implicitPrefs=True"),
+        ({"learningRate": 0.1}, "learningRate=0.1 is only for solver='gd', not 'als'; unset it"),
+        (
+            {"solver": "gd", "decayRate": 0.5},
+            "schedule 'constant' takes no settings, got decayRate",
+        ),
+        ({"fitBiases": False, "biasRegRatio": 0.5}, "biasRegRatio=0.5 is only for fitBiases=True"),
+        ({"checkpointInterval": 5}, "checkpointInterval=5 needs checkpointPath"),
+        ({"implicitPrefs": True, "weightCol": "weight"}, "weightCol='weight' has no meaning"),
+        ({"rank": 0, "fitBiases": False, "fitIntercept": False}, "leaves nothing to fit"),
+        ({"weightCol": "w"}, "weightCol='w': there is no such column"),
+        ({"validationIndicatorCol": "weight"}, "the column is double and must be boolean"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            MatrixFactorization(**{**QUICK, **params}).fit(ratings)
+    with pytest.raises(ValueError, match=r"validationIndicatorCol is false in all .* rows; hold"):
+        MatrixFactorization(validationIndicatorCol="never").fit(
+            ratings.withColumn("never", F.lit(False))
+        )
+    disliked = ratings.withColumn("rating", -F.abs("rating"))
+    with pytest.raises(ValueError, match=r"none of the \d+ ratings is positive, and implicitPrefs"):
+        MatrixFactorization(**QUICK, implicitPrefs=True).fit(disliked)
+    negative = ratings.withColumn("weight", -F.col("weight"))
+    with pytest.raises(ValueError, match="weights that are not finite numbers ≥ 0"):
+        MatrixFactorization(**QUICK, weightCol="weight").fit(negative)
+    strings = spark.createDataFrame([("a", 1)], "user string, item int")
+    with pytest.raises(ValueError, match="the column is string and must be bigint, as in training"):
+        model.transform(strings)
+    with pytest.raises(ValueError, match="predictionCol='rating': there is such a column already"):
+        model.copy({model.predictionCol: "rating"}).transform(ratings)
+    with pytest.raises(ValueError, match="predictionCol='Rating': there is such a column already"):
+        model.copy({model.predictionCol: "Rating"}).transform(ratings)
+    for call in (fit, model.transform, model.foldInItems, model.evaluate):
+        with pytest.raises(ValueError, match=r"^dataset must be a DataFrame, got \[\(0, 1\)\]"):
+            call([(0, 1)])
+
+
+def test_duplicates_count_twice_and_are_counted(spark):
+    once = spark.createDataFrame(
+        [(0, 0, 1.0), (0, 1, 2.0), (1, 0, 4.0)], ["user", "item", "rating"]
+    )
+    settings = {"rank": 1, "maxIter": 2, "precision": "float64", "regUser": 0.1, "regItem": 0.1}
+    twice = MatrixFactorization(**settings).fit(once.union(once.limit(1)))
+    assert twice.summary.duplicates == 1
+    weighted = once.withColumn(
+        "w", F.when((F.col("user") == 0) & (F.col("item") == 0), 2.0).otherwise(1.0)
+    )
+    same = MatrixFactorization(**settings, weightCol="w").fit(weighted)
+    assert twice.summary.objective == pytest.approx(same.summary.objective, rel=1e-12)
+
+
+# Beside MLlib
+
+
+@pytest.fixture(scope="module")
+def sample(spark):
+    """The 1,501 ratings that come with pyspark.  More iterations of ALS overflow Java's stack."""
+    import pyspark
+
+    path = Path(pyspark.__file__).parent / "data/mllib/als/sample_movielens_ratings.txt"
+    lines = spark.read.text(str(path)).select(F.split("value", "::").alias("v"))
+    columns = (F.col("v")[i].cast(t).alias(n) for i, (n, t) in enumerate(COLUMNS.items()))
+    return lines.select(*columns).cache()
+
+
+COLUMNS = {"user": "int", "item": "int", "rating": "double"}
+
+
+def test_explicit_agrees_with_mllib_where_the_objectives_are_the_same(sample):
+    train = sample.where("(user * 31 + item) % 10 > 0")
+    test = sample.where("(user * 31 + item) % 10 = 0")
+    users, items = (train.select(side).distinct().count() for side in ("user", "item"))
+    theirs = ALS(rank=5, maxIter=8, regParam=0.2, seed=1, coldStartStrategy="drop").fit(train)
+    ours = MatrixFactorization(
+        rank=5,
+        maxIter=20,
+        tol=0.0,
+        regUser=0.2 / users,
+        regItem=0.2 / items,
+        regExponent=1.0,
+        fitIntercept=False,
+        fitBiases=False,
+        coldStartStrategy="drop",
+        numRestarts=4,
+    ).fit(train)
+    evaluator = RegressionEvaluator(labelCol="rating")
+    rmse = [evaluator.evaluate(model.transform(test)) for model in (ours, theirs)]
+    assert rmse[0] == pytest.approx(rmse[1], rel=0.02)
+
+
+def test_implicit_agrees_with_mllib(sample):
+    users, items = (sample.select(side).distinct().count() for side in ("user", "item"))
+    theirs = ALS(rank=5, maxIter=8, regParam=0.1, implicitPrefs=True, alpha=2.0, seed=1)
+    ours = MatrixFactorization(
+        rank=5,
+        maxIter=15,
+        tol=0.0,
+        regUser=0.1 / users,
+        regItem=0.1 / items,
+        regExponent=1.0,
+        fitIntercept=False,
+        fitBiases=False,
+        implicitPrefs=True,
+        confidence=2.0,
+    )
+    reached = [implicit_objective(model.fit(sample), sample, 0.1, 2.0) for model in (ours, theirs)]
+    assert reached[0] == pytest.approx(reached[1], rel=0.02)
+
+
+def implicit_objective(model, data, reg, confidence):
+    """MLlib's objective over all pairs: Σ c (p − x·y)² + reg Σ (positives of a row) ‖·‖²."""
+    tables = [
+        {row.id: np.array(row.features) for row in table.collect()}
+        for table in (model.userFactors, model.itemFactors)
+    ]
+    places = [{id_: place for place, id_ in enumerate(sorted(table))} for table in tables]
+    x, y = (np.array([table[id_] for id_ in sorted(table)]) for table in tables)
+    weight, preference = np.ones((len(x), len(y))), np.zeros((len(x), len(y)))
+    for row in data.collect():
+        pair = places[0][row.user], places[1][row.item]
+        weight[pair] += confidence * row.rating
+        preference[pair] = 1
+    counts = [preference.sum(axis=axis) for axis in (1, 0)]
+    penalty = sum(c @ np.sum(m**2, axis=1) for c, m in zip(counts, (x, y), strict=True))
+    return np.sum(weight * (preference - x @ y.T) ** 2) + reg * penalty
+
+
+def test_defaults_beat_the_biases(sample):
+    train = sample.where("(user * 31 + item) % 10 > 0").cache()
+    test = sample.where("(user * 31 + item) % 10 = 0").cache()
+    evaluator = RegressionEvaluator(labelCol="rating")
+    errors = [
+        evaluator.evaluate(MatrixFactorization(rank=rank).fit(train).transform(test))
+        for rank in (10, 0)
+    ]
+    assert errors[0] < errors[1]

@@ -1,0 +1,176 @@
+"""What Params of networks mean for examples, before any are read: no Spark."""
+
+import math
+
+import numpy as np
+import pytest
+
+from nonconvex.distributed.data.examples import Classes, ExamplesError, Outline
+from nonconvex.estimators.network.fit import complete_layers
+from nonconvex.estimators.network.network_contradictions import check_network
+from nonconvex.estimators.network.summary import NetworkSummary, RestartSummary
+from nonconvex.estimators.params import ParamError
+from nonconvex.neural_network import MultilayerPerceptronClassifier, MultilayerPerceptronRegressor
+
+ESTIMATORS = [MultilayerPerceptronRegressor, MultilayerPerceptronClassifier]
+
+OUT_OF_RANGE = {
+    "featuresCol": ([], "featuresCol must be a name, or a list of different names, got"),
+    "layers": ([4, 0], "each entry of layers must be an integer ≥ 1, got 0"),
+    "activation": (["relu", "elu"], "activation must be one of identity, .*, got 'elu'"),
+    "stepGradient": ("identity", "stepGradient must be one of straight-through, got 'identity'"),
+    "initialization": ("zeros", "initialization must be one of glorot-uniform, .*, got 'zeros'"),
+    "initialWeights": ([1.0, float("nan")], "initialWeights must be a list of finite numbers, got"),
+    "regParam": (-1, "regParam must be a finite number ≥ 0, got -1"),
+    "standardization": (1, "standardization must be True or False, got 1"),
+    "classWeight": ("even", "classWeight must be one of balanced, got 'even'"),
+    "layers ": ({64, 32}, "layers must be a list of sizes, each an integer ≥ 1, got {"),
+    "classWeight ": ({"no": 1.0}, "classWeight must be a list of finite numbers ≥ 0, got {'no'"),
+    "thresholds ": (["0.5"], "thresholds must be a list of finite numbers ≥ 0, got \\['0.5'\\]"),
+    "thresholds": ([0.0, 0.0], "thresholds must be > 0 except for one at most"),
+    "maxIter": (0, "maxIter must be an integer ≥ 1, got 0"),
+    "maxSteps": (0.5, "maxSteps must be an integer ≥ 1, got 0.5"),
+    "batchSize": (0, "batchSize must be an integer ≥ 1, got 0"),
+    "gradients": ("here", "gradients must be one of auto, driver, executors, got 'here'"),
+    "handleInvalid": ("drop", "handleInvalid must be one of error, skip, keep, got 'drop'"),
+    "predictionCol": (3, "predictionCol must be a name or '', got 3"),
+    "solver": ("l-bfgs", "solver must be gd, gradient descent, got 'l-bfgs'; which kind of it"),
+    "learningRate": (0, "learningRate must be a finite number > 0, got 0"),
+}
+
+
+@pytest.mark.parametrize("name", OUT_OF_RANGE)
+def test_a_value_out_of_range_is_refused_in_one_sentence(name):
+    value, message = OUT_OF_RANGE[name]
+    with pytest.raises(ValueError, match=message):
+        MultilayerPerceptronClassifier(**{name.strip(): value})
+
+
+@pytest.mark.parametrize("cls", ESTIMATORS)
+def test_the_constructor_has_every_param_with_its_default_and_accessors(cls):
+    keywords = cls.__init__.__wrapped__.__kwdefaults__
+    estimator = cls()
+    assert set(keywords) == {param.name for param in estimator.params}
+    explained = estimator.explainParams()
+    for name, default in keywords.items():
+        assert estimator.getOrDefault(name) == default, name
+        title = name[0].upper() + name[1:]
+        assert getattr(estimator, f"get{title}")() == default
+        assert callable(getattr(estimator, f"set{title}"))
+        assert f"{name}: " in explained
+    assert estimator.setLayers(np.array([3, 2])).getLayers() == [3, 2]
+    with pytest.raises(TypeError, match="leyers"):
+        cls(leyers=[3])
+
+
+def test_none_and_params_of_the_class_are_refused():
+    with pytest.raises(ValueError, match="maxIter must be an integer ≥ 1, got None"):
+        MultilayerPerceptronClassifier(maxIter=None)
+    assert MultilayerPerceptronClassifier(layers=None).getLayers() is None
+    with pytest.raises(ParamError, match=r"write \{estimator.maxIter: …\}"):
+        MultilayerPerceptronRegressor().copy({MultilayerPerceptronRegressor.maxIter: 1})
+
+
+def test_params_of_mllib_are_accepted_by_name():
+    from pyspark.ml.classification import MultilayerPerceptronClassifier as MLlib
+
+    theirs = set(MLlib.__init__.__wrapped__.__kwdefaults__)
+    ours = {param.name for param in MultilayerPerceptronClassifier().params}
+    assert {"blockSize", "stepSize", "initialWeights", "solver"} <= theirs
+    assert theirs <= ours
+
+
+IRIS = Outline(150, 0, 4, 3, Classes("string", ("a", "b", "c")))
+TWO = Outline(9, 0, 4, 2, Classes("double", (0.0, 1.0)))
+TARGETS = Outline(9, 0, 4, 2, None)
+
+
+@pytest.mark.parametrize(
+    ("outline", "layers", "complete"),
+    [
+        (IRIS, [], (4, 3)),
+        (IRIS, [7], (4, 7, 3)),
+        (IRIS, [7, 5], (4, 7, 5, 3)),
+        (IRIS, [4, 7, 3], (4, 7, 3)),
+        (IRIS, [4, 3], (4, 3)),
+        (TWO, [], (4, 1)),
+        (TWO, [8], (4, 8, 1)),
+        (TWO, [4, 8, 2], (4, 8, 2)),
+        (TWO, [4, 8, 1], (4, 8, 1)),
+        (TARGETS, [8], (4, 8, 2)),
+        (TARGETS, [4, 8, 2], (4, 8, 2)),
+    ],
+)
+def test_layers_with_and_without_their_ends(outline, layers, complete):
+    assert complete_layers(layers, outline) == complete
+
+
+def test_layers_that_fit_at_one_end_are_refused_with_both_spellings():
+    with pytest.raises(ParamError) as raised:
+        complete_layers([4, 8, 2], IRIS)
+    assert str(raised.value) == (
+        "layers=[4, 8, 2] begins with the 4 features and does not end with the 3 classes; set "
+        "layers=[4, 8, 3] if they are all layers, and layers=[4, 4, 8, 2, 3] if they are the "
+        "hidden ones"
+    )
+    with pytest.raises(ParamError, match=r"ends with the 2 targets and does not begin with the 4"):
+        complete_layers([5, 2], TARGETS)
+    shifted = TWO._replace(classes=Classes("double", (1.0, 2.0)))
+    assert complete_layers([8], shifted) == (4, 8, 1)
+    with pytest.raises(ExamplesError, match=r"the label 2 is outside 0 … 1, which labels are with"):
+        complete_layers([4, 8, 2], shifted)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"patience": 2}, "patience=2 needs validation rows to look at; set"),
+        ({"checkpointInterval": 2}, "checkpointInterval=2 needs checkpointPath"),
+        ({"activation": "step"}, 'learned through it; choose .*stepGradient="straight-through"'),
+        ({"stepGradient": "straight-through"}, "is for the activation step alone; unset it"),
+        ({"initialWeights": [1.0], "numRestarts": 2}, "with initialWeights would repeat one fit"),
+        ({"initialWeights": [1.0], "firstRestart": 1}, "firstRestart=1 is for random starts"),
+        ({"stepSize": 0.1, "learningRate": 0.1}, "stepSize=0.1 is another name of learningRate"),
+        ({"blockSize": 9, "batchSize": 9}, "blockSize=9 is another name of batchSize"),
+        ({"optimizer": "gradient-descent", "momentum": 0.5}, "takes no settings, got momentum"),
+        ({"weightDecay": 0.1}, "got weightDecay=0.1; leave it unset"),
+    ],
+)
+def test_params_that_contradict_each_other_are_refused_before_any_data_are_read(given, message):
+    with pytest.raises(ParamError, match=message):
+        check_network(MultilayerPerceptronClassifier(**given), validated=False, warm=False)
+
+
+def test_a_restart_that_diverged_is_never_the_best_and_survives_json():
+    def restart(number, objective, validation_loss):
+        return RestartSummary(
+            number, "why", 1, objective, objective, 0.5, validation_loss, None, history=[]
+        )
+
+    restarts = [restart(0, math.nan, None), restart(1, 0.5, None), restart(2, 0.25, None)]
+    summary = NetworkSummary(
+        9,
+        0,
+        9.0,
+        [4, 3],
+        [],
+        "squared-error",
+        15,
+        0,
+        None,
+        "driver",
+        "why",
+        9,
+        False,
+        2,
+        restarts,
+        1,
+    )
+    assert summary.spread() == {
+        "best": 0.25, "worst": 0.5, "mean": 0.375, "deviation": 0.125, "diverged": 1,
+    }  # fmt: skip
+    assert restart(0, 1.0, math.inf).merit == math.inf
+    assert restart(0, 9.0, 0.1).merit < restart(0, 0.1, 0.2).merit, "validation counts"
+    again = NetworkSummary.from_json(summary.to_json())
+    assert again.restarts[1:] == summary.restarts[1:]
+    assert math.isnan(again.restarts[0].objective)

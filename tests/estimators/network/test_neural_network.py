@@ -1,0 +1,648 @@
+"""Networks as citizens of pyspark.ml: fits, models, pipelines, persistence, errors."""
+
+import gc
+import json
+import logging
+import signal
+import warnings
+
+import numpy as np
+import pytest
+from pyspark.ml import Pipeline, PipelineModel
+from pyspark.ml.classification import MultilayerPerceptronClassifier as MLlibClassifier
+from pyspark.ml.evaluation import MulticlassClassificationEvaluator, RegressionEvaluator
+from pyspark.ml.feature import VectorAssembler
+from pyspark.ml.functions import array_to_vector
+from pyspark.ml.linalg import Vectors
+from pyspark.ml.tuning import CrossValidator, ParamGridBuilder, TrainValidationSplit
+from pyspark.sql import functions as F
+
+from nonconvex.distributed.checkpoints import CheckpointError
+from nonconvex.distributed.data.examples import ExampleColumns, ExamplesError
+from nonconvex.distributed.data.prepared_examples import prepare_examples
+from nonconvex.distributed.files.atomic import seal
+from nonconvex.distributed.interruption import Interrupted
+from nonconvex.distributed.model_tables import ModelError
+from nonconvex.distributed.network import fit as network_training
+from nonconvex.distributed.network.dataset import pack_examples
+from nonconvex.estimators.network.fit import plan_network
+from nonconvex.estimators.params import ParamError
+from nonconvex.neural_network import (
+    MultilayerPerceptronClassificationModel,
+    MultilayerPerceptronClassifier,
+    MultilayerPerceptronRegressionModel,
+    MultilayerPerceptronRegressor,
+)
+from nonconvex.numerics.convergence import FitError
+
+ROWS = 240
+LABELS = np.array(["cat", "dog", "eel"])
+QUICK = {"layers": [6], "maxIter": 3, "batchSize": 64, "learningRate": 0.05}
+
+
+def columns():
+    generator = np.random.default_rng(0)
+    x = generator.normal(2.0, [1.0, 3.0, 0.5], (ROWS, 3))
+    score = x @ np.array([[1.0, 0.0], [-0.3, 0.4], [0.5, -1.0]]) + generator.normal(
+        0, 0.3, (ROWS, 2)
+    )
+    y = (score[:, 0] > 2).astype(int) + (score[:, 1] > 0.5)
+    return x, score, y, generator.integers(1, 4, ROWS), generator.random(ROWS) < 0.25
+
+
+@pytest.fixture(scope="module")
+def frame(spark):
+    x, score, y, weight, held = columns()
+    rows = zip(
+        *x.T.tolist(), x.tolist(), y.astype(float).tolist(), LABELS[y].tolist(),
+        (y > 0).astype(float).tolist(), score[:, 0].tolist(), score[:, 1].tolist(),
+        weight.astype(float).tolist(), held.tolist(), strict=True,
+    )  # fmt: skip
+    schema = (
+        "a double, b double, c double, features array<double>, label double, name string, "
+        "two double, s double, t double, weight double, held boolean"
+    )
+    data = spark.createDataFrame(list(rows), schema).repartition(2, "a").cache()
+    data.count()
+    yield data
+    data.unpersist()
+
+
+@pytest.fixture(scope="module")
+def model(frame):
+    """Of string labels in a list of columns."""
+    return MultilayerPerceptronClassifier(
+        featuresCol=["a", "b", "c"], labelCol="name", weightCol="weight", **QUICK
+    ).fit(frame)
+
+
+@pytest.fixture(scope="module")
+def regression(frame):
+    return MultilayerPerceptronRegressor(labelCol=["s", "t"], **QUICK).fit(frame)
+
+
+def theta(model):
+    return model.scorer.theta.tobytes()
+
+
+# Params
+
+
+CHANGES = [
+    {"layers": [5]},
+    {"layers": None},
+    {"activation": "tanh"},
+    {"activation": "step", "stepGradient": "straight-through"},
+    {"fitBiases": False},
+    {"initialization": "glorot-normal"},
+    {"initialWeights": [0.1] * 45},
+    {"regParam": 0.1},
+    {"standardization": False},
+    {"classWeight": "balanced"},
+    {"classWeight": [1.0, 2.0, 0.5]},
+    {"maxIter": 1},
+    {"maxSteps": 5},
+    {"tol": 0.9},
+    {"batchSize": 50},
+    {"seed": 1},
+    {"firstRestart": 1},
+    {"learningRate": 0.1},
+    {"optimizer": "rmsprop"},
+    {"optimizer": "adamw"},
+    {"optimizer": "adamw", "weightDecay": 0.5},
+    {"momentum": 0.5},
+    {"decay": 0.5},
+    {"epsilon": 0.1},
+    {"clipNorm": 0.01, "epsilon": 0.2},
+    {"schedule": "exponential", "decaySteps": 2},
+    {"schedule": "exponential", "decaySteps": 3},
+    {"schedule": "exponential", "decaySteps": 2, "decayRate": 0.3},
+    {"schedule": "cosine", "decaySteps": 9, "finalFraction": 0.5},
+    {"warmupSteps": 4},
+    {"precision": "float64"},
+]
+
+# What these change is looked at in other tests.
+ELSEWHERE = {
+    *("featuresCol", "labelCol", "predictionCol", "probabilityCol", "rawPredictionCol"),
+    *("thresholds", "handleInvalid", "weightCol", "validationIndicatorCol", "patience"),
+    *("numRestarts", "gradients", "checkpointPath", "checkpointInterval"),
+    *("stepSize", "blockSize", "solver"),
+}
+
+
+def test_every_param_changes_the_model_and_fit_multiple_equals_fit(frame):
+    estimator = MultilayerPerceptronClassifier(**QUICK)
+    named = [
+        *CHANGES,
+        {},
+        {"learningRate": None, "stepSize": 0.1},
+        {"batchSize": None, "blockSize": 50},
+    ]
+    maps = []
+    for change in named:
+        base = estimator.copy()
+        for name, value in change.items():
+            if value is None:
+                base.clear(base.getParam(name))
+            else:
+                base.set(base.getParam(name), value)
+        maps.append(base)
+    fitted = estimator._fit_group(frame, maps)  # as fitMultiple does
+    *changed, plain, step_size, block_size = fitted
+    seen = {theta(plain)}
+    for change, other in zip(CHANGES, changed, strict=True):
+        assert theta(other) not in seen, change
+        seen.add(theta(other))
+    assert theta(step_size) == theta(changed[CHANGES.index({"learningRate": 0.1})])
+    assert theta(block_size) == theta(changed[CHANGES.index({"batchSize": 50})])
+    assert {name for change in CHANGES for name in change} | ELSEWHERE == {
+        param.name for param in estimator.params
+    }
+    other = {estimator.seed: 1}
+    found = dict(estimator.fitMultiple(frame, [{}, other]))
+    assert theta(found[0]) == theta(plain)
+    assert theta(found[1]) == theta(changed[CHANGES.index({"seed": 1})])
+    assert [m.summary.layers for m in changed[:2]] == [[3, 5, 3], [3, 3]]
+    assert changed[CHANGES.index({"maxSteps": 5})].summary.restarts[0].stop == "reached maxSteps"
+
+
+# Models
+
+
+def test_strings_are_predicted_and_one_row_is_predicted_as_all_are(frame, model):
+    assert model.labels == ["cat", "dog", "eel"]
+    assert (model.layers, model.numFeatures, model.numClasses) == ([3, 6, 3], 3, 3)
+    assert model.weights.size == model.summary.parameters == 4 * 6 + 7 * 3
+    rows = model.transform(frame).limit(5).collect()
+    for row in rows:
+        x = [row.a, row.b, row.c]
+        assert model.predict(Vectors.dense(x)) == row.prediction
+        assert model.predict(x) == LABELS[np.argmax(row.probability)]
+        assert model.predictProbability(x).toArray() == pytest.approx(row.probability.toArray())
+        assert model.predictRaw(x).toArray() == pytest.approx(row.rawPrediction.toArray())
+    with pytest.raises(ValueError, match="must be a vector of 3 finite numbers, got"):
+        model.predict([1.0])
+    with pytest.raises(ValueError, match="predictionCol='name': there is such a column already"):
+        model.copy({model.predictionCol: "name"}).transform(frame)
+    silent = model.copy({model.getParam(f"{n}Col"): "" for n in ("probability", "rawPrediction")})
+    assert silent.transform(frame).columns == [*frame.columns, "prediction"]
+    with pytest.raises(ParamError, match="are all '', so nothing is added"):
+        silent.copy({model.predictionCol: ""}).transform(frame)
+
+
+def test_evaluation_of_classes(frame, model):
+    metrics = pytest.importorskip("sklearn.metrics")
+    scored = model.transform(frame).select("name", "prediction", "probability", "weight").collect()
+    y, predicted, p, w = (np.array(values) for values in zip(*scored, strict=True))
+    found = model.evaluate(frame)
+    assert found["accuracy"] == pytest.approx(metrics.accuracy_score(y, predicted, sample_weight=w))
+    assert found["logLoss"] == pytest.approx(metrics.log_loss(y, p, sample_weight=w), rel=1e-6)
+    matrix = metrics.confusion_matrix(y, predicted, sample_weight=w)
+    assert found["confusionMatrix"] == matrix.tolist()
+    one = metrics.precision_recall_fscore_support(y, predicted, sample_weight=w, zero_division=0.0)
+    for number, values in enumerate(zip(*one[:3], strict=True)):
+        of_class = found["classes"][number]
+        assert (of_class["precision"], of_class["recall"], of_class["f1"]) == pytest.approx(values)
+    assert json.loads(json.dumps(found)) == found
+    summary = model.summary.restarts[0]
+    assert summary.loss == pytest.approx(found["logLoss"], rel=1e-6)
+    assert summary.metric == pytest.approx(found["accuracy"])
+    assert model.evaluate(frame.repartition(3, "b")) == found
+    with pytest.raises(ExamplesError, match="none of the model's 3 labels in 240 of 240 rows"):
+        model.evaluate(frame.withColumn("name", F.lit("fox")))
+    with pytest.raises(ExamplesError, match="the labels are double and those of the model string"):
+        model.copy({model.labelCol: "label"}).evaluate(frame)
+    broken = frame.withColumn("a", F.expr("if(a > 3, double('NaN'), a)"))
+    with pytest.raises(ExamplesError, match=r"NaN or infinite in \d+ rows .* before evaluation"):
+        model.evaluate(broken)
+    some = model.copy({model.handleInvalid: "skip"}).evaluate(broken)
+    assert some["rows"] + some["unpredicted"] == ROWS
+    assert some["unpredicted"] == broken.where("isnan(a)").count()
+
+
+def test_thresholds_are_those_of_mllib(frame, model):
+    moved = model.copy({model.thresholds: [0.9, 0.05, 0.0]})
+    row = frame.first()
+    assert moved.predict([row.a, row.b, row.c]) == "eel", "0 is always the greatest ratio"
+    moved = model.copy({model.thresholds: [0.9, 0.05, 0.5]})
+    for row in moved.transform(frame).select("prediction", "probability").collect():
+        ratio = row.probability.toArray() / [0.9, 0.05, 0.5]
+        assert row.prediction == LABELS[ratio.argmax()]
+    assert moved.evaluate(frame)["accuracy"] < model.evaluate(frame)["accuracy"]
+    with pytest.raises(ParamError, match="thresholds has 2 numbers, and there are 3 classes"):
+        model.copy({model.thresholds: [0.5, 0.5]}).transform(frame)
+
+
+def test_several_targets(frame, regression):
+    assert (regression.numTargets, regression.layers) == (2, [3, 6, 2])
+    rows = regression.transform(frame).select("features", "s", "t", "prediction").collect()
+    assert regression.predict(rows[0].features) == pytest.approx(rows[0].prediction)
+    y = np.array([[row.s, row.t] for row in rows])
+    error = np.array([row.prediction for row in rows]) - y
+    found = regression.evaluate(frame)
+    assert [one["target"] for one in found["targets"]] == ["s", "t"]
+    assert [one["rmse"] for one in found["targets"]] == pytest.approx(
+        np.sqrt((error**2).mean(axis=0))
+    )
+    assert found["targets"][1]["r2"] == pytest.approx(
+        1 - (error[:, 1] ** 2).sum() / ((y[:, 1] - y[:, 1].mean()) ** 2).sum()
+    )
+    standardized = (error / y.std(axis=0)) ** 2
+    assert regression.summary.restarts[0].metric == pytest.approx(
+        np.sqrt(standardized.sum(axis=1).mean()), rel=1e-5
+    )
+    array = frame.withColumn("both", F.array("s", "t"))
+    same = MultilayerPerceptronRegressor(labelCol="both", **QUICK).fit(array)
+    assert theta(same) == theta(regression)
+    assert same.evaluate(array)["targets"][1]["target"] == "both[1]"
+
+
+def test_the_units_of_targets_do_not_matter(frame):
+    # The rows of a step are chosen by what is in them: here they are all in each step.
+    estimator = MultilayerPerceptronRegressor(
+        labelCol=["s", "t"], precision="float64", **{**QUICK, "batchSize": 1000}
+    )
+    own = estimator.fit(frame)
+    other = estimator.fit(frame.withColumns({name: F.col(name) * 1024 - 7 for name in ("s", "t")}))
+    assert other.weights.toArray() == pytest.approx(own.weights.toArray(), rel=1e-6)
+    x = np.array([0.5, -1.0, 2.0])
+    assert other.predict(x) == pytest.approx([1024 * y - 7 for y in own.predict(x)])
+    plain = estimator.setTargetStandardization(False).fit(frame)
+    assert plain.scorer.targets is None
+    assert plain.weights != own.weights
+
+
+def test_save_and_load(frame, model, regression, tmp_path):
+    for saved, cls in (
+        (model, MultilayerPerceptronClassificationModel),
+        (regression, MultilayerPerceptronRegressionModel),
+    ):
+        path = str(tmp_path / cls.__name__)
+        saved.save(path)
+        loaded = cls.load(path)
+        assert theta(loaded) == theta(saved)
+        assert loaded.scorer.classes == saved.scorer.classes
+        assert loaded.scorer.network == saved.scorer.network
+        assert (loaded.summary, loaded.uid) == (saved.summary, saved.uid)
+        assert {p.name: v for p, v in loaded.extractParamMap().items()} == {
+            p.name: v for p, v in saved.extractParamMap().items()
+        }
+        row = frame.select("a", "b", "c").first()
+        assert loaded.predict(list(row)) == saved.predict(list(row))
+    with pytest.raises(ModelError, match=r"holds a .*RegressionModel and not a .*Classification"):
+        MultilayerPerceptronClassificationModel.load(path)
+    with pytest.raises(ModelError, match=r"holds a .*Model and not a .*Regressor"):
+        MultilayerPerceptronRegressor.load(path)
+    estimator = MultilayerPerceptronClassifier(
+        featuresCol=["a", "b"], layers=[4, 3], activation=["relu", "tanh"], initialWeights=[1, 2]
+    )
+    estimator.save(str(tmp_path / "estimator"))
+    again = MultilayerPerceptronClassifier.load(str(tmp_path / "estimator"))
+    assert again.extractParamMap().keys() == estimator.extractParamMap().keys()
+    assert again.getLayers() == [4, 3]
+    assert again.getFeaturesCol() == ["a", "b"]
+    assert again.getInitialWeights() == [1.0, 2.0]
+
+
+def test_a_missing_or_damaged_model_is_refused(spark, model, tmp_path):
+    place = tmp_path / "model"
+    with pytest.raises(ModelError, match=r"there is no Multilayer.* at .*model, nor anything else"):
+        MultilayerPerceptronClassificationModel.load(str(place))
+    model.save(str(place))
+    [metadata] = (place / "metadata").glob("part-*")
+    next((place / "metadata").glob(".part-*.crc")).unlink()
+    text = metadata.read_text()
+
+    def refused(match):
+        with pytest.raises(ModelError, match=match) as caught:
+            MultilayerPerceptronClassificationModel.load(str(place))
+        assert "\n" not in str(caught.value)
+
+    for old, new, match in (
+        (text[300:], "", "does not hold a .*, or only part of one"),
+        ('"precision"', '"size"', "metadata is damaged, or of another version, at 'precision'"),
+        ('"relu"', '"rely"', "metadata is damaged, .* got 'rely'"),
+        ('"cat",', "", "metadata is damaged, .* at 'classes'"),
+        ("training_rows", "rows", "metadata is damaged, .* 'rows'"),
+        ("[3,6,3]", "[3,7,3]", "weights holds 45 parameters of float32 and not the 52"),
+    ):
+        assert old in text, old
+        metadata.write_text(text.replace(old, new, 1))
+        seal(spark, str(place))
+        refused(match)
+    metadata.write_text(text)
+    weights = spark.read.parquet(str(place / "weights")).toArrow()
+    turned = spark.createDataFrame(weights).withColumn("weights", F.reverse("weights"))
+    turned.write.mode("overwrite").parquet(str(place / "weights"))
+    refused("model (lacks|has, though it was not saved,) weights/part-")
+    for file in (place / "standardization").glob("part-*"):
+        file.unlink()
+    seal(spark, str(place))
+    refused("standardization cannot be read as part of a model")
+
+
+# Pipelines and tuning
+
+
+def test_a_pipeline_is_saved_and_loaded(frame, tmp_path):
+    assembler = VectorAssembler(inputCols=["a", "b", "c"], outputCol="x")
+    network = MultilayerPerceptronClassifier(featuresCol="x", labelCol="two", **QUICK)
+    pipeline = Pipeline(stages=[assembler, network])
+    pipeline.save(str(tmp_path / "pipeline"))
+    fitted = Pipeline.load(str(tmp_path / "pipeline")).fit(frame)
+    fitted.save(str(tmp_path / "fitted"))
+    here = PipelineModel.load(str(tmp_path / "fitted"))
+    expected = fitted.transform(frame).select("prediction", "probability").collect()
+    assert here.transform(frame).select("prediction", "probability").collect() == expected
+    assert fitted.stages[1].layers == [3, 6, 1], "two classes have one output"
+    assert {row.prediction for row in expected} == {0.0, 1.0}
+    softmax = network.copy({network.layers: [3, 6, 2]}).fit(assembler.transform(frame))
+    assert softmax.summary.loss == "categorical-cross-entropy"
+
+
+def test_tuning_chooses_by_the_evaluator(frame):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # pyspark does not close its pools
+        classifier = MultilayerPerceptronClassifier(**QUICK)
+        validator = CrossValidator(
+            estimator=classifier,
+            estimatorParamMaps=ParamGridBuilder().addGrid(classifier.regParam, [0.0, 9.0]).build(),
+            evaluator=MulticlassClassificationEvaluator(metricName="logLoss"),
+            numFolds=2, seed=1, parallelism=2,
+        ).fit(frame)  # fmt: skip
+        regressor = MultilayerPerceptronRegressor(labelCol="s", layers=[6], learningRate=0.05)
+        split = TrainValidationSplit(
+            estimator=regressor,
+            estimatorParamMaps=ParamGridBuilder().addGrid(regressor.maxIter, [1, 9]).build(),
+            evaluator=RegressionEvaluator(labelCol="s"),
+            trainRatio=0.7, seed=1,
+        ).fit(frame)  # fmt: skip
+        gc.collect()
+    assert validator.avgMetrics[0] < validator.avgMetrics[1]
+    assert validator.bestModel.scorer.network.reg == 0.0
+    assert split.validationMetrics[1] < split.validationMetrics[0]
+    assert split.bestModel.summary.totalIterations == 9
+
+
+# Beside others
+
+
+def test_no_hidden_layer_reaches_least_squares(frame):
+    linear_model = pytest.importorskip("sklearn.linear_model")
+    model = MultilayerPerceptronRegressor(
+        labelCol=["s", "t"], weightCol="weight", optimizer="gradient-descent", learningRate=0.3,
+        batchSize=ROWS, maxIter=200, tol=0.0, precision="float64",
+    ).fit(frame)  # fmt: skip
+    x, score, _, weight, _ = columns()
+    exact = linear_model.LinearRegression().fit(x, score, sample_weight=weight)
+    found = np.array([model.predict(row) for row in x[:20].tolist()])
+    np.testing.assert_allclose(found, exact.predict(x[:20]), rtol=1e-6, atol=1e-6)
+
+
+def test_no_hidden_layer_reaches_logistic_regression(frame):
+    linear_model = pytest.importorskip("sklearn.linear_model")
+    model = MultilayerPerceptronClassifier(
+        labelCol="two", optimizer="nesterov", learningRate=0.5, regParam=0.01, batchSize=ROWS,
+        maxIter=300, tol=0.0, precision="float64",
+    ).fit(frame)  # fmt: skip
+    x, _, y, _, _ = columns()
+    z = (x - x.mean(axis=0)) / x.std(axis=0)
+    exact = linear_model.LogisticRegression(C=1 / (ROWS * 0.01), tol=1e-10).fit(z, y > 0)
+    np.testing.assert_allclose(model.weights[:3], exact.coef_[0], rtol=1e-5)
+    np.testing.assert_allclose(model.weights[3], exact.intercept_[0], rtol=1e-5)
+
+
+def test_weights_of_mllib_mean_the_same_here(frame):
+    data = frame.withColumn("features", array_to_vector("features"))
+    theirs = MLlibClassifier(layers=[3, 4, 3], maxIter=1, seed=1).fit(data)
+    ours = MultilayerPerceptronClassifier(
+        layers=[3, 4, 3], activation="sigmoid", standardization=False, precision="float64",
+        initialWeights=theirs.weights, learningRate=1e-300, maxIter=1,
+    ).fit(data)  # fmt: skip
+    np.testing.assert_array_equal(ours.weights.toArray(), theirs.weights.toArray())
+    row = data.first().features
+    np.testing.assert_allclose(ours.predictProbability(row), theirs.predictProbability(row))
+    np.testing.assert_allclose(ours.predictRaw(row), theirs.predictRaw(row), rtol=1e-9)
+    assert ours.getLayers() == theirs.getLayers()
+
+
+def test_the_example_of_mllib_runs_with_the_import_changed(spark, tmp_path):
+    df = spark.createDataFrame(
+        [
+            (0.0, Vectors.dense([0.0, 0.0])),
+            (1.0, Vectors.dense([0.0, 1.0])),
+            (1.0, Vectors.dense([1.0, 0.0])),
+            (0.0, Vectors.dense([1.0, 1.0])),
+        ],
+        ["label", "features"],
+    )
+    mlp = MultilayerPerceptronClassifier(layers=[2, 2, 2], seed=123)
+    mlp.setMaxIter(100)
+    mlp.setBlockSize(1)
+    assert (mlp.getMaxIter(), mlp.getBlockSize()) == (100, 1)
+    model = mlp.setStepSize(0.05).fit(df)  # Adam is not L-BFGS
+    assert model.getLayers() == [2, 2, 2]
+    assert model.weights.size == 12
+    [row, _] = model.transform(df.limit(2)).select("features", "prediction").collect()
+    assert model.predict(row.features) == row.prediction
+    mlp3 = mlp.setInitialWeights(list(range(12)))
+    assert mlp3.fit(df).weights != model.weights
+
+
+# Determinism, places, checkpoints
+
+
+def test_partitions_and_order_change_no_bit(frame, model):
+    shuffled = frame.orderBy(F.rand(1)).repartition(5)
+    estimator = MultilayerPerceptronClassifier(
+        featuresCol=["a", "b", "c"], labelCol="name", weightCol="weight", **QUICK
+    )
+    assert theta(estimator.fit(shuffled)) == theta(model)
+    assert estimator.fit(shuffled).summary.restarts[0].loss == model.summary.restarts[0].loss
+
+
+def test_driver_and_executors_agree_after_fifty_steps(frame):
+    estimator = MultilayerPerceptronClassifier(**{**QUICK, "maxIter": 99}, maxSteps=50, tol=0.0)
+    places = [{estimator.gradients: place} for place in ("driver", "executors")]
+    driver, executors = (model for _, model in sorted(estimator.fitMultiple(frame, places)))
+    a, b = driver.scorer.theta, executors.scorer.theta
+    assert np.linalg.norm(a - b) < 1e-5 * np.linalg.norm(a)
+    assert (driver.summary.gradients, executors.summary.gradients) == ("driver", "executors")
+    assert executors.summary.gradients_reason == "gradients on the executors, as was asked for"
+    assert driver.summary.rows()[-1]["steps"] == 50
+
+
+class Killed(BaseException):
+    """What ends the process of a fit, as far as the fit can tell."""
+
+
+def test_a_killed_fit_goes_on_to_the_same_bits(frame, tmp_path, monkeypatch):
+    path = str(tmp_path / "c")
+    estimator = MultilayerPerceptronClassifier(
+        **{**QUICK, "maxIter": 5}, numRestarts=2, validationIndicatorCol="held"
+    )
+    whole = estimator.fit(frame)
+    saving = estimator.copy({estimator.checkpointPath: path, estimator.checkpointInterval: 2})
+
+    def die(training, *told):
+        del told
+        if training.epoch == 4:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(network_training, "_show", die)
+        with pytest.raises(Killed):
+            saving.fit(frame)
+    assert (tmp_path / "c" / "iteration=2").is_dir()
+    with pytest.raises(CheckpointError, match=r"regParam was 0\.0 and is 0\.5"):
+        saving.copy({saving.regParam: 0.5}).fit(frame)
+
+    def ask(training, *told):
+        del told
+        if training.epoch == 3:
+            signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(network_training, "_show", ask)
+        with pytest.raises(Interrupted, match=r"after epoch 3, which is saved in .*/c; the same"):
+            saving.fit(frame)
+    resumed = saving.fit(frame)
+    assert theta(resumed) == theta(whole)
+    assert [row | {"seconds": 0} for row in resumed.summary.rows()] == [
+        row | {"seconds": 0} for row in whole.summary.rows()
+    ]
+    assert not (tmp_path / "c").exists()
+
+
+def test_prepared_examples_give_the_same_model(frame, model, tmp_path):
+    names = ExampleColumns(("a", "b", "c"), "name", "weight")
+    prepared = prepare_examples(frame, names, str(tmp_path / "prepared"), classify=True)
+    estimator = MultilayerPerceptronClassifier(**QUICK)
+    fitted = estimator.fitPrepared(prepared)
+    assert theta(fitted) == theta(model)
+    assert fitted.evaluate(frame) == model.evaluate(frame)
+    with pytest.raises(ParamError, match="labelCol='name' is settled when examples are prepared"):
+        estimator.copy({estimator.labelCol: "name"}).fitPrepared(prepared)
+    with pytest.raises(ParamError, match="were prepared for a classification; use the other"):
+        MultilayerPerceptronRegressor().fitPrepared(prepared)
+
+
+# Restarts, validation, warm start
+
+
+def test_restarts_and_patience_look_at_the_rows_that_are_held_out(frame):
+    estimator = MultilayerPerceptronClassifier(
+        layers=[8], batchSize=16, learningRate=0.2, maxIter=30, tol=0.0, numRestarts=3, patience=3,
+        validationIndicatorCol="held", classWeight="balanced",
+    )  # fmt: skip
+    model = estimator.fit(frame)
+    summary = model.summary
+    held = frame.where("held")
+    assert (summary.training_rows, summary.validation_rows) == (ROWS - held.count(), held.count())
+    losses = [restart.validation_loss for restart in summary.restarts]
+    assert losses[summary.best] == min(losses)
+    assert len(set(losses)) == 3
+    for restart in summary.restarts:
+        assert restart.validation_loss == min(e["validation_loss"] for e in restart.history)
+        if restart.stop.startswith("the validation loss"):
+            assert restart.history[-1]["epoch"] == restart.epoch + 3
+    counts = [frame.where(f"not held and label = {label}").count() for label in range(3)]
+    balanced = [summary.training_rows / (3 * count) for count in counts]
+    assert summary.class_weights == pytest.approx(balanced)
+    spread = summary.spread()
+    assert (spread["best"], spread["worst"], spread["diverged"]) == (min(losses), max(losses), 0)
+    assert {row["restart"] for row in summary.rows()} == {0, 1, 2}
+    restart = summary.restarts[1]
+    alone = estimator.copy({estimator.numRestarts: 1, estimator.firstRestart: 1}).fit(frame)
+    assert alone.summary.restarts[0].history[-1]["loss"] == restart.history[-1]["loss"]
+    assert alone.summary.restarts[0].validation_loss == restart.validation_loss
+
+
+def test_a_warm_start_goes_on_from_what_the_model_predicts(frame, model):
+    estimator = MultilayerPerceptronClassifier(
+        featuresCol=["a", "b", "c"], labelCol="name", weightCol="weight", maxIter=1,
+        learningRate=1e-3, batchSize=64,
+    ).setInitialModel(model)  # fmt: skip
+    newer = frame.withColumn("a", F.col("a") + 0.5)
+    warm = estimator.fit(newer)
+    assert warm.layers == model.layers
+    assert warm.summary.warm_start
+    assert not model.summary.warm_start
+    first = warm.summary.rows()[0]["loss"]
+    assert first == pytest.approx(model.evaluate(newer)["logLoss"], rel=0.05)
+    for change, message in (
+        ({"numRestarts": 2}, "numRestarts=2 with an initial model would repeat one fit"),
+        ({"initialWeights": [1.0]}, "is for fits that do not start from a model"),
+        ({"layers": [7]}, r"initial model has layers \[3, 6, 3\] and this fit \[3, 7, 3\]"),
+        ({"activation": "tanh"}, "initial model has activation"),
+        ({"standardization": False}, "is not that of the initial model, which is kept; unset it"),
+        ({"labelCol": "label"}, "initial model has the classes 'cat', .* and the examples have"),
+    ):
+        changed = {estimator.getParam(name): value for name, value in change.items()}
+        with pytest.raises(ParamError, match=message):
+            estimator.copy(changed).fit(frame)
+    with pytest.raises(ParamError, match="must be a MultilayerPerceptronRegressionModel or None"):
+        MultilayerPerceptronRegressor().setInitialModel(model)
+
+
+# Bad data
+
+
+def test_params_that_contradict_the_data_give_one_sentence(frame):
+    examples = pack_examples(frame, ExampleColumns("features", "label"), classify=True)
+    for params, message in (
+        ({"layers": [3, 8]}, r"begins with the 3 features and does not end with the 3 classes"),
+        ({"classWeight": [1.0]}, "classWeight has 1 numbers, and there are 3 classes, 0.0, 1.0"),
+        ({"classWeight": [0.0] * 3}, "is 0 for every class there is; let one at least"),
+        ({"initialWeights": [1.0]}, r"and with layers=\[3, 3\] there are 12 parameters"),
+        ({"activation": "tanh"}, r"of hidden layers, and layers=\[3, 3\]; unset it"),
+        ({"layers": [4], "activation": ["tanh"] * 2}, "activation has 2 names, and layers="),
+        ({"thresholds": [0.5]}, "thresholds has 1 numbers, and there are 3 classes; give one"),
+    ):
+        with pytest.raises(ParamError, match=message) as caught:
+            MultilayerPerceptronClassifier(**params)._train(examples, 0.0)
+        assert "\n" not in str(caught.value)
+    examples.release()
+
+
+def test_bad_data_give_one_sentence(frame, caplog):
+    data = frame.withColumns(
+        {
+            "shifted": F.col("two") + 1,
+            "none": F.lit(False),
+            "broken": F.expr("array(if(a > 3, double('NaN'), a))"),
+        }
+    )
+    for params, message in (
+        ({"layers": [3, 2], "labelCol": "shifted"}, "the label 2 is outside 0 … 1"),
+        ({"featuresCol": "broken"}, r"is null, NaN or infinite in \d+ rows \(broken\[0\]"),
+        ({"validationIndicatorCol": "none"}, "='none' is false in all 240 rows; hold some out"),
+    ):
+        with pytest.raises(ExamplesError, match=message) as caught:
+            MultilayerPerceptronClassifier(**params).fit(data)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match=r"^dataset must be a DataFrame, got \[\(0, 1\)\]"):
+        MultilayerPerceptronClassifier().fit([(0, 1)])
+    with pytest.raises(FitError, match=r"diverged: .* lower learningRate, set clipNorm, or check"):
+        MultilayerPerceptronRegressor(
+            labelCol="s", optimizer="gradient-descent", learningRate=1e6, maxIter=50
+        ).fit(frame)
+    constant = frame.withColumn("k", F.lit(7.0))
+    with caplog.at_level(logging.WARNING, logger="nonconvex"):
+        model = MultilayerPerceptronClassifier(featuresCol=["a", "k"], maxIter=1).fit(constant)
+    [warning] = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+    assert warning == "1 of 2 features are constant and say nothing: 'k'; leave them out"
+    assert model.summary.constant_features == 1
+    # Its weights are chance, so a value that training has not seen says nothing.
+    logits = [model.predictRaw([1.0, k]) for k in (7.0, 700.0)]
+    assert logits[0] == logits[1]
+    caplog.clear()
+    examples = pack_examples(frame, ExampleColumns(["a", "b"], "label"), classify=True)
+    plan_network(MultilayerPerceptronClassifier(), examples, model.scorer)
+    examples.release()
+    [warning] = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+    assert warning == (
+        "1 features were constant when the initial model was trained, and it goes on without them: "
+        "'b'; start anew to learn of them"
+    )

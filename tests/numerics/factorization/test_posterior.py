@@ -1,0 +1,155 @@
+"""How sure kept samples are, against loops over them, and folding in against a whole chain."""
+
+import numpy as np
+import pytest
+
+from nonconvex.numerics.factorization import posterior as posterior_module
+from nonconvex.numerics.factorization.blocks import RatingBlock
+from nonconvex.numerics.factorization.gibbs import Sample
+from nonconvex.numerics.factorization.hyperpriors import RowDistribution
+from nonconvex.numerics.factorization.model import Factors, predict
+from nonconvex.numerics.factorization.posterior import Posterior, fold_rows, half_width
+
+USERS, ITEMS, RANK, SAMPLES = 7, 5, 2, 6
+
+
+def rows_of(generator):
+    root = generator.normal(size=(1 + RANK, 1 + RANK))
+    precision = root @ root.T + 2 * np.eye(1 + RANK)
+    return RowDistribution(np.zeros(1 + RANK), generator.normal(size=1 + RANK), precision, 1.0)
+
+
+@pytest.fixture
+def samples():
+    generator = np.random.default_rng(0)
+    return [
+        Sample(
+            Factors(
+                float(generator.normal()),
+                generator.normal(size=(USERS, 1 + RANK)),
+                generator.normal(size=(ITEMS, 1 + RANK)),
+            ),
+            float(generator.gamma(3)),
+            rows_of(generator),
+            rows_of(generator),
+            generator.gamma(5, 0.2, USERS),
+        )
+        for _ in range(SAMPLES)
+    ]
+
+
+@pytest.fixture
+def posterior(samples):
+    return Posterior.of(samples, seed=1)
+
+
+def test_samples_come_out_as_they_went_in(posterior, samples):
+    for number in (0, SAMPLES - 1, -1):
+        one, other = posterior.sample(number), samples[number]
+        assert (one.factors.alpha, one.tau) == (other.factors.alpha, other.tau)
+        np.testing.assert_array_equal(one.factors.users, other.factors.users)
+        np.testing.assert_array_equal(one.factors.items, other.factors.items)
+        np.testing.assert_array_equal(one.steadiness, other.steadiness)
+        assert one.items is other.items
+
+
+@pytest.mark.parametrize("elements", [1, 1 << 20])
+def test_deviations_of_pairs_that_are_known(posterior, samples, elements, monkeypatch):
+    monkeypatch.setattr(posterior_module, "_ELEMENTS", elements)
+    u, i = np.array([0, 3, 6, 3]), np.array([4, 0, 0, 2])
+    drawn = np.array([predict(sample.factors, u, i) for sample in samples])
+    noise = np.mean([1 / (sample.tau * sample.steadiness[u]) for sample in samples], axis=0)
+    variance = drawn.var(axis=0, ddof=1)
+    arguments = posterior.users, posterior.items
+    found = posterior.spread().deviations(*arguments, None, u, i)
+    np.testing.assert_allclose(found, np.sqrt(variance))
+    found = posterior.spread().deviations(*arguments, posterior.steadiness, u, i)
+    np.testing.assert_allclose(found, np.sqrt(variance + noise))
+
+
+def test_deviations_of_ids_that_were_never_seen_are_those_of_draws(posterior, samples):
+    """Pairs with an unknown user, an unknown item, and both, whose rows are drawn in a loop."""
+    u, i = np.array([-1, 2, -1]), np.array([3, -1, -1])
+    variance = np.zeros(3)
+    drawn = np.array([predict(sample.factors, u, i) for sample in samples])
+    draws = 40_000
+    generator = np.random.default_rng(1)
+    for sample in samples:
+        x, z = (
+            generator.multivariate_normal(np.zeros(1 + RANK), np.linalg.inv(rows.precision), draws)
+            for rows in (sample.users, sample.items)
+        )
+        z3, x2 = sample.factors.items[3], sample.factors.users[2]
+        new = [
+            x[:, 0] + x[:, 1:] @ z3[1:],
+            z[:, 0] + z[:, 1:] @ x2[1:],
+            x[:, 0] + z[:, 0] + (x[:, 1:] * z[:, 1:]).sum(axis=1),
+        ]
+        variance += np.var(new, axis=1) / SAMPLES
+    spread = posterior.spread()
+    found = spread.deviations(posterior.users, posterior.items, None, u, i)
+    np.testing.assert_allclose(found, np.sqrt(variance + drawn.var(axis=0, ddof=1)), rtol=0.03)
+    noisy = spread.deviations(posterior.users, posterior.items, posterior.steadiness, u, i)
+    # the mean of 1/ω is 5/3 for Gamma(5/2, 5/2)
+    unknown = 5 / 3 * np.mean([1 / sample.tau for sample in samples])
+    assert noisy[0] ** 2 - found[0] ** 2 == pytest.approx(unknown)
+
+
+def test_folded_rows_are_draws_given_the_other_side(posterior, samples):
+    """Copies of one user: their mean and covariance are those of its regression in each sample."""
+    copies = 4000
+    columns, ratings = np.array([0, 2, 3]), np.array([1.0, -2.0, 0.5])
+    block = RatingBlock.from_triples(
+        np.repeat(np.arange(copies), 3), np.tile(columns, copies), np.tile(ratings, copies)
+    )
+    mean_model = Factors(0.0, np.zeros((USERS, 3)), samples[0].factors.items)
+    projections = posterior.projections("users", mean_model)
+    mean, draws, omega = fold_rows(
+        block, posterior.items, posterior.given("users"), projections, np.arange(copies)
+    )
+    width = 1 + RANK
+    for s, sample in enumerate(samples):
+        own = draws[:, s * width : (s + 1) * width]
+        z = sample.factors.items[columns]
+        design = np.column_stack([np.ones(3), z[:, 1:]])
+        # ω of a sample is what its draw suggests; the draw was made with that of the one before
+        errors = ratings - sample.factors.alpha - z[:, 0] - own @ design.T
+        np.testing.assert_allclose(
+            omega[:, s], (5 + 3) / (5 + sample.tau * (errors**2).sum(axis=1)), rtol=1e-9
+        )
+        if s:
+            weight = sample.tau * omega[:, s - 1][:, None, None]
+            a = weight * (design.T @ design) + sample.users.precision
+            prior = np.log((1 + 3) / (1 + 1)) * sample.users.slope
+            b = weight[:, :, 0] * (design.T @ (ratings - sample.factors.alpha - z[:, 0]))
+            center = np.linalg.solve(a, (b + sample.users.precision @ prior)[..., None])[..., 0]
+            root = np.linalg.cholesky(a)
+            standard = np.einsum("rlk,rl->rk", root, own - center)  # Lᵀ (x − A⁻¹ b)
+            assert np.abs(standard.mean(axis=0)).max() < 4 / np.sqrt(copies)
+            np.testing.assert_allclose(np.cov(standard.T), np.eye(width), atol=0.12)
+    assert mean.shape == (copies, 3)
+
+
+def test_the_mean_of_folded_rows_predicts_the_mean_over_the_samples(posterior, samples):
+    block = RatingBlock.from_triples([0, 0], [1, 4], [2.0, -1.0])
+    # a mean model of full rank, in which the users of every sample lie
+    given, keys = posterior.given("items"), np.array([9])
+    transposed = Factors(0.0, np.eye(USERS, 1 + USERS, 1), np.zeros((ITEMS, 1 + USERS)))
+    mean, draws, omega = fold_rows(
+        block, posterior.users, given, posterior.projections("items", transposed), keys
+    )
+    expected = np.zeros(USERS)
+    for conditional, sample in zip(given, samples, strict=True):
+        z = conditional._replace(stream=None).draw(block, sample.factors.users).x[0]
+        expected += (z[0] + sample.factors.users[:, 1:] @ z[1:]) / SAMPLES
+    np.testing.assert_allclose(mean[0, 0] + mean[0, 1:], expected, atol=1e-10)
+    assert (omega == 1).all()
+    again = fold_rows(
+        block, posterior.users, given, posterior.projections("items", transposed), np.array([8])
+    )
+    assert not np.array_equal(again[1], draws)
+
+
+@pytest.mark.parametrize(("level", "deviations"), [(0.9, 1.6448536), (0.6826895, 1.0)])
+def test_the_half_width_of_an_interval(level, deviations):
+    assert half_width(level) == pytest.approx(deviations)

@@ -1,0 +1,306 @@
+"""The loss and its gradient: central differences, a slow twin, the lecture's chain, equal bits."""
+
+import itertools
+import math
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from nonconvex.numerics import threads
+from nonconvex.numerics.network import backprop as backpropagation
+from nonconvex.numerics.network.backprop import Examples, check, evaluate, merge, objective, sums
+from nonconvex.numerics.network.model import Network, NetworkError, forward
+from tests.numerics.network import networks as twin
+from tests.numerics.network.networks import LOSSES, SMOOTH, case
+
+HIDDEN = [(), (4,), (4, 3), (3, 2, 4)]
+
+
+def value(network, theta, examples):
+    """f, without a gradient."""
+    found = evaluate(network, theta, examples)
+    return found.mean_loss() + network.reg / 2 * ((theta * network.is_weight) ** 2).sum(axis=-1)
+
+
+@pytest.mark.parametrize("activation", SMOOTH)
+@pytest.mark.parametrize("loss", LOSSES)
+def test_the_gradient_is_that_of_central_differences(loss, activation):
+    for hidden, bias, weighted, reg in itertools.product(
+        HIDDEN, (True, False), (True, False), (0.0, 0.3)
+    ):
+        network, theta, examples = case(
+            loss, hidden, activation=activation, bias=bias, weighted=weighted, reg=reg, restarts=1
+        )
+        f, gradient = objective(network, theta, sums(network, theta, examples))
+        step = 1e-5 * np.eye(network.size)  # every parameter in turn, as so many restarts
+        ahead = value(network, theta + step, examples)
+        behind = value(network, theta - step, examples)
+        differences = (ahead - behind) / 2e-5
+        error = np.abs(gradient[0] - differences).max() / np.abs(gradient).max()
+        assert error < 1e-6, (hidden, bias, weighted, gradient[0], differences)
+        assert f[0] == pytest.approx(value(network, theta, examples)[0], rel=1e-14)
+
+
+@pytest.mark.parametrize("activation", [*SMOOTH, "step"])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_the_sums_are_those_of_loops_over_neurons(loss, activation):
+    for hidden, bias, weighted in itertools.product(HIDDEN, (True, False), (True, False)):
+        network, theta, examples = case(
+            loss,
+            hidden,
+            activation=activation,
+            bias=bias,
+            weighted=weighted,
+            step_gradient="straight-through",
+        )
+        found = sums(network, theta, examples)
+        assert found.gradient.shape == theta.shape
+        for row, parameters in enumerate(theta):
+            wanted = twin.sums(network, parameters, examples)
+            np.testing.assert_allclose(found.loss[row], wanted[0], rtol=1e-12)
+            np.testing.assert_allclose(found.gradient[row], wanted[1], rtol=1e-10, atol=1e-12)
+            assert found.weight == wanted[2]
+
+
+def chain(loss, names, w, x, y):
+    """Our gradient of the network x → h₁ → h₂ → ŷ with one neuron in each layer and no bias."""
+    network = Network((1, 1, 1, 1), names, loss, bias=False)
+    targets = np.array([[y]]) if loss == "squared-error" else np.array([y])
+    return sums(network, np.array([w]), Examples(np.array([[x]]), targets)).gradient[0]
+
+
+def test_the_chain_of_the_lecture_with_squared_error():
+    # h₁ = tanh(w₁x), h₂ = 1/(1 + e^−w₂h₁), ŷ = w₃h₂, L = (ŷ − y)²
+    x, y, w1, w2, w3 = 0.7, -0.4, 0.9, -1.3, 0.6
+    h1 = math.tanh(w1 * x)
+    h2 = 1 / (1 + math.exp(-w2 * h1))
+    dl_dy = 2 * (w3 * h2 - y)
+    dl_dw3 = dl_dy * 1 * h2
+    dl_dh2 = dl_dy * 1 * w3
+    dl_dw2 = dl_dh2 * h2 * (1 - h2) * h1
+    dl_dh1 = dl_dh2 * h2 * (1 - h2) * w2
+    dl_dw1 = dl_dh1 * (1 - h1**2) * x  # the slide ends in h₁ where x belongs
+    ours = chain("squared-error", ("tanh", "sigmoid"), [w1, w2, w3], x, y)
+    np.testing.assert_allclose(ours, [dl_dw1, dl_dw2, dl_dw3], rtol=1e-14)
+
+
+@pytest.mark.parametrize("y", [0, 1])
+def test_the_chain_of_the_lecture_with_cross_entropy(y):
+    # h₁ = max(w₁x, 0), h₂ = tanh(w₂h₁), ŷ = 1/(1 + e^−w₃h₂), L = −y log ŷ − (1 − y) log(1 − ŷ)
+    x, w1, w2, w3 = 0.7, 0.9, -1.3, 0.6
+    h1 = w1 * x
+    h2 = math.tanh(w2 * h1)
+    predicted = 1 / (1 + math.exp(-w3 * h2))
+    dl_dy = -y / predicted + (1 - y) / (1 - predicted)
+    sigma3 = predicted * (1 - predicted)
+    dl_dw3 = dl_dy * sigma3 * h2
+    dl_dh2 = dl_dy * sigma3 * w3
+    dl_dw2 = dl_dh2 * (1 - h2**2) * h1
+    dl_dh1 = dl_dh2 * (1 - h2**2) * w2
+    dl_dw1 = dl_dh1 * 1 * x
+    ours = chain("binary-cross-entropy", ("relu", "tanh"), [w1, w2, w3], x, y)
+    np.testing.assert_allclose(ours, [dl_dw1, dl_dw2, dl_dw3], rtol=1e-13)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("extreme", [1e4, -1e4])
+def test_extreme_logits_have_finite_losses(loss, extreme, dtype):
+    network, theta, examples = case(loss, inputs=1, restarts=1, bias=False, dtype=dtype)
+    theta = np.full_like(theta, extreme)
+    theta[0, 1:] = -extreme  # the classes of a softmax at both ends
+    found = sums(network, theta, examples._replace(x=np.ones_like(examples.x)))
+    assert np.isfinite(found.loss).all()
+    assert np.isfinite(found.gradient).all()
+
+
+@pytest.mark.parametrize(("y", "loss"), [(1, 0.0), (0, 1e4)])
+def test_cross_entropy_is_exact_where_the_probability_is_rounded(y, loss):
+    examples = Examples(np.array([[1.0]]), np.array([y]))
+    binary = Network((1, 1), (), "binary-cross-entropy", bias=False)
+    assert sums(binary, np.array([[1e4]]), examples).loss == loss
+    categorical = Network((1, 2), (), "categorical-cross-entropy", bias=False)
+    assert sums(categorical, np.array([[0.0, 1e4]]), examples).loss == loss
+
+
+def test_a_loss_beyond_all_numbers_is_infinite_and_silent():
+    network, theta, examples = case("squared-error", dtype=np.float32)
+    assert np.isposinf(sums(network, theta * np.float32(1e30), examples).loss).all()
+    nan = sums(network, theta * np.nan, examples)
+    assert np.isnan(nan.loss).all()
+    assert np.isnan(nan.gradient).all()
+
+
+@pytest.mark.parametrize("activation", [*SMOOTH, "step"])
+def test_nan_goes_through_every_activation(activation):
+    network, theta, examples = case("squared-error", (2,), activation=activation)
+    assert np.isnan(forward(network, theta * np.nan, examples.x)[-1]).all()
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_examples_may_be_in_any_number_of_parts(loss):
+    network, theta, (x, y, weight) = case(loss, (4,), rows=20, weighted=True)
+    whole = Examples(x, y, weight)
+    for function in (sums, evaluate):
+        parts = [
+            function(network, theta, Examples(x[part], y[part], weight[part]))
+            for part in (slice(0, 6), slice(6, 6), slice(6, 20))
+        ]
+        together = merge(merge(*parts[:2]), parts[2])
+        for ours, wanted in zip(together, function(network, theta, whole), strict=True):
+            np.testing.assert_allclose(ours, wanted, rtol=1e-12)
+
+
+def test_a_weight_is_a_number_of_copies():
+    network, theta, (x, y, _) = case("categorical-cross-entropy", (4,), rows=5)
+    copies = np.array([2, 0, 1, 3, 1])
+    repeated = Examples(x.repeat(copies, axis=0), y.repeat(copies), None)
+    weighted = Examples(x, y, copies.astype(float))
+    for function in (sums, evaluate):
+        for ours, wanted in zip(
+            function(network, theta, weighted), function(network, theta, repeated), strict=True
+        ):
+            np.testing.assert_allclose(ours, wanted, rtol=1e-12)
+
+
+def test_examples_without_weight_leave_the_penalty():
+    network, theta, examples = case("squared-error", reg=0.5)
+    nothing = sums(network, theta, examples._replace(weight=np.zeros(len(examples.x))))
+    f, gradient = objective(network, theta, nothing)
+    weights = theta * network.is_weight
+    np.testing.assert_allclose(f, 0.25 * (weights**2).sum(axis=1))
+    np.testing.assert_array_equal(gradient, 0.5 * weights)
+
+
+def test_the_metric_is_accuracy_or_root_mean_squared_error():
+    network, theta, examples = case("categorical-cross-entropy", weighted=True)
+    found = evaluate(network, theta, examples)
+    z = forward(network, theta, examples.x)[-1]
+    right = z.argmax(axis=-1) == examples.y
+    np.testing.assert_allclose(
+        found.metric(network), (right * examples.weight).sum(axis=1) / examples.weight.sum()
+    )
+    network, theta, examples = case("squared-error")
+    error = forward(network, theta, examples.x)[-1] - examples.y
+    np.testing.assert_allclose(
+        evaluate(network, theta, examples).metric(network),
+        np.sqrt((error**2).sum(axis=-1).mean(axis=-1)),
+    )
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("rows", [1, 3, 130, 257])
+def test_a_restart_has_the_bits_it_has_alone(loss, rows, dtype):
+    for hidden, activation in ([(), "relu"], [(1,), "tanh"], [(17, 5), "sigmoid"], [(33,), "relu"]):
+        network, theta, examples = case(
+            loss,
+            hidden,
+            activation=activation,
+            inputs=19,
+            rows=rows,
+            restarts=3,
+            weighted=True,
+            reg=0.1,
+            dtype=dtype,
+        )
+        together = sums(network, theta, examples)
+        f, gradient = objective(network, theta, together)
+        right = evaluate(network, theta, examples)
+        for row in range(3):
+            alone = sums(network, theta[row : row + 1], examples)
+            assert together.gradient[row].tobytes() == alone.gradient[0].tobytes()
+            assert together.loss[row] == alone.loss[0]
+            f_alone, gradient_alone = objective(network, theta[row : row + 1], alone)
+            assert f[row] == f_alone[0]
+            assert gradient[row].tobytes() == gradient_alone[0].tobytes()
+            assert right.loss[row] == evaluate(network, theta[row : row + 1], examples).loss[0]
+
+
+@pytest.mark.skipif(threads._BLAS is None, reason="numpy is not linked to an OpenBLAS")
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_bits_do_not_depend_on_the_threads_of_the_blas(dtype):
+    get, set_ = threads._BLAS
+    before, found = get(), []
+    try:
+        for number in (1, 2, 3):
+            set_(number)
+            bits = b""
+            for loss, restarts in itertools.product(LOSSES, (1, 2)):
+                network, theta, examples = case(
+                    loss, (100, 37), inputs=300, rows=500, restarts=restarts, dtype=dtype
+                )
+                bits += sums(network, theta, examples).gradient.tobytes()
+                bits += evaluate(network, theta, examples).loss.tobytes()
+            found.append(bits)
+            assert get() == number
+    finally:
+        set_(before)
+    assert found[0] == found[1] == found[2]
+
+
+@pytest.mark.parametrize("rows", [63, 64, 130, 300])
+def test_the_bits_do_not_depend_on_who_computes_the_lanes(rows, monkeypatch):
+    monkeypatch.setattr(backpropagation, "ROWS_AT_A_TIME", 50)
+    network, theta, examples = case(LOSSES[2], (20,), rows=rows, weighted=True)
+    alone = sums(network, theta, examples)
+    np.testing.assert_allclose(alone.gradient[1], twin.sums(network, theta[1], examples)[1], 1e-9)
+    with ThreadPoolExecutor(3) as pool:
+        together = sums(network, theta, examples, ordered_map=pool.map)
+        assert together.gradient.tobytes() == alone.gradient.tobytes()
+        assert together.loss.tobytes() == alone.loss.tobytes()
+        assert together.weight == alone.weight
+        evaluation = evaluate(network, theta, examples, ordered_map=pool.map)
+        assert evaluation.loss.tobytes() == evaluate(network, theta, examples).loss.tobytes()
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_rows_are_examples_taken_in_that_order(weighted):
+    network, theta, examples = case(LOSSES[2], (5,), rows=300, weighted=weighted)
+    rows = np.random.default_rng(0).permutation(300)[:200]
+    taken = Examples(*(None if part is None else part[rows] for part in examples))
+    for function in (sums, evaluate):
+        ours, wanted = function(network, theta, examples, rows), function(network, theta, taken)
+        for mine, other in zip(ours, wanted, strict=True):
+            assert np.asarray(mine).tobytes() == np.asarray(other).tobytes()
+
+
+def test_float32_is_computed_in_float32():
+    network, theta, examples = case(LOSSES[2], (4,), dtype=np.float32, weighted=True, reg=0.1)
+    found = sums(network, theta, examples)
+    assert found.gradient.dtype == np.float32
+    assert found.loss.dtype == np.float64
+    assert objective(network, theta, found)[1].dtype == np.float32
+    double = sums(network, theta.astype(float), examples)
+    np.testing.assert_allclose(found.gradient, double.gradient, rtol=1e-4, atol=1e-5)
+
+
+def test_training_through_a_step_must_be_asked_for():
+    network, theta, examples = case("squared-error", (4,), activation="step")
+    with pytest.raises(
+        NetworkError,
+        match=r"^the derivative of the activation step is 0, so nothing is learned through it; "
+        r'choose another activation, or set stepGradient="straight-through"$',
+    ):
+        sums(network, theta, examples)
+    assert np.isfinite(evaluate(network, theta, examples).loss).all()
+
+
+@pytest.mark.parametrize(
+    ("loss", "changed", "message"),
+    [
+        (0, {"x": np.zeros((7, 4))}, r"^x must have 3 columns with layers=\(3, 2\), got .* \(7, 4"),
+        (0, {"y": np.zeros((7, 3))}, r"^y must have shape \(7, 2\) for 7 rows, .* got \(7, 3\)$"),
+        (2, {"y": np.zeros((7, 3))}, r"^y must have shape \(7,\) for 7 rows, .* got \(7, 3\)$"),
+        (2, {"weight": np.ones(6)}, r"^weight must have shape \(7,\), as x has rows, got \(6,\)$"),
+        (1, {"y": np.zeros(7)}, r"^classes must be integers from 0 on, got float64; index them$"),
+        (1, {"y": np.full(7, 2)}, r"^classes must be 0 … 1, got 2; index them, or widen the outp"),
+        (2, {"y": np.full(7, -1)}, r"^classes must be 0 … 2, got -1; index them, or widen the .*3"),
+    ],
+)
+def test_examples_that_do_not_fit_are_refused(loss, changed, message):
+    network, _, examples = case(LOSSES[loss])
+    check(network, examples)
+    with pytest.raises(NetworkError, match=message):
+        check(network, examples._replace(**changed))

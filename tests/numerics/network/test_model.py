@@ -1,0 +1,197 @@
+"""Networks: their flat parameters, where they start, the forward pass, what is refused."""
+
+import math
+import threading
+
+import numpy as np
+import pytest
+
+from nonconvex.numerics import threads
+from nonconvex.numerics.network.activations import ACTIVATIONS, sigmoid, softmax
+from nonconvex.numerics.network.model import SCHEMES, Network, NetworkError, forward, initialize
+from nonconvex.numerics.threads import one_thread_per_product
+from tests.numerics.network import networks as twin
+from tests.numerics.network.networks import LOSSES, SMOOTH, case
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("activation", [*SMOOTH, "step"])
+def test_every_layer_is_that_of_loops_over_neurons(activation, loss, bias):
+    network, theta, examples = case(loss, (4, 3), activation=activation, bias=bias)
+    layers = forward(network, theta, examples.x)
+    for restart, parameters in enumerate(theta):
+        for row, x in enumerate(examples.x):
+            zs, h = twin.run(network, parameters, x)
+            np.testing.assert_array_equal(layers[0][row], h[0])
+            for ours, wanted in zip(layers[1:], [*h[1:], zs[-1]], strict=True):
+                np.testing.assert_allclose(ours[restart, row], wanted, rtol=1e-12)
+            predicted = network.output.output(layers[-1])[restart, row]
+            np.testing.assert_allclose(predicted, twin.output(loss, zs[-1]), rtol=1e-12)
+
+
+def test_one_flat_vector_needs_no_leading_axis():
+    network, theta, examples = case(LOSSES[0], (4,))
+    for alone, together in zip(
+        forward(network, theta[1], examples.x)[1:],
+        forward(network, theta, examples.x)[1:],
+        strict=True,
+    ):
+        np.testing.assert_array_equal(alone, together[1])
+
+
+def test_the_parameters_are_views_of_a_flat_vector():
+    network = Network((2, 3, 1), ("tanh",), "squared-error")
+    theta = np.arange(13.0)
+    first, second = network.views(theta)
+    assert first.weights.tolist() == [[0, 1, 2], [3, 4, 5]]
+    assert first.bias.tolist() == [6, 7, 8]
+    assert second.weights.tolist() == [[9], [10], [11]]
+    assert second.bias.tolist() == [12]
+    first.weights[1, 2] = -1
+    assert theta[5] == -1
+    assert np.flatnonzero(~network.is_weight).tolist() == [6, 7, 8, 12]
+    many = np.zeros((4, 13))
+    network.views(many)[1].bias[...] = 7
+    assert many[:, 12].tolist() == [7] * 4
+
+
+def test_a_network_without_biases_has_weights_alone():
+    network = Network((2, 3, 1), ("tanh",), "squared-error", bias=False)
+    assert network.size == 9
+    assert [layer.bias for layer in network.views(np.zeros(9))] == [None, None]
+    assert network.is_weight.all()
+
+
+@pytest.mark.parametrize(
+    ("scheme", "variance"),
+    [
+        ("glorot-uniform", 2 / 500),
+        ("glorot-normal", 2 / 500),
+        ("he-uniform", 2 / 300),
+        ("he-normal", 2 / 300),
+    ],
+)
+def test_a_scheme_has_its_variance(scheme, variance):
+    network = Network((300, 200), (), "squared-error")
+    [(weights, bias)] = network.views(initialize(network, scheme, seed=3, dtype=np.float64))
+    assert not bias.any()
+    assert weights.mean() == pytest.approx(0, abs=4 * math.sqrt(variance / weights.size))
+    assert weights.var() == pytest.approx(variance, rel=0.03)
+    limit = math.sqrt(3 * variance)
+    assert (np.abs(weights).max() < limit) == scheme.endswith("uniform")
+
+
+def test_the_numbers_depend_on_the_seed_the_restart_and_the_layer_alone():
+    network = Network((5, 5, 5), ("tanh",), "squared-error")
+
+    def draw(*arguments, **options):
+        return initialize(network, "glorot-normal", *arguments, **options)
+
+    assert draw(1, 2).tobytes() == draw(1, 2).tobytes()
+    assert draw(1, 2).dtype == np.float32
+    np.testing.assert_array_equal(draw(1, 2), draw(1, 2, np.float64).astype(np.float32))
+    assert initialize(network, "glorot-normal", -1).any()  # a seed may be negative
+    different = [draw(1, 2), draw(1, 3), draw(2, 2)]
+    assert len({theta.tobytes() for theta in different}) == 3
+    first, second = network.views(draw(1, 2))
+    assert not np.array_equal(first.weights, second.weights)
+
+
+def test_activations_at_a_glance():
+    z = np.array([-2.0, -0.0, 0.0, 2.0])
+    half = 1 / (1 + math.exp(2))
+    wanted = {
+        "identity": [-2, 0, 0, 2],
+        "step": [0, 1, 1, 1],
+        "sigmoid": [half, 0.5, 0.5, 1 - half],
+        "tanh": [-math.tanh(2), 0, 0, math.tanh(2)],
+        "relu": [0, 0, 0, 2],
+    }
+    assert set(wanted) == set(ACTIVATIONS)
+    for name, values in wanted.items():
+        np.testing.assert_allclose(ACTIVATIONS[name].forward(z.copy()), values, rtol=1e-15)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_small_probabilities_keep_their_precision(dtype):
+    tiny = sigmoid(np.array([-40.0], dtype))
+    assert tiny.dtype == dtype
+    assert tiny[0] == pytest.approx(math.exp(-40), rel=1e-6)
+    assert softmax(np.array([0.0, -40.0], dtype))[1] == pytest.approx(math.exp(-40), rel=1e-6)
+
+
+def test_the_predicted_class_is_the_most_probable():
+    binary = Network((1, 1), (), "binary-cross-entropy")
+    assert binary.predicted(np.array([[-0.1], [0.0], [0.1]])).tolist() == [0, 0, 1]
+    categorical = Network((1, 3), (), "categorical-cross-entropy")
+    assert categorical.predicted(np.array([[[0, 2, 1], [3, 3, 0]]])).tolist() == [[1, 0]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (((3,), (), LOSSES[0]), r"^layers must be at least the inputs and the outputs, each ≥ 1, "),
+        (((3, 0, 1), ("relu",), LOSSES[0]), r"each ≥ 1, got \(3, 0, 1\)$"),
+        (
+            ((3, 2, 1), (), LOSSES[0]),
+            r"^activations must be one for each hidden layer, 1 with .*\)",
+        ),
+        (((3, 2, 1), ("elu",), LOSSES[0]), r"^activation must be one of identity, .*got 'elu'$"),
+        (((3, 2, 1), ("softmax",), LOSSES[0]), r"^activation must be one of .*, got 'softmax'$"),
+        (((3, 1), (), "hinge"), r"^loss must be one of squared-error, .*, got 'hinge'$"),
+        (
+            ((3, 2), (), LOSSES[1]),
+            r"^binary-cross-entropy needs an output layer of size 1, .*got 2",
+        ),
+        (((3, 1), (), LOSSES[2]), r"^categorical-cross-entropy needs an output for each .* got 1;"),
+        (
+            ((3, 1), (), LOSSES[0], True, "sign"),
+            r"^step_gradient must be one of straight-through, ",
+        ),
+        (((3, 1), (), LOSSES[0], True, None, -1.0), r"^reg must be finite and ≥ 0, got -1.0$"),
+    ],
+)
+def test_a_network_that_cannot_be_is_refused(arguments, message):
+    with pytest.raises(NetworkError, match=message):
+        Network(*arguments)
+
+
+def test_arrays_that_do_not_fit_are_refused():
+    network = Network((3, 2), (), "squared-error")
+    message = r"^theta must have 8 parameters with layers=\(3, 2\), got an array of shape \(2, 7\)$"
+    with pytest.raises(NetworkError, match=message):
+        forward(network, np.zeros((2, 7)), np.zeros((4, 3)))
+    message = r"^x must have 3 columns with layers=\(3, 2\), got an array of shape \(4, 2\)$"
+    with pytest.raises(NetworkError, match=message):
+        forward(network, np.zeros((2, 8)), np.zeros((4, 2)))
+    message = rf"^initialization must be one of {', '.join(SCHEMES)}, got 'zeros'$"
+    with pytest.raises(NetworkError, match=message):
+        initialize(network, "zeros", 1)
+
+
+@pytest.mark.skipif(threads._BLAS is None, reason="numpy is not linked to an OpenBLAS")
+def test_products_have_their_threads_back_when_the_last_context_ends():
+    get, set_ = threads._BLAS
+    before, entered, leave = get(), threading.Event(), threading.Event()
+
+    def other():
+        with one_thread_per_product():
+            entered.set()
+            leave.wait(10)
+
+    try:
+        set_(2)
+        thread = threading.Thread(target=other)
+        with one_thread_per_product():
+            thread.start()
+            assert entered.wait(10)
+            with pytest.raises(ZeroDivisionError), one_thread_per_product():
+                raise ZeroDivisionError
+            assert get() == 1
+        assert get() == 1  # the other thread is still inside
+        leave.set()
+        thread.join()
+        assert get() == 2
+    finally:
+        set_(before)

@@ -1,0 +1,281 @@
+"""The loop: when it stops, what it keeps, what a diverging restart does, going on to equal bits."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from nonconvex.numerics.convergence import FitError
+from nonconvex.numerics.epochs import Epoch, Limits, TrainingStop, best_epoch
+from nonconvex.numerics.network.backprop import Evaluation, evaluate, objective, sums
+from nonconvex.numerics.network.local_gradients import LocalGradients
+from nonconvex.numerics.network.minibatches import epoch_rows
+from nonconvex.numerics.network.model import NetworkError
+from nonconvex.numerics.network.training import Saved, train
+from nonconvex.numerics.optim import OPTIMIZERS, adam, gradient_descent, make_optimizer, momentum
+from nonconvex.numerics.schedules import exponential_decay
+from tests.numerics.network.networks import LOSSES, case
+
+SIZES, BATCH = [60, 40], 30  # 4 steps in an epoch
+
+
+def problem(loss=LOSSES[2], *, restarts=3, dtype=np.float32, **options):
+    network, theta, examples = case(
+        loss, (6,), rows=100, restarts=restarts, weighted=True, dtype=dtype, reg=0.01, **options
+    )
+    return network, theta, examples, LocalGradients(network, examples, SIZES, BATCH, seed=4)
+
+
+def seconds_apart(history):
+    return [epoch._replace(seconds=0.0) for epoch in history]
+
+
+def assert_same(ours, wanted):
+    assert ours.theta.tobytes() == wanted.theta.tobytes()
+    assert (ours.epoch, ours.stop) == (wanted.epoch, wanted.stop)
+    assert seconds_apart(ours.history) == seconds_apart(wanted.history)
+
+
+def test_the_loop_is_the_one_written_out():
+    network, theta, examples, gradients = problem(dtype=np.float64)
+    optimizer = adam(exponential_decay(0.1, 5))
+    ends = train(network, theta, gradients, optimizer, Limits(2))
+    state, t = optimizer.init(theta), 0
+    for epoch in (1, 2):
+        loss, value_sum, weight = np.zeros(3), np.zeros(3), 0.0
+        for batch in epoch_rows(SIZES, BATCH, 4, epoch):
+            rows = np.concatenate([[0, 60][piece] + part for piece, part in batch])
+            found = sums(network, theta, examples, rows)
+            value, gradient = objective(network, theta, found)
+            step, state = optimizer.update(gradient, state, theta)
+            theta, t = theta + step, t + 1
+            loss, value_sum = loss + found.loss, value_sum + found.weight * value
+            weight += found.weight
+        for number, end in enumerate(ends):
+            record = end.history[epoch - 1]
+            assert (record.epoch, record.steps) == (epoch, t)
+            assert record.loss == pytest.approx(loss[number] / weight, rel=1e-12)
+            assert record.objective == pytest.approx(value_sum[number] / weight, rel=1e-12)
+            assert record.learning_rate == pytest.approx(0.1 * 0.5 ** ((t - 1) / 5), rel=1e-12)
+            norm = np.linalg.norm(gradient[number])
+            assert record.gradient_norm == pytest.approx(norm, rel=1e-12)
+            assert record.validation_loss is None
+            assert record.validation_metric is None
+            assert record.seconds > 0
+    for number, end in enumerate(ends):
+        assert end.theta.tobytes() == theta[number].tobytes()
+        assert end.stop is TrainingStop.MAX_EPOCHS
+        assert end.epoch == 2
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_restarts_trained_together_have_the_bits_they_have_alone(name):
+    network, theta, examples, gradients = problem()
+    optimizer = make_optimizer(name, 0.05, clip_norm=0.3, axis=-1)
+
+    def run(start):
+        return train(
+            network,
+            start,
+            gradients,
+            optimizer,
+            Limits(3, patience=2),
+            validate=lambda theta: evaluate(network, theta, examples),
+        )
+
+    for number, end in enumerate(run(theta)):
+        assert_same(end, run(theta[number : number + 1])[0])
+
+
+def test_a_diverging_restart_leaves_the_others_their_bits():
+    network, theta, _, gradients = problem(LOSSES[0], activation="relu")
+    bad = theta.copy()
+    bad[1] *= 100  # each step makes it greater, until it is not finite
+
+    def run(start):
+        return train(network, start, gradients, momentum(0.001), Limits(3))
+
+    ends, alone = run(bad), run(theta[[0, 2]])
+    assert [end.stop.name for end in ends] == ["MAX_EPOCHS", "NONFINITE", "MAX_EPOCHS"]
+    *finite, last = [epoch.objective for epoch in ends[1].history]
+    assert np.isfinite(finite).all()
+    assert not np.isfinite(last)
+    assert_same(ends[0], alone[0])
+    assert_same(ends[2], alone[1])
+
+
+def test_parameters_that_are_not_finite_are_seen_at_the_end_of_an_epoch():
+    network, theta, examples, _ = problem(LOSSES[0], restarts=2, dtype=np.float64)
+    gradients = LocalGradients(network, examples, [100], 100, seed=4)
+    theta[1] *= 1e100  # f ≈ 1e200 is finite, and 1e250 times the gradient is not
+    seen = []
+
+    def validate(theta):
+        seen.append(len(theta))
+        return evaluate(network, theta, examples)
+
+    optimizer = gradient_descent(1e250)
+    ends = train(network, theta, gradients, optimizer, Limits(1), validate=validate)
+    assert [end.stop.name for end in ends] == ["MAX_EPOCHS", "NONFINITE"]
+    assert seen == [1]
+    assert ends[0].history[0].validation_loss == math.inf
+    assert ends[1].history[0].validation_loss is None
+
+
+def test_when_every_restart_diverges_the_message_says_what_to_do():
+    network, theta, _, gradients = problem(LOSSES[0])
+    with pytest.raises(
+        FitError,
+        match=r"^training diverged: the objective became (inf|nan) in epoch \d+ with learningRate "
+        r"1e\+30; lower learningRate, set clipNorm, or check that features and targets are on a "
+        r"moderate scale \(standardize\)$",
+    ):
+        train(network, theta, gradients, gradient_descent(1e30), Limits(9))
+
+
+def scripted(losses):
+    """A validation that finds these losses (for every restart, epoch by epoch)."""
+    seen, steps = [], iter(losses)
+
+    def validate(theta):
+        seen.append(theta.copy())
+        return Evaluation(np.array(next(steps)), np.zeros(len(theta)), 1.0)
+
+    return seen, validate
+
+
+def test_early_stopping_restores_the_best():
+    network, theta, _, gradients = problem(restarts=2)
+    # the first stops after epoch 4 with the best at 2; the second goes on alone, best at 5
+    script = [[3.0, 3.0], [1.0, 2.0], [2.0, 4.0], [1.0, 1.5], [1.0], [2.0], [math.nan]]
+    seen, validate = scripted(script)
+    ends = train(network, theta, gradients, adam(0.01), Limits(50, patience=2), validate=validate)
+    assert [end.stop for end in ends] == [TrainingStop.PATIENCE] * 2
+    assert [end.epoch for end in ends] == [2, 5]
+    assert [len(end.history) for end in ends] == [4, 7]
+    assert ends[0].theta.tobytes() == seen[1][0].tobytes()
+    assert ends[1].theta.tobytes() == seen[4][0].tobytes()
+    assert [epoch.validation_loss for epoch in ends[1].history] == [3, 2, 4, 1.5, 1, 2, math.inf]
+
+
+def test_the_best_is_restored_at_the_last_epoch_too():
+    network, theta, _, gradients = problem(restarts=1)
+    seen, validate = scripted([[2.0], [1.0], [3.0]])
+    [end] = train(network, theta, gradients, adam(0.01), Limits(3, patience=9), validate=validate)
+    assert (end.stop, end.epoch) == (TrainingStop.MAX_EPOCHS, 2)
+    assert end.theta.tobytes() == seen[1][0].tobytes()
+
+
+def test_without_patience_the_last_parameters_are_returned():
+    network, theta, _, gradients = problem(restarts=1)
+    seen, validate = scripted([[1.0], [2.0], [3.0]])
+    [end] = train(network, theta, gradients, adam(0.01), Limits(3), validate=validate)
+    assert end.epoch == 3
+    assert end.theta.tobytes() == seen[2][0].tobytes()
+
+
+def test_the_best_outlives_a_divergence():
+    network, theta, _, gradients = problem(restarts=2)
+    seen, validate = scripted([[1.0, 1.0], [2.0, 2.0], [3.0]])
+
+    def minibatches(number):
+        for minibatch in gradients.epoch(number):
+
+            def computed(theta, minibatch=minibatch):
+                found = minibatch(theta)
+                if number == 3 and len(theta) == 2:
+                    found.loss[0] = math.nan
+                return found
+
+            yield computed
+
+    class Breaking:
+        epoch = staticmethod(minibatches)
+
+    ends = train(network, theta, Breaking(), adam(0.01), Limits(3, patience=9), validate=validate)
+    assert [end.stop.name for end in ends] == ["NONFINITE", "MAX_EPOCHS"]
+    assert [end.epoch for end in ends] == [1, 1]
+    assert ends[0].theta.tobytes() == seen[0][0].tobytes()
+
+
+def test_max_steps_may_cut_an_epoch_short():
+    network, theta, _, gradients = problem()
+    ends = train(network, theta, gradients, adam(0.01), Limits(9, max_steps=6))
+    for end in ends:
+        assert end.stop is TrainingStop.MAX_STEPS
+        assert [epoch.steps for epoch in end.history] == [4, 6]
+
+
+def history(*objectives):
+    return [
+        Epoch(number + 1, number + 1, f, f, 0.1, 1.0, None, None, 0.0)
+        for number, f in enumerate(objectives)
+    ]
+
+
+def test_limits():
+    assert Limits(9, tol=0.1).reached(history(1.0)) is None
+    assert Limits(9, tol=0.1).reached(history(1.0, 0.89)) is None
+    assert Limits(9, tol=0.1).reached(history(1.0, 0.91)) is TrainingStop.TOLERANCE
+    assert Limits(9, tol=0.1).reached(history(1.0, 1.05)) is TrainingStop.TOLERANCE
+    assert Limits(9).reached(history(1.0, 1.0)) is None
+    assert Limits(2).reached(history(1.0, 1.0)) is TrainingStop.MAX_EPOCHS
+    assert Limits(9, max_steps=2).reached(history(1.0, 1.0)) is TrainingStop.MAX_STEPS
+
+
+def test_the_best_epoch_is_the_first_of_equals():
+    epochs = history(1.0, 1.0, 1.0)
+    assert best_epoch(epochs) == 3  # nothing was validated
+    losses = [epoch._replace(validation_loss=v) for epoch, v in zip(epochs, (2, 1, 1), strict=True)]
+    assert best_epoch(losses) == 2
+
+
+@pytest.mark.parametrize("name", ["gradient-descent", "adam"])
+@pytest.mark.parametrize("at", [1, 2, 3])
+def test_going_on_from_a_saved_state_gives_the_same_bits(name, at):
+    network, theta, _, gradients = problem(restarts=3)
+    theta[1, 0] = math.nan  # one has ended when the state is saved
+    script = [[3.0, 3.0], [1.0, 2.0], [2.0, 1.0], [2.5, 3.0], [4.0]]
+    optimizer = make_optimizer(name, exponential_decay(0.1, 10))
+    saved = {}
+
+    def keep(training):
+        assert training.restarts[0].history[-1].epoch == min(training.epoch, 4)
+        epoch, arrays, values = training.save()
+        copied = {key: array.copy() for key, array in arrays.items()}
+        saved[epoch] = Saved(epoch, copied, json.loads(json.dumps(values)))
+
+    def run(script, **options):
+        return train(
+            network,
+            theta,
+            gradients,
+            optimizer,
+            Limits(5, patience=2),
+            validate=scripted(script)[1],
+            **options,
+        )
+
+    whole = run(script, on_epoch=keep)
+    assert sorted(saved) == [1, 2, 3, 4, 5]
+    for ours, wanted in zip(run(script[at:], saved=saved[at]), whole, strict=True):
+        assert ours.theta.tobytes() == wanted.theta.tobytes()
+        assert (ours.epoch, ours.stop) == (wanted.epoch, wanted.stop)
+        # NaN of the one that diverged is not equal to itself
+        assert repr(seconds_apart(ours.history)) == repr(seconds_apart(wanted.history))
+    assert [end.stop.name for end in whole] == ["PATIENCE", "NONFINITE", "PATIENCE"]
+
+
+def test_no_rows_are_refused():
+    network, theta, examples, _ = problem()
+    empty = type(examples)(*(part[:0] for part in examples))
+    gradients = LocalGradients(network, empty, [0, 0], 10, seed=1)
+    with pytest.raises(FitError, match=r"^there is no row to train on; check the training data"):
+        train(network, theta, gradients, adam(0.1), Limits(1))
+
+
+def test_patience_needs_something_to_validate_with():
+    network, theta, _, gradients = problem()
+    with pytest.raises(NetworkError, match=r"^patience needs validation rows; leave it unset, or"):
+        train(network, theta, gradients, adam(0.1), Limits(1, patience=1))

@@ -1,0 +1,349 @@
+"""Optimizers against steps worked out by hand, against PyTorch's, and on two valleys."""
+
+import doctest
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nonconvex.numerics import optim as optimizers
+from nonconvex.numerics.descent import OptimizerError
+from nonconvex.numerics.optim import (
+    OPTIMIZERS,
+    adam,
+    adamw,
+    gradient_descent,
+    make_optimizer,
+    momentum,
+    nesterov,
+    rmsprop,
+)
+from nonconvex.numerics.schedules import ScheduleError, cosine_decay
+
+GOLDEN = json.loads((Path(__file__).parent / "golden" / "optimizers.json").read_text())
+
+# One row per optimizer drives the tests of what all have in common: name → (learning rate on the
+# parabola, learning rate on Rosenbrock's valley, settings that are not the defaults).
+TABLE = {
+    "gradient-descent": (0.1, 1e-3, {}),
+    "momentum": (0.05, 1e-3, {"momentum": 0.8}),
+    "nesterov": (0.05, 1e-3, {"momentum": 0.8}),
+    "rmsprop": (0.01, 1e-3, {"decay": 0.9, "epsilon": 1e-4}),
+    "adam": (0.1, 0.05, {"momentum": 0.8, "decay": 0.99, "epsilon": 1e-4}),
+    "adamw": (0.1, 0.05, {"momentum": 0.8, "decay": 0.99, "epsilon": 1e-4, "weight_decay": 1e-6}),
+}
+
+
+def run(optimizer, theta, gradients):
+    """θ after each update, and the last state; a gradient is an array or a function of θ."""
+    state, thetas = optimizer.init(theta), []
+    for gradient in gradients:
+        step, state = optimizer.update(
+            gradient(theta) if callable(gradient) else gradient, state, theta
+        )
+        theta = theta + step
+        thetas.append(theta)
+    return np.array(thetas), state
+
+
+def test_the_table_has_every_optimizer():
+    assert TABLE.keys() == OPTIMIZERS.keys()
+
+
+# Five steps by hand: one parameter, plain Python floats.
+
+GRADIENTS = [1.0, -2.0, 0.5, 3.0, -1.0]
+
+
+def five_steps(optimizer, start):
+    thetas, _ = run(optimizer, np.array([start]), [np.array([g]) for g in GRADIENTS])
+    return thetas[:, 0].tolist()
+
+
+def test_gradient_descent_by_hand():
+    # θ ← θ − 0.5 g
+    assert five_steps(gradient_descent(0.5), 1.0) == [0.5, 1.5, 1.25, -0.25, 0.25]
+
+
+def test_momentum_by_hand():
+    # v = 1, −1.5, −0.25, 2.875, 0.4375 and θ ← θ − 0.5 v
+    thetas = [0.5, 1.25, 1.375, -0.0625, -0.28125]
+    assert five_steps(momentum(0.5, momentum=0.5), 1.0) == thetas
+
+
+def test_nesterov_by_hand():
+    # the same v; g + 0.5 v = 1.5, −2.75, 0.375, 4.4375, −0.78125 and θ ← θ − 0.5 (g + 0.5 v)
+    thetas = [0.25, 1.625, 1.4375, -0.78125, -0.390625]
+    assert five_steps(nesterov(0.5, momentum=0.5), 1.0) == thetas
+
+
+def test_rmsprop_by_hand():
+    # s = 0.25, 1.1875, 0.953125, 2.96484375, 2.4736328125
+    theta, thetas = 1.0, []
+    for g, s in zip(GRADIENTS, [0.25, 1.1875, 0.953125, 2.96484375, 2.4736328125], strict=True):
+        theta -= 0.5 * g / (math.sqrt(s) + 0.125)
+        thetas.append(theta)
+    actual = five_steps(rmsprop(0.5, decay=0.75, epsilon=0.125), 1.0)
+    assert actual == pytest.approx(thetas, rel=1e-14)
+
+
+def adam_by_hand(weight_decay):
+    # m = 0.5, −0.75, −0.125, 1.4375, 0.21875 for μ = 1/2, and s as for RMSProp, ρ = 3/4
+    theta, thetas = 1.0, []
+    moments = zip(
+        [0.5, -0.75, -0.125, 1.4375, 0.21875],
+        [0.25, 1.1875, 0.953125, 2.96484375, 2.4736328125],
+        strict=True,
+    )
+    for t, (m, s) in enumerate(moments, start=1):
+        m_hat, s_hat = m / (1 - 0.5**t), s / (1 - 0.75**t)
+        theta -= 0.25 * (m_hat / (math.sqrt(s_hat) + 0.125) + weight_decay * theta)
+        thetas.append(theta)
+    return thetas
+
+
+def test_adam_by_hand():
+    optimizer = adam(0.25, momentum=0.5, decay=0.75, epsilon=0.125)
+    assert five_steps(optimizer, 1.0) == pytest.approx(adam_by_hand(0.0), rel=1e-14)
+
+
+def test_adamw_by_hand():
+    optimizer = adamw(0.25, momentum=0.5, decay=0.75, epsilon=0.125, weight_decay=0.5)
+    assert five_steps(optimizer, 1.0) == pytest.approx(adam_by_hand(0.5), rel=1e-14)
+
+
+def test_adam_divides_a_constant_gradient_out():
+    # m̂ = g and ŝ = g² at every t: the bias corrections at work
+    thetas, _ = run(adam(0.5, epsilon=1.0), np.zeros(1), [np.array([3.0])] * 5)
+    np.testing.assert_allclose(np.diff(thetas[:, 0]), -0.5 * 3 / (3 + 1), rtol=1e-12)
+
+
+# PyTorch
+
+PYTORCH = {
+    "gradient-descent": gradient_descent(0.1),
+    "momentum": momentum(0.1),
+    "nesterov": nesterov(0.1),
+    "rmsprop": rmsprop(0.1),
+    "rmsprop, decay and epsilon": rmsprop(0.1, decay=0.8, epsilon=0.01),
+    "adam": adam(0.1),
+    "adam, momentum, decay and epsilon": adam(0.1, momentum=0.7, decay=0.8, epsilon=0.01),
+    "adamw": adamw(0.1),
+    "adamw, weight decay": adamw(0.1, weight_decay=0.5),
+}
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-13), ("float32", 2e-6)])
+@pytest.mark.parametrize("case", PYTORCH)
+def test_trajectory_of_pytorch(case, dtype, tolerance):
+    gradients = np.array(GOLDEN["gradients"], dtype)
+    thetas, _ = run(PYTORCH[case], np.array(GOLDEN["start"], dtype), gradients)
+    assert thetas.dtype == dtype
+    np.testing.assert_allclose(thetas, GOLDEN[dtype][case], rtol=tolerance, atol=tolerance)
+
+
+def test_every_trajectory_of_pytorch_is_compared():
+    assert PYTORCH.keys() == GOLDEN["float64"].keys() == GOLDEN["float32"].keys()
+
+
+def test_trajectory_of_pytorch_with_clipping():
+    # PyTorch divides by ‖g‖ + 1e-6, we by ‖g‖
+    optimizer = make_optimizer("momentum", 0.1, clip_norm=1.0)
+    thetas, _ = run(optimizer, np.array(GOLDEN["start"]), np.array(GOLDEN["gradients"]))
+    np.testing.assert_allclose(thetas, GOLDEN["clipped to norm 1"], atol=1e-5)
+
+
+def test_trajectory_of_pytorch_with_a_schedule():
+    optimizer = adam(cosine_decay(0.1, 10, final_fraction=0.1))
+    thetas, _ = run(optimizer, np.array(GOLDEN["start"]), np.array(GOLDEN["gradients"]))
+    np.testing.assert_allclose(thetas, GOLDEN["adam with cosine"], rtol=1e-12)
+
+
+# Two valleys
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_reaches_the_bottom_of_a_parabola(name):
+    bottom, curvature = np.array([1.0, -1.0, 0.5]), np.array([1.0, 2.0, 5.0])
+    learning_rate, _, settings = TABLE[name]
+    optimizer = make_optimizer(name, learning_rate, **settings)
+    thetas, _ = run(optimizer, np.zeros(3), [lambda x: curvature * (x - bottom)] * 400)
+    # RMSProp at a constant rate ends in steps of about that length to and fro
+    tolerance = learning_rate if name == "rmsprop" else 1e-5
+    np.testing.assert_allclose(thetas[-1], bottom, atol=tolerance)
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_follows_the_valley_of_rosenbrock(name):
+    # f = (1 − x)² + 100 (y − x²)², f(−1.2, 1) = 24.2, bottom at (1, 1)
+    def gradient(theta):
+        x, y = theta
+        return np.array([-2 * (1 - x) - 400 * x * (y - x**2), 200 * (y - x**2)])
+
+    _, learning_rate, settings = TABLE[name]
+    optimizer = make_optimizer(name, learning_rate, **settings)
+    thetas, _ = run(optimizer, np.array([-1.2, 1.0]), [gradient] * 3000)
+    x, y = thetas[-1]
+    assert (1 - x) ** 2 + 100 * (y - x**2) ** 2 < 0.03
+
+
+# What all have in common
+
+
+@pytest.mark.parametrize("shape", [(5,), (2, 3), (4, 1, 2), (0,)])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("name", TABLE)
+def test_keeps_the_dtype_and_the_shape(name, dtype, shape):
+    theta = np.ones(shape, dtype)
+    optimizer = make_optimizer(name, lambda t: np.float64(0.1), clip_norm=1.0, **TABLE[name][2])
+    thetas, state = run(optimizer, theta, [np.ones(shape)] * 2)  # float64 gradients
+    assert (thetas.dtype, thetas.shape) == (dtype, (2, *shape))
+    assert (state.updates.dtype, state.updates.shape, int(state.updates)) == (np.int64, (), 2)
+    for memory in (state.first, state.second):
+        assert isinstance(memory, np.ndarray)
+        assert memory.dtype == dtype
+        assert memory.shape in (shape, (0,))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("p", [1, 7, 20_003])
+@pytest.mark.parametrize("name", TABLE)
+def test_stacked_problems_take_the_steps_of_each_alone(name, p, dtype):
+    random = np.random.default_rng(0)
+    scales = np.array([[0.01], [1.0], [100.0]]) / np.sqrt(p)  # some are clipped, some are not
+    theta = random.normal(size=(3, p)).astype(dtype)
+    gradients = (scales * random.normal(size=(4, 3, p))).astype(dtype)
+    settings = TABLE[name][2]
+    together = make_optimizer(name, 0.1, clip_norm=1.0, axis=-1, **settings)
+    alone = make_optimizer(name, 0.1, clip_norm=1.0, **settings)
+    stacked, _ = run(together, theta, gradients)
+    for r in range(3):
+        np.testing.assert_array_equal(run(alone, theta[r], gradients[:, r])[0], stacked[:, r])
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_stored_state_goes_on_to_the_same_bits(name, tmp_path):
+    random = np.random.default_rng(1)
+    theta, gradients = random.normal(size=6), random.normal(size=(9, 6))
+    optimizer = make_optimizer(name, cosine_decay(0.1, 9), **TABLE[name][2])
+    whole, _ = run(optimizer, theta, gradients)
+
+    half, state = run(optimizer, theta, gradients[:4])
+    np.savez(tmp_path / "state.npz", **state._asdict())
+    with np.load(tmp_path / "state.npz", allow_pickle=False) as stored:
+        state = type(state)(**stored)
+    theta = half[-1]
+    for gradient in gradients[4:]:
+        step, state = optimizer.update(gradient, state, theta)
+        theta = theta + step
+    np.testing.assert_array_equal(theta, whole[-1])
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_changes_none_of_its_arguments(name):
+    theta, gradient = np.array([1.0, -2.0]), np.array([30.0, -4.0])
+    optimizer = make_optimizer(name, 0.1, clip_norm=1.0, **TABLE[name][2])
+    _, state = optimizer.update(gradient, optimizer.init(theta), theta)
+    before = [array.copy() for array in (theta, gradient, *state)]
+    for array in (theta, gradient, *state):
+        array.flags.writeable = False
+    one, two = (optimizer.update(gradient, state, theta)[0] for _ in range(2))
+    np.testing.assert_array_equal(one, two)
+    for array, copy in zip((theta, gradient, *state), before, strict=True):
+        np.testing.assert_array_equal(array, copy)
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_a_diverged_problem_is_seen_and_spoils_no_other(name):
+    theta = np.array([[1.0, 2.0], [1.0, 2.0]])
+    gradient = np.array([[np.nan, 1.0], [3.0, 1.0]])
+    optimizer = make_optimizer(name, 0.1, clip_norm=1.0, axis=-1, **TABLE[name][2])
+    step, _ = optimizer.update(gradient, optimizer.init(theta), theta)
+    alone, _ = optimizer.update(gradient[1:], optimizer.init(theta[1:]), theta[1:])
+    assert np.isnan(step[0]).all()
+    np.testing.assert_array_equal(step[1:], alone)
+
+
+# Names and settings
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_an_optimizer_by_name_is_its_function(name):
+    gradients, settings = np.array(GOLDEN["gradients"]), TABLE[name][2]
+    by_name, _ = run(make_optimizer(name, 0.1, **settings), np.ones(3), gradients)
+    direct, _ = run(OPTIMIZERS[name](0.1, **settings), np.ones(3), gradients)
+    np.testing.assert_array_equal(by_name, direct)
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_none_means_the_default(name):
+    gradients = np.array(GOLDEN["gradients"])
+    unset = dict.fromkeys(("momentum", "decay", "epsilon", "weight_decay"))
+    by_name, _ = run(make_optimizer(name, 0.1, **unset), np.ones(3), gradients)
+    direct, _ = run(OPTIMIZERS[name](0.1), np.ones(3), gradients)
+    np.testing.assert_array_equal(by_name, direct)
+
+
+@pytest.mark.parametrize(
+    ("name", "setting"),
+    [(name, setting) for name, row in TABLE.items() for setting in [*row[2], "clip_norm"]],
+)
+def test_every_setting_changes_the_steps(name, setting):
+    gradients = np.array(GOLDEN["gradients"])
+    settings = TABLE[name][2] | {"clip_norm": 1.0}
+    changed = settings | {setting: settings[setting] / 2}
+    one, _ = run(make_optimizer(name, 0.1, **settings), np.ones(3), gradients)
+    other, _ = run(make_optimizer(name, 0.1, **changed), np.ones(3), gradients)
+    assert not np.array_equal(one[-1], other[-1])
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda: make_optimizer("sgd", 0.1),
+            r"^optimizer must be one of gradient-descent, momentum, nesterov, rmsprop, adam, "
+            r"adamw, got 'sgd'$",
+        ),
+        (
+            lambda: make_optimizer("rmsprop", 0.1, momentum=0.9),
+            r"^optimizer 'rmsprop' takes decay, epsilon, got momentum=0\.9; leave it unset$",
+        ),
+        (
+            lambda: make_optimizer("gradient-descent", 0.1, decay=0.9),
+            r"^optimizer 'gradient-descent' takes no settings, got decay=0\.9; leave it unset$",
+        ),
+        (lambda: momentum(0.1, momentum=1.0), r"^momentum must be in \[0, 1\), got 1\.0$"),
+        (lambda: nesterov(0.1, momentum=-0.1), r"^momentum must be in \[0, 1\), got -0\.1$"),
+        (lambda: rmsprop(0.1, decay=1.5), r"^decay must be in \[0, 1\), got 1\.5$"),
+        (lambda: rmsprop(0.1, epsilon=0.0), r"^epsilon must be finite and > 0, got 0\.0$"),
+        (lambda: adam(0.1, momentum=math.nan), r"^momentum must be in \[0, 1\), got nan$"),
+        (lambda: adam(0.1, decay="slow"), r"^decay must be in \[0, 1\), got 'slow'$"),
+        (lambda: adam(0.1, epsilon=math.inf), r"^epsilon must be finite and > 0, got inf$"),
+        (
+            lambda: adamw(0.1, weight_decay=-0.1),
+            r"^weight_decay must be finite and ≥ 0, got -0\.1$",
+        ),
+        (
+            lambda: make_optimizer("adam", 0.1, clip_norm=0),
+            r"^clip_norm must be finite and > 0, got 0$",
+        ),
+    ],
+)
+def test_bad_settings_are_refused_in_one_sentence(call, message):
+    with pytest.raises(OptimizerError, match=message):
+        call()
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_a_bad_learning_rate_is_refused(name):
+    with pytest.raises(ScheduleError, match=r"^learning_rate must be finite and > 0, got -0\.1$"):
+        make_optimizer(name, -0.1)
+
+
+def test_examples_of_the_docstrings_run():
+    result = doctest.testmod(optimizers)
+    assert result.attempted > 0
+    assert result.failed == 0
