@@ -16,7 +16,7 @@ from nonconvex.distributed.data.prepared import PreparedRatings
 from nonconvex.drift import DATA, drift_report, ratings_drift, ratings_figures
 from nonconvex.factorization_sections import FactorizationConfig
 from nonconvex.job import run
-from nonconvex.numerics.errors import Evaluation
+from nonconvex.numerics.metrics import Evaluation
 from nonconvex.recommendation import MatrixFactorization, MatrixFactorizationModel
 from nonconvex.releases import Release
 from nonconvex.reports import (

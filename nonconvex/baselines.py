@@ -14,10 +14,10 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from nonconvex.distributed.data.prepared import PreparedRatings
-from nonconvex.distributed.factorization.evaluation import evaluate
+from nonconvex.distributed.factorization.evaluate import evaluate
 from nonconvex.distributed.factorization.predict import at_index, predictions
 from nonconvex.distributed.sums import exact_sums
-from nonconvex.numerics.errors import Evaluation, EvaluationError
+from nonconvex.numerics.metrics import Evaluation, EvaluationError
 from nonconvex.recommendation import MatrixFactorization, MatrixFactorizationModel
 
 __all__ = ["BASELINES", "bias_model", "compare", "global_mean", "user_means"]

@@ -16,8 +16,8 @@ from pyspark.sql import functions as F
 
 from nonconvex.distributed.data.example_tables import ExampleTable
 from nonconvex.distributed.data.prepared import PreparedRatings
-from nonconvex.distributed.data.ratings import PARTS
 from nonconvex.distributed.data.splits import Split, part_by_hash
+from nonconvex.distributed.data.validation import PARTS
 from nonconvex.distributed.files.hadoop import FileSystem, publish
 from nonconvex.numerics.synthetic import PlantedExamples, PlantedRatings
 

@@ -13,7 +13,7 @@ from pyspark.sql import functions as F
 
 from nonconvex.distributed.calibration import agreement
 from nonconvex.distributed.data.prepared import PreparedRatings
-from nonconvex.numerics.errors import Evaluation
+from nonconvex.numerics.metrics import Evaluation
 from nonconvex.recommendation import MatrixFactorizationModel
 from nonconvex.reporting.circumstances import Circumstances
 from nonconvex.reporting.factorization import FactorizationRun

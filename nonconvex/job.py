@@ -18,7 +18,7 @@ from typing import Any, NoReturn, TypeVar
 from pyspark.sql import SparkSession
 
 from nonconvex.config import ConfigError, Section, load
-from nonconvex.distributed.descriptions import described
+from nonconvex.distributed.runtime import described
 from nonconvex.live import log_handler
 from nonconvex.logs import JsonLines
 from nonconvex.session import get_session

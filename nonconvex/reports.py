@@ -14,7 +14,7 @@ from nonconvex.distributed.data.prepared import PreparedRatings
 from nonconvex.distributed.files.atomic import read_sealed
 from nonconvex.distributed.files.hadoop import FileSystem
 from nonconvex.estimators.factorization.summary import RestartSummary, TrainingSummary
-from nonconvex.numerics.errors import Evaluation, Scores
+from nonconvex.numerics.metrics import Evaluation, Scores
 from nonconvex.recommendation import MatrixFactorizationModel
 
 __all__ = [

@@ -23,7 +23,7 @@ from nonconvex.distributed.publication import Run
 from nonconvex.factorization_sections import FactorizationConfig
 from nonconvex.network_baselines import NetworkModel
 from nonconvex.network_sections import NetworkConfig
-from nonconvex.numerics.errors import Evaluation
+from nonconvex.numerics.metrics import Evaluation
 from nonconvex.recommendation import MatrixFactorizationModel
 from nonconvex.reports import METRICS
 

@@ -8,9 +8,9 @@ from pyspark.sql import SparkSession
 from nonconvex.config import Section
 from nonconvex.distributed.data.prepare import needs_timestamps, prepare_ratings
 from nonconvex.distributed.data.prepared import PreparedRatings
-from nonconvex.distributed.data.ratings import Columns, Rules
 from nonconvex.distributed.data.sources import read_source
 from nonconvex.distributed.data.splits import Split
+from nonconvex.distributed.data.validation import Columns, Rules
 from nonconvex.window_sections import DailySection
 
 __all__ = ["PreparationConfig", "PreparedSection", "RatingsSection", "SplitSection"]

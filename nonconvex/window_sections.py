@@ -6,7 +6,7 @@ from typing import Annotated, Self
 from pydantic import Field, model_validator
 
 from nonconvex.config import Section
-from nonconvex.distributed.data.windows import Window
+from nonconvex.distributed.data.sources import Window
 
 __all__ = ["DailySection"]
 

@@ -2,16 +2,22 @@
 
 A checkpoint is a directory ``iteration=<t>`` with the arrays in Parquet and a manifest in JSON.
 It is written beside its place and renamed in, so that a killed fit leaves the one before.
+
+Ctrl-C during a fit: the iteration is finished, and its state saved, before the fit ends.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import re
+import signal
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from types import FrameType
+from typing import Any, NamedTuple, NoReturn, Self
 
 import numpy as np
 import pyarrow as pa
@@ -31,7 +37,7 @@ from nonconvex.distributed.files.hadoop import (
 from nonconvex.distributed.model_tables import reason_of
 from nonconvex.distributed.rows import PIECES, KeptRows, SavedRows, joined
 
-__all__ = ["CheckpointError", "Checkpoints", "State"]
+__all__ = ["CheckpointError", "Checkpoints", "Interrupted", "Interruption", "State"]
 
 _MANIFEST = "manifest.json"
 _PIECE = 1 << 26  # bytes of an array in a row of Parquet
@@ -221,3 +227,73 @@ def _pieces(arrays: Mapping[str, NDArray[Any]]) -> Iterator[dict[str, Any]]:
         content = values.tobytes()
         for first in range(0, len(content), _PIECE):
             yield {"name": name, "offset": first, "bytes": content[first : first + _PIECE]}
+
+
+_log = logging.getLogger("nonconvex")
+
+
+class Interrupted(KeyboardInterrupt):
+    """A fit that was ended by Ctrl-C, after a whole iteration; says how to go on."""
+
+
+class Interruption:
+    """Takes note of SIGINT instead of ending at once; the second one ends at once.
+
+    Signals reach the main thread alone: in another one, and where SIGINT is ignored or not
+    handled by Python, this does nothing.
+
+    Examples
+    --------
+    >>> with Interruption() as interruption:
+    ...     interruption.asked
+    False
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._before: Any = None
+
+    def __enter__(self) -> Self:
+        """Begin to take note."""
+        if threading.current_thread() is threading.main_thread():
+            before = signal.getsignal(signal.SIGINT)
+            if callable(before):
+                self._before = before
+                signal.signal(signal.SIGINT, self._ask)
+        return self
+
+    def __exit__(self, *about: object) -> None:
+        """Leave SIGINT to who had it before."""
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if self.asked:
+            self._before(number, frame)
+            return
+        self.asked = True
+        _log.warning("interrupted: the iteration is finished first; Ctrl-C again ends at once")
+
+    def end(self, done: str, checkpoints: Checkpoints | None) -> NoReturn:
+        """End the fit.
+
+        Parameters
+        ----------
+        done : str
+            The last iteration, such as "iteration 3".
+        checkpoints : Checkpoints or None
+            Where its state is saved.
+
+        Raises
+        ------
+        Interrupted
+        """
+        if checkpoints is None:
+            raise Interrupted(
+                f"interrupted after {done}, and nothing is saved; with checkpointPath set, the "
+                "same fit goes on from where it was interrupted"
+            )
+        raise Interrupted(
+            f"interrupted after {done}, which is saved in {checkpoints.path}; the same fit, run "
+            "again, goes on from there"
+        )

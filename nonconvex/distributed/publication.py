@@ -23,10 +23,14 @@ from typing import Any, NamedTuple
 
 from pyspark.sql import SparkSession
 
-from nonconvex.distributed.files.atomic import seal
-from nonconvex.distributed.files.hadoop import ConcurrencyError, FileSystem, FileSystemError
-from nonconvex.distributed.files.replacement import replace_text
-from nonconvex.distributed.files.writers import abandoned, mark
+from nonconvex.distributed.files.atomic import replace_text, seal
+from nonconvex.distributed.files.hadoop import (
+    ConcurrencyError,
+    FileSystem,
+    FileSystemError,
+    abandoned,
+    mark,
+)
 
 __all__ = [
     "POINTER",

@@ -1,4 +1,7 @@
-"""The rows of a side where the driver does not have them: drawn, kept by executors, or saved."""
+"""The rows of a side where the driver does not have them: drawn, kept by executors, or saved.
+
+RDDs of numbered elements that are cut alike, so that what is of one block stays in one place.
+"""
 
 from __future__ import annotations
 
@@ -12,23 +15,76 @@ from numpy.typing import NDArray
 from pyspark import RDD, SparkContext, StorageLevel
 from pyspark.sql import DataFrame, SparkSession
 
-from nonconvex.distributed.alignment import Element, by_number, scattered, together
-from nonconvex.distributed.workers import settle
+from nonconvex.distributed.runtime import settle
 from nonconvex.numerics.deterministic import PartialSums
-from nonconvex.numerics.factorization.model import Factors
-from nonconvex.numerics.factorization.random_rows import RandomRows
+from nonconvex.numerics.factorization.model import Factors, RandomRows
 
 __all__ = [
     "PIECES",
     "DistantFactors",
     "DistantRows",
     "DrawnRows",
+    "Element",
     "KeptRows",
     "Rows",
     "SavedRows",
+    "by_number",
     "gathered",
     "joined",
+    "scattered",
+    "together",
+    "united",
 ]
+
+Element = tuple[int, Any]
+"""The number of a block, and something of it."""
+
+
+def by_number(number: int) -> int:
+    """Return the partition of a block: RDDs that are cut by this function stay side by side."""
+    return number
+
+
+def united(*rdds: RDD[Element]) -> RDD[Element]:
+    """Put the elements of each partition of several RDDs into one partition, where they are.
+
+    Parameters
+    ----------
+    *rdds : RDD
+        All cut by `by_number` into as many partitions.
+    """
+    context: Any = rdds[0].context
+    # All hold pickled lists, of whatever lengths, so that nothing need be written anew.
+    serializer = context.serializer
+    joined: RDD[Element] = context.union([RDD(rdd._jrdd, context, serializer) for rdd in rdds])
+    return joined
+
+
+def scattered(context: SparkContext, values: Sequence[Any]) -> RDD[Element]:
+    """Send each value to the partition of its number.
+
+    Examples
+    --------
+    >>> scattered(spark.sparkContext, ["a", "b"]).glom().collect()
+    [[(0, 'a')], [(1, 'b')]]
+    """
+    numbered: list[Element] = list(enumerate(values))
+    return context.parallelize(numbered, len(numbered)).partitionBy(len(numbered), by_number)
+
+
+def together(elements: Iterable[Element], *kinds: type) -> dict[int, list[list[Any]]]:
+    """Put together what is of one block, by kind.
+
+    Examples
+    --------
+    >>> together([(0, "a"), (3, 2.5), (0, 1.5), (0, "b")], str, float)
+    {0: [['a', 'b'], [1.5]], 3: [[], [2.5]]}
+    """
+    found: dict[int, list[list[Any]]] = {}
+    for number, value in elements:
+        found.setdefault(number, [[] for _ in kinds])[kinds.index(type(value))].append(value)
+    return found
+
 
 PIECES = ("name", "offset", "bytes")
 """The columns of arrays in a checkpoint: where in the array some bytes are."""

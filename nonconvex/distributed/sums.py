@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from nonconvex.numerics.summation import Totals, add_exactly, fractions_of
+from nonconvex.numerics.deterministic import Totals, add_exactly, fractions_of
 
 __all__ = ["TOTALS", "batch_of", "exact_sums", "totals_in"]
 

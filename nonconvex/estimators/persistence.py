@@ -152,7 +152,7 @@ def read_metadata(spark: SparkSession, path: str, kind: str = "model") -> dict[s
     --------
     >>> from nonconvex.distributed.publication import find_model
     >>> read_metadata(spark, find_model(spark, "runs/films"))["class"]
-    'nonconvex.factorization_model.MatrixFactorizationModel'
+    'nonconvex.recommendation.MatrixFactorizationModel'
     """
     there = FileSystem(spark, path).exists(path)
     try:

@@ -25,35 +25,532 @@ name                  memory, from 0                          step
 ====================  ======================================  ===========================
 
 where m̂ = m / (1 − μᵗ) and ŝ = s / (1 − ρᵗ) undo the start from 0, at updates t = 1, 2, …
+
+Functions chosen by name, with settings of which none is ignored.
+
+Learning-rate schedules: functions of the step.
+
+A schedule η maps t, the number of updates already made (0 before the first), to the learning
+rate of the next one.  It remembers nothing, so a resumed run finds its rate from t alone.  Every
+schedule here is an initial rate η₀ times a shape, η(t) = η₀ s(t/T), where T is ``decay_steps``:
+
+================  ==========================  ======================  ====================
+name              s(x)                        setting                 function
+================  ==========================  ======================  ====================
+``constant``      1                                                   `constant`
+``step``          r^⌊x⌋                       r = ``decay_rate``      `step_decay`
+``exponential``   r^x                         r = ``decay_rate``      `exponential_decay`
+``inverse-time``  1 / (1 + rx)                r = ``decay_rate``      `inverse_time_decay`
+``cosine``        φ + (1−φ)(1 + cos πx)/2     φ = ``final_fraction``  `cosine_decay`
+================  ==========================  ======================  ====================
+
+`warm_up` puts a linear ramp before any of them; `make_schedule` chooses one by name.
+
+The step of gradient descent: θ ← θ − η(d + wθ), with a direction d made from gradients.
+
+What all optimizers have in common is here: their state, the learning rate and its sign, decoupled
+weight decay, and clipping.  What sets them apart, the rule from gradients to d, is in `optimizers`.
 """
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Mapping
-from numbers import Real
+from numbers import Integral, Real
 from types import MappingProxyType
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nonconvex.numerics.choices import given_settings
-from nonconvex.numerics.descent import Optimizer, OptimizerError, clip_by_norm, descent
-from nonconvex.numerics.schedules import Schedule
-
 __all__ = [
     "OPTIMIZERS",
+    "SCHEDULES",
     "WEIGHT_DECAY",
+    "Optimizer",
+    "OptimizerError",
+    "OptimizerState",
+    "Rule",
+    "Schedule",
+    "ScheduleError",
     "adam",
     "adamw",
+    "clip_by_norm",
+    "constant",
+    "cosine_decay",
+    "descent",
+    "exponential_decay",
+    "given_settings",
     "gradient_descent",
+    "inverse_time_decay",
     "make_optimizer",
+    "make_schedule",
     "momentum",
     "nesterov",
     "rmsprop",
+    "step_decay",
+    "warm_up",
 ]
 
+SettingT = TypeVar("SettingT")
+
+
+def given_settings(
+    kind: str,
+    name: str,
+    members: Mapping[str, Callable[..., object]],
+    settings: Mapping[str, SettingT | None],
+    error: type[Exception],
+) -> dict[str, SettingT]:
+    """Return the settings that are given, which are all that the member of this name takes.
+
+    Parameters
+    ----------
+    kind : str
+        What the members are, for the message.
+    name : str
+        One of them.
+    members : mapping
+        Functions of a first argument, which is no setting, and of settings.
+    settings : mapping
+        None is the member's default.
+    error : type
+        What is raised.
+
+    Raises
+    ------
+    error
+        If there is no such member, or a setting is not one of its settings.
+
+    Examples
+    --------
+    >>> members = {"constant": lambda rate: rate, "step": lambda rate, steps=1: rate / steps}
+    >>> given_settings("schedule", "step", members, {"steps": 3, "fraction": None}, ValueError)
+    {'steps': 3}
+    >>> given_settings("schedule", "constant", members, {"steps": 3}, ValueError)
+    Traceback (most recent call last):
+    ValueError: schedule 'constant' takes no settings, got steps=3; leave it unset
+    """
+    if name not in members:
+        raise error(f"{kind} must be one of {', '.join(members)}, got {name!r}")
+    given = {setting: value for setting, value in settings.items() if value is not None}
+    _, *taken = inspect.signature(members[name]).parameters
+    for setting, value in given.items():
+        if setting not in taken:
+            raise error(
+                f"{kind} {name!r} takes {', '.join(taken) or 'no settings'}, "
+                f"got {setting}={value!r}; leave it unset"
+            )
+    return given
+
+
+Schedule = Callable[[int], float]
+
+
+class ScheduleError(ValueError):
+    """A schedule is unknown, or one of its settings is missing, foreign to it or out of range."""
+
+
+def constant(learning_rate: float) -> Schedule:
+    """η(t) = η₀.
+
+    Parameters
+    ----------
+    learning_rate : float
+        η₀ > 0.
+
+    Raises
+    ------
+    ScheduleError
+        If a setting is out of range; so for every schedule.
+
+    Examples
+    --------
+    >>> constant(0.1)(1000)
+    0.1
+    """
+    return _scaled(learning_rate, 1, lambda x: 1.0)
+
+
+def step_decay(learning_rate: float, decay_steps: int, *, decay_rate: float = 0.1) -> Schedule:
+    """η(t) = η₀ r^⌊t/T⌋: the rate is multiplied by r every T steps.
+
+    Parameters
+    ----------
+    learning_rate : float
+        η₀ > 0.
+    decay_steps : int
+        T ≥ 1.
+    decay_rate : float
+        r in (0, 1].
+
+    Examples
+    --------
+    >>> rate = step_decay(1.0, 10, decay_rate=0.5)
+    >>> rate(0), rate(9), rate(10), rate(20)
+    (1.0, 1.0, 0.5, 0.25)
+    """
+    _check("decay_rate", decay_rate, "in (0, 1]", lambda r: 0 < r <= 1)
+    return _scaled(learning_rate, decay_steps, lambda x: decay_rate ** math.floor(x))
+
+
+def exponential_decay(
+    learning_rate: float, decay_steps: int, *, decay_rate: float = 0.5
+) -> Schedule:
+    """η(t) = η₀ r^(t/T): the decay of `step_decay`, spread evenly over the steps.
+
+    Parameters
+    ----------
+    learning_rate : float
+        η₀ > 0.
+    decay_steps : int
+        T ≥ 1.
+    decay_rate : float
+        r in (0, 1]; the default makes T the half-life.
+
+    Examples
+    --------
+    >>> rate = exponential_decay(1.0, 10, decay_rate=0.25)
+    >>> rate(0), rate(5), rate(10)
+    (1.0, 0.5, 0.25)
+    """
+    _check("decay_rate", decay_rate, "in (0, 1]", lambda r: 0 < r <= 1)
+    return _scaled(learning_rate, decay_steps, lambda x: decay_rate**x)
+
+
+def inverse_time_decay(
+    learning_rate: float, decay_steps: int, *, decay_rate: float = 1.0
+) -> Schedule:
+    """η(t) = η₀ / (1 + r t/T).
+
+    Its sum diverges and the sum of its squares does not, which is what Robbins and Monro (1951)
+    ask of the rates of a stochastic approximation.  No other schedule here satisfies both.
+
+    Parameters
+    ----------
+    learning_rate : float
+        η₀ > 0.
+    decay_steps : int
+        T ≥ 1.
+    decay_rate : float
+        r > 0; the default halves the rate after T steps.
+
+    Examples
+    --------
+    >>> rate = inverse_time_decay(1.0, 10)
+    >>> rate(0), rate(10), rate(30)
+    (1.0, 0.5, 0.25)
+    """
+    _check("decay_rate", decay_rate, "finite and > 0", lambda r: 0 < r < math.inf)
+    return _scaled(learning_rate, decay_steps, lambda x: 1 / (1 + decay_rate * x))
+
+
+def cosine_decay(
+    learning_rate: float, decay_steps: int, *, final_fraction: float = 0.0
+) -> Schedule:
+    """η(t) = η₀ [φ + (1 − φ)(1 + cos πt/T)/2] up to t = T, and η₀ φ from then on.
+
+    One period of Loshchilov and Hutter (SGDR, 2017), without its restarts.
+
+    Parameters
+    ----------
+    learning_rate : float
+        η₀ > 0.
+    decay_steps : int
+        T ≥ 1, counted from the end of a warm-up.
+    final_fraction : float
+        φ in [0, 1].
+
+    Examples
+    --------
+    >>> rate = cosine_decay(1.0, 10, final_fraction=0.1)
+    >>> rate(0), rate(5), rate(10), rate(99)
+    (1.0, 0.55, 0.1, 0.1)
+    """
+    _check("final_fraction", final_fraction, "in [0, 1]", lambda phi: 0 <= phi <= 1)
+
+    def shape(x: float) -> float:
+        wave = (1 + math.cos(math.pi * min(x, 1.0))) / 2
+        return final_fraction + (1 - final_fraction) * wave
+
+    return _scaled(learning_rate, decay_steps, shape)
+
+
+def warm_up(schedule: Schedule, warmup_steps: int) -> Schedule:
+    """η(0)·(t + 1)/(w + 1) for t < w, then η(t − w).
+
+    The ramp rises by equal amounts to the schedule's first rate.  It starts at 1/(w + 1) of it,
+    not at 0 as in optax: a step of length 0 is wasted, and a stopping rule takes it for
+    convergence.
+
+    Parameters
+    ----------
+    schedule : Schedule
+        η, whose own step 0 follows the ramp.
+    warmup_steps : int
+        w ≥ 0; 0 is no ramp.
+
+    Examples
+    --------
+    >>> rate = warm_up(constant(1.0), 3)
+    >>> [rate(t) for t in range(5)]
+    [0.25, 0.5, 0.75, 1.0, 1.0]
+    """
+    _check("warmup_steps", warmup_steps, "an integer ≥ 0", _is_integer_from(0))
+
+    def rate(t: int) -> float:
+        if t < warmup_steps:
+            return schedule(0) * (t + 1) / (warmup_steps + 1)
+        return schedule(t - warmup_steps)
+
+    return rate
+
+
+SCHEDULES: Mapping[str, Callable[..., Schedule]] = MappingProxyType(
+    {
+        "constant": constant,
+        "step": step_decay,
+        "exponential": exponential_decay,
+        "inverse-time": inverse_time_decay,
+        "cosine": cosine_decay,
+    }
+)
+
+
+def make_schedule(
+    name: str, learning_rate: float, *, warmup_steps: int = 0, **settings: float | None
+) -> Schedule:
+    """Build a schedule from its name and settings.
+
+    Parameters
+    ----------
+    name : str
+        One of `SCHEDULES`.
+    learning_rate : float
+        η₀ > 0, the rate after any warm-up.
+    warmup_steps : int
+        Length of the ramp of `warm_up`.
+    **settings
+        Those of the schedule's own function: ``decay_steps``, ``decay_rate``, ``final_fraction``;
+        None is its default.
+
+    Raises
+    ------
+    ScheduleError
+        If the name is unknown, or a setting is missing, out of range, or not one of this
+        schedule's: nothing given is ignored.
+
+    Examples
+    --------
+    >>> rate = make_schedule("cosine", 1.0, decay_steps=10, warmup_steps=1)
+    >>> rate(0), rate(1), rate(6), rate(11)
+    (0.5, 1.0, 0.5, 0.0)
+    """
+    given = given_settings("schedule", name, SCHEDULES, settings, ScheduleError)
+    if SCHEDULES[name] is not constant and "decay_steps" not in given:
+        raise ScheduleError(f"schedule {name!r} needs decay_steps; set it to an integer ≥ 1")
+    return warm_up(SCHEDULES[name](learning_rate, **given), warmup_steps)
+
+
+def _scaled(learning_rate: float, decay_steps: int, shape: Callable[[float], float]) -> Schedule:
+    """η(t) = η₀ s(t/T)."""
+    _check("learning_rate", learning_rate, "finite and > 0", lambda eta: 0 < eta < math.inf)
+    _check("decay_steps", decay_steps, "an integer ≥ 1", _is_integer_from(1))
+    return lambda t: float(learning_rate * shape(t / decay_steps))
+
+
+def _is_integer_from(least: int) -> Callable[[float], bool]:
+    return lambda value: isinstance(value, Integral) and int(value) >= least
+
+
+def _check(name: str, value: float, allowed: str, holds: Callable[[float], bool]) -> None:
+    if not (isinstance(value, Real) and holds(value)):
+        raise ScheduleError(f"{name} must be {allowed}, got {value!r}")
+
+
 Array = NDArray[np.floating]
+
+Rule = Callable[[Array, Array, Array, int], tuple[Array, Array, Array]]
+"""``rule(g, first, second, t)``: the direction of update t = 1, 2, …, and the new memory."""
+
+
+class OptimizerError(ValueError):
+    """An optimizer is unknown, or was given a setting or an array it cannot work with."""
+
+
+class OptimizerState(NamedTuple):
+    """What an optimizer remembers between updates: three arrays, whichever the optimizer.
+
+    ``state._asdict()`` is all there is to store, and ``OptimizerState(**stored)`` goes on from
+    there to the same bits.
+
+    Attributes
+    ----------
+    updates : int64 array of shape ()
+        Updates made so far.
+    first : array like θ, or of shape (0,) in an optimizer without
+        The decaying sum or mean of the gradients.
+    second : array like θ, or of shape (0,) in an optimizer without
+        The decaying mean of the squared gradients.
+    """
+
+    updates: NDArray[np.int64]
+    first: Array
+    second: Array
+
+
+class Optimizer(NamedTuple):
+    """The functions of an optimizer; none changes its arguments.
+
+    Attributes
+    ----------
+    init : Callable
+        ``init(theta)`` is the state before the first update.
+    update : Callable
+        ``update(gradient, state, theta)`` is the step to add to θ, of its shape and dtype, and the
+        next state.  A gradient that is not finite gives a step that is not.
+    learning_rate : Schedule
+        η as a function of the number of updates already made.
+    """
+
+    init: Callable[[Array], OptimizerState]
+    update: Callable[[Array, OptimizerState, Array], tuple[Array, OptimizerState]]
+    learning_rate: Schedule
+
+
+def descent(
+    learning_rate: float | Schedule,
+    rule: Rule,
+    *,
+    first: bool = False,
+    second: bool = False,
+    weight_decay: float | Array = 0.0,
+) -> Optimizer:
+    """Make an optimizer of a rule; the only place of the learning rate and the minus sign.
+
+    Parameters
+    ----------
+    learning_rate : float or Schedule
+        η > 0, or a function of the number of updates already made.
+    rule : Rule
+        From the gradient and the memory to the direction d and the next memory.
+    first, second : bool
+        Which memory the rule has; it starts at 0.  The other comes and goes empty.
+    weight_decay : float, or array that broadcasts to the shape of θ
+        w ≥ 0.
+
+    Raises
+    ------
+    ScheduleError, OptimizerError
+        If a setting is out of range.  ``init`` and ``update`` raise OptimizerError for arrays that
+        do not fit θ, and ``update`` for a schedule's rate that is negative or not finite.
+
+    Examples
+    --------
+    Descent by the signs of the gradient alone:
+
+    >>> signs = descent(0.5, lambda g, first, second, t: (np.sign(g), first, second))
+    >>> theta = np.zeros(2)
+    >>> step, state = signs.update(np.array([3.0, -0.1]), signs.init(theta), theta)
+    >>> step
+    array([-0.5,  0.5])
+    """
+    schedule = learning_rate if callable(learning_rate) else constant(learning_rate)
+    decay = np.asarray(weight_decay)
+    if not np.all(np.isfinite(decay) & (decay >= 0)):
+        raise OptimizerError(f"weight_decay must be finite and ≥ 0, got {weight_decay!r}")
+
+    def init(theta: Array) -> OptimizerState:
+        if theta.dtype not in (np.float32, np.float64):
+            raise OptimizerError(f"theta must be float32 or float64, got {theta.dtype}; cast it")
+        try:
+            np.broadcast_to(decay, theta.shape)
+        except ValueError as error:
+            raise OptimizerError(
+                f"weight_decay must broadcast to the shape of theta, {theta.shape}, "
+                f"got {decay.shape}"
+            ) from error
+        memory = (np.zeros(theta.shape if kept else 0, theta.dtype) for kept in (first, second))
+        return OptimizerState(np.zeros((), np.int64), *memory)
+
+    def update(
+        gradient: Array, state: OptimizerState, theta: Array
+    ) -> tuple[Array, OptimizerState]:
+        gradient = gradient.astype(theta.dtype, copy=False)
+        _check_like("gradient", gradient, theta.shape, theta.dtype)
+        _check_like("state.first", state.first, theta.shape if first else (0,), theta.dtype)
+        _check_like("state.second", state.second, theta.shape if second else (0,), theta.dtype)
+        t = int(state.updates)
+        rate = float(schedule(t))  # a numpy scalar would promote float32
+        if not 0 <= rate < math.inf:
+            raise OptimizerError(
+                f"a schedule's rates must be finite and ≥ 0, got {rate} at step {t}"
+            )
+        direction, *memory = rule(gradient, state.first, state.second, t + 1)
+        if decay.any():
+            direction = direction + decay.astype(theta.dtype) * theta
+        return -rate * direction, OptimizerState(np.asarray(state.updates + 1), *memory)
+
+    return Optimizer(init, update, schedule)
+
+
+def clip_by_norm(
+    optimizer: Optimizer, clip_norm: float, *, axis: int | tuple[int, ...] | None = None
+) -> Optimizer:
+    """Scale gradients down to a Euclidean norm before an optimizer sees them: g · min(1, c/‖g‖).
+
+    Pascanu et al. (2013), in the variant of optax: nothing is added to ‖g‖, so a gradient within
+    the bound keeps its bits.  ‖g‖ is summed in float64.  Where it is infinite the clipped gradient
+    is NaN: divergence must be seen, not scaled to a step of 0.
+
+    Parameters
+    ----------
+    optimizer : Optimizer
+        Its ``init`` and state stay as they are.
+    clip_norm : float
+        c > 0.
+    axis : int or tuple of int, optional
+        The axes over which one gradient extends, each gradient having a norm of its own: −1 for R
+        restarts stacked as (R, p).  By default the whole array is one gradient.
+
+    Raises
+    ------
+    OptimizerError
+        If ``clip_norm`` is out of range.
+
+    Examples
+    --------
+    >>> identity = descent(1.0, lambda g, first, second, t: (g, first, second))
+    >>> theta, gradient = np.zeros((2, 2)), np.array([[3.0, 4.0], [0.3, 0.4]])
+    >>> optimizer = clip_by_norm(identity, 1.0, axis=-1)
+    >>> step, state = optimizer.update(gradient, optimizer.init(theta), theta)
+    >>> step
+    array([[-0.6, -0.8],
+           [-0.3, -0.4]])
+    """
+    if not (isinstance(clip_norm, Real) and 0 < clip_norm < math.inf):
+        raise OptimizerError(f"clip_norm must be finite and > 0, got {clip_norm!r}")
+
+    def update(
+        gradient: Array, state: OptimizerState, theta: Array
+    ) -> tuple[Array, OptimizerState]:
+        squares = np.square(gradient, dtype=np.float64)
+        norm = np.sqrt(np.sum(squares, axis=axis, keepdims=True))
+        scale = np.where(np.isinf(norm), np.nan, clip_norm / np.maximum(norm, clip_norm))
+        return optimizer.update(gradient * scale, state, theta)
+
+    return Optimizer(optimizer.init, update, optimizer.learning_rate)
+
+
+def _check_like(name: str, array: Array, shape: tuple[int, ...], dtype: np.dtype) -> None:
+    if (array.shape, array.dtype) != (shape, dtype):
+        raise OptimizerError(
+            f"{name} must be {dtype} of shape {shape} to fit theta, "
+            f"got {array.dtype} of shape {array.shape}"
+        )
+
+
 Directed = tuple[Array, Array, Array]
 
 WEIGHT_DECAY = 0.01

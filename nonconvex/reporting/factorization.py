@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from nonconvex.distributed.calibration import Agreement
 from nonconvex.distributed.data.prepared import Manifest
 from nonconvex.estimators.factorization.summary import TrainingSummary
-from nonconvex.numerics.errors import Evaluation
 from nonconvex.numerics.factorization.model import Factors
+from nonconvex.numerics.metrics import Evaluation
 from nonconvex.reporting.circumstances import Circumstances, parts_of_every_run, seconds
 from nonconvex.reporting.factorization_pictures import (
     agreement_picture,

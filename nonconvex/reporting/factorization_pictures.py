@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from nonconvex.distributed.calibration import Agreement
 from nonconvex.estimators.factorization.summary import RestartSummary, TrainingSummary
-from nonconvex.numerics.errors import Scores
 from nonconvex.numerics.factorization.model import Factors
+from nonconvex.numerics.metrics import Scores
 from nonconvex.reporting import charts
 from nonconvex.reporting.landmarks import Landmarks
 from nonconvex.reporting.pictures import SIZE, Picture, picture

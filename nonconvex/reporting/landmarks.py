@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from nonconvex.numerics.factorization.explain import principal_axes
 from nonconvex.numerics.factorization.model import Factors
-from nonconvex.numerics.factorization.principal_axes import principal_axes
 
 __all__ = ["Landmarks", "landmarks"]
 

@@ -8,9 +8,8 @@ from types import SimpleNamespace
 import pytest
 
 from nonconvex.distributed import publication
-from nonconvex.distributed.files import replacement
-from nonconvex.distributed.files.hadoop import ConcurrencyError, FileSystem, FileSystemError
-from nonconvex.distributed.files.writers import mark
+from nonconvex.distributed.files import atomic as replacement
+from nonconvex.distributed.files.hadoop import ConcurrencyError, FileSystem, FileSystemError, mark
 from nonconvex.distributed.publication import (
     POINTER,
     PublicationError,

@@ -8,10 +8,10 @@ import pytest
 
 from nonconvex.baselines import BASELINES, bias_model, compare, global_mean, user_means
 from nonconvex.distributed.data.prepare import prepare_ratings
-from nonconvex.distributed.data.ratings import Columns, Rules
 from nonconvex.distributed.data.sources import read_source
 from nonconvex.distributed.data.splits import Split
-from nonconvex.numerics.errors import EvaluationError
+from nonconvex.distributed.data.validation import Columns, Rules
+from nonconvex.numerics.metrics import EvaluationError
 from nonconvex.recommendation import MatrixFactorization
 
 

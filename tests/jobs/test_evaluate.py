@@ -11,9 +11,9 @@ import pytest
 
 from jobs import evaluate
 from nonconvex.distributed.data.prepare import prepare_ratings
-from nonconvex.distributed.data.ratings import Columns, Rules
 from nonconvex.distributed.data.sources import read_source
 from nonconvex.distributed.data.splits import Split
+from nonconvex.distributed.data.validation import Columns, Rules
 from nonconvex.distributed.publication import new_run, publish_run
 from nonconvex.factorization_sections import FactorizationConfig
 from nonconvex.job import run

@@ -14,9 +14,9 @@ import pytest
 from jobs.recommend import main
 from nonconvex.config import load
 from nonconvex.distributed.data.prepare import prepare_ratings
-from nonconvex.distributed.data.ratings import Columns, Rules
 from nonconvex.distributed.data.sources import read_source
 from nonconvex.distributed.data.splits import Split
+from nonconvex.distributed.data.validation import Columns, Rules
 from nonconvex.distributed.publication import new_run, publish_run
 from nonconvex.job import run
 from nonconvex.recommendation import MatrixFactorization

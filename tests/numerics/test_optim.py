@@ -1,4 +1,9 @@
-"""Optimizers against steps worked out by hand, against PyTorch's, and on two valleys."""
+"""Optimizers against steps worked out by hand, against PyTorch's, and on two valleys.
+
+Schedules against values worked out by hand and against PyTorch's.
+
+The step that all optimizers share: learning rate, weight decay, clipping, refused arrays.
+"""
 
 import doctest
 import json
@@ -8,21 +13,34 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from nonconvex.numerics import optim as module
 from nonconvex.numerics import optim as optimizers
-from nonconvex.numerics.descent import OptimizerError
+from nonconvex.numerics import optim as schedules
 from nonconvex.numerics.optim import (
     OPTIMIZERS,
+    SCHEDULES,
+    OptimizerError,
+    ScheduleError,
     adam,
     adamw,
+    clip_by_norm,
+    constant,
+    cosine_decay,
+    descent,
+    exponential_decay,
     gradient_descent,
+    inverse_time_decay,
     make_optimizer,
+    make_schedule,
     momentum,
     nesterov,
     rmsprop,
+    step_decay,
+    warm_up,
 )
-from nonconvex.numerics.schedules import ScheduleError, cosine_decay
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "optimizers.json").read_text())
+
 
 # One row per optimizer drives the tests of what all have in common: name → (learning rate on the
 # parabola, learning rate on Rosenbrock's valley, settings that are not the defaults).
@@ -53,7 +71,6 @@ def test_the_table_has_every_optimizer():
 
 
 # Five steps by hand: one parameter, plain Python floats.
-
 GRADIENTS = [1.0, -2.0, 0.5, 3.0, -1.0]
 
 
@@ -121,7 +138,6 @@ def test_adam_divides_a_constant_gradient_out():
 
 
 # PyTorch
-
 PYTORCH = {
     "gradient-descent": gradient_descent(0.1),
     "momentum": momentum(0.1),
@@ -162,8 +178,6 @@ def test_trajectory_of_pytorch_with_a_schedule():
 
 
 # Two valleys
-
-
 @pytest.mark.parametrize("name", TABLE)
 def test_reaches_the_bottom_of_a_parabola(name):
     bottom, curvature = np.array([1.0, -1.0, 0.5]), np.array([1.0, 2.0, 5.0])
@@ -190,8 +204,6 @@ def test_follows_the_valley_of_rosenbrock(name):
 
 
 # What all have in common
-
-
 @pytest.mark.parametrize("shape", [(5,), (2, 3), (4, 1, 2), (0,)])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("name", TABLE)
@@ -267,8 +279,6 @@ def test_a_diverged_problem_is_seen_and_spoils_no_other(name):
 
 
 # Names and settings
-
-
 @pytest.mark.parametrize("name", TABLE)
 def test_an_optimizer_by_name_is_its_function(name):
     gradients, settings = np.array(GOLDEN["gradients"]), TABLE[name][2]
@@ -345,5 +355,304 @@ def test_a_bad_learning_rate_is_refused(name):
 
 def test_examples_of_the_docstrings_run():
     result = doctest.testmod(optimizers)
+    assert result.attempted > 0
+    assert result.failed == 0
+
+
+SETTINGS = {
+    "constant": {},
+    "step": {"decay_steps": 3, "decay_rate": 0.5},
+    "exponential": {"decay_steps": 4, "decay_rate": 0.5},
+    "inverse-time": {"decay_steps": 2, "decay_rate": 3.0},
+    "cosine": {"decay_steps": 10, "final_fraction": 0.1},
+}
+
+
+@pytest.mark.parametrize(
+    ("schedule", "rates"),
+    [
+        (constant(0.3), {0: 0.3, 1: 0.3, 10**9: 0.3}),
+        (step_decay(8.0, 3), {0: 8.0, 2: 8.0, 3: 0.8, 5: 0.8, 6: 0.08}),
+        (step_decay(8.0, 3, decay_rate=0.25), {2: 8.0, 3: 2.0, 6: 0.5, 8: 0.5, 9: 0.125}),
+        (exponential_decay(8.0, 4), {0: 8.0, 2: 8 / math.sqrt(2), 4: 4.0, 12: 1.0}),
+        (exponential_decay(8.0, 4, decay_rate=0.0625), {1: 4.0, 2: 2.0, 3: 1.0, 4: 0.5}),
+        (inverse_time_decay(6.0, 4), {0: 6.0, 4: 3.0, 8: 2.0, 20: 1.0}),
+        (inverse_time_decay(6.0, 4, decay_rate=2.0), {2: 3.0, 4: 2.0, 10: 1.0}),
+        (cosine_decay(4.0, 6), {0: 4.0, 2: 3.0, 3: 2.0, 4: 1.0, 6: 0.0, 7: 0.0, 100: 0.0}),
+        (cosine_decay(4.0, 6, final_fraction=0.5), {0: 4.0, 2: 3.5, 3: 3.0, 6: 2.0, 7: 2.0}),
+        (cosine_decay(4.0, 6, final_fraction=1.0), {0: 4.0, 3: 4.0, 6: 4.0}),
+    ],
+)
+def test_rates_worked_out_by_hand(schedule, rates):
+    assert {t: schedule(t) for t in rates} == pytest.approx(rates, rel=1e-14, abs=1e-15)
+
+
+@pytest.mark.parametrize("name", GOLDEN["rates"])
+def test_rates_of_pytorch(name):
+    schedule = make_schedule(name, 0.1, **SETTINGS[name])
+    expected = GOLDEN["rates"][name]
+    assert [schedule(t) for t in range(len(expected))] == pytest.approx(expected, rel=1e-12)
+
+
+def test_golden_rates_were_made_by_the_pinned_pytorch():
+    assert GOLDEN["torch"].startswith("2.13.0")
+    assert set(GOLDEN["rates"]) == {"step", "exponential", "cosine"}
+
+
+def test_warm_up_rises_evenly_to_the_first_rate_and_shifts_the_rest():
+    schedule = step_decay(5.0, 2, decay_rate=0.5)
+    warmed = warm_up(schedule, 4)
+    assert [warmed(t) for t in range(4)] == pytest.approx([1.0, 2.0, 3.0, 4.0])
+    assert [warmed(t) for t in range(4, 10)] == [schedule(t) for t in range(6)]
+
+
+def test_warm_up_never_starts_with_a_step_of_length_zero():
+    assert warm_up(constant(1.0), 10**6)(0) > 0
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_a_schedule_by_name_is_its_function(name):
+    direct = SCHEDULES[name](0.1, **SETTINGS[name])
+    by_name = make_schedule(name, 0.1, **SETTINGS[name])
+    warmed = make_schedule(name, 0.1, warmup_steps=3, **SETTINGS[name])
+    assert [by_name(t) for t in range(20)] == [direct(t) for t in range(20)]
+    assert [warmed(t) for t in range(20)] == [warm_up(direct, 3)(t) for t in range(20)]
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_none_means_the_default_test_schedules(name):
+    steps = {} if name == "constant" else {"decay_steps": 5}
+    unset = dict.fromkeys(("decay_rate", "final_fraction"))
+    rate, default = make_schedule(name, 0.1, **steps, **unset), SCHEDULES[name](0.1, **steps)
+    assert [rate(t) for t in range(20)] == [default(t) for t in range(20)]
+
+
+@pytest.mark.parametrize(
+    ("name", "setting"),
+    [(name, setting) for name, settings in SETTINGS.items() for setting in settings],
+)
+def test_every_setting_changes_the_rates(name, setting):
+    changed = SETTINGS[name] | {setting: SETTINGS[name][setting] * 2}
+    assert make_schedule(name, 0.1, **changed)(5) != make_schedule(name, 0.1, **SETTINGS[name])(5)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_rates_are_python_floats_that_never_rise_and_never_turn_negative(name):
+    exact = {k: np.float32(v) if isinstance(v, float) else v for k, v in SETTINGS[name].items()}
+    schedule = make_schedule(name, np.float32(0.5), **exact)
+    rates = [schedule(t) for t in [*range(30), 10**4, 10**8]]
+    assert all(type(rate) is float and rate >= 0 for rate in rates)
+    assert rates == sorted(rates, reverse=True)
+
+
+def test_numpy_integers_are_steps():
+    assert warm_up(step_decay(1.0, np.int32(2), decay_rate=0.5), np.int64(1))(3) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: constant(0.0), r"^learning_rate must be finite and > 0, got 0\.0$"),
+        (lambda: constant(math.inf), r"^learning_rate must be finite and > 0, got inf$"),
+        (lambda: constant(math.nan), r"^learning_rate must be finite and > 0, got nan$"),
+        (lambda: constant("fast"), r"^learning_rate must be finite and > 0, got 'fast'$"),
+        (lambda: step_decay(-1.0, 3), r"^learning_rate must be finite and > 0, got -1\.0$"),
+        (lambda: step_decay(1.0, 0), r"^decay_steps must be an integer ≥ 1, got 0$"),
+        (lambda: cosine_decay(1.0, 2.5), r"^decay_steps must be an integer ≥ 1, got 2\.5$"),
+        (lambda: step_decay(1.0, 3, decay_rate=0), r"^decay_rate must be in \(0, 1\], got 0$"),
+        (
+            lambda: exponential_decay(1.0, 3, decay_rate=1.5),
+            r"^decay_rate must be in \(0, 1\], got 1\.5$",
+        ),
+        (
+            lambda: inverse_time_decay(1.0, 3, decay_rate=0.0),
+            r"^decay_rate must be finite and > 0, got 0\.0$",
+        ),
+        (
+            lambda: cosine_decay(1.0, 3, final_fraction=-0.1),
+            r"^final_fraction must be in \[0, 1\], got -0\.1$",
+        ),
+        (lambda: warm_up(constant(1.0), -1), r"^warmup_steps must be an integer ≥ 0, got -1$"),
+        (
+            lambda: make_schedule("cosin", 1.0),
+            r"^schedule must be one of constant, step, exponential, inverse-time, cosine, "
+            r"got 'cosin'$",
+        ),
+        (
+            lambda: make_schedule("cosine", 1.0),
+            r"^schedule 'cosine' needs decay_steps; set it to an integer ≥ 1$",
+        ),
+        (
+            lambda: make_schedule("constant", 1.0, decay_steps=3),
+            r"^schedule 'constant' takes no settings, got decay_steps=3; leave it unset$",
+        ),
+        (
+            lambda: make_schedule("step", 1.0, decay_steps=3, final_fraction=0.1),
+            r"^schedule 'step' takes decay_steps, decay_rate, got final_fraction=0\.1; leave it "
+            r"unset$",
+        ),
+    ],
+)
+def test_bad_settings_are_refused_in_one_sentence_test_schedules(call, message):
+    with pytest.raises(ScheduleError, match=message):
+        call()
+
+
+def test_examples_of_the_docstrings_run_test_schedules():
+    result = doctest.testmod(schedules)
+    assert result.attempted > 0
+    assert result.failed == 0
+
+
+def identity(g, first, second, t):
+    return g, first, second
+
+
+def clip(gradient, clip_norm, axis=None):
+    theta = np.zeros_like(gradient)
+    optimizer = clip_by_norm(descent(1.0, identity), clip_norm, axis=axis)
+    return -optimizer.update(gradient, optimizer.init(theta), theta)[0]
+
+
+def test_a_schedule_is_asked_for_every_update_in_turn():
+    asked, theta = [], np.zeros(1)
+
+    def schedule(t):
+        asked.append(t)
+        return 2.0**-t
+
+    optimizer = descent(schedule, identity)
+    state, steps = optimizer.init(theta), []
+    for _ in range(4):
+        step, state = optimizer.update(np.ones(1), state, theta)
+        steps.append(step[0])
+    assert asked == [0, 1, 2, 3]
+    assert steps == [-1.0, -0.5, -0.25, -0.125]
+
+
+def test_a_rule_gets_its_memory_and_the_number_of_the_update():
+    seen = []
+
+    def rule(g, first, second, t):
+        seen.append((first.tolist(), second.shape, t))
+        return g, first + t, second
+
+    theta = np.zeros(2)
+    optimizer = descent(1.0, rule, first=True)
+    state = optimizer.init(theta)
+    for _ in range(3):
+        _, state = optimizer.update(np.ones(2), state, theta)
+    assert seen == [([0.0, 0.0], (0,), 1), ([1.0, 1.0], (0,), 2), ([3.0, 3.0], (0,), 3)]
+
+
+def test_weight_decay_says_which_entries_decay():
+    theta = np.full((2, 3), 8.0)
+    optimizer = descent(0.5, identity, weight_decay=np.array([0.0, 0.25, 1.0]))
+    step, _ = optimizer.update(np.zeros((2, 3)), optimizer.init(theta), theta)
+    assert (theta + step).tolist() == [[8.0, 7.0, 4.0]] * 2
+
+
+def test_weight_decay_must_fit_theta():
+    optimizer = descent(0.5, identity, weight_decay=np.array([0.25, 1.0]))
+    with pytest.raises(
+        OptimizerError,
+        match=r"^weight_decay must broadcast to the shape of theta, \(3,\), got \(2,\)",
+    ):
+        optimizer.init(np.zeros(3))
+
+
+def test_a_gradient_within_the_bound_keeps_its_bits():
+    gradient = np.random.default_rng(0).normal(size=1000)
+    np.testing.assert_array_equal(clip(gradient, 100.0), gradient)
+    np.testing.assert_array_equal(clip(np.array([3.0, 4.0]), 5.0), [3.0, 4.0])
+    np.testing.assert_array_equal(clip(np.zeros(3), 1.0), np.zeros(3))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_gradient_beyond_the_bound_keeps_its_direction(dtype):
+    gradient = np.random.default_rng(0).normal(size=1000).astype(dtype)
+    clipped = clip(gradient, 2.5)
+    assert clipped.dtype == dtype
+    assert np.linalg.norm(clipped) == pytest.approx(2.5, rel=1e-6)
+    np.testing.assert_allclose(clipped / gradient, clipped[0] / gradient[0], rtol=1e-6)
+
+
+def test_axis_says_what_is_one_gradient():
+    gradient = np.arange(1.0, 25.0).reshape(2, 3, 4)
+    each = clip(gradient, 1.0, axis=(1, 2))
+    np.testing.assert_allclose(np.sqrt((each**2).sum(axis=(1, 2))), [1.0, 1.0])
+    np.testing.assert_array_equal(each[1], clip(gradient[1], 1.0))
+    assert np.linalg.norm(clip(gradient, 1.0)) == pytest.approx(1.0)
+
+
+def test_a_float32_norm_does_not_overflow():
+    assert clip(np.array([3e30, 4e30], np.float32), 1.0) == pytest.approx([0.6, 0.8])
+
+
+@pytest.mark.parametrize("bad", [math.inf, -math.inf, math.nan, 1e200])
+def test_divergence_is_not_clipped_away(bad):
+    with np.errstate(over="ignore"):  # 1e200² is infinite
+        assert np.isnan(clip(np.array([bad, 1.0]), 1.0)).all()
+
+
+@pytest.mark.parametrize("rate", [math.nan, math.inf, -0.1])
+def test_a_bad_rate_of_a_schedule_is_refused(rate):
+    optimizer, theta = descent(lambda t: rate, identity), np.zeros(1)
+    with pytest.raises(
+        OptimizerError,
+        match=rf"^a schedule's rates must be finite and ≥ 0, got {rate} at step 0$",
+    ):
+        optimizer.update(np.ones(1), optimizer.init(theta), theta)
+
+
+@pytest.mark.parametrize("weight_decay", [-0.5, math.nan, math.inf, np.array([0.1, -0.1])])
+def test_a_bad_weight_decay_is_refused(weight_decay):
+    with pytest.raises(OptimizerError, match=r"^weight_decay must be finite and ≥ 0, got "):
+        descent(1.0, identity, weight_decay=weight_decay)
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.float16, bool])
+def test_theta_must_be_of_single_or_double_precision(dtype):
+    name = np.dtype(dtype).name
+    with pytest.raises(
+        OptimizerError, match=rf"^theta must be float32 or float64, got {name}; cast it$"
+    ):
+        descent(1.0, identity).init(np.ones(2, dtype))
+
+
+def test_a_gradient_of_another_shape_is_refused():
+    optimizer, theta = descent(1.0, identity), np.zeros((2, 3))
+    with pytest.raises(
+        OptimizerError,
+        match=r"^gradient must be float64 of shape \(2, 3\) to fit theta, "
+        r"got float64 of shape \(3,\)$",
+    ):
+        optimizer.update(np.ones(3), optimizer.init(theta), theta)
+
+
+@pytest.mark.parametrize("kept", ["first", "second"])
+@pytest.mark.parametrize(
+    ("other", "got"),
+    [(np.zeros(3, np.float32), r"float32 of shape \(3,\)"), (np.zeros(2), r"float64 of shape")],
+)
+def test_the_state_of_another_theta_is_refused(kept, other, got):
+    optimizer, theta = descent(1.0, identity, **{kept: True}), np.zeros(2, np.float32)
+    state = optimizer.init(theta)._replace(**{kept: other})
+    with pytest.raises(
+        OptimizerError,
+        match=rf"^state\.{kept} must be float32 of shape \(2,\) to fit theta, got {got}",
+    ):
+        optimizer.update(np.ones(2), state, theta)
+
+
+def test_the_state_of_another_optimizer_is_refused():
+    theta = np.zeros(2)
+    plain, heavy = descent(1.0, identity), descent(1.0, identity, first=True)
+    with pytest.raises(OptimizerError, match=r"^state\.first must be float64 of shape \(0,\)"):
+        plain.update(np.ones(2), heavy.init(theta), theta)
+
+
+def test_examples_of_the_docstrings_run_test_descent():
+    result = doctest.testmod(module)
     assert result.attempted > 0
     assert result.failed == 0

@@ -15,8 +15,8 @@ from nonconvex.distributed.data.prepared import Manifest
 from nonconvex.estimators.factorization.summary import RestartSummary, TrainingSummary
 from nonconvex.estimators.network.summary import NetworkSummary
 from nonconvex.estimators.network.summary import RestartSummary as NetworkRestart
-from nonconvex.numerics.errors import BINS, Evaluation, Scores
 from nonconvex.numerics.factorization.model import Factors
+from nonconvex.numerics.metrics import BINS, Evaluation, Scores
 from nonconvex.reporting.circumstances import Circumstances
 from nonconvex.reporting.factorization import FactorizationRun, factorization_page
 from nonconvex.reporting.factorization_pictures import map_picture

@@ -15,10 +15,9 @@ from pyspark.sql.types import ArrayType, NumericType, StringType
 
 from nonconvex.distributed.columns import ColumnError
 from nonconvex.distributed.data.examples import ExampleColumns, ExamplesError
-from nonconvex.distributed.data.ratings import PARTS
-from nonconvex.distributed.data.sources import Source, read_source
+from nonconvex.distributed.data.sources import Source, Window, read_source
 from nonconvex.distributed.data.splits import Split, part_by_hash
-from nonconvex.distributed.data.windows import Window
+from nonconvex.distributed.data.validation import PARTS
 
 __all__ = ["BUNDLED", "ExampleTable", "Intake", "feature_columns", "read_table", "take_examples"]
 

@@ -1,12 +1,22 @@
-"""Examples at the door: which columns they are in, and what those hold."""
+"""Examples at the door: which columns they are in, and what those hold.
+
+Arrow columns of vectors to matrices: ml vectors, dense or sparse, and arrays of numbers.
+
+Examples as they are read: what can be used of a table, and why the rest cannot.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
 from pyspark.ml.linalg import VectorUDT
 from pyspark.sql import Column, DataFrame, Row
 from pyspark.sql import functions as F
@@ -16,11 +26,16 @@ from nonconvex.distributed.columns import ColumnError, boolean_column, number_co
 
 __all__ = [
     "MOST_CLASSES",
+    "Accepted",
     "Classes",
     "ExampleColumns",
     "ExamplesError",
     "Outline",
+    "Vectors",
     "outline",
+    "read_examples",
+    "read_vectors",
+    "refuse",
     "select_examples",
     "select_vectors",
 ]
@@ -112,7 +127,7 @@ def select_examples(frame: DataFrame, columns: ExampleColumns, *, classify: bool
     -------
     DataFrame
         ``features, label, weight double, held_out boolean``, the last two only if there are any.
-        Features and labels are as `nonconvex.distributed.data.vectors.read_vectors` takes them, and
+        Features and labels are as `nonconvex.distributed.data.examples.read_vectors` takes them, and
         classes are strings or doubles.
 
     Raises
@@ -135,7 +150,7 @@ def select_examples(frame: DataFrame, columns: ExampleColumns, *, classify: bool
 
 
 def select_vectors(frame: DataFrame, names: str | Sequence[str], role: str) -> Column:
-    """Return one column of vectors, as `nonconvex.distributed.data.vectors.read_vectors` takes them.
+    """Return one column of vectors, as `nonconvex.distributed.data.examples.read_vectors` takes them.
 
     Parameters
     ----------
@@ -323,3 +338,249 @@ def _is_number(frame: DataFrame, name: str) -> bool:
 
 def _column(name: str) -> Column:
     return F.col("`" + name.replace("`", "``") + "`")
+
+
+class Vectors(NamedTuple):
+    """The vectors of a column.
+
+    Attributes
+    ----------
+    values : float64 array of shape (m, width)
+        A null entry is NaN, and so are all entries of a row that is null or of another length.
+    lengths : int64 array of shape (m,)
+        -1 for null.
+    """
+
+    values: NDArray[np.float64]
+    lengths: NDArray[np.int64]
+
+    @property
+    def finite(self) -> NDArray[np.bool_]:
+        """Tell of each row whether it is of the right length and all of it finite."""
+        return np.asarray(np.isfinite(self.values).all(axis=1))
+
+
+def read_vectors(column: pa.Array, width: int) -> Vectors:
+    """Read a column of vectors that should have `width` entries each.
+
+    Parameters
+    ----------
+    column : pyarrow.Array
+        Lists of numbers, or the structs (type, size, indices, values) that ml vectors are made
+        of, or numbers, which are vectors of one entry.
+    width : int
+
+    Returns
+    -------
+    Vectors
+        A zero has no sign.
+
+    Examples
+    --------
+    >>> read_vectors(pa.array([[1, 2], None, [3]]), 2)
+    Vectors(values=array([[ 1.,  2.],
+           [nan, nan],
+           [nan, nan]]), lengths=array([ 2, -1,  1]))
+    """
+    if pa.types.is_struct(column.type):
+        return _structs(column, width)
+    if pa.types.is_list(column.type):
+        return _lists(column, width)
+    return Vectors(_numbers(column)[:, None], np.ones(len(column), np.int64))
+
+
+def _lists(column: Any, width: int) -> Vectors:
+    lengths = _lengths(column)
+    flat = _numbers(column.flatten())
+    right = lengths == width
+    if right.all():
+        return Vectors(flat.reshape(-1, width), lengths)
+    matrix = np.full((len(lengths), width), np.nan)
+    matrix[right] = flat[np.repeat(right, np.maximum(lengths, 0))].reshape(-1, width)
+    return Vectors(matrix, lengths)
+
+
+def _structs(column: Any, width: int) -> Vectors:
+    kind, size, indices, values = column.flatten()
+    sparse = kind.fill_null(1).to_numpy(zero_copy_only=False) == 0
+    if not sparse.any():
+        return _lists(values, width)
+    counts = _lengths(values)
+    given = np.maximum(counts, 0)
+    lengths = np.where(sparse, size.fill_null(-1).to_numpy(zero_copy_only=False), counts)
+    flat = _numbers(values.flatten())
+    rows = np.repeat(np.arange(len(lengths)), given)
+    places = np.arange(len(flat)) - np.repeat(np.cumsum(given) - given, given)
+    places[sparse[rows]] = indices.flatten().to_numpy()
+    right = lengths == width
+    matrix = np.full((len(lengths), width), np.nan)
+    matrix[right & sparse] = 0.0
+    kept = right[rows]
+    matrix[rows[kept], places[kept]] = flat[kept]
+    return Vectors(matrix, lengths.astype(np.int64))
+
+
+def _lengths(lists: Any) -> NDArray[np.int64]:
+    lengths: NDArray[np.int64] = lists.value_lengths().fill_null(-1).to_numpy().astype(np.int64)
+    return lengths
+
+
+def _numbers(column: Any) -> NDArray[np.float64]:
+    """Return numbers as doubles; a null becomes NaN, and −0, whose bits are others, becomes 0."""
+    numbers: NDArray[np.float64] = column.to_numpy(zero_copy_only=False).astype(np.float64) + 0.0
+    return numbers
+
+
+_NAMED = 3  # features that a message names
+
+
+class Accepted(NamedTuple):
+    """The usable examples of a table.
+
+    Attributes
+    ----------
+    x : float64 array of shape (m, d)
+    y : float64 array of shape (m, k), or int32 array of shape (m,) with the indices of classes
+    weight : float64 array of shape (m,), or None
+    held_out : bool array of shape (m,)
+    """
+
+    x: NDArray[np.float64]
+    y: NDArray[Any]
+    weight: NDArray[np.float64] | None
+    held_out: NDArray[np.bool_]
+
+    def take(self, rows: NDArray[Any]) -> Accepted:
+        """Return some of the rows, given by number in their order, or by a mask."""
+        weight = None if self.weight is None else self.weight[rows]
+        return Accepted(self.x[rows], self.y[rows], weight, self.held_out[rows])
+
+
+def read_examples(table: pa.Table, outline: Outline) -> tuple[Accepted, Counter[str]]:
+    """Read a table of examples.
+
+    Parameters
+    ----------
+    table : pyarrow.Table
+        Of what `nonconvex.distributed.data.examples.select_examples` returns.
+    outline : Outline
+
+    Returns
+    -------
+    Accepted
+    Counter
+        How many rows were refused, and why, for `refuse`.  Of two tables they can be added.
+    """
+    features = read_vectors(_column_example_intake(table, "features"), outline.features)
+    reasons = _complaints("features", features, outline.features)
+    good = features.finite
+    y: NDArray[Any]
+    if outline.classes is None:
+        labels = read_vectors(_column_example_intake(table, "label"), outline.targets)
+        reasons.update(_complaints("label", labels, outline.targets))
+        y, right = labels.values, labels.finite
+    else:
+        kind = pa.string() if outline.classes.kind == "string" else pa.float64()
+        index = pc.index_in(
+            _column_example_intake(table, "label"), pa.array(outline.classes.values, kind)
+        )
+        y = index.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int32)
+        right = y >= 0
+        reasons["changed"] = int((~right).sum())
+    good &= right
+    weight = None
+    if "weight" in table.column_names:
+        weight = read_vectors(_column_example_intake(table, "weight"), 1).values[:, 0]
+        right = np.isfinite(weight) & (weight >= 0)
+        reasons["weight"] = int((~right).sum())
+        good &= right
+    held_out = np.zeros(len(table), bool)
+    if "held_out" in table.column_names:
+        held_out = (
+            _column_example_intake(table, "held_out").to_numpy(zero_copy_only=False).astype(bool)
+        )
+    accepted = Accepted(features.values, y, weight, held_out)
+    return (accepted if good.all() else accepted.take(good)), +reasons
+
+
+def refuse(
+    reasons: Mapping[str, int], columns: ExampleColumns, outline: Outline, before: str = "fit"
+) -> None:
+    """Raise an error that says what is wrong with examples, if anything is.
+
+    Parameters
+    ----------
+    reasons : mapping
+        From `read_examples`.
+    columns : ExampleColumns
+        What the columns are called.
+    outline : Outline
+    before : str
+        What they are to be used for.
+
+    Raises
+    ------
+    ExamplesError
+    """
+    found = []
+    for what, names, width in (
+        ("features", columns.features, outline.features),
+        ("label", columns.label, outline.targets),
+    ):
+        role = f"{what}Col={names!r}" if isinstance(names, str) else f"{what}Col"
+        if count := reasons.get(f"{what}.null"):
+            found.append(f"{role} is null in {count:,} rows")
+        if count := reasons.get(f"{what}.finite"):
+            where = _where(reasons, what, columns) if what == "features" else ""
+            found.append(f"{role} is null, NaN or infinite in {count:,} rows{where}")
+        lengths = sorted(
+            int(key.rpartition(".")[2]) for key in reasons if key.startswith(f"{what}.length.")
+        )
+        if lengths:
+            count = sum(reasons[f"{what}.length.{length}"] for length in lengths)
+            shown = ", ".join(map(str, lengths[:_NAMED])) + (", …" if lengths[_NAMED:] else "")
+            found.append(f"{role} has {shown} entries in {count:,} rows and {width} in others")
+    if count := reasons.get("weight"):
+        found.append(
+            f"weightCol={columns.weight!r} is null, NaN, infinite or negative in {count:,} rows"
+        )
+    if found:
+        raise ExamplesError(
+            f"{' and '.join(found)}, of {outline.rows + outline.held_out:,} in all; "
+            f"drop or fill them before {before}"
+        )
+    if count := reasons.get("changed"):
+        raise ExamplesError(
+            f"labelCol={columns.label!r} has labels in {count:,} rows that it did not have a "
+            "moment ago; the dataframe gives other rows each time: cache it, or write it to Parquet"
+        )
+
+
+def _where(reasons: Mapping[str, int], what: str, columns: ExampleColumns) -> str:
+    prefix = f"{what}.finite."
+    counts = {int(k.removeprefix(prefix)): n for k, n in reasons.items() if k.startswith(prefix)}
+    if isinstance(columns.features, str) and len(counts) > 10 * _NAMED:
+        return ""  # whole vectors, no single feature is the culprit
+    worst: Sequence[int] = sorted(counts, key=lambda index: (-counts[index], index))
+    named = [f"{columns.feature_name(index)} in {counts[index]:,}" for index in worst[:_NAMED]]
+    return f" ({', '.join(named)}{', …' if worst[_NAMED:] else ''})"
+
+
+def _complaints(what: str, vectors: Vectors, width: int) -> Counter[str]:
+    """Count what is wrong with vectors: ``<what>.null``, ``.length.<n>``, ``.finite[.<j>]``."""
+    found: Counter[str] = Counter()
+    right = vectors.lengths == width
+    if vectors.finite.all():
+        return found
+    for length, count in zip(*np.unique(vectors.lengths[~right], return_counts=True), strict=True):
+        found[f"{what}.null" if length < 0 else f"{what}.length.{length}"] = int(count)
+    infinite = ~np.isfinite(vectors.values[right])
+    found[f"{what}.finite"] = int(infinite.any(axis=1).sum())
+    for index in np.flatnonzero(infinite.any(axis=0)):
+        found[f"{what}.finite.{index}"] = int(infinite[:, index].sum())
+    return found
+
+
+def _column_example_intake(table: pa.Table, name: str) -> pa.Array:
+    column = table[name]
+    return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks)

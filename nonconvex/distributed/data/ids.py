@@ -10,7 +10,7 @@ import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from nonconvex.distributed.data.ratings import RatingsError
+from nonconvex.distributed.data.validation import RatingsError
 
 __all__ = [
     "RATINGS_PER_BLOCK",

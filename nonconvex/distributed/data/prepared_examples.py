@@ -21,8 +21,7 @@ from nonconvex.distributed.data.examples import (
 )
 from nonconvex.distributed.files.hadoop import FileSystem, publish
 from nonconvex.distributed.network.dataset import ExampleSet, Measures, check_intake, measure
-from nonconvex.distributed.network.pieces import Pieces
-from nonconvex.distributed.network.shards import PIECE_BYTES, SCHEMA, Layout, pack
+from nonconvex.distributed.network.shards import PIECE_BYTES, SCHEMA, Layout, Pieces, pack
 from nonconvex.numerics.network.standardize import Moments
 
 __all__ = ["LAYOUT", "PreparedExamples", "PreparedExamplesError", "prepare_examples"]

@@ -7,7 +7,7 @@ from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
 from nonconvex.distributed.data.ids import sorted_counts
-from nonconvex.distributed.data.ratings import PARTS
+from nonconvex.distributed.data.validation import PARTS
 
 __all__ = ["METHODS", "Split", "part_by_hash", "split_ratings"]
 

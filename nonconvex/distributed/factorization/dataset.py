@@ -18,10 +18,15 @@ from pyspark.sql import functions as F
 
 from nonconvex.distributed.data.ids import default_blocks
 from nonconvex.distributed.data.prepared import PreparedRatings
-from nonconvex.distributed.data.ratings import RatingsError
-from nonconvex.distributed.factorization.encoding import check_chunks, ids_of, read_chunks
+from nonconvex.distributed.data.validation import RatingsError
+from nonconvex.distributed.factorization.encoding import (
+    check_chunks,
+    collect_ids,
+    ids_of,
+    look_up,
+    read_chunks,
+)
 from nonconvex.distributed.factorization.execution import OnDriver, OnExecutors, Packed, Place, few
-from nonconvex.distributed.factorization.lookups import collect_ids, look_up
 from nonconvex.distributed.factorization.packing import (
     Lookups,
     Side,
@@ -29,10 +34,10 @@ from nonconvex.distributed.factorization.packing import (
     pack_divided,
     pack_here,
     pack_in_place,
+    row_sums,
     triples,
 )
-from nonconvex.distributed.factorization.problems import Blocks
-from nonconvex.distributed.factorization.row_sums import row_sums
+from nonconvex.distributed.factorization.runs import Blocks
 from nonconvex.numerics.factorization.blocks import LONG, RatingBlock, parts_of
 
 __all__ = ["Ids", "TrainingSet", "load_prepared", "pack_ratings"]

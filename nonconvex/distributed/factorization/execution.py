@@ -16,8 +16,8 @@ import pyarrow as pa
 from pyspark import StorageLevel
 from pyspark.sql import DataFrame, Row, SparkSession
 
-from nonconvex.distributed.workers import settle
-from nonconvex.numerics.threads import one_thread_per_product
+from nonconvex.distributed.runtime import settle
+from nonconvex.numerics.deterministic import one_thread_per_product
 
 __all__ = [
     "DRIVER_NUMBERS",

@@ -1,21 +1,57 @@
-"""The loop of every fit: iterate, validate, stop; for several problems on the same ratings."""
+"""The loop of every fit: iterate, validate, stop; for several problems on the same ratings.
+
+One iteration of alternating minimization: α, the items, α, the users.
+"""
 
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from nonconvex.distributed.checkpoints import Checkpoints, State
-from nonconvex.distributed.factorization.alternating import alternate
+from nonconvex.distributed.checkpoints import Checkpoints, Interruption, State
 from nonconvex.distributed.factorization.gradient_descent import Descent, DescentSettings
-from nonconvex.distributed.factorization.problems import Blocks, Fitted, Problem
-from nonconvex.distributed.factorization.runs import Run, Shared, going
+from nonconvex.distributed.factorization.runs import Blocks, Fitted, Problem, Run, Shared, going
 from nonconvex.distributed.factorization.shuffle import Exchange
-from nonconvex.distributed.interruption import Interruption
 from nonconvex.numerics.convergence import FitError, Stop
 
-__all__ = ["minimize"]
+__all__ = ["alternate", "minimize"]
+
+_ORDER = ("items", "users")  # ends with the users, so that folding a user in gives its own row
+
+
+def alternate(active: list[Run], iteration: int, shared: Shared) -> list[Run]:
+    """Update everything once, each from the latest values, so that f never rises.
+
+    Parameters
+    ----------
+    active : list of Run
+        All of the same kind of solver, with their rows in `shared`.
+    iteration : int
+        From 1 on.
+    shared : Shared
+
+    Returns
+    -------
+    list of Run
+        Those whose objective is still finite, with their rows in `shared`.
+    """
+    for side in _ORDER:
+        if not active:
+            break
+        started = time.perf_counter()
+        shared.describe(f"iteration {iteration} · {side}")
+        for run in active:
+            run.center()
+        moved = shared.update(side, active)
+        seconds = time.perf_counter() - started
+        for run, of_run in zip(active, moved, strict=True):
+            run.replace(side, of_run, iteration, seconds)
+        active = going(active)
+        shared.put(active, (side,))
+    return active
+
 
 _log = logging.getLogger("nonconvex")
 

@@ -17,19 +17,18 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import ArrayType, BinaryType, StructField, StructType
 
 from nonconvex.distributed.data.ids import default_blocks
-from nonconvex.distributed.data.ratings import RatingsError
+from nonconvex.distributed.data.validation import RatingsError
 from nonconvex.distributed.factorization.dataset import Ids
 from nonconvex.distributed.factorization.predict import index_table, with_index
-from nonconvex.distributed.workers import settle
+from nonconvex.distributed.runtime import settle
 from nonconvex.numerics.convergence import FitError
+from nonconvex.numerics.deterministic import one_thread_per_product
 from nonconvex.numerics.factorization.als import solve_rows
 from nonconvex.numerics.factorization.blocks import RatingBlock
-from nonconvex.numerics.factorization.gibbs_ import Conditional
-from nonconvex.numerics.factorization.implicit import Background, preferences
-from nonconvex.numerics.factorization.model import Factors, Ridge
+from nonconvex.numerics.factorization.gibbs import Conditional
+from nonconvex.numerics.factorization.model import Background, Factors, Ridge, preferences
 from nonconvex.numerics.factorization.posterior import Posterior, fold_rows
 from nonconvex.numerics.factorization.ridge_posterior import RidgePosterior, RidgeSpread
-from nonconvex.numerics.threads import one_thread_per_product
 
 __all__ = ["Drawing", "Equation", "fold_in", "fold_in_samples"]
 

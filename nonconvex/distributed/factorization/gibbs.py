@@ -1,26 +1,171 @@
-"""Fits under way by Gibbs sampling: their chains, and what is kept of them."""
+"""Fits under way by Gibbs sampling: their chains, and what is kept of them.
+
+Validation ratings on the driver, which follows what the mean of many samples predicts for them.
+
+Executors keep nothing between jobs, so each sample's predictions come to the driver: 8 bytes for
+each rating and chain.  Of very many ratings it follows about a million, chosen by hashing, whose
+RMSE is that of all to some 0.1 %.
+
+The loop of Gibbs sampling: sweeps of all chains of all fits, in the same passes.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from nonconvex.distributed.factorization.held_out import HeldOut
-from nonconvex.distributed.factorization.problems import SIDES, Blocks, Fitted, Problem
+from nonconvex.distributed.checkpoints import Checkpoints, Interrupted, Interruption, State
+from nonconvex.distributed.factorization.execution import Packed
+from nonconvex.distributed.factorization.fit import minimize
+from nonconvex.distributed.factorization.packing import unpack
+from nonconvex.distributed.factorization.runs import SIDES, Blocks, Fitted, Problem, Shared
+from nonconvex.distributed.factorization.steps import Draw, Rows, update_side
+from nonconvex.distributed.rows import gathered
 from nonconvex.distributed.runtime import Progress, report
 from nonconvex.numerics.convergence import FitError, HalfStep, Stop
-from nonconvex.numerics.factorization.averaging import MeanModel
-from nonconvex.numerics.factorization.gibbs import Chain, Sample
-from nonconvex.numerics.factorization.hyperpriors import LevelPrior, RowDistribution, RowPrior
-from nonconvex.numerics.factorization.model import Factors
-from nonconvex.numerics.factorization.posterior import Posterior
-from nonconvex.numerics.rng import Stream
+from nonconvex.numerics.deterministic import add_exactly, fractions_of, one_thread_per_product
+from nonconvex.numerics.factorization.blocks import RatingBlock
+from nonconvex.numerics.factorization.gibbs import (
+    SWEEP,
+    Chain,
+    LevelPrior,
+    RowDistribution,
+    RowPrior,
+    Sample,
+)
+from nonconvex.numerics.factorization.model import Factors, predict
+from nonconvex.numerics.factorization.posterior import MeanModel, Posterior
+from nonconvex.numerics.rng import Stream, uniform_rows
 
-__all__ = ["Course", "Posed", "Sampled", "SamplingSettings"]
+__all__ = ["Course", "HeldOut", "Posed", "Sampled", "SamplingSettings", "sample"]
+
+MOST = 1 << 20
+"""About how many ratings are followed at most."""
+
+_Batches = Iterator[pa.RecordBatch]
+_Arrays = Callable[[RatingBlock], dict[str, NDArray[Any]]]
+
+_RATINGS = ("rows", "columns", "ratings", "weights")
+
+
+class HeldOut:
+    """Validation ratings in an order that does not depend on their blocks.
+
+    Parameters
+    ----------
+    packed : Packed
+        Ratings packed by users; -1 is an id that training does not know.
+    dtype : float type
+    most : int
+        About how many of them are followed at most.
+    """
+
+    def __init__(self, packed: Packed, dtype: type[np.floating], most: int = MOST) -> None:
+        self._packed, self._dtype = packed, dtype
+        self._share = 1.0
+        counts = _concatenated(self._collect(["count"], _count), "count", np.int64)
+        self._share = min(1.0, most / max(1, int(counts.sum())))
+        table = self._collect(_RATINGS, _ratings)
+        rows, columns = (_concatenated(table, name, np.int32) for name in _RATINGS[:2])
+        ratings, weights = (_concatenated(table, name, np.float64) for name in _RATINGS[2:])
+        # Equal pairs have equal predictions, so their order does not matter.
+        self._order = np.lexsort((columns, rows))
+        self._ratings, self._weights = ratings[self._order], weights[self._order]
+
+    def __len__(self) -> int:
+        """Return the number of ratings that are followed."""
+        return len(self._ratings)
+
+    def predictions(
+        self,
+        alphas: Sequence[float],
+        means: Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]],
+        users: Rows,
+        items: Rows,
+    ) -> list[NDArray[np.float64]]:
+        """Predict the ratings in every chain.
+
+        Parameters
+        ----------
+        alphas : sequence of float
+        means : sequence of two float64 arrays of shape (1 + K,)
+            The rows of a user and of an item that training does not know.
+        users, items : shared lists of float arrays
+        """
+
+        def predicted(block: RatingBlock) -> dict[str, NDArray[Any]]:
+            rows = np.repeat(block.rows, block.counts)
+            found = {}
+            for number, (alpha, unknown) in enumerate(zip(alphas, means, strict=True)):
+                sides = (side.value[number] for side in (users, items))
+                # The last row is the one that an index of -1 finds.
+                x, z = (np.vstack([side, row]) for side, row in zip(sides, unknown, strict=True))
+                pairs = rows % len(x), block.columns % len(z)
+                found[f"chain{number}"] = predict(Factors(alpha, x, z), *pairs)
+            return found
+
+        names = [f"chain{number}" for number in range(len(alphas))]
+        table = self._collect(names, predicted)
+        return [_concatenated(table, name, np.float64)[self._order] for name in names]
+
+    def rmse(self, predicted: NDArray[np.float64]) -> float:
+        """Compute √(Σ w (R̂ − R)² / Σ w)."""
+        errors = self._weights * (predicted - self._ratings) ** 2
+        groups = np.repeat([0, 1], len(errors))
+        sums = fractions_of(add_exactly({}, groups, np.concatenate([errors, self._weights])))
+        return float(np.sqrt(float(sums[0] / sums[1]))) if sums[1] else float("nan")
+
+    def _collect(self, names: Sequence[str], arrays: _Arrays) -> pa.Table:
+        dtype, share = self._dtype, self._share
+
+        def task(batches: _Batches) -> _Batches:
+            for batch in batches:
+                numbers = batch.column("block").to_pylist()
+                for number, block in zip(numbers, unpack(batch, dtype), strict=True):
+                    chosen = _choose(block, share)
+                    found = {name: found[chosen] for name, found in arrays(block).items()}
+                    columns = [pa.array([number], pa.int32())]
+                    columns += [pa.array([found[name].tobytes()], pa.binary()) for name in names]
+                    yield pa.RecordBatch.from_arrays(columns, ["block", *names])
+
+        table = self._packed.run(task)
+        return table.take(pc.sort_indices(table["block"]))
+
+
+def _count(block: RatingBlock) -> dict[str, NDArray[Any]]:
+    return {"count": np.array([len(block.ratings)])}
+
+
+def _choose(block: RatingBlock, share: float) -> NDArray[np.bool_] | slice:
+    """Choose about a share of the ratings, the same in whatever blocks they lie."""
+    if share >= 1:
+        return slice(None)
+    pairs = (np.repeat(block.rows, block.counts).astype(np.int64) << 32) ^ block.columns
+    keys = pairs ^ block.ratings.astype(np.float64).view(np.int64)
+    return uniform_rows(Stream.of(0), keys, 1)[:, 0] < share
+
+
+def _ratings(block: RatingBlock) -> dict[str, NDArray[Any]]:
+    weights = np.ones(len(block.ratings)) if block.weights is None else block.weights
+    return {
+        "rows": np.repeat(block.rows, block.counts),
+        "columns": block.columns,
+        "ratings": block.ratings.astype(np.float64),
+        "weights": weights.astype(np.float64),
+    }
+
+
+def _concatenated(table: pa.Table, name: str, kind: type[np.generic]) -> NDArray[Any]:
+    return np.concatenate([np.frombuffer(part, kind) for part in table[name].to_pylist()])
+
 
 _SKETCHES = 1 << 21  # a key of random numbers that no chain has as its number
 
@@ -275,3 +420,156 @@ def _precision(problem: Problem, side: str, tau: float) -> NDArray[np.float64]:
     width = problem.start.users.shape[1]
     diagonal: NDArray[np.float64] = ridge.diagonal(np.array([ridge.mean_degree]), width)[0]
     return tau * diagonal
+
+
+_log = logging.getLogger("nonconvex")
+
+_START = 5  # iterations of alternating least squares that a chain starts from
+
+
+def sample(
+    blocks: Blocks,
+    fits: Sequence[Posed],
+    settings: SamplingSettings,
+    checkpoints: Checkpoints | None = None,
+) -> list[Sampled]:
+    """Sample every fit; each pass over the ratings serves all chains of all of them.
+
+    Parameters
+    ----------
+    blocks : Blocks
+    fits : sequence of Posed
+    settings : SamplingSettings
+    checkpoints : Checkpoints, optional
+        Where the state is saved, and from where an interrupted fit goes on, to the same bits.
+
+    Returns
+    -------
+    list of Sampled
+        One for each fit, in their order.
+
+    Raises
+    ------
+    FitError
+        If a chain becomes non-finite.
+    Interrupted
+        After Ctrl-C, at the end of the sweep, which is saved where there are checkpoints.  What
+        comes before the first sweep is not.
+    """
+    courses = [Course(posed, blocks, settings) for posed in fits]
+    done = 0 if checkpoints is None else _resume(checkpoints, courses)
+    if not done:
+        _begin(blocks, courses)
+    chains = [chain for course in courses for chain in course.chains]
+    held_out = None if blocks.validation is None else HeldOut(blocks.validation, blocks.dtype)
+    with (
+        Interruption() as interruption,
+        Shared(blocks) as shared,
+        one_thread_per_product(),
+    ):
+        shared.put(chains)
+        shared.replace("steadiness", [chain.steadiness for chain in chains])
+        for sweep in range(done + 1, settings.sweeps + 1):
+            started = time.perf_counter()
+            _sweep(blocks, chains, sweep, shared)
+            predicted = None
+            if held_out is not None and settings.sample_of(sweep) is not None:
+                shared.describe(f"sweep {sweep} · validation")
+                predicted = iter(_predict(held_out, chains, shared))
+            for course in courses:
+                own = None if predicted is None else [next(predicted) for _ in course.chains]
+                course.take(sweep, own)
+                course.record(sweep, time.perf_counter() - started, held_out)
+            ending = interruption.asked and sweep < settings.sweeps
+            if checkpoints is not None and checkpoints.due(sweep, ending):
+                shared.describe(f"sweep {sweep} · checkpoint")
+                checkpoints.save(_state(sweep, courses))
+            if ending:
+                interruption.end(f"sweep {sweep}", checkpoints)
+        results = [course.result() for course in courses]
+    if checkpoints is not None:
+        checkpoints.clear()
+    return results
+
+
+def _sweep(blocks: Blocks, chains: Sequence[Chain], sweep: int, shared: Shared) -> None:
+    for side in SWEEP:
+        shared.describe(f"sweep {sweep} · {side}")
+        omega = shared["steadiness"]
+        updates = update_side(
+            blocks.users if side == "users" else blocks.items,
+            [
+                Draw(chain.conditional(side, sweep)._replace(steadiness=None), omega, number)
+                for number, chain in enumerate(chains)
+            ],
+            shared["items" if side == "users" else "users"],
+            shared[side],
+            blocks.dtype,
+        )
+        for chain, update in zip(chains, updates, strict=True):
+            chain.replace(side, update, sweep)
+        shared.put(chains, (side,))
+    shared.replace("steadiness", [chain.steadiness for chain in chains])  # drawn after the users
+
+
+def _predict(
+    held_out: HeldOut, chains: Sequence[Chain], shared: Shared
+) -> list[NDArray[np.float64]]:
+    means = [
+        (chain.distributions["users"].mean, chain.distributions["items"].mean) for chain in chains
+    ]
+    alphas = [chain.alpha for chain in chains]
+    return held_out.predictions(alphas, means, shared["users"], shared["items"])
+
+
+def _begin(blocks: Blocks, courses: Sequence[Course]) -> None:
+    """Start the chains where a few iterations of alternating least squares end."""
+    problems = [problem for course in courses for problem in course.posed.starts]
+    try:
+        ended = iter(minimize(blocks, problems, max_iter=_START, tol=0.0))
+    except Interrupted:
+        raise Interrupted(
+            "interrupted before the first sweep, and nothing is saved yet; the same fit, run "
+            "again, begins anew"
+        ) from None
+    for course in courses:
+        starts = []
+        for number in course.posed.numbers:
+            fitted = next(ended)
+            if fitted.stop is Stop.NONFINITE:
+                raise FitError(
+                    f"the start of chain {number} became non-finite; check that ratings are on a "
+                    "moderate scale"
+                )
+            unit = course.posed.deviation
+            starts.append(
+                (gathered(fitted.factors), 1 / max(fitted.end.train_rmse, 0.01 * unit) ** 2)
+            )
+        course.begin(starts)
+
+
+def _state(sweep: int, courses: Sequence[Course]) -> State:
+    arrays: dict[str, NDArray[Any]] = {}
+    values = []
+    for number, course in enumerate(courses):
+        of_course, value = course.save()
+        arrays |= {f"{number}/{name}": array for name, array in of_course.items()}
+        values.append(value)
+    return State(sweep, arrays, {"courses": values})
+
+
+def _resume(checkpoints: Checkpoints, courses: Sequence[Course]) -> int:
+    """Put the courses back to the newest checkpoint, if there is one; return its sweep."""
+    state = checkpoints.load()
+    if state is None:
+        return 0
+    for number, course in enumerate(courses):
+        prefix = f"{number}/"
+        arrays = {
+            name.removeprefix(prefix): array
+            for name, array in state.arrays.items()
+            if name.startswith(prefix)
+        }
+        course.restore(arrays, state.values["courses"][number])
+    _log.info("going on after sweep %d, from %s", state.iteration, checkpoints.path)
+    return state.iteration

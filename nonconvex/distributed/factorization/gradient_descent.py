@@ -11,14 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nonconvex.distributed.factorization.problems import SIDES, Blocks
-from nonconvex.distributed.factorization.runs import Run, Shared, going
+from nonconvex.distributed.factorization.runs import SIDES, Blocks, Run, Shared, going
 from nonconvex.distributed.factorization.steps import Sample, update_side
-from nonconvex.numerics.descent import Optimizer, OptimizerState
 from nonconvex.numerics.deterministic import total
 from nonconvex.numerics.factorization.als import RowUpdate
 from nonconvex.numerics.factorization.gradient import Gradient, gradient
 from nonconvex.numerics.factorization.model import Factors
+from nonconvex.numerics.optim import Optimizer, OptimizerState
 
 __all__ = ["Descent", "DescentSettings"]
 

@@ -18,16 +18,19 @@ from numpy.typing import NDArray
 
 from nonconvex.distributed.factorization.execution import Packed, Value
 from nonconvex.distributed.factorization.packing import unpack
-from nonconvex.numerics.deterministic import total
-from nonconvex.numerics.factorization.als import RowUpdate, solve_rows
+from nonconvex.numerics.deterministic import one_thread_per_product, total
+from nonconvex.numerics.factorization.als import (
+    RowUpdate,
+    part_moments,
+    row_moments,
+    solve_moments,
+    solve_rows,
+    sweep_rows,
+)
 from nonconvex.numerics.factorization.blocks import RatingBlock
-from nonconvex.numerics.factorization.coordinate_descent import sweep_rows
-from nonconvex.numerics.factorization.gibbs_ import Conditional
+from nonconvex.numerics.factorization.gibbs import Conditional
 from nonconvex.numerics.factorization.gradient import pull_rows, sample_ratings
-from nonconvex.numerics.factorization.implicit import Background
-from nonconvex.numerics.factorization.long_rows import part_moments, row_moments, solve_moments
-from nonconvex.numerics.factorization.model import Factors, Ridge, squared_errors
-from nonconvex.numerics.threads import one_thread_per_product
+from nonconvex.numerics.factorization.model import Background, Factors, Ridge, squared_errors
 
 __all__ = ["Draw", "Rows", "Sample", "Step", "update_side", "user_squares", "validation_rmse"]
 

@@ -22,7 +22,7 @@ from pyspark.sql.types import ArrayType, DataType, FloatType, StructField, Struc
 
 from nonconvex.distributed.columns import id_column
 from nonconvex.distributed.factorization.predict import index_table, with_index
-from nonconvex.distributed.workers import settle
+from nonconvex.distributed.runtime import settle
 from nonconvex.numerics.factorization.model import Factors
 from nonconvex.numerics.ranking import Lists, Ranked, directions, rank_lists, top_n
 

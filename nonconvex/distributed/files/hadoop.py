@@ -1,20 +1,112 @@
-"""Files wherever Spark writes them, through Hadoop's FileSystem; directories published whole."""
+"""Files wherever Spark writes them, through Hadoop's FileSystem; directories published whole.
 
+Who writes: a mark in the names of temporary files, by which a later run knows what was left.
+
+A process that is killed removes nothing.  What it left is told from what another process is
+writing by asking whether the writer is still there: at once on the same machine, and on others by
+the age of what it wrote last.
+"""
+
+from __future__ import annotations
+
+import hashlib
 import logging
 import os
 import re
+import socket
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cache, cached_property
+from pathlib import Path
 from typing import Any
 
 from py4j.protocol import Py4JJavaError
 from pyspark.sql import SparkSession
 
-from nonconvex.distributed.files.writers import MARK, abandoned, mark
+__all__ = [
+    "MARK",
+    "ConcurrencyError",
+    "FileSystem",
+    "FileSystemError",
+    "abandoned",
+    "java_class",
+    "mark",
+    "publish",
+]
 
-__all__ = ["ConcurrencyError", "FileSystem", "FileSystemError", "java_class", "publish"]
+MARK = r"[0-9a-f]{8}-\d+-\d+"
+"""The form of a mark, as a regular expression."""
+
+_PROC = Path("/proc")
+
+
+def mark() -> str:
+    """Return ``<machine>-<process>-<start>`` of this process.
+
+    The machine is a hash of its name, its boot and the namespace of its processes: a process of
+    another container is not asked for by a number that means another one here.
+
+    Examples
+    --------
+    >>> abandoned(mark(), time.time(), lease=0.0)
+    False
+    """
+    process = os.getpid()
+    return f"{_machine()}-{process}-{_start(process) or 0}"
+
+
+def abandoned(writer: str, modified: float, lease: float) -> bool:
+    """Return whether what a writer has begun will never be finished.
+
+    Parameters
+    ----------
+    writer : str
+        From `mark`.
+    modified : float
+        When it wrote last, in seconds since 1970.
+    lease : float
+        Seconds of silence after which a process of another machine is taken for dead.
+
+    Examples
+    --------
+    >>> abandoned("00000000-1-1", time.time() - 60, lease=30.0)
+    True
+    """
+    machine, process, start = writer.split("-")
+    if machine != _machine():
+        return time.time() - modified > lease
+    return _start(int(process)) != int(start)
+
+
+@cache
+def _machine() -> str:
+    parts = [socket.gethostname()]
+    try:
+        parts.append((_PROC / "sys/kernel/random/boot_id").read_text())
+        parts.append(os.readlink(_PROC / "self/ns/pid"))
+    except OSError:  # no Linux
+        pass
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:8]
+
+
+def _start(process: int) -> int | None:
+    """Return when a process started, in ticks since boot, 0 if unknown, None if it is not there."""
+    if not (_PROC / "self/stat").exists():
+        try:
+            os.kill(process, 0)
+        except ProcessLookupError:
+            return None
+        except OSError:  # it is another user's
+            pass
+        return 0
+    try:
+        state, *fields = (_PROC / f"{process}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if state == "Z" else int(fields[18])  # a zombie writes no more
+
 
 _logger = logging.getLogger("nonconvex")
 
@@ -213,7 +305,7 @@ class FileSystem:
         name : str, optional
             Of what has siblings; by default of anything in the directory.
         lease : float
-            See `nonconvex.distributed.files.writers.abandoned`.
+            See `nonconvex.distributed.files.hadoop.abandoned`.
         """
         for entry in self.names(directory) if self.exists(directory) else []:
             found = _TEMPORARY.fullmatch(entry)

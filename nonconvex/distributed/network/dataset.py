@@ -15,16 +15,23 @@ from numpy.typing import NDArray
 from pyspark import RDD, SparkContext, StorageLevel
 from pyspark.sql import DataFrame
 
-from nonconvex.distributed.data.example_intake import refuse
 from nonconvex.distributed.data.examples import (
     ExampleColumns,
     ExamplesError,
     Outline,
     outline,
+    refuse,
     select_examples,
 )
-from nonconvex.distributed.network.pieces import Piece, Pieces, Reading
-from nonconvex.distributed.network.shards import PIECE_BYTES, Layout, content_keys, pack
+from nonconvex.distributed.network.shards import (
+    PIECE_BYTES,
+    Layout,
+    Piece,
+    Pieces,
+    Reading,
+    content_keys,
+    pack,
+)
 from nonconvex.numerics.network.standardize import Moments, Standardization
 
 __all__ = ["ExampleSet", "Measures", "check_intake", "measure", "pack_examples"]
@@ -239,7 +246,7 @@ def check_intake(refused: Pieces, columns: ExampleColumns, about: Outline) -> No
     refused : Pieces
         The last piece, which tells.
     columns, about
-        See `nonconvex.distributed.data.example_intake.refuse`.
+        See `nonconvex.distributed.data.examples.refuse`.
     """
     for reasons in refused.run(lambda _, piece: json.loads(piece.features)).values():
         refuse(Counter(reasons), columns, about)

@@ -12,22 +12,23 @@ import pyarrow.compute as pc
 from pyspark import Broadcast
 from pyspark.sql import DataFrame
 
-from nonconvex.distributed.data.example_intake import read_examples, refuse
 from nonconvex.distributed.data.examples import (
     ExampleColumns,
     ExamplesError,
     Outline,
+    read_examples,
+    refuse,
     select_examples,
 )
 from nonconvex.distributed.network.predict import HandleInvalid, Scorer
 from nonconvex.distributed.sums import TOTALS, batch_of, totals_in
+from nonconvex.numerics.deterministic import Totals
 from nonconvex.numerics.metrics import (
     add_classification,
     add_regression,
     classification_errors,
     regression_errors,
 )
-from nonconvex.numerics.summation import Totals
 
 __all__ = ["evaluate_network"]
 

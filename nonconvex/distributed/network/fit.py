@@ -9,18 +9,15 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from nonconvex.distributed.checkpoints import Checkpoints, State
-from nonconvex.distributed.descriptions import describe, description
-from nonconvex.distributed.interruption import Interruption
+from nonconvex.distributed.checkpoints import Checkpoints, Interruption, State
 from nonconvex.distributed.network.dataset import ExampleSet
-from nonconvex.distributed.network.executor_gradients import Validation
-from nonconvex.distributed.network.gradients import MEMORY_BYTES, Place, open_gradients
-from nonconvex.distributed.network.pieces import Reading
-from nonconvex.distributed.runtime import Progress, report
-from nonconvex.numerics.descent import Optimizer
-from nonconvex.numerics.epochs import Limits
+from nonconvex.distributed.network.gradients import MEMORY_BYTES, Place, Validation, open_gradients
+from nonconvex.distributed.network.shards import Reading
+from nonconvex.distributed.runtime import Progress, describe, description, report
+from nonconvex.numerics.convergence import Limits
 from nonconvex.numerics.network.model import Network
 from nonconvex.numerics.network.training import Saved, Trained, Training, train
+from nonconvex.numerics.optim import Optimizer
 
 __all__ = ["train_network"]
 
@@ -56,7 +53,7 @@ def train_network(
     optimizer : Optimizer
     limits : Limits
     batch_size, seed : int
-        See `nonconvex.numerics.network.minibatches`.
+        See `nonconvex.numerics.network.backprop`.
     place, memory_bytes
         See `nonconvex.distributed.network.gradients.open_gradients`.
     checkpoints : Checkpoints, optional

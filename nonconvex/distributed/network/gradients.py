@@ -1,24 +1,324 @@
-"""Where the gradients of minibatches are computed: by measured sizes, unless it is said."""
+"""Where the gradients of minibatches are computed: by measured sizes, unless it is said.
+
+Gradients computed on the driver from examples that it fetches: all at once, or as it goes.
+
+Gradients and losses computed on the executors, where the pieces are; θ is broadcast.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
-from contextlib import AbstractContextManager
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
-from typing import Literal
+from functools import partial, reduce
+from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
+from pyspark import Broadcast, InheritableThread, StorageLevel
 
-from nonconvex.distributed.network.executor_gradients import ExecutorGradients
-from nonconvex.distributed.network.pieces import Pieces, Reading
-from nonconvex.distributed.network.streaming import CHUNK_BYTES, StreamedGradients, fetch_examples
-from nonconvex.numerics.network.backprop import LANES
-from nonconvex.numerics.network.local_gradients import LocalGradients
+from nonconvex.distributed.network.shards import Piece, Pieces, Reading
+from nonconvex.numerics.network.backprop import (
+    LANES,
+    Evaluation,
+    Examples,
+    LocalGradients,
+    Slice,
+    Sums,
+    epoch_order,
+    epoch_rows,
+    evaluate,
+    merge,
+    piece_order,
+    row_order,
+    sums,
+)
 from nonconvex.numerics.network.model import Network
 from nonconvex.numerics.network.training import Gradients
 
-__all__ = ["MEMORY_BYTES", "Choice", "Place", "Sizes", "choose", "decide", "open_gradients"]
+__all__ = [
+    "CHUNK_BYTES",
+    "MEMORY_BYTES",
+    "Choice",
+    "ExecutorGradients",
+    "Place",
+    "Sizes",
+    "StreamedGradients",
+    "Validation",
+    "choose",
+    "decide",
+    "fetch_examples",
+    "open_gradients",
+]
+
+CHUNK_BYTES = 64 << 20
+"""What is fetched at a time, at most, unless one piece is larger."""
+
+Array = NDArray[np.floating]
+_T = TypeVar("_T")
+
+
+def fetch_examples(pieces: Pieces, reading: Reading, chunk_bytes: int = CHUNK_BYTES) -> Examples:
+    """Bring all examples to the driver, one piece after another, as they are trained on.
+
+    Parameters
+    ----------
+    pieces : Pieces
+        Small enough: see `nonconvex.distributed.network.gradients`.
+    reading : Reading
+    chunk_bytes : int
+        What is fetched at a time.
+    """
+    rows = sum(pieces.sizes)
+    x = np.empty((rows, len(reading.standardization.mean)), reading.dtype)
+    y: list[NDArray[Any]] = []
+    weights: list[NDArray[np.float64]] = []
+    broadcast = pieces.rdd.context.broadcast(reading)
+    start = 0
+    try:
+        for chunk in pieces.bounded(reading.row_bytes(), chunk_bytes, range(len(pieces.sizes))):
+            for part in pieces.run(_read(broadcast), chunk).values():
+                x[start : start + len(part.x)] = part.x
+                start += len(part.x)
+                y.append(part.y)
+                if part.weight is not None:
+                    weights.append(part.weight)
+    finally:
+        broadcast.destroy()
+    return Examples(x, np.concatenate(y), np.concatenate(weights) if weights else None)
+
+
+class StreamedGradients:
+    """A `nonconvex.numerics.network.training.Gradients` for more examples than the driver can hold.
+
+    A thread fetches the pieces of an epoch in its order and stays one chunk ahead, so that about
+    four chunks are in memory at a time.  The bits are those of
+    `nonconvex.numerics.network.backprop.LocalGradients`.  A context manager: at its end the
+    threads have ended and nothing is left on the executors.
+
+    Parameters
+    ----------
+    network : Network
+    pieces : Pieces
+    reading : Reading
+    batch_size : int
+    seed : int
+    threads : int
+        How many lanes of a minibatch to compute at a time.
+    chunk_bytes : int
+        What is fetched at a time.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        pieces: Pieces,
+        reading: Reading,
+        batch_size: int,
+        seed: int,
+        threads: int = 1,
+        chunk_bytes: int = CHUNK_BYTES,
+    ) -> None:
+        self._network, self._pieces, self._reading = network, pieces, reading
+        self._batch_size, self._seed, self._chunk_bytes = batch_size, seed, chunk_bytes
+        self._threads = threads
+        self._ahead: _Ahead[dict[int, Examples]] | None = None
+
+    def __enter__(self) -> StreamedGradients:
+        """Start the threads."""
+        self._broadcast = self._pieces.rdd.context.broadcast(self._reading)
+        self._pool = ThreadPoolExecutor(self._threads)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """End the threads, and release what the executors have."""
+        if self._ahead is not None:
+            self._ahead.close()
+        self._pool.shutdown()
+        self._broadcast.destroy()
+
+    def epoch(self, number: int) -> Iterator[Callable[[Array], Sums]]:
+        """Yield for each minibatch of an epoch what maps θ of shape (R, p) to its sums."""
+        sizes = self._pieces.sizes
+        order = [piece for piece in piece_order(len(sizes), self._seed, number) if sizes[piece]]
+        chunks = self._pieces.bounded(self._reading.row_bytes(), self._chunk_bytes, order)
+        task = _read(self._broadcast)
+        held: dict[int, Examples] = {}
+        last = -1
+        with closing(_Ahead(partial(self._pieces.run, task), chunks)) as ahead:
+            self._ahead = ahead
+            for batch in epoch_rows(sizes, self._batch_size, self._seed, number):
+                parts: list[tuple[Examples, NDArray[np.int64]]] = []
+                for piece, rows in batch:
+                    if piece != last:  # an epoch visits each piece once: the last one is done
+                        held.pop(last, None)
+                        last = piece
+                    while piece not in held:
+                        held |= next(ahead)
+                    parts.append((held[piece], rows))
+                yield partial(self._sums, *_joined(parts))
+
+    def _sums(self, examples: Examples, rows: NDArray[np.int64] | None, theta: Array) -> Sums:
+        return sums(self._network, theta, examples, rows, ordered_map=self._pool.map)
+
+
+def _read(reading: Broadcast[Reading]) -> Callable[[int, Piece], Examples]:
+    return lambda _, piece: reading.value(piece)
+
+
+def _joined(
+    parts: list[tuple[Examples, NDArray[np.int64]]],
+) -> tuple[Examples, NDArray[np.int64] | None]:
+    """Put the rows of a minibatch together, unless they are all of one piece."""
+    if len(parts) == 1:
+        return parts[0]
+    taken = [
+        [None if values is None else values.take(rows, axis=0) for values in examples]
+        for examples, rows in parts
+    ]
+    x, y, weight = (
+        None if column[0] is None else np.concatenate(column) for column in zip(*taken, strict=True)
+    )
+    assert x is not None
+    assert y is not None
+    return Examples(x, y, weight), None
+
+
+class _Ahead(Generic[_T]):
+    """The results of `fetch` for each of `chunks` in order, made by a thread that stays ahead."""
+
+    def __init__(self, fetch: Callable[[list[int]], _T], chunks: Iterable[list[int]]) -> None:
+        self._fetch, self._chunks = fetch, chunks
+        self._results: queue.Queue[_T | BaseException] = queue.Queue(maxsize=1)
+        self._stop = threading.Event()
+        # Inherits the caller's job group and description, so that cancelling these cancels it.
+        self._thread = InheritableThread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def __next__(self) -> _T:
+        """Wait for the next result; raise what kept it from being made."""
+        result = self._results.get()
+        if isinstance(result, BaseException):
+            raise result
+        return result
+
+    def close(self) -> None:
+        """End the thread, which finishes the chunk that it is at."""
+        self._stop.set()
+        while self._thread.is_alive():
+            if not self._results.empty():
+                self._results.get()  # it may be waiting for room
+            self._thread.join(0.01)
+
+    def _run(self) -> None:
+        try:
+            for chunk in self._chunks:
+                if self._stop.is_set():
+                    return
+                self._results.put(self._fetch(chunk))
+        except BaseException as error:  # whoever waits for the result is to see it
+            self._results.put(error)
+
+
+class ExecutorGradients:
+    """A `nonconvex.numerics.network.training.Gradients` whose steps are jobs on the pieces they need.
+
+    Each task draws the order of the rows of its piece again, and returns the sums over those that
+    are in the minibatch; the driver adds them in the order of the minibatch.  A context manager:
+    at its end what it has cached and broadcast is released.
+
+    Parameters
+    ----------
+    network : Network
+    pieces : Pieces
+        Cached for as long as it lasts, if they are not yet.
+    reading : Reading
+    batch_size : int
+    seed : int
+    """
+
+    def __init__(
+        self, network: Network, pieces: Pieces, reading: Reading, batch_size: int, seed: int
+    ) -> None:
+        self._network, self._pieces, self._reading = network, pieces, reading
+        self._batch_size, self._seed = batch_size, seed
+
+    def __enter__(self) -> ExecutorGradients:
+        """Broadcast how to read a piece."""
+        rdd = self._pieces.rdd
+        self._broadcast = rdd.context.broadcast(self._reading)
+        self._cached = None if rdd.is_cached else rdd.persist(StorageLevel.MEMORY_AND_DISK)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Release everything."""
+        if self._cached is not None:
+            self._cached.unpersist()
+        self._broadcast.destroy()
+
+    def epoch(self, number: int) -> Iterator[Callable[[Array], Sums]]:
+        """Yield for each minibatch of an epoch what maps θ of shape (R, p) to its sums."""
+        for batch in epoch_order(self._pieces.sizes, self._batch_size, self._seed, number):
+            yield partial(self._sums, number, batch)
+
+    def _sums(self, epoch: int, batch: list[Slice], theta: Array) -> Sums:
+        broadcast = self._pieces.rdd.context.broadcast(theta)
+        slices = {part.piece: part for part in batch}
+        network, reading, seed = self._network, self._broadcast, self._seed
+
+        def task(number: int, piece: Piece) -> Sums:
+            _, start, stop = slices[number]
+            rows = row_order(piece.rows, seed, epoch, number)[start:stop]
+            return sums(network, broadcast.value, reading.value(piece, rows))
+
+        try:
+            return reduce(merge, self._pieces.run(task, slices).values())
+        finally:
+            broadcast.destroy()
+
+
+class Validation:
+    """Maps θ of shape (R, p) to its evaluation on pieces, as one job; a context manager.
+
+    Parameters
+    ----------
+    network : Network
+    pieces : Pieces
+    reading : Reading
+        The one of training: the features are standardized as those are.
+    """
+
+    def __init__(self, network: Network, pieces: Pieces, reading: Reading) -> None:
+        self._network, self._pieces = network, pieces
+        self._reading = reading
+
+    def __enter__(self) -> Validation:
+        """Broadcast how to read a piece."""
+        self._broadcast: Broadcast[Reading] = self._pieces.rdd.context.broadcast(self._reading)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Release it."""
+        self._broadcast.destroy()
+
+    def __call__(self, theta: Array) -> Evaluation:
+        """Evaluate every restart."""
+        broadcast = self._pieces.rdd.context.broadcast(theta)
+        network, reading = self._network, self._broadcast
+
+        def task(_: int, piece: Piece) -> Evaluation:
+            return evaluate(network, broadcast.value, reading.value(piece))
+
+        try:
+            return reduce(merge, self._pieces.run(task).values())
+        finally:
+            broadcast.destroy()
+
 
 _log = logging.getLogger("nonconvex")
 
@@ -26,6 +326,7 @@ Place = Literal["driver", "executors"]
 
 MEMORY_BYTES = 512 << 20
 """How many bytes of examples the driver keeps in memory, by default."""
+
 
 # Measured on two cores with 784-128-10, in float32; only their proportions decide.
 _JOB_SECONDS = 0.05  # of a job whose tasks do nothing, and a broadcast

@@ -15,12 +15,11 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.functions import arrow_udf
 
-from nonconvex.distributed.data.examples import Classes, select_vectors
-from nonconvex.distributed.data.vectors import read_vectors
-from nonconvex.distributed.workers import settle
+from nonconvex.distributed.data.examples import Classes, read_vectors, select_vectors
+from nonconvex.distributed.runtime import settle
+from nonconvex.numerics.deterministic import one_thread_per_product
 from nonconvex.numerics.network.model import Network, forward
 from nonconvex.numerics.network.standardize import Standardization
-from nonconvex.numerics.threads import one_thread_per_product
 
 __all__ = ["HandleInvalid", "OutputColumns", "Scorer", "raw_predictions", "score"]
 

@@ -21,8 +21,7 @@ from nonconvex.estimators.factorization.summary import TrainingSummary
 from nonconvex.estimators.params import ParamError
 from nonconvex.numerics.factorization.blocks import RatingBlock
 from nonconvex.numerics.factorization.explain import contributions
-from nonconvex.numerics.factorization.implicit import Background, preferences
-from nonconvex.numerics.factorization.model import Factors, Ridge
+from nonconvex.numerics.factorization.model import Background, Factors, Ridge, preferences
 from nonconvex.numerics.factorization.posterior import Posterior
 
 __all__ = ["Explainer", "Explanation", "Reason"]

@@ -2,37 +2,305 @@
 
 Several fits of the same ratings, such as the points of a regularization path, and several random
 starts of each, are one list of problems that share every pass over the data.
+
+Where fits start: random factors, or those of an earlier model.
+
+The columns that a factor model is fitted on, under the names that a fit reads them by.
+
+How the rows of one side come to the ratings of the other: broadcast, or exchanged by shuffle.
+
+How long fits go on and how: the settings of their loop, from Params.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
 from nonconvex.distributed.checkpoints import Checkpoints
-from nonconvex.distributed.factorization.dataset import TrainingSet
-from nonconvex.distributed.factorization.distant_moments import moments
+from nonconvex.distributed.columns import boolean_column, check_frame, id_column, number_column
+from nonconvex.distributed.factorization.dataset import Ids, TrainingSet
+from nonconvex.distributed.factorization.execution import OnDriver
 from nonconvex.distributed.factorization.fit import minimize
-from nonconvex.distributed.factorization.gibbs import Posed, SamplingSettings
+from nonconvex.distributed.factorization.gibbs import Posed, SamplingSettings, sample
 from nonconvex.distributed.factorization.gradient_descent import DescentSettings
-from nonconvex.distributed.factorization.problems import Fitted, Problem
-from nonconvex.distributed.factorization.sampling import sample
+from nonconvex.distributed.factorization.runs import Fitted, Problem
+from nonconvex.distributed.factorization.shuffle import moments
 from nonconvex.distributed.factorization.steps import user_squares
-from nonconvex.distributed.rows import DistantFactors, gathered
-from nonconvex.estimators.factorization.starts import random_start
+from nonconvex.distributed.rows import DistantFactors, DrawnRows, gathered
+from nonconvex.estimators.factorization.params import FactorizationParams
 from nonconvex.estimators.factorization.summary import (
     RestartSummary,
     TrainingSummary,
     sampling_summary,
 )
+from nonconvex.estimators.params import ParamError, refuse_set
 from nonconvex.numerics.convergence import FitError, Stop
-from nonconvex.numerics.factorization.implicit import default_implicit_reg
-from nonconvex.numerics.factorization.model import Factors, Ridge, default_reg, ensemble
+from nonconvex.numerics.factorization.model import (
+    Factors,
+    RandomRows,
+    Ridge,
+    default_implicit_reg,
+    default_reg,
+    ensemble,
+)
 from nonconvex.numerics.factorization.posterior import Posterior
 from nonconvex.numerics.factorization.ridge_posterior import Moments, RidgePosterior
 
-__all__ = ["FitResult", "FitSettings", "LoopSettings", "fit_together"]
+__all__ = [
+    "FitResult",
+    "FitSettings",
+    "LoopSettings",
+    "StartError",
+    "check_exchange",
+    "choose_exchange",
+    "fit_together",
+    "loop_of",
+    "may_divide",
+    "random_start",
+    "select_ratings",
+    "warm_start",
+]
+
+
+class StartError(ValueError):
+    """An earlier model that a fit cannot start from."""
+
+    exit_status = 2
+
+
+def random_start(
+    ids: Ids,
+    rank: int,
+    *,
+    alpha: float,
+    scale: float,
+    seed: int,
+    restart: int,
+    dtype: type[np.floating],
+    nonnegative: bool,
+    exchange: Literal["broadcast", "shuffle"] = "broadcast",
+) -> Factors | DistantFactors:
+    """Start from random rows, see `nonconvex.numerics.factorization.model`.
+
+    Where rows are exchanged by shuffle, each is drawn on the executor that has it.
+    """
+    users, items = (
+        RandomRows(len(members), rank, scale, seed, restart, side, dtype, nonnegative)
+        for side, members in enumerate(ids)
+    )
+    if exchange == "shuffle":
+        return DistantFactors(alpha, DrawnRows(users), DrawnRows(items))
+    return Factors(alpha, users.between(0, users.rows), items.between(0, items.rows))
+
+
+def warm_start(
+    old: Factors,
+    old_ids: Ids,
+    ids: Ids,
+    rank: int,
+    dtype: type[np.floating],
+    *,
+    intercept: bool,
+    biases: bool,
+) -> tuple[Factors, dict[str, dict[str, int]]]:
+    """Take the rows of known ids from an earlier model, and start new ids from zero.
+
+    So do α and the biases if this fit has none, which then stay there.
+
+    Returns
+    -------
+    Factors
+    dict
+        For ``users`` and ``items``, how many ids were ``kept``, are ``new`` and are ``gone``.
+
+    Raises
+    ------
+    StartError
+        If the ranks or the types of ids differ, or no user is known.
+    """
+    if old.users.shape[1] - 1 != rank:
+        raise StartError(
+            f"the initial model has rank {old.users.shape[1] - 1} and this fit rank {rank}; "
+            "they must be equal"
+        )
+    counts, rows = {}, []
+    for side in ("users", "items"):
+        known, place = _known(side, getattr(old_ids, side), getattr(ids, side))
+        of_side = np.where(known[:, None], getattr(old, side)[place], 0).astype(dtype)
+        of_side[:, 0] *= biases
+        rows.append(of_side)
+        kept = int(known.sum())
+        gone = len(getattr(old_ids, side)) - kept
+        counts[side] = {"kept": kept, "new": len(known) - kept, "gone": gone}
+    if not counts["users"]["kept"]:
+        raise StartError(
+            "none of the users of the initial model are in the ratings; "
+            "train without an initial model, or check the ids"
+        )
+    return Factors(old.alpha if intercept else 0.0, *rows), counts
+
+
+def _known(
+    side: str, old: pa.ChunkedArray, new: pa.ChunkedArray
+) -> tuple[NDArray[np.bool_], NDArray[np.int32]]:
+    """Which new ids are old, and where."""
+    if old.type != new.type:
+        raise StartError(
+            f"the {side} of the initial model have ids of type {old.type} and those of the "
+            f"ratings {new.type}; cast the ratings"
+        )
+    place = pc.index_in(new, value_set=old)
+    return place.is_valid().to_numpy(), place.fill_null(0).to_numpy()
+
+
+def select_ratings(params: FactorizationParams, dataset: DataFrame) -> DataFrame:
+    """Select what a fit reads.
+
+    Parameters
+    ----------
+    params : FactorizationParams
+        They name the columns.
+    dataset : DataFrame
+
+    Returns
+    -------
+    DataFrame
+        ``user, item, rating double``, and where they are named ``weight double`` and
+        ``held_out boolean``, which says what is for validation.
+
+    Raises
+    ------
+    ColumnError
+        If a column is missing or of a wrong type.
+
+    Examples
+    --------
+    >>> from nonconvex.recommendation import MatrixFactorization
+    >>> frame = ratings.withColumnRenamed("user", "who")
+    >>> select_ratings(MatrixFactorization(userCol="who"), frame).columns
+    ['user', 'item', 'rating']
+    """
+    check_frame("dataset", dataset)
+    get = params.getOrDefault
+    rating = number_column(dataset, get("ratingCol"), "ratingCol")
+    columns = {
+        side: id_column(dataset, get(f"{side}Col"), f"{side}Col") for side in ("user", "item")
+    }
+    columns["rating"] = rating
+    if get("weightCol") is not None:
+        columns["weight"] = number_column(dataset, get("weightCol"), "weightCol")
+    if get("validationIndicatorCol") is not None:
+        held_out = boolean_column(dataset, get("validationIndicatorCol"), "validationIndicatorCol")
+        columns["held_out"] = held_out
+        if get("implicitPrefs"):  # what is predicted is the preference
+            columns["rating"] = F.when(held_out, (rating > 0).cast("double")).otherwise(rating)
+    return dataset.select(*(column.alias(name) for name, column in columns.items()))
+
+
+_log = logging.getLogger("nonconvex")
+
+
+def check_exchange(params: FactorizationParams) -> None:
+    """Raise `ParamError` for a fit by shuffle that has something no shuffle is written for."""
+    exchange = params.getOrDefault("exchange")
+    if exchange != "auto":
+        refuse_set(params, ["maxBroadcastBytes"], f"is only for exchange='auto', not {exchange!r}")
+    found = _obstacle(params)
+    if exchange == "shuffle" and found:
+        raise ParamError(
+            "exchange='shuffle' is for solvers 'als' and 'als-coordinate' on the executors, from "
+            f"one start, of explicit ratings, and here is {found}; change that, or set "
+            "exchange='auto'"
+        )
+
+
+def choose_exchange(
+    estimators: Sequence[FactorizationParams], training: TrainingSet
+) -> Literal["broadcast", "shuffle"]:
+    """Choose by the size of the larger side, and say so in the log.
+
+    Parameters
+    ----------
+    estimators : sequence of FactorizationParams
+        Whose fits share the passes over the data.
+    training : TrainingSet
+    """
+    if isinstance(training.blocks.users, OnDriver):  # where all rows are
+        return "broadcast"
+    rows = max(len(members) for members in training.ids)
+    choice = _choose(estimators, rows)
+    if choice.why:
+        _log.log(choice.level, "%s", choice.why)
+    return choice.exchange
+
+
+def may_divide(
+    estimators: Sequence[FactorizationParams],
+) -> Callable[[int], bool]:
+    """Return what says whether several tasks may add up a row, given the rows of the larger side.
+
+    They may where rows are broadcast, and solved as a whole from explicit ratings.
+    """
+
+    def divide(rows: int) -> bool:
+        return (
+            all(estimator.getOrDefault("solver") == "als" for estimator in estimators)
+            and not estimators[0].getOrDefault("implicitPrefs")
+            and _choose(estimators, rows).exchange == "broadcast"
+        )
+
+    return divide
+
+
+class _Choice(NamedTuple):
+    exchange: Literal["broadcast", "shuffle"]
+    level: int = logging.INFO
+    why: str = ""
+
+
+def _choose(estimators: Sequence[FactorizationParams], rows: int) -> _Choice:
+    params = estimators[0]
+    asked = params.getOrDefault("exchange")
+    if asked != "auto":
+        return _Choice(asked)
+    numbers = sum(
+        estimator.getOrDefault("numRestarts") * (1 + estimator.getOrDefault("rank"))
+        for estimator in estimators
+    )
+    size = rows * numbers * (4 if params.getOrDefault("precision") == "float32" else 8)
+    bound = params.getOrDefault("maxBroadcastBytes")
+    sizes = f"{rows:,} rows of a side take {size:,} bytes, and maxBroadcastBytes is {bound:,}"
+    if size <= bound:
+        return _Choice("broadcast", why=f"rows are broadcast: {sizes}")
+    found = "a grid of Params"
+    if len(estimators) == 1:
+        found = _obstacle(params)
+    if found:
+        why = f"rows are broadcast, though {sizes}: no shuffle is for {found}"
+        return _Choice("broadcast", logging.WARNING, why)
+    return _Choice("shuffle", why=f"rows are exchanged by shuffle: {sizes}")
+
+
+def _obstacle(params: FactorizationParams) -> str:
+    """Return what of a fit cannot be done by shuffle; empty if all can."""
+    get = params.getOrDefault
+    if get("solver") not in ("als", "als-coordinate"):
+        return f"solver={get('solver')!r}"
+    if get("implicitPrefs"):
+        return "implicitPrefs=True"
+    if get("numRestarts") > 1:
+        return f"numRestarts={get('numRestarts')}"
+    return "updates='driver'" if get("updates") == "driver" else ""
 
 
 @dataclass(frozen=True)
@@ -342,3 +610,32 @@ def _merit(fit: Fitted) -> tuple[bool, float]:
     """What to choose restarts by, the less the better: validation RMSE, or else f."""
     value = fit.objective if fit.validation_rmse is None else fit.validation_rmse
     return fit.stop is Stop.NONFINITE, value
+
+
+def loop_of(params: FactorizationParams, exchange: Literal["broadcast", "shuffle"]) -> LoopSettings:
+    """Return the settings of the loop that an estimator's fits share.
+
+    Examples
+    --------
+    >>> from nonconvex.recommendation import MatrixFactorization
+    >>> loop_of(MatrixFactorization(maxIter=3), "broadcast").max_iter
+    3
+    """
+    get = params.getOrDefault
+    descent, sampling = None, None
+    if get("solver") == "gd":
+        descent = DescentSettings(params._optimizer(), get("miniBatchFraction"), get("seed"))
+    if get("solver") == "gibbs":
+        lengths = map(get, ("numBurnIn", "numSamples", "thinning", "numKept"))
+        sampling = SamplingSettings(*lengths)
+    return LoopSettings(
+        max_iter=get("maxIter"),
+        tol=get("tol"),
+        patience=get("patience"),
+        gradient_tol=get("gradientTol"),
+        descent=descent,
+        sampling=sampling,
+        checkpoint_path=get("checkpointPath"),
+        checkpoint_interval=get("checkpointInterval"),
+        exchange=exchange,
+    )

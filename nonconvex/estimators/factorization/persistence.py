@@ -9,11 +9,11 @@ from typing import Any, TypeVar
 import numpy as np
 
 from nonconvex.distributed.factorization.dataset import Ids
-from nonconvex.distributed.factorization.problems import SIDES
+from nonconvex.distributed.factorization.runs import SIDES
 from nonconvex.distributed.model_tables import read_factors, write_factors
 from nonconvex.estimators.factorization.summary import TrainingSummary
 from nonconvex.estimators.persistence import ModelReader, ModelWriter
-from nonconvex.numerics.factorization.hyperpriors import RowDistribution
+from nonconvex.numerics.factorization.gibbs import RowDistribution
 from nonconvex.numerics.factorization.model import Factors
 from nonconvex.numerics.factorization.posterior import Posterior
 from nonconvex.numerics.factorization.ridge_posterior import Measured, RidgePosterior

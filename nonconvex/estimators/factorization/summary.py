@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from nonconvex.distributed.factorization.gibbs import SamplingSettings
-from nonconvex.distributed.factorization.problems import Fitted
-from nonconvex.numerics.factorization.diagnostics import effective_size, split_r_hat
+from nonconvex.distributed.factorization.runs import Fitted
 from nonconvex.numerics.factorization.model import Ridge
+from nonconvex.numerics.factorization.posterior import effective_size, split_r_hat
 
 __all__ = ["RestartSummary", "TrainingSummary", "sampling_summary"]
 
@@ -89,7 +89,7 @@ class TrainingSummary:
     sampling : dict or None
         With the solver "gibbs": ``burnIn``, ``samples`` of each chain, ``thinning``, how many were
         ``kept``, and for ``tau``, ``alpha`` and ``train_rmse`` the ``effectiveSize`` and ``rHat``
-        of the samples of all chains (see `nonconvex.numerics.factorization.diagnostics`), None if there are
+        of the samples of all chains (see `nonconvex.numerics.factorization.posterior`), None if there are
         fewer than four.  λ₁ and λ₂ are then those of the start of the chains.
     """
 

@@ -6,13 +6,13 @@ import json
 from typing import Any, TypeVar
 
 from nonconvex.distributed.data.examples import Classes
-from nonconvex.distributed.network.predict import Scorer
-from nonconvex.distributed.network_storage import (
+from nonconvex.distributed.model_tables import (
     read_parameters,
     read_standardization,
     write_parameters,
     write_standardization,
 )
+from nonconvex.distributed.network.predict import Scorer
 from nonconvex.estimators.network.summary import NetworkSummary
 from nonconvex.estimators.persistence import ModelReader, ModelWriter
 from nonconvex.numerics.network.model import Network

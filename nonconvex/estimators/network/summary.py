@@ -34,7 +34,7 @@ class RestartSummary:
     validation_loss, validation_metric : float or None
         The same over the validation rows.
     history : list of dict
-        One for each epoch, with the fields of `nonconvex.numerics.epochs.Epoch`.
+        One for each epoch, with the fields of `nonconvex.numerics.convergence.Epoch`.
     """
 
     restart: int
@@ -86,7 +86,7 @@ class NetworkSummary:
     activations : list of str
         Of the hidden layers.
     loss : str
-        One of `nonconvex.numerics.network.losses.LOSSES`.
+        One of `nonconvex.numerics.network.model.LOSSES`.
     parameters : int
         p, how many a network has.
     constant_features : int

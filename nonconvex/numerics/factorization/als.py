@@ -6,6 +6,35 @@ x_u = (β_u, γ_u), design rows z_i = (1, γ_i) and targets R_ui − α − β_i
     (Σ_{i ∈ I_u} w z_i z_iᵀ + n λ₁ I) x_u = Σ_{i ∈ I_u} w z_i (R_ui − α − β_i)
 
 The item side is the same with u ↔ i and λ₂: one function, called once for each side.
+
+Minimization of many small convex quadratics ½ xᵀA x − bᵀx at once.
+
+Conjugate gradients for many symmetric positive definite systems A x = b at once.
+
+A step costs one product A p, which is some fiftieth of an elimination at 65 unknowns; started from
+x = 0, the residual of a normal equation with a ridge is at the rounding of float32 after some 15
+steps.  Each step lowers ½ xᵀA x − bᵀx.
+
+Rows with very many ratings: their equations are sums over parts, which several tasks may add up.
+
+Where a long row is cut depends on the indices of its columns and on nothing else, so it has the
+same parts and the same sums whoever adds them up.  All that a row says of its parts is
+
+    M = Σ w m mᵀ  with  m = (1, γ_i, y_i)  and  y_i = R_ui − α − β_i
+
+which holds its normal equation, and its sums of errors for any solution x = (β, γ):
+
+    Σ w e = M_1y − M_1z·x,   Σ w e² = M_yy − 2 M_zy·x + xᵀ M_zz x
+
+Coordinate descent: one sweep over β and γ_1 … γ_K of every row, each from the latest values.
+
+With e_ui = R_ui − R̂_ui, setting one partial derivative of f at a time to zero gives
+
+    β_u  = Σ_{i ∈ I_u} w (e_ui + β_u)            / (Σ w + n λ₁)
+    γ_uk = Σ_{i ∈ I_u} w γ_ik (e_ui + γ_uk γ_ik) / (Σ w γ_ik² + n λ₁)
+
+and both are the same formula with z_i0 = 1 and z_ik = γ_ik.  A sweep costs O(n K), against
+O(n K² + (|U| + |I|) K³) of an exact solve.
 """
 
 from __future__ import annotations
@@ -16,14 +45,287 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nonconvex.numerics.factorization.blocks import LONG, RatingBlock
-from nonconvex.numerics.factorization.conjugate_gradients import conjugate_gradients
 from nonconvex.numerics.factorization.design import designs
-from nonconvex.numerics.factorization.implicit import Background
-from nonconvex.numerics.factorization.long_rows import part_moments, row_moments, solve_moments
-from nonconvex.numerics.factorization.model import Ridge
-from nonconvex.numerics.factorization.quadratic import minimize
+from nonconvex.numerics.factorization.model import Background, Ridge
 
-__all__ = ["RowUpdate", "solve_rows"]
+__all__ = [
+    "RowUpdate",
+    "Solved",
+    "conjugate_gradients",
+    "minimize",
+    "part_moments",
+    "row_moments",
+    "solve_moments",
+    "solve_rows",
+    "sweep_rows",
+]
+
+ROUNDS_PER_UNKNOWN = 10  # far more than active sets take, so that rounding cannot make them cycle
+
+
+def minimize(
+    a: NDArray[np.floating], b: NDArray[np.floating], *, nonnegative: bool = False
+) -> NDArray[np.floating]:
+    """argmin ½ xᵀA x − bᵀx for each of s symmetric positive semidefinite A.
+
+    Parameters
+    ----------
+    a : float array of shape (s, k, k)
+    b : float array of shape (s, k)
+    nonnegative : bool
+        Demand x_k ≥ 0 of every unknown but the first, which is the bias.
+
+    Returns
+    -------
+    float array of shape (s, k)
+        Where elimination meets a pivot of 0, the solution of least norm.  The bits of a solution
+        depend on its own A and b only.
+
+    Examples
+    --------
+    >>> minimize(np.array([[[2.0, 0.0], [0.0, 4.0]]]), np.array([[2.0, -4.0]]))
+    array([[ 1., -1.]])
+    >>> minimize(np.array([[[2.0, 0.0], [0.0, 4.0]]]), np.array([[2.0, -4.0]]), nonnegative=True)
+    array([[1., 0.]])
+    """
+    if nonnegative:
+        return _minimize_nonnegative(a.astype(np.float64), b.astype(np.float64))
+    try:
+        return np.linalg.solve(a, b[..., None])[..., 0]
+    except np.linalg.LinAlgError:
+        # One matrix without a pivot stops the whole stack: solve it again one by one.
+        return np.stack([_minimize_one(a_s, b_s) for a_s, b_s in zip(a, b, strict=True)])
+
+
+def _minimize_one(a: NDArray[np.floating], b: NDArray[np.floating]) -> NDArray[np.floating]:
+    try:
+        x: NDArray[np.floating] = np.linalg.solve(a, b)
+    except np.linalg.LinAlgError:
+        x = np.linalg.lstsq(a, b, rcond=None)[0]
+    return x
+
+
+def _minimize_nonnegative(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Active sets (Lawson and Hanson, 1974), with many unknowns entering or leaving at a time.
+
+    x goes towards the minimum over its free unknowns as far as all stay ≥ 0; the unknowns that
+    stop it are bound to 0.  Where nothing stops it, those bound unknowns are freed along which
+    the value falls.  So the value never rises, and no set of free unknowns comes twice.
+    """
+    x = np.zeros_like(b)
+    free = np.ones(b.shape, dtype=bool)
+    todo = np.arange(len(b))
+    for _ in range(ROUNDS_PER_UNKNOWN * b.shape[1]):
+        if not len(todo):
+            break
+        a_t, b_t, x_t, free_t = a[todo], b[todo], x[todo], free[todo]
+        goal = _minimize_over(free_t, a_t, b_t)
+        falling = free_t & (goal < 0)
+        falling[:, 0] = False
+        reach = np.divide(x_t, x_t - goal, out=np.ones_like(x_t), where=falling)
+        step = reach.min(axis=1, keepdims=True)
+        x_t = np.where(step < 1, x_t + step * (goal - x_t), goal)
+        bound = ~free_t | (falling & (reach <= step))
+        x_t[bound] = 0
+        descent, rounding = _descent(a_t, b_t, x_t)
+        stopped = np.any(falling, axis=1)
+        entering = ~stopped[:, None] & bound & (descent > rounding)
+        x[todo], free[todo] = x_t, ~bound | entering
+        todo = todo[stopped | np.any(entering, axis=1)]
+    return x
+
+
+def _minimize_over(
+    free: NDArray[np.bool_], a: NDArray[np.float64], b: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Minimize over the free unknowns; the others are 0."""
+    among_free = free[:, :, None] & free[:, None, :]
+    identity = np.eye(b.shape[1])
+    goal = minimize(np.where(among_free, a, identity), np.where(free, b, 0))
+    return np.where(free, goal, 0)
+
+
+def _descent(
+    a: NDArray[np.float64], b: NDArray[np.float64], x: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """b − A x, how fast the value falls along each unknown, and how much of it may be rounding."""
+    size = np.abs(b) + np.einsum("skl,sl->sk", np.abs(a), np.abs(x))
+    rounding = b.shape[1] * np.finfo(np.float64).eps * size
+    return b - np.einsum("skl,sl->sk", a, x), rounding
+
+
+Array = NDArray[np.floating]
+
+
+# ‖b − A x‖ / ‖b‖, where float32 sums of some hundred terms have little left to say
+TOLERANCE = 2e-6
+
+
+def conjugate_gradients(a: Array, b: Array, most_steps: int) -> tuple[Array, NDArray[np.bool_]]:
+    """Solve A x = b for each of s symmetric positive definite A, from x = 0 (Hestenes and Stiefel).
+
+        r = b − A x,  p ← r + (‖r‖²/‖r_before‖²) p,  x ← x + (‖r‖²/pᵀA p) p
+
+    A system that has converged stands still while the others go on, so the bits of a solution
+    depend on its own A and b only.
+
+    Parameters
+    ----------
+    a : float array of shape (s, k, k)
+    b : float array of shape (s, k)
+    most_steps : int
+
+    Returns
+    -------
+    float array of shape (s, k)
+    bool array of shape (s,)
+        Which systems have converged to ‖r‖ ≤ `TOLERANCE` ‖b‖.
+
+    Examples
+    --------
+    >>> a, b = np.array([[[2.0, 0.0], [0.0, 4.0]]]), np.array([[2.0, -4.0]])
+    >>> conjugate_gradients(a, b, 2)
+    (array([[ 1., -1.]]), array([ True]))
+    """
+    x, r, p = np.zeros_like(b), b.copy(), b.copy()
+    square = _dot(r, r)
+    goal = square * b.dtype.type(TOLERANCE) ** 2
+    nothing = np.zeros_like(square)
+    for _ in range(most_steps):
+        going = square > goal  # false for NaN, too
+        if not going.any():
+            break
+        ap = np.matmul(p[:, None], a)[:, 0]  # (s, k), as A is symmetric
+        curvature = _dot(p, ap)
+        going &= curvature > 0
+        length = np.divide(square, curvature, out=nothing.copy(), where=going)[:, None]
+        x += length * p
+        r -= length * ap
+        after = _dot(r, r)
+        p *= np.divide(after, square, out=nothing.copy(), where=going)[:, None]
+        p += r
+        square = after
+    return x, square <= goal
+
+
+def _dot(one: Array, other: Array) -> Array:
+    """Return the products of the rows of two arrays of shape (s, k)."""
+    products: Array = np.matmul(one[:, None], other[..., None])[:, 0, 0]
+    return products
+
+
+_Array = NDArray[np.float64]
+
+
+class Solved(NamedTuple):
+    """Solutions of q rows.
+
+    Attributes
+    ----------
+    x : float array of shape (q, 1 + K)
+    residual, squares, weight : float64 arrays of shape (q,)
+        Σ w e, Σ w e² and Σ w.
+    """
+
+    x: NDArray[np.floating]
+    residual: _Array
+    squares: _Array
+    weight: _Array
+
+
+def part_moments(block: RatingBlock, fixed: NDArray[np.floating], alpha: float) -> _Array:
+    """Return M of each part, of shape (p, K + 2, K + 2).
+
+    Parameters
+    ----------
+    block : RatingBlock
+        Whose rows are parts of rows.
+    fixed : float array of shape (m, 1 + K)
+        The rows (β, γ) of the other side.
+    alpha : float
+
+    Examples
+    --------
+    One rating of 5, with m = (1, 2, 5 − 3 − 0.5).
+
+    >>> block = RatingBlock.from_triples([0], [0], [5.0])
+    >>> part_moments(block, np.array([[0.5, 2.0]]), 3.0)[0]
+    array([[1.  , 2.  , 1.5 ],
+           [2.  , 4.  , 3.  ],
+           [1.5 , 3.  , 2.25]])
+    """
+    size = fixed.shape[1] + 1
+    moments = np.zeros((len(block.rows), size, size))
+    for members, segments in designs(block, fixed, alpha, biases=True):
+        for design in segments:
+            moments[members] += design.moments()
+    return moments
+
+
+def row_moments(parts: _Array, row_of_part: NDArray[np.integer], rows: int) -> _Array:
+    """Add up the parts of each row, in their order.
+
+    Parameters
+    ----------
+    parts : float64 array of shape (p, K + 2, K + 2)
+    row_of_part : int array of shape (p,)
+    rows : int
+        q.
+
+    Examples
+    --------
+    >>> row_moments(np.ones((3, 1, 1)), np.array([0, 0, 1]), 2).ravel()
+    array([2., 1.])
+    """
+    moments = np.zeros((rows, *parts.shape[1:]))
+    for row, of_part in zip(row_of_part, parts, strict=True):
+        moments[row] += of_part
+    return moments
+
+
+def solve_moments(
+    moments: _Array,
+    degrees: _Array,
+    ridge: Ridge,
+    *,
+    dtype: type[np.floating],
+    biases: bool = True,
+    nonnegative: bool = False,
+) -> Solved:
+    """Minimize f over each of q rows, given all that their ratings say.
+
+    Parameters
+    ----------
+    moments : float64 array of shape (q, K + 2, K + 2)
+    degrees : float64 array of shape (q,)
+    ridge, biases, nonnegative
+        As for `nonconvex.numerics.factorization.als.solve_rows`.
+    dtype : float type
+        Of the solutions; the arithmetic is in float64.
+
+    Examples
+    --------
+    (zzᵀ + I) x = z y with z = (1, 2) and y = 1.5, so that e = 1.5 − (1, 2)·x = 0.25.
+
+    >>> m = np.array([1.0, 2.0, 1.5])
+    >>> ridge = Ridge(1.0, 0.0, 1, 1.0)
+    >>> solve_moments(np.outer(m, m)[None], np.ones(1), ridge, dtype=np.float64)
+    Solved(x=array([[0.25, 0.5 ]]), residual=array([0.25]), squares=array([0.0625]), \
+weight=array([1.]))
+    """
+    used = np.ones(moments.shape[1] - 1)
+    used[0] = biases
+    a = moments[:, :-1, :-1] * np.outer(used, used)
+    b = moments[:, :-1, -1] * used
+    curvature = np.einsum("qkk->qk", a)  # (q, 1 + K), the diagonal itself
+    rounding = len(used) * np.finfo(np.float64).eps * curvature.max(axis=1, keepdims=True)
+    curvature += np.maximum(ridge.diagonal(degrees, len(used)), rounding)
+    x = minimize(a, b, nonnegative=nonnegative).astype(dtype)
+    error = np.concatenate([-x.astype(np.float64) * used, np.ones((len(x), 1))], axis=1)
+    of_error = np.einsum("qkl,ql->qk", moments, error)  # (q, K + 2): Σ w m e
+    squares = np.einsum("qk,qk->q", error, of_error)
+    return Solved(x, of_error[:, 0], np.maximum(squares, 0), moments[:, 0, 0].copy())
+
 
 # With fewer unknowns elimination is as fast, and the products of longer rows leave it little to
 # save: these are solved exactly, as is everything in float64.
@@ -181,3 +483,72 @@ def _solve(a: NDArray[np.floating], b: NDArray[np.floating]) -> NDArray[np.float
     if not converged.all():
         x[~converged] = minimize(a[~converged], b[~converged])
     return x
+
+
+def sweep_rows(
+    block: RatingBlock,
+    fixed: NDArray[np.floating],
+    alpha: float,
+    ridge: Ridge,
+    start: NDArray[np.floating],
+    *,
+    biases: bool = True,
+    nonnegative: bool = False,
+    background: Background | None = None,
+) -> RowUpdate:
+    """Minimize f over each coordinate of every row of a block in turn.
+
+    Parameters
+    ----------
+    block, fixed, alpha, ridge, biases, nonnegative, background
+        As for :func:`nonconvex.numerics.factorization.als.solve_rows`.
+    start : float array of shape (r, 1 + K)
+        The rows before the sweep.
+
+    Returns
+    -------
+    RowUpdate
+
+    Examples
+    --------
+    One user who rated one item 5, with z = (1, 2): first β = 1.5 / 2, then γ = 2 · 0.75 / 5.
+
+    >>> block = RatingBlock.from_triples([0], [0], [5.0])
+    >>> fixed, start = np.array([[0.5, 2.0]]), np.zeros((1, 2))
+    >>> sweep_rows(block, fixed, 3.0, Ridge(1.0, 0.0, 1, 1.0), start).x
+    array([[0.75, 0.3 ]])
+    """
+    diagonal = ridge.diagonal(block.degrees, fixed.shape[1])
+    row = block.row_of_rating()  # (n,)
+    z = np.ascontiguousarray(fixed.T)  # (1 + K, m)
+    x = start.astype(np.float64)  # (r, 1 + K)
+    w = None if block.weights is None else block.weights.astype(np.float64)
+
+    def column(k: int) -> NDArray[np.float64]:
+        values: NDArray[np.float64] = z[k].astype(np.float64)[block.columns]  # (n,)
+        return values
+
+    def over_rows(values: NDArray[np.float64]) -> NDArray[np.float64]:
+        return block.over_rows(values if w is None else w * values)  # (r,)
+
+    e = block.ratings.astype(np.float64) - alpha - column(0) - x[row, 0]
+    for k in range(1, len(z)):
+        e -= x[row, k] * column(k)
+    for k in range(0 if biases else 1, len(z)):
+        z_k = column(k) if k else np.ones(len(e))
+        curvature = over_rows(z_k * z_k)
+        pull = over_rows(z_k * e) + curvature * x[:, k]
+        if background is not None:
+            gram = background.gram[k]
+            curvature += gram[k]
+            pull += background.pull[k] - np.einsum("rk,k->r", x, gram) + gram[k] * x[:, k]
+        curvature += diagonal[:, k]
+        new = np.divide(pull, curvature, out=x[:, k].copy(), where=curvature > 0)
+        if nonnegative and k:
+            np.maximum(new, 0, out=new)
+        new = new.astype(fixed.dtype).astype(np.float64)  # e follows what is kept, to the bit
+        e -= z_k * (new - x[:, k])[row]
+        x[:, k] = new
+    return RowUpdate.of(
+        block, x.astype(fixed.dtype), over_rows(e), over_rows(e * e), ridge, background
+    )

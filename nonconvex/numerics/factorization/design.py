@@ -12,8 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from nonconvex.numerics.factorization.blocks import RatingBlock
-from nonconvex.numerics.factorization.padding import Batch, Padded, batches
+from nonconvex.numerics.factorization.blocks import Batch, Padded, RatingBlock, batches
 
 __all__ = ["Design", "Segments", "designs"]
 

@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 from nonconvex.numerics.factorization.als import RowUpdate
 from nonconvex.numerics.factorization.blocks import RatingBlock
 from nonconvex.numerics.factorization.design import designs
-from nonconvex.numerics.factorization.implicit import Background
-from nonconvex.numerics.factorization.model import Factors, Ridge
+from nonconvex.numerics.factorization.model import Background, Factors, Ridge
 
 __all__ = ["Gradient", "gradient", "pull_rows", "sample_ratings"]
 

@@ -13,24 +13,50 @@ makes f and its gradient of them:
 rows, as many as its size and the network's say.  Each is computed by one thread, in pieces of at
 most 1024 rows, and their sums are added in order.  How many are computed at a time changes the
 time and nothing else.
+
+The one seeded order of rows: epochs, cut into minibatches.
+
+Data are held in P pieces, which the data alone determine.  Epoch e visits the pieces in an order
+drawn for (seed, e), and the rows of piece q in an order drawn for (seed, e, q); minibatches are
+cut from that one sequence.  So which rows a step sees, and in which order, depends neither on
+where the pieces are held nor on how many cores there are; and whoever holds a piece can draw the
+order of its rows again, without being sent it.
+
+Gradients of minibatches computed in this process, from examples held in memory.
 """
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable, Iterator
-from functools import reduce
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial, reduce
 from itertools import pairwise
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nonconvex.numerics.network.activations import ACTIVATIONS
-from nonconvex.numerics.network.model import Network, NetworkError, forward
-from nonconvex.numerics.threads import one_thread_per_product
+from nonconvex.numerics.deterministic import one_thread_per_product
+from nonconvex.numerics.network.model import ACTIVATIONS, Network, NetworkError, forward
 
-__all__ = ["Evaluation", "Examples", "Sums", "check", "evaluate", "merge", "objective", "sums"]
+__all__ = [
+    "Evaluation",
+    "Examples",
+    "LocalGradients",
+    "Slice",
+    "Sums",
+    "check",
+    "epoch_order",
+    "epoch_rows",
+    "evaluate",
+    "merge",
+    "objective",
+    "piece_order",
+    "row_order",
+    "steps_per_epoch",
+    "sums",
+]
 
 Array = NDArray[np.floating]
 
@@ -340,3 +366,159 @@ def _evaluate(network: Network, theta: Array, examples: Examples) -> Evaluation:
 
 def _weight(examples: Examples) -> float:
     return float(len(examples.x) if examples.weight is None else examples.weight.sum())
+
+
+_PIECES, _ROWS = 1, 2  # the purposes of these random numbers, beside that of `network`
+
+
+class Slice(NamedTuple):
+    """A run of the shuffled rows of one piece.
+
+    Attributes
+    ----------
+    piece : int
+    start, stop : int
+        The rows are ``row_order(size, seed, epoch, piece)[start:stop]``.
+    """
+
+    piece: int
+    start: int
+    stop: int
+
+
+def epoch_order(
+    sizes: Sequence[int], batch_size: int, seed: int, epoch: int
+) -> Iterator[list[Slice]]:
+    """Yield the minibatches of an epoch, each a list of slices to be put one after another.
+
+    Every row occurs exactly once; the last minibatch may be short.
+
+    Parameters
+    ----------
+    sizes : sequence of int
+        The number of rows of each piece.
+    batch_size : int
+        B ≥ 1.
+    seed, epoch : int
+
+    Examples
+    --------
+    >>> list(epoch_order([3, 2], 4, seed=0, epoch=1))
+    [[Slice(piece=1, start=0, stop=2), Slice(piece=0, start=0, stop=2)], ...]
+    """
+    batch: list[Slice] = []
+    room = batch_size
+    for piece in piece_order(len(sizes), seed, epoch):
+        start = 0
+        while start < sizes[piece]:
+            stop = min(start + room, sizes[piece])
+            batch.append(Slice(piece, start, stop))
+            room -= stop - start
+            start = stop
+            if not room:
+                yield batch
+                batch, room = [], batch_size
+    if batch:
+        yield batch
+
+
+def epoch_rows(
+    sizes: Sequence[int], batch_size: int, seed: int, epoch: int
+) -> Iterator[list[tuple[int, NDArray[np.int64]]]]:
+    """Yield what `epoch_order` does as pairs of a piece and the positions of rows within it.
+
+    Examples
+    --------
+    >>> list(epoch_rows([3, 2], 4, seed=0, epoch=1))
+    [[(1, array([0, 1])), (0, array([2, 0]))], [(0, array([1]))]]
+    """
+    held, rows = -1, np.empty(0, np.int64)
+    for batch in epoch_order(sizes, batch_size, seed, epoch):
+        positions = []
+        for piece, start, stop in batch:
+            if piece != held:  # an epoch visits each piece once
+                held, rows = piece, row_order(sizes[piece], seed, epoch, piece)
+            positions.append((piece, rows[start:stop]))
+        yield positions
+
+
+def piece_order(pieces: int, seed: int, epoch: int) -> list[int]:
+    """Return the order in which an epoch visits the pieces."""
+    return [int(piece) for piece in _generator(seed, _PIECES, epoch).permutation(pieces)]
+
+
+def row_order(size: int, seed: int, epoch: int, piece: int) -> NDArray[np.int64]:
+    """Return the order in which an epoch visits the rows of a piece, of shape (size,)."""
+    return _generator(seed, _ROWS, epoch, piece).permutation(size)
+
+
+def steps_per_epoch(sizes: Sequence[int], batch_size: int) -> int:
+    """Return the number of minibatches of an epoch, ⌈n / B⌉."""
+    return -(-sum(sizes) // batch_size)
+
+
+def _generator(seed: int, *key: int) -> np.random.Generator:
+    return np.random.default_rng(np.random.SeedSequence(seed & (2**64 - 1), spawn_key=key))
+
+
+class LocalGradients:
+    """A `nonconvex.numerics.network.training.Gradients`; as a context manager it ends its threads.
+
+    Parameters
+    ----------
+    network : Network
+    examples : Examples
+        The pieces one after another.
+    sizes : sequence of int
+        The number of rows of each piece; how the data are cut decides the order of rows.
+    batch_size : int
+        B ≥ 1.
+    seed : int
+    threads : int
+        How many lanes to compute at a time; as many as there are cores.  The bits are the same.
+
+    Raises
+    ------
+    NetworkError
+        If the examples do not fit the network or the sizes, or the batch size is not ≥ 1.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        examples: Examples,
+        sizes: Sequence[int],
+        batch_size: int,
+        seed: int,
+        threads: int = 1,
+    ) -> None:
+        check(network, examples)
+        if sum(sizes) != len(examples.x):
+            raise NetworkError(
+                f"sizes must add up to the {len(examples.x)} rows of x, got {sum(sizes)}"
+            )
+        if batch_size < 1:
+            raise NetworkError(f"batch_size must be ≥ 1, got {batch_size}")
+        self._network, self._examples = network, examples
+        self._sizes, self._batch_size, self._seed = list(sizes), batch_size, seed
+        self._starts = np.cumsum([0, *sizes])
+        self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
+
+    def __enter__(self) -> LocalGradients:
+        """Return itself."""
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """End the threads."""
+        if self._pool is not None:
+            self._pool.shutdown()
+
+    def epoch(self, number: int) -> Iterator[Callable[[Array], Sums]]:
+        """Yield for each minibatch of an epoch what maps θ of shape (R, p) to its sums."""
+        ordered_map: Any = map if self._pool is None else self._pool.map
+        for batch in epoch_rows(self._sizes, self._batch_size, self._seed, number):
+            rows = np.concatenate([self._starts[piece] + rows for piece, rows in batch])
+            yield partial(self._sums, rows, ordered_map)
+
+    def _sums(self, rows: NDArray[np.int64], ordered_map: OrderedMap, theta: Array) -> Sums:
+        return sums(self._network, theta, self._examples, rows, ordered_map=ordered_map)

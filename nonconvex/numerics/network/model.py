@@ -7,26 +7,208 @@ With the rows of a minibatch as the rows of matrices, h⁽⁰⁾ = x and
 so W_l has the shape (d_{l−1}, d_l): it is the transpose of the lecture's, which multiplies
 columns.  All W_l and b_l are views of one flat vector θ = (W_1, b_1, W_2, b_2, …).  Arrays with a
 leading axis of R restarts go through the same lines: R networks, one x.
+
+Activation functions of a layer: h = σ(z), entry by entry, and the way back through them.
+
+============  ======================  ======================================
+name          σ(z)                    σ'(z), from h = σ(z)
+============  ======================  ======================================
+``identity``  z                       1
+``step``      1 if z ≥ 0, else 0      1, see below
+``sigmoid``   1 / (1 + e⁻ᶻ)           h (1 − h)
+``tanh``      tanh z                  1 − h²
+``relu``      max(z, 0)               1 if h > 0, else 0
+============  ======================  ======================================
+
+The derivative of ``step`` is 0 wherever it exists, so nothing could be learned through it.  The
+straight-through estimator (Bengio, Léonard and Courville, 2013) takes that of the identity for
+it; a `nonconvex.numerics.network.model.Network` has to ask for it by name.
+
+`softmax` mixes the entries of a row; it belongs to the output and to its loss, see `losses`.
+
+Loss functions ℓ(ŷ, y) of a row, with the output activation that belongs to each.
+
+The output ŷ = σ_L(z) is never formed where the loss is: from z itself, the *logits*, both
+cross-entropies are exact where ŷ would have been rounded to 0 or 1, and σ' cancels.
+
+=============================  =========  ====================================  ==============
+name                           σ_L        ℓ                                     ∂ℓ/∂z
+=============================  =========  ====================================  ==============
+``squared-error``              identity   ‖ŷ − y‖² = Σ_j (z_j − y_j)²           2 (ŷ − y)
+``binary-cross-entropy``       sigmoid    −y log ŷ − (1−y) log(1−ŷ)             ŷ − y
+                                          = log(1 + eᶻ) − y z
+``categorical-cross-entropy``  softmax    −log ŷ_y = log Σ_c e^z_c − z_y        ŷ − 1{c = y}
+=============================  =========  ====================================  ==============
+
+The squared error is the lecture's, without ½ and summed, not averaged, over the targets.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nonconvex.numerics.network.activations import ACTIVATIONS
-from nonconvex.numerics.network.losses import LOSSES, Loss
-
-__all__ = ["SCHEMES", "Layer", "Network", "NetworkError", "forward", "initialize"]
+__all__ = [
+    "ACTIVATIONS",
+    "LOSSES",
+    "SCHEMES",
+    "Activation",
+    "Layer",
+    "Loss",
+    "Network",
+    "NetworkError",
+    "forward",
+    "initialize",
+    "sigmoid",
+    "softmax",
+]
 
 Array = NDArray[np.floating]
+
+
+class Activation(NamedTuple):
+    """The two directions of an activation; each may overwrite its first argument, to spare a copy.
+
+    NaN stays NaN in both, so that divergence is seen.
+
+    Attributes
+    ----------
+    forward : Callable
+        ``forward(z)`` is h = σ(z).
+    backward : Callable
+        ``backward(delta, h)`` is δ σ'(z), where h = σ(z).
+
+    Examples
+    --------
+    >>> h = ACTIVATIONS["relu"].forward(np.array([-1.0, 2.0]))
+    >>> h, ACTIVATIONS["relu"].backward(np.array([5.0, 5.0]), h)
+    (array([0., 2.]), array([0., 5.]))
+    """
+
+    forward: Callable[[Array], Array]
+    backward: Callable[[Array, Array], Array]
+
+
+def sigmoid(z: Array) -> Array:
+    """1 / (1 + e⁻ᶻ), where no power overflows and small values keep their relative precision.
+
+    Examples
+    --------
+    >>> sigmoid(np.array([0.0, -1e4, 1e4]))
+    array([0.5, 0. , 1. ])
+    """
+    h: Array = np.exp(np.minimum(z, 0))
+    h /= 1 + np.exp(-np.abs(z))
+    return h
+
+
+def softmax(z: Array) -> Array:
+    """e^z_c / Σ_c' e^z_c' over the last axis.
+
+    Examples
+    --------
+    >>> softmax(np.array([1e4, 1e4, -1e4]))
+    array([0.5, 0.5, 0. ])
+    """
+    h: Array = np.exp(z - z.max(axis=-1, keepdims=True))
+    h /= h.sum(axis=-1, keepdims=True)
+    return h
+
+
+def _sigmoid_backward(delta: Array, h: Array) -> Array:
+    delta *= h
+    delta *= 1 - h
+    return delta
+
+
+def _tanh_backward(delta: Array, h: Array) -> Array:
+    delta *= 1 - h * h
+    return delta
+
+
+def _relu_backward(delta: Array, h: Array) -> Array:
+    delta *= h > 0
+    return delta
+
+
+ACTIVATIONS: Mapping[str, Activation] = MappingProxyType(
+    {
+        "identity": Activation(lambda z: z, lambda delta, h: delta),
+        "step": Activation(lambda z: np.heaviside(z, 1, out=z), lambda delta, h: delta),
+        "sigmoid": Activation(sigmoid, _sigmoid_backward),
+        "tanh": Activation(lambda z: np.tanh(z, out=z), _tanh_backward),
+        "relu": Activation(lambda z: np.maximum(z, 0, out=z), _relu_backward),
+    }
+)
+
+
+class Loss(NamedTuple):
+    """A loss, its derivative, and the output that it is a loss of.
+
+    Attributes
+    ----------
+    activation : str
+        The name of σ_L.
+    output : Callable
+        ``output(z)`` is ŷ, of the shape (…, m, k) of z.
+    evaluate : Callable
+        ``evaluate(z, y)`` is ℓ of shape (…, m), in float64, and ∂ℓ/∂z of shape (…, m, k), in the
+        dtype of z.  y is a float array of shape (m, k) for the squared error, and an integer
+        array (m,) of classes for the cross-entropies: 0 or 1 for the binary one, which has k = 1,
+        and 0, …, k − 1 for the categorical one.
+
+    Examples
+    --------
+    >>> value, slope = LOSSES["binary-cross-entropy"].evaluate(np.array([[-1e4]]), np.array([1]))
+    >>> value, slope
+    (array([10000.]), array([[-1.]]))
+    """
+
+    activation: str
+    output: Callable[[Array], Array]
+    evaluate: Callable[[Array, NDArray[Any]], tuple[NDArray[np.float64], Array]]
+
+
+def _squared_error(z: Array, y: NDArray[Any]) -> tuple[NDArray[np.float64], Array]:
+    error = z - y.astype(z.dtype, copy=False)
+    value = np.square(error).sum(axis=-1).astype(np.float64)
+    error *= 2
+    return value, error
+
+
+def _binary_cross_entropy(z: Array, y: NDArray[Any]) -> tuple[NDArray[np.float64], Array]:
+    logit, positive = z[..., 0], y.astype(z.dtype)
+    # log(1 + eᶻ) = max(z, 0) + log(1 + e^−|z|), whose power cannot overflow
+    value = np.maximum(logit, 0) + np.log1p(np.exp(-np.abs(logit))) - positive * logit
+    return value.astype(np.float64), sigmoid(z) - positive[:, None]
+
+
+def _categorical_cross_entropy(z: Array, y: NDArray[Any]) -> tuple[NDArray[np.float64], Array]:
+    rows = np.arange(len(y))
+    shifted = z - z.max(axis=-1, keepdims=True)  # the greatest is 0: no power overflows
+    power = np.exp(shifted)
+    total = power.sum(axis=-1)
+    value = np.log(total).astype(np.float64) - shifted[..., rows, y]
+    power /= total[..., None]
+    power[..., rows, y] -= 1
+    return value, power
+
+
+LOSSES: Mapping[str, Loss] = MappingProxyType(
+    {
+        "squared-error": Loss("identity", lambda z: z, _squared_error),
+        "binary-cross-entropy": Loss("sigmoid", sigmoid, _binary_cross_entropy),
+        "categorical-cross-entropy": Loss("softmax", softmax, _categorical_cross_entropy),
+    }
+)
 
 SCHEMES = ("glorot-uniform", "glorot-normal", "he-uniform", "he-normal")
 

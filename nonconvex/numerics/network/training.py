@@ -14,11 +14,10 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from nonconvex.numerics.convergence import FitError
-from nonconvex.numerics.descent import Optimizer, OptimizerState
-from nonconvex.numerics.epochs import Epoch, Limits, TrainingStop, best_epoch
+from nonconvex.numerics.convergence import Epoch, FitError, Limits, TrainingStop, best_epoch
 from nonconvex.numerics.network.backprop import Evaluation, Sums, objective
 from nonconvex.numerics.network.model import Network, NetworkError
+from nonconvex.numerics.optim import Optimizer, OptimizerState
 
 __all__ = ["Gradients", "Restart", "Saved", "Trained", "Training", "train"]
 
@@ -304,7 +303,7 @@ def train(
     The mean is the constant of least squares:
 
     >>> from nonconvex.numerics.network.backprop import Examples
-    >>> from nonconvex.numerics.network.local_gradients import LocalGradients
+    >>> from nonconvex.numerics.network.backprop import LocalGradients
     >>> from nonconvex.numerics.optim import gradient_descent
     >>> network = Network((1, 1), (), "squared-error")
     >>> examples = Examples(np.zeros((3, 1)), np.array([[1.0], [2.0], [6.0]]))

@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from nonconvex.distributed.data.vectors import read_vectors
+from nonconvex.distributed.data.examples import read_vectors
 
 VECTOR = pa.struct(
     [

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nonconvex.distributed.data.ratings import RatingsError
+from nonconvex.distributed.data.validation import RatingsError
 from nonconvex.distributed.factorization import encoding as chunks
 from nonconvex.distributed.factorization.encoding import Chunk, check_chunks, encode, ids_of
 

@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nonconvex.distributed.factorization.evaluation import evaluate
-from nonconvex.numerics.errors import BINS, EvaluationError
+from nonconvex.distributed.factorization.evaluate import evaluate
+from nonconvex.numerics.metrics import BINS, EvaluationError
 
 PREDICTORS = ("model", "odd `name`")
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from pyspark.sql import functions as F
 
-from nonconvex.distributed.descriptions import description
 from nonconvex.distributed.factorization.dataset import pack_ratings
 from nonconvex.distributed.factorization.fit import minimize
-from nonconvex.distributed.factorization.problems import Problem
+from nonconvex.distributed.factorization.runs import Problem
+from nonconvex.distributed.runtime import description
 from nonconvex.numerics.convergence import FitError, Stop
 from nonconvex.numerics.factorization.model import Factors, Ridge, initial_rows
 from tests.distributed.factorization.local import alternate

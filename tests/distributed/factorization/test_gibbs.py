@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 
 from nonconvex.distributed.factorization.execution import Held, OnDriver
-from nonconvex.distributed.factorization.held_out import HeldOut
+from nonconvex.distributed.factorization.gibbs import HeldOut
 from nonconvex.distributed.factorization.packing import Side, pack_here
 
 USERS, ITEMS, RATINGS = 90, 40, 2000

@@ -8,18 +8,17 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from nonconvex.distributed.alignment import by_number
-from nonconvex.distributed.factorization.distant_moments import moments
-from nonconvex.distributed.factorization.shuffle import Exchange
+from nonconvex.distributed.factorization.shuffle import Exchange, moments
 from nonconvex.distributed.rows import (
     DistantFactors,
     DrawnRows,
     KeptRows,
     Rows,
     SavedRows,
+    by_number,
     gathered,
 )
-from nonconvex.estimators.factorization.exchanges import choose_exchange
+from nonconvex.estimators.factorization.fit import choose_exchange
 from nonconvex.estimators.params import ParamError
 from nonconvex.numerics.factorization.model import Factors
 from nonconvex.numerics.factorization.ridge_posterior import MOMENT_ROWS, Moments

@@ -6,15 +6,13 @@ import pytest
 from pyspark.sql import functions as F
 
 from nonconvex.distributed.data.prepare import prepare_ratings
-from nonconvex.distributed.data.ratings import Columns, Rules
 from nonconvex.distributed.data.sources import read_source
 from nonconvex.distributed.data.splits import Split
-from nonconvex.distributed.factorization import lookups
-from nonconvex.distributed.factorization.encoding import encode
+from nonconvex.distributed.data.validation import Columns, Rules
+from nonconvex.distributed.factorization import encoding as lookups
+from nonconvex.distributed.factorization.encoding import encode, look_up
 from nonconvex.distributed.factorization.execution import Held, OnDriver
-from nonconvex.distributed.factorization.lookups import look_up
-from nonconvex.distributed.factorization.packing import Side, pack_here
-from nonconvex.distributed.factorization.row_sums import row_sums
+from nonconvex.distributed.factorization.packing import Side, pack_here, row_sums
 from nonconvex.distributed.factorization.steps import Step, update_side
 from nonconvex.numerics.factorization import als as least_squares
 from nonconvex.numerics.factorization import blocks

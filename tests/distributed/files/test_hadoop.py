@@ -1,15 +1,21 @@
+"""Which writers are gone."""
+
 import os
+import subprocess
+import sys
 import time
 
 import pytest
 
+from nonconvex.distributed.files import hadoop as writers
 from nonconvex.distributed.files.hadoop import (
     ConcurrencyError,
     FileSystem,
     FileSystemError,
+    abandoned,
+    mark,
     publish,
 )
-from nonconvex.distributed.files.writers import mark
 
 
 def entries(directory):
@@ -212,3 +218,36 @@ def test_files_are_listed_one_directory_at_a_time_or_all_at_once(
     assert files.empty_files(str(tmp_path / "*")) == ["top/a", "top/b/d/f"]
     with pytest.raises(FileSystemError, match=f"{tmp_path}/no cannot be listed"):
         files.sizes(str(tmp_path / "no"))
+
+
+PRINT = "from nonconvex.distributed.files.hadoop import mark; print(mark(), flush=True); input()"
+
+
+def test_a_process_is_there_until_it_is_killed():
+    long_ago = 0.0
+    with subprocess.Popen(
+        [sys.executable, "-c", PRINT], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        written = process.stdout.readline().strip()
+        assert not abandoned(written, long_ago, lease=1.0)
+        process.kill()
+        time.sleep(0.1)  # it is a zombie, as nobody has waited for it
+        assert abandoned(written, time.time(), lease=1.0)
+
+
+def test_a_number_that_means_another_process_now():
+    machine, process, start = mark().split("-")
+    assert abandoned(f"{machine}-{process}-{int(start) + 1}", time.time(), lease=1.0)
+
+
+def test_another_machine_is_judged_by_its_silence():
+    _, process, start = mark().split("-")
+    other = f"00000000-{process}-{start}"
+    assert not abandoned(other, time.time() - 5, lease=10.0)
+    assert abandoned(other, time.time() - 15, lease=10.0)
+
+
+def test_without_linux(monkeypatch, tmp_path):
+    monkeypatch.setattr(writers, "_PROC", tmp_path)
+    assert not abandoned(mark(), time.time(), lease=1.0)
+    assert writers._start(2**22 + 1) is None

@@ -12,8 +12,14 @@ from pyspark.ml.linalg import Vectors, VectorUDT
 from pyspark.sql import functions as F
 
 from nonconvex.distributed.columns import ColumnError
-from nonconvex.distributed.data.example_intake import read_examples, refuse
-from nonconvex.distributed.data.examples import Classes, ExampleColumns, ExamplesError, Outline
+from nonconvex.distributed.data.examples import (
+    Classes,
+    ExampleColumns,
+    ExamplesError,
+    Outline,
+    read_examples,
+    refuse,
+)
 from nonconvex.distributed.network.dataset import _level, pack_examples
 from nonconvex.distributed.network.shards import Layout, content_keys
 from nonconvex.numerics.network.standardize import Moments

@@ -13,16 +13,18 @@ import pytest
 
 from nonconvex.distributed.checkpoints import Checkpoints
 from nonconvex.distributed.data.examples import ExampleColumns
-from nonconvex.distributed.descriptions import describe, description
 from nonconvex.distributed.network.dataset import pack_examples
-from nonconvex.distributed.network.executor_gradients import Validation
 from nonconvex.distributed.network.fit import train_network
-from nonconvex.distributed.network.gradients import Sizes, choose, open_gradients
-from nonconvex.distributed.network.streaming import fetch_examples
-from nonconvex.numerics.epochs import Limits
-from nonconvex.numerics.network.backprop import evaluate, merge
-from nonconvex.numerics.network.local_gradients import LocalGradients
-from nonconvex.numerics.network.minibatches import epoch_order
+from nonconvex.distributed.network.gradients import (
+    Sizes,
+    Validation,
+    choose,
+    fetch_examples,
+    open_gradients,
+)
+from nonconvex.distributed.runtime import describe, description
+from nonconvex.numerics.convergence import Limits
+from nonconvex.numerics.network.backprop import LocalGradients, epoch_order, evaluate, merge
 from nonconvex.numerics.network.model import Network, initialize
 from nonconvex.numerics.network.training import train
 from nonconvex.numerics.optim import make_optimizer

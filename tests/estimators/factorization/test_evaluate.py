@@ -7,8 +7,8 @@ from pyspark.ml.evaluation import RankingEvaluator, RegressionEvaluator
 from pyspark.sql import functions as F
 
 from nonconvex.distributed.columns import ColumnError
-from nonconvex.distributed.data.ratings import RatingsError
-from nonconvex.numerics.errors import EvaluationError
+from nonconvex.distributed.data.validation import RatingsError
+from nonconvex.numerics.metrics import EvaluationError
 from nonconvex.recommendation import MatrixFactorization
 
 RANKING = ("ndcgAtK", "recallAtK", "precisionAtK", "meanAveragePrecisionAtK")

@@ -9,8 +9,7 @@ from nonconvex.estimators.factorization.summary import TrainingSummary
 from nonconvex.estimators.params import ParamError
 from nonconvex.numerics.factorization.als import solve_rows
 from nonconvex.numerics.factorization.blocks import RatingBlock
-from nonconvex.numerics.factorization.gibbs import Sample
-from nonconvex.numerics.factorization.hyperpriors import RowDistribution
+from nonconvex.numerics.factorization.gibbs import RowDistribution, Sample
 from nonconvex.numerics.factorization.model import Factors, Ridge
 from nonconvex.numerics.factorization.posterior import Posterior
 from nonconvex.recommendation import MatrixFactorizationModel

@@ -8,7 +8,7 @@ import pytest
 from pyspark.sql import functions as F
 
 from nonconvex.distributed.columns import ColumnError
-from nonconvex.distributed.data.ratings import RatingsError
+from nonconvex.distributed.data.validation import RatingsError
 from nonconvex.recommendation import MatrixFactorization, MatrixFactorizationModel
 
 USERS, ITEMS = 40, 25

@@ -7,9 +7,10 @@ import pandas as pd
 import pytest
 from pyspark.sql import functions as F
 
+from nonconvex.distributed.checkpoints import Interrupted
 from nonconvex.distributed.factorization import gibbs as courses
-from nonconvex.distributed.factorization import runs, sampling
-from nonconvex.distributed.interruption import Interrupted
+from nonconvex.distributed.factorization import gibbs as sampling
+from nonconvex.distributed.factorization import runs
 from nonconvex.estimators.params import ParamError
 from nonconvex.recommendation import MatrixFactorization, MatrixFactorizationModel
 from nonconvex.reports import chain_table

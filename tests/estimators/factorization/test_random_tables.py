@@ -17,10 +17,10 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from nonconvex.distributed.data.prepare import _check
-from nonconvex.distributed.data.ratings import Columns, Rules
 from nonconvex.distributed.data.sources import read_source
 from nonconvex.distributed.data.splits import Split
-from nonconvex.estimators.factorization.starts import random_start
+from nonconvex.distributed.data.validation import Columns, Rules
+from nonconvex.estimators.factorization.fit import random_start
 from nonconvex.recommendation import MatrixFactorization
 from tests.numerics.factorization import twins
 

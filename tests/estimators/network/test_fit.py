@@ -7,7 +7,7 @@ import pytest
 
 from nonconvex.distributed.data.examples import Classes, ExamplesError, Outline
 from nonconvex.estimators.network.fit import complete_layers
-from nonconvex.estimators.network.network_contradictions import check_network
+from nonconvex.estimators.network.params import check_network
 from nonconvex.estimators.network.summary import NetworkSummary, RestartSummary
 from nonconvex.estimators.params import ParamError
 from nonconvex.neural_network import MultilayerPerceptronClassifier, MultilayerPerceptronRegressor

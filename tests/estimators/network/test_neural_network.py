@@ -17,11 +17,10 @@ from pyspark.ml.linalg import Vectors
 from pyspark.ml.tuning import CrossValidator, ParamGridBuilder, TrainValidationSplit
 from pyspark.sql import functions as F
 
-from nonconvex.distributed.checkpoints import CheckpointError
+from nonconvex.distributed.checkpoints import CheckpointError, Interrupted
 from nonconvex.distributed.data.examples import ExampleColumns, ExamplesError
 from nonconvex.distributed.data.prepared_examples import prepare_examples
 from nonconvex.distributed.files.atomic import seal
-from nonconvex.distributed.interruption import Interrupted
 from nonconvex.distributed.model_tables import ModelError
 from nonconvex.distributed.network import fit as network_training
 from nonconvex.distributed.network.dataset import pack_examples

@@ -6,9 +6,8 @@ import numpy as np
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from nonconvex.numerics.factorization.als import solve_rows
+from nonconvex.numerics.factorization.als import solve_rows, sweep_rows
 from nonconvex.numerics.factorization.blocks import RatingBlock
-from nonconvex.numerics.factorization.coordinate_descent import sweep_rows
 from nonconvex.numerics.factorization.model import Factors, Ridge, initial_rows, objective
 from tests.numerics.factorization import twins
 

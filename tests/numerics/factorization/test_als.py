@@ -1,11 +1,40 @@
-"""What both solvers promise, and where alternating between the two sides arrives."""
+"""What both solvers promise, and where alternating between the two sides arrives.
+
+The exact solve of a row: by hand, against its twin, and where its derivatives are 0.
+
+Conjugate gradients on stacks of systems: against a slow twin, and one system at a time.
+
+Stacks of small quadratics: the minimum, also where A is singular or the unknowns are ≥ 0.
+
+The sweep over the coordinates of a row: each is best for the values that it finds.
+
+Networks whose minima are known: the linear models, and XOR from many starts.
+"""
+
+import itertools
 
 import numpy as np
 import pytest
 from hypothesis import given
+from hypothesis import strategies as st
 
+from nonconvex.numerics.convergence import Limits
+from nonconvex.numerics.factorization import als as least_squares
+from nonconvex.numerics.factorization import als as quadratic
+from nonconvex.numerics.factorization import design as designs
+from nonconvex.numerics.factorization.als import (
+    TOLERANCE,
+    conjugate_gradients,
+    minimize,
+    solve_rows,
+    sweep_rows,
+)
 from nonconvex.numerics.factorization.blocks import RatingBlock
-from nonconvex.numerics.factorization.model import Factors, predict
+from nonconvex.numerics.factorization.model import Factors, Ridge, predict
+from nonconvex.numerics.network.backprop import Examples, LocalGradients, evaluate, objective, sums
+from nonconvex.numerics.network.model import Network, initialize
+from nonconvex.numerics.network.training import train
+from nonconvex.numerics.optim import adam, nesterov
 from tests.numerics.factorization import twins
 from tests.numerics.factorization.problems import (
     PROPERTY,
@@ -222,8 +251,6 @@ def test_planted_ratings_come_back(solver, rounds, dtype, rank, reg, bound):
 # The example of the lecture, K = 2.  Nothing that was observed joins its two groups, so f only
 # knows the factors within each: the two pairs of axes may stand at any angle to each other, and
 # the prediction for (2, 4) is the cosine of that angle.  The slide draws the right angle.
-
-
 @pytest.mark.parametrize("seed", range(3))
 @both_solvers
 def test_the_lecture_s_ratings_are_reproduced_from_any_start(solver, seed):
@@ -264,3 +291,578 @@ def test_the_angle_between_the_lecture_s_groups_is_free():
         predictions.append(predict(turned, np.array([1]), np.array([3]))[0])
     assert predictions[0] == pytest.approx(-predictions[-1])
     assert np.ptp(predictions) > 1
+
+
+def test_four_ratings_by_hand():
+    # α = 3 and β_i = 0, so y = R − 3; γ_i is 1 for item 0 and −1 for item 1; n λ = 2.
+    # User 0 rated both 4 and 5: A = [2 0; 0 2] + 2 I, b = (1 + 2, 1 − 2).
+    # User 1 rated item 0 twice, 1 and 1: A = [2 2; 2 2] + 2 I, b = (−4, −4).
+    block = RatingBlock.from_triples([0, 0, 1, 1], [0, 1, 0, 0], [4, 5, 1, 1])
+    update = solve_rows(block, np.array([[0.0, 1], [0, -1]]), 3.0, Ridge(0.5, 0.0, 4, 2.0))
+    np.testing.assert_allclose(update.x, [[3 / 4, -1 / 4], [-2 / 3, -2 / 3]], rtol=1e-14)
+    # errors: 1 − 1/2 and 2 − 1; −2 + 4/3 twice
+    np.testing.assert_allclose(update.residual, [1.5, -4 / 3], rtol=1e-14)
+    np.testing.assert_allclose(update.squares, [1.25, 8 / 9], rtol=1e-14)
+    np.testing.assert_allclose(update.penalty, [2 * 10 / 16, 2 * 8 / 9], rtol=1e-14)
+    np.testing.assert_allclose(update.weight, [2, 2], rtol=0)
+
+
+@PROPERTY
+@given(problems())
+def test_a_row_solves_its_own_ridge_regression(problem):
+    alpha, _, z = problem.factors
+    for x, rated in zip(solve(problem).x, problem.rows.values(), strict=True):
+        diagonal = twins.ridges(problem.user_ridge, twins.degree(rated), len(x))
+        twin = twins.solve_row(rated, z, alpha, diagonal, problem.biases)
+        np.testing.assert_allclose(x, twin, rtol=1e-10, atol=1e-10 * np.abs(twin).max())
+
+
+@PROPERTY
+@given(problems())
+def test_every_partial_derivative_is_0_after_the_update(problem):
+    after = problem.with_users(solve(problem).x, problem.block.rows)
+    alpha, x, z = after.factors
+    n, f = problem.total, after.objective()
+    for u, rated in problem.rows.items():
+        diagonal = twins.ridges(problem.user_ridge, twins.degree(rated), x.shape[1])
+        for k in range(0 if problem.biases else 1, x.shape[1]):
+            value, size = twins.slope(rated, z, alpha, diagonal, x[u], k)
+            assert abs(value) <= 1e-8 * size
+            # f is a parabola along x_k, so central differences are exact for any step
+            assert abs(after.central_difference(u, k)) * n / 2 <= 1e-8 * size + 1e-13 * n * f
+
+
+@PROPERTY
+@given(problems())
+def test_the_nonnegative_rows_are_the_best_there_are(problem):
+    after = problem.with_users(solve(problem, nonnegative=True).x, problem.block.rows)
+    alpha, x, z = after.factors
+    for u, rated in problem.rows.items():
+        diagonal = twins.ridges(problem.user_ridge, twins.degree(rated), x.shape[1])
+        assert np.all(x[u, 1:] >= 0)
+        for k in range(0 if problem.biases else 1, x.shape[1]):
+            value, size = twins.slope(rated, z, alpha, diagonal, x[u], k)
+            assert value >= -1e-8 * size  # f does not fall as x_k grows …
+            if k == 0 or x[u, k] > 0:
+                assert value <= 1e-8 * size  # … nor as it shrinks, where it may
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_long_rows_are_summed_in_segments_to_the_same_result(monkeypatch, dtype, weighted):
+    problem = random_problem(np.random.default_rng(7), 12, 60, 4, density=0.6, weighted=weighted)
+    problem = problem._replace(users=np.where(problem.items > 40, 0, problem.users)).astype(dtype)
+    whole = solve(problem)
+    monkeypatch.setattr(designs, "SEGMENT", 8)
+    cut = solve(problem)
+    assert max(problem.block.counts) > 3 * 8
+    tolerance = {np.float32: 1e-4, np.float64: 1e-11}[dtype]
+    for one, two in zip(cut, whole, strict=True):
+        assert one.dtype == two.dtype
+        np.testing.assert_allclose(one, two, rtol=tolerance, atol=tolerance * np.abs(two).max())
+    for j, u in enumerate(problem.block.rows):  # and to the same bits in any block
+        chosen = problem.users == u
+        part = problem._replace(
+            users=problem.users[chosen],
+            items=problem.items[chosen],
+            ratings=problem.ratings[chosen],
+            weights=None if problem.weights is None else problem.weights[chosen],
+        )
+        assert solve(part).x.tobytes() == cut.x[j].tobytes()
+
+
+def test_a_very_long_row_in_single_precision_keeps_its_digits():
+    # Summed in one piece, the row would be off by 4e-5.
+    n, generator = 400_000, np.random.default_rng(0)
+    z = np.abs(generator.normal(size=(n, 3))).astype(np.float32)
+    ratings = generator.normal(0.5, 1, n).astype(np.float32)
+    single = RatingBlock.from_triples(np.zeros(n), np.arange(n), ratings, dtype=np.float32)
+    ridge = Ridge(1e-6, 0.0, n, n)
+    found = solve_rows(single, z, 0.0, ridge).x
+    exact = solve_rows(single, z.astype(np.float64), 0.0, ridge).x
+    np.testing.assert_allclose(found, exact, rtol=0, atol=5e-6 * np.abs(exact).max())
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_bits_do_not_depend_on_how_many_rows_are_gathered_at_a_time(monkeypatch, dtype):
+    problem = random_problem(np.random.default_rng(8), 40, 30, 5, weighted=True).astype(dtype)
+    whole = solve(problem)
+    for elements in (1, 200, 2000):
+        monkeypatch.setattr(designs, "CACHE_ELEMENTS", elements)
+        for one, two in zip(solve(problem), whole, strict=True):
+            assert one.tobytes() == two.tobytes()
+
+
+@pytest.mark.parametrize("exponent", [0.0, 0.5, 1.0])
+def test_a_row_without_weight_solves_to_0(exponent):
+    block = RatingBlock.from_triples([0, 0, 1], [0, 1, 0], [5, 4, 3], [0, 0, 2])
+    z = np.random.default_rng(0).normal(size=(2, 4))
+    update = solve_rows(block, z, 1.0, Ridge(0.1, exponent, 2, 1.0))
+    assert not update.x[0].any()
+    assert update.x[1].all()
+    assert [values[0] for values in update[1:]] == [0, 0, 0, 0]
+
+
+def test_weights_count_as_ratings():
+    z = np.random.default_rng(0).normal(size=(3, 3))
+    ridge = Ridge(0.1, 1.0, 4, 4.0)
+    twice = RatingBlock.from_triples([0, 0, 0, 0], [0, 1, 1, 2], [5, 4, 4, 3])
+    weighted = RatingBlock.from_triples([0, 0, 0], [0, 1, 2], [5, 4, 3], [1, 2, 1])
+    for one, two in zip(
+        solve_rows(weighted, z, 1.0, ridge), solve_rows(twice, z, 1.0, ridge), strict=True
+    ):
+        np.testing.assert_allclose(one, two, rtol=1e-13)
+
+
+@pytest.mark.parametrize("reg", [0.0, 1e-30])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_fewer_ratings_than_unknowns_and_no_ridge_give_a_small_solution(dtype, reg):
+    generator = np.random.default_rng(0)
+    for _ in range(50):
+        count, rank = generator.integers(1, 5), 8
+        z = generator.normal(size=(count, 1 + rank)).astype(dtype)
+        ratings = generator.normal(size=count).astype(dtype)
+        problem = Problem(
+            np.zeros(count, int),
+            np.arange(count),
+            ratings,
+            None,
+            Factors(0.0, np.zeros((1, 1 + rank), dtype), z),
+            *ridges(reg, count, 1, count),
+            biases=True,
+        )
+        update = solve(problem)
+        shortest = twins.solve_row(problem.rows[0], z.astype(float), 0.0, np.zeros(1 + rank))
+        assert np.linalg.norm(update.x) < 2 * np.linalg.norm(shortest)
+        assert update.squares[0] < 1e-4 * (ratings**2).sum()
+
+
+@pytest.mark.parametrize("bias_ratio", [0.0, 1.0])
+@pytest.mark.parametrize("reg", [0.0, 0.01])
+def test_without_biases_or_ridge_on_them_rows_solve_as_if_there_were_no_bias(reg, bias_ratio):
+    problem = random_problem(
+        np.random.default_rng(2), 20, 15, 3, reg=reg, bias_ratio=bias_ratio, biases=False
+    )
+    x, (alpha, _, z) = solve(problem).x, problem.factors
+    assert not x[:, 0].any()
+    for found, rated in zip(x, problem.rows.values(), strict=True):
+        if len(rated) >= 3:
+            diagonal = [1.0, *[reg * problem.total] * 3]
+            twin = twins.solve_row(rated, z, alpha, diagonal, biases=False)
+            np.testing.assert_allclose(found, twin, rtol=1e-9, atol=1e-12)
+
+
+def stack(seed, size, width, ridge=5.0, count=100):
+    """Return A = ZᵀZ + ridge I and b = Zᵀy, in float32, of `count` ratings each."""
+    generator = np.random.default_rng(seed)
+    z = generator.normal(0.2, 0.5, size=(size, count, width)).astype(np.float32)
+    y = generator.normal(size=(size, count, 1)).astype(np.float32)
+    a = z.swapaxes(1, 2) @ z + np.float32(ridge) * np.eye(width, dtype=np.float32)
+    return a, (z.swapaxes(1, 2) @ y)[..., 0]
+
+
+def twin(a, b, steps):
+    """The textbook, one system at a time, in float64."""
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    x, r, p = np.zeros(len(b)), b, b
+    for _ in range(steps):
+        if np.linalg.norm(r) <= TOLERANCE * np.linalg.norm(b):
+            break
+        length = r @ r / (p @ a @ p)
+        x, before = x + length * p, r @ r
+        r = r - length * (a @ p)
+        p = r + r @ r / before * p
+    return x
+
+
+def test_it_takes_the_steps_of_the_textbook():
+    a, b = stack(0, 7, 12)
+    for steps in (1, 2, 5):
+        for a_s, b_s, x_s in zip(a, b, conjugate_gradients(a, b, steps)[0], strict=True):
+            expected = twin(a_s, b_s, steps)
+            np.testing.assert_allclose(x_s, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("width", [33, 65, 129])
+def test_it_converges_to_the_solution_and_says_so(width):
+    a, b = stack(1, 20, width)
+    x, converged = conjugate_gradients(a, b, 40)
+    assert converged.all()
+    assert x.dtype == np.float32
+    exact = np.linalg.solve(a.astype(np.float64), b.astype(np.float64)[..., None])[..., 0]
+    np.testing.assert_allclose(x, exact, rtol=0, atol=2e-5 * np.abs(exact).max())
+
+
+def test_every_step_lowers_the_value():
+    a, b = stack(2, 10, 20, ridge=0.5)
+    values = []
+    for steps in range(12):
+        x = conjugate_gradients(a, b, steps)[0].astype(np.float64)
+        values.append(np.einsum("sk,skl,sl->s", x, a, x) / 2 - np.einsum("sk,sk->s", b, x))
+    assert np.all(np.diff(values, axis=0) < 0)
+
+
+@pytest.mark.parametrize("width", [11, 33, 65, 129])
+def test_the_bits_of_a_solution_depend_on_its_own_system_alone(width):
+    a, b = stack(3, 24, width)
+    a[5:9] += 20 * np.eye(width, dtype=np.float32)  # these converge sooner than the others
+    together, _ = conjugate_gradients(a, b, 40)
+    order = np.random.default_rng(0).permutation(24)
+    assert conjugate_gradients(a[order], b[order], 40)[0].tobytes() == together[order].tobytes()
+    for s in range(24):
+        assert conjugate_gradients(a[s : s + 1], b[s : s + 1], 40)[0].tobytes() == (
+            together[s].tobytes()
+        )
+
+
+def test_what_cannot_converge_is_told_and_touches_nothing():
+    a, b = stack(4, 6, 12)
+    alone, _ = conjugate_gradients(a, b, 40)
+    a[1], b[2], a[3] = 0, 0, np.nan
+    x, converged = conjugate_gradients(a, b, 40)
+    assert converged.tolist() == [True, False, True, False, True, True]
+    assert not x[[1, 2]].any()
+    assert x[[0, 4, 5]].tobytes() == alone[[0, 4, 5]].tobytes()
+
+
+def long_rows(rank=32, rows=30, seed=5):
+    generator = np.random.default_rng(seed)
+    z = generator.normal(0, 0.5, size=(400, 1 + rank)).astype(np.float32)
+    counts = np.repeat([20, 90, 390], rows // 3)
+    columns = np.concatenate([generator.permutation(400)[:count] for count in counts])
+    ratings = generator.normal(3, 1, size=len(columns))
+    block = RatingBlock.from_triples(
+        np.repeat(np.arange(rows), counts), columns, ratings, dtype=np.float32
+    )
+    return block, z
+
+
+def test_rows_in_float32_solve_their_equation_as_exactly_as_by_elimination(monkeypatch):
+    block, z = long_rows()
+    ridge = Ridge(20 / len(block.ratings), 0.0, len(block.ratings), 10.0, 0.2)
+    solved = []
+    monkeypatch.setattr(
+        least_squares,
+        "conjugate_gradients",
+        lambda a, b, steps: solved.append(len(a)) or conjugate_gradients(a, b, steps),
+    )
+    found = solve_rows(block, z, 3.0, ridge)
+    assert sum(solved) == 20  # the longest rows are eliminated
+    exact = solve_rows(block, z.astype(np.float64), 3.0, ridge)
+    assert sum(solved) == 20  # and so is everything in float64
+    np.testing.assert_allclose(found.x, exact.x, rtol=0, atol=2e-5 * np.abs(exact.x).max())
+    f, least = ((update.squares + update.penalty).sum() for update in (found, exact))
+    assert f == pytest.approx(least, rel=1e-6)
+
+
+def test_rows_that_do_not_converge_are_eliminated(monkeypatch):
+    block, z = long_rows()
+    ridge = Ridge(1e-6, 0.0, len(block.ratings), 10.0)
+    monkeypatch.setattr(least_squares, "MOST_STEPS", 2)
+    hasty = solve_rows(block, z, 3.0, ridge).x
+    monkeypatch.setattr(least_squares, "LEAST_UNKNOWNS", 1000)
+    assert hasty.tobytes() == solve_rows(block, z, 3.0, ridge).x.tobytes()
+
+
+SEEDS = st.integers(0, 2**32 - 1)
+
+
+def stack_test_quadratic(seed, size, width, ridge=0.1, rank=6):
+    """Return A = ZᵀZ + ridge I and b = Zᵀy."""
+    generator = np.random.default_rng(seed)
+    z = generator.normal(size=(size, rank, width))
+    y = generator.normal(size=(size, rank, 1))
+    a = z.swapaxes(1, 2) @ z + ridge * np.eye(width)
+    return a, (z.swapaxes(1, 2) @ y)[..., 0]
+
+
+def value(a, b, x):
+    return 0.5 * x @ a @ x - b @ x
+
+
+def best_of_all_active_sets(a, b):
+    """The slow twin: minimize over every set of free unknowns, and keep the best that is ≥ 0."""
+    best = np.zeros(len(b))
+    for size in range(len(b)):
+        for others in itertools.combinations(range(1, len(b)), size):
+            free = [0, *others]
+            x = np.zeros(len(b))
+            x[free] = np.linalg.lstsq(a[np.ix_(free, free)], b[free], rcond=None)[0]
+            if np.all(x[1:] >= 0) and value(a, b, x) < value(a, b, best):
+                best = x
+    return best
+
+
+@PROPERTY
+@given(SEEDS, st.integers(0, 6), st.integers(1, 7))
+def test_the_gradient_is_0_at_the_minimum(seed, size, width):
+    a, b = stack_test_quadratic(seed, size, width)
+    x = minimize(a, b)
+    assert x.shape == b.shape
+    np.testing.assert_allclose(np.einsum("skl,sl->sk", a, x), b, atol=1e-12)
+    assert minimize(a.astype(np.float32), b.astype(np.float32)).dtype == np.float32
+
+
+def test_a_singular_system_has_the_solution_of_least_norm():
+    # A = vvᵀ with v = (1, 2) and b = 5 v: every x with v·x = 5 is a minimum, (1, 2) the shortest
+    a, b = np.array([[1.0, 2.0], [2.0, 4.0]]), np.array([5.0, 10.0])
+    np.testing.assert_allclose(minimize(a[None], b[None]), [[1.0, 2.0]], rtol=1e-14)
+    np.testing.assert_allclose(minimize(a[None], b[None], nonnegative=True), [[1, 2]], rtol=1e-14)
+    assert not minimize(np.zeros((1, 3, 3)), np.zeros((1, 3))).any()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_singular_system_does_not_touch_the_others(dtype):
+    a, b = (part.astype(dtype) for part in stack_test_quadratic(0, 5, 4))
+    alone = minimize(a, b)
+    a[2] = 0
+    b[2] = 0
+    beside = minimize(a, b)
+    assert not beside[2].any()
+    others = [0, 1, 3, 4]
+    assert beside[others].tobytes() == alone[others].tobytes()
+
+
+@PROPERTY
+@given(SEEDS, st.integers(1, 6), st.sampled_from([np.float32, np.float64]), st.booleans())
+def test_the_bits_of_a_solution_depend_on_its_own_system_alone_test_quadratic(
+    seed, width, dtype, nonnegative
+):
+    a, b = (part.astype(dtype) for part in stack_test_quadratic(seed, 9, width, ridge=1e-3))
+    together = minimize(a, b, nonnegative=nonnegative)
+    order = np.random.default_rng(seed).permutation(9)
+    shuffled = minimize(a[order], b[order], nonnegative=nonnegative)
+    assert shuffled.tobytes() == together[order].tobytes()
+    for s in range(9):
+        alone = minimize(a[s : s + 1], b[s : s + 1], nonnegative=nonnegative)
+        assert alone.tobytes() == together[s].tobytes()
+
+
+@PROPERTY
+@given(SEEDS, st.integers(1, 6), st.sampled_from([1e-6, 1e-3, 1.0]))
+def test_the_nonnegative_minimum_is_the_best_of_all_active_sets(seed, width, ridge):
+    a, b = stack_test_quadratic(seed, 4, width, ridge, rank=4)
+    x = minimize(a, b, nonnegative=True)
+    assert np.all(x[:, 1:] >= 0)
+    for a_s, b_s, x_s in zip(a, b, x, strict=True):
+        twin = best_of_all_active_sets(a_s, b_s)
+        assert value(a_s, b_s, x_s) == pytest.approx(value(a_s, b_s, twin), rel=1e-10)
+        np.testing.assert_allclose(x_s, twin, atol=1e-8 * np.abs(twin).max())
+
+
+@PROPERTY
+@given(SEEDS, st.integers(1, 30), st.sampled_from([1e-6, 1e-3, 1.0]))
+def test_the_nonnegative_minimum_satisfies_karush_kuhn_and_tucker(seed, width, ridge):
+    a, b = stack_test_quadratic(seed, 5, width, ridge, rank=20)
+    x = minimize(a, b, nonnegative=True)
+    slope = np.einsum("skl,sl->sk", a, x) - b
+    rounding = 1e-12 * (np.einsum("skl,sl->sk", np.abs(a), np.abs(x)) + np.abs(b))
+    free = x != 0
+    free[:, 0] = True
+    assert np.all(x[:, 1:] >= 0)
+    assert np.all(np.abs(slope[free]) <= rounding[free])
+    assert np.all(slope[~free] >= -rounding[~free])
+
+
+def test_demanding_what_holds_anyway_changes_nothing():
+    a, b = stack_test_quadratic(1, 50, 4)
+    free = minimize(a, b)
+    kept = np.all(free[:, 1:] >= 0, axis=1)
+    assert 0 < kept.sum() < 50
+    bounded = minimize(a, b, nonnegative=True)
+    assert np.array_equal(bounded[kept], free[kept])
+    assert not np.any(bounded[~kept] == free[~kept])
+
+
+def test_the_bias_may_be_negative():
+    a, b = np.array([[[2.0, 0.0], [0.0, 2.0]]]), np.array([[-4.0, -4.0]])
+    assert minimize(a, b, nonnegative=True).tolist() == [[-2.0, 0.0]]
+
+
+def test_nonnegative_unknowns_are_found_in_a_bounded_number_of_rounds(monkeypatch):
+    a, b = stack_test_quadratic(3, 200, 30, ridge=1e-8, rank=20)
+    expected = minimize(a, b, nonnegative=True)
+    monkeypatch.setattr(quadratic, "ROUNDS_PER_UNKNOWN", 1)
+    assert minimize(a, b, nonnegative=True).tobytes() == expected.tobytes()
+
+
+def test_what_is_reached_when_the_rounds_run_out_is_nonnegative_too(monkeypatch):
+    monkeypatch.setattr(quadratic, "ROUNDS_PER_UNKNOWN", 1)
+    a, b = stack_test_quadratic(4, 5000, 4, ridge=1e-6, rank=4)
+    assert minimize(a, b, nonnegative=True)[:, 1:].min() >= 0
+    monkeypatch.setattr(quadratic, "ROUNDS_PER_UNKNOWN", 0)
+    assert not minimize(a, b, nonnegative=True).any()
+
+
+def test_two_ratings_by_hand():
+    # α = 3, y = R − 3 = (1, 2), γ_i = (1, −1) and n λ = 2; from β = 0 and γ = 1:
+    # β = ((1 − 1) + (2 + 1)) / (2 + 2), then γ = ((1 − 3/4) − (2 − 3/4)) / (2 + 2).
+    block = RatingBlock.from_triples([0, 0], [0, 1], [4, 5])
+    z, start = np.array([[0.0, 1], [0, -1]]), np.array([[0.0, 1.0]])
+    update = sweep_rows(block, z, 3.0, Ridge(1.0, 0.0, 2, 2.0), start)
+    np.testing.assert_allclose(update.x, [[3 / 4, -1 / 4]], rtol=1e-14)
+    np.testing.assert_allclose(update.residual, [1 / 2 + 1], rtol=1e-14)
+    np.testing.assert_allclose(update.squares, [1 / 4 + 1], rtol=1e-14)
+    np.testing.assert_allclose(update.penalty, [2 * 10 / 16], rtol=1e-14)
+    np.testing.assert_allclose(update.weight, [2], rtol=0)
+
+
+@PROPERTY
+@given(problems(), st.booleans())
+def test_a_sweep_is_the_scalar_closed_forms_in_turn(problem, nonnegative):
+    alpha, start, z = problem.factors
+    update = sweep(problem, nonnegative=nonnegative)
+    for found, (u, rated) in zip(update.x, problem.rows.items(), strict=True):
+        diagonal = twins.ridges(problem.user_ridge, twins.degree(rated), len(found))
+        twin = twins.sweep_row(rated, z, alpha, diagonal, start[u], problem.biases, nonnegative)
+        np.testing.assert_allclose(found, twin, rtol=1e-10, atol=1e-10 * np.abs(twin).max())
+
+
+@PROPERTY
+@given(problems())
+def test_every_partial_derivative_is_0_right_after_its_own_update(problem):
+    # A sweep goes from left to right: after x_k, what stands right of k is as it was.
+    new, start = sweep(problem).x, problem.factors.users[problem.block.rows]
+    for k in range(0 if problem.biases else 1, new.shape[1]):
+        after = problem.with_users(
+            np.hstack([new[:, : k + 1], start[:, k + 1 :]]), problem.block.rows
+        )
+        alpha, x, z = after.factors
+        n, f = problem.total, after.objective()
+        for u, rated in problem.rows.items():
+            diagonal = twins.ridges(problem.user_ridge, twins.degree(rated), x.shape[1])
+            value, size = twins.slope(rated, z, alpha, diagonal, x[u], k)
+            assert abs(value) <= 1e-8 * size
+            # f is a parabola along x_k, so central differences are exact for any step
+            assert abs(after.central_difference(u, k)) * n / 2 <= 1e-8 * size + 1e-13 * n * f
+
+
+def test_sweeps_over_one_side_end_at_its_exact_solution():
+    problem = random_problem(np.random.default_rng(1), 20, 15, 3, reg=0.05)
+    exact = solve(problem).x
+    for _ in range(200):
+        problem = problem.with_users(sweep(problem).x, problem.block.rows)
+    reached = problem.factors.users[problem.block.rows]
+    np.testing.assert_allclose(reached, exact, atol=1e-10 * np.abs(exact).max())
+
+
+@pytest.mark.parametrize("nonnegative", [False, True])
+def test_the_exact_solution_is_a_fixed_point(nonnegative):
+    problem = random_problem(np.random.default_rng(1), 20, 15, 4)
+    exact = solve(problem, nonnegative=nonnegative).x
+    again = sweep(problem.with_users(exact, problem.block.rows), nonnegative=nonnegative).x
+    np.testing.assert_allclose(again, exact, atol=1e-11 * np.abs(exact).max())
+
+
+@pytest.mark.parametrize("exponent", [0.5, 1.0])
+def test_a_row_without_weight_or_ridge_stays_where_it_is(exponent):
+    block = RatingBlock.from_triples([0, 1], [0, 0], [5, 3], [0, 2])
+    start = np.ones((2, 3))
+    update = sweep_rows(block, np.ones((1, 3)), 1.0, Ridge(0.1, exponent, 2, 1.0), start)
+    assert update.x[0].tolist() == [1, 1, 1]
+    assert [values[0] for values in update[1:]] == [0, 0, 0, 0]
+    assert not np.any(update.x[1] == 1)
+    assert start.tolist() == np.ones((2, 3)).tolist()  # what was passed in is left alone
+
+
+def test_both_solvers_agree_on_how_low_f_can_go():
+    problem = random_problem(np.random.default_rng(6), 25, 20, 2, reg=0.02)
+    exact, coordinate = fit(problem, solve, 60), fit(problem, sweep, 120)
+    assert coordinate.objective() == pytest.approx(exact.objective(), rel=1e-3)
+
+
+def minimum(network, examples, learning_rate=0.3):
+    """Descend on all rows at once until the gradient is as good as 0; return W and b."""
+    theta = initialize(network, "glorot-normal", seed=1, dtype=np.float64)[None]
+    rows = len(examples.x)
+    gradients = LocalGradients(network, examples, [rows], rows, seed=1)
+    [end] = train(network, theta, gradients, nesterov(learning_rate), Limits(1000))
+    assert end.history[-1].gradient_norm < 1e-9
+    [layer] = network.views(end.theta)
+    return layer
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_no_hidden_layer_and_squared_error_is_least_squares(weighted):
+    generator = np.random.default_rng(0)
+    x, y = generator.normal(size=(60, 3)), generator.normal(size=(60, 2))
+    weight = generator.choice([0.0, 1.0, 2.0], 60) if weighted else None
+    examples = Examples(x, y, weight)
+    weights, bias = minimum(Network((3, 2), (), "squared-error"), examples, 0.05)
+    root = np.sqrt(np.ones(60) if weight is None else weight)[:, None]
+    design = np.column_stack([x, np.ones(60)])
+    wanted = np.linalg.lstsq(root * design, root * y, rcond=None)[0]
+    np.testing.assert_allclose(weights, wanted[:3], atol=1e-9)
+    np.testing.assert_allclose(bias, wanted[3], atol=1e-9)
+
+
+def test_the_penalty_is_that_of_ridge_regression():
+    generator = np.random.default_rng(0)
+    x, y = generator.normal(size=(60, 3)), generator.normal(size=(60, 1))
+    network = Network((3, 1), (), "squared-error", reg=0.5)
+    weights, _ = minimum(network, Examples(x, y), 0.05)
+    # f = ‖Xw + b − y‖²/n + (λ/2) ‖w‖², b free: the normal equations of centered data
+    x, y = x - x.mean(axis=0), y - y.mean(axis=0)
+    wanted = np.linalg.solve(x.T @ x / 60 + 0.25 * np.eye(3), x.T @ y / 60)
+    np.testing.assert_allclose(weights, wanted, atol=1e-9)
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_no_hidden_layer_and_cross_entropy_is_logistic_regression(classes):
+    linear_model = pytest.importorskip("sklearn.linear_model")
+    generator = np.random.default_rng(0)
+    x, y = generator.normal(size=(80, 3)), generator.integers(0, classes, 80)
+    weight, reg = generator.choice([0.5, 1.0, 2.0], 80), 0.1
+    if classes == 2:
+        network = Network((3, 1), (), "binary-cross-entropy", reg=reg)
+    else:
+        network = Network((3, 4), (), "categorical-cross-entropy", reg=reg)
+    weights, bias = minimum(network, Examples(x, y, weight))
+    # theirs is C Σ w ℓ + ½ ‖W‖²
+    theirs = linear_model.LogisticRegression(C=1 / (reg * weight.sum()), tol=1e-10, max_iter=999)
+    theirs.fit(x, y, sample_weight=weight)
+    np.testing.assert_allclose(weights, theirs.coef_.T, atol=1e-6)
+    # a softmax is the same with a constant added to every logit
+    shift = 0 if classes == 2 else bias.mean() - theirs.intercept_.mean()
+    np.testing.assert_allclose(bias - shift, theirs.intercept_, atol=1e-6)
+
+
+XOR = Examples(np.array([[0.0, 0], [0, 1], [1, 0], [1, 1]]), np.array([0, 1, 1, 0]))
+
+
+def test_xor_succeeds_from_some_starts_and_from_the_best_of_ten_always(capsys):
+    network = Network((2, 2, 1), ("sigmoid",), "binary-cross-entropy")
+    starts = [initialize(network, "glorot-normal", 7, r, np.float64) for r in range(50)]
+    gradients = LocalGradients(network, XOR, [4], 4, seed=1)
+    ends = train(network, np.stack(starts), gradients, adam(0.1), Limits(800))
+    theta = np.stack([end.theta for end in ends])
+    found = evaluate(network, theta, XOR)
+    succeeded = found.correct == 4
+    with capsys.disabled():
+        print(f"\nXOR, 2-2-1 sigmoid: {succeeded.mean():.0%} of 50 starts succeed")
+    assert 0.4 <= succeeded.mean() <= 0.8
+    # the others rest at local minima: flat, and at ½ log 2 or more
+    f, gradient = objective(network, theta, sums(network, theta, XOR))
+    assert f[succeeded].max() < 0.01
+    assert f[~succeeded].min() > 0.34
+    assert np.abs(gradient[~succeeded]).max() < 1e-3
+    for first in range(0, 50, 10):
+        chosen = first + f[first : first + 10].argmin()
+        assert succeeded[chosen]
+
+
+def test_one_hidden_layer_is_needed_for_xor():
+    network = Network((2, 1), (), "binary-cross-entropy")
+    weights, bias = minimum(network, XOR)
+    np.testing.assert_allclose([*weights.ravel(), *bias], 0, atol=1e-8)  # ŷ = ½ everywhere
+
+
+def test_a_hidden_step_learns_by_the_straight_through_estimator():
+    network = Network(
+        (2, 8, 1), ("step",), "binary-cross-entropy", step_gradient="straight-through"
+    )
+    starts = np.stack([initialize(network, "glorot-uniform", 7, r, np.float64) for r in range(10)])
+    gradients = LocalGradients(network, XOR, [4], 4, seed=1)
+    ends = train(network, starts, gradients, adam(0.05), Limits(300))
+    found = evaluate(network, np.stack([end.theta for end in ends]), XOR)
+    assert found.correct.max() == 4

@@ -6,8 +6,7 @@ import pytest
 from nonconvex.numerics.factorization.als import solve_rows
 from nonconvex.numerics.factorization.blocks import RatingBlock
 from nonconvex.numerics.factorization.explain import contributions
-from nonconvex.numerics.factorization.implicit import Background, preferences
-from nonconvex.numerics.factorization.model import Ridge
+from nonconvex.numerics.factorization.model import Background, Ridge, preferences
 
 ALPHA, RIDGE = 3.0, Ridge(0.05, 0.5, 30, 3.0, 0.4)
 

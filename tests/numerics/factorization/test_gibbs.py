@@ -8,11 +8,19 @@ from hypothesis import given
 
 from nonconvex.numerics.factorization import design as designs
 from nonconvex.numerics.factorization.blocks import RatingBlock
-from nonconvex.numerics.factorization.diagnostics import effective_size
-from nonconvex.numerics.factorization.gibbs import HELD, SWEEP, Chain, Sample
-from nonconvex.numerics.factorization.gibbs_ import Conditional, draw_normals
-from nonconvex.numerics.factorization.hyperpriors import LevelPrior, RowDistribution, RowPrior
+from nonconvex.numerics.factorization.gibbs import (
+    HELD,
+    SWEEP,
+    Chain,
+    Conditional,
+    LevelPrior,
+    RowDistribution,
+    RowPrior,
+    Sample,
+    draw_normals,
+)
 from nonconvex.numerics.factorization.model import Factors, predict
+from nonconvex.numerics.factorization.posterior import effective_size
 from nonconvex.numerics.rng import Stream, normal_rows
 from tests.numerics.factorization import twins
 from tests.numerics.factorization.problems import PROPERTY, problems, random_problem

@@ -6,10 +6,14 @@ import pytest
 from nonconvex.numerics.factorization.als import solve_rows
 from nonconvex.numerics.factorization.blocks import RatingBlock
 from nonconvex.numerics.factorization.gradient import Gradient, gradient, pull_rows, sample_ratings
-from nonconvex.numerics.factorization.implicit import Background, preferences
-from nonconvex.numerics.factorization.model import Factors, Ridge, objective
-from nonconvex.numerics.optim import make_optimizer
-from nonconvex.numerics.schedules import make_schedule
+from nonconvex.numerics.factorization.model import (
+    Background,
+    Factors,
+    Ridge,
+    objective,
+    preferences,
+)
+from nonconvex.numerics.optim import make_optimizer, make_schedule
 
 USERS, ITEMS, RANK = 7, 5, 2
 

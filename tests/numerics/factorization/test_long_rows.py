@@ -5,9 +5,13 @@ import pytest
 
 from nonconvex.numerics.factorization import als as least_squares
 from nonconvex.numerics.factorization import blocks
-from nonconvex.numerics.factorization.als import solve_rows
+from nonconvex.numerics.factorization.als import (
+    part_moments,
+    row_moments,
+    solve_moments,
+    solve_rows,
+)
 from nonconvex.numerics.factorization.blocks import RatingBlock
-from nonconvex.numerics.factorization.long_rows import part_moments, row_moments, solve_moments
 from nonconvex.numerics.factorization.model import Ridge
 
 ROWS, COLUMNS, WIDTH = 6, 90, 4

@@ -1,14 +1,25 @@
-"""How sure kept samples are, against loops over them, and folding in against a whole chain."""
+"""How sure kept samples are, against loops over them, and folding in against a whole chain.
+
+The mean of samples at a low rank, against the mean of their matrices.
+
+Diagnostics of chains, on autoregressive chains whose effective size is known.
+"""
 
 import numpy as np
 import pytest
 
 from nonconvex.numerics.factorization import posterior as posterior_module
 from nonconvex.numerics.factorization.blocks import RatingBlock
-from nonconvex.numerics.factorization.gibbs import Sample
-from nonconvex.numerics.factorization.hyperpriors import RowDistribution
+from nonconvex.numerics.factorization.gibbs import RowDistribution, Sample
 from nonconvex.numerics.factorization.model import Factors, predict
-from nonconvex.numerics.factorization.posterior import Posterior, fold_rows, half_width
+from nonconvex.numerics.factorization.posterior import (
+    MeanModel,
+    Posterior,
+    effective_size,
+    fold_rows,
+    half_width,
+    split_r_hat,
+)
 
 USERS, ITEMS, RANK, SAMPLES = 7, 5, 2, 6
 
@@ -153,3 +164,137 @@ def test_the_mean_of_folded_rows_predicts_the_mean_over_the_samples(posterior, s
 @pytest.mark.parametrize(("level", "deviations"), [(0.9, 1.6448536), (0.6826895, 1.0)])
 def test_the_half_width_of_an_interval(level, deviations):
     assert half_width(level) == pytest.approx(deviations)
+
+
+USERS_test_averaging, ITEMS_test_averaging, RANK_test_averaging = 60, 45, 3
+
+
+def samples_of(count, noise, seed=0):
+    """Samples about one matrix, each in coordinates of its own."""
+    generator = np.random.default_rng(seed)
+    x, z = (
+        generator.normal(size=(USERS_test_averaging, RANK_test_averaging)),
+        generator.normal(size=(ITEMS_test_averaging, RANK_test_averaging)),
+    )
+    samples = []
+    for _ in range(count):
+        turn = np.linalg.qr(generator.normal(size=(RANK_test_averaging, RANK_test_averaging)))[0]
+        rows = [(side + noise * generator.normal(size=side.shape)) @ turn for side in (x, z)]
+        biases = [generator.normal(size=(len(side), 1)) for side in rows]
+        users, items = (np.hstack(pair) for pair in zip(biases, rows, strict=True))
+        samples.append(Factors(float(generator.normal()), users, items))
+    return samples
+
+
+def matrix(factors):
+    alpha, x, z = factors
+    return alpha + x[:, :1] + z[:, 0] + x[:, 1:] @ z[:, 1:].T
+
+
+def mean_model(samples, rank):
+    mean = MeanModel(samples[:1], rank, np.random.default_rng(1))
+    for sample in samples:
+        mean.add(sample)
+    return mean
+
+
+def test_it_is_exact_where_the_rank_suffices():
+    samples = samples_of(4, noise=0.5)
+    exact = np.mean([matrix(sample) for sample in samples], axis=0)
+    result = mean_model(samples, 4 * RANK_test_averaging).result()
+    np.testing.assert_allclose(matrix(result), exact, atol=1e-10)
+
+
+def test_a_low_rank_is_nearly_as_good_as_the_best_of_that_rank():
+    samples = samples_of(50, noise=0.4)
+    result = mean_model(samples, 6).result()
+    exact = np.mean([s.users[:, 1:] @ s.items[:, 1:].T for s in samples], axis=0)
+    left, values, right = np.linalg.svd(exact)
+    best = np.linalg.norm((left[:, :6] * values[:6]) @ right[:6] - exact)
+    found = np.linalg.norm(result.users[:, 1:] @ result.items[:, 1:].T - exact)
+    assert result.users.shape == (USERS_test_averaging, 7)
+    assert found < 1.5 * best
+    # and much better than two samples side by side, which are of the same rank
+    pair = np.mean([s.users[:, 1:] @ s.items[:, 1:].T for s in samples[:2]], axis=0)
+    assert found < 0.4 * np.linalg.norm(pair - exact)
+
+
+@pytest.mark.parametrize(("users", "items", "rank"), [(2, 9, 30), (9, 2, 30), (1, 1, 1)])
+def test_a_rank_above_what_there_is(users, items, rank):
+    generator = np.random.default_rng(0)
+    sample = Factors(1.0, generator.normal(size=(users, 4)), generator.normal(size=(items, 4)))
+    result = mean_model([sample], rank).result()
+    np.testing.assert_allclose(matrix(result), matrix(sample), atol=1e-10)
+
+
+def test_without_factors_there_are_biases():
+    samples = [Factors(float(k), np.full((3, 1), k), np.full((2, 1), 2.0 * k)) for k in (1, 2)]
+    result = mean_model(samples, 10).result()
+    assert result.users.shape == (3, 1)
+    np.testing.assert_allclose(matrix(result), np.full((3, 2), 6.0))
+
+
+def test_it_goes_on_from_what_was_saved():
+    samples = samples_of(6, noise=0.5)
+    half, whole = mean_model(samples[:3], 5), mean_model(samples, 5)
+    again = MeanModel.restore(*half.save())
+    for sample in samples[3:]:
+        again.add(sample)
+    for one, other in zip(again.result(), whole.result(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def autoregressive(rho, chains=4, length=2000, seed=0):
+    noise = np.random.default_rng(seed).standard_normal((chains, length))
+    draws = noise.copy()
+    for t in range(1, length):
+        draws[:, t] = rho * draws[:, t - 1] + np.sqrt(1 - rho**2) * noise[:, t]
+    return draws
+
+
+@pytest.mark.parametrize("rho", [0.0, 0.5, 0.9])
+def test_the_effective_size_of_an_autoregressive_chain(rho):
+    exact = 8000 * (1 - rho) / (1 + rho)
+    assert effective_size(autoregressive(rho)) == pytest.approx(exact, rel=0.15)
+    assert split_r_hat(autoregressive(rho)) == pytest.approx(1, abs=0.01)
+
+
+def test_chains_that_alternate_tell_the_mean_better_than_independent_draws():
+    assert effective_size(autoregressive(-0.5)) > 1.5 * 8000
+
+
+def test_r_hat_by_hand():
+    # halves (0, 2), (4, 6), (0, 2), (0, 2): W = 2, means 1, 5, 1, 1 with B/n = 4
+    draws = np.array([[0.0, 2, 4, 6], [0, 2, 0, 2]])
+    assert split_r_hat(draws) == pytest.approx(np.sqrt((2 / 2 + 4) / 2))
+
+
+def test_chains_apart_are_told_apart():
+    draws = autoregressive(0.0)
+    draws[0] += 3
+    assert split_r_hat(draws) > 1.5
+    assert effective_size(draws) < 20
+
+
+def test_a_chain_that_drifts_is_told_by_its_own_halves():
+    drifting = autoregressive(0.0, chains=1) + np.linspace(0, 5, 2000)
+    assert split_r_hat(drifting) > 1.5
+
+
+def test_an_odd_number_of_draws_leaves_out_the_one_in_the_middle():
+    draws = autoregressive(0.5, length=101)
+    assert split_r_hat(draws) == split_r_hat(np.delete(draws, 50, axis=1))
+
+
+@pytest.mark.parametrize("diagnose", [split_r_hat, effective_size])
+def test_too_few_draws_tell_nothing(diagnose):
+    assert np.isnan(diagnose(np.zeros((2, 3))))
+
+
+def test_a_quantity_that_does_not_move():
+    still = np.ones((2, 10))
+    assert split_r_hat(still) == 1.0
+    assert effective_size(still) == 20
+    still[0] = 2
+    assert split_r_hat(still) == np.inf
+    assert effective_size(still) == 4

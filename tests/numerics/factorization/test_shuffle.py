@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 
-from nonconvex.numerics.factorization.als import solve_rows
+from nonconvex.numerics.factorization.als import solve_rows, sweep_rows
 from nonconvex.numerics.factorization.blocks import RatingBlock
-from nonconvex.numerics.factorization.coordinate_descent import sweep_rows
 from nonconvex.numerics.factorization.model import Factors, Ridge, squared_errors
 from nonconvex.numerics.factorization.shuffle import held_out_needs_of, needs_of, shares_of
 

@@ -6,10 +6,18 @@ import threading
 import numpy as np
 import pytest
 
-from nonconvex.numerics import threads
-from nonconvex.numerics.network.activations import ACTIVATIONS, sigmoid, softmax
-from nonconvex.numerics.network.model import SCHEMES, Network, NetworkError, forward, initialize
-from nonconvex.numerics.threads import one_thread_per_product
+from nonconvex.numerics import deterministic as threads
+from nonconvex.numerics.deterministic import one_thread_per_product
+from nonconvex.numerics.network.model import (
+    ACTIVATIONS,
+    SCHEMES,
+    Network,
+    NetworkError,
+    forward,
+    initialize,
+    sigmoid,
+    softmax,
+)
 from tests.numerics.network import networks as twin
 from tests.numerics.network.networks import LOSSES, SMOOTH, case
 

@@ -6,15 +6,25 @@ import math
 import numpy as np
 import pytest
 
-from nonconvex.numerics.convergence import FitError
-from nonconvex.numerics.epochs import Epoch, Limits, TrainingStop, best_epoch
-from nonconvex.numerics.network.backprop import Evaluation, evaluate, objective, sums
-from nonconvex.numerics.network.local_gradients import LocalGradients
-from nonconvex.numerics.network.minibatches import epoch_rows
+from nonconvex.numerics.convergence import Epoch, FitError, Limits, TrainingStop, best_epoch
+from nonconvex.numerics.network.backprop import (
+    Evaluation,
+    LocalGradients,
+    epoch_rows,
+    evaluate,
+    objective,
+    sums,
+)
 from nonconvex.numerics.network.model import NetworkError
 from nonconvex.numerics.network.training import Saved, train
-from nonconvex.numerics.optim import OPTIMIZERS, adam, gradient_descent, make_optimizer, momentum
-from nonconvex.numerics.schedules import exponential_decay
+from nonconvex.numerics.optim import (
+    OPTIMIZERS,
+    adam,
+    exponential_decay,
+    gradient_descent,
+    make_optimizer,
+    momentum,
+)
 from tests.numerics.network.networks import LOSSES, case
 
 SIZES, BATCH = [60, 40], 30  # 4 steps in an epoch
