@@ -1,6 +1,6 @@
 """Latent factor models of ratings, R̂_ui = α + β_u + β_i + γ_u·γ_i, as pyspark.ml estimators.
 
-The model that `nonconvex.recommendation.MatrixFactorization` fits.
+The model that `MatrixFactorization` fits.
 """
 
 from __future__ import annotations
@@ -403,8 +403,10 @@ class MatrixFactorization(
     sum to one over all pairs (see `nonconvex.numerics.factorization.model`).
 
     With ``solver="gibbs"`` nothing is minimized: R_ui ~ N(R̂_ui, 1/(τ ω_u w_ui)), all unknowns are
-    drawn in turn from their conditional distributions (see `nonconvex.numerics.factorization.gibbs`), and the
-    prediction is the mean over the samples.  It predicts best, has nothing to tune, and says how
+    drawn in turn from their conditional distributions (see
+    `nonconvex.numerics.factorization.gibbs`), and the prediction
+    is the mean over the samples.
+    It predicts best, has nothing to tune, and says how
     sure it is (``predictionStdCol``, ``predictionIntervalCol``).  A sweep takes up to twice as long
     as an iteration of "als", and there are 250 of them; ``numRestarts`` is the number of chains.
 

@@ -106,8 +106,8 @@ def top_n(
     A product of float32 matrices looks at all columns.  Its rounding depends on the shapes, so it
     only proposes: columns that its bound of error cannot rule out are predicted again, one by one
     in float64, and these predictions decide.  The result is therefore that of sorting all
-    predictions of `nonconvex.numerics.factorization.model.predict`, to the bit, whatever rows are asked
-    for at the same time.
+    predictions of `nonconvex.numerics.factorization.model.predict`, to the bit, whatever
+    rows are asked for at the same time.
 
     Parameters
     ----------

@@ -127,7 +127,7 @@ def select_examples(frame: DataFrame, columns: ExampleColumns, *, classify: bool
     -------
     DataFrame
         ``features, label, weight double, held_out boolean``, the last two only if there are any.
-        Features and labels are as `nonconvex.distributed.data.examples.read_vectors` takes them, and
+        Features and labels are as `read_vectors` takes them, and
         classes are strings or doubles.
 
     Raises
@@ -150,7 +150,7 @@ def select_examples(frame: DataFrame, columns: ExampleColumns, *, classify: bool
 
 
 def select_vectors(frame: DataFrame, names: str | Sequence[str], role: str) -> Column:
-    """Return one column of vectors, as `nonconvex.distributed.data.examples.read_vectors` takes them.
+    """Return one column of vectors, as `read_vectors` takes them.
 
     Parameters
     ----------
@@ -462,7 +462,7 @@ def read_examples(table: pa.Table, outline: Outline) -> tuple[Accepted, Counter[
     Parameters
     ----------
     table : pyarrow.Table
-        Of what `nonconvex.distributed.data.examples.select_examples` returns.
+        Of what `select_examples` returns.
     outline : Outline
 
     Returns

@@ -282,7 +282,7 @@ class IdLookup(NamedTuple):
     blocks : int
         Number of blocks, some of which may be empty.
     long : int64 array
-        The indices of ids with more than `nonconvex.numerics.factorization.blocks.LONG` ratings, ascending.
+        The indices of ids with more ratings than `numerics.factorization.blocks.LONG`, ascending.
     """
 
     ids: pa.ChunkedArray
@@ -325,7 +325,7 @@ def collect_ids(chunks: DataFrame, side: str, kind: str, blocks: int | None = No
     Parameters
     ----------
     chunks : DataFrame
-        From `nonconvex.distributed.factorization.encoding.read_chunks`, with at least one rating to train on.
+        From `read_chunks`, with at least one rating to train on.
     side : {"user", "item"}
     kind : str
         The SQL type of the ids.

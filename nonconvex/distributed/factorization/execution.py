@@ -150,7 +150,7 @@ def _binary(value: bytes | None) -> pa.Array:
 
 
 class OnDriver:
-    """Blocks in the memory of the driver, from `nonconvex.distributed.factorization.packing.pack_here`."""
+    """Blocks in the memory of the driver, from `packing.pack_here`."""
 
     def __init__(self, session: SparkSession, blocks: Sequence[pa.RecordBatch]) -> None:
         self.session = session

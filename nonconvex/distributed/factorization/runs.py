@@ -63,7 +63,8 @@ class Problem:
     intercept, biases, nonnegative : bool
         Whether α is updated, whether β is, and whether γ ≥ 0 is demanded.
     implicit : bool
-        Whether all pairs count; the blocks then hold `nonconvex.numerics.factorization.model.preferences`.
+        Whether all pairs count; the blocks then hold
+        `nonconvex.numerics.factorization.model.preferences`.
     name : str
         Says in the log which problem it is; may be empty.
     """

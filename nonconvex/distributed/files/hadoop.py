@@ -305,7 +305,7 @@ class FileSystem:
         name : str, optional
             Of what has siblings; by default of anything in the directory.
         lease : float
-            See `nonconvex.distributed.files.hadoop.abandoned`.
+            See `abandoned`.
         """
         for entry in self.names(directory) if self.exists(directory) else []:
             found = _TEMPORARY.fullmatch(entry)

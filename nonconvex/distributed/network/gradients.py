@@ -226,7 +226,7 @@ class _Ahead(Generic[_T]):
 
 
 class ExecutorGradients:
-    """A `nonconvex.numerics.network.training.Gradients` whose steps are jobs on the pieces they need.
+    """`nonconvex.numerics.network.training.Gradients` whose steps are jobs on their pieces.
 
     Each task draws the order of the rows of its piece again, and returns the sums over those that
     are in the minibatch; the driver adds them in the order of the minibatch.  A context manager:

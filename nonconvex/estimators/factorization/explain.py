@@ -152,7 +152,8 @@ class Explainer(FactorizationModelParams):
         """Say what a prediction is made of, and which ratings of the user it comes from.
 
         With the items as they are, the row of a user is linear in the user's ratings, so γ_u·γ_i
-        is a sum with a term for each of them (see `nonconvex.numerics.factorization.explain`): exactly so
+        is a sum with a term for each of them (see
+        `nonconvex.numerics.factorization.explain`): exactly so
         for a model that "als" made, whose last step solves for the users; nearly for other
         solvers; and for a sampled model as the mean over its kept samples.
 

@@ -44,8 +44,9 @@ class Uncertain(FactorizationModelParams):
     Where a model was sampled, the variance of a prediction is its variance over the kept samples;
     that of a rating has the noise of the user in addition.  An id that training has not seen may
     have any row of N(0, Λ⁻¹).  Where it was minimized, the variance is that of the ridge
-    regressions of the user and of the item, see `nonconvex.numerics.factorization.ridge_posterior`.  Intervals
-    are those of a normal distribution about the prediction.
+    regressions of the user and of the item, see
+    `nonconvex.numerics.factorization.ridge_posterior`.
+    Intervals are those of a normal distribution about the prediction.
     """
 
     _posterior: Posterior | None

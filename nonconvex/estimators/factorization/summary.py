@@ -89,8 +89,9 @@ class TrainingSummary:
     sampling : dict or None
         With the solver "gibbs": ``burnIn``, ``samples`` of each chain, ``thinning``, how many were
         ``kept``, and for ``tau``, ``alpha`` and ``train_rmse`` the ``effectiveSize`` and ``rHat``
-        of the samples of all chains (see `nonconvex.numerics.factorization.posterior`), None if there are
-        fewer than four.  λ₁ and λ₂ are then those of the start of the chains.
+        of the samples of all chains (see
+        `nonconvex.numerics.factorization.posterior`), None if there are fewer than four.
+        λ₁ and λ₂ are then those of the start of the chains.
     """
 
     ratings: int

@@ -132,7 +132,7 @@ def complete_layers(layers: Sequence[int], outline: Outline) -> tuple[int, ...]:
     ((4, 8, 3), (4, 8, 3), (4, 3))
     >>> complete_layers([4, 8], iris)
     Traceback (most recent call last):
-    nonconvex.estimators.params.ParamError: layers=[4, 8] begins with the 4 features and does not end with...
+    ParamError: layers=[4, 8] begins with the 4 features and does not end with...
     """
     given, features, targets = tuple(layers), outline.features, outline.targets
     allowed = (1, 2) if outline.classes is not None and targets == 2 else (targets,)

@@ -299,7 +299,7 @@ def solve_moments(
     moments : float64 array of shape (q, K + 2, K + 2)
     degrees : float64 array of shape (q,)
     ridge, biases, nonnegative
-        As for `nonconvex.numerics.factorization.als.solve_rows`.
+        As for `solve_rows`.
     dtype : float type
         Of the solutions; the arithmetic is in float64.
 
@@ -501,7 +501,7 @@ def sweep_rows(
     Parameters
     ----------
     block, fixed, alpha, ridge, biases, nonnegative, background
-        As for :func:`nonconvex.numerics.factorization.als.solve_rows`.
+        As for :func:`solve_rows`.
     start : float array of shape (r, 1 + K)
         The rows before the sweep.
 

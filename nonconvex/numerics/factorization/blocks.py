@@ -113,7 +113,7 @@ def pad(
     ratings: NDArray[np.floating],
     weights: NDArray[np.floating] | None,
 ) -> Padded:
-    """Pad the ratings of a block; the arrays are those of `nonconvex.numerics.factorization.blocks.RatingBlock`.
+    """Pad the ratings of a block; the arrays are those of `RatingBlock`.
 
     Examples
     --------
@@ -242,7 +242,7 @@ class RatingBlock(NamedTuple):
         return int(np.count_nonzero(same))
 
     def with_padding(self) -> RatingBlock:
-        """Return the same block with its ratings padded, see `nonconvex.numerics.factorization.blocks`."""
+        """Return the same block with its ratings padded, see this module."""
         if self.padded is not None:
             return self
         return self._replace(padded=pad(self.offsets, self.columns, self.ratings, self.weights))

@@ -1,6 +1,6 @@
 """The gradient of f with respect to the rows of one side, and to α.
 
-With e_ui = R_ui − R̂_ui and the design rows z_i = (1, γ_i) of `nonconvex.numerics.factorization.design`,
+With e_ui = R_ui − R̂_ui and the rows z_i = (1, γ_i) of `nonconvex.numerics.factorization.design`,
 
     ∂f/∂x_u = (2/n) ( ridge_u ∘ x_u − Σ_{i ∈ I_u} w e_ui z_i ),   ∂f/∂α = −(2/n) Σ w e_ui
 

@@ -18,7 +18,7 @@ be spread over what a user rates as they are over all n ratings: A_u ≈ d_u M +
 M = Σ_i d_i z_i z_iᵀ / n, which leaves one number for each row, d.
 
 The ratings of some users scatter more than those of others: s_u² is the user's own, drawn to that
-of all as by κ = 5 ratings (the prior of `nonconvex.numerics.factorization.gibbs.LevelPrior`).  Squared
+of all as by κ = 5 ratings (the prior of `gibbs.LevelPrior`).  Squared
 residuals are of ratings that the rows were fitted to, so they are divided by what those left over:
 
     s² = Σ_u q_u / (n − p),   s_u² = (κ s² + q_u) / (κ + d_u − p_u),   q_u = Σ_{i ∈ I_u} w e_ui²

@@ -22,7 +22,7 @@ name          σ(z)                    σ'(z), from h = σ(z)
 
 The derivative of ``step`` is 0 wherever it exists, so nothing could be learned through it.  The
 straight-through estimator (Bengio, Léonard and Courville, 2013) takes that of the identity for
-it; a `nonconvex.numerics.network.model.Network` has to ask for it by name.
+it; a `Network` has to ask for it by name.
 
 `softmax` mixes the entries of a row; it belongs to the output and to its loss, see `losses`.
 

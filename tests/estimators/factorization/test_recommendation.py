@@ -441,7 +441,7 @@ def test_another_process_with_one_core_loads_a_pipeline_and_fits_the_same_bits(
         [sys.executable, "-c", RESTART, str(tmp_path / "fitted")],
         capture_output=True,
         text=True,
-        cwd=Path(__file__).parents[2],
+        cwd=Path(__file__).parents[3],
         check=True,
     )
     prediction, users = done.stdout.split()

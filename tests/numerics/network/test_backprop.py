@@ -386,8 +386,8 @@ def test_gradients_do_not_depend_on_how_pieces_are_held():
         )
 
     apart = [sums(network, theta, gathered(b)) for b in epoch_rows(sizes, 150, seed=5, epoch=2)]
-    for threads in (1, 2):
-        with LocalGradients(network, examples, sizes, 150, 5, threads) as gradients:
+    for count in (1, 2):
+        with LocalGradients(network, examples, sizes, 150, 5, count) as gradients:
             together = [minibatch(theta) for minibatch in gradients.epoch(2)]
         assert len(together) == len(apart) == 3
         for ours, wanted in zip(together, apart, strict=True):
