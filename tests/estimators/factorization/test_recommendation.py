@@ -418,7 +418,7 @@ import sys
 from pyspark.ml import PipelineModel
 from nonconvex.recommendation import MatrixFactorization
 from nonconvex.session import get_session
-from tests.distributed.test_alternating import frame, triples
+from tests.distributed.factorization.test_fit import frame, triples
 spark = get_session("restart", {"spark.master": "local[1]", "spark.sql.shuffle.partitions": "1"})
 model = PipelineModel.load(sys.argv[1])
 row = model.transform(spark.createDataFrame([(0, 3)], "user long, item long")).collect()[0]
