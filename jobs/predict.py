@@ -10,7 +10,8 @@ from typing import Any
 
 from pyspark.sql import SparkSession
 
-from nonconvex.distributed.files.hadoop import FileSystem, publish
+from nonconvex.distributed.files.atomic import publish
+from nonconvex.distributed.files.hadoop import FileSystem
 from nonconvex.distributed.publication import find_model
 from nonconvex.distributed.serving import MANIFEST, check_place
 from nonconvex.job import run

@@ -11,7 +11,8 @@ from typing import Any
 from pyspark.sql import SparkSession
 
 from nonconvex.distributed.data.prepared import PreparedRatings
-from nonconvex.distributed.files.hadoop import FileSystem, publish
+from nonconvex.distributed.files.atomic import publish
+from nonconvex.distributed.files.hadoop import FileSystem
 from nonconvex.distributed.publication import find_model
 from nonconvex.distributed.serving import (
     MANIFEST,

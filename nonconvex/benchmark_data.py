@@ -18,7 +18,8 @@ from nonconvex.distributed.data.example_tables import ExampleTable
 from nonconvex.distributed.data.prepared import PreparedRatings
 from nonconvex.distributed.data.splits import Split, part_by_hash
 from nonconvex.distributed.data.validation import PARTS
-from nonconvex.distributed.files.hadoop import FileSystem, publish
+from nonconvex.distributed.files.atomic import publish
+from nonconvex.distributed.files.hadoop import FileSystem
 from nonconvex.numerics.synthetic import PlantedExamples, PlantedRatings
 
 __all__ = [

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from pyspark.sql import SparkSession
 
-from nonconvex.distributed.files.atomic import ChecksumError, read_sealed
+from nonconvex.distributed.files.atomic import ChecksumError, read_verified
 from nonconvex.distributed.files.hadoop import FileSystem
 from nonconvex.distributed.publication import Run, find_run
 
@@ -94,7 +94,7 @@ def _origin(spark: SparkSession, run: Run) -> Origin:
     if not FileSystem(spark, run.path).exists(f"{run.path}/{_ORIGIN}"):  # of an earlier version
         return Origin(None, None)
     try:
-        said = json.loads(read_sealed(spark, run.path, _ORIGIN))
+        said = json.loads(read_verified(spark, run.path, _ORIGIN))
         day = None if said["day"] is None else date.fromisoformat(said["day"])
         return Origin(day, None if said["after"] is None else str(said["after"]))
     except (ChecksumError, ValueError, TypeError, KeyError) as error:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from pyspark.sql import SparkSession
 
 from nonconvex.config import ConfigError
-from nonconvex.distributed.files.atomic import ChecksumError, read_sealed
+from nonconvex.distributed.files.atomic import ChecksumError, read_verified
 from nonconvex.distributed.files.hadoop import FileSystem
 from nonconvex.distributed.model_tables import ModelError
 from nonconvex.distributed.publication import (
@@ -105,7 +105,7 @@ class Release:
         if not self.files.exists(f"{self.before.path}/{name}"):
             return {}
         try:
-            said = json.loads(read_sealed(self._spark, self.before.path, name))
+            said = json.loads(read_verified(self._spark, self.before.path, name))
         except (ChecksumError, json.JSONDecodeError) as error:
             _logger.warning("what changed since is not told: %s", error)
             return {}

@@ -11,7 +11,7 @@ from pyspark.sql import SparkSession
 
 from nonconvex import __version__
 from nonconvex.distributed.data.prepared import PreparedRatings
-from nonconvex.distributed.files.atomic import read_sealed
+from nonconvex.distributed.files.atomic import read_verified
 from nonconvex.distributed.files.hadoop import FileSystem
 from nonconvex.estimators.factorization.summary import RestartSummary, TrainingSummary
 from nonconvex.numerics.metrics import Evaluation, Scores
@@ -209,7 +209,7 @@ def trained_on(spark: SparkSession, model_path: str) -> str | None:
     run = model_path.rstrip("/").rpartition("/")[0]
     if not FileSystem(spark, model_path).exists(f"{run}/{METRICS}"):
         return None
-    fingerprint: str = json.loads(read_sealed(spark, run, METRICS))["prepared"]["fingerprint"]
+    fingerprint: str = json.loads(read_verified(spark, run, METRICS))["prepared"]["fingerprint"]
     return fingerprint
 
 

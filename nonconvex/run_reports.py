@@ -17,7 +17,7 @@ from pyspark.sql import DataFrame, SparkSession
 from nonconvex import __version__
 from nonconvex.distributed.data.example_tables import ExampleTable
 from nonconvex.distributed.data.prepared import PreparedRatings
-from nonconvex.distributed.files.atomic import ChecksumError, read_sealed
+from nonconvex.distributed.files.atomic import ChecksumError, read_verified
 from nonconvex.distributed.files.hadoop import FileSystem
 from nonconvex.distributed.publication import Run
 from nonconvex.factorization_sections import FactorizationConfig
@@ -209,7 +209,7 @@ def _circumstances(spark: SparkSession, about: About) -> Circumstances:
 def _metrics(spark: SparkSession, run: Run) -> dict[str, Any] | None:
     """Return the metrics of a run, None if it has none."""
     try:
-        metrics: dict[str, Any] = json.loads(read_sealed(spark, run.path, METRICS))
+        metrics: dict[str, Any] = json.loads(read_verified(spark, run.path, METRICS))
     except (ChecksumError, json.JSONDecodeError):
         return None
     return metrics

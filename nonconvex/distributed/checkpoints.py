@@ -27,13 +27,8 @@ from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from nonconvex.distributed.files.atomic import seal, verify
-from nonconvex.distributed.files.hadoop import (
-    ConcurrencyError,
-    FileSystem,
-    FileSystemError,
-    publish,
-)
+from nonconvex.distributed.files.atomic import publish, verify, write_checksums
+from nonconvex.distributed.files.hadoop import ConcurrencyError, FileSystem, FileSystemError
 from nonconvex.distributed.model_tables import reason_of
 from nonconvex.distributed.rows import PIECES, KeptRows, SavedRows, joined
 
@@ -114,7 +109,7 @@ class Checkpoints:
             }
             files = FileSystem(self.spark, directory)
             files.write_text(f"{directory}/{_MANIFEST}", json.dumps(manifest))
-            seal(self.spark, directory)
+            write_checksums(self.spark, directory)
         for iteration in self._iterations():
             if iteration != state.iteration:
                 FileSystem(self.spark, self.path).delete(f"{self.path}/iteration={iteration}")

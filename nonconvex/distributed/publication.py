@@ -23,13 +23,13 @@ from typing import Any, NamedTuple
 
 from pyspark.sql import SparkSession
 
-from nonconvex.distributed.files.atomic import replace_text, seal
+from nonconvex.distributed.files.atomic import write_checksums
 from nonconvex.distributed.files.hadoop import (
     ConcurrencyError,
     FileSystem,
     FileSystemError,
-    abandoned,
-    mark,
+    is_stale,
+    process_token,
 )
 
 __all__ = [
@@ -113,10 +113,10 @@ def new_run(spark: SparkSession, path: str) -> Iterator[Run]:
     run = _run(path, f"{now:%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:6]}")
     temporary = files.sibling(run.path)  # so that no run is there that does not say who writes it
     try:
-        files.write_text(f"{temporary}/{_RUNNING}", json.dumps({"writer": mark()}) + "\n")
+        files.write_text(f"{temporary}/{_RUNNING}", json.dumps({"writer": process_token()}) + "\n")
         files.rename(temporary, run.path)
         yield run
-        seal(spark, run.path, deep=False, without=(_RUNNING,))
+        write_checksums(spark, run.path, deep=False, without=(_RUNNING,))
         files.delete(f"{run.path}/{_RUNNING}")
     except BaseException:
         files.delete(temporary)
@@ -163,7 +163,7 @@ def publish_run(spark: SparkSession, path: str, run: Run, *, after: Run | None) 
     files = FileSystem(spark, path)
     before = None if after is None else after.id
     claim = f"{path}/{_claim(before)}"
-    text = json.dumps({"run_id": run.id, "writer": mark()}) + "\n"
+    text = json.dumps({"run_id": run.id, "writer": process_token()}) + "\n"
     claimed = False
     try:
         while not (claimed := files.write_new(claim, text)):
@@ -301,7 +301,7 @@ def _is_left(files: FileSystem, run: Run) -> bool:
         return not files.names(run.path) and time.time() - files.modified(run.path) > _DAY
     modified = files.modified(running)
     try:
-        return abandoned(json.loads(files.read_text(running))["writer"], modified, _DAY)
+        return is_stale(json.loads(files.read_text(running))["writer"], modified, _DAY)
     except (json.JSONDecodeError, TypeError, KeyError):  # killed while it wrote this very file
         return time.time() - modified > _MOMENT
 
@@ -313,7 +313,7 @@ def _settle(spark: SparkSession, files: FileSystem, path: str) -> None:
         claim = f"{path}/{name}"
         while name.startswith(_CLAIM) and (said := _claimed(files, claim)) is not None:
             run, writer = _run(path, said["run_id"]), said["writer"]
-            if abandoned(writer, said["modified"], _MOMENT):
+            if is_stale(writer, said["modified"], _MOMENT):
                 if _pointed(files, path) == _before(name) and files.exists(run.model):
                     _point(spark, path, run)
                 files.delete(claim)
@@ -365,7 +365,7 @@ def _refuse_other(files: FileSystem, path: str, run: Run, before: str | None) ->
 
 
 def _point(spark: SparkSession, path: str, run: Run) -> None:
-    replace_text(spark, f"{path}/{POINTER}", json.dumps({"run_id": run.id}) + "\n")
+    FileSystem(spark, path).replace_text(f"{path}/{POINTER}", json.dumps({"run_id": run.id}) + "\n")
     _logger.info("published %s", run.path)
 
 

@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 from pyspark.ml.util import DefaultParamsReader, DefaultParamsWriter, MLReader, MLWriter
 from pyspark.sql import SparkSession
 
-from nonconvex.distributed.files.atomic import ChecksumError, seal, verify
+from nonconvex.distributed.files.atomic import ChecksumError, verify, write_checksums
 from nonconvex.distributed.files.hadoop import FileSystem
 from nonconvex.distributed.model_tables import ModelError
 
@@ -48,7 +48,7 @@ class ModelWriter(MLWriter, Generic[ModelT]):
         files.make_directory(path)  # where it cannot be, a task would say so in 150 lines
         extra = self._write(path)
         DefaultParamsWriter.saveMetadata(self._model, path, self.sparkSession, extra)
-        seal(self.sparkSession, path)
+        write_checksums(self.sparkSession, path)
 
     @abstractmethod
     def _write(self, path: str) -> dict[str, Any]:

@@ -3,13 +3,16 @@ import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
 from nonconvex.distributed import publication
-from nonconvex.distributed.files import atomic as replacement
-from nonconvex.distributed.files.hadoop import ConcurrencyError, FileSystem, FileSystemError, mark
+from nonconvex.distributed.files.hadoop import (
+    ConcurrencyError,
+    FileSystem,
+    FileSystemError,
+    process_token,
+)
 from nonconvex.distributed.publication import (
     POINTER,
     PublicationError,
@@ -105,37 +108,18 @@ def test_a_pointer_that_cannot_be_written_is_named(spark, tmp_path):
         publish_run(spark, f"{tmp_path}/file", Run("first", "unused"), after=None)
 
 
-def test_a_rename_that_says_no_is_an_error():
-    files = SimpleNamespace(rename=lambda path, target: False)
-    target = SimpleNamespace(toString=lambda: "runs/published.json")
-    with pytest.raises(FileSystemError, match=r"runs/published\.json cannot be replaced"):
-        replacement._rename_local(None, files, None, target)
-
-
 def test_a_pointer_that_could_not_be_replaced_is_left_alone(spark, runs, monkeypatch):
     old, new = complete_run(spark, runs), complete_run(spark, runs)
     publish_run(spark, runs, old, after=None)
-    monkeypatch.setitem(replacement._RENAME_OVER, "file", refuse)
+    monkeypatch.setattr(FileSystem, "replace_text", refuse)
     with pytest.raises(FileSystemError, match="refused"):
         publish_run(spark, runs, new, after=old)
     assert find_model(spark, runs) == old.model
     assert len(os.listdir(runs)) == 3  # no temporary file is left
 
 
-def refuse(context, files, path, target):
-    assert files.exists(path)
+def refuse(files, path, text):
     raise FileSystemError("refused")
-
-
-def test_hdfs_renames_over_a_file_when_told_so(spark, tmp_path):
-    context = spark.sparkContext
-    paths = [context._jvm.org.apache.hadoop.fs.Path(str(tmp_path / name)) for name in ("new", "a")]
-    files = paths[0].getFileSystem(context._jsc.hadoopConfiguration())
-    for path, text in zip(paths, ("new", "old"), strict=True):
-        replacement._write(files, path, text)
-    replacement._rename_over(context, files, *paths)
-    assert (tmp_path / "a").read_text() == "new"
-    assert not (tmp_path / "new").exists()
 
 
 def test_a_store_without_such_a_rename_is_written_at_once(spark, tmp_path):
@@ -207,7 +191,7 @@ def test_a_publication_that_was_killed_is_finished(spark, runs):
 def test_a_publication_that_never_ends_is_named(spark, runs, monkeypatch):
     run = complete_run(spark, runs)
     Path(runs, ".publishing.after=none").write_text(
-        json.dumps({"run_id": run.id, "writer": mark()})
+        json.dumps({"run_id": run.id, "writer": process_token()})
     )
     monkeypatch.setattr(publication, "_MOMENT", 0.2)
     with pytest.raises(ConcurrencyError, match=rf"{run.id} has been about to be .* or delete"):
@@ -219,7 +203,7 @@ def test_what_killed_runs_leave_is_removed_and_what_others_write_is_not(spark, r
     for name, writer, old in (
         ("killed", GONE, True),
         ("elsewhere", GONE, False),
-        ("here", mark(), True),
+        ("here", process_token(), True),
         ("cut", None, True),
     ):
         running = Path(runs, f"run_id={name}", "running.json")
@@ -230,7 +214,7 @@ def test_what_killed_runs_leave_is_removed_and_what_others_write_is_not(spark, r
     Path(runs, "run_id=empty").mkdir()
     Path(runs, f".published.json.{GONE}.0123abcd").touch()
     age(Path(runs, f".published.json.{GONE}.0123abcd"), 90_000)
-    Path(runs, f".published.json.{mark()}.0123abcd").touch()
+    Path(runs, f".published.json.{process_token()}.0123abcd").touch()
     recover(spark, runs)
     assert sorted(os.listdir(runs)) == sorted(
         [
@@ -238,7 +222,7 @@ def test_what_killed_runs_leave_is_removed_and_what_others_write_is_not(spark, r
             "run_id=elsewhere",
             "run_id=here",
             "run_id=empty",
-            f".published.json.{mark()}.0123abcd",
+            f".published.json.{process_token()}.0123abcd",
         ]
     )
 

@@ -41,7 +41,8 @@ from nonconvex.distributed.data.validation import (
     count_reasons,
     label_ratings,
 )
-from nonconvex.distributed.files.hadoop import FileSystem, publish
+from nonconvex.distributed.files.atomic import publish
+from nonconvex.distributed.files.hadoop import FileSystem
 from nonconvex.distributed.sums import exact_sums
 
 __all__ = [

@@ -19,7 +19,8 @@ from nonconvex.distributed.data.examples import (
     outline,
     select_examples,
 )
-from nonconvex.distributed.files.hadoop import FileSystem, publish
+from nonconvex.distributed.files.atomic import publish
+from nonconvex.distributed.files.hadoop import FileSystem
 from nonconvex.distributed.network.dataset import ExampleSet, Measures, check_intake, measure
 from nonconvex.distributed.network.shards import PIECE_BYTES, SCHEMA, Layout, Pieces, pack
 from nonconvex.numerics.network.standardize import Moments

@@ -1,10 +1,8 @@
-"""Files wherever Spark writes them, through Hadoop's FileSystem; directories published whole.
+"""One file system, through Hadoop: local disks, HDFS and object stores alike.
 
-Who writes: a mark in the names of temporary files, by which a later run knows what was left.
-
-A process that is killed removes nothing.  What it left is told from what another process is
-writing by asking whether the writer is still there: at once on the same machine, and on others by
-the age of what it wrote last.
+Temporary files carry a token of the process that writes them.  A killed process removes nothing, so
+a later run asks whether the writer is still alive: at once on the same machine, and for another
+machine by the age of its last write.
 """
 
 from __future__ import annotations
@@ -16,7 +14,7 @@ import re
 import socket
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache, cached_property
 from pathlib import Path
@@ -26,55 +24,35 @@ from py4j.protocol import Py4JJavaError
 from pyspark.sql import SparkSession
 
 __all__ = [
-    "MARK",
     "ConcurrencyError",
     "FileSystem",
     "FileSystemError",
-    "abandoned",
+    "is_stale",
     "java_class",
-    "mark",
-    "publish",
+    "process_token",
 ]
 
-MARK = r"[0-9a-f]{8}-\d+-\d+"
-"""The form of a mark, as a regular expression."""
-
+_TOKEN = r"[0-9a-f]{8}-\d+-\d+"
 _PROC = Path("/proc")
 
 
-def mark() -> str:
+def process_token() -> str:
     """Return ``<machine>-<process>-<start>`` of this process.
 
-    The machine is a hash of its name, its boot and the namespace of its processes: a process of
-    another container is not asked for by a number that means another one here.
-
-    Examples
-    --------
-    >>> abandoned(mark(), time.time(), lease=0.0)
-    False
+    The machine is a hash of host name, boot id and process namespace: the same process number in
+    another container is another process.
     """
     process = os.getpid()
     return f"{_machine()}-{process}-{_start(process) or 0}"
 
 
-def abandoned(writer: str, modified: float, lease: float) -> bool:
-    """Return whether what a writer has begun will never be finished.
+def is_stale(token: str, modified: float, lease: float) -> bool:
+    """Tell whether the process of a token is dead, so that its temporary files can be removed.
 
-    Parameters
-    ----------
-    writer : str
-        From `mark`.
-    modified : float
-        When it wrote last, in seconds since 1970.
-    lease : float
-        Seconds of silence after which a process of another machine is taken for dead.
-
-    Examples
-    --------
-    >>> abandoned("00000000-1-1", time.time() - 60, lease=30.0)
-    True
+    A process of another machine counts as dead when its last write, at `modified` (seconds since
+    1970), is more than `lease` seconds old.
     """
-    machine, process, start = writer.split("-")
+    machine, process, start = token.split("-")
     if machine != _machine():
         return time.time() - modified > lease
     return _start(int(process)) != int(start)
@@ -92,25 +70,25 @@ def _machine() -> str:
 
 
 def _start(process: int) -> int | None:
-    """Return when a process started, in ticks since boot, 0 if unknown, None if it is not there."""
+    """Return the start of a process in ticks since boot: 0 if unknown, None if it is dead."""
     if not (_PROC / "self/stat").exists():
         try:
             os.kill(process, 0)
         except ProcessLookupError:
             return None
-        except OSError:  # it is another user's
+        except OSError:  # another user's process
             pass
         return 0
     try:
         state, *fields = (_PROC / f"{process}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return None
-    return None if state == "Z" else int(fields[18])  # a zombie writes no more
+    return None if state == "Z" else int(fields[18])  # a zombie cannot write
 
 
 _logger = logging.getLogger("nonconvex")
 
-_TEMPORARY = re.compile(rf"\.(?P<name>.+)\.(?P<writer>{MARK})\.[0-9a-f]{{8}}(?P<old>\.old)?")
+_TEMPORARY = re.compile(rf"\.(?P<name>.+)\.(?P<writer>{_TOKEN})\.[0-9a-f]{{8}}(?P<old>\.old)?")
 _HIDDEN = re.compile(r"/(\.|_(?![^/]*=))|\._COPYING_$")  # not ``_day=1``
 _DAY = 86400.0
 
@@ -126,16 +104,7 @@ class ConcurrencyError(FileSystemError):
 
 
 def java_class(jvm: Any, name: str) -> Any:
-    """Return a class of Java by its whole name.
-
-    Written as ``jvm.org.apache…``, each part of it would be looked for in all of Spark's jars,
-    which takes milliseconds.
-
-    Examples
-    --------
-    >>> java_class(spark.sparkContext._jvm, "org.apache.hadoop.fs.Path")("a/b").getName()
-    'b'
-    """
+    """Return a Java class by its full name; ``jvm.org.apache…`` would search all jars per part."""
     return getattr(jvm, name)
 
 
@@ -174,7 +143,7 @@ class FileSystem:
             return sorted(s.getPath().getName() for s in self._files.listStatus(self._path(path)))
 
     def sizes(self, path: str) -> dict[str, int]:
-        """Return the sizes in bytes of all files in a directory and those in it, by their path."""
+        """Return the size in bytes of each file in a directory, recursively, by relative path."""
         with _named("listed", path):
             root = f"{self._files.makeQualified(self._path(path))}/"
             found = self._files_in(self._path(path))
@@ -182,10 +151,9 @@ class FileSystem:
             return dict(sorted(sizes.items()))
 
     def empty_files(self, pattern: str) -> list[str]:
-        """Return the files of 0 bytes among those that Spark finds at a path with wildcards.
+        """Return the files of 0 bytes that Spark would read at a path with wildcards.
 
-        They are named from what the pattern matches.  What Spark takes no notice of, such as
-        ``_SUCCESS``, is left out.
+        Names begin at what the pattern matches.  Files that Spark ignores are left out.
         """
         empty = []
         with _named("listed", pattern):
@@ -199,113 +167,97 @@ class FileSystem:
 
     def sha256(self, path: str) -> str:
         """Return the SHA-256 of a file in hexadecimal digits; its bytes stay in Java."""
-        with _named("read", path):
-            stream = self._files.open(self._path(path))
-            try:
-                digests = java_class(self._jvm, "org.apache.commons.codec.digest.DigestUtils")
-                return str(digests.sha256Hex(stream))
-            finally:
-                stream.close()
+        digests = java_class(self._jvm, "org.apache.commons.codec.digest.DigestUtils")
+        return self._read(path, digests.sha256Hex)
 
     def read_text(self, path: str) -> str:
         """Return the text of a small file in UTF-8."""
-        with _named("read", path):
-            stream = self._files.open(self._path(path))
-            try:
-                utilities = java_class(self._jvm, "org.apache.commons.io.IOUtils")
-                return str(utilities.toString(stream, "UTF-8"))
-            finally:
-                stream.close()
+        utilities = java_class(self._jvm, "org.apache.commons.io.IOUtils")
+        return self._read(path, lambda stream: utilities.toString(stream, "UTF-8"))
 
     def write_text(self, path: str, text: str) -> None:
-        """Write a small file in UTF-8, over the one that may be there."""
+        """Write a small file in UTF-8, replacing an existing one."""
         self.write_bytes(path, text.encode("utf-8"))
 
     def write_bytes(self, path: str, content: bytes) -> None:
-        """Write a small file, over the one that may be there."""
+        """Write a small file, replacing an existing one."""
         with _named("written", path):
-            _write_bytes(self._files.create(self._path(path)), content)
+            _write(self._files.create(self._path(path)), content)
+
+    def replace_text(self, path: str, text: str) -> None:
+        """Replace a small file atomically: a reader sees the old text or the new.
+
+        Where nothing renames over a file, as on object stores, a file appears when it is closed.
+        """
+        target, content = self._path(path), text.encode("utf-8")
+        with _named("replaced", path):
+            if self._scheme not in ("file", "hdfs"):
+                _write(self._files.create(target), content)
+                return
+            with self._temporary(path, content) as (files, temporary):
+                if self._scheme == "hdfs":
+                    self._rename_over(temporary, target)
+                elif not files.rename(temporary, target):  # POSIX renames over a file
+                    raise FileSystemError(f"{path} cannot be replaced")
 
     def write_new(self, path: str, text: str) -> bool:
-        """Write a small file that is not there yet, all at once; return whether it was not there.
+        """Write a small file atomically unless it exists; return whether it was written.
 
-        Of several processes that do so at the same time, one gets True: by a hard link on a local
-        disk, by an exclusive rename on HDFS, and elsewhere as far as the store refuses to write
-        over a file.
+        Of several processes that do so at once, one gets True: by a hard link on a local disk, by
+        an exclusive rename on HDFS, and elsewhere if the store refuses to overwrite a file.
         """
-        scheme = self._scheme
-        target = self._path(path)
+        target, content = self._path(path), text.encode("utf-8")
         with _named("written", path):
-            if scheme not in ("file", "hdfs"):
-                return self._create_new(target, text)
-            temporary = self._path(self.sibling(path))
-            raw = self._files.getRaw() if scheme == "file" else self._files
-            try:
-                _write(raw.create(temporary, True), text)
-                if scheme == "file":
-                    return _link(*(raw.pathToFile(p).getPath() for p in (temporary, target)))
-                return self._rename_new(temporary, target)
-            finally:
-                raw.delete(temporary, False)
+            if self._scheme not in ("file", "hdfs"):
+                stream = _unless_exists(lambda: self._files.create(target, False))
+                if stream is not None:
+                    _write(stream, content)
+                return stream is not None
+            with self._temporary(path, content) as (files, temporary):
+                if self._scheme == "file":
+                    return _link(*(files.pathToFile(p).getPath() for p in (temporary, target)))
+                return bool(_unless_exists(lambda: self._rename_over(temporary, target, new=True)))
 
     def modified(self, path: str) -> float:
-        """Return when `path` was written last, in seconds since 1970."""
+        """Return the time of the last write to `path`, in seconds since 1970."""
         with _named("reached", path):
             return float(self._files.getFileStatus(self._path(path)).getModificationTime()) / 1e3
 
     def make_directory(self, path: str) -> None:
-        """Make the directory `path` and those it is in."""
+        """Make the directory `path` and its parents."""
         with _named("written", path):
             if not self._files.mkdirs(self._path(path)):
                 raise FileSystemError(f"{path} cannot be written: name a directory that can be")
 
     def rename(self, path: str, target: str) -> None:
-        """Give the file or directory `path` the name `target`, which must be free.
-
-        Raises
-        ------
-        ConcurrencyError
-            If it is not.
-        """
+        """Rename a file or directory to `target`; raise ConcurrencyError if that exists."""
         taken = f"{path} cannot be renamed to {target}: another process has written that meanwhile"
         with _named(f"renamed to {target}", path):
             if self._files.exists(self._path(target)):
                 raise ConcurrencyError(taken)
             if not self._files.rename(self._path(path), self._path(target)):
                 raise FileSystemError(f"{path} cannot be renamed to {target}")
-            # Hadoop puts a directory into one that has appeared at this very moment.
+            # If `target` appeared in between, Hadoop has moved the directory into it.
             inside = self._path(f"{target}/{self._path(path).getName()}")
             if self._files.exists(inside):
                 self._files.delete(inside, True)
                 raise ConcurrencyError(taken)
 
     def delete(self, path: str, *, whole: bool = True) -> None:
-        """Remove `path` with all that is in it, if it is there.
-
-        Unless it is to be removed as a `whole`, a directory that is not empty is refused.
-        """
+        """Remove `path` if it exists; unless `whole`, refuse a directory that is not empty."""
         with _named("removed", path):
             self._files.delete(self._path(path), whole)
 
     def sibling(self, path: str) -> str:
-        """Return a path beside `path` that nothing has and that Spark does not read as data.
-
-        Its name says who writes there, for `sweep`.
-        """
+        """Return a free path beside `path` that Spark ignores and `sweep` understands."""
         there = self._files.makeQualified(self._path(path))
-        return f"{there.getParent()}/.{there.getName()}.{mark()}.{uuid.uuid4().hex[:8]}"
+        return f"{there.getParent()}/.{there.getName()}.{process_token()}.{uuid.uuid4().hex[:8]}"
 
     def sweep(self, directory: str, name: str | None = None, lease: float = _DAY) -> None:
-        """Remove the siblings of processes that are gone, and put back what they moved away.
+        """Clear up after killed processes: remove their siblings, restore what they moved away.
 
-        Parameters
-        ----------
-        directory : str
-            Where to look; it need not be there.
-        name : str, optional
-            Of what has siblings; by default of anything in the directory.
-        lease : float
-            See `abandoned`.
+        Looks at the siblings of `name`, by default of any name, in a directory that need not
+        exist.  See `is_stale` for `lease`.
         """
         for entry in self.names(directory) if self.exists(directory) else []:
             found = _TEMPORARY.fullmatch(entry)
@@ -313,14 +265,14 @@ class FileSystem:
                 continue
             path, target = f"{directory}/{entry}", f"{directory}/{found['name']}"
             try:
-                if not abandoned(found["writer"], self.modified(path), lease):
+                if not is_stale(found["writer"], self.modified(path), lease):
                     continue
                 if found["old"] and not self.exists(target):
                     self.rename(path, target)
-                    _logger.info("put back %s, which a run that was killed had moved away", target)
+                    _logger.info("restored %s, which a killed run had moved away", target)
                 else:
                     self.delete(path)
-                    _logger.info("removed %s, which a run that was killed had left", path)
+                    _logger.info("removed %s, left by a killed run", path)
             except FileSystemError as error:  # another process sweeps, too
                 _logger.debug("not swept: %s", error)
 
@@ -337,10 +289,10 @@ class FileSystem:
         return str(self._files.getUri().getScheme())
 
     def _files_in(self, directory: Any) -> Iterator[Any]:
-        """Yield the status of each file in a directory and those in it, or of the file that it is.
+        """Yield the status of each file below a directory, or of the file that it is.
 
-        A store of objects lists them all in one request.  On a local disk Java would start a
-        process for each file that it lists so, to ask for permissions that nobody wants here.
+        An object store lists them all in one request.  On a local disk that request would start a
+        process for each file, to read its permissions.
         """
         if self._scheme != "file":
             found = self._files.listFiles(directory, True)
@@ -353,109 +305,39 @@ class FileSystem:
             else:
                 yield status
 
-    def _create_new(self, target: Any, text: str) -> bool:
+    def _read(self, path: str, reader: Callable[[Any], Any]) -> str:
+        with _named("read", path):
+            stream = self._files.open(self._path(path))
+            try:
+                return str(reader(stream))
+            finally:
+                stream.close()
+
+    @contextmanager
+    def _temporary(self, path: str, content: bytes) -> Iterator[tuple[Any, Any]]:
+        """Write a sibling of `path`; yield the file system and the sibling, then remove it."""
+        # The checksummed local file system would add a second file, renamed a moment later.
+        files = self._files.getRaw() if self._scheme == "file" else self._files
+        temporary = self._path(self.sibling(path))
         try:
-            stream = self._files.create(target, False)
-        except Py4JJavaError as error:
-            if _already_exists(error):
-                return False
-            raise
-        _write(stream, text)
+            _write(files.create(temporary, True), content)
+            yield files, temporary
+        finally:
+            files.delete(temporary, False)
+
+    def _rename_over(self, path: Any, target: Any, *, new: bool = False) -> bool:
+        """Rename on HDFS, over an existing file unless it is to be `new`."""
+        options = java_class(self._jvm, "org.apache.hadoop.fs.Options").Rename
+        chosen = self._gateway.new_array(options, 0 if new else 1)
+        if not new:
+            chosen[0] = options.OVERWRITE
+        contexts = java_class(self._jvm, "org.apache.hadoop.fs.FileContext")
+        context = contexts.getFileContext(self._files.getUri(), self._files.getConf())
+        context.rename(path, target, chosen)
         return True
 
-    def _rename_new(self, path: Any, target: Any) -> bool:
-        try:
-            contexts = java_class(self._jvm, "org.apache.hadoop.fs.FileContext")
-            context = contexts.getFileContext(self._files.getUri(), self._files.getConf())
-            options = java_class(self._jvm, "org.apache.hadoop.fs.Options").Rename
-            context.rename(path, target, self._gateway.new_array(options, 0))
-        except Py4JJavaError as error:
-            if _already_exists(error):
-                return False
-            raise
-        return True
 
-
-@contextmanager
-def publish(spark: SparkSession, path: str, *, replace: bool = True) -> Iterator[str]:
-    """Yield a temporary directory that takes the place of `path` once it is complete.
-
-    What was at `path` stays there until then, and for good if the block raises; then the
-    temporary directory is removed.  A process that is killed leaves it, or, between two renames,
-    what was at `path` beside it: the next one for the same path clears up first.
-
-    Parameters
-    ----------
-    spark : SparkSession
-        The session that writes.
-    path : str
-        Where the directory is to be in the end.
-    replace : bool
-        Whether what is at `path` in the end may be replaced.
-
-    Yields
-    ------
-    str
-        A directory beside `path`, made and empty.
-
-    Raises
-    ------
-    FileSystemError
-        If `path` cannot be written.
-    ConcurrencyError
-        If another process has written `path` meanwhile.
-
-    Examples
-    --------
-    >>> with publish(spark, "tables/latest") as directory:
-    ...     ratings.write.parquet(f"{directory}/ratings")
-    >>> FileSystem(spark, "tables").names("tables/latest")
-    ['ratings']
-    """
-    files = FileSystem(spark, path)
-    files.sweep(*files.parent(path))
-    temporary = files.sibling(path)
-    files.make_directory(temporary)
-    try:
-        yield temporary
-        if replace and files.exists(path):
-            _replace(files, temporary, path)
-        else:
-            files.rename(temporary, path)
-    finally:
-        files.delete(temporary)
-
-
-def _replace(files: FileSystem, temporary: str, path: str) -> None:
-    """Put `temporary` in the place of `path`, or leave `path` as it was."""
-    old = f"{files.sibling(path)}.old"
-    try:
-        files.rename(path, old)
-    except FileSystemError:
-        if files.exists(path):
-            raise
-        files.rename(temporary, path)  # what was there has been removed by another process
-        return
-    try:
-        files.rename(temporary, path)
-    except ConcurrencyError:  # what was there has been replaced by another process
-        files.delete(old)
-        raise
-    except FileSystemError:
-        files.rename(old, path)
-        raise
-    try:
-        files.delete(old)
-    except FileSystemError as error:
-        # The new directory is in place, so this must not look like a failure.
-        _logger.warning("the directory that was at %s stays behind: %s", path, error)
-
-
-def _write(stream: Any, text: str) -> None:
-    _write_bytes(stream, text.encode("utf-8"))
-
-
-def _write_bytes(stream: Any, content: bytes) -> None:
+def _write(stream: Any, content: bytes) -> None:
     try:
         stream.write(bytearray(content))
     finally:
@@ -472,13 +354,19 @@ def _link(path: str, target: str) -> bool:
     return True
 
 
-def _already_exists(error: Py4JJavaError) -> bool:
-    return "FileAlreadyExists" in str(error.java_exception)
+def _unless_exists(action: Callable[[], Any]) -> Any:
+    """Return the result of an action, None if it failed because its target exists."""
+    try:
+        return action()
+    except Py4JJavaError as error:
+        if "FileAlreadyExists" in str(error.java_exception):
+            return None
+        raise
 
 
 @contextmanager
 def _named(done: str, path: str) -> Iterator[None]:
-    """Turn an exception of Java into one that says what could not be done to `path`."""
+    """Turn a Java exception into a FileSystemError that names `path` and the action."""
     try:
         yield
     except Py4JJavaError as error:

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from nonconvex.distributed.files.atomic import ChecksumError, read_sealed, seal, verify
+from nonconvex.distributed.files.atomic import ChecksumError, read_verified, verify, write_checksums
 
 
 @pytest.fixture
@@ -15,7 +15,7 @@ def sealed(spark, tmp_path):
     (place / "factors" / "_SUCCESS").touch()
     (place / "factors" / ".part-0.parquet.crc").write_bytes(b"Hadoop's own")
     (place / "metadata.json").write_text('{"α": 0.25}')
-    seal(spark, str(place))
+    write_checksums(spark, str(place))
     for crc in place.glob(".*.crc"):
         crc.unlink()  # as after a copy to elsewhere
     (place / "factors" / ".part-0.parquet.crc").unlink()
@@ -27,7 +27,7 @@ def test_what_is_as_it_was_passes(spark, sealed):
     assert list(said) == ["factors/part-0.parquet", "metadata.json"]
     (sealed / "factors" / "_SUCCESS").unlink()  # Spark does not read it
     verify(spark, str(sealed))
-    assert read_sealed(spark, str(sealed), "metadata.json") == '{"α": 0.25}'
+    assert read_verified(spark, str(sealed), "metadata.json") == '{"α": 0.25}'
 
 
 @pytest.mark.parametrize("name", ["factors/part-0.parquet", "metadata.json", "checksums.json"])
@@ -54,7 +54,7 @@ def test_files_that_are_too_short_too_many_or_gone(spark, sealed):
 
     factors = sealed / "factors" / "part-0.parquet"
     factors.write_bytes(bytes(200))
-    refused(r"part-0\.parquet is damaged: it has 200 bytes and not 256")
+    refused(r"part-0\.parquet is damaged: it has 200 bytes, not 256")
     factors.unlink()
     refused(r"lacks factors/part-0\.parquet")
     factors.write_bytes(bytes(range(256)))
@@ -64,8 +64,8 @@ def test_files_that_are_too_short_too_many_or_gone(spark, sealed):
     more.unlink()
     (sealed / "metadata.json").write_text('{"α": 0.26}')
     with pytest.raises(ChecksumError, match="is damaged: its checksum is another one"):
-        read_sealed(spark, str(sealed), "metadata.json")
+        read_verified(spark, str(sealed), "metadata.json")
     with pytest.raises(ChecksumError, match="cannot be read"):
-        read_sealed(spark, str(sealed), "nothing.json")
+        read_verified(spark, str(sealed), "nothing.json")
     (sealed / "checksums.json").unlink()
     refused(r"has no checksums\.json, or one that is damaged")

@@ -4,17 +4,18 @@ import os
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 
 from nonconvex.distributed.files import hadoop as writers
+from nonconvex.distributed.files.atomic import publish
 from nonconvex.distributed.files.hadoop import (
     ConcurrencyError,
     FileSystem,
     FileSystemError,
-    abandoned,
-    mark,
-    publish,
+    is_stale,
+    process_token,
 )
 
 
@@ -110,17 +111,43 @@ def test_a_file_is_new_once(spark, tmp_path):
     assert files.names(str(tmp_path)) == ["a"]
 
 
-@pytest.mark.parametrize("way", ["_rename_new", "_create_new"])
-def test_a_file_is_new_once_on_hdfs_and_object_stores(spark, tmp_path, way):
+@pytest.mark.parametrize("scheme", ["hdfs", "s3a"])
+def test_a_file_is_new_once_on_hdfs_and_object_stores(spark, tmp_path, scheme):
     files = FileSystem(spark, str(tmp_path))
-    target = files._path(f"{tmp_path}/a")
-    for text, expected in (("1", True), ("2", False)):
-        if way == "_create_new":
-            assert files._create_new(target, text) is expected
-        else:
-            files.write_text(f"{tmp_path}/new", text)
-            assert files._rename_new(files._path(f"{tmp_path}/new"), target) is expected
+    files._scheme = scheme  # the local file system knows these ways, too
+    assert files.write_new(f"{tmp_path}/a", "1")
+    assert not files.write_new(f"{tmp_path}/a", "2")
     assert files.read_text(f"{tmp_path}/a") == "1"
+    assert [name for name in files.names(str(tmp_path)) if name[0] != "."] == ["a"]
+
+
+@pytest.mark.parametrize("scheme", ["file", "hdfs", "s3a"])
+def test_a_file_is_replaced_and_leaves_no_other(spark, tmp_path, scheme):
+    files = FileSystem(spark, str(tmp_path))
+    files._scheme = scheme
+    for text in ("old", "λ"):
+        files.replace_text(f"{tmp_path}/a", text)
+        assert files.read_text(f"{tmp_path}/a") == text
+    assert files.names(str(tmp_path)) == ["a"]
+
+
+def test_a_file_that_cannot_be_replaced_stays(spark, tmp_path, monkeypatch):
+    files = FileSystem(spark, str(tmp_path))
+    files.replace_text(f"{tmp_path}/a", "old")
+    raw = files._files.getRaw()
+    without_rename = SimpleNamespace(
+        create=raw.create, delete=raw.delete, rename=lambda path, target: False
+    )
+    monkeypatch.setattr(
+        files,
+        "_files",
+        SimpleNamespace(getRaw=lambda: without_rename, makeQualified=files._files.makeQualified),
+    )
+    files._scheme = "file"
+    with pytest.raises(FileSystemError, match=r"/a cannot be replaced"):
+        files.replace_text(f"{tmp_path}/a", "new")
+    assert (tmp_path / "a").read_text() == "old"
+    assert sorted(file.name for file in tmp_path.iterdir() if file.name[0] != ".") == ["a"]
 
 
 def test_a_directory_that_another_process_removes_meanwhile_is_no_hindrance(
@@ -176,13 +203,13 @@ def test_what_a_killed_process_left_is_swept_and_what_it_moved_away_is_put_back(
         f".target.{gone}.0123abcd",
         f".target.{gone}.4567abcd.old",
         f".another.{gone}.0123abcd",
-        f".target.{mark()}.0123abcd",
+        f".target.{process_token()}.0123abcd",
     ):
         (target.parent / name).mkdir()
         os.utime(target.parent / name, (old, old))
     with pytest.raises(ConcurrencyError), publish(spark, str(target), replace=False):
         pass
-    kept = [f".another.{gone}.0123abcd", f".target.{mark()}.0123abcd", "target"]
+    kept = [f".another.{gone}.0123abcd", f".target.{process_token()}.0123abcd", "target"]
     assert entries(target.parent) == sorted(kept)
 
 
@@ -220,7 +247,10 @@ def test_files_are_listed_one_directory_at_a_time_or_all_at_once(
         files.sizes(str(tmp_path / "no"))
 
 
-PRINT = "from nonconvex.distributed.files.hadoop import mark; print(mark(), flush=True); input()"
+PRINT = """
+from nonconvex.distributed.files.hadoop import process_token
+print(process_token(), flush=True); input()
+"""
 
 
 def test_a_process_is_there_until_it_is_killed():
@@ -229,25 +259,25 @@ def test_a_process_is_there_until_it_is_killed():
         [sys.executable, "-c", PRINT], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
         written = process.stdout.readline().strip()
-        assert not abandoned(written, long_ago, lease=1.0)
+        assert not is_stale(written, long_ago, lease=1.0)
         process.kill()
         time.sleep(0.1)  # it is a zombie, as nobody has waited for it
-        assert abandoned(written, time.time(), lease=1.0)
+        assert is_stale(written, time.time(), lease=1.0)
 
 
 def test_a_number_that_means_another_process_now():
-    machine, process, start = mark().split("-")
-    assert abandoned(f"{machine}-{process}-{int(start) + 1}", time.time(), lease=1.0)
+    machine, process, start = process_token().split("-")
+    assert is_stale(f"{machine}-{process}-{int(start) + 1}", time.time(), lease=1.0)
 
 
 def test_another_machine_is_judged_by_its_silence():
-    _, process, start = mark().split("-")
+    _, process, start = process_token().split("-")
     other = f"00000000-{process}-{start}"
-    assert not abandoned(other, time.time() - 5, lease=10.0)
-    assert abandoned(other, time.time() - 15, lease=10.0)
+    assert not is_stale(other, time.time() - 5, lease=10.0)
+    assert is_stale(other, time.time() - 15, lease=10.0)
 
 
 def test_without_linux(monkeypatch, tmp_path):
     monkeypatch.setattr(writers, "_PROC", tmp_path)
-    assert not abandoned(mark(), time.time(), lease=1.0)
+    assert not is_stale(process_token(), time.time(), lease=1.0)
     assert writers._start(2**22 + 1) is None

@@ -15,7 +15,7 @@ from pyspark.ml.recommendation import ALS
 from pyspark.ml.tuning import CrossValidator, ParamGridBuilder, TrainValidationSplit
 from pyspark.sql import functions as F
 
-from nonconvex.distributed.files.atomic import seal
+from nonconvex.distributed.files.atomic import write_checksums
 from nonconvex.distributed.files.hadoop import FileSystemError
 from nonconvex.distributed.model_tables import ModelError
 from nonconvex.estimators.factorization.params import SAMPLING
@@ -392,7 +392,7 @@ def test_a_missing_or_half_written_model_is_refused(spark, model, tmp_path):
     with pytest.raises(ModelError, match=r"holds a .*\.MatrixFactorizationModel and not a"):
         MatrixFactorization.load(path)
     files("userFactors")[-1].unlink()
-    seal(spark, path)
+    write_checksums(spark, path)
     refused("userFactors holds .* rows of factors and not the 40 of the model")
     for file in files("itemFactors"):
         file.unlink()
@@ -409,7 +409,7 @@ def test_a_missing_or_half_written_model_is_refused(spark, model, tmp_path):
     ):
         next((tmp_path / "half" / "metadata").glob(".part-*.crc")).unlink()
         files("metadata")[0].write_text(damaged)
-        seal(spark, path)
+        write_checksums(spark, path)
         refused(match)
 
 

@@ -20,7 +20,7 @@ from pyspark.sql import functions as F
 from nonconvex.distributed.checkpoints import CheckpointError, Interrupted
 from nonconvex.distributed.data.examples import ExampleColumns, ExamplesError
 from nonconvex.distributed.data.prepared_examples import prepare_examples
-from nonconvex.distributed.files.atomic import seal
+from nonconvex.distributed.files.atomic import write_checksums
 from nonconvex.distributed.model_tables import ModelError
 from nonconvex.distributed.network import fit as network_training
 from nonconvex.distributed.network.dataset import pack_examples
@@ -328,7 +328,7 @@ def test_a_missing_or_damaged_model_is_refused(spark, model, tmp_path):
     ):
         assert old in text, old
         metadata.write_text(text.replace(old, new, 1))
-        seal(spark, str(place))
+        write_checksums(spark, str(place))
         refused(match)
     metadata.write_text(text)
     weights = spark.read.parquet(str(place / "weights")).toArrow()
@@ -337,7 +337,7 @@ def test_a_missing_or_damaged_model_is_refused(spark, model, tmp_path):
     refused("model (lacks|has, though it was not saved,) weights/part-")
     for file in (place / "standardization").glob("part-*"):
         file.unlink()
-    seal(spark, str(place))
+    write_checksums(spark, str(place))
     refused("standardization cannot be read as part of a model")
 
 
