@@ -63,7 +63,7 @@ def test_files_that_are_too_short_too_many_or_gone(spark, sealed):
     refused(r"has, though it was not saved, factors/part-1\.parquet")
     more.unlink()
     (sealed / "metadata.json").write_text('{"α": 0.26}')
-    with pytest.raises(ChecksumError, match="is damaged: its checksum is another one"):
+    with pytest.raises(ChecksumError, match="is damaged: its checksum differs"):
         read_verified(spark, str(sealed), "metadata.json")
     with pytest.raises(ChecksumError, match="cannot be read"):
         read_verified(spark, str(sealed), "nothing.json")
