@@ -27,7 +27,6 @@ from nonconvex.distributed.data.prepared import (
     Manifest,
     PreparedError,
     PreparedRatings,
-    write_listing,
 )
 from nonconvex.distributed.data.sources import Source, reading
 from nonconvex.distributed.data.splits import Split, split_ratings
@@ -41,7 +40,7 @@ from nonconvex.distributed.data.validation import (
     count_reasons,
     label_ratings,
 )
-from nonconvex.distributed.files.atomic import publish
+from nonconvex.distributed.files.atomic import publish, write_checksums
 from nonconvex.distributed.files.hadoop import FileSystem
 from nonconvex.distributed.sums import exact_sums
 
@@ -307,8 +306,8 @@ def prepare_ratings(
                 reason = _free_name("reason", source.rows.columns)
                 rejected = checked.rejected.select("row.*", F.col("reason").alias(reason))
                 rejected.write.parquet(f"{directory}/rejected")
-                write_listing(spark, directory)
                 FileSystem(spark, path).write_text(f"{directory}/{MANIFEST}", manifest.to_json())
+                write_checksums(spark, directory, digests=False)
                 if _stamp(spark, path) != stamp:
                     raise _OvertakenError
         except _OvertakenError:  # the other process may be reading its ratings: they stay

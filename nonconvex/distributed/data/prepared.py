@@ -1,4 +1,4 @@
-"""Prepared ratings on disk: the layout, what it says of itself, and how it is opened."""
+"""Prepared ratings on disk: their layout, their manifest, and opening them."""
 
 import json
 from dataclasses import asdict, dataclass, fields
@@ -6,44 +6,40 @@ from typing import Any
 
 from pyspark.sql import DataFrame, SparkSession
 
+from nonconvex.distributed.files.atomic import CHECKSUMS, ChecksumError, verify
 from nonconvex.distributed.files.hadoop import FileSystem
 
 __all__ = [
     "LAYOUT",
-    "LISTING",
     "MANIFEST",
     "TABLES",
     "Content",
     "Manifest",
     "PreparedError",
     "PreparedRatings",
-    "write_listing",
 ]
 
 LAYOUT = 1
 """The version of the layout that this version of the package writes and reads."""
-
-LISTING = "files.json"
-"""The file that says how many bytes every file of the tables has."""
 
 MANIFEST = "manifest.json"
 TABLES = ("by_user", "by_item", "users", "items", "validation", "test", "rejected")
 
 
 class PreparedError(ValueError):
-    """A directory that is not prepared ratings, or not those that were asked for."""
+    """A directory that is not prepared ratings, or not the expected ones."""
 
     exit_status = 3
 
 
 @dataclass(frozen=True)
 class Content:
-    """What prepared ratings are made of, and how; the same again makes the same.
+    """Everything that determines prepared ratings: equal content means equal tables.
 
     Parameters
     ----------
     configuration : dict
-        Every choice made, as it was given.
+        The choices, as they were given.
     types : dict of str to str
         Spark's name of the type of each column of a rating: ``user``, ``item``, ``rating`` and,
         if there are any, ``weight`` and ``timestamp``.
@@ -51,11 +47,11 @@ class Content:
         Numbers of rows: ``read``, ``accepted``, ``rejected`` (by reason), ``duplicates``
         (``rows`` beyond the first of a pair, ``pairs``, ``conflicting`` pairs) and of each part.
     mean, minimum, maximum : float
-        Of the training ratings; the mean is rounded once, so it is the same for any order.
+        Of the training ratings.  The mean is rounded once, so that no order matters.
     weight : float or None
         Sum of the weights of the training ratings, if they have weights.
     fingerprint : str
-        64 bits, in hexadecimal, of all ratings and their parts; no order matters.
+        64-bit hash, in hexadecimal, of all ratings and their parts; no order matters.
     """
 
     configuration: dict[str, Any]
@@ -68,26 +64,25 @@ class Content:
     fingerprint: str
 
     def differences(self, other: "Content") -> list[str]:
-        """Return the names of the fields of a `Content` that differ in `other`."""
+        """Return the names of the fields that differ in `other`."""
         names = [field.name for field in fields(Content)]
         return [name for name in names if getattr(self, name) != getattr(other, name)]
 
 
 @dataclass(frozen=True)
 class Manifest(Content):
-    """What is in a directory of prepared ratings.
+    """Description of a directory of prepared ratings.
 
     Parameters
     ----------
     source : dict of str to str
-        The ``path`` and ``format`` of the files that the ratings come from.
+        ``path`` and ``format`` of the raw ratings.
     users, items : int
-        Number of different ids in training, which is also that of the indices.
+        Number of distinct ids in training.
     user_blocks, item_blocks : int
         Number of blocks of each side.
     unknown : dict
-        For validation and test, the number of ratings of which ``user``, ``item`` is not in
-        training.
+        For validation and test, the number of ratings whose ``user``, ``item`` is not in training.
     """
 
     source: dict[str, str]
@@ -113,24 +108,21 @@ class PreparedRatings:
         users/, items/      id, index int, count long, block int
         validation/, test/  user, item, rating, [weight], [timestamp], user_index, item_index
         rejected/           every refused row with all its columns, and the reason
-        manifest.json       what is there
-        files.json          how long each file is
+        manifest.json       counts, types and choices
+        checksums.json      the size of each file
 
-    The training ratings are there twice, in blocks of neighbouring indices. Every block that has
-    ratings is one file of one row group, sorted by both indices, so that however Spark cuts
-    files, one task reads a block, whole and in order. In validation and test, an index is null
-    if the id is not in training.
+    The training ratings are stored twice, in blocks of neighbouring indices.  Each non-empty block
+    is one file with one row group, sorted by both indices, so that one task reads a block whole and
+    in order.  In validation and test, an index is null if the id is not in training.
 
     Parameters
     ----------
     spark : SparkSession
         The session that reads.
     path : str
-        The directory.
     manifest : Manifest
-        What it says is there.
     reused : bool
-        Whether it was there already when it was to be made.
+        Whether they existed already when they were to be prepared.
 
     Examples
     --------
@@ -150,22 +142,11 @@ class PreparedRatings:
     def open(cls, spark: SparkSession, path: str) -> "PreparedRatings":
         """Open a directory that `prepare_ratings` has written.
 
-        Parameters
-        ----------
-        spark : SparkSession
-            The session that reads.
-        path : str
-            The directory.
-
-        Returns
-        -------
-        PreparedRatings
-
         Raises
         ------
         PreparedError
-            If there is none, or it is incomplete or of another version of the layout, or its files
-            are not those that were written.
+            If there is none, it has another version of the layout, or its files differ in name or
+            size from those that were written.
         """
         files = FileSystem(spark, path)
         again = "prepare the ratings again, with overwrite"
@@ -189,12 +170,13 @@ class PreparedRatings:
             manifest = Manifest(**values)
         except TypeError:
             raise PreparedError(f"{path}/{MANIFEST} is damaged: {again}") from None
-        missing = [name for name in (*TABLES, LISTING) if not files.exists(f"{path}/{name}")]
+        missing = [name for name in (*TABLES, CHECKSUMS) if not files.exists(f"{path}/{name}")]
         if missing:
             raise PreparedError(f"{path} is incomplete, it lacks {', '.join(missing)}: {again}")
-        damage = _damage(files, path)
-        if damage is not None:
-            raise PreparedError(f"{path} is damaged, {damage}: {again}")
+        try:
+            verify(spark, path)
+        except ChecksumError as error:
+            raise PreparedError(f"{error}: {again}") from None
         return cls(spark, path, manifest)
 
     @property
@@ -246,34 +228,3 @@ class PreparedRatings:
     def _read(self, name: str, types: dict[str, str]) -> DataFrame:
         schema = ", ".join(f"{column} {kind}" for column, kind in types.items())
         return self.spark.read.schema(schema).parquet(f"{self.path}/{name}")
-
-
-def write_listing(spark: SparkSession, path: str) -> None:
-    """Write down how long each file is, once all tables are there."""
-    files = FileSystem(spark, path)
-    files.write_text(f"{path}/{LISTING}", json.dumps(_sizes(files, path), indent=1) + "\n")
-
-
-def _damage(files: FileSystem, path: str) -> str | None:
-    """Return how the files differ from those that were written, None if they do not."""
-    there = _sizes(files, path)
-    try:
-        said = dict(json.loads(files.read_text(f"{path}/{LISTING}")))
-    except (ValueError, TypeError):
-        return f"{LISTING} cannot be read"
-    for name in sorted(said.keys() | there.keys()):
-        if name not in there:
-            return f"it lacks {name}"
-        if name not in said:
-            return f"it has {name}, which was not written with it"
-        if there[name] != said[name]:
-            return f"{name} has {there[name]} bytes and not {said[name]}"
-    return None
-
-
-def _sizes(files: FileSystem, path: str) -> dict[str, int]:
-    return {
-        name: size
-        for name, size in files.sizes(path).items()
-        if "/" in name and not any(part[0] in "_." for part in name.split("/"))
-    }
