@@ -1,7 +1,8 @@
-"""Columns of a dataframe that is given to a model: that they are there, and of a usable type."""
+"""Columns of dataframes: names, types, and one sentence when one cannot be used."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from textwrap import shorten
 from typing import Any
 
@@ -22,8 +23,10 @@ __all__ = [
     "boolean_column",
     "check_frame",
     "check_new",
+    "free_name",
     "id_column",
     "id_type",
+    "named_column",
     "number_column",
     "text_column",
 ]
@@ -83,15 +86,15 @@ def id_column(frame: DataFrame, name: str, role: str, like: DataType | None = No
     if not isinstance(kind, (StringType, IntegralType, DecimalType)):
         raise ColumnError(_wrong(name, role, kind, "string, integer or decimal"))
     if like is None:
-        return _column(name)
+        return named_column(name)
     if isinstance(kind, StringType) != isinstance(like, StringType):
         raise ColumnError(_wrong(name, role, kind, f"{like.simpleString()}, as in training"))
     if kind == like:
-        return _column(name)
+        return named_column(name)
     # A number that the type of training cannot hold, such as 1.5 if that is an integer, is an id
     # that training has not seen.
-    cast = _column(name).try_cast(like)
-    return F.when(cast == _column(name), cast)
+    cast = named_column(name).try_cast(like)
+    return F.when(cast == named_column(name), cast)
 
 
 def number_column(frame: DataFrame, name: str, role: str) -> Column:
@@ -99,7 +102,7 @@ def number_column(frame: DataFrame, name: str, role: str) -> Column:
     kind = _type(frame, name, role)
     if not isinstance(kind, NumericType):
         raise ColumnError(_wrong(name, role, kind, "a number"))
-    return _column(name).cast("double")
+    return named_column(name).cast("double")
 
 
 def boolean_column(frame: DataFrame, name: str, role: str) -> Column:
@@ -107,7 +110,7 @@ def boolean_column(frame: DataFrame, name: str, role: str) -> Column:
     kind = _type(frame, name, role)
     if not isinstance(kind, BooleanType):
         raise ColumnError(_wrong(name, role, kind, "boolean"))
-    return _column(name)
+    return named_column(name)
 
 
 def text_column(frame: DataFrame, name: str, role: str) -> Column:
@@ -115,7 +118,7 @@ def text_column(frame: DataFrame, name: str, role: str) -> Column:
     kind = _type(frame, name, role)
     if not isinstance(kind, AtomicType):
         raise ColumnError(_wrong(name, role, kind, "text or a number"))
-    return _column(name).cast("string")
+    return named_column(name).cast("string")
 
 
 def id_type(frame: DataFrame, column: str) -> DataType:
@@ -123,8 +126,17 @@ def id_type(frame: DataFrame, column: str) -> DataType:
     return frame.schema[column].dataType
 
 
-def _column(name: str) -> Column:
+def named_column(name: str) -> Column:
+    """Return the column of exactly this name, which may have dots, spaces or backticks."""
     return F.col("`" + name.replace("`", "``") + "`")
+
+
+def free_name(name: str, taken: Iterable[str]) -> str:
+    """Return `name`, with underscores until no column has it in any case."""
+    lower = {column.lower() for column in taken}
+    while name.lower() in lower:
+        name += "_"
+    return name
 
 
 def _type(frame: DataFrame, name: str, role: str) -> DataType:

@@ -289,7 +289,7 @@ def test_implicit_feedback_has_no_errors_of_ratings(train, first, root, tmp_path
         (["report.names=no/such.csv"], 3, "there is nothing at no/such.csv"),
         (["report.id=film"], 3, "report.id"),
         (["ratings.path=no/such.csv"], 3, "there is nothing at no/such.csv"),
-        (["split.seed=99"], 3, "holds ratings prepared otherwise (configuration"),
+        (["split.seed=99"], 3, "holds other prepared ratings (configuration"),
     ],
 )
 def test_bad_input_publishes_nothing(train, first, root, overrides, status, message):

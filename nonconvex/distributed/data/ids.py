@@ -1,4 +1,4 @@
-"""Ids to dense indices 0 … m−1 in ascending order, and to blocks of about as many ratings each."""
+"""Dense indices 0 … m−1 of ids, in ascending order, and blocks with about as many ratings each."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ __all__ = [
 ]
 
 RATINGS_PER_BLOCK = 1_000_000
-"""Ratings that a block has by default: some 20 MB, which a task reads and solves in a second."""
+"""Default number of ratings in a block: some 20 MB, read and solved by a task in a second."""
 
 _MOST_IDS = 2**31 - 1  # an index is of 32 bits
 
@@ -32,17 +32,9 @@ _Batches = Iterator[pa.RecordBatch]
 
 @dataclass(frozen=True)
 class SortedCounts:
-    """The distinct values of a column in ascending order, with how often each is there.
+    """Distinct values of a column, ascending: ``id, index long, count long, before long``.
 
-    Parameters
-    ----------
-    table : DataFrame
-        ``id, index long, count long, before long``, one row for each value: its rank from 0 on,
-        its number of rows and the number of rows of all smaller values.
-    size : int
-        Number of values.
-    rows : int
-        Number of rows.
+    ``before`` is the number of rows with smaller values.
     """
 
     table: DataFrame
@@ -51,7 +43,7 @@ class SortedCounts:
     _cached: DataFrame
 
     def unpersist(self) -> None:
-        """Release what is cached; `table` is of no use afterwards."""
+        """Release the cache; `table` must not be used afterwards."""
         self._cached.unpersist()
 
 
@@ -75,26 +67,15 @@ class IdIndex:
     _counts: SortedCounts
 
     def unpersist(self) -> None:
-        """Release what is cached; `table` is of no use afterwards."""
+        """Release the cache; `table` must not be used afterwards."""
         self._counts.unpersist()
 
 
 def sorted_counts(frame: DataFrame, column: str) -> SortedCounts:
-    """Count the values of a column and put them in ascending order, on no single machine.
+    """Count the values of a column without nulls, in ascending order, on no single machine.
 
-    Two shuffles of the distinct values, which are then cached: the caller releases them by
-    `SortedCounts.unpersist`. The driver sees three numbers for each partition.
-
-    Parameters
-    ----------
-    frame : DataFrame
-        Any table.
-    column : str
-        One of its columns, without nulls.
-
-    Returns
-    -------
-    SortedCounts
+    Two shuffles of the distinct values, which are then cached: the caller calls
+    `SortedCounts.unpersist`.  The driver sees three numbers for each partition.
 
     Examples
     --------
@@ -111,7 +92,7 @@ def sorted_counts(frame: DataFrame, column: str) -> SortedCounts:
     >>> counts.unpersist()
     """
     counts = frame.groupBy(F.col(column).alias("id")).agg(F.count("*").alias("count"))
-    # As many partitions as cores: Spark does not join small ones in what is cached.
+    # As many partitions as cores: Spark does not coalesce cached partitions.
     cores = frame.sparkSession.sparkContext.defaultParallelism
     cached = counts.repartitionByRange(cores, "id").sortWithinPartitions("id").persist()
     partitions = (
@@ -131,25 +112,11 @@ def sorted_counts(frame: DataFrame, column: str) -> SortedCounts:
 
 
 def index_ids(ratings: DataFrame, column: str, blocks: int | None = None) -> IdIndex:
-    """Give every id a dense index and a block, which depend on nothing but the ratings.
+    """Give every id a dense index and a block, which depend on the ratings alone.
 
-    The ids in ascending order get the indices 0 … m−1. With n ratings and B blocks, an id that
-    c ratings come before is in block ⌊c B / n⌋: blocks are ranges of indices with n / B ratings
-    each, up to those of one id.
-
-    Parameters
-    ----------
-    ratings : DataFrame
-        The ratings.
-    column : str
-        Their column of ids, without nulls.
-    blocks : int, optional
-        Number B of blocks, at least 1; by default `default_blocks`.
-
-    Returns
-    -------
-    IdIndex
-        Cached, for the caller to release by `IdIndex.unpersist`.
+    With n ratings and B blocks, an id with c ratings of smaller ids is in block ⌊c B / n⌋: blocks
+    are ranges of indices with n / B ratings each, up to those of one id.  The result is cached;
+    the caller calls `IdIndex.unpersist`.
 
     Raises
     ------
@@ -182,39 +149,13 @@ def index_ids(ratings: DataFrame, column: str, blocks: int | None = None) -> IdI
 
 
 def default_blocks(ratings: DataFrame, rows: int) -> int:
-    """Return how many blocks to make of `rows` ratings.
-
-    Parameters
-    ----------
-    ratings : DataFrame
-        Any table of the session.
-    rows : int
-        Number of ratings.
-
-    Returns
-    -------
-    int
-        Enough for `RATINGS_PER_BLOCK` each, and for every core to have one.
-    """
+    """Return a number of blocks with `RATINGS_PER_BLOCK` each, at least one for each core."""
     cores = ratings.sparkSession.sparkContext.defaultParallelism
     return max(ceil(rows / RATINGS_PER_BLOCK), cores)
 
 
 def attach_indices(ratings: DataFrame, users: IdIndex, items: IdIndex) -> DataFrame:
-    """Add the indices and blocks of both sides to ratings.
-
-    Parameters
-    ----------
-    ratings : DataFrame
-        ``user, item`` and more.
-    users, items : IdIndex
-        The indices of both sides.
-
-    Returns
-    -------
-    DataFrame
-        The same rows with ``user_index, user_block, item_index, item_block``, null for an id
-        that has no index.
+    """Add ``user_index, user_block, item_index, item_block`` to ratings, null for unknown ids.
 
     Examples
     --------
@@ -232,10 +173,10 @@ def attach_indices(ratings: DataFrame, users: IdIndex, items: IdIndex) -> DataFr
 
 
 def _accumulate(starts: dict[object, tuple[int, int]]) -> Callable[[_Batches], _Batches]:
-    """Return what numbers the sorted ids of one partition.
+    """Return a function that numbers the sorted ids of a partition.
 
-    `starts` says how many ids and rows come before the first id of each partition. Should Spark
-    cut the partitions anew, an unknown first id is an error, never a wrong index.
+    `starts` maps the first id of each partition to the number of ids and of rows before it.  If
+    Spark partitions anew, an unknown first id is an error, never a wrong index.
     """
 
     def number(batches: _Batches) -> _Batches:

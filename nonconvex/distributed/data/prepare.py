@@ -1,10 +1,7 @@
-"""Ratings from files to the prepared layout: checked, split, indexed, blocked and written once.
-
-Several ratings of one item by one user: how many there are, and the one that counts.
-"""
+"""Raw ratings to prepared ones: validated, deduplicated, split, indexed, blocked and written."""
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from functools import reduce
@@ -15,6 +12,7 @@ from typing import Any, NamedTuple
 from pyspark.sql import Column, DataFrame, Row, SparkSession, Window
 from pyspark.sql import functions as F
 
+from nonconvex.distributed.columns import free_name
 from nonconvex.distributed.data.ids import (
     RATINGS_PER_BLOCK,
     attach_indices,
@@ -33,9 +31,9 @@ from nonconvex.distributed.data.splits import Split, split_ratings
 from nonconvex.distributed.data.validation import (
     PARTS,
     Columns,
-    Intake,
     RatingsError,
     Rules,
+    ValidationReport,
     accepted_ratings,
     count_reasons,
     label_ratings,
@@ -57,25 +55,19 @@ _PAIR = ("user", "item")
 
 
 class Duplicates(NamedTuple):
-    """How often a (user, item) pair has more than one rating."""
+    """Counts of (user, item) pairs with more than one rating."""
 
     rows: int
     """Rows beyond the first of each pair."""
     pairs: int
     """Pairs with more than one row."""
     conflicting: int
-    """Those of them whose ratings differ."""
+    """Pairs with different ratings."""
     example: Row | None
-    """``user, item, rows, low, high`` of one such pair, a conflicting one if there is any."""
+    """``user, item, rows, low, high`` of one such pair, conflicting if any is."""
 
     def refuse(self) -> None:
-        """Raise if there are any.
-
-        Raises
-        ------
-        RatingsError
-            With their number, an example and what can be done.
-        """
+        """Raise RatingsError, with an example and a remedy, if there are any."""
         if self.example is not None:
             pair = self.example
             values = f"{pair.low:g} to {pair.high:g}" if pair.low < pair.high else f"{pair.low:g}"
@@ -88,16 +80,7 @@ class Duplicates(NamedTuple):
 
 
 def count_duplicates(ratings: DataFrame) -> Duplicates:
-    """Count the rows that repeat a (user, item) pair; no shuffle if `ratings` is by user.
-
-    Parameters
-    ----------
-    ratings : DataFrame
-        ``user, item, rating`` and more.
-
-    Returns
-    -------
-    Duplicates
+    """Count the rows that repeat a (user, item) pair; no shuffle if partitioned by user.
 
     Examples
     --------
@@ -124,26 +107,13 @@ def count_duplicates(ratings: DataFrame) -> Duplicates:
 
 
 def resolve_duplicates(ratings: DataFrame, policy: str) -> tuple[DataFrame, DataFrame | None]:
-    """Leave one rating of each (user, item) pair.
+    """Keep one rating of each (user, item) pair, and return the dropped rows with a ``reason``.
 
-    Parameters
-    ----------
-    ratings : DataFrame
-        ``user, item, rating`` and what else ratings have; ``position`` too unless `policy` is
-        "mean", and ``timestamp`` if it is "last".
-    policy : {"first", "last", "mean"}
-        "first" keeps the row of least position; "last" that of the latest timestamp, and among
-        equal ones of the greatest position. "mean" makes one row of all: their mean rating, or
-        with weights the mean by weight, and the sum of the weights, so that the squared errors
-        of the one and of the many differ by a constant; the latest timestamp; and of several
-        parts of a ready-made split the first of test, train, validation.
-
-    Returns
-    -------
-    kept : DataFrame
-        The ratings that count; for "mean" with no other columns than ratings have.
-    dropped : DataFrame or None
-        The rows that do not, with a ``reason``; None for "mean", where every row counts.
+    "first" keeps the least ``position``; "last" the latest ``timestamp``, then the greatest
+    position.  "mean" makes one row of all, and drops none: the mean rating, weighted if there are
+    weights, and the sum of the weights, so that the squared errors of the one and of the many
+    differ by a constant; the latest timestamp; of a ready-made split the first of test, train,
+    validation.
 
     Examples
     --------
@@ -175,7 +145,7 @@ def resolve_duplicates(ratings: DataFrame, policy: str) -> tuple[DataFrame, Data
 def _merge(ratings: DataFrame) -> DataFrame:
     weighted = "weight" in ratings.columns
     weight = F.col("weight") if weighted else F.lit(1.0)
-    # Sums of doubles depend on their order, so each pair is summed in the order of its ratings.
+    # Sums of doubles depend on their order: sum each pair in the order of its ratings.
     rows = F.array_sort(F.collect_list(F.struct(F.col("rating"), weight.alias("weight"))))
     merged: dict[str, Column] = {"rows": rows}
     if "timestamp" in ratings.columns:
@@ -187,7 +157,7 @@ def _merge(ratings: DataFrame) -> DataFrame:
     by_weight = _sum(lambda row: row["weight"] * row["rating"]) / total
     plain = _sum(lambda row: row["rating"]) / F.size("rows")
     mean = F.when(total > 0, by_weight).otherwise(plain)
-    # Rounding must not take the mean of equal ratings off their value.
+    # Rounding must not move the mean of equal ratings.
     low, high = F.col("rows")[0]["rating"], F.element_at("rows", -1)["rating"]
     columns = {"rating": F.greatest(low, F.least(mean, high)), "weight": total}
     names = [name for name in ratings.columns if name in ("rating", "weight", *grouped.columns)]
@@ -204,8 +174,8 @@ _TRAIN, *_HELD_OUT = PARTS
 _VALUES = ("rating", "weight", "timestamp")
 
 
-# A block must be one row group, as a file of several could be cut between two tasks. This much is
-# buffered at most, some 50 million ratings; HDFS wants a power of two.
+# A block must be one row group: Spark could split a file of several between two tasks.  This is
+# the most that is buffered, some 50 million ratings; HDFS wants a power of two.
 _ROW_GROUP_BYTES = 2**30
 
 
@@ -214,11 +184,11 @@ class _OvertakenError(Exception):
 
 
 class _Checked(NamedTuple):
-    """Ratings that have passed the door, each pair once."""
+    """Valid ratings, each pair once, and the rejected rows."""
 
     ratings: DataFrame  # user, item, rating, [weight], [timestamp], [split]
     rejected: DataFrame  # row struct, reason
-    intake: Intake
+    report: ValidationReport
     duplicates: Duplicates
 
 
@@ -233,12 +203,12 @@ def prepare_ratings(
     item_blocks: int | None = None,
     overwrite: bool = False,
 ) -> PreparedRatings:
-    """Check, split and index ratings, and write them in the layout of `PreparedRatings`.
+    """Validate, split and index ratings, and write them in the layout of `PreparedRatings`.
 
-    Every value written depends on the ratings and the choices alone, not on how the files are
-    cut, the order of their rows (but for duplicates "first") or the number of cores (but for the
-    default number of blocks). Nothing is at `path` before all is written. If prepared ratings of
-    the same content are there already, or come there meanwhile, they are left as they are.
+    Every value depends on the ratings and the choices alone, not on partitions, the order of rows
+    (except for duplicates "first") or the number of cores (except for the default number of
+    blocks).  `path` appears when all is written.  Prepared ratings of the same content that exist,
+    or appear meanwhile, are reused.
 
     Parameters
     ----------
@@ -254,7 +224,7 @@ def prepare_ratings(
         Which of them are held out.
     user_blocks, item_blocks : int, optional
         Number of blocks of each side, at least 1; by default one for every million ratings, and
-        no fewer than there are cores.
+        at least one for each core.
     overwrite : bool
         Whether prepared ratings at `path` may be replaced; nothing else ever is.
 
@@ -265,8 +235,8 @@ def prepare_ratings(
     Raises
     ------
     RatingsError
-        If a column is missing or of a wrong type, if there are duplicates and the rules say that
-        is an error, or if no ratings are left for a part; nothing is written then.
+        If a column is missing or has a wrong type, if the rules forbid duplicates that occur, or
+        if a part of the split is empty; nothing is written then.
     PreparedError
         If something else is at `path`.
     ValueError
@@ -303,14 +273,14 @@ def prepare_ratings(
                 manifest = _write(
                     cache, parts, directory, content, user_blocks, item_blocks, source
                 )
-                reason = _free_name("reason", source.rows.columns)
+                reason = free_name("reason", source.rows.columns)
                 rejected = checked.rejected.select("row.*", F.col("reason").alias(reason))
                 rejected.write.parquet(f"{directory}/rejected")
                 FileSystem(spark, path).write_text(f"{directory}/{MANIFEST}", manifest.to_json())
                 write_checksums(spark, directory, digests=False)
                 if _stamp(spark, path) != stamp:
                     raise _OvertakenError
-        except _OvertakenError:  # the other process may be reading its ratings: they stay
+        except _OvertakenError:  # the other process may be reading its ratings: keep them
             advice = "another process has written them meanwhile: start again, or elsewhere"
             return _reuse(PreparedRatings.open(spark, path), content, advice)
     _logger.info("wrote prepared ratings to %s", path)
@@ -318,21 +288,7 @@ def prepare_ratings(
 
 
 def needs_timestamps(columns: Columns, rules: Rules, split: Split) -> bool:
-    """Return whether every rating must have a timestamp.
-
-    Parameters
-    ----------
-    columns, rules, split
-        The choices of `prepare_ratings`.
-
-    Returns
-    -------
-    bool
-
-    Raises
-    ------
-    ValueError
-        If so, and no column of timestamps is named.
+    """Return whether every rating must have a timestamp; raise ValueError if no column is named.
 
     Examples
     --------
@@ -347,7 +303,7 @@ def needs_timestamps(columns: Columns, rules: Rules, split: Split) -> bool:
 
 
 def _existing(spark: SparkSession, path: str, overwrite: bool) -> PreparedRatings | None:
-    """Return the prepared ratings at `path`, unless they may be replaced; refuse anything else."""
+    """Return the prepared ratings at `path` unless they may be replaced; refuse anything else."""
     files = FileSystem(spark, path)
     if not files.exists(path):
         return None
@@ -357,7 +313,7 @@ def _existing(spark: SparkSession, path: str, overwrite: bool) -> PreparedRating
 
 
 def _stamp(spark: SparkSession, path: str) -> float | None:
-    """Return when what is at `path` was written, None if nothing is."""
+    """Return the time at which the manifest at `path` was written, None if there is none."""
     files, manifest = FileSystem(spark, path), f"{path}/{MANIFEST}"
     return files.modified(manifest) if files.exists(manifest) else None
 
@@ -365,7 +321,7 @@ def _stamp(spark: SparkSession, path: str) -> float | None:
 def _check(
     cache: ExitStack, source: Source, columns: Columns, rules: Rules, split: Split
 ) -> _Checked:
-    """Refuse rows that are no ratings, and leave each pair once."""
+    """Reject invalid rows, and resolve duplicates."""
     labelled = label_ratings(
         source.rows,
         columns,
@@ -378,19 +334,19 @@ def _check(
     )
     infer_ids = source.text and rules.ids == "auto"
     with reading(source.path, source.format):
-        intake = count_reasons(labelled, source.path, integers=infer_ids)
+        report = count_reasons(labelled, source.path, integers=infer_ids)
     _logger.info(
-        "%s: %s of %s rows accepted", source.path, f"{intake.accepted:,}", f"{intake.read:,}"
+        "%s: %s of %s rows accepted", source.path, f"{report.accepted:,}", f"{report.read:,}"
     )
-    for reason, rows in intake.rejected.items():
+    for reason, rows in report.rejected.items():
         _logger.info("rejected %s rows: %s", f"{rows:,}", reason)
-    ratings = accepted_ratings(labelled, intake.integers)
+    ratings = accepted_ratings(labelled, report.integers)
     rejected = labelled.where(F.col("reason").isNotNull()).select("row", "reason")
     if rules.duplicates not in ("first", "last"):
         ratings = ratings.drop("position", "row")
-    partitions = default_blocks(ratings, intake.accepted)
+    partitions = default_blocks(ratings, report.accepted)
     ratings = _persist(cache, ratings.repartition(partitions, "user"))
-    ratings.count()  # once cached it is known to be by user, and is not shuffled to count pairs
+    ratings.count()  # cached by user, so that counting pairs needs no shuffle
     duplicates = count_duplicates(ratings)
     if rules.duplicates == "error":
         duplicates.refuse()
@@ -399,13 +355,13 @@ def _check(
         ratings, dropped = resolve_duplicates(ratings, rules.duplicates)
         if dropped is not None:
             rejected = rejected.union(dropped.select("row", "reason"))
-    return _Checked(ratings.drop("position", "row"), rejected, intake, duplicates)
+    return _Checked(ratings.drop("position", "row"), rejected, report, duplicates)
 
 
 def _describe(
     parts: DataFrame, checked: _Checked, split: Split, configuration: dict[str, Any]
 ) -> Content:
-    """Summarize the ratings of each part; refuse a part that was asked for and is empty."""
+    """Summarize the ratings of each part; refuse an empty part that was asked for."""
     ids = [F.col(side).cast("string") for side in ("user", "item")]
     values = _values_of(parts)
     rows = (
@@ -414,7 +370,7 @@ def _describe(
             F.count("*").alias("rows"),
             F.min("rating").alias("minimum"),
             F.max("rating").alias("maximum"),
-            # No row is there twice, so none cancels another.
+            # No row occurs twice, so none cancels another.
             F.bit_xor(F.xxhash64("part", *ids, *values)).alias("bits"),
         )
         .collect()
@@ -438,9 +394,9 @@ def _describe(
         configuration=configuration,
         types={field.name: field.dataType.simpleString() for field in parts.drop("part").schema},
         counts={
-            "read": checked.intake.read,
-            "accepted": checked.intake.accepted,
-            "rejected": checked.intake.rejected,
+            "read": checked.report.read,
+            "accepted": checked.report.accepted,
+            "rejected": checked.report.rejected,
             "duplicates": duplicates,
             **{part: found[part]["rows"] if part in found else 0 for part in PARTS},
         },
@@ -456,10 +412,10 @@ def _reuse(existing: PreparedRatings, content: Content, advice: str) -> Prepared
     different = existing.manifest.differences(content)
     if different:
         raise PreparedError(
-            f"{existing.path} holds ratings prepared otherwise ({', '.join(different)} differ): "
+            f"{existing.path} holds other prepared ratings ({', '.join(different)} differ): "
             f"{advice}"
         )
-    _logger.info("%s holds these ratings already, and is left as it is", existing.path)
+    _logger.info("%s holds these ratings already: reused", existing.path)
     return replace(existing, reused=True)
 
 
@@ -472,7 +428,7 @@ def _write(
     item_blocks: int | None,
     source: Source,
 ) -> Manifest:
-    """Index the ratings, write all tables but the rejected rows, and say what they are."""
+    """Index the ratings and write all tables but the rejected rows."""
     train = parts.where(F.col("part") == _TRAIN)
     users = index_ids(train, "user", user_blocks)
     cache.callback(users.unpersist)
@@ -492,9 +448,9 @@ def _write(
         (
             indexed.where(F.col("part") == _TRAIN)
             .select("user_index", "item_index", *values, block)
-            # A task writes several blocks if there are more of them than ids.
+            # A task writes several blocks if there are more blocks than ids.
             .repartitionById(min(index.blocks, index.size), "block")
-            # Sorted by block first, as else the writer would sort by it and forget the rest.
+            # By block first: else the writer would sort by block and lose the rest of the order.
             .sortWithinPartitions("block", f"{side}_index", f"{other}_index")
             .write.option("parquet.block.size", _ROW_GROUP_BYTES)
             .partitionBy("block")
@@ -537,11 +493,3 @@ def _persist(cache: ExitStack, frame: DataFrame) -> DataFrame:
 
 def _values_of(ratings: DataFrame) -> list[str]:
     return [name for name in _VALUES if name in ratings.columns]
-
-
-def _free_name(name: str, taken: Iterable[str]) -> str:
-    """Return `name`, with underscores if a column has it already, in whatever case."""
-    lower = {column.lower() for column in taken}
-    while name.lower() in lower:
-        name += "_"
-    return name

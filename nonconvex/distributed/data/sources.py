@@ -1,7 +1,4 @@
-"""Files of ratings or examples: Parquet, CSV or JSON lines, read with every column they have.
-
-Windows of days over tables that have a directory for each day.
-"""
+"""Raw tables: Parquet, CSV or JSON lines, whole or a window of daily directories."""
 
 from __future__ import annotations
 
@@ -36,7 +33,7 @@ _logger = logging.getLogger("nonconvex")
 
 
 class WindowError(ValueError):
-    """A day without data; the message says which."""
+    """A day without data."""
 
     exit_status = 3
 
@@ -59,19 +56,7 @@ class Window(NamedTuple):
     days: int
 
     def directories(self, path: str, names: Collection[str]) -> list[str]:
-        """Return the directories of the window that are there, the first day first.
-
-        Parameters
-        ----------
-        path : str
-            Where the table is, for the message.
-        names : collection of str
-            What is in the directory of the table.
-
-        Raises
-        ------
-        WindowError
-            If the last day is not among them.
+        """Return those of `names` that are in the window, ascending; the last day must be there.
 
         Examples
         --------
@@ -110,14 +95,14 @@ _MALFORMED = "_corrupt_record"
 
 
 class SourceError(ValueError):
-    """Files that are not there, or cannot be read; the message says which, and why."""
+    """Files that are missing or cannot be read."""
 
     exit_status = 3
 
 
 @dataclass(frozen=True)
 class Source:
-    """Rows as files have them.
+    """Rows as they are in files.
 
     Parameters
     ----------
@@ -128,8 +113,8 @@ class Source:
     format : str
         One of `FORMATS`.
     malformed : str, optional
-        In the text formats, the column of `rows` that has a line as it stands if the line could
-        not be parsed, and else null.
+        In the text formats, the column of `rows` with the whole line if it could not be parsed,
+        else null.
     """
 
     rows: DataFrame
@@ -139,15 +124,15 @@ class Source:
 
     @property
     def text(self) -> bool:
-        """Whether the format is one of text, in which numbers are strings."""
+        """Whether all columns are strings."""
         return self.format != "parquet"
 
     @property
     def position(self) -> Column:
-        """Where a row of `rows` is in the files: file, start of the part of the file, row.
+        """Position of a row: file, start of the split of the file, row.
 
-        The order of these is the order of the files by name and of the rows in them, however the
-        files are cut into tasks: a part of a file is read by one task, from its start to its end.
+        Ordered by file name and by place in the file, however Spark splits the files: one task
+        reads a split from start to end.
         """
         metadata = self.rows.metadataColumn("_metadata")
         return F.struct(
@@ -165,7 +150,7 @@ def read_source(
     separator: str | None = None,
     window: Window | None = None,
 ) -> Source:
-    r"""Read files, without looking at their rows yet.
+    r"""Open files lazily.
 
     Parameters
     ----------
@@ -174,13 +159,13 @@ def read_source(
     path : str
         A file, a directory or a pattern with wildcards.
     format : {"parquet", "csv", "json"}, optional
-        By default what the extension of the path, or of the first file in the directory, says.
-        CSV files begin with a line of column names; fields may be in double quotes, and double
-        quotes inside them are doubled. JSON files have one object in a line.
+        By default from the extension of the path, or of the first file in the directory.  CSV files
+        have a header; fields may be in double quotes, doubled inside.  JSON files have one object
+        in a line.
     separator : str, optional
-        What stands between the fields of CSV: by default a tab in ``.tsv``, else a comma.
+        Between the fields of CSV: by default a tab in ``.tsv``, else a comma.
     window : Window, optional
-        The path is a directory of directories of days, of which these are read.
+        The path has a directory for each day, of which these are read.
 
     Returns
     -------
@@ -231,7 +216,7 @@ def read_source(
     format = format or _EXTENSIONS[str(extension)]
     if format not in FORMATS:
         raise SourceError(f"format must be one of {', '.join(FORMATS)}, got {format!r}")
-    # What is there under this very name is no pattern, whatever characters the name has.
+    # An existing path is no pattern, whatever its characters.
     pattern = _literally(path) if there else path
     if days:
         pattern = f"{pattern}/{{{','.join(map(_literally, days))}}}"
@@ -245,13 +230,7 @@ def read_source(
 
 
 def refuse_empty_files(files: FileSystem, pattern: str) -> None:
-    """Refuse Parquet of which a file has 0 bytes: a copy that failed, which Spark would leave out.
-
-    Raises
-    ------
-    SourceError
-        If there is one; the message names it.
-    """
+    """Refuse Parquet files of 0 bytes: failed copies, which Spark would skip."""
     empty = files.empty_files(pattern)
     if empty:
         more = f" and {len(empty) - 1:,} more files have" if empty[1:] else " has"
@@ -262,20 +241,7 @@ def refuse_empty_files(files: FileSystem, pattern: str) -> None:
 
 @contextmanager
 def reading(path: str, format: str) -> Iterator[None]:
-    """Turn what Spark says of files it cannot read into one sentence.
-
-    Parameters
-    ----------
-    path : str
-        Where the files are.
-    format : str
-        What they are read as.
-
-    Raises
-    ------
-    SourceError
-        Instead of the exceptions about reading; others pass.
-    """
+    """Turn Spark's exceptions about reading into one sentence of SourceError."""
     try:
         yield
     except PySparkException as error:
@@ -307,8 +273,8 @@ def _read_text(spark: SparkSession, pattern: str, format: str, separator: str) -
     reader = spark.read.schema(schema).option("columnNameOfCorruptRecord", _MALFORMED)
     if format == "json":
         return reader.json(pattern, primitivesAsString=True)
-    # Pruned columns are not parsed, and what is malformed would depend on what is selected; a
-    # file whose header has another order must not be read as if it had the order of the first.
+    # With pruning, the selected columns would decide which lines are malformed.  A file with
+    # another order of columns must not be read in the order of the first.
     reader = reader.option("columnPruning", False).option("enforceSchema", False)
     return reader.csv(pattern, header=True, sep=separator, escape='"')
 
@@ -325,6 +291,6 @@ def _known_extension(name: str) -> str | None:
 
 
 def _sentence(message: str) -> str:
-    """Return a message of Spark without the codes around it, and no more than one paragraph."""
+    """Return the first paragraph of a message of Spark, without its codes."""
     message = " ".join(message.partition("\n\n")[0].split()).rstrip(":")
     return re.sub(r"^\[[A-Z_.0-9]+\] | SQLSTATE: \w+$", "", message)

@@ -1,4 +1,4 @@
-"""Splits of ratings into train, validation and test, the same for any order and partitioning."""
+"""Splits of ratings into train, validation and test, independent of order and partitioning."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,14 +12,14 @@ from nonconvex.distributed.data.validation import PARTS
 __all__ = ["METHODS", "Split", "part_by_hash", "split_ratings"]
 
 METHODS = ("random", "time", "last", "column")
-"""The ways to split."""
+"""The methods of splitting."""
 
 _TRAIN, _VALIDATION, _TEST = PARTS
 
 
 @dataclass(frozen=True)
 class Split:
-    """Which ratings are held out.
+    """A choice of held-out ratings.
 
     Parameters
     ----------
@@ -55,7 +55,7 @@ class Split:
     column: str | None = None
 
     def __post_init__(self) -> None:
-        """Refuse parts that cannot be."""
+        """Refuse impossible parts."""
         if self.method not in METHODS:
             raise ValueError(f"method must be one of {', '.join(METHODS)}, got {self.method!r}")
         if (self.method == "column") != (self.column is not None):
@@ -78,19 +78,7 @@ class Split:
 
 
 def split_ratings(ratings: DataFrame, split: Split) -> DataFrame:
-    """Say which part each rating belongs to.
-
-    Parameters
-    ----------
-    ratings : DataFrame
-        ``user, item`` and what the method needs, ``timestamp`` or ``split``; no pair twice.
-    split : Split
-        The method and the sizes of the parts.
-
-    Returns
-    -------
-    DataFrame
-        The ratings with a column ``part``, one of `PARTS`, in the place of ``split``.
+    """Replace the column ``split``, if any, by ``part``, one of `PARTS`; no pair may occur twice.
 
     Examples
     --------
@@ -107,17 +95,7 @@ def split_ratings(ratings: DataFrame, split: Split) -> DataFrame:
 
 
 def part_by_hash(split: Split, *columns: Column) -> Column:
-    """Return the part of a row by a hash of seed and columns: a column of `PARTS`.
-
-    Rows that are equal in these columns are in the same part.
-
-    Parameters
-    ----------
-    split : Split
-        Of method "random".
-    columns : Column
-        What identifies a row.
-    """
+    """Return the part of a row by a hash of the seed and the columns that identify it."""
     bits = F.xxhash64(F.lit(split.seed).cast("long"), *columns)
     uniform = F.shiftrightunsigned(bits, 11) / 2.0**53  # in [0, 1), every double in it exact
     return _held_out(uniform < split.test, uniform < split.validation + split.test)

@@ -1,7 +1,4 @@
-"""Ratings at the door: which rows are accepted, and why the others are not.
-
-What ratings are: the columns that hold them, the rules they keep, the error when they do not.
-"""
+"""Validation of raw ratings: columns, rules, and a reason for each rejected row."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -24,41 +21,42 @@ from pyspark.sql.types import (
     TimestampType,
 )
 
+from nonconvex.distributed.columns import named_column
+
 __all__ = [
     "DUPLICATES",
     "ID_TYPES",
     "PARTS",
     "Columns",
-    "Intake",
     "RatingsError",
     "Rules",
+    "ValidationReport",
     "accepted_ratings",
     "count_reasons",
     "label_ratings",
 ]
 
 ID_TYPES = ("auto", "string", "long")
-"""What the ids of users and items may be asked to become."""
+"""Types that ids can be converted to."""
 
 DUPLICATES = ("error", "first", "last", "mean")
-"""What may become of several ratings of one item by one user."""
+"""Policies for several ratings of one item by one user."""
 
 PARTS = ("train", "validation", "test")
-"""The parts of a split, and the values of a column that says which part a row belongs to."""
+"""The parts of a split, and the values of a column of parts."""
 
 
 class RatingsError(ValueError):
-    """The data are not ratings that can be used; the message says what to change."""
+    """Data that cannot be used as ratings."""
 
     exit_status = 3
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Names of the columns that hold the ratings; None for a column there is not.
+    """Names of the columns of raw ratings.
 
-    A name is that of a column, whatever characters it has, or else a path with dots into columns
-    of structs.
+    A name is that of a column, whatever its characters, or else a path with dots into structs.
 
     Parameters
     ----------
@@ -67,9 +65,9 @@ class Columns:
     rating : str
         The rating, a number.
     weight : str, optional
-        How much the rating counts, a finite number ≥ 0.
+        Weight of the rating, a finite number ≥ 0.
     timestamp : str, optional
-        When it was given: a number in any unit, or a timestamp or date, taken as Unix seconds.
+        Time of the rating: a number in any unit, or a timestamp or date, taken as Unix seconds.
 
     Examples
     --------
@@ -84,14 +82,14 @@ class Columns:
     timestamp: str | None = None
 
     def named(self) -> dict[str, str]:
-        """Return the column of each role that has one."""
+        """Return the name of the column of each role that has one."""
         names = {field.name: getattr(self, field.name) for field in fields(self)}
         return {role: name for role, name in names.items() if name is not None}
 
 
 @dataclass(frozen=True)
 class Rules:
-    """Which ratings are accepted, and as what.
+    """Rules of validation.
 
     Parameters
     ----------
@@ -99,10 +97,10 @@ class Rules:
         The type of ids. "auto" keeps the type of a typed column; ids from text are strings
         unless every accepted one is an integer, written without leading zeros, of 64 bits.
     minimum, maximum : float, optional
-        The least and the greatest rating that is accepted.
+        The least and the greatest valid rating.
     duplicates : {"error", "first", "last", "mean"}
-        What to do with several ratings of one item by one user: refuse to go on, keep the first
-        in the order of the files, keep that with the latest timestamp, or take their mean.
+        For several ratings of one item by one user: raise, keep the first in the order of the
+        files, keep the one with the latest timestamp, or take their mean.
 
     Examples
     --------
@@ -116,7 +114,7 @@ class Rules:
     duplicates: str = "error"
 
     def __post_init__(self) -> None:
-        """Refuse what is not among the choices."""
+        """Refuse unknown choices."""
         for name, value, choices in (
             ("ids", self.ids, ID_TYPES),
             ("duplicates", self.duplicates, DUPLICATES),
@@ -140,21 +138,21 @@ _ALLOWED: dict[str, tuple[tuple[type[DataType], ...], str]] = {
 }
 
 
-# Spark's own cast also takes Java's "5d" and "0x1p3", which no file of ratings means.
+# Spark's own cast also takes Java's "5d" and "0x1p3".
 _NUMBER = r"(?i)^\s*[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?\s*$|^\s*([+-]?inf(inity)?|nan)\s*$"
 
-_Check = tuple[Column, Column]  # refuse where this holds, for this reason
+_Check = tuple[Column, Column]  # condition of rejection, and reason
 
 
-class Intake(NamedTuple):
-    """How many rows were read, and what became of them at the door."""
+class ValidationReport(NamedTuple):
+    """Counts of rows read, accepted and rejected."""
 
     read: int
     accepted: int
     rejected: dict[str, int]
-    """Number of rows by reason, without the values that a reason names."""
+    """Number of rows by reason, without values."""
     integers: frozenset[str]
-    """Which of "user" and "item" are strings that read as integers in every accepted row."""
+    """Those of "user" and "item" that are integers in text in every accepted row."""
 
 
 def label_ratings(
@@ -168,30 +166,28 @@ def label_ratings(
     timestamp_required: bool = False,
     extra: Mapping[str, Column] | None = None,
 ) -> DataFrame:
-    """Return every row as a rating, with the reason why it is refused, or null.
+    """Return every row as a rating, with the reason of its rejection, or null.
 
     The reason is the first of these: the line is malformed; the user is null or not an integer
     (if ``rules.ids`` is "long"); the item likewise; the rating is null, not a number, NaN,
     infinite, below the minimum or above the maximum; the weight is null, not a number, NaN,
     infinite or negative; the timestamp is neither number nor date-time, or is null though
-    required; the split is none of `PARTS`. In a reason, the value in question follows ": ".
+    required; the split is none of `PARTS`.  In a reason, the value follows ": ".
 
     Parameters
     ----------
     rows : DataFrame
-        The ratings as they come.
+        Raw ratings.
     columns : Columns
-        Where `rows` has what.
     rules : Rules
-        What is accepted.
     text : bool
-        Whether `rows` comes from a text format, where numbers are strings.
+        Whether numbers are strings, as in text formats.
     malformed : str, optional
         Column of `rows` that is not null where a line could not be parsed.
     split : str, optional
-        Column of the part that a ready-made split puts a row in, one of `PARTS`.
+        Column of a ready-made split, one of `PARTS`.
     timestamp_required : bool
-        Whether a null timestamp is refused.
+        Whether to reject a null timestamp.
     extra : mapping of str to Column, optional
         More columns to carry along.
 
@@ -204,7 +200,7 @@ def label_ratings(
     Raises
     ------
     RatingsError
-        If a column is missing, has two roles or is of a wrong type.
+        If a column is missing, has two roles or has a wrong type.
 
     Examples
     --------
@@ -226,7 +222,7 @@ def label_ratings(
     ratings: dict[str, Column] = {}
     checks: list[_Check] = []
     if malformed is not None:
-        checks.append((_top_level(malformed).isNotNull(), F.lit("line is malformed")))
+        checks.append((named_column(malformed).isNotNull(), F.lit("line is malformed")))
     for role, (value, data_type) in found.items():
         if role in ("user", "item"):
             ratings[role], refused = _read_id(role, value, rules.ids)
@@ -245,26 +241,10 @@ def label_ratings(
 
 def count_reasons(
     labelled: DataFrame, name: str = "the ratings", *, integers: bool = False
-) -> Intake:
-    """Count accepted and refused rows in one pass.
+) -> ValidationReport:
+    """Count accepted and rejected rows of `label_ratings` in one pass; raise if none is accepted.
 
-    Parameters
-    ----------
-    labelled : DataFrame
-        From `label_ratings`.
-    name : str
-        What to call the data in messages.
-    integers : bool
-        Whether to find out which ids are strings that all read as integers.
-
-    Returns
-    -------
-    Intake
-
-    Raises
-    ------
-    RatingsError
-        If there are no rows, or none is accepted.
+    `name` is what messages call the data; `integers` asks which ids are integers in text.
     """
     whole = {
         side: _is_integer(F.col(side)) if integers else F.lit(False) for side in ("user", "item")
@@ -285,7 +265,7 @@ def count_reasons(
             f"none of the {read:,} rows of {name} is a usable rating: {reasons}; "
             "check the names of the columns and the range"
         )
-    return Intake(
+    return ValidationReport(
         read=read,
         accepted=accepted[0].rows,
         rejected=dict(sorted(rejected.items())),
@@ -294,33 +274,15 @@ def count_reasons(
 
 
 def accepted_ratings(labelled: DataFrame, integers: frozenset[str] = frozenset()) -> DataFrame:
-    """Return the rows that have no reason to be refused.
-
-    Parameters
-    ----------
-    labelled : DataFrame
-        From `label_ratings`.
-    integers : frozenset of str
-        Which of "user" and "item" are to become 64-bit integers, as `count_reasons` found.
-
-    Returns
-    -------
-    DataFrame
-        Without the column ``reason``.
-    """
+    """Return the rows without a reason, with the sides in `integers` cast to 64-bit integers."""
     accepted = labelled.where(F.col("reason").isNull()).drop("reason")
     return accepted.withColumns({side: F.col(side).cast("long") for side in sorted(integers)})
-
-
-def _top_level(name: str) -> Column:
-    """Return the column of exactly this name, which may have dots, spaces or backticks."""
-    return F.col("`" + name.replace("`", "``") + "`")
 
 
 def _find(schema: StructType, role: str, name: str, text: bool) -> tuple[Column, DataType]:
     """Return the column called `name`, or at that path, and its type; refuse a wrong one."""
     first, *rest = [name] if name in schema.names else name.split(".")
-    column = _top_level(first)
+    column = named_column(first)
     found: DataType = schema
     for part in (first, *rest):
         if not isinstance(found, StructType) or part not in found.names:
@@ -337,7 +299,7 @@ def _find(schema: StructType, role: str, name: str, text: bool) -> tuple[Column,
             f"column {name!r} for the {role} is of type {found.simpleString()}, "
             f"and must be {meaning}: cast it, or name another column"
         )
-    # A string with a collation would be compared by it; ids and their order are by bytes.
+    # Ids are compared by bytes, never by a collation.
     return (column.cast("string") if isinstance(found, StringType) else column), found
 
 
@@ -357,7 +319,7 @@ def _got(reason: str, value: Column) -> Column:
 
 
 def _is_integer(text: Column) -> Column:
-    """Hold where the string is the one way to write a 64-bit integer, so casting loses nothing."""
+    """Hold where the string is the canonical form of a 64-bit integer, so casting loses nothing."""
     return F.coalesce(text.try_cast("long").cast("string") == text, F.lit(False))
 
 

@@ -277,7 +277,7 @@ def test_the_same_again_is_left_and_another_is_refused_or_replaced(
     assert "out holds these ratings already" in caplog.text
     split = Split("random", test=0.5)
     message = (
-        r"out holds ratings prepared otherwise \(configuration, counts, .*fingerprint differ\)"
+        r"out holds other prepared ratings \(configuration, counts, .*fingerprint differ\)"
     )
     with pytest.raises(PreparedError, match=message):
         prepare_few(spark, few, copy, split=split)
