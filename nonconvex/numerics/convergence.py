@@ -1,7 +1,4 @@
-"""When a fit stops, why it stopped, and what it reached on the way.
-
-What the training of a network reaches, epoch by epoch, and when it stops.
-"""
+"""Stopping rules and histories of fits: half-steps of factorizations, epochs of networks."""
 
 from __future__ import annotations
 
@@ -21,7 +18,7 @@ __all__ = [
 
 
 class Stop(Enum):
-    """Why a fit ended; the value says it in words."""
+    """The reason why a fit of factors ended; the value says it in words."""
 
     TOLERANCE = "converged: the objective changed by less than tol in an iteration"
     GRADIENT = "converged: the norm of the gradient fell below gradientTol"
@@ -32,13 +29,13 @@ class Stop(Enum):
 
 
 class FitError(ArithmeticError):
-    """A fit from which no model can be made; the message names the cause and the remedy."""
+    """A fit without a model; the message names the cause and the remedy."""
 
     exit_status = 1
 
 
 class HalfStep(NamedTuple):
-    """What was reached after one side was updated.
+    """Result of the update of one side.
 
     Attributes
     ----------
@@ -124,7 +121,7 @@ def stop_after(
 
 
 class TrainingStop(Enum):
-    """Why the training of a restart ended; the value says it in words."""
+    """The reason why the training of a restart ended; the value says it in words."""
 
     TOLERANCE = "converged: the objective changed by less than tol in an epoch"
     PATIENCE = "the validation loss did not improve for patience epochs"
@@ -134,10 +131,9 @@ class TrainingStop(Enum):
 
 
 class Epoch(NamedTuple):
-    """What a restart reached in an epoch.
+    """Result of an epoch of a restart.
 
-    The loss and the objective are those that its minibatches had before their steps, so they lag
-    behind, and are no pass over the data of their own.
+    Loss and objective are those of the minibatches before their steps: no extra pass over the data.
 
     Attributes
     ----------

@@ -1,21 +1,19 @@
-"""Sums over all rows of a side in one fixed order, however the rows are cut into blocks.
+"""Sums and products with the same bits whatever the blocks, the order and the number of cores.
 
-The sum of m values is that of the sums of each `CHUNK` of them, by their index.  Who holds a range
-of rows adds up the chunks that lie within, and passes on the values of those it has a part of.
+Three means, each where it is the cheapest that suffices:
 
-Sums of doubles without rounding, which no order and no division of the work can change.
+*Sums in a fixed order* (`total`, `PartialSums`), for sums over the rows of a side: the sum of m
+values is that of the sums of each `CHUNK` of them, by index.  The holder of a range of rows sums
+the chunks within it, and passes on the values of chunks that it holds in part.
 
-A double x = m 2ᵉ with 1/2 ≤ |m| < 1 is q 2^(e−53) with an integer q of at most 53 bits.  The
-integers of one exponent are added as integers; there are at most some 2,100 exponents, so what is
-left to add up is little, and Python's fractions do it.
+*Exact sums* (`add_exactly`), where rows have no order, as in metrics: a double x = m 2ᵉ with
+1/2 ≤ |m| < 1 is q 2^(e−53) with an integer q of at most 53 bits.  Integers of one exponent are
+added as integers, and Python's fractions add up the at most 2,100 exponents.
 
-One thread for each matrix product, whatever the cores: what equal bits need.
-
-A BLAS that shares a product out among threads cuts the matrices where the number of threads says,
-and rounds differently beside the cuts.  With one and with two threads OpenBLAS 0.3 gave other bits
-in most products of the shapes of minibatches, down to 128 × 64 × 100 in float32, so no choice of
-shapes avoids it.  Each product is therefore made by one thread, and the cores are put to use by
-making several at a time, see `nonconvex.numerics.network.backprop`.
+*One thread per matrix product* (`one_thread_per_product`): a BLAS with several threads cuts the
+matrices by their number, and rounds differently at the cuts.  With one and with two threads
+OpenBLAS 0.3 gave different bits in most products of minibatches, down to 128 × 64 × 100 in float32.
+So each product is made by one thread, and the cores make several at a time.
 """
 
 from __future__ import annotations
@@ -49,18 +47,18 @@ _Array = NDArray[np.float64]
 
 
 class PartialSums(NamedTuple):
-    """Sums of s quantities over the rows first, first + 1, …, as far as they are certain.
+    """Sums of s quantities over the rows first, first + 1, …, with partial chunks left open.
 
     Attributes
     ----------
     first : int
         Index of the first row.
     head : float64 array of shape (s, h)
-        Of the rows before the first whole chunk.
+        Values of the rows before the first whole chunk.
     chunks : float64 array of shape (s, c)
         The sums of whole chunks.
     tail : float64 array of shape (s, t)
-        Of the rows after the last whole chunk.
+        Values of the rows after the last whole chunk.
     """
 
     first: int
@@ -70,7 +68,7 @@ class PartialSums(NamedTuple):
 
     @classmethod
     def of(cls, first: int, values: _Array) -> PartialSums:
-        """Add up what can be of values of shape (s, rows).
+        """Sum the whole chunks of values of shape (s, rows).
 
         Examples
         --------
@@ -110,7 +108,7 @@ def squared_moves(after: NDArray[np.floating], before: NDArray[np.floating]) -> 
 
 
 def complete(parts: Sequence[PartialSums]) -> list[float]:
-    """Return `total` of each of s quantities, from the sums over ranges that make up all rows.
+    """Return `total` of each of s quantities, from partial sums that cover all rows.
 
     Examples
     --------
@@ -200,9 +198,9 @@ def fractions_of(totals: Mapping[tuple[int, int], int]) -> dict[int, Fraction]:
 
 
 def _openblas() -> tuple[Callable[[], int], Callable[[int], None]] | None:
-    """What gets and sets the number of threads of the OpenBLAS that numpy calls, if it is one."""
+    """Return the functions that get and set the threads of numpy's OpenBLAS, if it has one."""
     numpy_library = importlib.import_module("numpy._core._multiarray_umath").__file__
-    library = ctypes.CDLL(numpy_library)  # its symbols, and those of what it is linked to
+    library = ctypes.CDLL(numpy_library)  # finds symbols of linked libraries, too
     for prefix in ("scipy_openblas", "openblas"):  # in numpy's wheels, and elsewhere
         for suffix in ("64_", ""):
             get, set_ = (f"{prefix}_{verb}_num_threads{suffix}" for verb in ("get", "set"))
@@ -220,10 +218,9 @@ _inside, _before = 0, 1
 def one_thread_per_product() -> Iterator[None]:
     """Keep numpy's matrix products to one thread each while in the context.
 
-    The number of threads is one for the whole process.  Contexts may overlap, in one thread or in
-    several; at the end of the last one the number is again what it was before the first.  Another
-    BLAS than OpenBLAS (MKL, Accelerate) is left alone: set its own variable, such as
-    ``MKL_NUM_THREADS=1``, if equal bits matter.
+    The setting holds for the whole process.  Contexts may overlap, also among threads; the last one
+    restores the number.  Another BLAS than OpenBLAS (MKL, Accelerate) is not touched: set its own
+    variable, such as ``MKL_NUM_THREADS=1``, for equal bits.
 
     Examples
     --------

@@ -1,11 +1,10 @@
-"""Errors of the predictions of a network, summed exactly: the same for any order of the rows.
+"""Errors of predictions, summed exactly: the same for any order of the rows.
 
-Regression, of each target: RMSE = √(Σ w e² / Σ w) and MAE = Σ w |e| / Σ w with e = ŷ − y, and
-R² = 1 − Σ w e² / Σ w (y − ȳ)².  Classification, with N_ab = Σ w over the rows of class a that were
-taken for b: accuracy = Σ_a N_aa / Σ_ab N_ab, precision_c = N_cc / Σ_a N_ac, recall_c =
-N_cc / Σ_b N_cb, F1_c the harmonic mean of both, and log loss = −Σ w log p_y / Σ w.
-
-Errors of predictions, overall and by how much training knew of the user and the item.
+Ratings: RMSE = √(Σ w e² / Σ w) and MAE = Σ w |e| / Σ w with e = R̂ − R, overall and by the number
+of training ratings of the user and of the item.  Regression, of each target: RMSE = √(Σ w e² / Σ w)
+and MAE = Σ w |e| / Σ w with e = ŷ − y, and R² = 1 − Σ w e² / Σ w (y − ȳ)².  Classification, with
+N_ab = Σ w over the rows of class a that are predicted as b: accuracy = Σ_a N_aa / Σ_ab N_ab,
+precision_c = N_cc / Σ_a N_ac, recall_c = N_cc / Σ_b N_cb, F1_c the harmonic mean of both, and log loss = −Σ w log p_y / Σ w.
 """
 
 from __future__ import annotations
@@ -39,20 +38,20 @@ BINS = ("0", "1–2", "3–5", "6–10", "11–20", "21–50", "51–100", "> 10
 """The bins of the number of training ratings that a user or an item has."""
 
 _EDGES = (1, 3, 6, 11, 21, 51, 101)  # the least count of each bin but the first
-_LEFT_OUT = len(BINS) ** 2  # the cell of the ratings that one of the predictors does not predict
+_LEFT_OUT = len(BINS) ** 2  # the cell of ratings without a prediction by each predictor
 
 _Sums = Sequence[Fraction]  # of 1, w, then w (R̂ − R)² of each predictor, then w |R̂ − R|
 
 
 class EvaluationError(ValueError):
-    """There is nothing to measure a model by."""
+    """No data to evaluate a model on."""
 
     exit_status = 3
 
 
 @dataclass(frozen=True)
 class Scores:
-    """How well several predictors do on the same ratings.
+    """Errors of several predictors on the same ratings.
 
     Parameters
     ----------
@@ -70,7 +69,7 @@ class Scores:
 
     @property
     def by_predictor(self) -> dict[str, dict[str, float]]:
-        """The same by predictor: ``rmse`` and ``mae`` of each."""
+        """``rmse`` and ``mae`` of each predictor."""
         return {name: {"rmse": self.rmse[name], "mae": self.mae[name]} for name in self.rmse}
 
 
@@ -81,12 +80,11 @@ class Evaluation:
     Parameters
     ----------
     overall : Scores
-        Of all ratings that have a prediction.
+        Errors on all ratings that have a prediction.
     by_user, by_item : dict of str to Scores
-        Of the ratings whose user (or item) has so many ratings in training: each of `BINS` that
-        has any.
+        Errors by the number of training ratings of the user (or item), for each non-empty bin.
     unpredicted : int
-        Number of ratings left out of all that, as one of the predictors has no prediction.
+        Number of ratings left out because a predictor has no prediction.
     """
 
     overall: Scores
@@ -111,14 +109,14 @@ def add_errors(
     Parameters
     ----------
     totals : dict
-        Changed in place; ``{}`` to begin with.
+        Changed in place; initially ``{}``.
     ratings : float64 array of shape (n,)
     predictions : float64 array of shape (P, n)
-        A rating for which one of them is not finite is left out of all, and counted.
+        A rating with a prediction that is not finite is left out of all, and counted.
     weights : float64 array of shape (n,), optional
         By default 1.
     user_counts, item_counts : int arrays of shape (n,)
-        How many training ratings the user and the item have.
+        Numbers of training ratings of the user and of the item.
     """
     cell = _bin(user_counts) * len(BINS) + _bin(item_counts)
     predicted = np.isfinite(predictions).all(axis=0)
@@ -134,7 +132,7 @@ def add_errors(
 
 
 def evaluation_of(totals: Totals, predictors: Sequence[str]) -> Evaluation:
-    """Make scores of totals.
+    """Return the scores of totals.
 
     Raises
     ------
@@ -164,7 +162,9 @@ def evaluation_of(totals: Totals, predictors: Sequence[str]) -> Evaluation:
         )
     overall = _scores(cells.values(), predictors)
     if overall is None:
-        raise EvaluationError("the ratings to evaluate with have weight 0, all of them: weigh some")
+        raise EvaluationError(
+            "all weights are 0: at least one rating to evaluate with must have a positive weight"
+        )
     by_user, by_item = (_by_bin(cells, side, predictors) for side in (0, 1))
     return Evaluation(overall, by_user, by_item, unpredicted)
 
@@ -185,7 +185,7 @@ def _by_bin(cells: Mapping[int, _Sums], side: int, predictors: Sequence[str]) ->
 
 
 def _scores(cells: Iterable[_Sums], predictors: Sequence[str]) -> Scores | None:
-    """Return the errors in several cells together, None if nothing in them has a weight."""
+    """Return the errors over several cells, None if all weights are 0."""
     rows, weight, *errors = map(sum, zip(*cells, strict=True))
     if not weight:
         return None
@@ -199,7 +199,7 @@ def _scores(cells: Iterable[_Sums], predictors: Sequence[str]) -> Scores | None:
 
 Array = NDArray[np.float64]
 
-_ROWS, _WEIGHT = 0, 1  # groups of Σ 1 and Σ w; what else there is follows
+_ROWS, _WEIGHT = 0, 1  # groups of Σ 1 and Σ w; the others follow
 _SQUARED, _ABSOLUTE, _TARGET, _TARGET_SQUARED = range(4)  # of each target
 _LOG_LOSS, _MATRIX = 2, 3
 
@@ -210,26 +210,26 @@ def add_regression(totals: Totals, y: Array, predicted: Array, weight: Array | N
     Parameters
     ----------
     totals : dict
-        Changed in place; ``{}`` to begin with.
+        Changed in place; initially ``{}``.
     y, predicted : float64 arrays of shape (m, k)
     weight : float64 array of shape (m,), optional
     """
     w = _add_rows(totals, len(y), weight)
-    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused
+    with np.errstate(over="ignore", invalid="ignore"):  # values that are not finite are refused
         for target in range(y.shape[1]):
             _add_target(totals, 2 + 4 * target, y[:, target], predicted[:, target], w)
     return totals
 
 
 def regression_errors(totals: Totals, targets: Sequence[str]) -> dict[str, Any]:
-    """Make errors of totals.
+    """Return the errors of totals.
 
     Returns
     -------
     dict
         ``rmse, mae, r2`` (the first of the mean over the targets of Σ w e² / Σ w, the others means
         over the targets), ``rows``, ``weight``, and ``targets``, a list with ``target, mean, rmse,
-        mae, r2`` of each, where the mean is ȳ.  R² is None of a target that has a single value.
+        mae, r2`` of each, where the mean is ȳ.  R² is None for a constant target.
 
     Raises
     ------
@@ -285,7 +285,7 @@ def add_classification(
     Parameters
     ----------
     totals : dict
-        Changed in place; ``{}`` to begin with.
+        Changed in place; initially ``{}``.
     y, predicted : int arrays of shape (m,)
         Indices of classes.
     loss : float64 array of shape (m,)
@@ -301,14 +301,14 @@ def add_classification(
 
 
 def classification_errors(totals: Totals, labels: Sequence[Any]) -> dict[str, Any]:
-    """Make errors of totals.
+    """Return the errors of totals.
 
     Returns
     -------
     dict
         ``accuracy, logLoss, rows, weight``; ``classes``, a list with ``label, precision, recall,
-        f1, weight`` of each class, where precision and recall are 0 of a class that was never
-        predicted or is in no row; and ``confusionMatrix``, N as a list of rows.
+        f1, weight`` of each class (precision and recall are 0 for a class that was never predicted
+        or does not occur); and ``confusionMatrix``, N as a list of rows.
 
     Raises
     ------
@@ -359,7 +359,7 @@ def _add_target(totals: Totals, first: int, y: Array, predicted: Array, w: Array
     error = predicted - y
     _add(totals, first + _SQUARED, w * error**2)
     _add(totals, first + _ABSOLUTE, w * np.abs(error))
-    # Without rounding, as the variance is a difference of these.
+    # Without rounding: the variance is a difference of these.
     for part in _product(w, y):
         _add(totals, first + _TARGET, part)
     square, rest = _product(y, y)
@@ -378,7 +378,7 @@ def _add_rows(totals: Totals, rows: int, weight: Array | None) -> Array:
 def _add(totals: Totals, group: int, values: Array) -> None:
     if not np.isfinite(values).all():
         raise EvaluationError(
-            "a prediction or a target is too great to be squared; rescale the targets, or check "
+            "a prediction or a target is too large to be squared; rescale the targets, or check "
             "the features"
         )
     add_exactly(totals, np.full(len(values), group), values)
@@ -389,7 +389,9 @@ def _rows(sums: dict[int, Fraction]) -> tuple[int, Fraction]:
     if not rows:
         raise EvaluationError("there are no rows to evaluate with: hold some out")
     if not weight:
-        raise EvaluationError("the rows to evaluate with have weight 0, all of them: weigh some")
+        raise EvaluationError(
+            "all weights are 0: at least one row to evaluate with must have a positive weight"
+        )
     return rows, weight
 
 

@@ -1,12 +1,8 @@
-"""Ranking by prediction: the n best columns of each row.
+"""Ranking by prediction: the n best columns of each row, and the quality of ranked lists.
 
-A *row* is who a list is made for and a *column* what is in the list: users and items, or items
-and users, or the same side twice.
-
-How good ranked lists are when some columns are known to be relevant for each row.
-
-Relevance is binary, and the definitions are those of Spark's ``RankingEvaluator``.  Only places
-1 … k of a list count; one that is shorter has misses at its end.
+A *row* is the owner of a list, a *column* a member: users and items, items and users, or the same
+side twice.  Relevance is binary, and metrics are defined as in Spark's ``RankingEvaluator``: only
+places 1 … k count, and a shorter list has misses at its end.
 """
 
 from __future__ import annotations
@@ -33,12 +29,12 @@ __all__ = [
 ]
 
 
-# Scores are looked at in tiles of so many rows and columns: 4 megabytes of float32, which stay in
+# Scores are computed in tiles of this many rows and columns: 4 megabytes of float32, which stay in
 # a core's cache.  If every column of a tile ties, all of it is sorted, in some 100 megabytes.
 ROWS, COLUMNS = 128, 8192
 
 
-# Greatest values of so many columns are compared instead of the values themselves.
+# The greatest values of this many columns are compared instead of the values themselves.
 GROUP = 16
 
 
@@ -48,7 +44,7 @@ class Lists(NamedTuple):
     Attributes
     ----------
     offsets : int64 array of shape (b + 1,)
-        The list of row j stands at ``offsets[j]:offsets[j + 1]``.
+        The list of row j is at ``offsets[j]:offsets[j + 1]``.
     columns : int32 array
     """
 
@@ -57,7 +53,7 @@ class Lists(NamedTuple):
 
     @property
     def lengths(self) -> NDArray[np.int64]:
-        """Of the lists, of shape (b,)."""
+        """Lengths of the lists, of shape (b,)."""
         return np.diff(self.offsets)
 
     @property
@@ -72,16 +68,7 @@ class Lists(NamedTuple):
 
 
 class Ranked(NamedTuple):
-    """The columns that were found for each of b rows, the best first.
-
-    Attributes
-    ----------
-    offsets : int64 array of shape (b + 1,)
-        What was found for row j stands at ``offsets[j]:offsets[j + 1]``.
-    columns : int32 array
-    scores : float64 array
-        Their predictions.
-    """
+    """Lists of columns, the best first, with their predictions; see `Lists`."""
 
     offsets: NDArray[np.int64]
     columns: NDArray[np.int32]
@@ -89,7 +76,7 @@ class Ranked(NamedTuple):
 
     @property
     def lists(self) -> Lists:
-        """Without the scores."""
+        """The lists without scores."""
         return Lists(self.offsets, self.columns)
 
 
@@ -101,31 +88,30 @@ def top_n(
     columns: NDArray[np.integer] | None = None,
     excluded: Lists | None = None,
 ) -> Ranked:
-    """For each row, the n columns of the greatest predictions; those of equal ones in order.
+    """Return the n columns of the greatest predictions for each row; ties in ascending order.
 
-    A product of float32 matrices looks at all columns.  Its rounding depends on the shapes, so it
-    only proposes: columns that its bound of error cannot rule out are predicted again, one by one
-    in float64, and these predictions decide.  The result is therefore that of sorting all
-    predictions of `nonconvex.numerics.factorization.model.predict`, to the bit, whatever
-    rows are asked for at the same time.
+    A product of float32 matrices scores all columns.  Its rounding depends on the shapes, so it
+    only selects candidates: columns that its error bound cannot rule out are predicted again in
+    float64, and these predictions decide.  The result is that of sorting all predictions of
+    `nonconvex.numerics.factorization.model.predict`, to the bit, whatever the other rows are.
 
     Parameters
     ----------
     factors : Factors
         Rows are its users and columns its items.
     rows : int array of shape (b,)
-        Indices; -1 is an id never seen, of which β = 0 and γ = 0.
+        Indices; -1 is an unknown id, with β = 0 and γ = 0.
     n : int
         At least 1.
     columns : int array, optional
-        Indices of the columns that may be found; by default all.
+        Indices of allowed columns; by default all.
     excluded : Lists, optional
-        Columns that may not be found, for each row.
+        Forbidden columns of each row.
 
     Returns
     -------
     Ranked
-        Fewer than n columns where there are no more.
+        Fewer than n columns where fewer are allowed.
 
     Examples
     --------
@@ -145,7 +131,7 @@ def top_n(
 
 
 def rank_lists(factors: Factors, rows: NDArray[np.integer], n: int, lists: Lists) -> Ranked:
-    """Like `top_n`, where each row has a list of its own of the columns that may be found.
+    """Like `top_n`, where each row has its own list of allowed columns.
 
     Examples
     --------
@@ -161,7 +147,7 @@ def rank_lists(factors: Factors, rows: NDArray[np.integer], n: int, lists: Lists
 def directions(x: NDArray[np.floating]) -> NDArray[np.float64]:
     """(0, γ / ‖γ‖) of each row (β, γ), of shape (m, 1 + K); zeros where γ = 0.
 
-    With α = 0, what these predict for two rows is the cosine of their γ.
+    With α = 0, the prediction for two of these is the cosine of their γ.
 
     Examples
     --------
@@ -177,7 +163,7 @@ def directions(x: NDArray[np.floating]) -> NDArray[np.float64]:
 
 
 class _Tiles:
-    """The columns that may be found, as factors of approximate scores β_i + γ_u·γ_i."""
+    """Allowed columns, in tiles of factors of approximate scores β_i + γ_u·γ_i."""
 
     def __init__(self, factors: Factors, columns: NDArray[np.integer] | None) -> None:
         items = factors.items
@@ -192,7 +178,7 @@ class _Tiles:
         self._longest = float(np.sqrt(squares.max(initial=0)))
 
     def places(self, excluded: Lists) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Row, and place among the columns here, of what is excluded."""
+        """Return the row, and the place among the allowed columns, of each excluded column."""
         row, place = excluded.rows, excluded.columns.astype(np.int64)
         if self._place is not None:
             place = self._place[place]
@@ -204,7 +190,7 @@ class _Tiles:
             yield first, self._factors[first : first + COLUMNS]
 
     def slack(self, x: NDArray[np.floating], offset: NDArray[np.float64]) -> NDArray[np.float64]:
-        """How far below the bar an approximate score may be without being ruled out, of (b,).
+        """Margin below the bar within which an approximate score is not ruled out, of (b,).
 
         A float32 sum of 1 + K products is off by at most (1 + K) ε ‖(1, γ_u)‖ ‖(β_i, γ_i)‖ with
         ε = 2⁻²⁴; three more ε are for rounding the terms and the bar.  The exact score is a sum of
@@ -220,7 +206,7 @@ class _Tiles:
 
 
 class _Found(NamedTuple):
-    """Columns that were predicted, by row, falling score and column."""
+    """Predicted columns, by row, descending score and column."""
 
     row: NDArray[np.int64]
     column: NDArray[np.integer]
@@ -250,7 +236,7 @@ class _Found(NamedTuple):
         return np.arange(len(self.row)) - np.searchsorted(self.row, self.row)
 
     def with_others(self, others: _Found) -> _Found:
-        """Put both together, not sorted."""
+        """Concatenate both, unsorted."""
         return _Found(
             np.concatenate([self.row, others.row]),
             np.concatenate([self.column, others.column]),
@@ -273,7 +259,7 @@ def _search(
     single = x.astype(np.float32)
     single[:, 0] = 1
     forbidden = None if excluded is None else tiles.places(excluded)
-    bar = np.full(len(rows), -np.inf)  # what n columns of each row are known to reach
+    bar = np.full(len(rows), -np.inf)  # a score that n columns of each row reach
     nothing = np.zeros(0, np.int64)
     found = _Found(nothing, nothing, np.zeros(0))
     for first, z in tiles:
@@ -283,7 +269,7 @@ def _search(
             here = (place >= 0) & (place < len(z))
             approximate[row[here], place[here]] = -np.inf
         bar = np.maximum(bar, _reached(approximate, n))
-        # What is excluded is below the least of numbers.
+        # Excluded columns have -inf, below every finite number.
         least = np.maximum(bar - slack, np.finfo(np.float32).min).astype(np.float32)
         row, place = np.divmod(np.flatnonzero(approximate >= least[:, None]), len(z))
         new = _Found.predict(factors, rows, row, tiles.columns[first + place])
@@ -295,17 +281,17 @@ def _search(
 
 
 def _reached(values: NDArray[np.float32], n: int) -> NDArray[np.float32]:
-    """Return a value that at least n in each row reach; -inf if there are no n.
+    """Return a value that at least n columns of each row reach; -inf if there are fewer.
 
-    The nth greatest of the greatest values of groups is nearly the nth greatest value, and takes
-    a tenth of the time.
+    The nth greatest of the maxima of groups is nearly the nth greatest value, in a tenth of the
+    time.
     """
     width = values.shape[1]
     if n > width:
         return np.full(len(values), -np.inf, np.float32)
     groups = min(max(width // GROUP, 2 * n), width)
     greatest = values[:, :groups].copy()
-    for first in range(groups, width - groups + 1, groups):  # a rest is of no harm
+    for first in range(groups, width - groups + 1, groups):  # a remainder may be left out
         np.maximum(greatest, values[:, first : first + groups], out=greatest)
     reached: NDArray[np.float32] = np.partition(greatest, groups - n, axis=1)[:, groups - n]
     return reached
@@ -321,7 +307,7 @@ def _concatenate(parts: list[Ranked]) -> Ranked:
 
 
 def hits(ranked: Lists, relevant: Lists, k: int) -> NDArray[np.bool_]:
-    """Whether each of the first k of a list is relevant, of shape (b, k).
+    """Relevance of each of the first k members of a list, of shape (b, k).
 
     Examples
     --------
@@ -354,7 +340,7 @@ def recall(hits: NDArray[np.bool_], relevant: NDArray[np.integer]) -> NDArray[np
     ----------
     hits : bool array of shape (b, k)
     relevant : int array of shape (b,)
-        How many columns are relevant for each row, at least 1.
+        Number of relevant columns of each row, at least 1.
 
     Examples
     --------

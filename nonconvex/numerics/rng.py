@@ -1,8 +1,8 @@
-"""Standard normal and uniform numbers that are addressed rather than drawn in turn.
+"""Counter-based random numbers: standard normal and uniform.
 
-The numbers of a row depend on the stream and on the number of the row, and on nothing else, so
-that any executor can make those of its own rows: a counter is hashed to 64 random bits, and two
-of these make two normal numbers.
+The numbers of a row depend on the stream and on the number of the row alone, so that any executor
+can draw those of its own rows: a counter is hashed to 64 random bits, and two of these make two
+normal numbers.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ _ROW = np.uint64(0xD1342543DE82EF95)  # odd, so that distinct rows begin at dist
 
 
 class Stream(NamedTuple):
-    """Two words of 64 bits that tell one use of random numbers from all others."""
+    """Two words of 64 bits that identify a stream of random numbers."""
 
     first: int
     second: int
 
     @classmethod
     def of(cls, seed: int, *key: int) -> Stream:
-        """Return the stream of a seed and of integers ≥ 0 that say what it is for.
+        """Return the stream of a seed and of integers ≥ 0 that identify its use.
 
         Examples
         --------
@@ -39,7 +39,7 @@ class Stream(NamedTuple):
 
     @staticmethod
     def generator(seed: int, *key: int) -> np.random.Generator:
-        """Return a generator of the same seed and integers, for numbers that one process draws."""
+        """Return a sequential generator of the same seed and integers."""
         return np.random.default_rng(_sequence(seed, key))
 
 
@@ -56,7 +56,7 @@ def normal_rows(stream: Stream, rows: NDArray[np.integer], width: int) -> NDArra
     Returns
     -------
     float64 array of shape (r, width)
-        Equal rows have equal numbers, whatever rows stand beside them.
+        Equal rows have equal numbers, whatever the other rows are.
 
     References
     ----------

@@ -67,10 +67,10 @@ class PowerLaw:
 
 @dataclass(frozen=True)
 class PlantedRatings:
-    """R_ui = 3.5 + β_u + β_i + γ_u·γ_i + ε, of few active users and popular items, and many others.
+    """R_ui = 3.5 + β_u + β_i + γ_u·γ_i + ε, with power laws of activity and popularity.
 
     β ~ N(0, 0.4²), γ_u ~ N(0, 0.35²) and γ_i ~ N(0, 0.6²) in 8 dimensions, ε ~ N(0, 0.6²), so no
-    prediction has an RMSE below 0.6. Users and items are numbered from 0; no pair is there twice.
+    prediction has an RMSE below 0.6.  Users and items are numbered from 0; no pair occurs twice.
 
     Parameters
     ----------
@@ -96,7 +96,7 @@ class PlantedRatings:
     seed: int
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be without a pair twice."""
+        """Refuse sizes that would repeat a pair."""
         most = self.most_active
         if most > self.items:
             raise ValueError(
@@ -108,10 +108,9 @@ class PlantedRatings:
     def of_size(
         cls, ratings: int, users: int | None = None, items: int | None = None, seed: int = 0
     ) -> PlantedRatings:
-        """Return a law of so many ratings; the numbers that are not given suit it.
+        """Return a law of n ratings, by default with 7 users per 1,000 ratings and 3.5 √n items.
 
-        There are seven users for a thousand ratings, 3.5 √n items, and items enough for the most
-        active user to leave half of them out.
+        There are at least twice as many items as the most active user rates.
 
         Examples
         --------
@@ -126,7 +125,7 @@ class PlantedRatings:
 
     @property
     def most_active(self) -> int:
-        """How many ratings the most active user has."""
+        """Number of ratings of the most active user."""
         return int(self._degrees(np.zeros(1, np.int64))[0])
 
     def of_users(
@@ -156,7 +155,7 @@ class PlantedRatings:
         return user.astype(np.int32), item.astype(np.int32), rating.astype(np.float32)
 
     def _degrees(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return how many ratings users have by their place in the order of activity."""
+        """Return the numbers of ratings of users, by their place in the order of activity."""
         law = PowerLaw(self.users, self.users / 1000 + 10, 0.6)
         ends = np.stack([places, places + 1]).astype(np.float64)
         first, last = np.rint(self.ratings * law.share(ends)).astype(np.int64)
@@ -204,7 +203,7 @@ class PlantedExamples:
     features, classes : int
     seed : int
     clouds : int
-        How many a class has.
+        Number of clouds of a class.
 
     Examples
     --------

@@ -158,16 +158,16 @@ def fold_in_samples(
     posterior, shared = drawing
     mean, samples = getattr(factors, side), getattr(posterior, side)
     width = mean.shape[1], mean.shape[1] + samples.shape[1]
-    steadiness = posterior.steadiness
+    user_precision = posterior.user_precision
     if side == "items":  # which have none
-        steadiness = np.ones((len(mean), len(posterior.taus)), mean.dtype)
+        user_precision = np.ones((len(mean), len(posterior.taus)), mean.dtype)
     with one_thread_per_product():
         projections = posterior.projections(side, factors)
-    solve = _draws(posterior.given(side), projections, shared[1 - own])
-    ids, whole = _fold(ratings, own, np.hstack([mean, samples, steadiness]), ids, solve)
-    mean, samples, steadiness = np.split(whole, width, axis=1)
+    solve = _draws(posterior.conditionals(side), projections, shared[1 - own])
+    ids, whole = _fold(ratings, own, np.hstack([mean, samples, user_precision]), ids, solve)
+    mean, samples, user_precision = np.split(whole, width, axis=1)
     if side == "users":
-        posterior = posterior._replace(users=samples, steadiness=steadiness)
+        posterior = posterior._replace(users=samples, user_precision=user_precision)
         return factors._replace(users=mean), ids, posterior
     return factors._replace(items=mean), ids, posterior._replace(items=samples)
 

@@ -36,13 +36,13 @@ from nonconvex.numerics.factorization.blocks import RatingBlock
 from nonconvex.numerics.factorization.gibbs import (
     SWEEP,
     Chain,
-    LevelPrior,
+    NoisePrior,
     RowDistribution,
     RowPrior,
     Sample,
 )
 from nonconvex.numerics.factorization.model import Factors, predict
-from nonconvex.numerics.factorization.posterior import MeanModel, Posterior
+from nonconvex.numerics.factorization.posterior import LowRankMean, Posterior
 from nonconvex.numerics.rng import Stream, uniform_rows
 
 __all__ = ["Course", "HeldOut", "Posed", "Sampled", "SamplingSettings", "sample"]
@@ -259,7 +259,7 @@ class Course:
         self._dtype = blocks.dtype
         self._keeps = settings.keeps(len(posed.starts))
         self.kept: dict[int, Sample] = {}
-        self.mean: MeanModel | None = None
+        self.mean: LowRankMean | None = None
         self.predicted: NDArray[np.float64] | None = None
         self.history: list[list[HalfStep]] = [[] for _ in posed.starts]
         self.chains: list[Chain] = []
@@ -273,7 +273,7 @@ class Course:
                 tau,
                 self._degrees,
                 {side: _precision(problem, side, tau) for side in SIDES},
-                level=LevelPrior(posed.center, posed.deviation),
+                noise_prior=NoisePrior(posed.center, posed.deviation),
                 row_prior=RowPrior.of(posed.deviation, factors.users.shape[1] - 1),
                 seed=posed.seed,
                 number=number,
@@ -289,7 +289,7 @@ class Course:
         number = settings.sample_of(sweep)
         if sweep == settings.burn_in or (self.mean is None and number is not None):
             key = (_SKETCHES, self.posed.numbers[0])
-            self.mean = MeanModel(
+            self.mean = LowRankMean(
                 [chain.sample().factors for chain in self.chains],
                 self.posed.mean_rank,
                 Stream.generator(self.posed.seed, *key),
@@ -323,7 +323,7 @@ class Course:
                 iteration=sweep,
                 side="both",
                 objective=chain.objective,
-                alpha=chain.level,
+                alpha=chain.intercept,
                 train_rmse=chain.train_rmse,
                 validation_rmse=rmse,
                 step_norm=0.0,
@@ -370,7 +370,7 @@ class Course:
                 rows_of: RowDistribution = getattr(kept, side)
                 arrays[f"kept {position}.{side}.slope"] = rows_of.slope
                 arrays[f"kept {position}.{side}.precision"] = rows_of.precision
-            arrays[f"kept {position}.steadiness"] = kept.steadiness
+            arrays[f"kept {position}.user_precision"] = kept.user_precision
             least = [kept.users.least, kept.items.least]
             values[f"kept {position}"] = [alpha, kept.tau, *least]
         values["kept"] = sorted(self.kept)
@@ -396,7 +396,7 @@ class Course:
                 for name, array in arrays.items()
                 if name.startswith("mean.")
             }
-            self.mean = MeanModel.restore(sketches, values["mean"])
+            self.mean = LowRankMean.restore(sketches, values["mean"])
         self.predicted = arrays.get("predicted")
         for position in values["kept"]:
             alpha, tau, *least = values[f"kept {position}"]
@@ -410,7 +410,7 @@ class Course:
                 for side, d in zip(SIDES, least, strict=True)
             )
             x, z = (arrays[f"kept {position}.{side}"] for side in SIDES)
-            omega = arrays[f"kept {position}.steadiness"]
+            omega = arrays[f"kept {position}.user_precision"]
             self.kept[position] = Sample(Factors(alpha, x, z), tau, users, items, omega)
 
 
@@ -468,7 +468,7 @@ def sample(
         one_thread_per_product(),
     ):
         shared.put(chains)
-        shared.replace("steadiness", [chain.steadiness for chain in chains])
+        shared.replace("user_precision", [chain.user_precision for chain in chains])
         for sweep in range(done + 1, settings.sweeps + 1):
             started = time.perf_counter()
             _sweep(blocks, chains, sweep, shared)
@@ -495,11 +495,11 @@ def sample(
 def _sweep(blocks: Blocks, chains: Sequence[Chain], sweep: int, shared: Shared) -> None:
     for side in SWEEP:
         shared.describe(f"sweep {sweep} · {side}")
-        omega = shared["steadiness"]
+        omega = shared["user_precision"]
         updates = update_side(
             blocks.users if side == "users" else blocks.items,
             [
-                Draw(chain.conditional(side, sweep)._replace(steadiness=None), omega, number)
+                Draw(chain.conditional(side, sweep)._replace(user_precision=None), omega, number)
                 for number, chain in enumerate(chains)
             ],
             shared["items" if side == "users" else "users"],
@@ -509,7 +509,9 @@ def _sweep(blocks: Blocks, chains: Sequence[Chain], sweep: int, shared: Shared) 
         for chain, update in zip(chains, updates, strict=True):
             chain.replace(side, update, sweep)
         shared.put(chains, (side,))
-    shared.replace("steadiness", [chain.steadiness for chain in chains])  # drawn after the users
+    shared.replace(
+        "user_precision", [chain.user_precision for chain in chains]
+    )  # drawn after the users
 
 
 def _predict(

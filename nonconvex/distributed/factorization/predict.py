@@ -171,7 +171,7 @@ def deviations(
         Those of users and of items, of all samples side by side.
     more : broadcast, optional
         What it takes beside them: ω of the users in all samples, of shape (n_u, S), for
-        deviations of ratings; `Measured` of a minimum.
+        deviations of ratings; `RowEvidence` of a minimum.
     user_index, item_index : Column
         Of int, null for an unknown id.
     """

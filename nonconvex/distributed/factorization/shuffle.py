@@ -53,11 +53,11 @@ from nonconvex.numerics.factorization.ridge_posterior import (
     moment_of,
 )
 from nonconvex.numerics.factorization.shuffle import (
-    Needs,
-    Share,
-    held_out_needs_of,
-    needs_of,
-    shares_of,
+    InBlock,
+    OutBlockPart,
+    held_out_in_block_of,
+    in_block_of,
+    out_block_parts,
 )
 
 __all__ = ["Exchange", "Layout", "Routes", "SideLayout", "lay_out", "moments"]
@@ -66,7 +66,7 @@ __all__ = ["Exchange", "Layout", "Routes", "SideLayout", "lay_out", "moments"]
 class Routes(NamedTuple):
     """Which rows of a block go where: each share with the number of the block that needs it."""
 
-    shares: list[Share]
+    shares: list[OutBlockPart]
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class SideLayout:
 
     Parameters
     ----------
-    ratings : RDD of (int, Needs)
+    ratings : RDD of (int, InBlock)
     routes : RDD of (int, Routes)
         Both cached, with a partition for each block.
     firsts : int64 array of shape (B,)
@@ -130,7 +130,7 @@ def lay_out(
         The layout of ``users``, ``items`` and perhaps ``held_out``, for the caller to release.
     """
     ratings = {
-        side: _alone(_blocks(packed, dtype, None), lambda block, _: needs_of(block))
+        side: _alone(_blocks(packed, dtype, None), lambda block, _: in_block_of(block))
         for side, packed in (("users", users), ("items", items))
     }
     firsts, rows, needed = {}, {}, {}
@@ -159,7 +159,7 @@ def lay_out(
         starts = firsts["users"]
         held = _alone(
             _blocks(held_out, dtype, len(starts)),
-            lambda block, number: held_out_needs_of(block, int(starts[number])),
+            lambda block, number: held_out_in_block_of(block, int(starts[number])),
         )
         routes = _routes_to(held, firsts["items"])
         wanted = sum(count for _, _, count in held.map(_sizes).collect())
@@ -183,7 +183,7 @@ def _numbers(batch: pa.RecordBatch) -> list[int]:
     return numbers
 
 
-def _alone(blocks: RDD[Element], needs: Callable[[RatingBlock, int], Needs]) -> RDD[Element]:
+def _alone(blocks: RDD[Element], needs: Callable[[RatingBlock, int], InBlock]) -> RDD[Element]:
     """Keep each block with what it needs."""
 
     def alone(elements: Iterable[Element]) -> Iterator[Element]:
@@ -200,24 +200,24 @@ def _routes_to(ratings: RDD[Element], firsts: NDArray[np.int64]) -> RDD[Element]
     return wanted.mapPartitions(_routes, True).persist(StorageLevel.MEMORY_AND_DISK_DESER)
 
 
-def _sizes(element: tuple[int, Needs]) -> tuple[int, int, int]:
+def _sizes(element: tuple[int, InBlock]) -> tuple[int, int, int]:
     number, needs = element
     return number, len(needs.block.rows), len(needs.columns)
 
 
-def _wanted(firsts: NDArray[np.int64]) -> Callable[[tuple[int, Needs]], list[Element]]:
+def _wanted(firsts: NDArray[np.int64]) -> Callable[[tuple[int, InBlock]], list[Element]]:
     """Return what tells each block of the other side what a block wants of it."""
 
-    def wanted(element: tuple[int, Needs]) -> list[Element]:
+    def wanted(element: tuple[int, InBlock]) -> list[Element]:
         number, needs = element
-        shares = shares_of(needs.columns, firsts)
+        shares = out_block_parts(needs.columns, firsts)
         return [(share.block, share._replace(block=number)) for share in shares]
 
     return wanted
 
 
-def _routes(elements: Iterable[tuple[int, Share]]) -> Iterator[Element]:
-    shares: dict[int, list[Share]] = {}
+def _routes(elements: Iterable[tuple[int, OutBlockPart]]) -> Iterator[Element]:
+    shares: dict[int, list[OutBlockPart]] = {}
     for number, share in elements:
         shares.setdefault(number, []).append(share)
     for number, of_block in shares.items():
@@ -445,7 +445,7 @@ def _send(elements: Iterable[Element]) -> Iterator[Element]:
 def _update(step: Step) -> Callable[[Iterable[Element]], Iterator[Element]]:
     def update(elements: Iterable[Element]) -> Iterator[Element]:
         settle()
-        kinds = (Needs, Rows, Shipment)
+        kinds = (InBlock, Rows, Shipment)
         for number, (needs, own, shipments) in together(elements, *kinds).items():
             if not needs:  # no row is in this block
                 continue
@@ -462,7 +462,7 @@ def _update(step: Step) -> Callable[[Iterable[Element]], Iterator[Element]]:
 def _pay(ridge: Ridge) -> Callable[[Iterable[Element]], Iterator[PartialSums]]:
     def pay(elements: Iterable[Element]) -> Iterator[PartialSums]:
         settle()
-        for needs, rows in together(elements, Needs, Rows).values():
+        for needs, rows in together(elements, InBlock, Rows).values():
             if needs:
                 penalty = ridge.penalty(needs[0].block.degrees, rows[0].x)
                 yield PartialSums.of(needs[0].first, penalty[None])
@@ -477,7 +477,7 @@ def _errors(
 
     def errors(elements: Iterable[Element]) -> Iterator[tuple[int, PartialSums]]:
         settle()
-        kinds = (Needs, Rows, Shipment)
+        kinds = (InBlock, Rows, Shipment)
         for number, (needs, own, shipments) in together(elements, *kinds).items():
             if not needs:
                 continue

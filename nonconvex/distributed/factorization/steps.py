@@ -29,7 +29,7 @@ from nonconvex.numerics.factorization.als import (
 )
 from nonconvex.numerics.factorization.blocks import RatingBlock
 from nonconvex.numerics.factorization.gibbs import Conditional
-from nonconvex.numerics.factorization.gradient import pull_rows, sample_ratings
+from nonconvex.numerics.factorization.gradient import gradient_sums, sample_ratings
 from nonconvex.numerics.factorization.model import Background, Factors, Ridge, squared_errors
 
 __all__ = ["Draw", "Rows", "Sample", "Step", "update_side", "user_squares", "validation_rmse"]
@@ -95,7 +95,7 @@ class Step(NamedTuple):
         with np.errstate(over="ignore", invalid="ignore"):  # the driver looks at what came of it
             if self.solver == "gd":
                 rows = own[block.rows]
-                return pull_rows(block, fixed, self.alpha, self.ridge, rows, **settings)
+                return gradient_sums(block, fixed, self.alpha, self.ridge, rows, **settings)
             settings["nonnegative"] = self.nonnegative
             if self.solver == "als":
                 return solve_rows(block, fixed, self.alpha, self.ridge, **settings)
@@ -125,14 +125,14 @@ class Draw(NamedTuple):
     ----------
     conditional : Conditional
         Without ω, which is as long as there are users and would travel with every task.
-    steadiness : shared list of float64 arrays
+    user_precision : shared list of float64 arrays
         ω in every chain.
     number : int
         Which chain this is.
     """
 
     conditional: Conditional
-    steadiness: Value[list[NDArray[np.float64]]]
+    user_precision: Value[list[NDArray[np.float64]]]
     number: int
     sample: None = None
 
@@ -141,8 +141,8 @@ class Draw(NamedTuple):
     ) -> RowUpdate:
         """Draw the rows of a block, which depend on nothing of what they were."""
         del own
-        omega = self.steadiness.value[self.number]
-        return self.conditional._replace(steadiness=omega).draw(block, fixed)
+        omega = self.user_precision.value[self.number]
+        return self.conditional._replace(user_precision=omega).draw(block, fixed)
 
 
 def update_side(

@@ -261,7 +261,7 @@ class Explainer(FactorizationModelParams):
             for number in range(len(posterior.taus)):
                 sample = posterior.sample(number)
                 items = sample.factors.items
-                precision = sample.tau * sample.steadiness[user]
+                precision = sample.tau * sample.user_precision[user]
                 penalty = sample.users.precision / precision
                 alpha = sample.factors.alpha
                 parts.append(contributions(block, items, alpha, penalty, _target(items[item])))

@@ -16,7 +16,7 @@ from nonconvex.estimators.persistence import ModelReader, ModelWriter
 from nonconvex.numerics.factorization.gibbs import RowDistribution
 from nonconvex.numerics.factorization.model import Factors
 from nonconvex.numerics.factorization.posterior import Posterior
-from nonconvex.numerics.factorization.ridge_posterior import Measured, RidgePosterior
+from nonconvex.numerics.factorization.ridge_posterior import RidgePosterior, RowEvidence
 
 __all__ = ["FactorizationReader", "FactorizationWriter"]
 
@@ -50,7 +50,7 @@ class FactorizationWriter(ModelWriter[ModelT]):
             for side, ids in zip(SIDES, model._ids, strict=True):
                 rows = getattr(posterior, side)
                 if side == "users":
-                    rows = np.hstack([rows, posterior.steadiness])
+                    rows = np.hstack([rows, posterior.user_precision])
                 # The first number of a row stands where a bias would, the others as features.
                 write_factors(spark, f"{path}/{side}Samples", ids, rows)
             extra["samples"] = {
@@ -82,7 +82,7 @@ class FactorizationReader(ModelReader[ModelT]):
         summary = TrainingSummary.from_json(json.dumps(metadata["summary"]))
         ridge = None
         if noise is not None:
-            measured = Measured(of_users["degree"], of_items["degree"], of_users["noise"])
+            measured = RowEvidence(of_users["degree"], of_items["degree"], of_users["noise"])
             biases = {**metadata["defaultParamMap"], **metadata["paramMap"]}["fitBiases"]
             ridges = (summary.ridge("users"), summary.ridge("items"))
             ridge = RidgePosterior(measured, noise, *ridges, biases)
@@ -105,10 +105,10 @@ class FactorizationReader(ModelReader[ModelT]):
             for side, rows in zip(SIDES, metadata["rows"], strict=True)
         )
         alphas, taus = (np.array(samples[name]) for name in ("alphas", "taus"))
-        users, steadiness = np.split(users, [users.shape[1] - len(taus)], axis=1)
+        users, user_precision = np.split(users, [users.shape[1] - len(taus)], axis=1)
         user_rows, item_rows = (_distributions(samples[f"{side}Rows"]) for side in SIDES)
         seed = samples["seed"]
-        return Posterior(alphas, taus, users, items, steadiness, user_rows, item_rows, seed)
+        return Posterior(alphas, taus, users, items, user_precision, user_rows, item_rows, seed)
 
 
 def _plain(rows: list[RowDistribution]) -> list[dict[str, Any]]:

@@ -31,7 +31,11 @@ from nonconvex.estimators.factorization.summary import TrainingSummary
 from nonconvex.estimators.params import ParamError
 from nonconvex.numerics.factorization.model import Factors
 from nonconvex.numerics.factorization.posterior import Posterior, half_width
-from nonconvex.numerics.factorization.ridge_posterior import Measured, RidgePosterior, RidgeSpread
+from nonconvex.numerics.factorization.ridge_posterior import (
+    RidgePosterior,
+    RidgeSpread,
+    RowEvidence,
+)
 
 __all__ = ["Predictor", "Uncertain"]
 
@@ -52,7 +56,7 @@ class Uncertain(FactorizationModelParams):
     _posterior: Posterior | None
     _ridge: RidgePosterior | None
     _shared_samples: tuple[Broadcast[NDArray[np.floating]], ...] | None = None
-    _shared_measured: Broadcast[Measured] | None = None
+    _shared_measured: Broadcast[RowEvidence] | None = None
     _spread: RidgeSpread | None = None
 
     @property
@@ -107,8 +111,8 @@ class Uncertain(FactorizationModelParams):
     ) -> Column:
         noisy, posterior, ridge = self.getOrDefault("predictionNoise"), self._posterior, self._ridge
         if posterior is not None:
-            users, items, steadiness = self._broadcast_samples(spark, posterior)
-            more = steadiness if noisy else None
+            users, items, user_precision = self._broadcast_samples(spark, posterior)
+            more = user_precision if noisy else None
             return deviations(posterior.spread(), (users, items), more, user, item)
         if ridge is None:
             raise ParamError(
@@ -127,7 +131,7 @@ class Uncertain(FactorizationModelParams):
     ) -> tuple[Broadcast[NDArray[np.floating]], ...]:
         """Users, items and ω of the kept samples on the executors."""
         if self._shared_samples is None:
-            arrays = (posterior.users, posterior.items, posterior.steadiness)
+            arrays = (posterior.users, posterior.items, posterior.user_precision)
             self._shared_samples = tuple(spark.sparkContext.broadcast(x) for x in arrays)
         return self._shared_samples
 

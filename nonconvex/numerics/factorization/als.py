@@ -1,40 +1,22 @@
-"""Alternating least squares: the exact solution of every row while the other side stands still.
+"""Alternating least squares: the exact solution of every row while the other side is fixed.
 
-Fixing α and the item side, f is a separate ridge regression for each user u, with unknowns
-x_u = (β_u, γ_u), design rows z_i = (1, γ_i) and targets R_ui − α − β_i:
+Fixing α and the items, f is a separate ridge regression for each user u, with unknowns
+x_u = (β_u, γ_u), design rows z_i = (1, γ_i) and targets y_i = R_ui − α − β_i:
 
-    (Σ_{i ∈ I_u} w z_i z_iᵀ + n λ₁ I) x_u = Σ_{i ∈ I_u} w z_i (R_ui − α − β_i)
+    (Σ_{i ∈ I_u} w z_i z_iᵀ + n λ₁ I) x_u = Σ_{i ∈ I_u} w z_i y_i
 
-The item side is the same with u ↔ i and λ₂: one function, called once for each side.
-
-Minimization of many small convex quadratics ½ xᵀA x − bᵀx at once.
-
-Conjugate gradients for many symmetric positive definite systems A x = b at once.
-
-A step costs one product A p, which is some fiftieth of an elimination at 65 unknowns; started from
-x = 0, the residual of a normal equation with a ridge is at the rounding of float32 after some 15
-steps.  Each step lowers ½ xᵀA x − bᵀx.
-
-Rows with very many ratings: their equations are sums over parts, which several tasks may add up.
-
-Where a long row is cut depends on the indices of its columns and on nothing else, so it has the
-same parts and the same sums whoever adds them up.  All that a row says of its parts is
-
-    M = Σ w m mᵀ  with  m = (1, γ_i, y_i)  and  y_i = R_ui − α − β_i
-
-which holds its normal equation, and its sums of errors for any solution x = (β, γ):
+The item side is the same with u ↔ i and λ₂: `solve_rows` is called once for each side.  A long row
+is cut by the indices of its columns alone, so its sums are the same whichever tasks add them up.
+Its moments M = Σ w m mᵀ with m = (z_i, y_i) hold its normal equation, and its errors for any x:
 
     Σ w e = M_1y − M_1z·x,   Σ w e² = M_yy − 2 M_zy·x + xᵀ M_zz x
 
-Coordinate descent: one sweep over β and γ_1 … γ_K of every row, each from the latest values.
+Coordinate descent, `sweep_rows`, sets one partial derivative of f at a time to zero.  With z_i0 = 1
+and z_ik = γ_ik, β and γ have the same formula:
 
-With e_ui = R_ui − R̂_ui, setting one partial derivative of f at a time to zero gives
+    x_uk = Σ_{i ∈ I_u} w z_ik (e_ui + x_uk z_ik) / (Σ w z_ik² + n λ₁)
 
-    β_u  = Σ_{i ∈ I_u} w (e_ui + β_u)            / (Σ w + n λ₁)
-    γ_uk = Σ_{i ∈ I_u} w γ_ik (e_ui + γ_uk γ_ik) / (Σ w γ_ik² + n λ₁)
-
-and both are the same formula with z_i0 = 1 and z_ik = γ_ik.  A sweep costs O(n K), against
-O(n K² + (|U| + |I|) K³) of an exact solve.
+A sweep costs O(n K), an exact solve O(n K² + (|U| + |I|) K³).
 """
 
 from __future__ import annotations
@@ -52,18 +34,18 @@ __all__ = [
     "RowUpdate",
     "Solved",
     "conjugate_gradients",
-    "minimize",
     "part_moments",
     "row_moments",
     "solve_moments",
+    "solve_quadratics",
     "solve_rows",
     "sweep_rows",
 ]
 
-ROUNDS_PER_UNKNOWN = 10  # far more than active sets take, so that rounding cannot make them cycle
+ROUNDS_PER_UNKNOWN = 10  # far more than needed: rounding must not make active sets cycle
 
 
-def minimize(
+def solve_quadratics(
     a: NDArray[np.floating], b: NDArray[np.floating], *, nonnegative: bool = False
 ) -> NDArray[np.floating]:
     """argmin ½ xᵀA x − bᵀx for each of s symmetric positive semidefinite A.
@@ -83,21 +65,22 @@ def minimize(
 
     Examples
     --------
-    >>> minimize(np.array([[[2.0, 0.0], [0.0, 4.0]]]), np.array([[2.0, -4.0]]))
+    >>> a, b = np.array([[[2.0, 0.0], [0.0, 4.0]]]), np.array([[2.0, -4.0]])
+    >>> solve_quadratics(a, b)
     array([[ 1., -1.]])
-    >>> minimize(np.array([[[2.0, 0.0], [0.0, 4.0]]]), np.array([[2.0, -4.0]]), nonnegative=True)
+    >>> solve_quadratics(a, b, nonnegative=True)
     array([[1., 0.]])
     """
     if nonnegative:
-        return _minimize_nonnegative(a.astype(np.float64), b.astype(np.float64))
+        return _solve_nonnegative(a.astype(np.float64), b.astype(np.float64))
     try:
         return np.linalg.solve(a, b[..., None])[..., 0]
     except np.linalg.LinAlgError:
-        # One matrix without a pivot stops the whole stack: solve it again one by one.
-        return np.stack([_minimize_one(a_s, b_s) for a_s, b_s in zip(a, b, strict=True)])
+        # One singular matrix stops the whole stack: solve them one by one.
+        return np.stack([_solve_quadratic(a_s, b_s) for a_s, b_s in zip(a, b, strict=True)])
 
 
-def _minimize_one(a: NDArray[np.floating], b: NDArray[np.floating]) -> NDArray[np.floating]:
+def _solve_quadratic(a: NDArray[np.floating], b: NDArray[np.floating]) -> NDArray[np.floating]:
     try:
         x: NDArray[np.floating] = np.linalg.solve(a, b)
     except np.linalg.LinAlgError:
@@ -105,12 +88,12 @@ def _minimize_one(a: NDArray[np.floating], b: NDArray[np.floating]) -> NDArray[n
     return x
 
 
-def _minimize_nonnegative(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+def _solve_nonnegative(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
     """Active sets (Lawson and Hanson, 1974), with many unknowns entering or leaving at a time.
 
-    x goes towards the minimum over its free unknowns as far as all stay ≥ 0; the unknowns that
-    stop it are bound to 0.  Where nothing stops it, those bound unknowns are freed along which
-    the value falls.  So the value never rises, and no set of free unknowns comes twice.
+    x moves towards the minimum over its free unknowns until one would become negative; such
+    unknowns are bound to 0.  Where none is, bound unknowns along which the value falls are freed.
+    So the value never rises, and no set of free unknowns occurs twice.
     """
     x = np.zeros_like(b)
     free = np.ones(b.shape, dtype=bool)
@@ -119,7 +102,7 @@ def _minimize_nonnegative(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDA
         if not len(todo):
             break
         a_t, b_t, x_t, free_t = a[todo], b[todo], x[todo], free[todo]
-        goal = _minimize_over(free_t, a_t, b_t)
+        goal = _solve_over(free_t, a_t, b_t)
         falling = free_t & (goal < 0)
         falling[:, 0] = False
         reach = np.divide(x_t, x_t - goal, out=np.ones_like(x_t), where=falling)
@@ -135,20 +118,20 @@ def _minimize_nonnegative(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDA
     return x
 
 
-def _minimize_over(
+def _solve_over(
     free: NDArray[np.bool_], a: NDArray[np.float64], b: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """Minimize over the free unknowns; the others are 0."""
     among_free = free[:, :, None] & free[:, None, :]
     identity = np.eye(b.shape[1])
-    goal = minimize(np.where(among_free, a, identity), np.where(free, b, 0))
+    goal = solve_quadratics(np.where(among_free, a, identity), np.where(free, b, 0))
     return np.where(free, goal, 0)
 
 
 def _descent(
     a: NDArray[np.float64], b: NDArray[np.float64], x: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """b − A x, how fast the value falls along each unknown, and how much of it may be rounding."""
+    """Return the descent b − A x along each unknown, and a bound of its rounding, of (s, k)."""
     size = np.abs(b) + np.einsum("skl,sl->sk", np.abs(a), np.abs(x))
     rounding = b.shape[1] * np.finfo(np.float64).eps * size
     return b - np.einsum("skl,sl->sk", a, x), rounding
@@ -157,7 +140,7 @@ def _descent(
 Array = NDArray[np.floating]
 
 
-# ‖b − A x‖ / ‖b‖, where float32 sums of some hundred terms have little left to say
+# ‖b − A x‖ / ‖b‖, near the rounding of float32 sums of some hundred terms
 TOLERANCE = 2e-6
 
 
@@ -166,8 +149,9 @@ def conjugate_gradients(a: Array, b: Array, most_steps: int) -> tuple[Array, NDA
 
         r = b − A x,  p ← r + (‖r‖²/‖r_before‖²) p,  x ← x + (‖r‖²/pᵀA p) p
 
-    A system that has converged stands still while the others go on, so the bits of a solution
-    depend on its own A and b only.
+    A step costs one product A p, about a fiftieth of an elimination at 65 unknowns, and lowers
+    ½ xᵀA x − bᵀx; a normal equation with a ridge converges in some 15.  A converged system is not
+    touched again, so the bits of a solution depend on its own A and b only.
 
     Parameters
     ----------
@@ -179,7 +163,7 @@ def conjugate_gradients(a: Array, b: Array, most_steps: int) -> tuple[Array, NDA
     -------
     float array of shape (s, k)
     bool array of shape (s,)
-        Which systems have converged to ‖r‖ ≤ `TOLERANCE` ‖b‖.
+        True where ‖r‖ ≤ `TOLERANCE` ‖b‖.
 
     Examples
     --------
@@ -292,7 +276,7 @@ def solve_moments(
     biases: bool = True,
     nonnegative: bool = False,
 ) -> Solved:
-    """Minimize f over each of q rows, given all that their ratings say.
+    """Minimize f over each of q rows, given the moments of their ratings.
 
     Parameters
     ----------
@@ -301,7 +285,7 @@ def solve_moments(
     ridge, biases, nonnegative
         As for `solve_rows`.
     dtype : float type
-        Of the solutions; the arithmetic is in float64.
+        Type of the solutions; the arithmetic is in float64.
 
     Examples
     --------
@@ -320,24 +304,22 @@ weight=array([1.]))
     curvature = np.einsum("qkk->qk", a)  # (q, 1 + K), the diagonal itself
     rounding = len(used) * np.finfo(np.float64).eps * curvature.max(axis=1, keepdims=True)
     curvature += np.maximum(ridge.diagonal(degrees, len(used)), rounding)
-    x = minimize(a, b, nonnegative=nonnegative).astype(dtype)
+    x = solve_quadratics(a, b, nonnegative=nonnegative).astype(dtype)
     error = np.concatenate([-x.astype(np.float64) * used, np.ones((len(x), 1))], axis=1)
     of_error = np.einsum("qkl,ql->qk", moments, error)  # (q, K + 2): Σ w m e
     squares = np.einsum("qk,qk->q", error, of_error)
     return Solved(x, of_error[:, 0], np.maximum(squares, 0), moments[:, 0, 0].copy())
 
 
-# With fewer unknowns elimination is as fast, and the products of longer rows leave it little to
-# save: these are solved exactly, as is everything in float64.
+# Fewer unknowns are eliminated as fast, and for longer rows the products dominate: these are solved
+# by elimination, as is everything in float64.
 LEAST_UNKNOWNS = 24
 MOST_RATINGS_PER_UNKNOWN = 8
-MOST_STEPS = 40  # what has not converged by then is eliminated
+MOST_STEPS = 40  # then by elimination
 
 
 class RowUpdate(NamedTuple):
-    """What one half-step says of the rows of a block, after the update.
-
-    The sums are over the ratings of the row; they are all that is needed for f and α.
+    """New rows of a block, and the sums over their ratings that f and α need.
 
     Attributes
     ----------
@@ -348,9 +330,9 @@ class RowUpdate(NamedTuple):
     squares : float64 array of shape (r,)
         Σ w (R − R̂)².
     penalty : float64 array of shape (r,)
-        What the rows pay for regularization, see `Ridge.penalty`.
+        See `Ridge.penalty`.
     weight : float64 array of shape (r,)
-        Σ w, so that Σ residual / Σ weight is what α should still move by.
+        Σ w, so that α's closed form adds Σ residual / Σ weight.
     """
 
     x: NDArray[np.floating]
@@ -403,7 +385,7 @@ def solve_rows(
     nonnegative : bool
         Keep γ ≥ 0.
     background : Background, optional
-        What the pairs that were not observed add to every row (implicit feedback).
+        The terms of unobserved pairs (implicit feedback).
 
     Returns
     -------
@@ -430,14 +412,14 @@ def solve_rows(
     for members, segments in designs(block, fixed, alpha, biases=biases):
         a, b = segments.normal_equation()
         if background is not None:
-            a, b = a + background.gram, b + background.pull
+            a, b = a + background.gram, b + background.rhs
         curvature = np.einsum("skk->sk", a)  # (s, 1 + K), the diagonal itself
         # Below the rounding of A, a ridge could not keep a row with fewer ratings than unknowns
         # from an arbitrary and enormous solution.
         rounding = width * np.finfo(a.dtype).eps * curvature.max(axis=1, keepdims=True)
         curvature += np.maximum(diagonal[members], rounding)
         if nonnegative or background is not None or not _iterates(a, segments.length):
-            x[members] = minimize(a, b, nonnegative=nonnegative)
+            x[members] = solve_quadratics(a, b, nonnegative=nonnegative)
         else:
             x[members] = _solve(a, b)
         residual[members], squares[members] = segments.sums(x[members])
@@ -481,7 +463,7 @@ def _solve(a: NDArray[np.floating], b: NDArray[np.floating]) -> NDArray[np.float
     """Solve A x = b to the rounding of A, from 0: what came before leaves no trace in a row."""
     x, converged = conjugate_gradients(a, b, MOST_STEPS)
     if not converged.all():
-        x[~converged] = minimize(a[~converged], b[~converged])
+        x[~converged] = solve_quadratics(a[~converged], b[~converged])
     return x
 
 
@@ -537,13 +519,13 @@ def sweep_rows(
     for k in range(0 if biases else 1, len(z)):
         z_k = column(k) if k else np.ones(len(e))
         curvature = over_rows(z_k * z_k)
-        pull = over_rows(z_k * e) + curvature * x[:, k]
+        rhs = over_rows(z_k * e) + curvature * x[:, k]
         if background is not None:
             gram = background.gram[k]
             curvature += gram[k]
-            pull += background.pull[k] - np.einsum("rk,k->r", x, gram) + gram[k] * x[:, k]
+            rhs += background.rhs[k] - np.einsum("rk,k->r", x, gram) + gram[k] * x[:, k]
         curvature += diagonal[:, k]
-        new = np.divide(pull, curvature, out=x[:, k].copy(), where=curvature > 0)
+        new = np.divide(rhs, curvature, out=x[:, k].copy(), where=curvature > 0)
         if nonnegative and k:
             np.maximum(new, 0, out=new)
         new = new.astype(fixed.dtype).astype(np.float64)  # e follows what is kept, to the bit

@@ -1,12 +1,8 @@
-"""The ratings of some rows of one side, in compressed sparse row form.
+"""The ratings of some rows of one side, in compressed sparse row form, and padded.
 
-A *row* is a user when the users are being updated and an item when the items are; a *column* is
-then the other kind.  Everything below is written once, for rows, and called once for each side.
-
-Ratings of rows padded to few lengths, so that the sums of many rows are one product.
-
-The ratings of a row stand behind each other, and behind them as many zeros as its length class
-says.  Rows of one class stand behind each other, so that some of them are a matrix, read in place.
+A *row* is a user when users are updated and an item when items are; a *column* is the other kind.
+Everything is written once, for rows, and called once for each side.  In padded form each row is
+followed by zeros up to the length of its class, so that rows of a class form a matrix.
 """
 
 from __future__ import annotations
@@ -33,7 +29,7 @@ __all__ = [
 PADDING = -1
 """The column of what is not a rating."""
 
-GROWTH = 1.25  # each class of padded lengths is a quarter longer than the one before
+GROWTH = 1.25  # ratio of the padded lengths of neighbouring classes
 
 _AT_A_TIME = 1 << 20  # padded ratings
 
@@ -41,7 +37,7 @@ _T = TypeVar("_T", bound=np.generic)
 
 
 class Padded(NamedTuple):
-    """The ratings of a block, class after class, as `batches` finds them.
+    """The ratings of a block, class after class, in the order of `batches`.
 
     Attributes
     ----------
@@ -68,7 +64,7 @@ class Batch(NamedTuple):
     length : int
         The padded length; at least the number of ratings of each of these rows.
     start : int
-        Where their padded ratings begin; they are of shape (s, length).
+        Place of their padded ratings, which are of shape (s, length).
     """
 
     members: NDArray[np.int64]
@@ -76,16 +72,16 @@ class Batch(NamedTuple):
     start: int
 
     def of(self, values: NDArray[_T]) -> NDArray[_T]:
-        """Return the part of a padded array that is of these rows, of shape (s, length)."""
+        """Return the values of these rows in a padded array, of shape (s, length)."""
         size = len(self.members) * self.length
         return values[self.start : self.start + size].reshape(-1, self.length)
 
 
 def batches(counts: NDArray[np.int64], budget: int) -> Iterator[Batch]:
-    """Cut rows into batches of at most ``budget`` padded ratings; a longer row stands alone.
+    """Cut rows into batches of at most ``budget`` padded ratings; a longer row is alone.
 
-    The padded length of a row depends on the number of its ratings and on nothing else, so that
-    its sums are added up in the same order, to the same bits, in whatever block it stands.
+    The padded length of a row depends on the number of its ratings alone, so that its sums have the
+    same bits in every block.
 
     Examples
     --------
@@ -151,7 +147,7 @@ def _padded_lengths(longest: int) -> NDArray[np.int64]:
 
 
 LONG = 1 << 18
-"""Most ratings of a row that are added up in one go; those of a longer one are in parts."""
+"""Most ratings of a row that are summed at once; a longer row is summed in parts."""
 
 SPAN = 1 << 18
 """Columns of a part."""
@@ -167,7 +163,7 @@ class RatingBlock(NamedTuple):
         row 2   · 4 · 1
 
     is ``rows = [0, 2]``, ``offsets = [0, 2, 4]``, ``columns = [0, 2, 1, 3]`` and
-    ``ratings = [5, 3, 4, 1]``: the ratings of ``rows[j]`` stand at ``offsets[j]:offsets[j + 1]``.
+    ``ratings = [5, 3, 4, 1]``: the ratings of ``rows[j]`` are at ``offsets[j]:offsets[j + 1]``.
 
     Attributes
     ----------
@@ -181,8 +177,8 @@ class RatingBlock(NamedTuple):
     weights : float array of shape (n,) or None
         Weight of each rating, ≥ 0; ``None`` means that every weight is 1.
     degrees : float64 array of shape (r,)
-        What the regularization takes for the number of ratings of each row: the sum of its
-        weights, so |I_u| (or |U_i|) when there are none.
+        Degree of each row in the regularization: the sum of its weights, |I_u| (or |U_i|) when
+        there are none.
     padded : Padded, optional
         The same ratings padded, if they have been already.
     """
@@ -236,7 +232,7 @@ class RatingBlock(NamedTuple):
 
     @property
     def duplicates(self) -> int:
-        """How many ratings repeat the (row, column) pair of the rating before them."""
+        """Number of ratings that repeat the (row, column) pair of the one before."""
         same = self.columns[1:] == self.columns[:-1]
         same[self.offsets[1:-1] - 1] = False  # neighbours that belong to different rows
         return int(np.count_nonzero(same))
@@ -250,16 +246,7 @@ class RatingBlock(NamedTuple):
     def divided(self, chosen: NDArray[np.bool_]) -> tuple[RatingBlock, RatingBlock]:
         """Return the rows that are not chosen, and the parts of those that are.
 
-        Parameters
-        ----------
-        chosen : bool array of shape (r,)
-
-        Returns
-        -------
-        RatingBlock
-            The other rows.
-        RatingBlock
-            The rows of this are parts: each has the index of its row.
+        A part has the index of its row; `chosen` is a bool array of shape (r,).
         """
         of_rating = np.repeat(chosen, self.counts)
         others = self._taken(~chosen, ~of_rating)
@@ -308,7 +295,7 @@ def _order(
 
 
 def part_of(columns: NDArray[np.int32]) -> NDArray[np.int32]:
-    """Return the number of the part of a long row that ratings of these columns are in.
+    """Return the part of a long row that each of these columns belongs to.
 
     Examples
     --------
@@ -319,7 +306,7 @@ def part_of(columns: NDArray[np.int32]) -> NDArray[np.int32]:
 
 
 def parts_of(columns: int) -> int:
-    """Return how many parts a long row has at most, of so many columns.
+    """Return the greatest number of parts of a long row, given the number of columns.
 
     Examples
     --------
@@ -348,7 +335,7 @@ def _sums(
 def _parts(
     offsets: NDArray[np.int64], columns: NDArray[np.int32], length: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return where the rows begin, and the parts of rows longer than that, and whose they are."""
+    """Return the starts of rows, and of parts of rows longer than `length`, and their rows."""
     starts, row = [offsets[:-1]], [np.arange(len(offsets) - 1)]
     for number in np.flatnonzero(np.diff(offsets) > length):
         part = part_of(columns[offsets[number] : offsets[number + 1]])

@@ -20,12 +20,12 @@ __all__ = ["Design", "Segments", "designs"]
 # between the gather, the product and the residual.
 CACHE_ELEMENTS = 1 << 19
 
-# A longer row is summed in segments of this many ratings, in float64: it need not fit in memory
-# at once, and a float32 sum of very many terms would lose digits.
+# A longer row is summed in segments of this many ratings, in float64: it need not fit in memory,
+# and a float32 sum of very many terms would lose digits.
 SEGMENT = 1 << 13
 
-# From so many ratings on, numpy multiplies a matrix by its own transpose in two thirds of the time
-# that it takes for two matrices: it computes one half of what is symmetric.
+# From this many ratings on, numpy multiplies a matrix by its own transpose in two thirds of the
+# time of a general product: it computes half of a symmetric matrix.
 SYMMETRIC = 64
 
 
@@ -38,17 +38,17 @@ def designs(
     ----------
     block : RatingBlock
     fixed : float array of shape (m, 1 + K)
-        The other side's rows (β, γ), whose dtype all of the design has.
+        The other side's rows (β, γ); the design has their dtype.
     alpha : float
     biases : bool
-        Without, the design rows are (0, γ_i), so that β = 0 stays.
+        Without, the design rows are (0, γ_i), which keeps β = 0.
 
     Yields
     ------
     int64 array of shape (s,)
         Positions in ``block.rows``.
     Segments
-        Their designs, which are good until the next ones are asked for.
+        Their designs, valid until the next ones are requested.
     """
     padded = block.with_padding().padded
     assert padded is not None
@@ -58,11 +58,11 @@ def designs(
 
 
 class _Table(NamedTuple):
-    """What is gathered for each rating; the last row is for what is none, and is 0."""
+    """Rows to gather for each rating; the last one is that of padding, 0."""
 
-    z: NDArray[np.floating]  # (m + 1, K + 2): z_i, and room for y
+    z: NDArray[np.floating]  # (m + 1, K + 2): z_i, and a place for y
     offset: NDArray[np.floating]  # (m + 1,): α + β_i
-    room: NDArray[np.floating]  # where it is gathered
+    room: NDArray[np.floating]  # a buffer
 
     @classmethod
     def of(cls, fixed: NDArray[np.floating], alpha: float, *, biases: bool) -> _Table:
@@ -74,7 +74,7 @@ class _Table(NamedTuple):
         return cls(z, offset, np.empty(2 * CACHE_ELEMENTS, fixed.dtype))
 
     def gather(self, columns: NDArray[np.int32]) -> NDArray[np.floating]:
-        """Return the rows of columns of shape (s, L); the room is used over and over."""
+        """Return the rows of columns of shape (s, L), in a reused buffer."""
         size = columns.size * self.z.shape[1]
         room = self.room[:size] if size <= len(self.room) else np.empty(size, self.z.dtype)
         shaped = room.reshape(*columns.shape, -1)
@@ -120,12 +120,12 @@ class Design(NamedTuple):
         squares = np.matmul(we[:, None], e[..., None])[:, 0, 0]
         return we.sum(axis=1).astype(np.float64), squares.astype(np.float64)
 
-    def pull(self, x: NDArray[np.floating]) -> NDArray[np.float64]:
+    def gradient_sums(self, x: NDArray[np.floating]) -> NDArray[np.float64]:
         """Σ w e z where e = y − z·x, of shape (s, 1 + K) in float64."""
         e = self._errors(x)
         we = e if self.w is None else e * self.w
-        pull: NDArray[np.float64] = np.matmul(we[:, None], self.z)[:, 0].astype(np.float64)
-        return pull
+        sums: NDArray[np.float64] = np.matmul(we[:, None], self.z)[:, 0].astype(np.float64)
+        return sums
 
     def _errors(self, x: NDArray[np.floating]) -> NDArray[np.floating]:
         """Return e, of shape (s, L): the product of (z, y) and (−x, 1)."""
@@ -180,7 +180,7 @@ class Segments:
             np.sum([squares for _, squares in parts], axis=0),
         )
 
-    def pull(self, x: NDArray[np.floating]) -> NDArray[np.float64]:
-        """As `Design.pull`, over all segments."""
-        pull: NDArray[np.float64] = np.sum([design.pull(x) for design in self], axis=0)
-        return pull
+    def gradient_sums(self, x: NDArray[np.floating]) -> NDArray[np.float64]:
+        """As `Design.gradient_sums`, over all segments."""
+        sums: NDArray[np.float64] = np.sum([design.gradient_sums(x) for design in self], axis=0)
+        return sums

@@ -1,18 +1,16 @@
-"""What each rating of a user adds to a prediction: the normal equation is linear in the ratings.
+"""Explanations: the contribution of each rating to a prediction, and the principal axes of items.
 
-With the items as they are, the row of user u is x_u = A⁻¹ Σ_j w_j z_j y_j, where z_j = (1, γ_j) are
-the design rows of what u has rated, y_j = R_uj − α − β_j the targets and A = Σ_j w_j z_j z_jᵀ + P.
-So for any t, such as (0, γ_i),
+Given the items, the row of user u is x_u = A⁻¹ Σ_j w_j z_j y_j, where z_j = (1, γ_j) are the design
+rows of the rated items, y_j = R_uj − α − β_j the targets and A = Σ_j w_j z_j z_jᵀ + P.  It is
+linear in the ratings, so for any t, such as (0, γ_i),
 
     tᵀx_u = Σ_j c_j,   c_j = w_j y_j z_jᵀ A⁻¹ t
 
-and c_j is what the rating of item j adds to γ_u·γ_i.
+and c_j is the contribution of the rating of item j to γ_u·γ_i.
 
-The axes along which items differ most in what users make of them.
-
-γ_u·γ_i is the same for Γ_u Q and Γ_i Q⁻ᵀ with any Q, so a single factor of a fit means nothing.
-The singular value decomposition Γ_u Γ_iᵀ = U S Vᵀ does not depend on Q: its axes are unique as
-long as their singular values differ.
+γ_u·γ_i is the same for Γ_u Q and Γ_i Q⁻ᵀ with any Q, so a single factor has no meaning.  The
+singular value decomposition Γ_u Γ_iᵀ = U S Vᵀ does not depend on Q: its axes are unique as long as
+their singular values differ.
 """
 
 from __future__ import annotations
@@ -49,16 +47,16 @@ def contributions(
         The other side's rows (β, γ).
     alpha : float
     penalty : float64 array of shape (1 + K, 1 + K)
-        P, what regularization adds to the normal equation.
+        P, of the regularization.
     target : float64 array of shape (1 + K,)
         t.
     biases : bool
         Without, the design rows are (0, γ_j).
     free : bool array of shape (1 + K,), optional
-        The unknowns that a demand such as γ ≥ 0 does not hold at 0; by default all.
+        The unknowns that a constraint such as γ ≥ 0 does not fix at 0; by default all.
     background : Background, optional
-        What the pairs that were not observed add to A (implicit feedback).  They also pull x_u,
-        by what is then missing from Σ_j c_j.
+        The terms of unobserved pairs (implicit feedback).  Their own contribution is not in
+        Σ_j c_j.
 
     Returns
     -------
@@ -67,8 +65,7 @@ def contributions(
 
     Examples
     --------
-    Two ratings of items with z = (1, 1) and (1, −1), and A = 2 I + I: half of the pull of each
-    belongs to γ.
+    Two ratings of items with z = (1, 1) and (1, −1), and A = 2 I + I.
 
     >>> block = RatingBlock.from_triples([0, 0], [0, 1], [6.0, 3.0])
     >>> fixed = np.array([[0.0, 1.0], [0.0, -1.0]])
@@ -83,15 +80,15 @@ def contributions(
     if background is not None:
         a = a + background.gram
     used = np.flatnonzero(np.ones(len(a), bool) if free is None else free)
-    pull = np.zeros(len(a))
-    # Of least norm where nothing but rounding keeps A from being singular, as in a ridge of 0.
-    pull[used] = np.linalg.lstsq(a[np.ix_(used, used)], target[used], rcond=None)[0]
-    carried: Array = w * y * (z @ pull)
+    solution = np.zeros(len(a))
+    # Of least norm where A is singular but for rounding, as with a ridge of 0.
+    solution[used] = np.linalg.lstsq(a[np.ix_(used, used)], target[used], rcond=None)[0]
+    carried: Array = w * y * (z @ solution)
     return carried
 
 
 def principal_axes(users: NDArray[np.floating], items: NDArray[np.floating]) -> tuple[Array, Array]:
-    """Return where items lie along the axes, and how much each axis is of all γ_u·γ_i.
+    """Return the coordinates of items on the axes, and the share of each axis in all γ_u·γ_i.
 
     With Γ_uᵀ Γ_u = C and the eigenvectors W of C^½ Γ_iᵀ Γ_i C^½, the coordinates of items are
     Γ_i C^½ W / √n_u = V S / √n_u: the root mean square, over the users, of what the axis adds to

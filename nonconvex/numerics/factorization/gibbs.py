@@ -1,31 +1,18 @@
-"""A chain of Gibbs sampling: all unknowns of the model, and how each is drawn in turn.
+"""Gibbs sampling of the latent factor model: every unknown from its conditional distribution.
 
-A sweep is, for the items and then for the users: μ, ξ and Λ of the side, its rows, α and τ; and at
-the end ω.  The rows are drawn elsewhere, block by block, by the `Conditional` that the chain gives
-out.
+Ratings are R_ui ~ N(α + β_u + β_i + γ_u·γ_i, 1/(τ ω_u w_ui)): ω_u is the precision of user u
+relative to all.  Rows of a side are x = (β, γ) ~ N(μ + h ξ, Λ⁻¹), where h grows with the number of
+ratings of the row.  Given all else, the row of user u has the precision and the mean of a ridge
+regression with design rows z_i = (1, γ_i) and targets y_i = R_ui − α − β_i:
 
-What the rows and the ratings are drawn with, μ, ξ, Λ, α, τ and ω, and how that is drawn itself.
+    x_u ~ N(A⁻¹ b, A⁻¹),   A = τ Σ ω_u w z_i z_iᵀ + Λ,   b = τ Σ ω_u w z_i y_i + Λ (μ + h ξ)
 
-The rows of a side are x = (β, γ) ~ N(μ + h ξ, Λ⁻¹), where h grows with the number of ratings of
-the row, and the ratings of user u have mean R̂ and precision τ ω_u.  None of this is tuned: each is
-drawn from its conditional distribution, under a prior that weighs as much as one row or a few
-ratings.
+The item side is the same with u ↔ i: `Conditional.draw` is called once for each side, block by
+block.  A sweep draws, for the items and then for the users, μ, ξ and Λ of the side, its rows, α and
+τ; and at the end ω.  Nothing is tuned: every prior weighs as much as one row or a few ratings.
 
-The unit of ratings is s, their standard deviation.  β has the unit s and γ, as γ_u·γ_i is a
-rating, √s; priors are stated in these units, so that ratings on another scale give the same model
-on that scale.
-
-Gibbs sampling of the latent factor model: every row drawn from its conditional distribution.
-
-The ratings are R_ui ~ N(α + β_u + β_i + γ_u·γ_i, 1/(τ ω_u w_ui)), as some users rate more steadily
-than others, and the rows of a side x = (β, γ) ~ N(μ, Λ⁻¹), with a μ that may grow with the number
-of ratings of the row.  Fixing all else, the row of user u is normal, with the precision and the
-mean of a ridge regression, whose design rows are z_i = (1, γ_i) and whose targets are
-y_i = R_ui − α − β_i:
-
-    x_u ~ N(A⁻¹ b, A⁻¹),   A = τ Σ ω_u w z_i z_iᵀ + Λ,   b = τ Σ ω_u w z_i y_i + Λ μ
-
-The item side is the same with u ↔ i: one function, called once for each side.
+The unit of ratings is s, their standard deviation.  β has the unit s and γ, as γ_u·γ_i is a rating,
+√s; priors are stated in these units, so that rescaled ratings give the rescaled model.
 """
 
 from __future__ import annotations
@@ -36,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from nonconvex.numerics.factorization.als import RowUpdate, minimize
+from nonconvex.numerics.factorization.als import RowUpdate, solve_quadratics
 from nonconvex.numerics.factorization.blocks import RatingBlock
 from nonconvex.numerics.factorization.design import designs
 from nonconvex.numerics.factorization.model import Factors
@@ -47,7 +34,7 @@ __all__ = [
     "SWEEP",
     "Chain",
     "Conditional",
-    "LevelPrior",
+    "NoisePrior",
     "RowDistribution",
     "RowPrior",
     "Sample",
@@ -58,15 +45,15 @@ Array = NDArray[np.float64]
 
 
 class RowDistribution(NamedTuple):
-    """N(μ + h ξ, Λ⁻¹), which the rows of a side are of; h says how many ratings a row has.
+    """N(μ + h ξ, Λ⁻¹), the distribution of the rows of a side.
 
-    Who rates more rates otherwise, and what is rated more is rated otherwise: a row with d ratings
-    has h = log((1 + d)/(1 + d₀)), where d₀ is the least d of the side.
+    Heavy raters and popular items behave differently, so the prior mean depends on the number d of
+    ratings: h = log((1 + d)/(1 + d₀)), where d₀ is the least d of the side.
 
     Attributes
     ----------
     mean : float64 array of shape (1 + K,)
-        μ, the mean of a row with as few ratings as any.
+        μ, the mean of a row with d₀ ratings.
     slope : float64 array of shape (1 + K,)
         ξ.
     precision : float64 array of shape (1 + K, 1 + K)
@@ -112,17 +99,17 @@ class RowPrior(NamedTuple):
         λ_k ~ Gamma(ν/2, ν u_k²/2) (shape and rate),   μ_k, ξ_k ~ N(0, 1/(b λ_k)),   Λ = diag(λ)
 
     A full Λ with a Normal–Wishart prior, as in Salakhutdinov and Mnih (2008), predicted no better
-    on real ratings: at rank 10 test RMSE 0.8067 and not 0.8050 on ml-latest-small, and 1.4889 and
-    not 1.4865 on MovieTweetings.
+    on real ratings: test RMSE at rank 10 was 0.8067 against 0.8050 on ml-latest-small, and 1.4889
+    against 1.4865 on MovieTweetings.
 
     Attributes
     ----------
     units : float64 array of shape (1 + K,)
         u.
     degrees : float
-        ν > 0, how many rows the prior of λ weighs.
+        ν > 0, the weight of the prior of λ in rows.
     rows : float
-        b > 0, how many rows the prior of μ weighs.
+        b > 0, the weight of the prior of μ in rows.
     """
 
     units: Array
@@ -182,8 +169,8 @@ def _activity(degrees: Array, least: float) -> Array:
     return h
 
 
-class LevelPrior(NamedTuple):
-    """The prior of the level of ratings and of their noise.
+class NoisePrior(NamedTuple):
+    """The prior of the intercept α and of the noise of ratings.
 
         α ~ N(c, s²),   τ ~ Gamma(ν/2, ν s²/2),   ω_u ~ Gamma(κ/2, κ/2)
 
@@ -194,9 +181,9 @@ class LevelPrior(NamedTuple):
     unit : float
         s > 0.
     degrees : float
-        ν > 0, how many ratings the prior of τ weighs.
+        ν > 0, the weight of the prior of τ in ratings.
     user_degrees : float
-        κ > 2, how many ratings of a user the prior of ω_u weighs.
+        κ > 2, the weight of the prior of ω_u in ratings of the user.
     """
 
     center: float
@@ -220,7 +207,7 @@ class LevelPrior(NamedTuple):
         Parameters
         ----------
         alpha, tau : float
-            As they are.
+            The current values.
         sums : (float, float, float)
             Σ ω w e, Σ ω w e² and Σ ω w over all ratings, with e = R − R̂ under that `alpha`.
         count : float
@@ -246,7 +233,7 @@ class LevelPrior(NamedTuple):
         """The mean of 1/ω under the prior: κ/(κ − 2)."""
         return self.user_degrees / (self.user_degrees - 2)
 
-    def steadiness(
+    def user_precision(
         self, tau: float, squares: Array, degrees: Array, generator: np.random.Generator | None
     ) -> Array:
         """Draw ω_u ~ Gamma((κ + d_u)/2, ½ (κ + τ Σ w e²)) of users, or return its mean.
@@ -272,7 +259,7 @@ class LevelPrior(NamedTuple):
 
 
 class Conditional(NamedTuple):
-    """What the rows of a side are drawn given, apart from their ratings and the other side.
+    """The conditions of a draw of rows, apart from their ratings and the other side.
 
     Attributes
     ----------
@@ -283,18 +270,18 @@ class Conditional(NamedTuple):
     rows : RowDistribution
         μ and Λ.
     stream : Stream or None
-        Where the random numbers come from; without, rows are not drawn but set to their mean.
-    steadiness : float64 array, optional
+        Random numbers; without, rows are set to their mean.
+    user_precision : float64 array, optional
         ω of all users, by dense index; by default 1.
     of_rows : bool
-        Whether users are the rows of the blocks, or else the columns.
+        Whether users are the rows of the blocks, not the columns.
     """
 
     alpha: float
     tau: float
     rows: RowDistribution
     stream: Stream | None
-    steadiness: NDArray[np.float64] | None = None
+    user_precision: NDArray[np.float64] | None = None
     of_rows: bool = True
 
     def draw(
@@ -311,7 +298,7 @@ class Conditional(NamedTuple):
         fixed : float array of shape (m, 1 + K)
             The other side's rows (β, γ), whose dtype is that of the arithmetic.
         keys : int array of shape (r,), optional
-            What the random numbers of each row depend on; by default ``block.rows``.
+            Keys of the random numbers of each row; by default ``block.rows``.
 
         Returns
         -------
@@ -333,10 +320,10 @@ class Conditional(NamedTuple):
         """
         dtype, width = fixed.dtype, fixed.shape[1]
         size, omega = len(block.rows), np.ones(len(block.rows))
-        if self.steadiness is not None and self.of_rows:
-            omega = self.steadiness[block.rows]  # (r,), the same for all ratings of a row
-        elif self.steadiness is not None:
-            block = _weighted(block, self.steadiness)
+        if self.user_precision is not None and self.of_rows:
+            omega = self.user_precision[block.rows]  # (r,), the same for all ratings of a row
+        elif self.user_precision is not None:
+            block = _weighted(block, self.user_precision)
         normals = np.zeros((size, width))
         if self.stream is not None:
             normals = normal_rows(self.stream, block.rows if keys is None else keys, width)
@@ -344,11 +331,11 @@ class Conditional(NamedTuple):
         tau = (self.tau * omega).astype(dtype)
         precision = self.rows.precision.astype(dtype)
         means = self.rows.means(block.degrees)
-        pull = np.einsum("rk,kl->rl", means, self.rows.precision).astype(dtype)
+        rhs = np.einsum("rk,kl->rl", means, self.rows.precision).astype(dtype)
         for members, segments in designs(block, fixed, self.alpha, biases=True):
             a, b = segments.normal_equation()
             own = tau[members, None]
-            a, b = own[..., None] * a + precision, own * b + pull[members]
+            a, b = own[..., None] * a + precision, own * b + rhs[members]
             x[members] = draw_normals(a, b, normals[members])
             residual[members], squares[members] = segments.sums(x[members])
         penalty = self.rows.penalty(x, block.degrees)
@@ -392,13 +379,13 @@ def draw_normals(
     try:
         root = np.linalg.cholesky(a)
     except np.linalg.LinAlgError:
-        # One matrix that rounding made indefinite stops the whole stack: go through it one by one.
+        # One matrix that rounding made indefinite stops the whole stack: factor them one by one.
         root = np.stack([_root(a_s) for a_s in a])
-    return minimize(a, b + np.matmul(root, normals[..., None].astype(a.dtype))[..., 0])
+    return solve_quadratics(a, b + np.matmul(root, normals[..., None].astype(a.dtype))[..., 0])
 
 
 def _root(a: NDArray[np.floating]) -> NDArray[np.floating]:
-    """Return L with L Lᵀ = A, but for what rounding has put below 0."""
+    """Return L with L Lᵀ = A, with eigenvalues that rounding made negative set to 0."""
     try:
         root: NDArray[np.floating] = np.linalg.cholesky(a)
     except np.linalg.LinAlgError:
@@ -411,10 +398,10 @@ SWEEP = ("items", "users")
 """The order of a sweep."""
 
 HELD = 5
-"""Sweeps in which Λ is held still."""
+"""Sweeps at the start in which Λ is fixed."""
 
 _NUMBERS = {"users": 0, "items": 1}
-_ROWS, _OTHERS = 0, 1  # what random numbers are for
+_ROWS, _OTHERS = 0, 1  # uses of random numbers
 
 
 class Sample(NamedTuple):
@@ -425,8 +412,7 @@ class Sample(NamedTuple):
         α' = α + μ_βu + μ_βi + μ_γu·μ_γi
         β_u' = β_u − μ_βu + δ_u·μ_γi,   β_i' = β_i − μ_βi + μ_γu·δ_i,   γ' = δ
 
-    so an id that was never seen, whose row is best guessed by the mean μ of those that were seen
-    least, contributes 0.
+    so an unknown id, whose best guess is the mean μ of the rows with fewest ratings, contributes 0.
 
     Attributes
     ----------
@@ -434,8 +420,8 @@ class Sample(NamedTuple):
     tau : float
         τ.
     users, items : RowDistribution
-        What the rows of each side are of, with μ = 0.
-    steadiness : float64 array of shape (n_u,)
+        The distribution of the rows of each side, with μ = 0.
+    user_precision : float64 array of shape (n_u,)
         ω.
     """
 
@@ -443,7 +429,7 @@ class Sample(NamedTuple):
     tau: float
     users: RowDistribution
     items: RowDistribution
-    steadiness: NDArray[np.float64]
+    user_precision: NDArray[np.float64]
 
     @classmethod
     def of(
@@ -452,7 +438,7 @@ class Sample(NamedTuple):
         tau: float,
         users: RowDistribution,
         items: RowDistribution,
-        steadiness: NDArray[np.float64],
+        user_precision: NDArray[np.float64],
     ) -> Sample:
         """Change the coordinates of a draw.
 
@@ -464,16 +450,16 @@ class Sample(NamedTuple):
         Factors(alpha=4.5, users=array([[0.25, 0.  ]]), items=array([[1.25, 1.  ]]))
         """
         alpha, x, z = factors
-        level = _level(alpha, users, items)
+        intercept = _intercept(alpha, users, items)
         own = [
             _centered(side, rows, other)
             for side, rows, other in ((x, users, items), (z, items, users))
         ]
         (x, user_rows), (z, item_rows) = own
-        return cls(Factors(level, x, z), tau, user_rows, item_rows, steadiness)
+        return cls(Factors(intercept, x, z), tau, user_rows, item_rows, user_precision)
 
 
-def _level(alpha: float, users: RowDistribution, items: RowDistribution) -> float:
+def _intercept(alpha: float, users: RowDistribution, items: RowDistribution) -> float:
     """Return α' = α + μ_βu + μ_βi + μ_γu·μ_γi."""
     return float(alpha + users.mean[0] + items.mean[0] + users.mean[1:] @ items.mean[1:])
 
@@ -481,7 +467,7 @@ def _level(alpha: float, users: RowDistribution, items: RowDistribution) -> floa
 def _centered(
     x: NDArray[np.floating], rows: RowDistribution, other: RowDistribution
 ) -> tuple[NDArray[np.floating], RowDistribution]:
-    """Return M (x − μ) with M = [[1, μ_γᵀ of the other side], [0, I]], and what it is of."""
+    """Return M (x − μ) with M = [[1, μ_γᵀ of the other side], [0, I]], and its distribution."""
     change = np.eye(len(rows.mean))
     change[0, 1:] = other.mean[1:]
     back = 2 * np.eye(len(rows.mean)) - change  # M⁻¹
@@ -494,21 +480,20 @@ def _centered(
 
 
 class Chain:
-    """The unknowns of one chain as they are now.
+    """The current unknowns of one chain.
 
     Parameters
     ----------
     start : Factors
-        Where the chain begins; what counts are the users, from which the items are drawn.
+        Initial factors; only the users matter, as the items are drawn first.
     tau : float
-        The first τ.
+        Initial τ.
     degrees : mapping
         d of the rows of ``users`` and of ``items``.
     precisions : mapping
-        Λ of ``users`` and of ``items``, a diagonal each, that the first `HELD` sweeps hold still,
-        with μ = ξ = 0.  Drawn from the start, which is of no spread as samples have, they would
-        shrink γ to nothing, and hundreds of sweeps would not undo that.
-    level, row_prior
+        Diagonals Λ of ``users`` and of ``items`` for the first `HELD` sweeps, with μ = ξ = 0.
+        Drawn from random initial rows, Λ would shrink γ to 0 for hundreds of sweeps.
+    noise_prior, row_prior
         Priors of α, τ and ω, and of μ, ξ and Λ of both sides.
     seed, number : int
         The seed, and the number of the chain: random numbers depend on them and on the sweep.
@@ -516,12 +501,12 @@ class Chain:
     Attributes
     ----------
     alpha, tau : float
-    steadiness : float64 array of shape (n_u,)
-        ω of the users; 1 at first.
+    user_precision : float64 array of shape (n_u,)
+        ω of the users; initially 1.
     rows : dict
         The rows of ``users`` and of ``items``.
     distributions : dict
-        μ, ξ and Λ of ``users`` and of ``items``, once they have been drawn.
+        μ, ξ and Λ of ``users`` and of ``items``, once drawn.
     """
 
     def __init__(
@@ -531,7 +516,7 @@ class Chain:
         degrees: Mapping[str, NDArray[np.float64]],
         precisions: Mapping[str, NDArray[np.float64]],
         *,
-        level: LevelPrior,
+        noise_prior: NoisePrior,
         row_prior: RowPrior,
         seed: int,
         number: int = 0,
@@ -540,15 +525,15 @@ class Chain:
         self.rows = {"users": start.users, "items": start.items}
         self.distributions: dict[str, RowDistribution] = {}
         self._degrees, self._precisions = degrees, precisions
-        self._level, self._row_prior = level, row_prior
+        self._noise_prior, self._row_prior = noise_prior, row_prior
         self._seed, self._number = seed, number
-        self.steadiness = np.ones(len(start.users))
+        self.user_precision = np.ones(len(start.users))
         self._total = float(degrees["users"].sum())
         self._penalty: dict[str, float] = {}
         self._squares = self._plain = 0.0  # Σ ω w e² and Σ w e²
 
     def conditional(self, side: str, sweep: int) -> Conditional:
-        """Draw μ, ξ and Λ of a side, and return what its rows are to be drawn by.
+        """Draw μ, ξ and Λ of a side, and return the conditions of its rows.
 
         Parameters
         ----------
@@ -567,16 +552,16 @@ class Chain:
             drawn = self._row_prior.draw(rows, self._degrees[side], generator)
         self.distributions[side] = drawn
         of_rows = side == "users"
-        return Conditional(self.alpha, self.tau, drawn, stream, self.steadiness, of_rows)
+        return Conditional(self.alpha, self.tau, drawn, stream, self.user_precision, of_rows)
 
     def replace(self, side: str, update: RowUpdate, sweep: int) -> None:
-        """Take in all rows of a side as they were drawn, and draw α and τ, and ω after users."""
+        """Replace the rows of a side by those drawn, and draw α and τ, and after users ω."""
         self.rows[side] = update.x
         self._penalty[side] = float(update.penalty.sum())
         sums = (update.residual.sum(), update.squares.sum(), update.weight.sum())
         generator = Stream.generator(self._seed, self._number, sweep, _NUMBERS[side], _OTHERS, 1)
         before = self.alpha
-        self.alpha, self.tau = self._level.draw(
+        self.alpha, self.tau = self._noise_prior.draw(
             before,
             self.tau,
             (float(sums[0]), float(sums[1]), float(sums[2])),
@@ -586,12 +571,12 @@ class Chain:
         if side == "users":
             step = self.alpha - before
             squares = update.squares - 2 * step * update.residual + step**2 * update.weight
-            plain = np.maximum(squares / self.steadiness, 0)  # Σ w e² of each user
-            self.steadiness = self._level.steadiness(
+            plain = np.maximum(squares / self.user_precision, 0)  # Σ w e² of each user
+            self.user_precision = self._noise_prior.user_precision(
                 self.tau, plain, self._degrees["users"], generator
             )
             self._plain = float(plain.sum())
-            self._squares = float((self.steadiness * plain).sum())
+            self._squares = float((self.user_precision * plain).sum())
 
     @property
     def train_rmse(self) -> float:
@@ -604,22 +589,25 @@ class Chain:
         return (self._squares + sum(self._penalty.values()) / self.tau) / self._total
 
     @property
-    def level(self) -> float:
-        """α in the coordinates of `Sample`: what an unknown pair is predicted to be."""
-        return _level(self.alpha, self.distributions["users"], self.distributions["items"])
+    def intercept(self) -> float:
+        """α in the coordinates of `Sample`: the prediction for an unknown pair."""
+        return _intercept(self.alpha, self.distributions["users"], self.distributions["items"])
 
     def sample(self) -> Sample:
         """Return the draw of a sweep that is complete."""
         factors = Factors(self.alpha, self.rows["users"], self.rows["items"])
         users, items = (self.distributions[side] for side in ("users", "items"))
-        return Sample.of(factors, self.tau, users, items, self.steadiness)
+        return Sample.of(factors, self.tau, users, items, self.user_precision)
 
     def save(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-        """Return what the chain goes on from, as arrays and as what JSON can hold."""
-        return {**self.rows, "steadiness": self.steadiness}, {"alpha": self.alpha, "tau": self.tau}
+        """Return the state of the chain, as arrays and as JSON values."""
+        return {**self.rows, "user_precision": self.user_precision}, {
+            "alpha": self.alpha,
+            "tau": self.tau,
+        }
 
     def restore(self, arrays: Mapping[str, NDArray[Any]], values: Mapping[str, Any]) -> None:
-        """Go back to what `save` returned, at the end of a sweep."""
+        """Restore the state that `save` returned, at the end of a sweep."""
         self.rows = {side: arrays[side] for side in _NUMBERS}
-        self.steadiness = arrays["steadiness"]
+        self.user_precision = arrays["user_precision"]
         self.alpha, self.tau = values["alpha"], values["tau"]

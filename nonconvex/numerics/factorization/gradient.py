@@ -20,10 +20,10 @@ from nonconvex.numerics.factorization.blocks import RatingBlock
 from nonconvex.numerics.factorization.design import designs
 from nonconvex.numerics.factorization.model import Background, Factors, Ridge
 
-__all__ = ["Gradient", "gradient", "pull_rows", "sample_ratings"]
+__all__ = ["Gradient", "gradient", "gradient_sums", "sample_ratings"]
 
 
-def pull_rows(
+def gradient_sums(
     block: RatingBlock,
     fixed: NDArray[np.floating],
     alpha: float,
@@ -33,7 +33,7 @@ def pull_rows(
     biases: bool = True,
     background: Background | None = None,
 ) -> RowUpdate:
-    """Sum w e z over the ratings of every row of a block: how the ratings pull at it.
+    """Sum w e z over the ratings of every row of a block.
 
     Parameters
     ----------
@@ -45,26 +45,26 @@ def pull_rows(
     Returns
     -------
     RowUpdate
-        Its ``x`` is the pull; the other sums are those of the rows as they are.
+        ``x`` holds Σ w e z; the other sums are those of the given rows.
 
     Examples
     --------
-    R = 5, z = (1, 2), x = 0: e = 5 − 3 − 0.5 pulls with e z.
+    R = 5, z = (1, 2), x = 0: e = 5 − 3 − 0.5, times z.
 
     >>> block = RatingBlock.from_triples([0], [0], [5.0])
     >>> fixed, rows = np.array([[0.5, 2.0]]), np.zeros((1, 2))
-    >>> pull_rows(block, fixed, 3.0, Ridge(1.0, 0.0, 1, 1.0), rows).x
+    >>> gradient_sums(block, fixed, 3.0, Ridge(1.0, 0.0, 1, 1.0), rows).x
     array([[1.5, 3. ]])
     """
-    pull = np.zeros(rows.shape)
+    sums = np.zeros(rows.shape)
     residual, squares = np.zeros(len(rows)), np.zeros(len(rows))
     for members, segments in designs(block, fixed, alpha, biases=biases):
-        pull[members] = segments.pull(rows[members])
+        sums[members] = segments.gradient_sums(rows[members])
         residual[members], squares[members] = segments.sums(rows[members])
     if background is not None:
-        pull += background.pull - rows.astype(np.float64) @ background.gram
+        sums += background.rhs - rows.astype(np.float64) @ background.gram
     update = RowUpdate.of(block, rows, residual, squares, ridge, background)
-    return update._replace(x=pull)
+    return update._replace(x=sums)
 
 
 class Gradient(NamedTuple):
@@ -77,8 +77,8 @@ class Gradient(NamedTuple):
 
 def gradient(
     factors: Factors,
-    user_pull: RowUpdate,
-    item_pull: RowUpdate,
+    user_sums: RowUpdate,
+    item_sums: RowUpdate,
     user_diagonal: NDArray[np.float64],
     item_diagonal: NDArray[np.float64],
     total: float,
@@ -89,17 +89,17 @@ def gradient(
     ----------
     factors : Factors
         Where the sums were taken.
-    user_pull, item_pull : RowUpdate
-        From `pull_rows`, of all rows.
+    user_sums, item_sums : RowUpdate
+        From `gradient_sums`, of all rows.
     user_diagonal, item_diagonal : float64 arrays of shape (n_u, 1 + K) and (n_i, 1 + K)
         From `Ridge.diagonal`.
     total : float
         n.
     """
     return Gradient(
-        -2 / total * float(user_pull.residual.sum()),
-        2 / total * (user_diagonal * factors.users - user_pull.x),
-        2 / total * (item_diagonal * factors.items - item_pull.x),
+        -2 / total * float(user_sums.residual.sum()),
+        2 / total * (user_diagonal * factors.users - user_sums.x),
+        2 / total * (item_diagonal * factors.items - item_sums.x),
     )
 
 

@@ -2,9 +2,8 @@
 
 The objective is written here and nowhere else; every solver is tested against it.
 
-Implicit feedback: every pair counts, the observed ones more (Hu, Koren and Volinsky, 2008).
-
-With confidence κ, preference p_ui = 1 where R_ui > 0 and else 0, and c_ui = 1 + κ |R_ui|,
+In implicit feedback every pair counts, the observed ones more (Hu, Koren and Volinsky, 2008).  With
+confidence κ, preference p_ui = 1 where R_ui > 0 and else 0, and c_ui = 1 + κ |R_ui|,
 
     f = (1/n) [ Σ_{all u, i} c_ui (p_ui − R̂_ui)² + Σ_u ridge_u ‖x_u‖² + Σ_i ridge_i ‖x_i‖² ]
 
@@ -15,8 +14,6 @@ all pairs.  With a = c − 1 and R' = c p / a, for each observed pair
 
 so f is a *background* Σ_{all} R̂², which needs only sums over the columns, plus an explicit problem
 with ratings R' and weights a, less a constant.
-
-The rows that a random start gives one side, which can be drawn wherever they are needed.
 """
 
 from __future__ import annotations
@@ -84,7 +81,7 @@ class Ridge(NamedTuple):
     mean_degree : float
         d̄ = n / (number of rows).
     bias_ratio : float
-        ρ, how much more than γ the bias is regularized.
+        ρ, the regularization of β relative to that of γ.
     """
 
     reg: float
@@ -94,7 +91,7 @@ class Ridge(NamedTuple):
     bias_ratio: float = 1.0
 
     def diagonal(self, degrees: NDArray[np.float64], width: int) -> NDArray[np.float64]:
-        """What is added to the diagonal of each row's normal equation, of shape (r, width).
+        """Diagonal added to each row's normal equation, of shape (r, width).
 
         Examples
         --------
@@ -144,7 +141,7 @@ def predict(
 
 
 class _Gather:
-    """Rows of one side in float64, in a room that is used over and over."""
+    """Rows of one side in float64, in a reused buffer."""
 
     def __init__(self, rows: NDArray[np.floating]) -> None:
         width = rows.shape[1]
@@ -156,7 +153,7 @@ class _Gather:
     def __call__(self, index: NDArray[np.integer]) -> NDArray[np.float64]:
         """Return the rows at at most `most` indices, zeros where one is -1."""
         room, doubles = self._room[: len(index)], self._doubles[: len(index)]
-        # -1 is the last row at first; mode "raise" would make a copy of the room
+        # -1 takes the last row at first; mode "raise" would copy the buffer
         doubles[:] = np.take(self._rows, index, axis=0, out=room, mode="wrap")
         unseen = index < 0
         if unseen.any():
@@ -248,7 +245,7 @@ def objective(
 
 
 def default_reg(total: float, deviation: float) -> tuple[float, float]:
-    """Return λ and the bias ratio ρ that predict well on real ratings when nothing is known.
+    """Return λ and the bias ratio ρ that predict well on real ratings without tuning.
 
     The best ridge n λ hardly depends on the number of ratings, so λ is a constant over n.  The
     ridge of β is a ratio of two variances and has no unit; that of γ has the unit of ratings, as
@@ -275,7 +272,7 @@ def default_reg(total: float, deviation: float) -> tuple[float, float]:
 def initial_rows(
     rows: int, rank: int, scale: float, generator: np.random.Generator, first: int = 0
 ) -> NDArray[np.float64]:
-    """β = 0 and γ ~ N(0, scale²): where a fit starts.
+    """Initial rows of a fit: β = 0 and γ ~ N(0, scale²).
 
     γ = 0 on both sides would be a stationary point of f that no solver here could leave, so
     ``scale`` must be positive.
@@ -286,7 +283,7 @@ def initial_rows(
     scale : float
     generator : numpy Generator
     first : int
-        The first row that is wanted; those before it are drawn and forgotten.
+        The first row to return; those before it are drawn and discarded.
 
     Returns
     -------
@@ -313,9 +310,9 @@ def initial_rows(
 
 
 def preferences(block: RatingBlock, confidence: float) -> RatingBlock:
-    """Return the explicit problem that the observed pairs of implicit feedback amount to.
+    """Return the explicit problem of the observed pairs of implicit feedback.
 
-    Ratings of 0 say nothing and weigh nothing.  A row's degree is its number of positive ratings.
+    Ratings of 0 have weight 0.  A row's degree is its number of positive ratings.
 
     Examples
     --------
@@ -334,7 +331,7 @@ def preferences(block: RatingBlock, confidence: float) -> RatingBlock:
 
 
 def default_implicit_reg(total: float, mean_weight: float) -> float:
-    """Return the λ that ranks well on real data when nothing is known: n λ = 5 · mean of κ |R|.
+    """Return the λ that ranks well on real data without tuning: n λ = 5 · mean of κ |R|.
 
     Parameters
     ----------
@@ -358,7 +355,7 @@ class Background(NamedTuple):
     ----------
     gram : float64 array of shape (1 + K, 1 + K)
         Σ z zᵀ.
-    pull : float64 array of shape (1 + K,)
+    rhs : float64 array of shape (1 + K,)
         −Σ o z.
     sums : float64 array of shape (1 + K,)
         Σ z.
@@ -369,7 +366,7 @@ class Background(NamedTuple):
     """
 
     gram: NDArray[np.float64]
-    pull: NDArray[np.float64]
+    rhs: NDArray[np.float64]
     sums: NDArray[np.float64]
     total: float
     square: float
@@ -394,15 +391,15 @@ class Background(NamedTuple):
         """Σ_j R̂_j² of each row, of shape (r,)."""
         x64 = x.astype(np.float64)
         curved: NDArray[np.float64] = np.einsum("rk,kl,rl->r", x64, self.gram, x64)
-        linear: NDArray[np.float64] = np.einsum("rk,k->r", x64, self.pull)
+        linear: NDArray[np.float64] = np.einsum("rk,k->r", x64, self.rhs)
         return curved - 2 * linear + self.square
 
 
 class RandomRows(NamedTuple):
     """β = 0 and γ ~ N(0, scale²), or |γ|, for every row of a side.
 
-    The numbers depend on the seed, the restart, the side and the index of the row, so restart r of
-    a run is the same whatever other restarts there are, and a row whoever draws it.
+    The numbers depend on the seed, the restart, the side and the index of the row alone, not on
+    other restarts or on the process that draws them.
 
     Attributes
     ----------
@@ -426,7 +423,7 @@ class RandomRows(NamedTuple):
     def between(self, first: int, stop: int) -> NDArray[np.floating]:
         """Draw the rows first, first + 1, …, stop − 1, of shape (stop − first, 1 + rank).
 
-        The numbers of all rows before them are drawn, too, and not kept: some 15 ns each.
+        The numbers of all rows before them are drawn, too, and discarded: some 15 ns each.
 
         Examples
         --------

@@ -1,13 +1,10 @@
-"""What kept samples know beyond the mean: how sure a prediction is, and the rows of new ids.
+"""Posterior samples: their mean as one model, the uncertainty of predictions, and new ids.
 
-The mean of many samples as one model of low rank, in one pass and little memory.
-
-Each sample predicts α + β_u + β_i + γ_u·γ_i, and what predicts best is the mean of that.  The means
-of α and β are simple; the mean of the matrices Γ_U Γ_Iᵀ is of rank S K for S samples, but nearly
-all of it lies in few directions, since what samples do not agree on averages out.  It is caught by
-two sketches that are linear in it, so that samples are added one by one and forgotten.
-
-How far chains of samples can be trusted: effective sample size, and agreement of the chains.
+Each sample predicts α + β_u + β_i + γ_u·γ_i; the best prediction is the mean of these.  The mean of
+the matrices Γ_U Γ_Iᵀ of S samples has rank S K, but nearly all of it lies in few directions, since
+samples disagree in the others and average out.  `LowRankMean` keeps two linear sketches of it, so
+that samples are added one by one and discarded.  `effective_size` and `split_r_hat` are diagnostics
+of the chains.
 """
 
 from __future__ import annotations
@@ -20,12 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nonconvex.numerics.factorization.blocks import RatingBlock
-from nonconvex.numerics.factorization.gibbs import Conditional, LevelPrior, RowDistribution, Sample
+from nonconvex.numerics.factorization.gibbs import Conditional, NoisePrior, RowDistribution, Sample
 from nonconvex.numerics.factorization.model import Factors
 from nonconvex.numerics.rng import Stream
 
 __all__ = [
-    "MeanModel",
+    "LowRankMean",
     "Posterior",
     "Spread",
     "effective_size",
@@ -37,19 +34,19 @@ __all__ = [
 Array = NDArray[np.float64]
 
 _ELEMENTS = 1 << 20  # pairs × samples × unknowns gathered at a time
-_ROUNDS = 3  # in which folded rows and their ω come to agree
-_FOLDING = 1 << 20  # a key of streams that no chain has as its number
+_ROUNDS = 3  # until folded rows and their ω agree
+_FOLDING = 1 << 20  # a key of streams that is no number of a chain
 
 
 class Spread(NamedTuple):
-    """What tells the standard deviation of predictions, apart from the rows.
+    """Parameters of the standard deviation of predictions, apart from the rows.
 
     Attributes
     ----------
     alphas, taus : float64 arrays of shape (S,)
         α and τ of each sample.
     user_covariances, item_covariances : float64 arrays of shape (S, 1 + K, 1 + K)
-        Λ⁻¹ of each side: how far the row of an id that was never seen may be from 0.
+        Λ⁻¹ of each side: the covariance of the row of an unknown id.
     """
 
     alphas: Array
@@ -61,20 +58,20 @@ class Spread(NamedTuple):
         self,
         users: NDArray[np.floating],
         items: NDArray[np.floating],
-        steadiness: NDArray[np.floating] | None,
+        user_precision: NDArray[np.floating] | None,
         user: NDArray[np.integer],
         item: NDArray[np.integer],
     ) -> Array:
         """Return the standard deviation of R̂_ui, or of R_ui, for pairs of dense indices.
 
-        The variance of R̂_ui is that of the samples; that of a rating of weight 1 has the mean
-        of 1/(τ ω_u) in addition.  An index of -1 is an id never seen, whose row is of N(0, Λ⁻¹).
+        The variance of R̂_ui is that of the samples; a rating of weight 1 adds the mean of
+        1/(τ ω_u).  An index of -1 is an unknown id, whose row has N(0, Λ⁻¹).
 
         Parameters
         ----------
         users, items : float arrays of shape (m, S (1 + K))
             The rows of all samples side by side.
-        steadiness : float array of shape (n_u, S), optional
+        user_precision : float array of shape (n_u, S), optional
             ω of the users in all samples, for the deviation of a rating; without, it is that of
             its mean.
         user, item : int arrays of shape (n,)
@@ -94,9 +91,9 @@ class Spread(NamedTuple):
             drawn = self.alphas + x[:, :, 0] + z[:, :, 0] + products
             variance = drawn.var(axis=1, ddof=1)
             variance += self._unseen(user[part] < 0, item[part] < 0, x, z)
-            if steadiness is not None:
-                known = np.mean(1 / (self.taus * steadiness[user[part]]), axis=1)
-                unknown = np.mean(1 / self.taus) * LevelPrior(0.0, 1.0).scatter
+            if user_precision is not None:
+                known = np.mean(1 / (self.taus * user_precision[user[part]]), axis=1)
+                unknown = np.mean(1 / self.taus) * NoisePrior(0.0, 1.0).scatter
                 variance += np.where(user[part] < 0, unknown, known)
             deviations[part] = np.sqrt(variance)
         return deviations
@@ -104,7 +101,7 @@ class Spread(NamedTuple):
     def _unseen(
         self, user: NDArray[np.bool_], item: NDArray[np.bool_], x: Array, z: Array
     ) -> Array:
-        """The variance of pairs with an id that was never seen, which the samples do not have."""
+        """Return the variance that an unknown id adds to each pair, of shape (n,)."""
         variance = np.zeros(len(x))
         sides = ((user, z, self.user_covariances), (item, x, self.item_covariances))
         for unseen, other, covariances in sides:
@@ -125,19 +122,19 @@ class Posterior(NamedTuple):
     alphas, taus : float64 arrays of shape (S,)
     users, items : float arrays of shape (m, S (1 + K))
         The rows (β, γ) of all samples side by side.
-    steadiness : float array of shape (n_u, S)
+    user_precision : float array of shape (n_u, S)
         ω of all samples.
     user_rows, item_rows : list of RowDistribution
-        What the rows of each sample are of, with μ = 0.
+        Distributions of the rows of each sample, with μ = 0.
     seed : int
-        Of the fit; folding in draws from it too.
+        Seed of the fit; folding in draws from it, too.
     """
 
     alphas: Array
     taus: Array
     users: NDArray[np.floating]
     items: NDArray[np.floating]
-    steadiness: NDArray[np.floating]
+    user_precision: NDArray[np.floating]
     user_rows: list[RowDistribution]
     item_rows: list[RowDistribution]
     seed: int
@@ -150,7 +147,7 @@ class Posterior(NamedTuple):
             np.array([sample.tau for sample in samples]),
             np.hstack([sample.factors.users for sample in samples]),
             np.hstack([sample.factors.items for sample in samples]),
-            np.column_stack([sample.steadiness for sample in samples]).astype(
+            np.column_stack([sample.user_precision for sample in samples]).astype(
                 samples[0].factors.users.dtype
             ),
             [sample.users for sample in samples],
@@ -159,17 +156,17 @@ class Posterior(NamedTuple):
         )
 
     def sample(self, number: int) -> Sample:
-        """Return one of the samples, counted from the end if `number` is negative."""
+        """Return a sample; a negative number counts from the end."""
         number %= len(self.alphas)
         width = len(self.user_rows[0].mean)
         part = slice(number * width, (number + 1) * width)
         factors = Factors(float(self.alphas[number]), self.users[:, part], self.items[:, part])
         users, items = self.user_rows[number], self.item_rows[number]
-        omega = self.steadiness[:, number].astype(np.float64)
+        omega = self.user_precision[:, number].astype(np.float64)
         return Sample(factors, float(self.taus[number]), users, items, omega)
 
     def spread(self) -> Spread:
-        """Return what tells the standard deviation of predictions, apart from the rows."""
+        """Return the parameters of the standard deviation of predictions."""
         covariances = (
             np.array([np.linalg.inv(rows.precision) for rows in side])
             for side in (self.user_rows, self.item_rows)
@@ -177,17 +174,10 @@ class Posterior(NamedTuple):
         return Spread(self.alphas, self.taus, *covariances)
 
     def projections(self, side: str, mean: Factors) -> Array:
-        """Return what brings folded rows of each sample to the mean model, of shape (S, K, r).
+        """Return the maps of folded rows of each sample to the mean model, of shape (S, K, r).
 
-        The γ of a sample predict Γ γ for the rows Γ of the other side; the row of the mean model
-        that comes nearest is (FᵀF)⁻¹ Fᵀ Γ γ, with F the other side of the mean model.
-
-        Parameters
-        ----------
-        side : {"users", "items"}
-            What is folded in.
-        mean : Factors
-            The mean model.
+        The γ of a sample predicts Γ γ for the rows Γ of the other side; the nearest row of the mean
+        model is (FᵀF)⁻¹ Fᵀ Γ γ, with F its other side.  `side` is the one that is folded in.
         """
         other = "items" if side == "users" else "users"
         f = getattr(mean, other)[:, 1:].astype(np.float64)
@@ -198,8 +188,8 @@ class Posterior(NamedTuple):
         inverse = np.linalg.pinv(f.T @ f, hermitian=True)
         return np.array([gamma.T @ f @ inverse for gamma in gammas])
 
-    def given(self, side: str) -> list[Conditional]:
-        """Return what rows of a side are drawn by in each sample, when they are folded in."""
+    def conditionals(self, side: str) -> list[Conditional]:
+        """Return the conditions of folded rows of a side in each sample."""
         own = 0 if side == "users" else 1
         return [
             Conditional(
@@ -207,7 +197,7 @@ class Posterior(NamedTuple):
                 float(self.taus[s]),
                 rows,
                 Stream.of(self.seed, _FOLDING, s, own),
-                None if side == "users" else self.steadiness[:, s].astype(np.float64),
+                None if side == "users" else self.user_precision[:, s].astype(np.float64),
                 of_rows=side == "users",
             )
             for s, rows in enumerate(self.user_rows if side == "users" else self.item_rows)
@@ -229,9 +219,9 @@ def fold_rows(
     fixed : float array of shape (m, S (1 + K))
         The other side in all samples.
     given, projections
-        From `Posterior.given` and `Posterior.projections`.
+        From `Posterior.conditionals` and `Posterior.projections`.
     keys : int array of shape (r,)
-        What the random numbers of each row depend on.
+        Keys of the random numbers of each row.
 
     Returns
     -------
@@ -240,22 +230,22 @@ def fold_rows(
     float array of shape (r, S (1 + K))
         The draws.
     float array of shape (r, S)
-        ω of the rows where they are users, or else 1.  Given the draw of one sample it is set to
-        its mean, and the next sample takes it from there.
+        ω of users, 1 for items: set to its mean given the draw of a sample, and passed on to the
+        next sample.
     """
-    width, level = fixed.shape[1] // len(given), LevelPrior(0.0, 1.0)
+    width, level = fixed.shape[1] // len(given), NoisePrior(0.0, 1.0)
     omega = np.ones(len(block.rows))
     mean = np.zeros((len(block.rows), 1 + projections.shape[2]))
     draws, omegas = [], []
     for s, conditional in [(0, given[0])] * _ROUNDS + list(enumerate(given)):
         other = np.ascontiguousarray(fixed[:, s * width : (s + 1) * width])
         if conditional.of_rows:
-            # Rows are numbered from 0 on here, so ω is by the number of the row.
-            conditional = conditional._replace(steadiness=omega)
+            # ω is indexed by the number of the row in the block.
+            conditional = conditional._replace(user_precision=omega)
         drawn = conditional.draw(block, other, keys)
         expected = conditional._replace(stream=None).draw(block, other).x.astype(np.float64)
         if conditional.of_rows:
-            omega = level.steadiness(
+            omega = level.user_precision(
                 conditional.tau, drawn.squares / omega, block.degrees, generator=None
             )
         draws.append(drawn.x)
@@ -268,7 +258,7 @@ def fold_rows(
 
 
 def half_width(level: float) -> float:
-    """Return how many standard deviations on both sides of the mean a normal is in with so much.
+    """Return the half-width in standard deviations of a central interval of a normal.
 
     Examples
     --------
@@ -284,7 +274,7 @@ def _gather(rows: NDArray[np.floating], index: NDArray[np.integer], samples: int
     return gathered.reshape(len(index), samples, -1)
 
 
-class MeanModel:
+class LowRankMean:
     """The mean of samples, to a rank r.
 
     With P the mean of Γ_U Γ_Iᵀ, the sketches are Y = P Ω and W = Ψ P, with Ω of ℓ columns and Ψ of
@@ -295,7 +285,7 @@ class MeanModel:
     Parameters
     ----------
     first : sequence of Factors
-        Samples of the same users and items, which are not added.
+        Samples of the same users and items; they guide Ω and are not added.
     rank : int
         r.
     generator : numpy.random.Generator
@@ -312,7 +302,7 @@ class MeanModel:
     ...     Factors(1.0, generator.normal(size=(20, 3)), generator.normal(size=(15, 3)))
     ...     for _ in range(2)
     ... ]
-    >>> mean = MeanModel(samples[:1], 4, generator)
+    >>> mean = LowRankMean(samples[:1], 4, generator)
     >>> for sample in samples:
     ...     mean.add(sample)
     >>> _, x, z = mean.result()
@@ -361,14 +351,14 @@ class MeanModel:
         return Factors(self._alpha / self.samples, x, z)
 
     def save(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-        """Return what `restore` needs, as arrays and as what JSON can hold."""
+        """Return the state, as arrays and as JSON values."""
         users, items = self._biases
         arrays = {"omega": self._omega, "psi": self._psi, "y": self._y, "w": self._w}
         arrays |= {"user biases": users, "item biases": items}
         return arrays, {"alpha": self._alpha, "samples": self.samples, "rank": self.rank}
 
     @classmethod
-    def restore(cls, arrays: Mapping[str, NDArray[Any]], values: Mapping[str, Any]) -> MeanModel:
+    def restore(cls, arrays: Mapping[str, NDArray[Any]], values: Mapping[str, Any]) -> LowRankMean:
         """Return the state that `save` told of."""
         mean = cls.__new__(cls)
         mean._omega, mean._psi = arrays["omega"], arrays["psi"]
@@ -430,7 +420,7 @@ def split_r_hat(draws: Array) -> float:
 
 
 def effective_size(draws: Array) -> float:
-    """How many independent draws would tell the mean as well.
+    """Number of independent draws that estimate the mean equally well.
 
     m n / (1 + 2 Σ_t ρ_t) over the halves of all chains, where the sum of the autocorrelations ρ_t
     is cut where a pair of neighbours is no longer positive (Geyer, 1992); at most m n log₁₀(m n).
@@ -473,6 +463,6 @@ def effective_size(draws: Array) -> float:
 
 
 def _halves(draws: Array) -> Array:
-    """Cut each chain in two, without its middle draw if their number is odd."""
+    """Cut each chain in two, without its middle draw if the number is odd."""
     half = draws.shape[1] // 2
     return np.vstack([draws[:, :half], draws[:, draws.shape[1] - half :]])

@@ -1,4 +1,4 @@
-"""How sure a minimum is: the posterior of each row, whose mode is the ridge regression's solution.
+"""Uncertainty at a minimum: the posterior of each row, whose mode is the ridge regression.
 
 Given the items, the row x_u = (β_u, γ_u) that minimizes f is the mean of a normal distribution,
 where ratings scatter with variance s² about R̂ and rows are a priori of N(0, s² P⁻¹), with P the
@@ -6,25 +6,25 @@ diagonal n λ₁ (d_u/d̄)^ν (ρ, 1, …, 1) (Bishop 2006, 3.3):
 
     x_u ~ N(x̂_u, s² A_u⁻¹),   A_u = Σ_{i ∈ I_u} z_i z_iᵀ + P,   z_i = (1, γ_i)
 
-and likewise x_i given the users.  Taking both as independent, a rating that was held out has
+and likewise x_i given the users.  With both taken as independent, a held-out rating has
 
     Var R_ui = s_u² (1 + v_ui),
     v_ui = z_iᵀ A_u⁻¹ z_i + x̃_uᵀ A_i⁻¹ x̃_u + tr(Γ_u Γ_i),   x̃_u = (1, γ_u)
 
-with Γ the part of A⁻¹ that belongs to γ.  An id that was never seen has no ratings, A = P.
+with Γ the part of A⁻¹ that belongs to γ.  An unknown id has no ratings: A = P.
 
-A matrix for each row would be (1 + K)/2 times as large as the model.  Instead, items are taken to
-be spread over what a user rates as they are over all n ratings: A_u ≈ d_u M + P with
+A matrix for each row would be (1 + K)/2 times as large as the model.  Instead, the items of each
+user are assumed to be distributed as those of all n ratings: A_u ≈ d_u M + P with
 M = Σ_i d_i z_i z_iᵀ / n, which leaves one number for each row, d.
 
-The ratings of some users scatter more than those of others: s_u² is the user's own, drawn to that
-of all as by κ = 5 ratings (the prior of `gibbs.LevelPrior`).  Squared
-residuals are of ratings that the rows were fitted to, so they are divided by what those left over:
+s_u² is the noise of user u, shrunk to that of all users as by κ = 5 ratings (the prior of
+`gibbs.NoisePrior`).  Squared residuals of ratings that the rows were fitted to are divided by the
+remaining degrees of freedom:
 
     s² = Σ_u q_u / (n − p),   s_u² = (κ s² + q_u) / (κ + d_u − p_u),   q_u = Σ_{i ∈ I_u} w e_ui²
 
 where p, of all rows, is Σ tr(d M A⁻¹), and p_u is that of user u and, of the items, a share d_u/n.
-A user who was never seen has the mean of that prior, s² κ/(κ − 2).
+An unknown user has the mean of that prior, s² κ/(κ − 2).
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nonconvex.numerics.deterministic import one_thread_per_product
-from nonconvex.numerics.factorization.gibbs import LevelPrior
+from nonconvex.numerics.factorization.gibbs import NoisePrior
 from nonconvex.numerics.factorization.model import Factors, Ridge
 
 __all__ = [
     "MOMENT_ROWS",
-    "Measured",
     "Moments",
     "RidgePosterior",
     "RidgeSpread",
+    "RowEvidence",
     "SideSpread",
     "degree_shares",
     "moment_of",
@@ -54,19 +54,19 @@ Array = NDArray[np.float64]
 
 _ELEMENTS = 1 << 20  # pairs × unknowns gathered at a time
 MOMENT_ROWS = 1 << 16
-"""Rows that are squared at a time, counted from the first of a side: M is the sum of such."""
+"""Rows of a chunk of M, which is the sum of chunks in order."""
 
-_LEAST_LEFT = 0.05  # of a user's ratings, however many unknowns they were fitted to
-_PRIOR = LevelPrior(0.0, 1.0)
+_LEAST_LEFT = 0.05  # least degrees of freedom as a share of a user's ratings
+_PRIOR = NoisePrior(0.0, 1.0)
 
 
-class Measured(NamedTuple):
-    """What is known of each row beside the factors.
+class RowEvidence(NamedTuple):
+    """Degrees and noise of each row.
 
     Attributes
     ----------
     user_degrees, item_degrees : float arrays of shape (n_u,) and (n_i,)
-        d, the sum of the weights of a row.
+        d, the sum of the weights of each row.
     noise : float array of shape (n_u,)
         s_u² of a rating of weight 1.
     """
@@ -83,7 +83,7 @@ class Moments(NamedTuple):
     ----------
     users, items : float64 arrays of shape (1 + K, 1 + K)
     dtype : float type
-        Of the factors.
+        Dtype of the factors.
     """
 
     users: Array
@@ -150,7 +150,7 @@ class SideSpread(NamedTuple):
     moments : float64 array of shape (1 + K,)
         m ≥ 0.
     exponent, mean_degree, least : float
-        ν, d̄, and the least d > 0 of a row: an id that was never seen has P of such a row.
+        ν, d̄, and the least d > 0 of a row, whose P an unknown id has.
     """
 
     vectors: Array
@@ -168,17 +168,17 @@ class SideSpread(NamedTuple):
         Parameters
         ----------
         moment : float64 array of shape (1 + K, 1 + K)
-            M of the other side, which these are regressed on.
+            M of the other side.
         degrees : float array
             d of this side.
         ridge : Ridge
-            Of this side, with λ > 0 and ρ > 0.
+            Ridge of this side, with λ > 0 and ρ > 0.
         biases : bool
             Without, the design rows are (0, γ).
         """
         root = np.sqrt(ridge.diagonal(np.array([ridge.mean_degree]), len(moment))[0])
         if not biases:
-            root[0] = 1.0  # of an unknown that no design has
+            root[0] = 1.0  # an unknown that no design has
         with one_thread_per_product():
             m, q = np.linalg.eigh(moment / np.outer(root, root))
         least = float(np.min(degrees[degrees > 0]))
@@ -192,7 +192,7 @@ class SideSpread(NamedTuple):
         return inverse
 
     def unknowns(self, degrees: Array) -> Array:
-        """Return tr(d M A⁻¹) of rows with these d: how many unknowns they have, of shape (r,)."""
+        """Return tr(d M A⁻¹) of rows with these d, their effective unknowns, of shape (r,)."""
         unknowns = np.empty(len(degrees))
         step = max(1, _ELEMENTS // len(self.moments))
         for first in range(0, len(degrees), step):
@@ -204,7 +204,7 @@ class SideSpread(NamedTuple):
 
 
 class RidgeSpread(NamedTuple):
-    """What tells the standard deviation of predictions, apart from what is known of each row.
+    """Parameters of the standard deviation of predictions, apart from the rows.
 
     Attributes
     ----------
@@ -212,9 +212,9 @@ class RidgeSpread(NamedTuple):
     noise : float
         s².
     share : float
-        How many unknowns of items there are for each rating.
+        Effective unknowns of items per rating.
     of_ratings : bool
-        Whether deviations are those of ratings, or of their mean R̂.
+        Whether deviations are those of ratings, not of their mean R̂.
     biases : bool
         Whether there are β.
     """
@@ -238,7 +238,7 @@ class RidgeSpread(NamedTuple):
         self,
         users: NDArray[np.floating],
         items: NDArray[np.floating],
-        measured: Measured,
+        measured: RowEvidence,
         user: NDArray[np.integer],
         item: NDArray[np.integer],
     ) -> Array:
@@ -247,9 +247,9 @@ class RidgeSpread(NamedTuple):
         Parameters
         ----------
         users, items : float arrays of shape (m, 1 + K)
-        measured : Measured
+        measured : RowEvidence
         user, item : int arrays of shape (n,)
-            -1 is an id never seen.
+            -1 is an unknown id.
 
         Returns
         -------
@@ -275,26 +275,26 @@ class RidgeSpread(NamedTuple):
         """Return (1, γ) V of rows at dense indices, of shape (n, 1 + K)."""
         design = np.where(index[:, None] >= 0, rows[index], 0).astype(np.float64)
         design[:, 0] = 1.0 if self.biases else 0.0
-        # Not by the library's product, whose bits may depend on how many rows there are.
+        # Not a BLAS product, whose bits may depend on the number of rows.
         turned: Array = np.einsum("nk,kl->nl", design, side.vectors)
         return turned
 
 
 class RidgePosterior(NamedTuple):
-    """What a minimum knows of how sure it is.
+    """Laplace approximation of the posterior at a minimum.
 
     Attributes
     ----------
-    measured : Measured
+    measured : RowEvidence
     noise : float
-        s², of all users together.
+        s² over all users.
     user_ridge, item_ridge : Ridge
-        What training regularized with, λ > 0 and ρ > 0.
+        Ridges of training, with λ > 0 and ρ > 0.
     biases : bool
         Whether there are β.
     """
 
-    measured: Measured
+    measured: RowEvidence
     noise: float
     user_ridge: Ridge
     item_ridge: Ridge
@@ -315,12 +315,12 @@ class RidgePosterior(NamedTuple):
         Parameters
         ----------
         factors : Factors or Moments
-            All that is needed of factors are their moments.
+            Moments suffice.
         degrees : (float array of shape (n_u,), float array of shape (n_i,))
         squares : float64 array of shape (n_u,)
             q_u = Σ w e² over the training ratings of each user.
         ridges : (Ridge, Ridge)
-            Of users and of items.
+            Those of users and of items.
         biases : bool
 
         Examples
@@ -334,17 +334,17 @@ class RidgePosterior(NamedTuple):
         (2.5, array([3.7, 1.3]))
         """
         users, items = (np.asarray(side, np.float64) for side in degrees)
-        posterior = cls(Measured(users, items, np.ones(len(users))), 1.0, *ridges, biases)
+        posterior = cls(RowEvidence(users, items, np.ones(len(users))), 1.0, *ridges, biases)
         moments = posterior._moments(factors)
         spread, total = posterior.spread(moments), users.sum()
         left = total * (1 - spread.share) - spread.users.unknowns(users).sum()
         noise = float(squares.sum() / max(left, _LEAST_LEFT * total))
         own = spread._replace(noise=noise).levels(users, squares)
         kept = (side.astype(moments.dtype) for side in (users, items, own))
-        return posterior._replace(measured=Measured(*kept), noise=noise)
+        return posterior._replace(measured=RowEvidence(*kept), noise=noise)
 
     def spread(self, factors: Factors | Moments, *, of_ratings: bool = True) -> RidgeSpread:
-        """Return what tells the standard deviation of predictions of a model of these factors."""
+        """Return the parameters of the standard deviation of predictions."""
         d, moments = self.measured, self._moments(factors)
         users = SideSpread.of(moments.items, d.user_degrees, self.user_ridge, biases=self.biases)
         items = SideSpread.of(moments.users, d.item_degrees, self.item_ridge, biases=self.biases)

@@ -1,4 +1,4 @@
-"""Which rows of the other side the ratings of a block need, and in which of its blocks they are."""
+"""In-blocks and out-blocks: the rows of the other side that the ratings of a block need."""
 
 from __future__ import annotations
 
@@ -10,19 +10,18 @@ from numpy.typing import NDArray
 
 from nonconvex.numerics.factorization.blocks import RatingBlock
 
-__all__ = ["Needs", "Share", "held_out_needs_of", "needs_of", "shares_of"]
+__all__ = ["InBlock", "OutBlockPart", "held_out_in_block_of", "in_block_of", "out_block_parts"]
 
 
-class Needs(NamedTuple):
-    """The ratings of a block by themselves.
+class InBlock(NamedTuple):
+    """The ratings of a block, with columns renumbered to those that occur.
 
     Attributes
     ----------
     first : int
         Index of its first row; the others follow it without a gap.
     block : RatingBlock
-        The same ratings, whose rows are counted from the first one, and whose columns are
-        positions in `columns`.
+        Rows are counted from `first`, columns are positions in `columns`.
     columns : int32 array of shape (c,)
         Indices on the other side, ascending, each once.
     """
@@ -32,7 +31,7 @@ class Needs(NamedTuple):
     columns: NDArray[np.int32]
 
 
-class Share(NamedTuple):
+class OutBlockPart(NamedTuple):
     """Rows of one block of the other side.
 
     Attributes
@@ -46,14 +45,14 @@ class Share(NamedTuple):
     positions: NDArray[np.int32]
 
 
-def needs_of(block: RatingBlock) -> Needs:
-    """Take the ratings of a block apart from all rows that they do not touch.
+def in_block_of(block: RatingBlock) -> InBlock:
+    """Renumber the columns of a block of training ratings.
 
-    The order of columns stays, and so do the order and the bits of all sums over ratings.
+    The order of columns stays, and with it the bits of all sums over ratings.
 
     Examples
     --------
-    >>> needs = needs_of(RatingBlock.from_triples([4, 4, 5], [9, 2, 9], [1, 2, 3]))
+    >>> needs = in_block_of(RatingBlock.from_triples([4, 4, 5], [9, 2, 9], [1, 2, 3]))
     >>> needs.first, needs.block.rows.tolist(), needs.block.columns.tolist(), needs.columns.tolist()
     (4, [0, 1], [0, 1, 1], [2, 9])
     """
@@ -64,13 +63,13 @@ def needs_of(block: RatingBlock) -> Needs:
     touched[block.columns] = True
     place = np.cumsum(touched, dtype=np.int32) - np.int32(1)
     alone = block._replace(rows=rows, columns=place[block.columns])
-    return Needs(first, alone, np.flatnonzero(touched).astype(np.int32))
+    return InBlock(first, alone, np.flatnonzero(touched).astype(np.int32))
 
 
-def held_out_needs_of(block: RatingBlock, first: int) -> Needs:
-    """Do what `needs_of` does for ratings that nothing is solved from.
+def held_out_in_block_of(block: RatingBlock, first: int) -> InBlock:
+    """Renumber the columns of a block of held-out ratings.
 
-    Some rows may have none, and -1, a row or column that training does not know, stays -1.
+    Rows may have no ratings, and -1, an id unknown in training, stays -1.
 
     Parameters
     ----------
@@ -80,7 +79,7 @@ def held_out_needs_of(block: RatingBlock, first: int) -> Needs:
 
     Examples
     --------
-    >>> needs = held_out_needs_of(RatingBlock.from_triples([-1, 5, 5], [7, -1, 3], [1, 2, 3]), 4)
+    >>> needs = held_out_in_block_of(RatingBlock.from_triples([-1, 5, 5], [7, -1, 3], [1, 2, 3]), 4)
     >>> needs.block.rows.tolist(), needs.block.columns.tolist(), needs.columns.tolist()
     ([-1, 1], [1, 0, -1], [3, 7])
     """
@@ -88,13 +87,11 @@ def held_out_needs_of(block: RatingBlock, first: int) -> Needs:
     columns = np.unique(block.columns[known])
     place = np.where(known, np.searchsorted(columns, block.columns), -1).astype(np.int32)
     rows = np.where(block.rows < 0, -1, block.rows - first).astype(np.int32)
-    return Needs(first, block._replace(rows=rows, columns=place), columns)
+    return InBlock(first, block._replace(rows=rows, columns=place), columns)
 
 
-def shares_of(columns: NDArray[np.int32], firsts: NDArray[np.int64]) -> list[Share]:
-    """Say for each block of the other side which of its rows are needed, if any.
-
-    Put behind each other in this order, they are the rows of all `columns`.
+def out_block_parts(columns: NDArray[np.int32], firsts: NDArray[np.int64]) -> list[OutBlockPart]:
+    """Return the needed rows of each block of the other side, if any; together all `columns`.
 
     Parameters
     ----------
@@ -105,7 +102,7 @@ def shares_of(columns: NDArray[np.int32], firsts: NDArray[np.int64]) -> list[Sha
 
     Examples
     --------
-    >>> for share in shares_of(np.array([2, 5, 9], np.int32), np.array([0, 4, 7, 9])):
+    >>> for share in out_block_parts(np.array([2, 5, 9], np.int32), np.array([0, 4, 7, 9])):
     ...     print(share.block, share.positions)
     0 [2]
     1 [1]
@@ -113,7 +110,7 @@ def shares_of(columns: NDArray[np.int32], firsts: NDArray[np.int64]) -> list[Sha
     """
     bounds = np.append(np.searchsorted(columns, firsts), len(columns))
     return [
-        Share(number, columns[start:stop] - np.int32(firsts[number]))
+        OutBlockPart(number, columns[start:stop] - np.int32(firsts[number]))
         for number, (start, stop) in enumerate(pairwise(bounds))
         if stop > start
     ]

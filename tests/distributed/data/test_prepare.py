@@ -276,9 +276,7 @@ def test_the_same_again_is_left_and_another_is_refused_or_replaced(
     assert again.manifest == prepared_few.manifest
     assert "out holds these ratings already" in caplog.text
     split = Split("random", test=0.5)
-    message = (
-        r"out holds other prepared ratings \(configuration, counts, .*fingerprint differ\)"
-    )
+    message = r"out holds other prepared ratings \(configuration, counts, .*fingerprint differ\)"
     with pytest.raises(PreparedError, match=message):
         prepare_few(spark, few, copy, split=split)
     assert file.exists()

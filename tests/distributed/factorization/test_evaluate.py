@@ -103,5 +103,5 @@ def test_what_cannot_be_measured_is_refused(spark):
         evaluate(ratings.where("false"), PREDICTORS)
     with pytest.raises(EvaluationError, match=r"none of the 3 ratings has a prediction: set cold"):
         evaluate(ratings.selectExpr("*", "double('nan') as none"), ["model", "none"])
-    with pytest.raises(EvaluationError, match=r"weight 0, all of them: weigh some"):
+    with pytest.raises(EvaluationError, match=r"all weights are 0: at least one"):
         evaluate(ratings.selectExpr("*", "0d as weight"), PREDICTORS)

@@ -53,7 +53,7 @@ def model(ratings):
 
 def arrays_of(model):
     posterior = model._posterior
-    return [*model.factors[1:], posterior.users, posterior.items, posterior.steadiness]
+    return [*model.factors[1:], posterior.users, posterior.items, posterior.user_precision]
 
 
 def same(one, other):

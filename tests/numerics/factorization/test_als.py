@@ -25,7 +25,7 @@ from nonconvex.numerics.factorization import design as designs
 from nonconvex.numerics.factorization.als import (
     TOLERANCE,
     conjugate_gradients,
-    minimize,
+    solve_quadratics,
     solve_rows,
     sweep_rows,
 )
@@ -581,7 +581,7 @@ def value(a, b, x):
 
 
 def best_of_all_active_sets(a, b):
-    """The slow twin: minimize over every set of free unknowns, and keep the best that is ≥ 0."""
+    """The slow twin: solve over every set of free unknowns, and keep the best that is ≥ 0."""
     best = np.zeros(len(b))
     for size in range(len(b)):
         for others in itertools.combinations(range(1, len(b)), size):
@@ -597,27 +597,29 @@ def best_of_all_active_sets(a, b):
 @given(SEEDS, st.integers(0, 6), st.integers(1, 7))
 def test_the_gradient_is_0_at_the_minimum(seed, size, width):
     a, b = stack_test_quadratic(seed, size, width)
-    x = minimize(a, b)
+    x = solve_quadratics(a, b)
     assert x.shape == b.shape
     np.testing.assert_allclose(np.einsum("skl,sl->sk", a, x), b, atol=1e-12)
-    assert minimize(a.astype(np.float32), b.astype(np.float32)).dtype == np.float32
+    assert solve_quadratics(a.astype(np.float32), b.astype(np.float32)).dtype == np.float32
 
 
 def test_a_singular_system_has_the_solution_of_least_norm():
     # A = vvᵀ with v = (1, 2) and b = 5 v: every x with v·x = 5 is a minimum, (1, 2) the shortest
     a, b = np.array([[1.0, 2.0], [2.0, 4.0]]), np.array([5.0, 10.0])
-    np.testing.assert_allclose(minimize(a[None], b[None]), [[1.0, 2.0]], rtol=1e-14)
-    np.testing.assert_allclose(minimize(a[None], b[None], nonnegative=True), [[1, 2]], rtol=1e-14)
-    assert not minimize(np.zeros((1, 3, 3)), np.zeros((1, 3))).any()
+    np.testing.assert_allclose(solve_quadratics(a[None], b[None]), [[1.0, 2.0]], rtol=1e-14)
+    np.testing.assert_allclose(
+        solve_quadratics(a[None], b[None], nonnegative=True), [[1, 2]], rtol=1e-14
+    )
+    assert not solve_quadratics(np.zeros((1, 3, 3)), np.zeros((1, 3))).any()
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_a_singular_system_does_not_touch_the_others(dtype):
     a, b = (part.astype(dtype) for part in stack_test_quadratic(0, 5, 4))
-    alone = minimize(a, b)
+    alone = solve_quadratics(a, b)
     a[2] = 0
     b[2] = 0
-    beside = minimize(a, b)
+    beside = solve_quadratics(a, b)
     assert not beside[2].any()
     others = [0, 1, 3, 4]
     assert beside[others].tobytes() == alone[others].tobytes()
@@ -629,12 +631,12 @@ def test_the_bits_of_a_solution_depend_on_its_own_system_alone_test_quadratic(
     seed, width, dtype, nonnegative
 ):
     a, b = (part.astype(dtype) for part in stack_test_quadratic(seed, 9, width, ridge=1e-3))
-    together = minimize(a, b, nonnegative=nonnegative)
+    together = solve_quadratics(a, b, nonnegative=nonnegative)
     order = np.random.default_rng(seed).permutation(9)
-    shuffled = minimize(a[order], b[order], nonnegative=nonnegative)
+    shuffled = solve_quadratics(a[order], b[order], nonnegative=nonnegative)
     assert shuffled.tobytes() == together[order].tobytes()
     for s in range(9):
-        alone = minimize(a[s : s + 1], b[s : s + 1], nonnegative=nonnegative)
+        alone = solve_quadratics(a[s : s + 1], b[s : s + 1], nonnegative=nonnegative)
         assert alone.tobytes() == together[s].tobytes()
 
 
@@ -642,7 +644,7 @@ def test_the_bits_of_a_solution_depend_on_its_own_system_alone_test_quadratic(
 @given(SEEDS, st.integers(1, 6), st.sampled_from([1e-6, 1e-3, 1.0]))
 def test_the_nonnegative_minimum_is_the_best_of_all_active_sets(seed, width, ridge):
     a, b = stack_test_quadratic(seed, 4, width, ridge, rank=4)
-    x = minimize(a, b, nonnegative=True)
+    x = solve_quadratics(a, b, nonnegative=True)
     assert np.all(x[:, 1:] >= 0)
     for a_s, b_s, x_s in zip(a, b, x, strict=True):
         twin = best_of_all_active_sets(a_s, b_s)
@@ -654,7 +656,7 @@ def test_the_nonnegative_minimum_is_the_best_of_all_active_sets(seed, width, rid
 @given(SEEDS, st.integers(1, 30), st.sampled_from([1e-6, 1e-3, 1.0]))
 def test_the_nonnegative_minimum_satisfies_karush_kuhn_and_tucker(seed, width, ridge):
     a, b = stack_test_quadratic(seed, 5, width, ridge, rank=20)
-    x = minimize(a, b, nonnegative=True)
+    x = solve_quadratics(a, b, nonnegative=True)
     slope = np.einsum("skl,sl->sk", a, x) - b
     rounding = 1e-12 * (np.einsum("skl,sl->sk", np.abs(a), np.abs(x)) + np.abs(b))
     free = x != 0
@@ -666,32 +668,32 @@ def test_the_nonnegative_minimum_satisfies_karush_kuhn_and_tucker(seed, width, r
 
 def test_demanding_what_holds_anyway_changes_nothing():
     a, b = stack_test_quadratic(1, 50, 4)
-    free = minimize(a, b)
+    free = solve_quadratics(a, b)
     kept = np.all(free[:, 1:] >= 0, axis=1)
     assert 0 < kept.sum() < 50
-    bounded = minimize(a, b, nonnegative=True)
+    bounded = solve_quadratics(a, b, nonnegative=True)
     assert np.array_equal(bounded[kept], free[kept])
     assert not np.any(bounded[~kept] == free[~kept])
 
 
 def test_the_bias_may_be_negative():
     a, b = np.array([[[2.0, 0.0], [0.0, 2.0]]]), np.array([[-4.0, -4.0]])
-    assert minimize(a, b, nonnegative=True).tolist() == [[-2.0, 0.0]]
+    assert solve_quadratics(a, b, nonnegative=True).tolist() == [[-2.0, 0.0]]
 
 
 def test_nonnegative_unknowns_are_found_in_a_bounded_number_of_rounds(monkeypatch):
     a, b = stack_test_quadratic(3, 200, 30, ridge=1e-8, rank=20)
-    expected = minimize(a, b, nonnegative=True)
+    expected = solve_quadratics(a, b, nonnegative=True)
     monkeypatch.setattr(quadratic, "ROUNDS_PER_UNKNOWN", 1)
-    assert minimize(a, b, nonnegative=True).tobytes() == expected.tobytes()
+    assert solve_quadratics(a, b, nonnegative=True).tobytes() == expected.tobytes()
 
 
 def test_what_is_reached_when_the_rounds_run_out_is_nonnegative_too(monkeypatch):
     monkeypatch.setattr(quadratic, "ROUNDS_PER_UNKNOWN", 1)
     a, b = stack_test_quadratic(4, 5000, 4, ridge=1e-6, rank=4)
-    assert minimize(a, b, nonnegative=True)[:, 1:].min() >= 0
+    assert solve_quadratics(a, b, nonnegative=True)[:, 1:].min() >= 0
     monkeypatch.setattr(quadratic, "ROUNDS_PER_UNKNOWN", 0)
-    assert not minimize(a, b, nonnegative=True).any()
+    assert not solve_quadratics(a, b, nonnegative=True).any()
 
 
 def test_two_ratings_by_hand():

@@ -49,7 +49,7 @@ def test_they_add_up_to_the_interaction(fixed, block, biases, nonnegative, impli
         a = (z.T * block.weights) @ z + penalty + background.gram
         inverse = np.zeros((4, 4))
         inverse[np.ix_(free, free)] = np.linalg.inv(a[np.ix_(free, free)])
-        missing = float(target @ inverse @ background.pull)
+        missing = float(target @ inverse @ background.rhs)
     assert carried.sum() + missing == pytest.approx(float(target @ x), abs=1e-12)
 
 

@@ -13,7 +13,7 @@ from nonconvex.numerics.factorization.gibbs import (
     SWEEP,
     Chain,
     Conditional,
-    LevelPrior,
+    NoisePrior,
     RowDistribution,
     RowPrior,
     Sample,
@@ -78,7 +78,7 @@ def test_steadiness_counts_as_a_weight_of_the_ratings(of_rows, weighted):
     update = given_all.draw(block, problem.factors.items)
     each = omega[np.repeat(block.rows, block.counts) if of_rows else block.columns]
     weights = each if block.weights is None else each * block.weights
-    plain = given_all._replace(steadiness=None)
+    plain = given_all._replace(user_precision=None)
     twin = plain.draw(block._replace(weights=weights), problem.factors.items)
     for one, other in zip(update, twin, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-12)
@@ -193,7 +193,7 @@ def integrate(ratings, alpha, tau, precision, nodes=14):
 # --- Geweke's joint distribution test ------------------------------------------------------------
 
 USERS, ITEMS, RANK = 3, 2, 1
-LEVEL = LevelPrior(center=1.0, unit=0.7, degrees=12.0, user_degrees=14.0)
+LEVEL = NoisePrior(center=1.0, unit=0.7, degrees=12.0, user_degrees=14.0)
 ROW_PRIOR = RowPrior(np.array([0.5, 0.8]), degrees=12.0, rows=4.0)
 PAIRS = np.array(list(product(range(USERS), range(ITEMS)))).T[:, 1:]  # one pair is not observed
 DEGREES = {"users": np.array([1.0, 2, 2]), "items": np.array([2.0, 3])}
@@ -238,12 +238,12 @@ def test_geweke():
     marginal = np.array([functionals(*prior_draw(generator)) for _ in range(5000)])
     factors, tau, omega = prior_draw(generator)
     held = dict.fromkeys(DEGREES, np.ones(1 + RANK))
-    chain = Chain(factors, tau, DEGREES, held, level=LEVEL, row_prior=ROW_PRIOR, seed=9)
-    chain.steadiness = omega
+    chain = Chain(factors, tau, DEGREES, held, noise_prior=LEVEL, row_prior=ROW_PRIOR, seed=9)
+    chain.user_precision = omega
     successive = []
     for sweep in range(HELD + 1, HELD + 2001):
         now = Factors(chain.alpha, chain.rows["users"], chain.rows["items"])
-        ratings = rate(now, chain.tau, chain.steadiness, generator)
+        ratings = rate(now, chain.tau, chain.user_precision, generator)
         for side in SWEEP:
             own, other = (1, "users") if side == "items" else (0, "items")
             block = RatingBlock.from_triples(PAIRS[own], PAIRS[1 - own], ratings)
@@ -252,7 +252,7 @@ def test_geweke():
             whole[block.rows] = update.x
             chain.replace(side, update._replace(x=whole), sweep)
         now = Factors(chain.alpha, chain.rows["users"], chain.rows["items"])
-        successive.append(functionals(now, chain.tau, chain.steadiness))
+        successive.append(functionals(now, chain.tau, chain.user_precision))
     drawn = np.array(successive)
     sizes = np.array([effective_size(column[None]) for column in drawn.T])
     error = np.sqrt(marginal.var(axis=0) * (1 / len(marginal) + 1 / sizes))
@@ -269,7 +269,7 @@ def degrees_of(problem):
 
 
 def chain_of(problem, seed=1, **arguments):
-    settings = {"level": LevelPrior(3.0, 2.0), "row_prior": RowPrior.of(2.0, 3)} | arguments
+    settings = {"noise_prior": NoisePrior(3.0, 2.0), "row_prior": RowPrior.of(2.0, 3)} | arguments
     held = dict.fromkeys(("users", "items"), np.array([1.0, 2, 2, 2]))
     return Chain(problem.factors, 0.5, degrees_of(problem), held, seed=seed, **settings)
 
@@ -293,7 +293,7 @@ def test_centered_rows_predict_the_same_and_have_mean_0(problem):
     now = Factors(chain.alpha, chain.rows["users"], chain.rows["items"])
     pair = problem.users, problem.items
     np.testing.assert_allclose(predict(centered.factors, *pair), predict(now, *pair), rtol=1e-12)
-    assert chain.level == centered.factors.alpha
+    assert chain.intercept == centered.factors.alpha
     for side, degrees in degrees_of(problem).items():
         np.testing.assert_allclose(
             getattr(centered, side).penalty(getattr(centered.factors, side), degrees),
@@ -307,7 +307,7 @@ def test_centered_rows_predict_the_same_and_have_mean_0(problem):
         chain.tau,
         chain.distributions["users"],
         chain.distributions["items"],
-        chain.steadiness,
+        chain.user_precision,
     )
     assert not mean.factors.users.any()
     assert not mean.factors.items.any()
@@ -321,7 +321,7 @@ def test_what_a_chain_says_of_itself(problem):
     assert chain.train_rmse == pytest.approx(np.sqrt(np.mean(errors**2)))
     degrees = degrees_of(problem)
     penalties = [chain.distributions[s].penalty(chain.rows[s], degrees[s]).sum() for s in degrees]
-    f = (chain.steadiness[problem.users] @ errors**2 + sum(penalties) / chain.tau) / len(errors)
+    f = (chain.user_precision[problem.users] @ errors**2 + sum(penalties) / chain.tau) / len(errors)
     assert chain.objective == pytest.approx(f)
 
 
@@ -368,7 +368,7 @@ def test_ratings_on_another_scale_give_the_same_model_on_that_scale(problem):
         0.5 / 16,
         degrees_of(problem),
         dict.fromkeys(("users", "items"), np.array([1.0, 2, 2, 2]) / unit**2),
-        level=LevelPrior(12.0, 8.0),
+        noise_prior=NoisePrior(12.0, 8.0),
         row_prior=RowPrior.of(8.0, 3),
         seed=1,
     )

@@ -5,7 +5,12 @@ import pytest
 
 from nonconvex.numerics.factorization.als import solve_rows
 from nonconvex.numerics.factorization.blocks import RatingBlock
-from nonconvex.numerics.factorization.gradient import Gradient, gradient, pull_rows, sample_ratings
+from nonconvex.numerics.factorization.gradient import (
+    Gradient,
+    gradient,
+    gradient_sums,
+    sample_ratings,
+)
 from nonconvex.numerics.factorization.model import (
     Background,
     Factors,
@@ -44,7 +49,7 @@ def slope(factors, users, items, ratings, ridges, weights=None, *, biases=True, 
             background = Background.of(other, factors.alpha, biases=biases)
         degrees = np.zeros(len(own))
         degrees[block.rows] = block.degrees
-        part = pull_rows(
+        part = gradient_sums(
             block,
             other,
             factors.alpha,
@@ -141,7 +146,7 @@ def test_samples_average_to_the_whole():
         ):
             block = RatingBlock.from_triples(rows, columns, ratings)
             part = sample_ratings(block, sampled, rows=own is factors.users)
-            pull = pull_rows(part, other, factors.alpha, ridge, own[part.rows])
+            pull = gradient_sums(part, other, factors.alpha, ridge, own[part.rows])
             x = np.zeros_like(own)
             x[part.rows] = pull.x
             pulls.append(pull._replace(x=x))
@@ -173,7 +178,7 @@ def test_a_sample_may_be_empty():
     part = sample_ratings(block, np.array([False, False, True]), rows=True)
     assert len(part.rows) == len(part.ratings) == 0
     ridge = Ridge(0.1, 0.0, 2, 1.0)
-    assert pull_rows(part, np.ones((2, 3)), 0.0, ridge, np.ones((0, 3))).x.shape == (0, 3)
+    assert gradient_sums(part, np.ones((2, 3)), 0.0, ridge, np.ones((0, 3))).x.shape == (0, 3)
 
 
 @pytest.mark.parametrize("name", ["adam", pytest.param("nesterov", marks=pytest.mark.thorough)])

@@ -293,7 +293,7 @@ def test_a_background_is_a_loop_over_all_columns(problem):
     np.testing.assert_allclose(background.squares(x), (predictions**2).sum(axis=1), **close)
     # half the gradient of Σ R̂² is gram x − pull
     half = predictions @ np.hstack([np.full((len(z), 1), float(problem.biases)), z[:, 1:]])
-    np.testing.assert_allclose(x @ background.gram - background.pull, half, **close)
+    np.testing.assert_allclose(x @ background.gram - background.rhs, half, **close)
     assert background.columns == len(z)
 
 

@@ -13,7 +13,7 @@ from nonconvex.numerics.factorization.blocks import RatingBlock
 from nonconvex.numerics.factorization.gibbs import RowDistribution, Sample
 from nonconvex.numerics.factorization.model import Factors, predict
 from nonconvex.numerics.factorization.posterior import (
-    MeanModel,
+    LowRankMean,
     Posterior,
     effective_size,
     fold_rows,
@@ -60,7 +60,7 @@ def test_samples_come_out_as_they_went_in(posterior, samples):
         assert (one.factors.alpha, one.tau) == (other.factors.alpha, other.tau)
         np.testing.assert_array_equal(one.factors.users, other.factors.users)
         np.testing.assert_array_equal(one.factors.items, other.factors.items)
-        np.testing.assert_array_equal(one.steadiness, other.steadiness)
+        np.testing.assert_array_equal(one.user_precision, other.user_precision)
         assert one.items is other.items
 
 
@@ -69,12 +69,12 @@ def test_deviations_of_pairs_that_are_known(posterior, samples, elements, monkey
     monkeypatch.setattr(posterior_module, "_ELEMENTS", elements)
     u, i = np.array([0, 3, 6, 3]), np.array([4, 0, 0, 2])
     drawn = np.array([predict(sample.factors, u, i) for sample in samples])
-    noise = np.mean([1 / (sample.tau * sample.steadiness[u]) for sample in samples], axis=0)
+    noise = np.mean([1 / (sample.tau * sample.user_precision[u]) for sample in samples], axis=0)
     variance = drawn.var(axis=0, ddof=1)
     arguments = posterior.users, posterior.items
     found = posterior.spread().deviations(*arguments, None, u, i)
     np.testing.assert_allclose(found, np.sqrt(variance))
-    found = posterior.spread().deviations(*arguments, posterior.steadiness, u, i)
+    found = posterior.spread().deviations(*arguments, posterior.user_precision, u, i)
     np.testing.assert_allclose(found, np.sqrt(variance + noise))
 
 
@@ -100,7 +100,7 @@ def test_deviations_of_ids_that_were_never_seen_are_those_of_draws(posterior, sa
     spread = posterior.spread()
     found = spread.deviations(posterior.users, posterior.items, None, u, i)
     np.testing.assert_allclose(found, np.sqrt(variance + drawn.var(axis=0, ddof=1)), rtol=0.03)
-    noisy = spread.deviations(posterior.users, posterior.items, posterior.steadiness, u, i)
+    noisy = spread.deviations(posterior.users, posterior.items, posterior.user_precision, u, i)
     # the mean of 1/ω is 5/3 for Gamma(5/2, 5/2)
     unknown = 5 / 3 * np.mean([1 / sample.tau for sample in samples])
     assert noisy[0] ** 2 - found[0] ** 2 == pytest.approx(unknown)
@@ -116,7 +116,7 @@ def test_folded_rows_are_draws_given_the_other_side(posterior, samples):
     mean_model = Factors(0.0, np.zeros((USERS, 3)), samples[0].factors.items)
     projections = posterior.projections("users", mean_model)
     mean, draws, omega = fold_rows(
-        block, posterior.items, posterior.given("users"), projections, np.arange(copies)
+        block, posterior.items, posterior.conditionals("users"), projections, np.arange(copies)
     )
     width = 1 + RANK
     for s, sample in enumerate(samples):
@@ -144,7 +144,7 @@ def test_folded_rows_are_draws_given_the_other_side(posterior, samples):
 def test_the_mean_of_folded_rows_predicts_the_mean_over_the_samples(posterior, samples):
     block = RatingBlock.from_triples([0, 0], [1, 4], [2.0, -1.0])
     # a mean model of full rank, in which the users of every sample lie
-    given, keys = posterior.given("items"), np.array([9])
+    given, keys = posterior.conditionals("items"), np.array([9])
     transposed = Factors(0.0, np.eye(USERS, 1 + USERS, 1), np.zeros((ITEMS, 1 + USERS)))
     mean, draws, omega = fold_rows(
         block, posterior.users, given, posterior.projections("items", transposed), keys
@@ -192,7 +192,7 @@ def matrix(factors):
 
 
 def mean_model(samples, rank):
-    mean = MeanModel(samples[:1], rank, np.random.default_rng(1))
+    mean = LowRankMean(samples[:1], rank, np.random.default_rng(1))
     for sample in samples:
         mean.add(sample)
     return mean
@@ -237,7 +237,7 @@ def test_without_factors_there_are_biases():
 def test_it_goes_on_from_what_was_saved():
     samples = samples_of(6, noise=0.5)
     half, whole = mean_model(samples[:3], 5), mean_model(samples, 5)
-    again = MeanModel.restore(*half.save())
+    again = LowRankMean.restore(*half.save())
     for sample in samples[3:]:
         again.add(sample)
     for one, other in zip(again.result(), whole.result(), strict=True):
