@@ -4,7 +4,8 @@ Ratings: RMSE = √(Σ w e² / Σ w) and MAE = Σ w |e| / Σ w with e = R̂ − 
 of training ratings of the user and of the item.  Regression, of each target: RMSE = √(Σ w e² / Σ w)
 and MAE = Σ w |e| / Σ w with e = ŷ − y, and R² = 1 − Σ w e² / Σ w (y − ȳ)².  Classification, with
 N_ab = Σ w over the rows of class a that are predicted as b: accuracy = Σ_a N_aa / Σ_ab N_ab,
-precision_c = N_cc / Σ_a N_ac, recall_c = N_cc / Σ_b N_cb, F1_c the harmonic mean of both, and log loss = −Σ w log p_y / Σ w.
+precision_c = N_cc / Σ_a N_ac, recall_c = N_cc / Σ_b N_cb, F1_c the harmonic mean of both,
+and log loss = −Σ w log p_y / Σ w.
 """
 
 from __future__ import annotations
