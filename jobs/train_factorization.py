@@ -19,6 +19,8 @@ from nonconvex.job import run
 from nonconvex.numerics.metrics import Evaluation
 from nonconvex.recommendation import MatrixFactorization, MatrixFactorizationModel
 from nonconvex.releases import Release
+from nonconvex.report.page import RunMetadata
+from nonconvex.report.run import Stages, factorization_report
 from nonconvex.reports import (
     METRICS,
     chain_table,
@@ -27,7 +29,6 @@ from nonconvex.reports import (
     restart_table,
     strict_json,
 )
-from nonconvex.run_reports import About, Stages, factorization_report
 
 
 def main(spark: SparkSession, config: FactorizationConfig) -> dict[str, Any]:
@@ -55,8 +56,10 @@ def main(spark: SparkSession, config: FactorizationConfig) -> dict[str, Any]:
         files.write_text(f"{this.path}/config.toml", dump(config.resolved()))
         metrics = metrics_json(this.id, prepared, model, evaluation)
         files.write_text(f"{this.path}/{METRICS}", metrics)
-        about = About(this, release.before, dump(config.resolved()), stages.seconds)
-        report = factorization_report(spark, config, about, model, prepared, evaluation, names)
+        metadata = RunMetadata(
+            this, dump(config.resolved()), stages.seconds, release.earlier(METRICS), drift or {}
+        )
+        report = factorization_report(spark, config, metadata, model, prepared, evaluation, names)
         files.write_text(f"{this.path}/{DATA}", strict_json(figures))
     if model.summary.sampling is not None:
         print(chain_table(model.summary), end="\n\n")

@@ -16,8 +16,9 @@ from nonconvex.network_baselines import compare_network
 from nonconvex.network_reports import comparison_report, network_metrics, network_restarts, overall
 from nonconvex.network_sections import NetworkConfig
 from nonconvex.releases import Release
+from nonconvex.report.page import RunMetadata
+from nonconvex.report.run import Stages, network_report
 from nonconvex.reports import METRICS, strict_json
-from nonconvex.run_reports import About, Stages, network_report
 
 
 def main(spark: SparkSession, config: NetworkConfig) -> dict[str, Any]:
@@ -45,8 +46,10 @@ def main(spark: SparkSession, config: NetworkConfig) -> dict[str, Any]:
         files.write_text(f"{this.path}/config.toml", dump(config.resolved()))
         metrics = network_metrics(this.id, config.examples.path, table, model.summary, comparison)
         files.write_text(f"{this.path}/{METRICS}", metrics)
-        about = About(this, release.before, dump(config.resolved()), stages.seconds)
-        report = network_report(spark, config, about, model, table, comparison)
+        metadata = RunMetadata(
+            this, dump(config.resolved()), stages.seconds, release.earlier(METRICS), drift or {}
+        )
+        report = network_report(spark, config, metadata, model, table, comparison)
         files.write_text(f"{this.path}/{DATA}", strict_json(figures))
     if model.summary.restarts[1:]:
         print(network_restarts(model.summary), end="\n\n")

@@ -15,8 +15,8 @@ from nonconvex import __version__
 from nonconvex.distributed.files.hadoop import FileSystem
 from nonconvex.distributed.publication import find_model
 from nonconvex.models import load_model
+from nonconvex.report.run import REPORT
 from nonconvex.reports import METRICS
-from nonconvex.run_reports import REPORT
 
 __all__ = ["TrackingError", "log_run"]
 

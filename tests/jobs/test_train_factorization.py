@@ -122,7 +122,7 @@ def test_what_is_printed(first):
 
 def test_a_sampled_model_is_trained_and_published(train, root, first, tmp_path, monkeypatch):
     del first  # which has prepared the ratings
-    monkeypatch.setattr("nonconvex.reporting.pictures._files", lambda figure: ("<svg></svg>", b""))
+    monkeypatch.setattr("nonconvex.report.charts._files", lambda figure: ("<svg></svg>", b""))
     config = tmp_path / "gibbs.toml"
     config.write_text(
         f"""
@@ -149,7 +149,7 @@ path = "{tmp_path}/runs"
     assert outcome["metrics"]["rmse"].keys() == {"model", "biases", "user_mean", "global_mean"}
     assert len(re.findall(r"chain 0  sweep   \d  τ .* train RMSE", log)) == 5
     assert MatrixFactorizationModel.load(outcome["model"]).getPredictionStdCol() == "std"
-    assert "In their 90% interval" in Path(outcome["report"]).read_text()
+    assert "Inside the 90% interval" in Path(outcome["report"]).read_text()
 
 
 def test_what_a_run_leaves(first, root, spark):
@@ -210,7 +210,7 @@ def test_the_next_run_is_published_and_the_earlier_one_stays(
     _, before, _ = first
     kept = digest(run_directory(before))
     prepared = digest(root / "prepared")
-    monkeypatch.setattr("nonconvex.factorization_report.landmarks", lambda *about: 1 / 0)
+    monkeypatch.setattr("nonconvex.report.factorization.extreme_items", lambda *about: 1 / 0)
     status, printed, outcome, log = train(
         *("factorization.numRestarts=1", "factorization.seed=7", "factorization.ensemble=false"),
         config=run_directory(before) / "config.toml",
@@ -218,7 +218,7 @@ def test_the_next_run_is_published_and_the_earlier_one_stays(
     )
     assert status == 0
     assert outcome["report"] is None
-    assert "the report could not be made, and the run goes on without" in log
+    assert "the report could not be written, and the run goes on without it" in log
     assert "restart" not in "\n".join(printed)
     assert "holds these ratings already" in log
     assert digest(root / "prepared") == prepared
@@ -230,7 +230,7 @@ def test_the_next_run_is_published_and_the_earlier_one_stays(
 def test_ratings_prepared_already_give_the_same_model(train, first, root, tmp_path, monkeypatch):
     """Also without the packages that make the page, which the log says how to get."""
     _, before, _ = first
-    monkeypatch.setattr("nonconvex.run_reports.find_spec", lambda name: None)
+    monkeypatch.setattr("nonconvex.report.run.find_spec", lambda name: None)
     config = tmp_path / "config.toml"
     text = CONFIG.format(root=root)
     config.write_text(text[text.index("[prepared]") :])

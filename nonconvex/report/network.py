@@ -1,0 +1,340 @@
+"""The page of a run that trained a network: its data, from Spark, and its parts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from numpy.typing import NDArray
+from pyspark.ml.functions import vector_to_array
+from pyspark.sql import functions as F
+
+from nonconvex.distributed.calibration import Agreement, Reliability, agreement, reliability
+from nonconvex.distributed.data.example_tables import ExampleTable
+from nonconvex.estimators.network.summary import NetworkSummary
+from nonconvex.network_baselines import NetworkModel
+from nonconvex.neural_network import (
+    MultilayerPerceptronClassificationModel,
+    MultilayerPerceptronRegressionModel,
+)
+from nonconvex.report import charts
+from nonconvex.report.page import (
+    Fact,
+    Page,
+    Part,
+    Picture,
+    RunMetadata,
+    Table,
+    comparison_table,
+    format_number,
+    run_page,
+    table_of_restarts,
+    training_facts,
+)
+
+__all__ = ["NetworkPageData", "collect_network", "network_page"]
+
+_CLASSIFICATION = {"accuracy": "accuracy", "logLoss": "log loss"}
+_REGRESSION = {"rmse": "RMSE", "mae": "MAE", "r2": "R²"}
+_CLASSES_LISTED = 30  # with a row of their own
+_CLASSES_WRITTEN = 15  # with numbers in the tiles
+_TARGETS_DRAWN = 4  # with a figure each
+_PREDICTION, _PROBABILITY = "nonconvex_prediction", "nonconvex_probability"
+
+
+@dataclass(frozen=True)
+class NetworkPageData:
+    """The data of a page; nothing in it grows with the number of rows."""
+
+    metadata: RunMetadata
+    summary: NetworkSummary
+    source: str  # path of the examples
+    counts: Mapping[str, int]  # rows of each part
+    reasons: Mapping[str, int]  # rejected rows by reason
+    comparison: Mapping[str, Any] | None  # None without test rows
+    calibration: Reliability | None  # of a classifier
+    histograms: Sequence[tuple[str, Agreement]]  # of each target of a regression
+
+
+def collect_network(
+    model: NetworkModel,
+    source: str,
+    table: ExampleTable,
+    comparison: Mapping[str, Any] | None,
+    metadata: RunMetadata,
+) -> NetworkPageData:
+    """Collect the data of a page with Spark; see `NetworkPageData`."""
+    calibration, histograms = None, []
+    if comparison is not None:
+        columns: dict[Any, Any] = {model.predictionCol: _PREDICTION}
+        if isinstance(model, MultilayerPerceptronClassificationModel):
+            columns |= {model.probabilityCol: _PROBABILITY, model.rawPredictionCol: ""}
+            predicted = model.copy(columns).transform(table.part("test"))
+            right = F.col(_PREDICTION) == F.col(f"`{table.columns.label}`")
+            confidence = F.array_max(vector_to_array(F.col(_PROBABILITY)))
+            calibration = reliability(predicted, confidence, right)
+        else:
+            histograms = _histograms(model, columns, table)
+    return NetworkPageData(
+        metadata=metadata,
+        summary=model.summary,
+        source=source,
+        counts=table.counts,
+        reasons=table.reasons,
+        comparison=comparison,
+        calibration=calibration,
+        histograms=histograms,
+    )
+
+
+def _histograms(
+    model: MultilayerPerceptronRegressionModel, columns: dict[Any, Any], table: ExampleTable
+) -> list[tuple[str, Agreement]]:
+    labels = table.columns.label
+    names = [labels] if isinstance(labels, str) else list(labels)
+    predicted = model.copy(columns).transform(table.part("test"))
+    found = []
+    for place, name in enumerate(names[:_TARGETS_DRAWN]):
+        actual = F.col(f"`{name}`").cast("double")
+        prediction = F.col(_PREDICTION)[place] if model.numTargets > 1 else F.col(_PREDICTION)
+        limits = predicted.agg(F.min(actual), F.max(actual)).first()
+        assert limits is not None
+        found.append((name, agreement(predicted, actual, prediction, *limits)))
+    return found
+
+
+def network_page(data: NetworkPageData) -> Page:
+    """Put a page together.
+
+    Examples
+    --------
+    >>> from nonconvex.distributed.publication import Run
+    >>> metadata = RunMetadata(Run("a", "runs/a"), "", {"train": 2.5})
+    >>> page = network_page(collect_network(classifier, "flowers.csv", examples, None, metadata))
+    >>> page.lead
+    'A network of layers 4–8–3 with 67 parameters, trained on 111 rows of flowers.csv.'
+    """
+    summary = data.summary
+    lead = (
+        f"A network of layers {'–'.join(map(str, summary.layers))} with {summary.parameters:,} "
+        f"parameters, trained on {summary.training_rows:,} rows of {data.source}."
+    )
+    errors = [] if data.comparison is None else [_errors(data, data.comparison)]
+    parts = [*errors, _training(summary), _data(data)]
+    return run_page(data.metadata, lead, _facts(data), parts)
+
+
+def _facts(data: NetworkPageData) -> list[Fact]:
+    summary, facts = data.summary, []
+    if data.comparison is not None:
+        model, baseline = data.comparison["model"], data.comparison["baseline"]
+        facts = [
+            Fact(
+                f"Test {title}",
+                format_number(model[name]),
+                f"baseline {format_number(baseline[name])}",
+            )
+            for name, title in _metrics(model).items()
+        ]
+    validation = summary.restarts[summary.best].validation_loss
+    if validation is not None:
+        facts.append(Fact("Validation loss", f"{validation:.4f}"))
+    return [*facts, *training_facts(summary, "epochs", "restarts")]
+
+
+def _errors(data: NetworkPageData, comparison: Mapping[str, Any]) -> Part:
+    model = comparison["model"]
+    classes, metrics = model.get("classes"), _metrics(model)
+    text = f"Measured on {model['rows']:,} test rows."
+    if model["unpredicted"]:
+        text += f" {model['unpredicted']:,} more have no prediction."
+    baseline = "mean" if classes is None else "share of each class"
+    errors = [
+        (baseline if name == "baseline" else name, errors) for name, errors in comparison.items()
+    ]
+    tables = [_metric_table("Model and baseline", "", metrics, errors)]
+    if classes is None:
+        if model["targets"][1:]:
+            targets = ((str(one["target"]), one) for one in model["targets"])
+            tables.append(_metric_table("Targets", "target", metrics, targets))
+        pictures = [
+            charts.histogram_picture(
+                f"predicted-actual-{place}",
+                f"Predicted against actual: {name}",
+                "value",
+                f"Histogram of predicted against actual values of {name}, from "
+                f"{histogram.actual[0]:.4g} to {histogram.actual[-1]:.4g}.",
+                histogram,
+            )
+            for place, (name, histogram) in enumerate(data.histograms)
+        ]
+        return Part("Errors", text, pictures, tables)
+    names = [_label(one["label"]) for one in classes]
+    pictures = [_confusion_picture(np.array(model["confusionMatrix"]), names)]
+    if data.calibration is not None and len(data.calibration.rows):
+        pictures.append(_calibration_picture(data.calibration))
+    if len(classes) <= _CLASSES_LISTED:
+        titles = {"precision": "precision", "recall": "recall", "f1": "F1"}
+        rows = zip(names, classes, strict=True)
+        tables.append(_metric_table("Classes", "class", titles, rows))
+    return Part("Errors", text, pictures, tables)
+
+
+def _training(summary: NetworkSummary) -> Part:
+    best = summary.restarts[summary.best]
+    reason = f"{summary.gradients_reason[:1].upper()}{summary.gradients_reason[1:]}"
+    columns = {
+        "epoch": ("epoch", "d"),
+        "f": ("objective", ".6f"),
+        "validation loss": ("validation_loss", ".4f"),
+    }
+    return Part(
+        "Training",
+        f"The model is epoch {best.epoch} of restart {best.restart} ({best.stop}). {reason}.",
+        _training_pictures(summary),
+        [table_of_restarts(summary.restarts, summary.best, columns)],
+    )
+
+
+def _data(data: NetworkPageData) -> Part:
+    rows = [[part, f"{rows:,}"] for part, rows in data.counts.items()]
+    rows += [[f"rejected: {reason}", f"{rows:,}"] for reason, rows in data.reasons.items()]
+    summary, before = data.summary, data.metadata.previous.get("summary", {})
+    layers = before.get("layers", [None])
+    figures: dict[str, tuple[float, float | None]] = {
+        "features": (summary.layers[0], layers[0]),
+        "constant features": (summary.constant_features, before.get("constant_features")),
+        "outputs": (summary.layers[-1], layers[-1]),
+        "weight of the training rows": (summary.weight, before.get("weight")),
+    }
+    tables = [Table("Rows", ["", "rows"], rows), comparison_table(data.metadata, figures)]
+    return Part("Data", "", [], tables)
+
+
+def _training_pictures(summary: NetworkSummary) -> list[Picture]:
+    """Draw the loss, the course of every restart, how far apart they ended, and the rates."""
+    restarts, best = summary.restarts, summary.restarts[summary.best]
+
+    def course(history: Sequence[Mapping[str, Any]], field: str) -> list[tuple[float, float]]:
+        return [(epoch["epoch"], epoch[field]) for epoch in history if np.isfinite(epoch[field])]
+
+    losses = {"training": course(best.history, "loss")}
+    (start, first), (end, last) = losses["training"][0], losses["training"][-1]
+    alt = f"The training loss goes from {first:.4g} in epoch {start} to {last:.4g} in epoch {end}."
+    validated = best.history[-1]["validation_loss"] is not None
+    if validated:
+        losses["validation"] = course(best.history, "validation_loss")
+        alt += f" The validation loss ends at {losses['validation'][-1][1]:.4g}."
+    caption = (
+        "Of the kept restart. The training loss is the mean over the minibatches of an epoch, each "
+        "before its step."
+    )
+    plot = partial(charts.lines, series=losses, x="epoch", y="loss")
+    pictures = [charts.picture("loss", "Loss", caption, alt, plot)]
+    what = "validation loss" if validated else "f"
+    if restarts[1:]:
+        field = "validation_loss" if validated else "objective"
+        curves = [course(restart.history, field) for restart in restarts]
+        caption = f"The {what} of every restart, all on the same minibatches."
+        pictures += [
+            charts.curves_picture(
+                "starts", "All restarts", caption, curves, summary.best, "epoch", what
+            ),
+            charts.spread_picture(restarts, [one.merit for one in restarts], summary.best, what),
+        ]
+    rates = [(epoch["epoch"], epoch["learning_rate"]) for epoch in best.history]
+
+    def draw_rates(axes: Axes) -> None:
+        charts.lines(axes, {"rate": rates}, "epoch", "η")
+        axes.set_ylim(0, 1.15 * max(rate for _, rate in rates))
+
+    alt = f"The learning rate goes from {rates[0][1]:.3g} to {rates[-1][1]:.3g}."
+    caption = "At the last step of each epoch."
+    pictures.append(charts.picture("learning-rate", "Learning rate", caption, alt, draw_rates))
+    return pictures
+
+
+def _calibration_picture(measured: Reliability) -> Picture:
+    """Draw the share of correct predictions against their probability."""
+    gap = np.abs(measured.accuracy - measured.confidence) @ measured.rows / measured.rows.sum()
+
+    def draw(axes: Axes) -> None:
+        x, y = measured.confidence, measured.accuracy
+        sizes = 14 + 150 * np.sqrt(measured.rows / measured.rows.max())
+        axes.plot([0, 1], [0, 1], "--", color=charts.colour("muted"), linewidth=1)
+        axes.plot(x, y, color=charts.colour("blue"), linewidth=1.2)
+        axes.scatter(x, y, s=sizes, color=charts.colour("blue"), alpha=0.75, linewidth=0, zorder=3)
+        least = max(0.0, float(min(x.min(), y.min())) - 0.08)
+        axes.set_xlim(least, 1.03)
+        axes.set_ylim(least, 1.05)
+        charts.axis_labels(axes, "probability of the predicted class", "share correct")
+
+    return charts.picture(
+        "calibration",
+        "Calibration",
+        "Test rows grouped by the probability of their predicted class; larger dots are more rows. "
+        "On the dashed line, probabilities equal the shares that are correct.",
+        f"The share of correct predictions differs from their probability by {gap:.3f} on average.",
+        draw,
+    )
+
+
+def _confusion_picture(matrix: NDArray[np.float64], names: Sequence[str]) -> Picture:
+    """Draw test rows by class and predicted class; `matrix` has shape (classes, classes)."""
+    size, totals = len(names), matrix.sum(axis=1, keepdims=True)
+    shares = np.divide(matrix, totals, out=np.zeros_like(matrix), where=totals > 0)
+    wrong = matrix - np.diag(np.diag(matrix))
+    most = "All rows are predicted correctly."
+    if wrong.any():
+        actual, predicted = divmod(int(wrong.argmax()), size)
+        most = (
+            f"Most frequent error: {names[actual]} predicted as {names[predicted]}, in "
+            f"{wrong[actual, predicted]:g} of {totals[actual, 0]:g} rows."
+        )
+
+    def draw(axes: Axes) -> None:
+        edges = np.arange(size + 1) - 0.5
+        charts.tiles(axes, shares, edges, edges, "predicted class", "class")
+        axes.set_ylim(size - 0.5, -0.5)
+        places = range(0, size, max(1, -(-size // 20)))
+        shown = [name if len(name) <= 9 else name[:8] + "…" for name in names]
+        ticks = [shown[place] for place in places]
+        axes.set_xticks(places, ticks, rotation=0 if size <= 10 else 90)
+        axes.set_yticks(places, ticks)
+        axes.tick_params(length=0)
+        for row, column in np.argwhere(matrix) if size <= _CLASSES_WRITTEN else ():
+            tone = charts.colour("surface" if shares[row, column] > 0.35 else "ink")
+            text = f"{matrix[row, column]:g}"
+            axes.text(column, row, text, ha="center", va="center", fontsize=7.5, color=tone)
+
+    return charts.picture(
+        "confusion",
+        "Confusion matrix",
+        f"Test rows by class and predicted class; colours are shares of the class. {most}",
+        most,
+        draw,
+        (charts.SIZE[0], 0.9 * charts.SIZE[0] if size > 3 else charts.SIZE[1]),
+    )
+
+
+def _metrics(errors: Mapping[str, Any]) -> Mapping[str, str]:
+    """Return the titles of the metrics by name, for classes or for a regression."""
+    return _CLASSIFICATION if "classes" in errors else _REGRESSION
+
+
+def _metric_table(
+    caption: str,
+    first: str,
+    titles: Mapping[str, str],
+    rows: Iterable[tuple[str, Mapping[str, Any]]],
+) -> Table:
+    cells = [[name, *(format_number(errors[metric]) for metric in titles)] for name, errors in rows]
+    return Table(caption, [first, *titles.values()], cells)
+
+
+def _label(value: str | float) -> str:
+    return value if isinstance(value, str) else f"{value:g}"

@@ -1,0 +1,144 @@
+"""Write the page of a run beside its model, if the packages that draw it are installed."""
+
+from __future__ import annotations
+
+import logging
+import platform
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from importlib.metadata import version
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from nonconvex import __version__
+from nonconvex.distributed.files.hadoop import FileSystem
+from nonconvex.report.page import Page, RunMetadata, render
+
+if TYPE_CHECKING:
+    from nonconvex.distributed.data.example_tables import ExampleTable
+    from nonconvex.distributed.data.prepared import PreparedRatings
+    from nonconvex.factorization_sections import FactorizationConfig
+    from nonconvex.network_baselines import NetworkModel
+    from nonconvex.network_sections import NetworkConfig
+    from nonconvex.numerics.metrics import Evaluation
+    from nonconvex.recommendation import MatrixFactorizationModel
+
+__all__ = ["FIGURES", "REPORT", "Stages", "factorization_report", "network_report"]
+
+REPORT = "report.html"
+"""The file in the directory of a run that is its page."""
+
+FIGURES = "figures"
+"""The directory beside it that has every figure as SVG and as PNG."""
+
+_log = logging.getLogger("nonconvex")
+
+_PACKAGES = ("jinja2", "matplotlib")
+
+
+class Stages:
+    """Durations of the stages of a run: ``with stages("train"): …`` adds one to `seconds`."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        """Measure a block."""
+        started = time.perf_counter()
+        yield
+        self.seconds[name] = time.perf_counter() - started
+
+
+def factorization_report(
+    spark: SparkSession,
+    config: FactorizationConfig,
+    metadata: RunMetadata,
+    model: MatrixFactorizationModel,
+    prepared: PreparedRatings,
+    evaluation: Evaluation | None,
+    names: DataFrame | None,
+) -> str | None:
+    """Write the page of a run that trained a factorization.
+
+    Returns its path, or None if there is no page.  Training matters more than its page: a missing
+    package or any other failure is logged, and the run goes on.
+    """
+
+    def page(metadata: RunMetadata) -> Page:
+        from nonconvex.report.factorization import collect_factorization, factorization_page
+
+        solver = config.estimator().getOrDefault("solver")
+        return factorization_page(
+            collect_factorization(model, prepared, evaluation, metadata, names, solver)
+        )
+
+    return _write(spark, metadata, page) if config.report.write else None
+
+
+def network_report(
+    spark: SparkSession,
+    config: NetworkConfig,
+    metadata: RunMetadata,
+    model: NetworkModel,
+    table: ExampleTable,
+    comparison: Mapping[str, Any] | None,
+) -> str | None:
+    """Write the page of a run that trained a network; see `factorization_report`."""
+
+    def page(metadata: RunMetadata) -> Page:
+        from nonconvex.report.network import collect_network, network_page
+
+        source = config.examples.path
+        return network_page(collect_network(model, source, table, comparison, metadata))
+
+    return _write(spark, metadata, page) if config.report.write else None
+
+
+def _write(
+    spark: SparkSession, metadata: RunMetadata, make: Callable[[RunMetadata], Page]
+) -> str | None:
+    missing = [name for name in _PACKAGES if find_spec(name) is None]
+    if missing:
+        _log.warning(
+            "there is no %s, as it needs %s: pip install 'nonconvex[report]'",
+            REPORT,
+            " and ".join(missing),
+        )
+        return None
+    directory = metadata.run.path
+    try:
+        page = make(replace(metadata, versions=_versions(spark)))
+        files = FileSystem(spark, directory)
+        for picture in page.pictures():
+            files.write_text(f"{directory}/{FIGURES}/{picture.name}.svg", picture.svg)
+            files.write_bytes(f"{directory}/{FIGURES}/{picture.name}.png", picture.png)
+        files.write_text(f"{directory}/{REPORT}", render(page))
+    except Exception:
+        _log.exception("the report could not be written, and the run goes on without it")
+        return None
+    return f"{directory}/{REPORT}"
+
+
+def _versions(spark: SparkSession) -> dict[str, str]:
+    asked = (F.lit(text) for text in ("java.lang.System", "getProperty", "java.version"))
+    rows = spark.range(1 << 12).select(
+        F.java_method(*asked).alias("java"),
+        F.spark_partition_id().alias("partition"),  # a range has one for each core
+    )
+    found = rows.agg(F.max("java"), F.max("partition") + 1).first()
+    assert found is not None
+    return {
+        "nonconvex": __version__,
+        "Python": platform.python_version(),
+        "numpy": version("numpy"),
+        "pyarrow": version("pyarrow"),
+        "Spark": spark.version,
+        "Java": found[0],
+        "cores": str(found[1]),
+    }
