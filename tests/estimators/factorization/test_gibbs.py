@@ -156,10 +156,10 @@ def test_a_fit_that_was_interrupted_goes_on_to_the_same_bits_on_other_blocks(
             signal.raise_signal(signal.SIGINT)
         take(self, sweep, *arguments)
 
-    def asked_at_the_start(self, **limits):
+    def asked_at_the_start(self, rule):
         if self.problem.name == "restart 0":  # a second one would end it at once
             signal.raise_signal(signal.SIGINT)
-        end_iteration(self, **limits)
+        end_iteration(self, rule)
 
     take, end_iteration = courses.ChainGroup.take, runs.FitState.end_iteration
     params = {"checkpointPath": str(tmp_path / "fit"), "checkpointInterval": 5, "numRestarts": 2}
