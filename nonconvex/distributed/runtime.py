@@ -2,7 +2,7 @@
 
 The Python processes that tasks run in, and what a first task does for those that follow.
 
-Descriptions of Spark jobs, for the reader of Spark's web page.
+Descriptions of Spark jobs, for the reader of Spark's web page; values that tasks share.
 
 Arrow tables as bytes, as they travel within other columns and between processes.
 """
@@ -17,11 +17,12 @@ from functools import cache
 from typing import Any, NamedTuple
 
 import pyarrow as pa
-from pyspark import SparkContext
+from pyspark import Broadcast, SparkContext
 from pyspark.sql import SparkSession
 
 __all__ = [
     "Progress",
+    "broadcasting",
     "describe",
     "described",
     "description",
@@ -156,6 +157,29 @@ def describe(context: Any, text: str | None) -> None:
         with an empty one they would have no name.
     """
     context.setLocalProperty(_PROPERTY, text)
+
+
+@contextmanager
+def broadcasting(spark: SparkSession) -> Iterator[Callable[[Any], Broadcast[Any]]]:
+    """Yield a function that broadcasts a value to tasks, until the end of the block.
+
+    Examples
+    --------
+    >>> with broadcasting(spark) as share:
+    ...     share([1, 2]).value
+    [1, 2]
+    """
+    shared: list[Broadcast[Any]] = []
+
+    def share(value: Any) -> Broadcast[Any]:
+        shared.append(spark.sparkContext.broadcast(value))
+        return shared[-1]
+
+    try:
+        yield share
+    finally:
+        for broadcast in shared:
+            broadcast.destroy()
 
 
 def to_bytes(table: pa.Table) -> bytes:
