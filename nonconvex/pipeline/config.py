@@ -52,17 +52,6 @@ def load(
     ``5.0`` is not an integer.  `overrides` are ``section.key=value``, applied in order; a value
     that is not TOML is taken as a string, so a path needs no quotes.  `run_date` replaces
     ``{run_date}`` in texts, as YYYY-MM-DD.
-
-    Examples
-    --------
-    >>> class Training(Section):
-    ...     rank: int = 10
-    >>> class Config(Section):
-    ...     training: Training = Training()
-    >>> with open("training.toml", "w") as file:
-    ...     print(dump(Config()), file=file)
-    >>> load(Config, "training.toml", ["training.rank=3"])
-    Config(training=Training(rank=3))
     """
     values = _read(path)
     for override in overrides:
@@ -82,33 +71,12 @@ def dump(config: BaseModel) -> str:
 
     TOML has no null: what is ``None`` is left out, so a field that may be ``None`` should have
     ``None`` as its default.
-
-    Examples
-    --------
-    >>> class Training(Section):
-    ...     rank: int = 10
-    ...     solver: str = "als"
-    >>> class Config(Section):
-    ...     training: Training = Training()
-    >>> print(dump(Config()), end="")
-    [training]
-    rank = 10
-    solver = "als"
     """
     return tomli_w.dumps(_without_null(config.model_dump(mode="json")))
 
 
 def check_keys(where: str, given: Iterable[str], allowed: Iterable[str]) -> None:
-    """Raise if a table of free keys, such as the Params of an estimator, has an unknown one.
-
-    Examples
-    --------
-    >>> check_keys("factorization", ["rnak"], ["rank", "maxIter"])
-    Traceback (most recent call last):
-        ...
-    nonconvex.pipeline.config.ConfigError: unknown key factorization.rnak; did you mean
-    factorization.rank?
-    """
+    """Raise if a table of free keys, such as the Params of an estimator, has an unknown one."""
     allowed = list(allowed)
     unknown = [key for key in given if key not in allowed]
     if unknown:

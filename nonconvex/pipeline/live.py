@@ -110,14 +110,7 @@ def _bars(console: Console) -> Bars:
 
 
 def log_handler(stream: TextIO) -> logging.Handler:
-    """Return a `LiveView` if the stream is a terminal and rich is installed, else lines.
-
-    Examples
-    --------
-    >>> import io
-    >>> type(log_handler(io.StringIO())).__name__
-    'StreamHandler'
-    """
+    """Return a `LiveView` if the stream is a terminal and rich is installed, else lines."""
     drawable = stream.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
     if drawable and find_spec("rich") is not None:
         from rich.console import Console

@@ -35,12 +35,6 @@ def load_model(spark: SparkSession, path: str, *, handle_invalid: str | None = N
     """Load a model of the kind that its metadata name.
 
     `handle_invalid` is the new value of ``handleInvalid`` of a network, if it is given.
-
-    Examples
-    --------
-    >>> from nonconvex.pipeline.runs import find_model
-    >>> load_model(spark, find_model(spark, "runs/films")).rank
-    2
     """
     name = read_metadata(spark, path)["class"]
     kind = name.rpartition(".")[2]

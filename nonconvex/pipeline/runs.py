@@ -196,13 +196,7 @@ def remove_old_runs(
 
 
 def find_model(spark: SparkSession, path: str) -> str:
-    """Return the directory of a model, from a directory of runs, that of a run, or its own.
-
-    Examples
-    --------
-    >>> find_model(spark, "runs/films")
-    'runs/films/run_id=.../model'
-    """
+    """Return the directory of a model, from a directory of runs, that of a run, or its own."""
     files = FileSystem(spark, path)
     if (run := _published(files, path)) is not None:
         return run.model

@@ -153,14 +153,6 @@ class GateSection(Section):
     A model with error e passes if e ≤ e_published + `published` and e ≤ e_baseline + `baseline`,
     with the best of the baselines; with the signs the other way round for accuracy and R², of
     which more is better.  A number that is not finite never passes.
-
-    Examples
-    --------
-    >>> gate = GateSection(metric="rmse", published=0.01, baseline=None)
-    >>> gate.complaints({"model": 1.50, "published": 1.495}, ())
-    []
-    >>> gate.complaints({"model": 1.50, "published": 1.48}, ())
-    ['rmse 1.5 is not within 0.01 of 1.48, that of the published model']
     """
 
     metric: Literal["rmse", "mae", "r2", "accuracy", "logLoss"]

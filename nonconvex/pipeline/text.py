@@ -67,14 +67,7 @@ def compare_figures(earlier: Mapping[str, float], figures: Mapping[str, float]) 
 
 
 def drift_report(drift: Drift) -> str:
-    """Show the changes of the data since the published run.
-
-    Examples
-    --------
-    >>> print(drift_report({"users": {"before": 9999, "now": 10000}}))
-    since the published run  before     now
-    users                     9,999  10,000
-    """
+    """Show the changes of the data since the published run."""
     rows = [[name, _number(one["before"]), _number(one["now"])] for name, one in drift.items()]
     return text_table(["since the published run", "before", "now"], rows)
 

@@ -38,13 +38,7 @@ _logger = logging.getLogger("nonconvex")
 
 
 def global_mean(prepared: PreparedRatings) -> float:
-    """Return Σ w R / Σ w of the training ratings, with w = 1 where there are no weights.
-
-    Examples
-    --------
-    >>> round(global_mean(prepared), 2)
-    7.41
-    """
+    """Return Σ w R / Σ w of the training ratings, with w = 1 where there are no weights."""
     total = prepared.manifest.weight
     if total is None:
         return prepared.manifest.mean
@@ -59,15 +53,6 @@ def user_means(prepared: PreparedRatings) -> DataFrame:
 
     The columns are ``user_index int, user_count long, user_mean double``: the number of ratings
     and their mean, which is null for a user whose ratings all have weight 0.
-
-    Examples
-    --------
-    >>> user_means(prepared).where("user_index = 0").show()
-    +----------+----------+---------+
-    |user_index|user_count|user_mean|
-    +----------+----------+---------+
-    |         0|        12|     6.75|
-    +----------+----------+---------+
     """
     weight = F.lit(1.0) if prepared.manifest.weight is None else F.col("weight")
     mean = F.try_divide(F.sum(weight * F.col("rating")), F.sum(weight))
@@ -111,12 +96,6 @@ def compare(
     ``clipPredictions`` of the model says so, and then those of α + biases are, too.  Means predict
     an unknown user by the global mean.  Ratings that the model cannot predict, which depends on
     ``coldStartStrategy``, are left out and counted.
-
-    Examples
-    --------
-    >>> errors = compare(model, prepared).overall
-    >>> {name: round(rmse, 3) for name, rmse in errors.rmse.items()}
-    {'model': 1.151, 'biases': 1.206, 'user_mean': 1.416, 'global_mean': 1.72}
     """
     if model.getOrDefault("implicitPrefs"):
         raise EvaluationError(

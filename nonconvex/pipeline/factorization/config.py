@@ -94,18 +94,7 @@ class PreparedSection(Section):
 
 
 class PreparationConfig(Section):
-    """Configuration of `jobs/prepare_ratings.py`.
-
-    Examples
-    --------
-    >>> config = PreparationConfig(
-    ...     ratings=RatingsSection(path="ratings.parquet", minimum=0, maximum=10),
-    ...     split=SplitSection(validation=0.1, test=0.1, seed=2),
-    ...     prepared=PreparedSection(path="prepared/films"),
-    ... )
-    >>> config.prepare(spark).reused  # as the same ratings are there already
-    True
-    """
+    """Configuration of `jobs/prepare_ratings.py`."""
 
     ratings: RatingsSection
     split: SplitSection = SplitSection()

@@ -77,15 +77,7 @@ def fit_table(summary: TrainingSummary) -> str | None:
 
 
 def factorization_restarts(summary: TrainingSummary) -> str:
-    """Show the result of each random start, with a star at that of the model.
-
-    Examples
-    --------
-    >>> print(factorization_restarts(model.summary))
-    restart  iteration         f  train RMSE  validation RMSE          stopped
-    0 *              8  1.348...     0.99...          1.72...  reached maxIter
-    1                8  1.334...     0.97...          1.74...  reached maxIter
-    """
+    """Show the result of each random start, with a star at that of the model."""
     header = ["iteration", "f", "train RMSE", "validation RMSE"]
     rows = [
         [
@@ -100,20 +92,7 @@ def factorization_restarts(summary: TrainingSummary) -> str:
 
 
 def chain_table(summary: TrainingSummary) -> str:
-    """Show the end of each chain of Gibbs sampling, and how well the chains agree.
-
-    Examples
-    --------
-    >>> from nonconvex.recommendation import MatrixFactorization
-    >>> sampler = MatrixFactorization(
-    ...     solver="gibbs", rank=1, numRestarts=2, numBurnIn=5, numSamples=20
-    ... )
-    >>> print(chain_table(sampler.fitPrepared(prepared).summary))
-    chain  sweeps       τ  train RMSE  validation RMSE of the mean
-    0          25  1.15...      1.13...                      1.71...
-    1          25  1.24...      1.09...                      1.71...
-    20 of 40 samples kept; of τ R̂ 1.85 and 3 effective samples
-    """
+    """Show the end of each chain of Gibbs sampling, and how well the chains agree."""
     header = ["chain", "sweeps", "τ", "train RMSE", "validation RMSE of the mean"]
     rows = [
         [
@@ -140,13 +119,7 @@ def metrics_json(
     model: MatrixFactorizationModel,
     evaluation: Evaluation | None,
 ) -> str:
-    """Return all numbers of a run as JSON: the data, the fit, the errors.
-
-    Examples
-    --------
-    >>> json.loads(metrics_json("a", prepared, model, None))["prepared"]["path"]
-    'prepared/films'
-    """
+    """Return all numbers of a run as JSON: the data, the fit, the errors."""
     manifest = prepared.manifest
     return strict_json(
         {
@@ -168,12 +141,6 @@ def trained_on(spark: SparkSession, model_path: str) -> str | None:
     """Return the fingerprint of the training ratings from the metrics of the model's run.
 
     None if the model is not in the directory of a run.
-
-    Examples
-    --------
-    >>> from nonconvex.pipeline.runs import find_model
-    >>> trained_on(spark, find_model(spark, "runs/films")) == prepared.manifest.fingerprint
-    True
     """
     run = model_path.rstrip("/").rpartition("/")[0]
     if not FileSystem(spark, model_path).exists(f"{run}/{METRICS}"):

@@ -32,13 +32,7 @@ _SHOWN = 5  # features
 
 
 def overall(errors: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the numbers of an evaluation that are of all rows.
-
-    Examples
-    --------
-    >>> overall({"accuracy": 0.5, "logLoss": 0.7, "rows": 2, "classes": []})
-    {'accuracy': 0.5, 'logLoss': 0.7, 'rows': 2}
-    """
+    """Return the numbers of an evaluation that are of all rows."""
     return {name: value for name, value in errors.items() if not isinstance(value, list)}
 
 
@@ -89,15 +83,7 @@ def comparison_report(comparison: Mapping[str, Mapping[str, Any]] | None, part: 
 
 
 def network_restarts(summary: NetworkSummary) -> str | None:
-    """Show the result of each random start, with a star at that of the model; None if it is alone.
-
-    Examples
-    --------
-    >>> print(network_restarts(classifier.summary))
-    restart  epoch         f  validation loss          stopped
-    0           20  0.24...                     reached maxIter
-    1 *         20  0.22...                     reached maxIter
-    """
+    """Show the result of each random start, with a star at the best; None if there is but one."""
     if not summary.restarts[1:]:
         return None
     rows = [
@@ -114,15 +100,7 @@ def network_metrics(
     summary: NetworkSummary,
     comparison: Mapping[str, Any] | None,
 ) -> str:
-    """Return all numbers of a run as JSON: the data, the fit, the errors.
-
-    Examples
-    --------
-    >>> import json
-    >>> text = network_metrics("a", "flowers.parquet", examples, classifier.summary, None)
-    >>> json.loads(text)["examples"]["counts"]
-    {'train': 111, 'validation': 0, 'test': 39, 'rejected': 0}
-    """
+    """Return all numbers of a run as JSON: the data, the fit, the errors."""
     return strict_json(
         {
             "run_id": run_id,
