@@ -14,7 +14,7 @@ from pyspark.sql import SparkSession
 from nonconvex import __version__
 from nonconvex.benchmark_measurements import Measurement, Ratio, ratios
 from nonconvex.distributed.files.hadoop import FileSystem
-from nonconvex.reports import strict_json, text_table
+from nonconvex.pipeline.text import strict_json, text_table
 
 __all__ = [
     "BenchmarkError",

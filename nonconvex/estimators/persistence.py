@@ -150,7 +150,7 @@ def read_metadata(spark: SparkSession, path: str, kind: str = "model") -> dict[s
 
     Examples
     --------
-    >>> from nonconvex.distributed.publication import find_model
+    >>> from nonconvex.pipeline.runs import find_model
     >>> read_metadata(spark, find_model(spark, "runs/films"))["class"]
     'nonconvex.recommendation.MatrixFactorizationModel'
     """

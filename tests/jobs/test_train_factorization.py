@@ -3,17 +3,14 @@
 import hashlib
 import json
 import re
-from contextlib import redirect_stderr, redirect_stdout
-from io import StringIO
 from pathlib import Path
 
 import pytest
 
 from jobs import train_factorization
-from nonconvex.config import ConfigError, load
-from nonconvex.distributed.publication import POINTER, find_model
-from nonconvex.factorization_sections import FactorizationConfig
-from nonconvex.job import run
+from nonconvex.pipeline.config import ConfigError, load
+from nonconvex.pipeline.factorization.config import FactorizationConfig
+from nonconvex.pipeline.runs import POINTER, find_model
 from nonconvex.recommendation import MatrixFactorizationModel
 
 CONFIG = """
@@ -55,26 +52,12 @@ def root(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def train(spark, root):
-    """Run the job; return its exit status, what it printed, the last line of it, and its log.
-
-    The page takes as long as the rest, and is left out where it is not what is tested.
-    """
-    del spark  # the job finds it
+def train(run_job, root):
+    """Run the job, without the page, which takes as long as the rest, where it is not tested."""
 
     def train(*overrides, config=root / "config.toml", report=False):
         overrides += () if report else ("report.write=false",)
-        sets = [word for override in overrides for word in ("--set", override)]
-        out, log = StringIO(), StringIO()
-        with redirect_stdout(out), redirect_stderr(log):
-            arguments = ["--config", str(config), *sets]
-            status = run(
-                train_factorization.main, FactorizationConfig, description="", argv=arguments
-            )
-        *printed, last = out.getvalue().splitlines()
-        outcome = json.loads(last)
-        assert outcome["exit"] == status
-        return status, printed, outcome, log.getvalue()
+        return run_job(train_factorization.main, FactorizationConfig, config, *overrides)
 
     return train
 
@@ -199,7 +182,7 @@ def test_the_resolved_configuration_loads_back(first, root):
 @pytest.fixture
 def unevaluated(monkeypatch):
     """Leave out what takes longest, where it is not what is tested."""
-    monkeypatch.setattr(train_factorization, "compare", lambda *args, **kwargs: None)
+    monkeypatch.setattr(train_factorization, "compare_trained", lambda *arguments: None)
 
 
 @pytest.mark.usefixtures("unevaluated")

@@ -12,8 +12,8 @@ from nonconvex.distributed.factorization import gibbs as courses
 from nonconvex.distributed.factorization import gibbs as sampling
 from nonconvex.distributed.factorization import runs
 from nonconvex.estimators.params import ParamError
+from nonconvex.pipeline.factorization.tables import chain_table
 from nonconvex.recommendation import MatrixFactorization, MatrixFactorizationModel
-from nonconvex.reports import chain_table
 
 USERS, ITEMS, RANK, NOISE = 60, 40, 2, 0.5
 

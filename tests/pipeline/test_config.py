@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field, field_validator, model_validator
 
-from nonconvex.config import ConfigError, Section, check_keys, dump, load
+from nonconvex.pipeline.config import ConfigError, Section, check_keys, dump, load
 
 
 class Column(Section):

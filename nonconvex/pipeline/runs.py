@@ -6,9 +6,9 @@
     run_id=<id>/                   one run; while it has running.json, it is being written
     .publishing.after=<id or none> names the run that is being published in the place of that one
 
-To publish after a run, one must write the third file, which only one of several can; who does
-looks once more whether that run is still the published one, and then replaces the pointer.  A
-process that is killed in between leaves that file, and the next one finishes what it says.
+To publish after a run, a process must create the third file, which only one of several can.  It
+then checks again that this run is still the published one, and replaces the pointer.  A process
+that is killed in between leaves the file, and the next process finishes the publication.
 """
 
 import json
@@ -16,8 +16,9 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -33,9 +34,13 @@ from nonconvex.distributed.files.hadoop import (
 )
 
 __all__ = [
+    "DATA",
+    "METRICS",
     "POINTER",
+    "REPORT",
     "PublicationError",
     "Run",
+    "RunMetadata",
     "find_model",
     "find_run",
     "new_run",
@@ -48,6 +53,15 @@ __all__ = [
 POINTER = "published.json"
 """The small file that names the run whose model is the published one."""
 
+METRICS = "metrics.json"
+"""The file of a run with its numbers."""
+
+REPORT = "report.html"
+"""The file of a run that is its page."""
+
+DATA = "data.json"
+"""The file of a run with the figures of its data."""
+
 _RUNNING = "running.json"
 _CLAIM = ".publishing.after="
 _NONE = "none"
@@ -58,7 +72,7 @@ _logger = logging.getLogger("nonconvex")
 
 
 class PublicationError(ValueError):
-    """A directory in which there is no model, or not the one that is said to be there."""
+    """A directory without a model, or whose pointer names a model that is not there."""
 
     exit_status = 3
 
@@ -66,12 +80,8 @@ class PublicationError(ValueError):
 class Run(NamedTuple):
     """One run, and the directory that it alone writes to.
 
-    Attributes
-    ----------
-    id : str
-        The time in UTC, to the second, and some random digits.
-    path : str
-        ``run_id=<id>`` in the directory of all runs.
+    The id is the time in UTC, to the second, and some random digits; the directory is
+    ``run_id=<id>`` in that of all runs.
     """
 
     id: str
@@ -79,39 +89,31 @@ class Run(NamedTuple):
 
     @property
     def model(self) -> str:
-        """Where the run has its model."""
+        """The directory of the run's model."""
         return f"{self.path}/model"
+
+
+@dataclass(frozen=True)
+class RunMetadata:
+    """The facts about a run that every page shows, whatever was trained."""
+
+    run: Run
+    configuration: str  # resolved, as TOML
+    seconds: Mapping[str, float]  # by stage
+    previous: Mapping[str, Any] = field(default_factory=dict)  # metrics of the run before, if any
+    drift: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)  # filled in with the page
 
 
 @contextmanager
 def new_run(spark: SparkSession, path: str) -> Iterator[Run]:
-    """Make a directory for a run, and remove it again if the block raises.
+    """Make a directory for a run in that of all runs, and remove it again if the block raises.
 
     Its files get checksums at the end; a model in it has its own.
-
-    Parameters
-    ----------
-    spark : SparkSession
-    path : str
-        The directory of all runs.
-
-    Yields
-    ------
-    Run
-
-    Examples
-    --------
-    >>> before = published_run(spark, "runs/others")
-    >>> with new_run(spark, "runs/others") as run:
-    ...     model.write().save(run.model)
-    >>> publish_run(spark, "runs/others", run, after=before)
-    >>> published_run(spark, "runs/others") == run
-    True
     """
     files = FileSystem(spark, path)
-    now = datetime.now(UTC)
-    run = _run(path, f"{now:%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:6]}")
-    temporary = files.sibling(run.path)  # so that no run is there that does not say who writes it
+    run = _run(path, f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:6]}")
+    temporary = files.sibling(run.path)  # so that a run always says who writes it
     try:
         files.write_text(f"{temporary}/{_RUNNING}", json.dumps({"writer": process_token()}) + "\n")
         files.rename(temporary, run.path)
@@ -125,73 +127,43 @@ def new_run(spark: SparkSession, path: str) -> Iterator[Run]:
 
 
 def published_run(spark: SparkSession, path: str) -> Run | None:
-    """Return the published run of a directory of runs, None if none has been published.
-
-    Raises
-    ------
-    PublicationError
-        If the pointer is damaged, or its run is not there.
-    """
-    files = FileSystem(spark, path)
-    return _published(files, path) if files.exists(f"{path}/{POINTER}") else None
+    """Return the published run of a directory of runs, None if none has been published."""
+    return _published(FileSystem(spark, path), path)
 
 
 def publish_run(spark: SparkSession, path: str, run: Run, *, after: Run | None) -> None:
-    """Make the model of `run` the published one.
+    """Publish the model of a complete run; `after` was published when that run began.
 
-    The pointer is a file that takes the place of the old one whole: who reads it finds the old
-    run or the new one.  Local disks and HDFS rename over a file at once; an object store shows
-    what is written when it is complete.
-
-    Parameters
-    ----------
-    spark : SparkSession
-    path : str
-        The directory of all runs.
-    run : Run
-        One that is complete.
-    after : Run or None
-        What was published when `run` began, from `published_run`.
-
-    Raises
-    ------
-    ConcurrencyError
-        If another run has been published meanwhile.
-    FileSystemError
-        If the pointer cannot be written; it is then the old one.
+    The pointer is replaced whole: a reader finds the old run or the new one.  Local disks and
+    HDFS rename over a file at once; an object store shows a file when it is complete.  Raises a
+    `ConcurrencyError` if another run has been published meanwhile.
     """
     files = FileSystem(spark, path)
     before = None if after is None else after.id
-    claim = f"{path}/{_claim(before)}"
+    claim = f"{path}/{_CLAIM}{before or _NONE}"
     text = json.dumps({"run_id": run.id, "writer": process_token()}) + "\n"
     claimed = False
     try:
         while not (claimed := files.write_new(claim, text)):
-            _settle(spark, files, path)
-            _refuse_other(files, path, run, before)
-        _refuse_other(files, path, run, before)
-        _point(spark, path, run)
+            _finish_pending(files, path)
+            _check_published(files, path, run, before)
+        _check_published(files, path, run, before)
+        _write_pointer(files, path, run)
     finally:
         if claimed:
             files.delete(claim)
 
 
 def recover(spark: SparkSession, path: str) -> None:
-    """Finish or remove what runs that were killed have left in a directory of runs.
+    """Finish or remove the remains of killed runs in a directory of runs, if it is there.
 
-    A publication that had begun is finished, runs that were not complete are removed, and so are
-    temporary files.  What other processes are writing is left alone.
-
-    Parameters
-    ----------
-    spark : SparkSession
-    path : str
-        The directory of all runs, which need not be there.
+    Pending publications are finished; incomplete runs and temporary files are removed.  Files of
+    other running processes are left alone.
     """
     files = FileSystem(spark, path)
     if not files.exists(path):
         return
-    _settle(spark, files, path)
+    _finish_pending(files, path)
     files.sweep(path)
     for run in _runs(files, path):
         if _is_left(files, run):
@@ -202,22 +174,9 @@ def recover(spark: SparkSession, path: str) -> None:
 def remove_old_runs(
     spark: SparkSession, path: str, keep: int, spared: Run | None = None
 ) -> list[Run]:
-    """Remove all complete runs but the newest and the published one.
+    """Remove complete runs but the newest and the published one; return the removed ones.
 
-    Parameters
-    ----------
-    spark : SparkSession
-    path : str
-        The directory of all runs.
-    keep : int
-        How many to keep, at least 1, the published one among them.
-    spared : Run, optional
-        The next one to keep, if any is kept beside the published one.
-
-    Returns
-    -------
-    list of Run
-        Those that were removed.
+    `keep` ≥ 1 are kept, the published one among them; `spared` is the next one to keep.
     """
     files = FileSystem(spark, path)
     published = published_run(spark, path)
@@ -237,31 +196,10 @@ def remove_old_runs(
 
 
 def find_model(spark: SparkSession, path: str) -> str:
-    """Return the directory of the model that `path` leads to.
-
-    Parameters
-    ----------
-    spark : SparkSession
-    path : str
-        A directory of runs, of which one is published; or that of one run; or a model itself.
-
-    Returns
-    -------
-    str
-
-    Raises
-    ------
-    PublicationError
-        If there is none.
-
-    Examples
-    --------
-    >>> find_model(spark, "runs/films")
-    'runs/films/run_id=.../model'
-    """
+    """Return the directory of a model, from a directory of runs, that of a run, or its own."""
     files = FileSystem(spark, path)
-    if files.exists(f"{path}/{POINTER}"):
-        return _published(files, path).model
+    if (run := _published(files, path)) is not None:
+        return run.model
     for model in (f"{path}/model", path):
         if files.exists(f"{model}/metadata"):
             return model
@@ -270,18 +208,27 @@ def find_model(spark: SparkSession, path: str) -> str:
 
 
 def find_run(spark: SparkSession, path: str, run_id: str) -> Run | None:
-    """Return a complete run of a directory of runs by its id, None if it has no such one."""
+    """Return a complete run of a directory of runs by its id, None if there is none."""
     files, run = FileSystem(spark, path), _run(path, run_id)
     there = files.exists(run.model) and not files.exists(f"{run.path}/{_RUNNING}")
     return run if there else None
 
 
-def _published(files: FileSystem, path: str) -> Run:
+def _pointed(files: FileSystem, path: str) -> Run | None:
+    """Return the run that the pointer names, None if there is no pointer."""
+    if not files.exists(f"{path}/{POINTER}"):
+        return None
+    text = files.read_text(f"{path}/{POINTER}")
     try:
-        run = _run(path, json.loads(files.read_text(f"{path}/{POINTER}"))["run_id"])
+        return _run(path, json.loads(text)["run_id"])
     except (ValueError, TypeError, KeyError):
         raise PublicationError(f"{path}/{POINTER} is damaged: delete it, and train again") from None
-    if not files.exists(run.model):
+
+
+def _published(files: FileSystem, path: str) -> Run | None:
+    """Return the run that the pointer names, which must be there."""
+    run = _pointed(files, path)
+    if run is not None and not files.exists(run.model):
         raise PublicationError(
             f"{path}/{POINTER} names a run that is not there, {run.id}: delete it, and train again"
         )
@@ -295,7 +242,7 @@ def _runs(files: FileSystem, path: str) -> list[Run]:
 
 
 def _is_left(files: FileSystem, run: Run) -> bool:
-    """Return whether a run is not complete, and never will be."""
+    """Return whether a run is incomplete, and its process is gone."""
     running = f"{run.path}/{_RUNNING}"
     if not files.exists(running):  # complete, or the process was killed when it began
         return not files.names(run.path) and time.time() - files.modified(run.path) > _DAY
@@ -306,16 +253,16 @@ def _is_left(files: FileSystem, run: Run) -> bool:
         return time.time() - modified > _MOMENT
 
 
-def _settle(spark: SparkSession, files: FileSystem, path: str) -> None:
-    """Wait for publications under way; finish those of processes that are gone."""
+def _finish_pending(files: FileSystem, path: str) -> None:
+    """Wait for publications of running processes; finish those of processes that are gone."""
     deadline = time.monotonic() + _MOMENT
     for name in files.names(path):
-        claim = f"{path}/{name}"
-        while name.startswith(_CLAIM) and (said := _claimed(files, claim)) is not None:
+        claim, before = f"{path}/{name}", name.removeprefix(_CLAIM)
+        while name.startswith(_CLAIM) and (said := _read_claim(files, claim)) is not None:
             run, writer = _run(path, said["run_id"]), said["writer"]
             if is_stale(writer, said["modified"], _MOMENT):
-                if _pointed(files, path) == _before(name) and files.exists(run.model):
-                    _point(spark, path, run)
+                if (_pointed_id(files, path) or _NONE) == before and files.exists(run.model):
+                    _write_pointer(files, path, run)
                 files.delete(claim)
             elif time.monotonic() > deadline:
                 raise ConcurrencyError(
@@ -326,8 +273,8 @@ def _settle(spark: SparkSession, files: FileSystem, path: str) -> None:
                 time.sleep(0.1)
 
 
-def _claimed(files: FileSystem, claim: str) -> dict[str, Any] | None:
-    """Return the run that is being published, by whom and since when; None if that is done."""
+def _read_claim(files: FileSystem, claim: str) -> dict[str, Any] | None:
+    """Return ``run_id, writer, modified`` of a pending publication; None if it is done."""
     try:
         return {**json.loads(files.read_text(claim)), "modified": files.modified(claim)}
     except FileSystemError:
@@ -336,26 +283,14 @@ def _claimed(files: FileSystem, claim: str) -> dict[str, Any] | None:
         return None
 
 
-def _claim(before: str | None) -> str:
-    return f"{_CLAIM}{before or _NONE}"
+def _pointed_id(files: FileSystem, path: str) -> str | None:
+    run = _pointed(files, path)
+    return None if run is None else run.id
 
 
-def _before(claim: str) -> str | None:
-    before = claim.removeprefix(_CLAIM)
-    return None if before == _NONE else before
-
-
-def _pointed(files: FileSystem, path: str) -> str | None:
-    """Return the id of the published run, None if there is none."""
-    if not files.exists(f"{path}/{POINTER}"):
-        return None
-    run_id: str = json.loads(files.read_text(f"{path}/{POINTER}"))["run_id"]
-    return run_id
-
-
-def _refuse_other(files: FileSystem, path: str, run: Run, before: str | None) -> None:
-    """Raise if another run has been published than the one that was when `run` began."""
-    now = _pointed(files, path)
+def _check_published(files: FileSystem, path: str, run: Run, before: str | None) -> None:
+    """Raise if the published run is another one than when `run` began."""
+    now = _pointed_id(files, path)
     if now != before:
         raise ConcurrencyError(
             f"{run.id} is not published, as {now or 'nothing'} has been since it began, in the "
@@ -364,8 +299,8 @@ def _refuse_other(files: FileSystem, path: str, run: Run, before: str | None) ->
         )
 
 
-def _point(spark: SparkSession, path: str, run: Run) -> None:
-    FileSystem(spark, path).replace_text(f"{path}/{POINTER}", json.dumps({"run_id": run.id}) + "\n")
+def _write_pointer(files: FileSystem, path: str, run: Run) -> None:
+    files.replace_text(f"{path}/{POINTER}", json.dumps({"run_id": run.id}) + "\n")
     _logger.info("published %s", run.path)
 
 

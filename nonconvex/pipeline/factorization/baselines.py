@@ -1,9 +1,9 @@
-"""What a model has to beat: three simple predictors, fitted on the same training ratings."""
+"""Three simple predictors that a factorization has to beat, fitted on the same ratings."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,11 +16,20 @@ from pyspark.sql import functions as F
 from nonconvex.distributed.data.prepared import PreparedRatings
 from nonconvex.distributed.factorization.evaluate import evaluate_ratings
 from nonconvex.distributed.factorization.predict import at_index, predictions
+from nonconvex.distributed.runtime import broadcasting
 from nonconvex.distributed.sums import exact_sums
 from nonconvex.numerics.metrics import Evaluation, EvaluationError
 from nonconvex.recommendation import MatrixFactorization, MatrixFactorizationModel
 
-__all__ = ["BASELINES", "bias_model", "compare", "global_mean", "user_means"]
+__all__ = [
+    "BASELINES",
+    "bias_model",
+    "compare",
+    "compare_trained",
+    "global_mean",
+    "rating_counts",
+    "user_means",
+]
 
 BASELINES = ("biases", "user_mean", "global_mean")
 """The names of the baselines, from the strongest to the weakest on most ratings."""
@@ -29,13 +38,7 @@ _logger = logging.getLogger("nonconvex")
 
 
 def global_mean(prepared: PreparedRatings) -> float:
-    """Return Σ w R / Σ w of the training ratings, with w = 1 where there are no weights.
-
-    Examples
-    --------
-    >>> round(global_mean(prepared), 2)
-    7.41
-    """
+    """Return Σ w R / Σ w of the training ratings, with w = 1 where there are no weights."""
     total = prepared.manifest.weight
     if total is None:
         return prepared.manifest.mean
@@ -48,20 +51,8 @@ def global_mean(prepared: PreparedRatings) -> float:
 def user_means(prepared: PreparedRatings) -> DataFrame:
     """Return the mean training rating of each user, weighted where there are weights.
 
-    Returns
-    -------
-    DataFrame
-        ``user_index int, user_count long, user_mean double``: how many ratings it is the mean of,
-        and the mean, which is null for a user whose ratings all have weight 0.
-
-    Examples
-    --------
-    >>> user_means(prepared).where("user_index = 0").show()
-    +----------+----------+---------+
-    |user_index|user_count|user_mean|
-    +----------+----------+---------+
-    |         0|        12|     6.75|
-    +----------+----------+---------+
+    The columns are ``user_index int, user_count long, user_mean double``: the number of ratings
+    and their mean, which is null for a user whose ratings all have weight 0.
     """
     weight = F.lit(1.0) if prepared.manifest.weight is None else F.col("weight")
     mean = F.try_divide(F.sum(weight * F.col("rating")), F.sum(weight))
@@ -71,14 +62,24 @@ def user_means(prepared: PreparedRatings) -> DataFrame:
 
 
 def bias_model(prepared: PreparedRatings) -> MatrixFactorizationModel:
-    """Return R̂_ui = α + β_u + β_i: a `MatrixFactorization` of rank 0 with all its defaults.
-
-    Examples
-    --------
-    >>> bias_model(prepared).rank
-    0
-    """
+    """Return R̂_ui = α + β_u + β_i: a `MatrixFactorization` of rank 0 with all its defaults."""
     return MatrixFactorization(rank=0).fitPrepared(prepared)
+
+
+def compare_trained(
+    model: MatrixFactorizationModel,
+    prepared: PreparedRatings,
+    rivals: Mapping[str, MatrixFactorizationModel],
+) -> Evaluation | None:
+    """`compare` a new model on the test ratings with `rivals` and, for an ensemble, its best start.
+
+    None if there are no test ratings, or the model is one of implicit feedback.
+    """
+    if model.getOrDefault("implicitPrefs") or not prepared.manifest.counts["test"]:
+        return None
+    averaged = model.getOrDefault("ensemble") and model.restarts[1:]
+    best = {"best_start": model.restarts[model.summary.best]} if averaged else {}
+    return compare(model, prepared, others={**best, **rivals})
 
 
 def compare(
@@ -90,38 +91,11 @@ def compare(
 ) -> Evaluation:
     """Measure a model on held-out ratings, beside the baselines on the same ratings.
 
-    The predictions are those of ``model.transform``, clipped to the range of the training
-    ratings if ``clipPredictions`` says so, and then those of α + biases are, too.  Means predict
-    an unknown user by the global mean.  Ratings that the model has no prediction for, which
-    depends on ``coldStartStrategy``, are left out and counted.
-
-    Parameters
-    ----------
-    model : MatrixFactorizationModel
-        Of explicit ratings.
-    prepared : PreparedRatings
-        Whose training ratings the baselines are fitted on, and the numbers of ratings that users
-        and items have are counted in.
-    part : {"test", "validation"}
-        The ratings to predict.
-    others : mapping of str to MatrixFactorizationModel, optional
-        More models to measure on the same ratings, by name.
-
-    Returns
-    -------
-    Evaluation
-        The predictors are ``"model"``, those of `others` and `BASELINES`.
-
-    Raises
-    ------
-    EvaluationError
-        If there are no such ratings, or the model predicts preferences rather than ratings.
-
-    Examples
-    --------
-    >>> errors = compare(model, prepared).overall
-    >>> {name: round(rmse, 3) for name, rmse in errors.rmse.items()}
-    {'model': 1.151, 'biases': 1.206, 'user_mean': 1.416, 'global_mean': 1.72}
+    The predictors are ``"model"``, those of `others` and `BASELINES`, which are fitted on the
+    training ratings.  Predictions are clipped to the range of the training ratings if
+    ``clipPredictions`` of the model says so, and then those of α + biases are, too.  Means predict
+    an unknown user by the global mean.  Ratings that the model cannot predict, which depends on
+    ``coldStartStrategy``, are left out and counted.
     """
     if model.getOrDefault("implicitPrefs"):
         raise EvaluationError(
@@ -137,15 +111,11 @@ def compare(
     _logger.info("predicting %s %s ratings", f"{prepared.manifest.counts[part]:,}", part)
     models = {"model": model, **(others or {})}
     clip = model.getOrDefault("clipPredictions")
-    shared: list[Broadcast[Any]] = []
-    try:
-        ratings = _with_baselines(prepared, part, biases, clip, shared)
+    with broadcasting(prepared.spark) as share:
+        ratings = _with_baselines(prepared, part, biases, clip, share)
         for name, predictor in models.items():
             ratings = _predict(predictor, ratings, name, clip)
         return evaluate_ratings(ratings, (*models, *BASELINES))
-    finally:
-        for broadcast in shared:
-            broadcast.destroy()
 
 
 def _with_baselines(
@@ -153,23 +123,17 @@ def _with_baselines(
     part: str,
     biases: MatrixFactorizationModel,
     clip: bool,
-    shared: list[Broadcast[Any]],
+    share: Callable[[NDArray[Any]], Broadcast[Any]],
 ) -> DataFrame:
     """Return held-out ratings with the baselines, and the counts of their users and items.
 
-    All of them are looked up by the index that prepared ratings have; what is broadcast for that
-    is added to `shared`.
+    All of them are looked up by the index that prepared ratings have.
     """
     manifest = prepared.manifest
     mean, factors = global_mean(prepared), biases.factors
     means = np.full(manifest.users, mean)
     known = user_means(prepared).where("user_mean is not null").toArrow()
     means[known["user_index"].to_numpy()] = known["user_mean"].to_numpy()
-    context = prepared.spark.sparkContext
-
-    def share(values: NDArray[Any]) -> Broadcast[Any]:
-        shared.append(context.broadcast(values))
-        return shared[-1]
 
     def at(values: NDArray[Any], side: str, unknown: float, kind: str) -> Column:
         return at_index(share(values), F.col(f"{side}_index"), unknown, kind)
@@ -180,8 +144,8 @@ def _with_baselines(
     held_out = prepared.test if part == "test" else prepared.validation
     return held_out.withColumns(
         {
-            "user_count": at(_counts(prepared.users), "user", 0, "long"),
-            "item_count": at(_counts(prepared.items), "item", 0, "long"),
+            "user_count": at(rating_counts(prepared.users), "user", 0, "long"),
+            "item_count": at(rating_counts(prepared.items), "item", 0, "long"),
             "biases": predictions(factors.alpha, users, items, *indices, limits),
             "user_mean": at(means, "user", mean, "double"),
             "global_mean": F.lit(mean),
@@ -189,7 +153,7 @@ def _with_baselines(
     )
 
 
-def _counts(table: DataFrame) -> NDArray[np.int64]:
+def rating_counts(table: DataFrame) -> NDArray[np.int64]:
     """Return how many training ratings each user (or item) has, in the order of the indices."""
     collected = table.select("index", "count").toArrow()
     counts = np.zeros(len(collected), np.int64)

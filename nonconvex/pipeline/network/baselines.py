@@ -1,4 +1,4 @@
-"""What a network has to beat: the best prediction that looks at no feature."""
+"""The baseline of a network: the best prediction that ignores all features."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pyspark.sql import DataFrame
 from nonconvex.distributed.data.example_tables import ExampleTable
 from nonconvex.distributed.network.evaluate import evaluate_network
 from nonconvex.distributed.network.predict import Scorer
+from nonconvex.distributed.runtime import broadcasting
 from nonconvex.neural_network import (
     MultilayerPerceptronClassificationModel,
     MultilayerPerceptronRegressionModel,
@@ -33,23 +34,7 @@ def compare_network(
 ) -> dict[str, Any]:
     """Evaluate a model on a part of a table, beside a constant fitted on the training rows.
 
-    Parameters
-    ----------
-    model : model of a network
-    table : ExampleTable
-    part : {"validation", "test"}
-    others : mapping of str to model of a network, optional
-        More models to evaluate on the same rows, by name.
-
-    Returns
-    -------
-    dict
-        ``model``, `others` and ``baseline``, each of what ``model.evaluate`` returns.
-
-    Raises
-    ------
-    EvaluationError
-        If the part has no rows, or none has a weight.
+    Returns ``model``, `others` and ``baseline``, each with the result of ``model.evaluate``.
     """
     frame = table.part(part)
     constant = constant_predictor(model, table)
@@ -61,37 +46,30 @@ def compare_network(
 def constant_predictor(model: NetworkModel, table: ExampleTable) -> Scorer:
     """Return the network without weights that fits the training rows of a table best.
 
-    Its outputs are its biases: ȳ = Σ w y / Σ w for numbers, and for classes log p_c with
-    p_c = (1 + Σ_{y = c} w) / (k + Σ w), so that no class has probability 0.
-
-    Parameters
-    ----------
-    model : model of a network
-        Whose outputs and classes to have.
-    table : ExampleTable
+    It has the outputs and classes of `model`.  Its outputs are its biases: ȳ = Σ w y / Σ w for
+    numbers, and for classes log p_c with p_c = (1 + Σ_{y = c} w) / (k + Σ w), so that no class has
+    probability 0.
     """
-    of = model.scorer
-    features, outputs = of.network.layers[0], of.network.layers[-1]
-    network = Network((features, outputs), (), of.network.loss)
-    empty = Scorer(network, np.zeros(network.size), Standardization.none(features), of.classes)
-    about = _evaluate(empty, table.part("train"), table)
+    trained = model.scorer
+    features, outputs = trained.network.layers[0], trained.network.layers[-1]
+    network = Network((features, outputs), (), trained.network.loss)
+    none = Standardization.none(features)
+    empty = Scorer(network, np.zeros(network.size), none, trained.classes)
+    statistics = _evaluate(empty, table.part("train"), table)
     [(_, bias)] = network.views(empty.theta)
     assert bias is not None
-    bias[:] = _biases(about, outputs)
+    bias[:] = _biases(statistics, outputs)
     return empty
 
 
-def _biases(about: dict[str, Any], outputs: int) -> NDArray[np.float64]:
-    if "classes" not in about:
-        return np.array([target["mean"] for target in about["targets"]])
-    logs = np.log([1 + one["weight"] for one in about["classes"]])
-    logs -= np.log(len(logs) + about["weight"])
+def _biases(statistics: dict[str, Any], outputs: int) -> NDArray[np.float64]:
+    if "classes" not in statistics:
+        return np.array([target["mean"] for target in statistics["targets"]])
+    logs = np.log([1 + one["weight"] for one in statistics["classes"]])
+    logs -= np.log(len(logs) + statistics["weight"])
     return logs if outputs > 1 else logs[1:] - logs[:1]
 
 
 def _evaluate(scorer: Scorer, frame: DataFrame, table: ExampleTable) -> dict[str, Any]:
-    shared = frame.sparkSession.sparkContext.broadcast(scorer)
-    try:
-        return evaluate_network(frame, table.columns, shared)
-    finally:
-        shared.destroy()
+    with broadcasting(frame.sparkSession) as share:
+        return evaluate_network(frame, table.columns, share(scorer))

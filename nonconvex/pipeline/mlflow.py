@@ -13,10 +13,8 @@ from pyspark.sql import SparkSession
 
 from nonconvex import __version__
 from nonconvex.distributed.files.hadoop import FileSystem
-from nonconvex.distributed.publication import find_model
-from nonconvex.models import load_model
-from nonconvex.report.run import REPORT
-from nonconvex.reports import METRICS
+from nonconvex.pipeline.models import load_model
+from nonconvex.pipeline.runs import METRICS, REPORT, find_model
 
 __all__ = ["TrackingError", "log_run"]
 
@@ -25,34 +23,17 @@ _LONGEST = 500  # characters of a Param that MLflow takes everywhere
 
 
 class TrackingError(ValueError):
-    """MLflow is not there."""
+    """MLflow is not installed."""
 
     exit_status = 2
 
 
 def log_run(spark: SparkSession, path: str) -> str:
-    """Log what a training job left to the active run of MLflow, which is started if there is none.
+    """Log a run of a training job to the active run of MLflow, or to a new one; return its id.
 
-    These are the model, as `mlflow.spark.log_model` does it, its Params, every number of
+    The model is logged as `mlflow.spark.log_model` does it, with its Params, every number of
     ``metrics.json`` that is not in a list, and ``report.html, metrics.json, config.toml``.
-
-    Parameters
-    ----------
-    spark : SparkSession
-    path : str
-        A run, or the directory of runs of which the published one is meant.
-
-    Returns
-    -------
-    str
-        The id of the run in MLflow.
-
-    Raises
-    ------
-    TrackingError
-        If MLflow is not installed.
-    PublicationError, ModelError
-        If there is no model at `path`.
+    `path` is a run, or the directory of runs of which the published one is logged.
 
     Examples
     --------

@@ -6,12 +6,18 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nonconvex.baselines import BASELINES, bias_model, compare, global_mean, user_means
 from nonconvex.distributed.data.prepare import prepare_ratings
 from nonconvex.distributed.data.sources import read_source
 from nonconvex.distributed.data.splits import Split
 from nonconvex.distributed.data.validation import Columns, Rules
 from nonconvex.numerics.metrics import EvaluationError
+from nonconvex.pipeline.factorization.baselines import (
+    BASELINES,
+    bias_model,
+    compare,
+    global_mean,
+    user_means,
+)
 from nonconvex.recommendation import MatrixFactorization
 
 

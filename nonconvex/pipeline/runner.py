@@ -1,29 +1,28 @@
-"""What the jobs share: command line, session, one JSON line at the end, exit status."""
+"""The command line, session, last line and exit status that all jobs share."""
 
 import argparse
 import errno
 import inspect
 import json
 import logging
-import math
 import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from pyspark.sql import SparkSession
 
-from nonconvex.config import ConfigError, Section, load
 from nonconvex.distributed.runtime import described
-from nonconvex.live import log_handler
-from nonconvex.logs import JsonLines
+from nonconvex.pipeline.config import ConfigError, Section, load
+from nonconvex.pipeline.live import logging_to_stderr
+from nonconvex.pipeline.text import json_values
 from nonconvex.session import get_session
 
-__all__ = ["run"]
+__all__ = ["JsonLines", "run"]
 
 ConfigT = TypeVar("ConfigT", bound=Section)
 Job = Callable[[SparkSession, ConfigT], Mapping[str, Any]]
@@ -44,6 +43,10 @@ def run(
 ) -> int:
     """Run a job from the command line, and return its exit status.
 
+    `job` takes the Spark session and the configuration, an instance of `config_type`, and returns
+    a mapping to report.  Spark's name for it is that of its file, and ``conf/`` is looked for
+    beside the directory of that file.
+
     The last line of standard output is one JSON object: ``status``, then what `job` returned or
     the ``error``, then ``exit``. Everything else is logged to standard error. A number that is
     not finite, which JSON lacks, is written as null.
@@ -51,36 +54,20 @@ def run(
     The exit status is 0 when done and 130 when interrupted. An exception whose class has an
     ``exit_status`` (2 for usage and configuration, 3 for bad input data, 4 for a quality gate)
     ends the job with that status and one sentence, also when a Python worker raised it; so does a
-    check inside a query plan, with 3. What such an exception has as ``details`` is reported beside
+    check inside a query plan, with 3. The ``details`` of such an exception are reported beside
     the sentence. Anything else is a defect: status 1, with the traceback.
-
-    Parameters
-    ----------
-    job : callable
-        Takes the Spark session and the configuration, returns what to report. Its name for Spark
-        is that of its file, and ``conf/`` is looked for beside the directory of that file.
-    config_type : type of Section
-        Shape of the file given as ``--config``.
-    description : str or None
-        Shown by ``--help``.
-    argv : sequence of str, optional
-        The arguments, by default those of the process.
-
-    Returns
-    -------
-    int
 
     Examples
     --------
     The last line of a job is ``sys.exit(run(main, Config, description=__doc__))``.
     """
     parser = _parser(description)
-    with _logging_to_stderr() as handler:
+    with _logging() as handler:
         try:
             arguments = parser.parse_args(argv)
             _log.setLevel(arguments.log_level)
             if arguments.log_format == "json":
-                handler.setFormatter(JsonLines(_name(job)))
+                handler.setFormatter(JsonLines(_script(job).stem))
             config = load(
                 config_type, arguments.config, arguments.set, run_date=_date(arguments.run_date)
             )
@@ -98,8 +85,35 @@ def run(
             status, sentence = expected or (1, _summary(error))
             details = getattr(error, "details", {})
             outcome = {"status": "error", "error": sentence, **details, "exit": status}
-    print(json.dumps(_strict(outcome), allow_nan=False), flush=True)
+    print(json.dumps(json_values(outcome), allow_nan=False), flush=True)
     return int(outcome["exit"])
+
+
+class JsonLines(logging.Formatter):
+    """Writes ``time, level, job, message``, and ``traceback`` of an exception, as one JSON line.
+
+    Examples
+    --------
+    >>> record = logging.makeLogRecord({"msg": "2 of 3", "levelname": "INFO", "created": 0.0})
+    >>> JsonLines("fit").format(record)
+    '{"time": "1970-01-01T00:00:00.000+00:00", "level": "INFO", "job": "fit", "message": "2 of 3"}'
+    """
+
+    def __init__(self, job: str) -> None:
+        super().__init__()
+        self._job = job
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return a record as one line."""
+        line = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname,
+            "job": self._job,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -156,20 +170,13 @@ def _date(text: str | None) -> date | None:
 
 
 @contextmanager
-def _logging_to_stderr() -> Iterator[logging.Handler]:
-    handler = log_handler(sys.stderr)
-    level, propagate = _log.level, _log.propagate
-    _log.addHandler(handler)
-    _log.propagate = False
-    logging.root.addFilter(_is_news)
-    try:
-        yield handler
-    finally:
-        logging.root.removeFilter(_is_news)
-        handler.close()
-        _log.removeHandler(handler)
-        _log.propagate = propagate
-        _log.setLevel(level)
+def _logging() -> Iterator[logging.Handler]:
+    with logging_to_stderr() as handler:
+        logging.root.addFilter(_is_news)
+        try:
+            yield handler
+        finally:
+            logging.root.removeFilter(_is_news)
 
 
 def _is_news(record: logging.LogRecord) -> bool:
@@ -177,8 +184,12 @@ def _is_news(record: logging.LogRecord) -> bool:
     return not record.getMessage().endswith("while sending command.")
 
 
+def _script(job: Job[ConfigT]) -> Path:
+    return Path(inspect.getfile(job)).resolve()
+
+
 def _call(job: Job[ConfigT], config: ConfigT) -> Mapping[str, Any]:
-    script = Path(inspect.getfile(job)).resolve()
+    script = _script(job)
     borrowed = SparkSession.getActiveSession() is not None
     spark = get_session(script.stem, conf_dir=script.parent.parent / "conf")
     try:
@@ -189,12 +200,8 @@ def _call(job: Job[ConfigT], config: ConfigT) -> Mapping[str, Any]:
             spark.stop()
 
 
-def _name(job: Job[ConfigT]) -> str:
-    return Path(inspect.getfile(job)).stem
-
-
 def _expected(error: Exception) -> tuple[int, str] | None:
-    """Return the exit status and the sentence of an error of the user's, None for a defect."""
+    """Return the exit status and the sentence of a user's error, None for a defect."""
     text = str(error)
     if _FULL in text:
         return 1, (
@@ -231,20 +238,3 @@ def _summary(error: Exception) -> str:
     if any(line.startswith("Traceback ") for line in lines):
         return lines[-1]
     return f"{type(error).__name__}: {lines[0]}"
-
-
-def _strict(value: Any) -> Any:
-    """Return `value` in the terms of JSON."""
-    if hasattr(value, "item"):  # a scalar of numpy
-        value = value.item()
-    match value:
-        case None | bool() | int() | str():
-            return value
-        case float():
-            return value if math.isfinite(value) else None
-        case Mapping():
-            return {str(key): _strict(inner) for key, inner in value.items()}
-        case list() | tuple():
-            return [_strict(inner) for inner in value]
-        case _:
-            return str(value)

@@ -5,10 +5,11 @@ import json
 import os
 import re
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
 from typing import Any, TypeVar, get_args
 
+import tomli_w
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
@@ -19,21 +20,13 @@ _RUN_DATE = "{run_date}"
 
 
 class ConfigError(ValueError):
-    """A configuration that cannot be read, or says something that is not allowed."""
+    """A configuration that cannot be read, or has a key or value that is not allowed."""
 
     exit_status = 2
 
 
 class Section(BaseModel):
-    """A table of a configuration file: unknown keys are refused, and values never change.
-
-    Examples
-    --------
-    >>> class Training(Section):
-    ...     rank: int = 10
-    >>> Training(rank=3).rank
-    3
-    """
+    """A table of a configuration file: unknown keys are refused, and values never change."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -56,42 +49,9 @@ def load(
     """Read a TOML file into a model, with some of its values replaced.
 
     Values keep the type they have in TOML: ``"5"`` is not a number, ``1`` is not true, and
-    ``5.0`` is not an integer.
-
-    Parameters
-    ----------
-    model_type : type of Section
-        The shape of the whole file: its fields are the sections.
-    path : path
-        The TOML file.
-    overrides : sequence of str
-        ``section.key=value``, each applied after the file, the last one winning. A value that is
-        not TOML is taken as a string, so a path needs no quotes.
-    run_date : date, optional
-        What ``{run_date}`` in a text stands for, as YYYY-MM-DD.
-
-    Returns
-    -------
-    Section
-        An instance of `model_type`.
-
-    Raises
-    ------
-    ConfigError
-        If the file cannot be read, or for keys that are unknown or missing and values of a wrong
-        type or out of range; the message names each by its dotted key.  If there is a run date
-        and nothing to put it into, or the other way round.
-
-    Examples
-    --------
-    >>> class Training(Section):
-    ...     rank: int = 10
-    >>> class Config(Section):
-    ...     training: Training = Training()
-    >>> with open("training.toml", "w") as file:
-    ...     print(dump(Config()), file=file)
-    >>> load(Config, "training.toml", ["training.rank=3"])
-    Config(training=Training(rank=3))
+    ``5.0`` is not an integer.  `overrides` are ``section.key=value``, applied in order; a value
+    that is not TOML is taken as a string, so a path needs no quotes.  `run_date` replaces
+    ``{run_date}`` in texts, as YYYY-MM-DD.
     """
     values = _read(path)
     for override in overrides:
@@ -111,62 +71,19 @@ def dump(config: BaseModel) -> str:
 
     TOML has no null: what is ``None`` is left out, so a field that may be ``None`` should have
     ``None`` as its default.
-
-    Parameters
-    ----------
-    config : BaseModel
-        The configuration.
-
-    Returns
-    -------
-    str
-
-    Examples
-    --------
-    >>> class Training(Section):
-    ...     rank: int = 10
-    ...     solver: str = "als"
-    >>> class Config(Section):
-    ...     training: Training = Training()
-    >>> print(dump(Config()), end="")
-    [training]
-    rank = 10
-    solver = "als"
     """
-    return "\n".join(_tables(config.model_dump(mode="json")))
+    return tomli_w.dumps(_without_null(config.model_dump(mode="json")))
 
 
 def check_keys(where: str, given: Iterable[str], allowed: Iterable[str]) -> None:
-    """Raise if a table of free keys, such as the Params of an estimator, has one not in `allowed`.
-
-    Parameters
-    ----------
-    where : str
-        Dotted name of the table, for the message.
-    given : iterable of str
-        Its keys.
-    allowed : iterable of str
-        The keys it may have.
-
-    Raises
-    ------
-    ConfigError
-        Naming each unknown key and the nearest known ones.
-
-    Examples
-    --------
-    >>> check_keys("factorization", ["rnak"], ["rank", "maxIter"])
-    Traceback (most recent call last):
-        ...
-    nonconvex.config.ConfigError: unknown key factorization.rnak; did you mean factorization.rank?
-    """
+    """Raise if a table of free keys, such as the Params of an estimator, has an unknown one."""
     allowed = list(allowed)
     unknown = [key for key in given if key not in allowed]
     if unknown:
         raise ConfigError(_unknown_keys([where], unknown, allowed))
 
 
-# Reading
+# Reading and writing
 
 
 def _read(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -182,7 +99,8 @@ def _read(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 def _parse_override(text: str) -> dict[str, Any]:
     key, equals, value = text.partition("=")
-    for literal in (value, _literal(value.strip())) if equals else ():
+    quoted = tomli_w.dumps({"v": value.strip()}).removeprefix("v = ")
+    for literal in (value, quoted) if equals else ():
         try:
             return tomllib.loads(f"{key} = {literal}")
         except tomllib.TOMLDecodeError:
@@ -191,7 +109,7 @@ def _parse_override(text: str) -> dict[str, Any]:
 
 
 def _dated(values: dict[str, Any], source: str, run_date: date | None) -> dict[str, Any]:
-    """Put the run date where it belongs."""
+    """Replace ``{run_date}`` wherever it occurs."""
     places: list[str] = []
 
     def fill(value: Any, place: str) -> Any:
@@ -224,6 +142,17 @@ def _merge(values: dict[str, Any], changes: Mapping[str, Any]) -> None:
             _merge(values[key], change)
         else:
             values[key] = change
+
+
+def _without_null(value: Any) -> Any:
+    match value:
+        case dict():
+            return {key: _without_null(one) for key, one in value.items() if one is not None}
+        case list():
+            return [_without_null(one) for one in value]
+        case None:
+            raise ConfigError("TOML has no way to write None inside a list; leave it out")
+    return value
 
 
 # Explaining
@@ -268,7 +197,7 @@ def _clause(location: tuple[str, ...], errors: list[ErrorDetails]) -> str:
     if error["type"] == "value_error":  # a validator's own words
         return ": ".join(filter(None, [key, str(error["ctx"]["error"])]))
     allowed = " or ".join(dict.fromkeys(_allowed(error) for error in errors))
-    given = "a table" if isinstance(error["input"], dict) else _literal(error["input"])
+    given = "a table" if isinstance(error["input"], dict) else _quoted(error["input"])
     return f"{key} must be {allowed}, got {given}"
 
 
@@ -294,7 +223,7 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
 
 
 def _unknown_keys(table: Sequence[str], keys: Sequence[str], allowed: Sequence[str]) -> str:
-    """Say of each key which known ones are near; where none is, what is allowed, once."""
+    """Name near known keys for each unknown one; where there is none, list the allowed ones."""
     by_lower_case = {name.lower(): name for name in allowed}
 
     def dotted(key: str) -> str:
@@ -315,41 +244,9 @@ def _unknown_keys(table: Sequence[str], keys: Sequence[str], allowed: Sequence[s
     return "; ".join(clauses)
 
 
-# Writing
-
-
-def _tables(values: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[str]:
-    """Yield the table at `path` and those inside it, each as lines that end in a newline."""
-    inner = {key: value for key, value in values.items() if isinstance(value, dict)}
-    header = f"[{'.'.join(map(_key, path))}]\n" if path else ""
-    lines = [
-        f"{_key(key)} = {_literal(value)}\n"
-        for key, value in values.items()
-        if key not in inner and value is not None
-    ]
-    if lines or (path and not inner):
-        yield header + "".join(lines)
-    for key, value in inner.items():
-        yield from _tables(value, (*path, key))
-
-
-def _literal(value: Any) -> str:
-    """Write one value in TOML; a table inside a list becomes an inline table."""
-    match value:
-        case bool():
-            return str(value).lower()
-        case int() | float():
-            return repr(value)
-        case list():
-            return f"[{', '.join(map(_literal, value))}]"
-        case dict():
-            pairs = (f"{_key(k)} = {_literal(v)}" for k, v in value.items() if v is not None)
-            return f"{{{', '.join(pairs)}}}"
-        case str():  # JSON escapes what TOML does, save DEL
-            return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-        case _:
-            raise ConfigError(f"TOML has no way to write {value!r} inside a list; leave it out")
-
-
 def _key(key: str) -> str:
-    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else _literal(key)
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else _quoted(key)
+
+
+def _quoted(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)

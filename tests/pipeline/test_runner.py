@@ -13,8 +13,8 @@ from pydantic import Field
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from nonconvex.config import ConfigError, Section
-from nonconvex.job import run
+from nonconvex.pipeline.config import ConfigError, Section
+from nonconvex.pipeline.runner import run
 
 
 class Training(Section):
@@ -230,8 +230,8 @@ class TestUsage:
 
 SCRIPT = """
 import logging, os, signal, sys, threading, time
-from nonconvex.config import Section
-from nonconvex.job import run
+from nonconvex.pipeline.config import Section
+from nonconvex.pipeline.runner import run
 
 
 class Config(Section):
@@ -267,14 +267,14 @@ def script(tmp_path):
     (tmp_path / "jobs" / "count_rows.py").write_text(SCRIPT)
     (tmp_path / "conf" / "job.toml").write_text("rows = 4")
     (tmp_path / "conf" / "spark-defaults.conf").write_text("spark.mark  here\n")
-    quiet = Path(__file__).parent.parent / "conf" / "log4j2.properties"
+    quiet = Path(__file__).parents[2] / "conf" / "log4j2.properties"
     (tmp_path / "conf" / "log4j2.properties").write_bytes(quiet.read_bytes())
 
     def call(*arguments, **environment):
         return subprocess.run(
             [sys.executable, "jobs/count_rows.py", "--config", "conf/job.toml", *arguments],
             cwd=tmp_path,
-            env=os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)} | environment,
+            env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])} | environment,
             capture_output=True,
             text=True,
             check=False,
@@ -318,7 +318,7 @@ def test_a_session_of_its_own_is_stopped(monkeypatch, job):
 
     session = Session()
     monkeypatch.setattr(SparkSession, "getActiveSession", lambda: None)
-    monkeypatch.setattr("nonconvex.job.get_session", lambda *args, **kwargs: session)
+    monkeypatch.setattr("nonconvex.pipeline.runner.get_session", lambda *args, **kwargs: session)
     job(lambda spark, config: {})
     job(fail(GateError("no")))
     assert session.stopped == 2

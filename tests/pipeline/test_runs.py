@@ -6,14 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from nonconvex.distributed import publication
 from nonconvex.distributed.files.hadoop import (
     ConcurrencyError,
     FileSystem,
     FileSystemError,
     process_token,
 )
-from nonconvex.distributed.publication import (
+from nonconvex.pipeline.runs import (
     POINTER,
     PublicationError,
     Run,
@@ -193,7 +192,7 @@ def test_a_publication_that_never_ends_is_named(spark, runs, monkeypatch):
     Path(runs, ".publishing.after=none").write_text(
         json.dumps({"run_id": run.id, "writer": process_token()})
     )
-    monkeypatch.setattr(publication, "_MOMENT", 0.2)
+    monkeypatch.setattr("nonconvex.pipeline.runs._MOMENT", 0.2)
     with pytest.raises(ConcurrencyError, match=rf"{run.id} has been about to be .* or delete"):
         publish_run(spark, runs, run, after=None)
 
