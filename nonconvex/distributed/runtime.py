@@ -17,11 +17,13 @@ __all__ = [
     "Progress",
     "broadcast",
     "broadcasting",
+    "collect_garbage",
     "describe_jobs",
     "described",
     "executors",
     "freeze_gc_once",
     "from_bytes",
+    "java_version",
     "job_description",
     "parallelism",
     "partitions",
@@ -92,6 +94,18 @@ def executors(spark: SparkSession) -> int:
     """Return the number of executors beside the driver; 0 in local mode."""
     context: Any = spark.sparkContext
     return int(context._jsc.sc().getExecutorMemoryStatus().size()) - 1
+
+
+def collect_garbage(spark: SparkSession) -> None:
+    """Collect the garbage of the driver's JVM."""
+    context: Any = spark.sparkContext
+    context._jvm.System.gc()
+
+
+def java_version(spark: SparkSession) -> str:
+    """Return the version of the driver's Java."""
+    context: Any = spark.sparkContext
+    return str(context._jvm.System.getProperty("java.version"))
 
 
 def broadcast(spark: SparkSession, value: T) -> Broadcast[T]:

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from nonconvex.benchmark_memory import resident
+from nonconvex.benchmark.measure import resident
 from tests.jobs.cluster import Cluster
 
 pytestmark = pytest.mark.thorough

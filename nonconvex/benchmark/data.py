@@ -1,9 +1,9 @@
-"""Data of a benchmark: Parquet files that all contenders read, planted or from a user's tables."""
+"""Data of a benchmark: Parquet files that all contenders read, planted or a user's own."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,7 @@ __all__ = [
     "planted_examples",
     "planted_ratings",
     "prepared_tables",
+    "without_unknown_ids",
     "write_tables",
 ]
 
@@ -37,27 +38,12 @@ _AT_ONCE = 1000  # users or examples whose rows are made together
 
 @dataclass(frozen=True)
 class BenchmarkTables:
-    """A directory with the rows to train and to test on.
-
-    Parameters
-    ----------
-    path : str
-    counts : dict of str to int
-        How many rows are in ``train`` and ``test``.
-    """
+    """A directory, its rows to train and to test on, and the number of rows of each part."""
 
     path: str
+    train: str
+    test: str
     counts: dict[str, int]
-
-    @property
-    def train(self) -> str:
-        """Where the rows to train on are."""
-        return f"{self.path}/part={_TRAIN}"
-
-    @property
-    def test(self) -> str:
-        """Where the rows to test on are."""
-        return f"{self.path}/part={_TEST}"
 
 
 def planted_ratings(
@@ -65,18 +51,8 @@ def planted_ratings(
 ) -> DataFrame:
     """Make ratings on the executors: the same, whatever the partitions.
 
-    Parameters
-    ----------
-    spark : SparkSession
-    law : PlantedRatings
-    test : float
-        Fraction to hold out, by hash.
-    partitions : int, optional
-
-    Returns
-    -------
-    DataFrame
-        ``user int, item int, rating float, part string``.
+    Returns ``user int, item int, rating float, part string``; the hash of a rating holds out the
+    fraction `test`.
     """
 
     def make(users: NDArray[np.int64]) -> dict[str, Any]:
@@ -96,19 +72,8 @@ def planted_examples(
 ) -> DataFrame:
     """Make examples on the executors: the same, whatever the partitions.
 
-    Parameters
-    ----------
-    spark : SparkSession
-    law : PlantedExamples
-    rows : int
-    test : float
-        Fraction to hold out, by hash.
-    partitions : int, optional
-
-    Returns
-    -------
-    DataFrame
-        ``row long, features array<float>, label int, part string``.
+    Returns ``row long, features array<float>, label int, part string``; the hash of a row number
+    holds out the fraction `test`.
     """
 
     def make(numbers: NDArray[np.int64]) -> dict[str, Any]:
@@ -124,15 +89,10 @@ def planted_examples(
 
 
 def prepared_tables(prepared: PreparedRatings) -> DataFrame:
-    """Return prepared ratings for training and testing, under the dense indices of their ids.
+    """Return prepared ratings as `planted_ratings` does, under the dense indices of their ids.
 
-    Indices are integers, as MLlib demands. Ratings for the test whose user or item is not in
-    training, which MLlib cannot predict, are left out.
-
-    Returns
-    -------
-    DataFrame
-        As of `planted_ratings`.
+    Indices are integers, as MLlib demands. Test ratings whose user or item is not in training are
+    left out, since MLlib cannot predict them.
     """
 
     def named(rows: DataFrame, part: str) -> DataFrame:
@@ -148,20 +108,16 @@ def prepared_tables(prepared: PreparedRatings) -> DataFrame:
 
 
 def example_tables(table: ExampleTable) -> DataFrame:
-    """Return examples with classes as integers from 0 on, as MLlib demands.
+    """Return examples as `planted_examples` does, without ``row``; classes count from 0.
 
-    Rows for validation, which the contenders have different uses for, are left out.
-
-    Returns
-    -------
-    DataFrame
-        As of `planted_examples`, without ``row``.
+    Rows for validation are left out, since the contenders use them differently.
     """
     columns = table.columns
     assert isinstance(columns.label, str)
     label = F.col(f"`{columns.label}`")
     classes = [row[0] for row in table.part(_TRAIN).select(label).distinct().collect()]
-    numbers = F.create_map(*(F.lit(x) for pair in _numbered(classes) for x in pair))
+    pairs = [(F.lit(name), F.lit(number)) for number, name in enumerate(sorted(classes))]
+    numbers = F.create_map(*(column for pair in pairs for column in pair))
     parts = [table.part(part).withColumn("part", F.lit(part)) for part in (_TRAIN, _TEST)]
     rows = parts[0].unionByName(parts[1])
     return rows.select(
@@ -174,29 +130,26 @@ def example_tables(table: ExampleTable) -> DataFrame:
 def write_tables(
     spark: SparkSession, path: str, make: Callable[[], DataFrame], *, reuse: bool
 ) -> BenchmarkTables:
-    """Write the rows of `make`, and count them.
+    """Write the rows of `make`, which have a column ``part``, and count them.
 
-    Parameters
-    ----------
-    spark : SparkSession
-    path : str
-        The directory, which is replaced.
-    make : callable
-        Returns rows with a column ``part``.
-    reuse : bool
-        Whether what is there already is what `make` would return.
-
-    Raises
-    ------
-    ValueError
-        If no rows are for training or for the test.
+    With `reuse`, a directory that is there already is taken for the result of `make`; else it is
+    replaced.
     """
     if not (reuse and FileSystem(spark, path).exists(path)):
         with publish(spark, path) as directory:
             make().write.mode("overwrite").partitionBy("part").parquet(directory)
     counted = spark.read.parquet(path).groupBy("part").count().collect()
     counts = {_TRAIN: 0, _TEST: 0} | {row["part"]: row["count"] for row in counted}
-    return BenchmarkTables(path, counts)
+    return BenchmarkTables(path, f"{path}/part={_TRAIN}", f"{path}/part={_TEST}", counts)
+
+
+def without_unknown_ids(spark: SparkSession, data: BenchmarkTables, path: str) -> BenchmarkTables:
+    """Write the test ratings of known users and items to `path`: MLlib predicts no others."""
+    train, rows = (spark.read.parquet(part) for part in (data.train, data.test))
+    for side in ("user", "item"):
+        rows = rows.join(train.select(side).distinct(), side, "left_semi")
+    rows.write.mode("overwrite").parquet(path)
+    return replace(data, test=path)
 
 
 def _in_pieces(make: Callable[[NDArray[np.int64]], dict[str, Any]]) -> Any:
@@ -211,10 +164,6 @@ def _in_pieces(make: Callable[[NDArray[np.int64]], dict[str, Any]]) -> Any:
 
 def _part(test: float, seed: int, *columns: Column) -> Column:
     return part_by_hash(Split("random", test=test, seed=seed), *columns)
-
-
-def _numbered(classes: list[Any]) -> list[tuple[Any, int]]:
-    return [(label, number) for number, label in enumerate(sorted(classes))]
 
 
 def _features(rows: DataFrame, names: str | Sequence[str]) -> Column:

@@ -1,0 +1,1 @@
+"""Benchmarks: this library beside its peers, on the same data, in turns."""

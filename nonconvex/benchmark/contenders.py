@@ -1,0 +1,200 @@
+"""Contenders of a benchmark: one interface for this library, MLlib and scikit-learn."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from pyspark.ml import Estimator, Model, PipelineModel
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from nonconvex.neural_network import MultilayerPerceptronClassifier
+from nonconvex.recommendation import MatrixFactorization
+
+__all__ = [
+    "Contender",
+    "has_sklearn",
+    "mllib_factorization",
+    "mllib_network",
+    "our_factorization",
+    "our_network",
+    "sklearn_network",
+]
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A named thing that trains on shared Parquet files and predicts their rows.
+
+    Each callable takes a path of rows or a model first. A benchmark measures `save` and
+    `recommend` where there are any.
+    """
+
+    name: str
+    fit: Callable[[str, int], Any]  # path, steps: a model, from a fresh start, of so many steps
+    score: Callable[[Any, str], float]  # model, path: the error or the accuracy
+    predict: Callable[[Any, str], object]  # model, path: predicts all rows
+    save: Callable[[Any, str], object] | None = None  # model, path: replaces what is there
+    recommend: Callable[[Any, int], object] | None = None  # model, length: lists for all users
+
+
+def our_factorization(spark: SparkSession, rank: int, params: Mapping[str, Any]) -> Contender:
+    """Return `MatrixFactorization` of this library; with tol=0, no fit ends early."""
+    fixed = {"tol": 0.0, **params, "rank": rank}
+    return _factorization(
+        spark, "nonconvex", lambda steps: MatrixFactorization(**fixed, maxIter=steps)
+    )
+
+
+def mllib_factorization(spark: SparkSession, rank: int, params: Mapping[str, Any]) -> Contender:
+    """Return ``ALS`` of MLlib."""
+    from pyspark.ml.recommendation import ALS
+
+    fixed = {"seed": 1, **params, "rank": rank}
+    return _factorization(spark, "MLlib", lambda steps: ALS(**fixed, maxIter=steps))
+
+
+def _factorization(
+    spark: SparkSession, name: str, make: Callable[[int], Estimator[Any]]
+) -> Contender:
+    """Return a contender from its estimator, given the number of iterations."""
+
+    def predict(model: Any, path: str) -> None:
+        # The sum keeps Spark from pruning the predictions.
+        model.transform(spark.read.parquet(path)).agg(F.sum("prediction")).collect()
+
+    def rmse(model: Any, path: str) -> float:
+        error = F.col("prediction") - F.col("rating")
+        predictions = model.transform(spark.read.parquet(path))
+        return float(predictions.agg(F.sqrt(F.avg(error * error))).collect()[0][0])
+
+    def recommend(model: Any, top: int) -> None:
+        model.recommendForAllUsers(top).write.format("noop").mode("overwrite").save()
+
+    return Contender(
+        name,
+        fit=lambda path, steps: make(steps).fit(spark.read.parquet(path)),
+        score=rmse,
+        predict=predict,
+        save=lambda model, path: model.write().overwrite().save(path),
+        recommend=recommend,
+    )
+
+
+def our_network(
+    spark: SparkSession,
+    hidden: Sequence[int],
+    batch_size: int,
+    rate: float,
+    gradients: str,
+    params: Mapping[str, Any],
+) -> Contender:
+    """Return `MultilayerPerceptronClassifier` of this library; with tol=0, no fit ends early."""
+    own = {"layers": list(hidden), "batchSize": batch_size, "tol": 0.0}
+    fixed = {**own, "learningRate": rate, "gradients": gradients, **params}
+
+    def fit(path: str, epochs: int) -> Any:
+        estimator = MultilayerPerceptronClassifier(**{**fixed, "maxIter": epochs})
+        return estimator.fit(spark.read.parquet(path))
+
+    def accuracy(model: Any, path: str) -> float:
+        return _accuracy(model, spark.read.parquet(path))
+
+    return Contender(f"nonconvex ({gradients})", fit, accuracy, predict=accuracy)
+
+
+def mllib_network(
+    spark: SparkSession, layers: Sequence[int], params: Mapping[str, Any]
+) -> Contender:
+    """Return MLlib's perceptron, on features that MLlib standardizes.
+
+    Its step, an epoch in the tables, is an iteration of L-BFGS over all rows. `layers` has the
+    features and the classes too.
+    """
+    fixed = {"layers": list(layers), "featuresCol": "scaled", "tol": 0.0, "seed": 1, **params}
+
+    def vectors(path: str) -> DataFrame:
+        from pyspark.ml.functions import array_to_vector
+
+        rows = spark.read.parquet(path)
+        return rows.select(array_to_vector(F.col("features")).alias("vector"), "label")
+
+    def fit(path: str, epochs: int) -> Any:
+        from pyspark.ml.classification import MultilayerPerceptronClassifier as Peer
+        from pyspark.ml.feature import StandardScaler
+
+        rows = vectors(path)
+        scaler = StandardScaler(inputCol="vector", outputCol="scaled", withMean=True).fit(rows)
+        scaled = scaler.transform(rows).select("scaled", "label").persist()
+        try:
+            model = Peer(**{**fixed, "maxIter": epochs}).fit(scaled)
+        finally:
+            scaled.unpersist()
+        return PipelineModel([scaler, model])
+
+    def accuracy(model: Any, path: str) -> float:
+        return _accuracy(model, vectors(path))
+
+    return Contender("MLlib", fit, accuracy, predict=accuracy)
+
+
+def sklearn_network(
+    spark: SparkSession, hidden: Sequence[int], batch_size: int, rate: float
+) -> Contender:
+    """Return ``MLPClassifier`` of scikit-learn, in this process, by Adam, on scaled features."""
+
+    def fit(path: str, epochs: int) -> Any:
+        from sklearn.neural_network import MLPClassifier
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import StandardScaler
+
+        x, y = _read_arrays(spark, path)
+        network = MLPClassifier(
+            hidden_layer_sizes=tuple(hidden),
+            batch_size=min(batch_size, len(y)),
+            solver="adam",
+            learning_rate_init=rate,
+            max_iter=epochs,
+            early_stopping=False,
+            tol=0.0,
+            n_iter_no_change=epochs,  # or it would end early
+            random_state=1,
+        )
+        with warnings.catch_warnings():
+            # It warns that it has made all its epochs, as it should.
+            warnings.simplefilter("ignore")
+            return make_pipeline(StandardScaler(copy=False), network).fit(x, y)
+
+    def accuracy(model: Any, path: str) -> float:
+        return float(model.score(*_read_arrays(spark, path)))
+
+    return Contender("scikit-learn", fit, accuracy, predict=accuracy)
+
+
+def has_sklearn() -> bool:
+    """Tell whether scikit-learn is installed."""
+    return find_spec("sklearn") is not None
+
+
+def _read_arrays(spark: SparkSession, path: str) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+    """Read features (n, d) and labels (n,), without Spark where possible."""
+    columns = ["features", "label"]
+    try:
+        table = pq.read_table(path, columns=columns, partitioning=None)
+    except (OSError, ValueError):  # a file system or a scheme that pyarrow does not know
+        table = spark.read.parquet(path).select(columns).toArrow()
+    features = table["features"].combine_chunks()
+    x = features.flatten().to_numpy().reshape(len(features), -1)
+    return x.astype(np.float32), table["label"].to_numpy()
+
+
+def _accuracy(model: Model, rows: DataFrame) -> float:
+    right = (F.col("prediction") == F.col("label")).cast("double")
+    return float(model.transform(rows).agg(F.avg(right)).collect()[0][0])

@@ -1,0 +1,594 @@
+"""A whole benchmark: its configuration, its run, its tables and its JSON.
+
+``python -m nonconvex.benchmark.run`` puts one contender to work in a process of its own, for its
+peak memory: it reads a `MemoryTask` as JSON from standard input.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from importlib import metadata
+from inspect import signature
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pyspark.ml.classification import MultilayerPerceptronClassifier as MLlibClassifier
+from pyspark.ml.recommendation import ALS
+from pyspark.sql import SparkSession
+
+from nonconvex import __version__
+from nonconvex.benchmark.contenders import (
+    Contender,
+    has_sklearn,
+    mllib_factorization,
+    mllib_network,
+    our_factorization,
+    our_network,
+    sklearn_network,
+)
+from nonconvex.benchmark.data import (
+    BenchmarkTables,
+    example_tables,
+    planted_examples,
+    planted_ratings,
+    prepared_tables,
+    without_unknown_ids,
+    write_tables,
+)
+from nonconvex.benchmark.measure import (
+    BenchmarkPlan,
+    Clock,
+    Measurement,
+    has_psutil,
+    measure_contenders,
+    peak_memory,
+    perform_once,
+    ratios,
+)
+from nonconvex.distributed.data.prepared import PreparedRatings
+from nonconvex.distributed.runtime import java_version, parallelism
+from nonconvex.neural_network import MultilayerPerceptronClassifier
+from nonconvex.numerics.synthetic import PlantedExamples, PlantedRatings
+from nonconvex.pipeline.config import Section, check_keys
+from nonconvex.pipeline.factorization.config import (
+    PreparationConfig,
+    PreparedSection,
+    RatingsSection,
+)
+from nonconvex.pipeline.network.config import ExampleSplitSection, ExamplesSection
+from nonconvex.pipeline.sections import ParamTable, SplitSection
+from nonconvex.pipeline.text import strict_json, text_table
+from nonconvex.recommendation import MatrixFactorization
+from nonconvex.session import get_session
+
+__all__ = [
+    "Benchmark",
+    "BenchmarkConfig",
+    "BenchmarkOutputSection",
+    "FactorizationBenchmarkSection",
+    "MemoryTask",
+    "NetworkBenchmarkSection",
+    "benchmark_json",
+    "benchmark_table",
+    "run_benchmark",
+]
+
+_LAYOUT = 1  # of the JSON
+_PACKAGES = ("pyspark", "numpy", "pyarrow", "scikit-learn")
+
+# Session settings that a process for memory copies.
+_COPIED = ("spark.master", "spark.driver.memory", "spark.driver.extraJavaOptions")
+_COPIED_GROUPS = (
+    *("spark.sql.", "spark.python.", "spark.executorEnv.", "spark.default."),
+    *("spark.memory.", "spark.serializer", "spark.shuffle.", "spark.hadoop."),
+)
+# By these variables pyspark would connect to the JVM of the parent process.
+_FOREIGN = ("PYSPARK_GATEWAY_PORT", "PYSPARK_GATEWAY_SECRET", "PYSPARK_SUBMIT_ARGS")
+
+_STEPS = (
+    "an iteration or epoch is the difference of fits of {0} and {1} of them over {2}; load is the "
+    "rest of the longer fit: reading, checking, packing, starting, collecting"
+)
+_TOO_SHORT = (
+    "{0} of {1}: fits of two lengths took the same time, so there is no ratio; take longer fits "
+    "or more data"
+)
+_LBFGS = "an epoch of MLlib is an iteration of L-BFGS over all rows, however many times it passes"
+_REACH = (
+    "to reach an accuracy, fits of 1, 2, 4 … epochs are tried; timed is the last one alone, from "
+    "a fresh start, with reading and scaling"
+)
+_PEAK = (
+    "peak memory is that of driver, JVM and Python workers in a process of their own, which makes "
+    "the shorter fit, then predicts all rows{0}; pages that processes share count for each"
+)
+_REMOTE = (
+    "peak memory is not measured: the processes of {0} are not all on this machine; Spark's web "
+    "page of executors shows theirs"
+)
+_NO_PSUTIL = "peak memory is not measured: psutil is not installed: pip install psutil"
+_NO_SKLEARN = "scikit-learn is not installed, so it is not measured: pip install scikit-learn"
+
+_Text = Annotated[str, Field(min_length=1)]
+_Fraction = Annotated[float, Field(gt=0, lt=1)]
+_Seed = Annotated[int, Field(ge=0, lt=2**63)]
+_Lengths = tuple[PositiveInt, PositiveInt]
+
+# Params that other keys of the section set, or that must be the same for all contenders.
+_OF_FACTORIZATION = {"rank", "maxIter", "userCol", "itemCol", "ratingCol", "weightCol"}
+_OF_FACTORIZATION |= {"predictionCol", "validationIndicatorCol"}
+_OF_NETWORK = {"layers", "batchSize", "blockSize", "maxIter", "maxSteps", "gradients"}
+_OF_NETWORK |= {"learningRate", "stepSize", "featuresCol", "labelCol", "weightCol"}
+_OF_NETWORK |= {"predictionCol", "validationIndicatorCol"}
+_OF_MLLIB = {"layers", "maxIter", "featuresCol", "labelCol", "predictionCol"}
+
+
+class FactorizationBenchmarkSection(Section):
+    """``[factorization]``: `MatrixFactorization` beside MLlib's ``ALS``."""
+
+    enabled: bool = True
+    """Measure factorizations."""
+    ratings: PositiveInt = 100_000
+    """Number of ratings to plant, unless there are others to use."""
+    users: PositiveInt | None = None
+    """Number of users to plant; by default seven for a thousand ratings."""
+    items: PositiveInt | None = None
+    """Number of items to plant; by default 3.5 times the square root of the ratings, or
+    twice as many as the most active user has."""
+    seed: _Seed = 0
+    """Seed of the planted ratings."""
+    test: _Fraction = 0.1
+    """Fraction of the planted ratings that is held out."""
+    prepared: _Text | None = None
+    """A directory of prepared ratings, to use instead of planted ones."""
+    source: RatingsSection | None = None
+    """Files of ratings, to use instead of planted ones."""
+    split: SplitSection = SplitSection(test=0.1)
+    """Ratings of `source` to hold out."""
+    ranks: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (10, 32, 64, 128)
+    """The ranks to measure."""
+    iterations: _Lengths = (2, 10)
+    """Lengths of the two fits whose difference gives the seconds of an iteration."""
+    top: PositiveInt = 10
+    """Length of the lists of every user."""
+    repeats: PositiveInt = 3
+    """Rounds of measurements; the tables show medians."""
+    memory: bool = True
+    """Measure peak memory, in processes of their own; only with a local master and psutil."""
+    peers: tuple[Literal["mllib"], ...] = ("mllib",)
+    """Libraries to compare with."""
+    params: dict[str, Any] = Field(default_factory=dict)
+    """Params of `MatrixFactorization`, by name."""
+    mllib: dict[str, Any] = Field(default_factory=dict)
+    """Params of MLlib's ``ALS``, by name."""
+
+    def law(self) -> PlantedRatings:
+        """Return the law of the planted ratings."""
+        return PlantedRatings.of_size(self.ratings, self.users, self.items, self.seed)
+
+    def sizes(self, spark: SparkSession, data: BenchmarkTables) -> list[tuple[int, ...]]:
+        """Return the ranks to measure, each as a tuple."""
+        del spark, data
+        return [(rank,) for rank in self.ranks]
+
+    def plan(self, size: Sequence[int]) -> BenchmarkPlan:
+        """Return the plan for a rank."""
+        subject, score = f"rank {size[0]}", "test RMSE"
+        return BenchmarkPlan(
+            subject, "iteration", self.iterations, self.repeats, score, "less", top=self.top
+        )
+
+    def contenders(self, spark: SparkSession, size: Sequence[int]) -> list[Contender]:
+        """Return this library's contender for a rank, and the peers."""
+        ours = our_factorization(spark, size[0], self.params)
+        return [ours, *(mllib_factorization(spark, size[0], self.mllib) for _ in self.peers)]
+
+    def remarks(self) -> list[str]:
+        """Return remarks on the tables."""
+        return [_STEPS.format(*self.iterations, self.iterations[1] - self.iterations[0])]
+
+    def tables(self, spark: SparkSession, path: str) -> BenchmarkTables:
+        """Write the ratings that all contenders read, or find the planted ones there."""
+        if self.prepared is None and self.source is None:
+            law = self.law()
+            name = f"ratings-{law.ratings}-{law.users}-{law.items}-{law.seed}-{self.test:g}"
+            return write_tables(
+                spark, f"{path}/{name}", lambda: planted_ratings(spark, law, self.test), reuse=True
+            )
+        if self.source is None:
+            prepared = PreparedRatings.open(spark, str(self.prepared))
+        else:
+            where = PreparedSection(path=f"{path}/prepared", overwrite=True)
+            prepared = PreparationConfig(
+                ratings=self.source, split=self.split, prepared=where
+            ).prepare(spark)
+        return write_tables(
+            spark, f"{path}/ratings", lambda: prepared_tables(prepared), reuse=False
+        )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        _rising("iterations", self.iterations)
+        if self.prepared is not None and self.source is not None:
+            raise ValueError("prepared and source are two sources of ratings: leave one out")
+        self.law()
+        ParamTable(MatrixFactorization, "params", _OF_FACTORIZATION).make(self.params)
+        check_keys("mllib", self.mllib, _named(ALS) - _OF_FACTORIZATION)
+        return self
+
+
+class NetworkBenchmarkSection(Section):
+    """``[network]``: `MultilayerPerceptronClassifier` beside MLlib's and scikit-learn's."""
+
+    enabled: bool = True
+    """Measure networks."""
+    rows: PositiveInt = 10_000
+    """Number of examples to plant, unless there are others to use."""
+    features: PositiveInt = 64
+    """Number of features of the planted examples."""
+    classes: Annotated[int, Field(ge=2)] = 10
+    """Number of classes of the planted examples."""
+    seed: _Seed = 0
+    """Seed of the planted examples."""
+    test: _Fraction = 0.2
+    """Fraction of the planted examples that is held out."""
+    examples: ExamplesSection | None = None
+    """A table of examples of classes, to use instead of planted ones."""
+    split: ExampleSplitSection = ExampleSplitSection(test=0.2)
+    """Rows of `examples` to hold out."""
+    layers: tuple[PositiveInt, ...] = (128,)
+    """The hidden layers of all contenders."""
+    batch_size: PositiveInt = 1024
+    """Size of the minibatches of all contenders but MLlib, which has none."""
+    learning_rate: PositiveFloat = 1e-3
+    """Learning rate of Adam, for all contenders but MLlib."""
+    epochs: _Lengths = (2, 6)
+    """Lengths of the two fits whose difference gives the seconds of an epoch."""
+    accuracy: _Fraction | None = 0.86
+    """Accuracy that a fit is to reach on the test rows."""
+    most_epochs: PositiveInt = 256
+    """Longest fit that is tried for it; fits of 1, 2, 4 … epochs are."""
+    repeats: PositiveInt = 3
+    """Rounds of measurements; the tables show medians."""
+    memory: bool = True
+    """Measure peak memory, in processes of their own; only with a local master and psutil."""
+    gradients: Annotated[tuple[Literal["driver", "executors"], ...], Field(min_length=1)] = (
+        "driver",
+    )
+    """Places where this library computes gradients; each is a contender."""
+    peers: tuple[Literal["mllib", "sklearn"], ...] = ("mllib", "sklearn")
+    """Libraries to compare with, where they are installed."""
+    params: dict[str, Any] = Field(default_factory=dict)
+    """Params of `MultilayerPerceptronClassifier` of this library, by name."""
+    mllib: dict[str, Any] = Field(default_factory=dict)
+    """Params of MLlib's, by name."""
+
+    def sizes(self, spark: SparkSession, data: BenchmarkTables) -> list[tuple[int, ...]]:
+        """Return the one list of layers to measure, from the features to the classes."""
+        rows = spark.read.parquet(data.train)
+        features = len(rows.first()["features"])  # type: ignore[index]  # there are rows
+        return [(features, *self.layers, rows.select("label").distinct().count())]
+
+    def plan(self, size: Sequence[int]) -> BenchmarkPlan:
+        """Return the plan for all the layers."""
+        subject = f"{'-'.join(map(str, size))}, batch {self.batch_size}"
+        score = f"test accuracy, {self.epochs[1]} epochs"
+        common = BenchmarkPlan(subject, "epoch", self.epochs, self.repeats, score, "more")
+        return replace(common, target=self.accuracy, most_steps=self.most_epochs)
+
+    def contenders(self, spark: SparkSession, size: Sequence[int]) -> list[Contender]:
+        """Return this library's contenders for all the layers, and the installed peers."""
+        batch, rate = self.batch_size, self.learning_rate
+        found = [
+            our_network(spark, self.layers, batch, rate, place, self.params)
+            for place in self.gradients
+        ]
+        if "mllib" in self.peers:
+            found.append(mllib_network(spark, size, self.mllib))
+        if "sklearn" in self.peers and has_sklearn():
+            found.append(sklearn_network(spark, self.layers, batch, rate))
+        return found
+
+    def remarks(self) -> list[str]:
+        """Return remarks on the tables, and on peers that are not installed."""
+        found = [_STEPS.format(*self.epochs, self.epochs[1] - self.epochs[0])]
+        if "sklearn" in self.peers and not has_sklearn():
+            found.append(_NO_SKLEARN)
+        if "mllib" in self.peers:
+            found.append(_LBFGS)
+        if self.accuracy is not None:
+            found.append(_REACH)
+        return found
+
+    def tables(self, spark: SparkSession, path: str) -> BenchmarkTables:
+        """Write the examples that all contenders read, or find the planted ones there."""
+        if self.examples is not None:
+            table = self.examples.table(spark, self.split)
+            return write_tables(
+                spark, f"{path}/examples", lambda: example_tables(table), reuse=False
+            )
+        law = PlantedExamples(self.features, self.classes, self.seed)
+        name = f"examples-{self.rows}-{law.features}-{law.classes}-{law.seed}-{self.test:g}"
+        return write_tables(
+            spark,
+            f"{path}/{name}",
+            lambda: planted_examples(spark, law, self.rows, self.test),
+            reuse=True,
+        )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        _rising("epochs", self.epochs)
+        if self.examples is not None:
+            if self.examples.task != "classification":
+                raise ValueError("examples.task must be classification: MLlib has no regression")
+            if self.examples.weight is not None:
+                raise ValueError("examples.weight must be left out: MLlib takes no weights")
+            if not isinstance(self.examples.label, str):
+                raise ValueError("examples.label must be one column")
+        ours = ParamTable(MultilayerPerceptronClassifier, "params", _OF_NETWORK)
+        ours.make(self.params)
+        check_keys("mllib", self.mllib, _named(MLlibClassifier) - _OF_MLLIB)
+        return self
+
+
+class BenchmarkOutputSection(Section):
+    """``[output]``: the place of the numbers."""
+
+    path: _Text
+    """The directory of all benchmarks, and of the planted data."""
+
+
+class BenchmarkConfig(Section):
+    """Configuration of a benchmark."""
+
+    factorization: FactorizationBenchmarkSection | None = None
+    """By default factorizations are not measured."""
+    network: NetworkBenchmarkSection | None = None
+    """By default networks are not measured."""
+    output: BenchmarkOutputSection
+
+    def sections(self) -> dict[str, FactorizationBenchmarkSection | NetworkBenchmarkSection]:
+        """Return the sections to measure, by name."""
+        both = {"factorization": self.factorization, "network": self.network}
+        return {name: one for name, one in both.items() if one is not None and one.enabled}
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not self.sections():
+            raise ValueError("there is nothing to measure: enable [factorization] or [network]")
+        return self
+
+
+def _rising(name: str, lengths: tuple[int, int]) -> None:
+    if lengths[0] >= lengths[1]:
+        raise ValueError(f"{name} must be two numbers, the lesser first, got {list(lengths)}")
+
+
+def _named(estimator: type[Any]) -> set[str]:
+    """Return the Params that an estimator of MLlib takes by name."""
+    return set(signature(estimator).parameters) - {"self"}
+
+
+@dataclass
+class Benchmark:
+    """Measurements and data by section, and remarks for the reader of the tables."""
+
+    measurements: dict[str, list[Measurement]] = field(default_factory=dict)
+    data: dict[str, dict[str, Any]] = field(default_factory=dict)
+    remarks: list[str] = field(default_factory=list)
+
+    @property
+    def all(self) -> list[Measurement]:
+        """The measurements of all sections."""
+        return [one for measurements in self.measurements.values() for one in measurements]
+
+    def remark(self, *remarks: str) -> None:
+        """Add remarks that are not there yet."""
+        self.remarks += [one for one in remarks if one not in self.remarks]
+
+
+def run_benchmark(spark: SparkSession, config: BenchmarkConfig, scratch: str) -> Benchmark:
+    """Measure all sections that are enabled; `scratch` is a directory for temporary files."""
+    found = Benchmark()
+    for name, section in config.sections().items():
+        data = section.tables(spark, f"{config.output.path}/data")
+        found.data[name] = {"path": data.path, "rows": data.counts}
+        sizes = section.sizes(spark, data)
+        subjects = [(section.plan(size), section.contenders(spark, size)) for size in sizes]
+        memory, clock = Clock(name), Clock(name)
+        if section.memory and _can_measure_memory(spark, name, found):
+            tasks = MemoryTask(
+                settings=_session_settings(spark), config=config, section=name, data=data
+            )
+            for size, (plan, contenders) in zip(sizes, subjects, strict=True):
+                for one in contenders:
+                    task = tasks.model_copy(update={"size": size, "contender": one.name})
+                    memory.record(plan.subject, "peak memory", one.name, _peak_of(task), "MB")
+        if name == "factorization":
+            data = without_unknown_ids(spark, data, f"{scratch}/test")
+        measure_contenders(spark, clock, subjects, data, scratch)
+        found.measurements[name] = clock.measurements + memory.measurements
+        found.remark(*section.remarks(), *_too_short(clock.measurements))
+    return found
+
+
+def _too_short(measurements: list[Measurement]) -> list[str]:
+    """Name the differences that are lost in the noise of the machine."""
+    return [
+        _TOO_SHORT.format(f"{one.subject}, {one.work}", one.contender)
+        for one in measurements
+        if one.unit == "s" and one.median is not None and one.median <= 0
+    ]
+
+
+class MemoryTask(Section):
+    """Work of one contender in a process of its own."""
+
+    settings: dict[str, str]
+    """Settings of the session."""
+    config: BenchmarkConfig
+    section: str
+    data: BenchmarkTables
+    size: tuple[int, ...] = ()
+    """The rank, or the layers from the features to the classes."""
+    contender: str = ""
+
+    def perform(self, spark: SparkSession) -> None:
+        """Do once everything that the contender is measured at, with the lesser length."""
+        section = self.config.sections()[self.section]
+        contenders = {one.name: one for one in section.contenders(spark, self.size)}
+        perform_once(contenders[self.contender], self.data, section.plan(self.size))
+
+
+def _can_measure_memory(spark: SparkSession, section: str, found: Benchmark) -> bool:
+    """Tell whether all processes of the session are on this machine and visible; remark it."""
+    master = spark.conf.get("spark.master") or ""
+    if not master.startswith("local"):
+        found.remark(_REMOTE.format(master))
+    elif not has_psutil():
+        found.remark(_NO_PSUTIL)
+    else:
+        found.remark(_PEAK.format(" and makes the lists" if section == "factorization" else ""))
+        return True
+    return False
+
+
+def _session_settings(spark: SparkSession) -> dict[str, str]:
+    """Return the settings of a session like this one."""
+    return {
+        key: value
+        for key, value in spark.conf.getAll.items()
+        if key in _COPIED or key.startswith(_COPIED_GROUPS)
+    }
+
+
+def _peak_of(task: MemoryTask) -> float:
+    """Perform a task in a process of its own, and return the peak memory in MB.
+
+    It is that of the process, its JVM and its Python workers together, at one moment.
+    """
+    command = [sys.executable, "-m", "nonconvex.benchmark.run"]
+    return peak_memory(command, _environment(os.environ), task.model_dump_json())
+
+
+def _environment(given: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of a process that starts a session, and finds this package."""
+    kept = {name: value for name, value in given.items() if name not in _FOREIGN}
+    here = str(Path(__file__).resolve().parent.parent.parent)
+    paths = filter(None, [here, kept.get("PYTHONPATH")])
+    return {**kept, "PYTHONPATH": os.pathsep.join(paths)}
+
+
+def benchmark_table(measurements: Sequence[Measurement]) -> str:
+    """Show the medians, and how many times better than each peer the first contender is.
+
+    Examples
+    --------
+    >>> both = [
+    ...     Measurement("network", "4-8-3", "epoch", name, "s", "less", (value,))
+    ...     for name, value in {"ours": 2.0, "peer": 3.0}.items()
+    ... ]
+    >>> print(benchmark_table(both))
+                     ours   peer  than peer
+    4-8-3  epoch, s  2.00   3.00     1.50 ×
+    """
+    names = list(dict.fromkeys(one.contender for one in measurements))
+    found = {(one.subject, one.work, one.contender): one for one in measurements}
+    ratio = {(one.subject, one.work, one.peer): one.value for one in ratios(measurements)}
+    rows = []
+    subjects = list(dict.fromkeys(one.subject for one in measurements))
+    works = dict.fromkeys((one.subject, one.work) for one in measurements)
+    for subject, work in sorted(works, key=lambda key: subjects.index(key[0])):
+        of = [found.get((subject, work, name)) for name in names]
+        unit = next(one.unit for one in of if one is not None)
+        title = f"{subject}  {work}" + (f", {unit}" if unit else "")
+        times = [_times(ratio.get((subject, work, name))) for name in names[1:]]
+        rows.append([title, *map(_value, of), *times])
+    return text_table(["", *names, *(f"than {name}" for name in names[1:])], rows)
+
+
+def _value(one: Measurement | None) -> str:
+    if one is None:
+        return ""
+    if one.median is None:
+        return "not reached"
+    if one.unit:
+        digits = 0 if abs(one.median) >= 1000 else 3 if abs(one.median) < 0.1 else 2
+    else:
+        digits = 4 if one.median % 1 else 0
+    return f"{one.median:,.{digits}f}"
+
+
+def _times(ratio: float | None) -> str:
+    return "" if ratio is None else f"{ratio:.2f} ×"
+
+
+def benchmark_json(
+    spark: SparkSession, run_id: str, config: BenchmarkConfig, found: Benchmark
+) -> str:
+    """Return all numbers of a benchmark, and everything that they depend on, as JSON."""
+    return strict_json(
+        {
+            "benchmark": _LAYOUT,
+            "run_id": run_id,
+            "environment": _describe_environment(spark),
+            "data": found.data,
+            "remarks": found.remarks,
+            "configuration": config.model_dump(mode="json"),
+            "measurements": [one.to_dict() for one in found.all],
+            "ratios": [one._asdict() for one in ratios(found.all)],
+        }
+    )
+
+
+def _describe_environment(spark: SparkSession) -> dict[str, Any]:
+    """Return what the numbers depend on besides the configuration."""
+    return {
+        "nonconvex": __version__,
+        "python": platform.python_version(),
+        "java": java_version(spark),
+        **{name: _version(name) for name in _PACKAGES},
+        "machine": f"{platform.system()} {platform.machine()}",
+        "processor": _processor(),
+        "cores_of_driver": os.cpu_count(),
+        "master": spark.conf.get("spark.master"),
+        "parallelism": parallelism(spark),
+        "driver_memory": spark.conf.get("spark.driver.memory", None),
+        "OPENBLAS_CORETYPE": os.environ.get("OPENBLAS_CORETYPE"),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _processor() -> str | None:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            lines = [line for line in file if line.startswith("model name")]
+    except OSError:
+        return None
+    return lines[0].partition(":")[2].strip() if lines else None
+
+
+def main() -> None:
+    """Perform the task on standard input."""
+    task = MemoryTask.model_validate_json(sys.stdin.read())
+    spark = get_session("benchmark", task.settings)
+    try:
+        task.perform(spark)
+    finally:
+        spark.stop()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,117 @@
+"""The package that measures this library beside its peers: data, turns, scores, memory."""
+
+import os
+import sys
+
+import pytest
+
+from nonconvex.benchmark.contenders import Contender
+from nonconvex.benchmark.data import BenchmarkTables, planted_examples, planted_ratings
+from nonconvex.benchmark.measure import (
+    BenchmarkPlan,
+    Clock,
+    CommandError,
+    Measurement,
+    measure_contenders,
+    peak_memory,
+    resident,
+    steps_to_target,
+)
+from nonconvex.benchmark.run import (
+    Benchmark,
+    NetworkBenchmarkSection,
+    _can_measure_memory,
+    _environment,
+    _session_settings,
+    benchmark_table,
+)
+from nonconvex.numerics.synthetic import PlantedExamples, PlantedRatings
+
+NO_DATA = BenchmarkTables("", "", "", {})
+
+
+def contender(name="learner", **works):
+    return Contender(name, **{"predict": lambda model, path: None, **works})
+
+
+def plan(repeats=1, **settings):
+    return BenchmarkPlan("a", "iteration", (1, 2), repeats, "test RMSE", "less", **settings)
+
+
+def test_planted_tables_do_not_depend_on_partitions(spark):
+    law, examples = PlantedRatings.of_size(300), PlantedExamples(3, 2, 5)
+    for make in (
+        lambda parts: planted_ratings(spark, law, 0.3, parts),
+        lambda parts: planted_examples(spark, examples, 50, 0.3, parts).drop("row"),
+    ):
+        one, many = (sorted(map(str, make(parts).collect())) for parts in (1, 3))
+        assert one == many
+        assert len(one) in (300, 50)
+        assert {"train", "test"} == {row.part for row in make(2).select("part").collect()}
+
+
+def test_an_accuracy_that_is_not_reached_has_no_ratio():
+    learner = contender(fit=lambda path, epochs: epochs, score=lambda model, path: model / 10)
+    assert steps_to_target(learner, NO_DATA, plan(target=0.35, most_steps=8)) == 4
+    assert steps_to_target(learner, NO_DATA, plan(target=0.35, most_steps=3)) is None
+    assert steps_to_target(learner, NO_DATA, plan()) is None
+    both = [
+        Measurement("network", "a", "reach", name, "s", "less", values)
+        for name, values in {"ours": (1.0, 2.0), "peer": (None, None)}.items()
+    ]
+    assert benchmark_table(both).splitlines()[1].split("  ")[-1] == "not reached"
+
+
+def test_contenders_take_turns_and_do_what_they_can(spark, tmp_path):
+    done = []
+
+    def work(name):
+        return lambda *given: done.append((name, *given)) or 0.5
+
+    lists = {"save": work("save"), "recommend": work("recommend")}
+    ours = contender("ours", fit=work("fit ours"), score=work("score"), **lists)
+    peer = contender("peer", fit=work("fit peer"), score=work("score"))
+    clock = Clock("factorization")
+    subject = (plan(repeats=2, top=3), [ours, peer])
+    measure_contenders(spark, clock, [subject], NO_DATA, str(tmp_path))
+    fits = [one[0][-4:] + f" {one[2]}" for one in done if one[0].startswith("fit")]
+    turn = [f"{name} {steps}" for name in ("ours", "peer") for steps in (1, 1, 2)]
+    assert fits == ["ours 1", "peer 1", *turn, *turn], "a warm-up, and a first fit not counted"
+    works = {(one.work, one.contender): one for one in clock.measurements}
+    assert all(len(one.values) == 2 for one in works.values())
+    alike = ["load", "iteration", "predict all rows", "test RMSE"]
+    own = ["Parquet to saved model, 2 iterations", "top-3 for all users"]
+    assert {work for work, name in works if name == "peer"} == {*alike}
+    assert {work for work, name in works if name == "ours"} == {*alike, *own}
+    assert works["test RMSE", "peer"].median == 0.5
+    assert ("save", 0.5, f"{tmp_path}/model") in done
+
+
+def test_without_psutil_the_remarks_say_so(spark, monkeypatch):
+    monkeypatch.setattr("nonconvex.benchmark.run.has_psutil", lambda: False)
+    found = Benchmark()
+    assert not _can_measure_memory(spark, "network", found)
+    assert "psutil is not installed" in found.remarks[0]
+
+
+def test_a_process_for_memory_has_a_session_like_this_one(spark):
+    settings = _session_settings(spark)
+    assert settings["spark.master"] == spark.conf.get("spark.master")
+    assert not [key for key in settings if key.startswith("spark.app.")]
+    assert "PYSPARK_GATEWAY_PORT" not in _environment({"PYSPARK_GATEWAY_PORT": "1"})
+
+
+def test_absent_peers_are_named(monkeypatch):
+    monkeypatch.setattr("nonconvex.benchmark.run.has_sklearn", lambda: False)
+    section = NetworkBenchmarkSection(peers=("sklearn",))
+    assert any("scikit-learn is not installed" in remark for remark in section.remarks())
+    assert [one.name for one in section.contenders(None, [3, 4, 3])] == ["nonconvex (driver)"]
+
+
+def test_memory_is_that_of_a_process_and_its_children():
+    hungry = "import time; x = b'1' * 150_000_000; time.sleep(0.4)"
+    child = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {hungry!r}])"
+    assert 150 < peak_memory([sys.executable, "-c", child], os.environ) < 400
+    assert resident(os.getpid()) > 10e6
+    with pytest.raises(CommandError, match=r"ended with 1: (?s:.*)ValueError: no"):
+        peak_memory([sys.executable, "-c", "raise ValueError(input())"], os.environ, "no")
