@@ -52,14 +52,6 @@ def agreement(
 ) -> Agreement:
     """Count how often which prediction meets which actual value.
 
-    Parameters
-    ----------
-    frame : DataFrame
-    actual, predicted : Column
-        Of doubles; a row without a finite prediction is left out.
-    least, most : float
-        The range of the actual values, which predictions are shown in.
-
     Examples
     --------
     >>> predicted = spark.createDataFrame(
@@ -98,16 +90,6 @@ def agreement(
 
 def reliability(frame: DataFrame, confidence: Column, right: Column, bins: int = 10) -> Reliability:
     """Compare how sure predictions are with how many of them are right.
-
-    Parameters
-    ----------
-    frame : DataFrame
-    confidence : Column
-        The probability that a prediction gives itself, in [0, 1]; null is left out.
-    right : Column
-        Of booleans.
-    bins : int
-        Of equal width; those without rows are left out.
 
     Examples
     --------

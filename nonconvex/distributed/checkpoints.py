@@ -123,15 +123,7 @@ class Checkpoints:
                 FileSystem(self.spark, self.path).delete(f"{self.path}/iteration={iteration}")
 
     def load(self, *, sharded: bool = False) -> State | None:
-        """Return the newest state, or None; if `sharded`, executors read all matrices.
-
-        Raises
-        ------
-        CheckpointError
-            If its settings or data differ (the message says which), or it is damaged.
-        ConcurrencyError
-            If another process keeps removing checkpoints that are being read.
-        """
+        """Return the newest state, or None; if `sharded`, executors read all matrices."""
         failed = None
         for _ in range(_ATTEMPTS):
             iterations = self._iterations()

@@ -64,24 +64,7 @@ def check_new(frame: DataFrame, name: str, role: str) -> None:
 
 
 def id_column(frame: DataFrame, name: str, role: str, like: DataType | None = None) -> Column:
-    """Return a column of ids, cast to the type `like` if given.
-
-    Parameters
-    ----------
-    frame : DataFrame
-    name : str
-        Of the column, whatever characters it has.
-    role : str
-        The Param that names the column, for the message.
-    like : DataType, optional
-        The type of the ids that these must be comparable with.
-
-    Raises
-    ------
-    ColumnError
-        If there is no such column, or more than one, or its type is not string, integer or
-        decimal, or not of the same kind as `like`.
-    """
+    """Return a column of ids, cast to the type `like` if given."""
     kind = _type(frame, name, role)
     if not isinstance(kind, (StringType, IntegralType, DecimalType)):
         raise ColumnError(_wrong(name, role, kind, "string, integer or decimal"))

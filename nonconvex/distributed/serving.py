@@ -38,13 +38,7 @@ class ServingError(ValueError):
 
 
 def check_place(spark: SparkSession, path: str, *, overwrite: bool) -> None:
-    """Raise if something is at `path` that may not be replaced.
-
-    Raises
-    ------
-    ServingError
-        If there is something, unless it has a `MANIFEST` and `overwrite` is given.
-    """
+    """Raise if something is at `path` that may not be replaced."""
     files = FileSystem(spark, path)
     if not files.exists(path):
         return
@@ -61,15 +55,7 @@ def check_place(spark: SparkSession, path: str, *, overwrite: bool) -> None:
 
 
 def read_table(spark: SparkSession, path: str, key: str) -> DataFrame:
-    """Read Parquet that the configuration names as `key`.
-
-    Raises
-    ------
-    ServingError
-        If there is none.
-    SourceError
-        If a file of it has 0 bytes.
-    """
+    """Read Parquet that the configuration names as `key`."""
     refuse_empty_files(FileSystem(spark, path), path)
     try:
         return spark.read.parquet(path)
@@ -79,16 +65,7 @@ def read_table(spark: SparkSession, path: str, key: str) -> DataFrame:
 
 
 def seen_pairs(prepared: PreparedRatings, parts: Sequence[str], user: str, item: str) -> DataFrame:
-    """Return the pairs in some parts of prepared ratings, by the ids that they came with.
-
-    Parameters
-    ----------
-    prepared : PreparedRatings
-    parts : sequence of {"train", "validation", "test"}
-        At least one.
-    user, item : str
-        What to name the columns.
-    """
+    """Return the pairs in some parts of prepared ratings, by the ids that they came with."""
     tables = {
         "train": training_ratings(prepared),
         "validation": prepared.validation,
@@ -116,12 +93,9 @@ def write_lists(lists: DataFrame, path: str, buckets: int) -> None:
 
     Parameters
     ----------
-    lists : DataFrame
-        Ids in the first column.
     path : str
         A directory with ``bucket=<b>/`` in it, where b is the CRC-32 of the id, written as text in
         UTF-8, modulo `buckets`.  A bucket is one file, sorted by id.
-    buckets : int
     """
     name = lists.columns[0]
     key = F.col("`" + name.replace("`", "``") + "`")
@@ -148,7 +122,6 @@ def user_vectors(factors: DataFrame, alpha: float) -> DataFrame:
     ----------
     factors : DataFrame
         ``id, bias, features``.
-    alpha : float
     """
     return factors.select(
         "id",

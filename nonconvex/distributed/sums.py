@@ -41,15 +41,6 @@ def totals_in(collected: pa.Table) -> Totals:
 def exact_sums(frame: DataFrame, column: str, by: str) -> dict[str, Fraction]:
     """Sum a column of doubles within groups, without rounding, in one job.
 
-    Parameters
-    ----------
-    frame : DataFrame
-        Any table.
-    column : str
-        A column of finite doubles.
-    by : str
-        A column of few different strings.
-
     Returns
     -------
     dict of str to Fraction

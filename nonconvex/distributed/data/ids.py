@@ -118,11 +118,6 @@ def index_ids(ratings: DataFrame, column: str, blocks: int | None = None) -> IdI
     are ranges of indices with n / B ratings each, up to those of one id.  The result is cached;
     the caller calls `IdIndex.unpersist`.
 
-    Raises
-    ------
-    RatingsError
-        If there are more than 2³¹ − 1 ids.
-
     Examples
     --------
     >>> users = index_ids(ratings, "user", blocks=4)

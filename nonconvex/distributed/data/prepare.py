@@ -210,38 +210,6 @@ def prepare_ratings(
     blocks).  `path` appears when all is written.  Prepared ratings of the same content that exist,
     or appear meanwhile, are reused.
 
-    Parameters
-    ----------
-    source : Source
-        The ratings.
-    path : str
-        The directory to write.
-    columns : Columns
-        The names of the columns of the source.
-    rules : Rules
-        Which ratings are accepted.
-    split : Split
-        Which of them are held out.
-    user_blocks, item_blocks : int, optional
-        Number of blocks of each side, at least 1; by default one for every million ratings, and
-        at least one for each core.
-    overwrite : bool
-        Whether prepared ratings at `path` may be replaced; nothing else ever is.
-
-    Returns
-    -------
-    PreparedRatings
-
-    Raises
-    ------
-    RatingsError
-        If a column is missing or has a wrong type, if the rules forbid duplicates that occur, or
-        if a part of the split is empty; nothing is written then.
-    PreparedError
-        If something else is at `path`.
-    ValueError
-        If timestamps are needed and no column of them is named.
-
     Examples
     --------
     >>> from nonconvex.distributed.data.sources import read_source

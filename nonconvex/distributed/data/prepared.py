@@ -140,14 +140,7 @@ class PreparedRatings:
 
     @classmethod
     def open(cls, spark: SparkSession, path: str) -> "PreparedRatings":
-        """Open a directory that `prepare_ratings` has written.
-
-        Raises
-        ------
-        PreparedError
-            If there is none, it has another version of the layout, or its files differ in name or
-            size from those that were written.
-        """
+        """Open a directory that `prepare_ratings` has written."""
         files = FileSystem(spark, path)
         again = "prepare the ratings again, with overwrite"
         if not files.exists(path):

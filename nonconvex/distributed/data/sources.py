@@ -154,30 +154,8 @@ def read_source(
 
     Parameters
     ----------
-    spark : SparkSession
-        The session that reads.
-    path : str
-        A file, a directory or a pattern with wildcards.
-    format : {"parquet", "csv", "json"}, optional
-        By default from the extension of the path, or of the first file in the directory.  CSV files
-        have a header; fields may be in double quotes, doubled inside.  JSON files have one object
-        in a line.
     separator : str, optional
         Between the fields of CSV: by default a tab in ``.tsv``, else a comma.
-    window : Window, optional
-        The path has a directory for each day, of which these are read.
-
-    Returns
-    -------
-    Source
-
-    Raises
-    ------
-    SourceError
-        If there is nothing at the path, its format is unknown or it cannot be read, or if a file
-        of Parquet has 0 bytes.
-    WindowError
-        If the last day of the window is not there.
 
     Examples
     --------

@@ -174,33 +174,11 @@ def label_ratings(
     infinite or negative; the timestamp is neither number nor date-time, or is null though
     required; the split is none of `PARTS`.  In a reason, the value follows ": ".
 
-    Parameters
-    ----------
-    rows : DataFrame
-        Raw ratings.
-    columns : Columns
-    rules : Rules
-    text : bool
-        Whether numbers are strings, as in text formats.
-    malformed : str, optional
-        Column of `rows` that is not null where a line could not be parsed.
-    split : str, optional
-        Column of a ready-made split, one of `PARTS`.
-    timestamp_required : bool
-        Whether to reject a null timestamp.
-    extra : mapping of str to Column, optional
-        More columns to carry along.
-
     Returns
     -------
     DataFrame
         ``user, item, rating double, [weight double], [timestamp long], [split string], reason``
         and the extra columns.
-
-    Raises
-    ------
-    RatingsError
-        If a column is missing, has two roles or has a wrong type.
 
     Examples
     --------

@@ -147,28 +147,6 @@ def pack_ratings(
     ratings : DataFrame
         ``user``, ``item``, ``rating double``, and if there are any ``weight double`` and
         ``held_out boolean``, which marks validation ratings.
-    user_blocks, item_blocks : int, optional
-        Number of blocks of each side, by default by the number of ratings.
-    dtype : float type
-        Of the ratings in the blocks, and of the arithmetic.
-    transform : callable, optional
-        Applied to the training ratings of each block.
-    place : {"auto", "driver", "executors"}
-        "auto" is the driver if `fits_on_driver`.
-    unknowns : int
-        1 + K, summed over all problems.
-    policy : ExchangePolicy
-        Decides how rows are exchanged, and whether long rows are divided among tasks.
-
-    Returns
-    -------
-    TrainingSet
-
-    Raises
-    ------
-    RatingsError
-        For null ids, ratings or weights that are not finite numbers, negative weights, and if no
-        training ratings are left.
     """
     chunks, lookups = read_chunks(ratings, dtype), None
     try:

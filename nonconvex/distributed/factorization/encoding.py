@@ -126,27 +126,12 @@ def read_chunks(ratings: DataFrame, dtype: type[np.floating]) -> DataFrame:
     ratings : DataFrame
         ``user``, ``item``, ``rating double``, and where there are any ``weight double`` and
         ``held_out boolean``, which says what is not to train on.
-    dtype : float type
-        Of ratings and weights in the chunks.
-
-    Returns
-    -------
-    DataFrame
-        A row for each chunk, whose ratings are either all to train on or all held out; for
-        `Chunk.read` once `check_chunks` has found nothing.
     """
     return ratings.mapInArrow(with_frozen_gc(encode(dtype)), _SQL).persist()
 
 
 def check_chunks(chunks: DataFrame, *, validated: bool) -> Checked:
-    """Raise `RatingsError` if there is a value that cannot be used, or nothing to train on.
-
-    Parameters
-    ----------
-    chunks : DataFrame
-    validated : bool
-        Whether some ratings are to be held out.
-    """
+    """Raise `RatingsError` if there is a value that cannot be used, or nothing to train on."""
     reports = chunks.select(_SCHEMA.names[:5]).toArrow()
     rows = int(pc.sum(reports["rows"]).as_py() or 0)
     counts = np.zeros(len(_PROBLEMS), np.int64)
@@ -171,13 +156,6 @@ def check_chunks(chunks: DataFrame, *, validated: bool) -> Checked:
 
 def count_ids(chunks: DataFrame, side: str, kind: str) -> pa.Table:
     """Count the ratings of each id, over all chunks to train on.
-
-    Parameters
-    ----------
-    chunks : DataFrame
-    side : {"user", "item"}
-    kind : str
-        The SQL type of the ids.
 
     Returns
     -------
@@ -310,8 +288,6 @@ class IdLookup(NamedTuple):
         ----------
         index, column : int32 arrays of shape (n,)
             Dense indices of this side and of the other.
-        parts : int
-            How many parts each long row has; their blocks come behind all others.
         """
         block = self.blocks_of(index)
         if not len(self.long):
@@ -323,16 +299,6 @@ class IdLookup(NamedTuple):
 
 def collect_ids(chunks: DataFrame, side: str, kind: str, blocks: int | None = None) -> IdLookup:
     """Give every id the index and the block that `index_ids` gives it, in one job.
-
-    Parameters
-    ----------
-    chunks : DataFrame
-        From `read_chunks`, with at least one rating to train on.
-    side : {"user", "item"}
-    kind : str
-        The SQL type of the ids.
-    blocks : int, optional
-        Number of blocks, at least 1; by default `default_blocks`.
 
     Examples
     --------
@@ -357,7 +323,6 @@ def look_up(ids: pa.ChunkedArray, counts: pa.ChunkedArray, blocks: int) -> IdLoo
         Distinct, in any order.
     counts : Arrow array of shape (m,)
         Number of ratings of each.
-    blocks : int
 
     Examples
     --------

@@ -46,13 +46,6 @@ def retrieval(
     relevant : DataFrame
         ``id, other``: the ids of a row and of a column that is relevant for it, in the types of
         training; a repeated pair counts once.
-    ranker : Ranker
-        Its n is k.
-    rows, columns : ModelSide
-    exclude : DataFrame, optional
-        Pairs that no list may hold.
-    unknown : bool
-        Whether rows that the model does not know have lists.
 
     Returns
     -------
@@ -60,11 +53,6 @@ def retrieval(
         `METRICS`, as means over the rows, which are summed exactly, so no order matters;
         ``coverageAtK``, the fraction of all columns that are in any list; and ``users``, the
         number of rows.
-
-    Raises
-    ------
-    EvaluationError
-        If there are no rows.
     """
     keys = _relevant(relevant, rows, columns)
     asked, ranker = requests(
@@ -144,17 +132,6 @@ def evaluate_ratings(ratings: DataFrame, predictors: Sequence[str]) -> Evaluatio
     ratings : DataFrame
         ``rating``, ``user_count`` and ``item_count`` (how many training ratings the user and the
         item have), ``weight`` if there are weights, and a column of doubles for each predictor.
-    predictors : sequence of str
-        The names of these; a rating for which one of them has no finite number is left out of all.
-
-    Returns
-    -------
-    Evaluation
-
-    Raises
-    ------
-    EvaluationError
-        If there are no ratings, none is predicted, or none of those has a weight.
 
     Examples
     --------

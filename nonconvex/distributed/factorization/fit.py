@@ -62,32 +62,6 @@ def fit_loop(
     """Minimize every problem; each pass over the ratings serves all of them.
 
     A problem that becomes non-finite is dropped, and reported as such.
-
-    Parameters
-    ----------
-    blocks : Blocks
-    problems : sequence of Problem
-    rule : StoppingRule
-    descent : DescentOptions, optional
-        For problems whose solver is "gd": all of them, or none.
-    checkpoints : Checkpoints, optional
-        An interrupted fit continues from the newest one, to the same bits; they are removed when
-        the fit is complete.
-    exchange : type of RowExchange
-        `Broadcast`, or `nonconvex.distributed.factorization.shuffle.Shuffle` for one problem of
-        explicit ratings whose solver is not "gd", and blocks on executors.
-
-    Returns
-    -------
-    list of Result
-        One for each problem, in their order.
-
-    Raises
-    ------
-    FitError
-        If no problem stays finite.
-    Interrupted
-        After Ctrl-C, at the end of the iteration, which is saved if there are checkpoints.
     """
     states = [FitState(problem) for problem in problems]
     descending = None if descent is None else Descent(blocks, descent)

@@ -93,28 +93,6 @@ def fold_in(
     ratings : DataFrame
         ``user``, ``item``, in the types of the model, ``rating double``, and ``weight double`` if
         there are weights: all ratings of each row that is to be solved.
-    side : Side
-        What is folded in.
-    factors : Factors
-    ids : Ids
-    shared : two broadcast float arrays
-        The users and the items of `factors`.
-    equation : Equation
-    ridge : RidgePosterior, optional
-        What is known beside the rows.
-
-    Returns
-    -------
-    Factors, Ids, RidgePosterior or None
-        With the solved rows in the place of those that there were, and new ones among them in
-        the order of their ids.
-
-    Raises
-    ------
-    RatingsError
-        If some ratings cannot be used, or none is of an id on the other side that is known.
-    FitError
-        If a row becomes non-finite.
     """
     own = Ids._fields.index(side)
     other = 1 - own
@@ -145,14 +123,6 @@ def fold_in_samples(
     """Draw the rows of one side that have ratings in every kept sample, given the other side.
 
     Parameters and errors are those of `fold_in`.
-
-    Returns
-    -------
-    Factors
-        The mean model, with rows that are means over the samples.
-    Ids
-    Posterior
-        The kept samples, with the rows that were drawn.
     """
     own = Ids._fields.index(side)
     posterior, shared = drawing

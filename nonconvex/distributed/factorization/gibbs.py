@@ -95,10 +95,8 @@ class HeldOut:
 
         Parameters
         ----------
-        alphas : sequence of float
         means : sequence of two float64 arrays of shape (1 + K,)
             The rows of a user and of an item that training does not know.
-        users, items : shared lists of float arrays
         """
 
         def predicted(block: RatingBlock) -> dict[str, NDArray[Any]]:
@@ -421,29 +419,7 @@ def sample(
     settings: SamplingOptions,
     checkpoints: Checkpoints | None = None,
 ) -> list[SamplingResult]:
-    """Sample every fit; each pass over the ratings serves all chains of all of them.
-
-    Parameters
-    ----------
-    blocks : Blocks
-    fits : sequence of SamplingTask
-    settings : SamplingOptions
-    checkpoints : Checkpoints, optional
-        Where the state is saved, and from where an interrupted fit goes on, to the same bits.
-
-    Returns
-    -------
-    list of SamplingResult
-        One for each fit, in their order.
-
-    Raises
-    ------
-    FitError
-        If a chain becomes non-finite.
-    Interrupted
-        After Ctrl-C, at the end of the sweep, which is saved where there are checkpoints.  What
-        comes before the first sweep is not.
-    """
+    """Sample every fit; each pass over the ratings serves all chains of all of them."""
     groups = [ChainGroup(task, blocks, settings) for task in fits]
     done = 0 if checkpoints is None else _resume(checkpoints, groups)
     if not done:

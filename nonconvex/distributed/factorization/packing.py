@@ -95,14 +95,6 @@ def pack_blocks(
     ratings : DataFrame
         Chunks of ratings, or the columns of `side`, ``rating``, and ``weight`` where there are
         weights.  A null index is an id that training does not know: it becomes -1.
-    side : PackingSide
-    dtype : float type
-        Of the ratings and weights in the blocks.
-    transform : callable, optional
-        Applied to each block.
-    lookups : broadcast dict of str to IdLookup, optional
-        Of chunks: the indices and blocks of the ids of each side, to be kept for as long as the
-        result.
 
     Returns
     -------
@@ -141,17 +133,7 @@ def pack_divided(
     dtype: type[np.floating],
     transform: _Transform | None = None,
 ) -> DataFrame:
-    """Pack ratings as `pack_in_place` does, but the parts of long rows into blocks of their own.
-
-    Parameters
-    ----------
-    ratings, side, dtype, transform
-        As for `pack_in_place`.
-    long : int64 array
-        The indices of the long rows.
-    columns : int
-        Number of rows of the other side.
-    """
+    """Pack ratings as `pack_in_place` does, but the parts of long rows into blocks of their own."""
     parts = parts_of(columns)
     place = F.array_position(F.array(*map(F.lit, long.tolist())), F.col(side.row).cast("long")) - 1
     others = pack_in_place(ratings.where(place < 0), side, dtype, transform)
@@ -168,22 +150,7 @@ def pack_locally(
     transform: _Transform | None = None,
     lookups: Mapping[str, IdLookup] | None = None,
 ) -> list[pa.RecordBatch]:
-    """Pack ratings that are in memory, into the bytes that `pack_blocks` makes of them.
-
-    Parameters
-    ----------
-    ratings : Arrow table
-        The columns of `triples`, or chunks.
-    side, dtype, transform
-        As for `pack_blocks`.
-    lookups : mapping of str to IdLookup, optional
-        As for `pack_blocks`, but not broadcast.
-
-    Returns
-    -------
-    list of Arrow batches
-        One for each block.
-    """
+    """Pack ratings that are in memory, into the bytes that `pack_blocks` makes of them."""
     cut = _cut(dtype, side, None if lookups is None else LocalValue(lookups))
     return list(_join(dtype, transform)(cut(iter(ratings.to_batches()))))
 
@@ -320,25 +287,12 @@ _SUMS = ("rows", "degrees", "weights", "sums", "squares")
 def row_sums(packed: BlockStore, rows: int, dtype: type[np.floating]) -> dict[str, Any]:
     """Add up the ratings of each row, in a first pass over the blocks, which fills the cache.
 
-    Parameters
-    ----------
-    packed : BlockStore
-    rows : int
-        Number m of rows in all blocks.
-    dtype : float type
-        Of the blocks.
-
     Returns
     -------
     dict
         ``degrees, weights, sums, squares``: float64 arrays of shape (m,) in the order of the
         indices, the last two of w R and w R²; ``counts`` and ``duplicates``, the numbers of
         ratings and of repeated pairs in all.
-
-    Raises
-    ------
-    RatingsError
-        If a block is there twice.
 
     Examples
     --------

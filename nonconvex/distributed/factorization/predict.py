@@ -55,11 +55,8 @@ def with_row(frame: DataFrame, key: Column, factors: DataFrame, name: str) -> Da
 
     Parameters
     ----------
-    frame : DataFrame
-    key : Column
     factors : DataFrame
         ``id, bias, features``.
-    name : str
     """
     row = F.struct("bias", "features").alias(name)
     renamed = factors.select(F.col("id").alias(f"{name}_id"), row)
@@ -72,11 +69,6 @@ def at_index(values: Broadcast[NDArray[Any]], index: Column, unknown: float, kin
     Parameters
     ----------
     values : broadcast array of shape (m,)
-    index : Column
-        Of int.
-    unknown : float
-    kind : {"long", "double"}
-        The type of the column.
     """
 
     def look_up(index: pa.Array) -> pa.Array:
@@ -103,12 +95,7 @@ def predictions(
 
     Parameters
     ----------
-    alpha : float
     users, items : broadcast float arrays of shape (m, 1 + K)
-    user_index, item_index : Column
-        Of int, null for an unknown id.
-    limits : (float, float), optional
-        The range that predictions are clipped to.
     """
 
     def score(user: pa.Array, item: pa.Array) -> pa.Array:
@@ -165,15 +152,11 @@ def deviations(
 
     Parameters
     ----------
-    spread : Spread or RidgeSpread
-        Of samples, or of a minimum.
     rows : two broadcast float arrays of shape (m, S (1 + K)), or (m, 1 + K) of a minimum
         Those of users and of items, of all samples side by side.
     more : broadcast, optional
         What it takes beside them: ω of the users in all samples, of shape (n_u, S), for
         deviations of ratings; `RowEvidence` of a minimum.
-    user_index, item_index : Column
-        Of int, null for an unknown id.
     """
 
     def deviate(user: pa.Array, item: pa.Array) -> pa.Array:
@@ -200,15 +183,8 @@ def add_uncertainty(
 
     Parameters
     ----------
-    frame : DataFrame
-    predicted, deviation : str
-        Its columns of predictions and of their deviations; the second is dropped.
     std, interval : str or None
         Columns to add: the deviation, and structs ``lower, upper``.
-    half_width : float
-        Deviations from the prediction to an end of the interval.
-    limits : (float, float), optional
-        The range that intervals are clipped to.
     """
     added = {}
     if std is not None:

@@ -152,22 +152,7 @@ def update_side(
     own: Rows,
     dtype: type[np.floating],
 ) -> list[RowUpdate]:
-    """Update the rows of all blocks in every problem.
-
-    Parameters
-    ----------
-    packed : BlockStore
-    steps : sequence of Step or Draw
-        One for each problem.
-    fixed, own : shared lists of float arrays
-        The rows of the other side, and of this side before the update, in every problem.
-    dtype : float type
-
-    Returns
-    -------
-    list of RowUpdate
-        One for each problem, of all rows in the order of their indices.
-    """
+    """Update the rows of all blocks in every problem."""
     table = packed.run(_update(steps, fixed, own, dtype, packed.whole))
     return [
         _assemble(table, number, rows, step)
@@ -187,12 +172,6 @@ def user_squares(
     packed: BlockStore, factors: Factors, dtype: type[np.floating]
 ) -> NDArray[np.float64]:
     """Sum w (R̂ − R)² over the ratings of each user, in blocks whose rows are users.
-
-    Parameters
-    ----------
-    packed : BlockStore
-    factors : Factors
-    dtype : float type
 
     Returns
     -------

@@ -114,17 +114,7 @@ class Ranker(NamedTuple):
 def keys(
     spark: SparkSession, side: ModelSide, subset: DataFrame | None, *, unknown: bool
 ) -> DataFrame:
-    """Return ``id, index`` of those on a side that lists are asked for, each once.
-
-    Parameters
-    ----------
-    spark : SparkSession
-    side : ModelSide
-    subset : DataFrame, optional
-        Their ids; by default all that the model knows.  Null is nobody's id.
-    unknown : bool
-        Whether ids that the model does not know are kept, with a null index.
-    """
+    """Return ``id, index`` of those on a side that lists are asked for, each once."""
     if subset is None:
         index = pa.array(np.arange(len(side.ids), dtype=np.int32))
         return spark.createDataFrame(pa.table({"id": side.ids, "index": index}))
@@ -168,20 +158,6 @@ def requests(
     ----------
     keys : DataFrame
         ``id, index`` and anything else.
-    ranker : Ranker
-        For all columns.
-    rows, columns : ModelSide
-    exclude : DataFrame, optional
-        Pairs of a row and a column.
-    candidates : DataFrame, optional
-        Columns, or pairs of a row and a column, that alone may be found.
-
-    Returns
-    -------
-    DataFrame
-        What `ranker` reads.
-    Ranker
-        For the candidates, if they are the same for all rows.
     """
     excluded = None if exclude is None else pairs(exclude, "exclude", rows, columns)
     if candidates is not None and rows.column in candidates.columns:
@@ -208,14 +184,6 @@ def recommendations(
 ) -> DataFrame:
     """Return the n best columns of each row.
 
-    Parameters
-    ----------
-    requests, ranker
-        From `requests`.
-    rows, columns : ModelSide
-    limits : (float, float), optional
-        What the ratings that are returned are clipped to; the order is that of the predictions.
-
     Returns
     -------
     DataFrame
@@ -234,13 +202,6 @@ def neighbours(keys: DataFrame, side: ModelSide, n: int) -> DataFrame:
     """Return the n of a side that are most similar to each of some others of it.
 
     Similarity is the cosine of γ.  What has γ = 0 is similar to nothing.
-
-    Parameters
-    ----------
-    keys : DataFrame
-        From `keys`, without unknown ids.
-    side : ModelSide
-    n : int
 
     Returns
     -------

@@ -71,13 +71,7 @@ def write_checksums(
 
 
 def verify(spark: SparkSession, path: str) -> None:
-    """Compare all files of a directory with its checksums; sizes first, then digests.
-
-    Raises
-    ------
-    ChecksumError
-        If a file is missing, was not written with the others, or differs.
-    """
+    """Compare all files of a directory with its checksums; sizes first, then digests."""
     files = FileSystem(spark, path)
     expected, found = _checksums(files, path), _files(files, path)
     different = sorted(expected.keys() ^ found.keys())
@@ -141,13 +135,6 @@ def publish(spark: SparkSession, path: str, *, replace: bool = True) -> Iterator
 
     What was at `path` stays until then, and for good if the block raises.  A killed process leaves
     the temporary directory, or between two renames the old one; the next writer clears up.
-
-    Raises
-    ------
-    FileSystemError
-        If `path` cannot be written.
-    ConcurrencyError
-        If another process has written `path` meanwhile, or it exists and `replace` is false.
 
     Examples
     --------
