@@ -9,20 +9,20 @@ from numpy.typing import NDArray
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-__all__ = ["Agreement", "Reliability", "agreement", "reliability"]
+__all__ = ["PredictedVsActual", "Reliability", "agreement", "reliability"]
 
-_FINE = 81  # levels of the actual values that are told apart
-_FEW = 21  # actual values that are few enough to have a row of tiles each
+_FINE = 81  # most levels of the actual values
+_FEW = 21  # most actual values with a row of tiles each
 _PREDICTED = 30
 
 
-class Agreement(NamedTuple):
-    """How often which prediction met which actual value.
+class PredictedVsActual(NamedTuple):
+    """2-D histogram of predicted against actual values.
 
     Attributes
     ----------
     counts : int64 array of shape (rows, columns)
-        By actual value and by prediction; what lies outside is counted at the edge.
+        By actual value and by prediction; values outside are counted at the edge.
     actual, predicted : float64 arrays of shape (rows + 1,) and (columns + 1,)
         The edges of the tiles.
     """
@@ -33,7 +33,7 @@ class Agreement(NamedTuple):
 
 
 class Reliability(NamedTuple):
-    """Of predictions that were about as sure, how sure they were and how many were right.
+    """Mean confidence and accuracy of predictions, in bins of confidence.
 
     Attributes
     ----------
@@ -49,8 +49,8 @@ class Reliability(NamedTuple):
 
 def agreement(
     frame: DataFrame, actual: Column, predicted: Column, least: float, most: float
-) -> Agreement:
-    """Count how often which prediction meets which actual value.
+) -> PredictedVsActual:
+    """Count predictions by actual value and by prediction.
 
     Examples
     --------
@@ -85,7 +85,7 @@ def agreement(
         counts = counts.reshape(-1, 3, _PREDICTED).sum(axis=1)
         half = span / (_FINE - 1) / 2
         edges = np.linspace(least - half, most + half, len(counts) + 1)
-    return Agreement(counts, edges, np.linspace(least, most, _PREDICTED + 1))
+    return PredictedVsActual(counts, edges, np.linspace(least, most, _PREDICTED + 1))
 
 
 def reliability(frame: DataFrame, confidence: Column, right: Column, bins: int = 10) -> Reliability:

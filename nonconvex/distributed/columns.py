@@ -1,11 +1,15 @@
-"""Columns of dataframes: names, types, and one sentence when one cannot be used."""
+"""Columns of dataframes: names, types, exact sums, and one sentence when one cannot be used."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
 from textwrap import shorten
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.types import (
@@ -18,17 +22,23 @@ from pyspark.sql.types import (
     StringType,
 )
 
+from nonconvex.numerics.deterministic import Totals, add_exactly, fractions_of
+
 __all__ = [
+    "TOTALS",
     "ColumnError",
+    "batch_of",
     "boolean_column",
     "check_frame",
     "check_new",
+    "exact_sums",
     "free_name",
     "id_column",
     "id_type",
     "named_column",
     "number_column",
     "text_column",
+    "totals_in",
 ]
 
 
@@ -134,3 +144,66 @@ def _type(frame: DataFrame, name: str, role: str) -> DataType:
 
 def _wrong(name: str, role: str, kind: DataType, allowed: str) -> str:
     return f"{role}={name!r}: the column is {kind.simpleString()} and must be {allowed}; cast it"
+
+
+TOTALS = "group bigint, exponent int, high bigint, low bigint"
+"""The columns of totals on their way from a task to the driver."""
+
+_LOW_BITS = 62  # of a total, which may have more bits than a long
+
+
+def batch_of(totals: Totals) -> pa.RecordBatch:
+    """Return the totals of a task as a batch with the columns of `TOTALS`."""
+    low = 2**_LOW_BITS - 1
+    rows = [(*key, q >> _LOW_BITS, q & low) for key, q in totals.items()]
+    columns = list(zip(*rows, strict=True)) or [()] * 4
+    types = (pa.int64(), pa.int32(), pa.int64(), pa.int64())
+    arrays = [pa.array(column, of) for column, of in zip(columns, types, strict=True)]
+    return pa.RecordBatch.from_arrays(arrays, ["group", "exponent", "high", "low"])
+
+
+def totals_in(collected: pa.Table) -> Totals:
+    """Put the totals of all tasks together."""
+    totals: Totals = {}
+    for row in collected.to_pylist():
+        key = row["group"], row["exponent"]
+        totals[key] = totals.get(key, 0) + (row["high"] << _LOW_BITS) + row["low"]
+    return totals
+
+
+def exact_sums(frame: DataFrame, column: str, by: str) -> dict[str, Fraction]:
+    """Sum a column of doubles within groups, without rounding, in one job.
+
+    Returns
+    -------
+    dict of str to Fraction
+        The sum of each group; ``float`` of it is the double nearest to it.
+
+    Examples
+    --------
+    >>> frame = spark.createDataFrame([(0.1, "train")] * 3, ["rating", "part"])
+    >>> float(exact_sums(frame, "rating", by="part")["train"] / 3)
+    0.1
+    >>> (0.1 + 0.1 + 0.1) / 3
+    0.10000000000000002
+    """
+
+    def add(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        of_groups: dict[str, Totals] = {}
+        for batch in filter(len, batches):
+            coded = pc.dictionary_encode(batch.column("by"))
+            codes, values = np.asarray(coded.indices), batch.column("value").to_numpy()
+            for code, name in enumerate(coded.dictionary.to_pylist()):
+                members = values[codes == code]
+                zeros = np.zeros(len(members), np.int64)
+                add_exactly(of_groups.setdefault(name, {}), zeros, members)
+        for name, totals in of_groups.items():
+            sums = batch_of(totals)
+            yield sums.append_column("by", pa.array([name] * len(sums), pa.string()))
+
+    named = frame.select(F.col(column).alias("value"), F.col(by).alias("by"))
+    collected = named.mapInArrow(add, f"{TOTALS}, by string").toArrow()
+    names = collected["by"].unique().to_pylist()
+    return {
+        name: fractions_of(totals_in(collected.filter(pc.field("by") == name)))[0] for name in names
+    }

@@ -1,4 +1,4 @@
-"""What a service reads: seen pairs, lists in buckets, and vectors for an index of neighbours."""
+"""Tables for a service: seen pairs, lists in buckets, and vectors for nearest-neighbour search."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = [
     "check_place",
     "item_vectors",
     "list_lengths",
-    "read_table",
+    "read_named_table",
     "seen_pairs",
     "training_ratings",
     "user_vectors",
@@ -28,17 +28,17 @@ __all__ = [
 
 
 MANIFEST = "serving.json"
-"""The file that says what is in a directory, and that it may be replaced by such another one."""
+"""The file that describes a directory of this job, and allows a later run to replace it."""
 
 
 class ServingError(ValueError):
-    """Something to serve with that cannot be read, or a place that cannot be written to."""
+    """A table that cannot be read, or a place that cannot be written to."""
 
     exit_status = 3
 
 
 def check_place(spark: SparkSession, path: str, *, overwrite: bool) -> None:
-    """Raise if something is at `path` that may not be replaced."""
+    """Raise ServingError if something at `path` must not be replaced."""
     files = FileSystem(spark, path)
     if not files.exists(path):
         return
@@ -54,7 +54,7 @@ def check_place(spark: SparkSession, path: str, *, overwrite: bool) -> None:
         )
 
 
-def read_table(spark: SparkSession, path: str, key: str) -> DataFrame:
+def read_named_table(spark: SparkSession, path: str, key: str) -> DataFrame:
     """Read Parquet that the configuration names as `key`."""
     refuse_empty_files(FileSystem(spark, path), path)
     try:

@@ -70,7 +70,7 @@ class HalfStep(NamedTuple):
 
     @property
     def ends_iteration(self) -> bool:
-        """Whether this is the last update of an iteration."""
+        """True for the last update of an iteration."""
         return self.side != "items"
 
     @property

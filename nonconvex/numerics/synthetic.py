@@ -12,7 +12,7 @@ from math import gcd
 import numpy as np
 from numpy.typing import NDArray
 
-from nonconvex.numerics.rng import Stream, normal_rows, uniform_rows
+from nonconvex.numerics.deterministic import Stream, normal_rows, uniform_rows
 
 __all__ = ["PlantedExamples", "PlantedRatings", "PowerLaw"]
 

@@ -16,7 +16,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from nonconvex.distributed.calibration import Agreement
+from nonconvex.distributed.calibration import PredictedVsActual
 from nonconvex.report.page import COLOURS, Picture
 
 __all__ = [
@@ -171,7 +171,9 @@ def spread_picture(
     )
 
 
-def histogram_picture(name: str, title: str, what: str, alt: str, histogram: Agreement) -> Picture:
+def histogram_picture(
+    name: str, title: str, what: str, alt: str, histogram: PredictedVsActual
+) -> Picture:
     """Draw the 2-D histogram of predicted against actual values, which are called `what`."""
 
     def draw(axes: Axes) -> None:

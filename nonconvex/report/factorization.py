@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from nonconvex.distributed.calibration import Agreement, agreement
+from nonconvex.distributed.calibration import PredictedVsActual, agreement
 from nonconvex.distributed.data.prepared import Manifest, PreparedRatings
 from nonconvex.estimators.factorization.summary import TrainingSummary
 from nonconvex.numerics.factorization.explain import principal_axes
@@ -84,7 +84,7 @@ class FactorizationPageData:
     manifest: Manifest
     summary: TrainingSummary
     evaluation: Evaluation | None  # None without test ratings, as is `histogram`
-    histogram: Agreement | None
+    histogram: PredictedVsActual | None
     coverage: tuple[float, float] | None  # probability of intervals, share of ratings inside
     factors: Factors
     counts: tuple[NDArray[np.integer], NDArray[np.integer]]  # ratings of users and of items
@@ -476,7 +476,7 @@ def map_picture(shown: ExtremeItems, names: Sequence[str]) -> Picture:
     )._replace(wide=True)
 
 
-def _correlation(histogram: Agreement) -> str:
+def _correlation(histogram: PredictedVsActual) -> str:
     """Describe the correlation of predicted and actual values, from their histogram."""
     x = (histogram.predicted[1:] + histogram.predicted[:-1]) / 2
     y = (histogram.actual[1:] + histogram.actual[:-1]) / 2

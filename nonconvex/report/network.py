@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pyspark.ml.functions import vector_to_array
 from pyspark.sql import functions as F
 
-from nonconvex.distributed.calibration import Agreement, Reliability, agreement, reliability
+from nonconvex.distributed.calibration import PredictedVsActual, Reliability, agreement, reliability
 from nonconvex.distributed.data.example_tables import ExampleTable
 from nonconvex.estimators.network.summary import NetworkSummary
 from nonconvex.neural_network import (
@@ -57,7 +57,7 @@ class NetworkPageData:
     reasons: Mapping[str, int]  # rejected rows by reason
     comparison: Mapping[str, Any] | None  # None without test rows
     calibration: Reliability | None  # of a classifier
-    histograms: Sequence[tuple[str, Agreement]]  # of each target of a regression
+    histograms: Sequence[tuple[str, PredictedVsActual]]  # of each target of a regression
 
 
 def collect_network(
@@ -93,7 +93,7 @@ def collect_network(
 
 def _histograms(
     model: MultilayerPerceptronRegressionModel, columns: dict[Any, Any], table: ExampleTable
-) -> list[tuple[str, Agreement]]:
+) -> list[tuple[str, PredictedVsActual]]:
     labels = table.columns.label
     names = [labels] if isinstance(labels, str) else list(labels)
     predicted = model.copy(columns).transform(table.part("test"))

@@ -1,10 +1,14 @@
 """What is given to a model must be a dataframe, of a session with broadcast variables."""
 
+import math
+from fractions import Fraction
+
+import numpy as np
 import pandas as pd
 import pytest
 from pyspark.sql import DataFrame
 
-from nonconvex.distributed.columns import ColumnError, check_frame
+from nonconvex.distributed.columns import ColumnError, check_frame, exact_sums
 
 
 @pytest.mark.parametrize(
@@ -34,3 +38,20 @@ def test_a_frame_of_spark_connect_is_refused_in_one_sentence(module, refused):
 def test_what_is_no_frame_is_named_in_one_line(value, message):
     with pytest.raises(ColumnError, match=f"^dataset must be a DataFrame{message}"):
         check_frame("dataset", value)
+
+
+def test_sums_are_exact(spark):
+    rng = np.random.default_rng(7)
+    groups = {
+        "tenths": [0.1] * 10,
+        "cancel": [1e300, 1.0, -1e300, 2.0**-60],
+        "extremes": [1.7976931348623157e308, -1.7976931348623157e308, 5e-324, 3.5],
+        "powers": [2.0**k for k in range(-1074, 1024, 31)] + [-0.0, 0.0],
+        "neighbours": [np.nextafter(2.0**k, s) for k in range(-60, 60) for s in (-9e9, 9e9)],
+        "random": list(rng.standard_normal(500) * 10.0 ** rng.integers(-50, 50, 500)),
+    }
+    rows = [(name, float(value)) for name, values in groups.items() for value in values]
+    frame = spark.createDataFrame(rows, "name string, value double").repartition(3)
+    found = exact_sums(frame, "value", by="name")
+    assert found == {name: sum(map(Fraction, map(float, v))) for name, v in groups.items()}
+    assert float(found["random"]) == math.fsum(groups["random"])

@@ -10,7 +10,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from nonconvex.distributed.calibration import Agreement, Reliability
+from nonconvex.distributed.calibration import PredictedVsActual, Reliability
 from nonconvex.distributed.data.prepared import Manifest
 from nonconvex.estimators.factorization.summary import RestartSummary, TrainingSummary
 from nonconvex.estimators.network.summary import NetworkSummary
@@ -83,7 +83,9 @@ def factorization_run(restarts=3, **changes):
         },
         unknown={"validation": {"user": 4, "item": 5}, "test": {"user": 6, "item": 8}},
     )  # fmt: skip
-    agreed = Agreement(rng.integers(0, 40, (5, 30)), np.arange(0.5, 6), np.linspace(1, 5, 31))
+    agreed = PredictedVsActual(
+        rng.integers(0, 40, (5, 30)), np.arange(0.5, 6), np.linspace(1, 5, 31)
+    )
     shown = extreme_items(factors, counts[1])
     run = FactorizationPageData(
         manifest=manifest, summary=factorization_summary(restarts), evaluation=evaluation,

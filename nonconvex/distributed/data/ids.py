@@ -11,6 +11,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from nonconvex.distributed.data.validation import RatingsError
+from nonconvex.distributed.runtime import parallelism
 
 __all__ = [
     "RATINGS_PER_BLOCK",
@@ -93,7 +94,7 @@ def sorted_counts(frame: DataFrame, column: str) -> SortedCounts:
     """
     counts = frame.groupBy(F.col(column).alias("id")).agg(F.count("*").alias("count"))
     # As many partitions as cores: Spark does not coalesce cached partitions.
-    cores = frame.sparkSession.sparkContext.defaultParallelism
+    cores = parallelism(frame.sparkSession)
     cached = counts.repartitionByRange(cores, "id").sortWithinPartitions("id").persist()
     partitions = (
         cached.groupBy(F.spark_partition_id())
@@ -145,7 +146,7 @@ def index_ids(ratings: DataFrame, column: str, blocks: int | None = None) -> IdI
 
 def default_blocks(ratings: DataFrame, rows: int) -> int:
     """Return a number of blocks with `RATINGS_PER_BLOCK` each, at least one for each core."""
-    cores = ratings.sparkSession.sparkContext.defaultParallelism
+    cores = parallelism(ratings.sparkSession)
     return max(ceil(rows / RATINGS_PER_BLOCK), cores)
 
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from pyspark.sql import Column, DataFrame, Row, SparkSession, Window
 from pyspark.sql import functions as F
 
-from nonconvex.distributed.columns import free_name
+from nonconvex.distributed.columns import exact_sums, free_name
 from nonconvex.distributed.data.ids import (
     RATINGS_PER_BLOCK,
     attach_indices,
@@ -40,7 +40,6 @@ from nonconvex.distributed.data.validation import (
 )
 from nonconvex.distributed.files.atomic import publish, write_checksums
 from nonconvex.distributed.files.hadoop import FileSystem
-from nonconvex.distributed.sums import exact_sums
 
 __all__ = [
     "Duplicates",

@@ -124,7 +124,7 @@ class Source:
 
     @property
     def text(self) -> bool:
-        """Whether all columns are strings."""
+        """True if all columns are strings."""
         return self.format != "parquet"
 
     @property

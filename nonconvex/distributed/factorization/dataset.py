@@ -19,13 +19,6 @@ from pyspark.sql import functions as F
 from nonconvex.distributed.data.ids import default_blocks
 from nonconvex.distributed.data.prepared import PreparedRatings
 from nonconvex.distributed.data.validation import RatingsError
-from nonconvex.distributed.factorization.encoding import (
-    check_chunks,
-    collect_ids,
-    ids_of,
-    look_up,
-    read_chunks,
-)
 from nonconvex.distributed.factorization.execution import (
     BlockStore,
     CachedBlocks,
@@ -38,10 +31,15 @@ from nonconvex.distributed.factorization.execution import (
 from nonconvex.distributed.factorization.packing import (
     Lookups,
     PackingSide,
+    check_chunks,
+    collect_ids,
+    ids_of,
+    look_up,
     pack_blocks,
     pack_divided,
     pack_in_place,
     pack_locally,
+    read_chunks,
     row_sums,
     triples,
 )

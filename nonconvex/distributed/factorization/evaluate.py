@@ -1,7 +1,4 @@
-"""How well top-N lists retrieve what is known to be relevant, measured on the executors.
-
-Errors of predictions that stand beside the ratings, in one pass on the executors.
-"""
+"""Evaluation on the executors: retrieval metrics of top-N lists, and errors of predictions."""
 
 from __future__ import annotations
 
@@ -14,10 +11,10 @@ from numpy.typing import NDArray
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from nonconvex.distributed.columns import TOTALS, batch_of, totals_in
 from nonconvex.distributed.factorization.predict import index_table, with_index
 from nonconvex.distributed.factorization.top_n import ModelSide, Ranker, lists_of, requests, tasks
 from nonconvex.distributed.runtime import freeze_gc_once
-from nonconvex.distributed.sums import TOTALS, batch_of, totals_in
 from nonconvex.numerics.deterministic import Totals
 from nonconvex.numerics.metrics import Evaluation, EvaluationError, add_errors, evaluation_of
 from nonconvex.numerics.ranking import average_precision, hits, ndcg, precision, recall
@@ -25,7 +22,7 @@ from nonconvex.numerics.ranking import average_precision, hits, ndcg, precision,
 __all__ = ["METRICS", "evaluate_ratings", "retrieval"]
 
 METRICS = ("ndcgAtK", "recallAtK", "precisionAtK", "meanAveragePrecisionAtK")
-"""Means over the rows, under the names that Spark's ``RankingEvaluator`` has for them."""
+"""Means over the rows, by the names of Spark's ``RankingEvaluator``."""
 
 _Batches = Iterator[pa.RecordBatch]
 
@@ -39,7 +36,7 @@ def retrieval(
     exclude: DataFrame | None,
     unknown: bool,
 ) -> dict[str, float]:
-    """Measure the lists of the rows for which something is relevant.
+    """Measure the lists of the rows with relevant columns.
 
     Parameters
     ----------

@@ -1,14 +1,18 @@
-"""The loop of every fit: iterate, validate, stop; for several problems on the same ratings."""
+"""The loop of every fit: iterate, validate, stop; by alternating updates or gradient descent."""
 
 from __future__ import annotations
 
 import logging
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from nonconvex.distributed.checkpoints import Checkpoints, Interruption, State
-from nonconvex.distributed.factorization.gradient_descent import Descent, DescentOptions
 from nonconvex.distributed.factorization.runs import (
     Blocks,
     Broadcast,
@@ -18,12 +22,167 @@ from nonconvex.distributed.factorization.runs import (
     RowExchange,
     unfinished,
 )
+from nonconvex.distributed.factorization.steps import UserSample, update_side
 from nonconvex.numerics.convergence import FitError, Stop, StoppingRule
-from nonconvex.numerics.factorization.model import Side
+from nonconvex.numerics.deterministic import total
+from nonconvex.numerics.factorization.als import RowUpdate
+from nonconvex.numerics.factorization.gradient import Gradient, gradient
+from nonconvex.numerics.factorization.model import Factors, Side
+from nonconvex.numerics.optim import Optimizer, OptimizerState
 
-__all__ = ["alternate", "fit_loop"]
+__all__ = ["Descent", "DescentOptions", "alternate", "fit_loop"]
+
+Array = NDArray[np.floating]
+
+
+@dataclass(frozen=True)
+class DescentOptions:
+    """Options of the solver "gd".
+
+    Parameters
+    ----------
+    optimizer : Optimizer
+        Of all parameters of a problem as one flat vector.
+    fraction : float
+        Share of the users in a step, in (0, 1]; below 1 an iteration is ⌈1/fraction⌉ steps.
+    seed : int
+        The users of a step depend on it and on the step alone.
+    """
+
+    optimizer: Optimizer
+    fraction: float = 1.0
+    seed: int = 0
+
+
+class Descent:
+    """Iterations of gradient descent, with the state of the optimizer between them."""
+
+    def __init__(self, blocks: Blocks, settings: DescentOptions) -> None:
+        self._blocks = blocks
+        self._settings = settings
+        self._steps = math.ceil(1 / settings.fraction)
+        self._states: dict[int, OptimizerState] = {}
+        self._gradients: dict[int, Gradient] = {}
+
+    def iterate(
+        self, active: list[FitState], iteration: int, shared: RowExchange
+    ) -> list[FitState]:
+        """Take the steps of an iteration, then evaluate f and its gradient; see `alternate`."""
+        assert isinstance(shared, Broadcast)
+        started = time.perf_counter()
+        if any(id(run) not in self._gradients for run in active):  # at the start, or after a resume
+            shared.describe("gradient at the start")
+            self._evaluate(active, shared)
+        before = [_flat(run.factors) for run in active]
+        for number in range(self._steps):
+            shared.describe(f"iteration {iteration} · step {number + 1}")
+            gradients = self._gradients
+            if self._steps > 1:
+                sample = UserSample(
+                    self._settings.seed,
+                    (iteration - 1) * self._steps + number,
+                    self._settings.fraction,
+                    len(self._blocks.user_degrees),
+                    rows=True,
+                )
+                gradients = {
+                    id(run): self._gradient(run, *sums)
+                    for run, sums in zip(active, self._sums(active, shared, sample), strict=True)
+                }
+            for run in active:
+                self._descend(run, gradients[id(run)])
+            shared.put(active, tuple(Side))
+        shared.describe(f"iteration {iteration} · gradient")
+        sums = self._evaluate(active, shared)
+        seconds = time.perf_counter() - started
+        for run, theta, (users, items) in zip(active, before, sums, strict=True):
+            penalty = total(users.penalty) + total(items.penalty)
+            step_norm = float(np.linalg.norm(_flat(run.factors) - theta))
+            norm = float(np.linalg.norm(_flat(self._gradients[id(run)])))
+            squares, weight = total(users.squares), total(users.weight)
+            run.record(iteration, "both", squares, weight, penalty, step_norm, norm, seconds)
+        active = unfinished(active)
+        shared.put(active)
+        return active
+
+    def save(self, run: FitState) -> dict[str, NDArray[Any]]:
+        """Return the state of a run's optimizer."""
+        state = self._states.get(id(run))
+        return {} if state is None else state._asdict()
+
+    def restore(self, run: FitState, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Restore the state that `save` returned."""
+        if arrays:
+            self._states[id(run)] = OptimizerState(**arrays)
+
+    def _evaluate(
+        self, active: list[FitState], shared: Broadcast
+    ) -> list[tuple[RowUpdate, RowUpdate]]:
+        found = self._sums(active, shared, None)
+        for run, sides in zip(active, found, strict=True):
+            self._gradients[id(run)] = self._gradient(run, *sides)
+        return found
+
+    def _sums(
+        self, active: list[FitState], shared: Broadcast, sample: UserSample | None
+    ) -> list[tuple[RowUpdate, RowUpdate]]:
+        """Return the sums of gradients over the rows of both sides, in every problem."""
+        blocks = self._blocks
+        sides = []
+        for side in Side:
+            part = None if sample is None else sample._replace(rows=side == Side.USERS)
+            steps = [run.step(side)._replace(sample=part) for run in active]
+            rows = shared[side.other], shared[side]
+            sides.append(update_side(blocks.by(side), steps, *rows, blocks.dtype))
+        return list(zip(*sides, strict=True))
+
+    def _gradient(self, run: FitState, users: RowUpdate, items: RowUpdate) -> Gradient:
+        problem, blocks = run.problem, self._blocks
+        width = run.rows[Side.USERS].shape[1]
+        found = gradient(
+            run.factors,
+            users,
+            items,
+            problem.user_ridge.diagonal(blocks.user_degrees, width),
+            problem.item_ridge.diagonal(blocks.item_degrees, width),
+            problem.user_ridge.total,
+        )
+        return found if problem.intercept else found._replace(alpha=0.0)
+
+    def _descend(self, run: FitState, slope: Gradient) -> None:
+        """Take one step."""
+        optimizer = self._settings.optimizer
+        theta = _flat(run.factors)
+        state = self._states.get(id(run)) or optimizer.init(theta)
+        with np.errstate(all="ignore"):  # the objective shows a step that is not finite
+            step, self._states[id(run)] = optimizer.update(_flat(slope), state, theta)
+        factors = _unflat(theta + step, run.factors)
+        run.alpha = factors.alpha
+        for side in Side:
+            rows = getattr(factors, side)
+            if run.problem.nonnegative:
+                rows[:, 1:] = np.maximum(rows[:, 1:], 0)
+            run.rows[side] = rows
+
+
+def _flat(parameters: Factors | Gradient) -> NDArray[np.float64]:
+    """One vector (α, users, items) of a problem's parameters, or of their derivatives."""
+    alpha, users, items = parameters
+    return np.concatenate([[alpha], users.ravel(), items.ravel()]).astype(np.float64)
+
+
+def _unflat(theta: NDArray[np.float64], like: Factors) -> Factors:
+    """Undo `_flat`; α stays in float64, the rows get their own type back."""
+    users, items = np.split(theta[1:], [like.users.size])
+    return Factors(
+        float(theta[0]),
+        users.reshape(like.users.shape).astype(like.users.dtype),
+        items.reshape(like.items.shape).astype(like.items.dtype),
+    )
+
 
 _log = logging.getLogger("nonconvex")
+
 
 # Users last, so that folding a user in gives its own row.
 _ORDER = (Side.ITEMS, Side.USERS)

@@ -1,4 +1,4 @@
-"""Folding in: the rows of one side, new or changed, while the other side stands still."""
+"""Folding in: new or changed rows of one side, given the other side."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ _NOUNS = ("user", "item")
 
 
 class Equation(NamedTuple):
-    """What the rows of the side that is folded in solve, apart from the ratings.
+    """The normal equation of folded rows, apart from the ratings.
 
     Attributes
     ----------
     ridge : Ridge
         With n and the mean degree of training.
     biases, nonnegative : bool
-        Whether there are β, and whether γ ≥ 0 is demanded.
+        Whether there are β, and whether γ ≥ 0 is required.
     confidence : float or None
         κ of implicit feedback; None if ratings are explicit.
     """
@@ -61,13 +61,13 @@ class Equation(NamedTuple):
 
 
 class Drawing(NamedTuple):
-    """How the rows of the side that is folded in are drawn in every kept sample.
+    """The kept samples that folded rows are drawn in.
 
     Attributes
     ----------
     posterior : Posterior
     shared : two broadcast float arrays
-        Its users and its items.
+        Users and items of the posterior.
     """
 
     posterior: Posterior
@@ -83,16 +83,16 @@ def fold_in(
     equation: Equation,
     ridge: RidgePosterior | None = None,
 ) -> tuple[Factors, Ids, RidgePosterior | None]:
-    """Solve the rows of one side that have ratings, against the other side as it is.
+    """Solve the rows of one side that have ratings, given the other side.
 
-    The ratings of a row come together over one shuffle, and a task holds those of its rows: about
-    a million, see `nonconvex.distributed.data.ids.default_blocks`.
+    One shuffle brings the ratings of a row together; a task holds about a million ratings, see
+    `nonconvex.distributed.data.ids.default_blocks`.
 
     Parameters
     ----------
     ratings : DataFrame
         ``user``, ``item``, in the types of the model, ``rating double``, and ``weight double`` if
-        there are weights: all ratings of each row that is to be solved.
+        there are weights: all ratings of each row to solve.
     """
     own = Ids._fields.index(side)
     other = 1 - own
@@ -120,16 +120,13 @@ def fold_in(
 def fold_in_samples(
     ratings: DataFrame, side: Side, factors: Factors, ids: Ids, drawing: Drawing
 ) -> tuple[Factors, Ids, Posterior]:
-    """Draw the rows of one side that have ratings in every kept sample, given the other side.
-
-    Parameters and errors are those of `fold_in`.
-    """
+    """Draw the rows of one side that have ratings in every kept sample; see `fold_in`."""
     own = Ids._fields.index(side)
     posterior, shared = drawing
     mean, samples = getattr(factors, side), getattr(posterior, side)
     width = mean.shape[1], mean.shape[1] + samples.shape[1]
     user_precision = posterior.user_precision
-    if side == Side.ITEMS:  # which have none
+    if side == Side.ITEMS:  # items have no ω
         user_precision = np.ones((len(mean), len(posterior.taus)), mean.dtype)
     with one_thread_per_product():
         projections = posterior.projections(side, factors)
@@ -145,7 +142,7 @@ def fold_in_samples(
 def _fold(
     ratings: DataFrame, own: int, rows: NDArray[np.floating], ids: Ids, solve: _Solve
 ) -> tuple[Ids, NDArray[np.floating]]:
-    """Put rows in the place of those that there were, and among them."""
+    """Replace the rows of known ids by solved ones, and insert those of new ids."""
     other, noun, side = 1 - own, _NOUNS[1 - own], Ids._fields[own]
     named = ratings.withColumnsRenamed({_NOUNS[own]: "id", noun: "other"})
     indexed = with_index(named, F.col("other"), index_table(ratings, ids[other]), "column")
@@ -167,12 +164,12 @@ def _fold(
 
 
 def _check(indexed: DataFrame, noun: str) -> int:
-    """Raise for ratings that cannot be used; return how many can, and log how many are ignored."""
+    """Refuse unusable ratings, log how many are ignored, and return how many are used."""
     bad = F.col("id").isNull() | F.col("other").isNull()
     for name in ("rating", "weight"):
         if name in indexed.columns:
             number = F.coalesce(F.abs(name), F.lit(float("nan")))
-            bad |= ~(number < float("inf"))  # NaN is above it
+            bad |= ~(number < float("inf"))  # NaN is greater
     if "weight" in indexed.columns:
         bad |= F.col("weight") < 0
     unknown = F.col("column").isNull()
@@ -182,7 +179,7 @@ def _check(indexed: DataFrame, noun: str) -> int:
     if unusable:
         raise RatingsError(
             f"{unusable:,} of the {total:,} ratings to fold in have a null id, or a rating or "
-            "weight that is not a finite number or is a weight below 0; drop or mend them"
+            "weight that is not a finite number, or a negative weight; drop or fix them"
         )
     if ignored == total:
         raise RatingsError(
@@ -195,7 +192,7 @@ def _check(indexed: DataFrame, noun: str) -> int:
 
 
 def _task(solve: _Solve, dtype: type[np.floating]) -> Callable[[_Batches], _Batches]:
-    """Return what solves for the rows of a partition."""
+    """Return a task that solves for the rows of a partition."""
 
     def task(batches: _Batches) -> _Batches:
         freeze_gc_once()
@@ -227,7 +224,7 @@ def _equations(
     fixed: Broadcast[NDArray[np.floating]],
     spread: RidgeSpread | None,
 ) -> _Solve:
-    """Return what solves for rows, and adds what a `RidgePosterior` is to know of each."""
+    """Return a solver of rows, with the columns of `RowEvidence` if there is a spread."""
 
     def solve(block: RatingBlock, ids: pa.Array) -> NDArray[np.floating]:
         del ids
@@ -258,7 +255,7 @@ def _draws(
     fixed: Broadcast[NDArray[np.floating]],
 ) -> _Solve:
     def solve(block: RatingBlock, ids: pa.Array) -> NDArray[np.floating]:
-        # Indices are those of a partition: random numbers are those of the id.
+        # Row indices are local to a partition, so random numbers are keyed by the id.
         digests = (blake2b(str(value).encode(), digest_size=8) for value in ids.to_pylist())
         keys = np.array([int.from_bytes(digest.digest()) for digest in digests], np.uint64)
         return np.hstack(fold_rows(block, fixed.value, given, projections, keys[block.rows]))
@@ -272,7 +269,7 @@ def _merge(
     new: pa.ChunkedArray,
     new_rows: NDArray[np.floating],
 ) -> tuple[pa.ChunkedArray, NDArray[np.floating]]:
-    """Replace the rows of ids that are there, and put others among them in the order of ids."""
+    """Replace the rows of known ids, and insert new ids in order."""
     place = pc.index_in(new, value_set=ids)
     there = place.is_valid().to_numpy()
     rows = rows.copy()

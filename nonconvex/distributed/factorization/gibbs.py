@@ -1,12 +1,8 @@
-"""Fits under way by Gibbs sampling: their chains, and what is kept of them.
+"""The loop of Gibbs sampling: sweeps of all chains of all fits, in the same passes.
 
-Validation ratings on the driver, which follows what the mean of many samples predicts for them.
-
-Executors keep nothing between jobs, so each sample's predictions come to the driver: 8 bytes for
-each rating and chain.  Of very many ratings it follows about a million, chosen by hashing, whose
-RMSE is that of all to some 0.1 %.
-
-The loop of Gibbs sampling: sweeps of all chains of all fits, in the same passes.
+The driver follows the mean prediction of all samples for the validation ratings.  Executors keep
+nothing between jobs, so each sample sends it 8 bytes per rating and chain.  Of very many ratings
+about a million are followed, chosen by hashing; their RMSE is that of all to some 0.1 %.
 """
 
 from __future__ import annotations
@@ -31,7 +27,13 @@ from nonconvex.distributed.factorization.steps import Draw, Rows, update_side
 from nonconvex.distributed.rows import gather_factors
 from nonconvex.distributed.runtime import Progress, report
 from nonconvex.numerics.convergence import FitError, HalfStep, Stop, StoppingRule
-from nonconvex.numerics.deterministic import add_exactly, fractions_of, one_thread_per_product
+from nonconvex.numerics.deterministic import (
+    Stream,
+    add_exactly,
+    fractions_of,
+    one_thread_per_product,
+    uniform_rows,
+)
 from nonconvex.numerics.factorization.blocks import RatingBlock
 from nonconvex.numerics.factorization.gibbs import (
     SWEEP,
@@ -43,12 +45,11 @@ from nonconvex.numerics.factorization.gibbs import (
 )
 from nonconvex.numerics.factorization.model import Factors, Side, predict
 from nonconvex.numerics.factorization.posterior import LowRankMean, Posterior
-from nonconvex.numerics.rng import Stream, uniform_rows
 
 __all__ = ["ChainGroup", "HeldOut", "SamplingOptions", "SamplingResult", "SamplingTask", "sample"]
 
 MOST = 1 << 20
-"""About how many ratings are followed at most."""
+"""Approximate number of validation ratings that are followed at most."""
 
 _Batches = Iterator[pa.RecordBatch]
 _Arrays = Callable[[RatingBlock], dict[str, NDArray[Any]]]
@@ -104,7 +105,7 @@ class HeldOut:
             found = {}
             for number, (alpha, unknown) in enumerate(zip(alphas, means, strict=True)):
                 sides = (side.value[number] for side in (users, items))
-                # The last row is the one that an index of -1 finds.
+                # An index of -1 takes the last row.
                 x, z = (np.vstack([side, row]) for side, row in zip(sides, unknown, strict=True))
                 pairs = rows % len(x), block.columns % len(z)
                 found[f"chain{number}"] = predict(Factors(alpha, x, z), *pairs)
@@ -143,7 +144,7 @@ def _count(block: RatingBlock) -> dict[str, NDArray[Any]]:
 
 
 def _choose(block: RatingBlock, share: float) -> NDArray[np.bool_] | slice:
-    """Choose about a share of the ratings, the same in whatever blocks they lie."""
+    """Choose about a share of the ratings, independently of their blocks."""
     if share >= 1:
         return slice(None)
     pairs = (np.repeat(block.rows, block.counts).astype(np.int64) << 32) ^ block.columns
@@ -165,22 +166,22 @@ def _concatenated(table: pa.Table, name: str, kind: type[np.generic]) -> NDArray
     return np.concatenate([np.frombuffer(part, kind) for part in table[name].to_pylist()])
 
 
-_SKETCHES = 1 << 21  # a key of random numbers that no chain has as its number
+_SKETCHES = 1 << 21  # a key of random numbers that is no number of a chain
 
 
 class SamplingOptions(NamedTuple):
-    """How long chains are.
+    """Lengths of chains.
 
     Attributes
     ----------
     burn_in : int
-        Sweeps that are forgotten.
+        Discarded sweeps.
     samples : int
-        Samples of each chain that the mean is of.
+        Samples of each chain in the mean.
     thinning : int
-        Sweeps for a sample.
+        Sweeps per sample.
     kept : int
-        Samples, of all chains of a fit together, that are kept whole.
+        Samples that are kept whole, over all chains of a fit.
     """
 
     burn_in: int
@@ -194,12 +195,12 @@ class SamplingOptions(NamedTuple):
         return self.burn_in + self.samples * self.thinning
 
     def sample_of(self, sweep: int) -> int | None:
-        """Return the number of the sample that a sweep ends with, from 0 on."""
+        """Return the number of the sample at the end of a sweep, from 0; None between samples."""
         number, left = divmod(sweep - self.burn_in, self.thinning)
         return None if number < 1 or left else number - 1
 
     def keeps(self, chains: int) -> set[int]:
-        """Return which samples are kept, evenly spread, chain after chain."""
+        """Return the numbers of the kept samples, evenly spread, chain after chain."""
         total = chains * self.samples
         kept = min(self.kept, total)
         return {(number + 1) * total // kept - 1 for number in range(kept)}
@@ -207,19 +208,19 @@ class SamplingOptions(NamedTuple):
 
 @dataclass(frozen=True)
 class SamplingTask:
-    """A fit to be sampled.
+    """A fit to sample.
 
     Parameters
     ----------
     starts : list of Problem
-        What each chain minimizes first, to start from.
+        The problem that each chain minimizes first.
     numbers : list of int
         The number of each chain.
     center, deviation : float
         Mean and standard deviation of the ratings.
     seed : int
     mean_rank : int
-        Rank of the model that predicts.
+        Rank of the mean model.
     """
 
     starts: list[Problem]
@@ -231,14 +232,14 @@ class SamplingTask:
 
 
 class SamplingResult(NamedTuple):
-    """What came of a fit.
+    """Result of a sampled fit.
 
     Attributes
     ----------
     factors : Factors
         The mean of all samples.
     posterior : Posterior
-        Those that were kept.
+        The kept samples.
     chains : list of Result
         The history of each chain.
     """
@@ -249,7 +250,7 @@ class SamplingResult(NamedTuple):
 
 
 class ChainGroup:
-    """One fit under way."""
+    """The running chains of one fit, and their kept samples."""
 
     def __init__(self, task: SamplingTask, blocks: Blocks, settings: SamplingOptions) -> None:
         self.task, self._settings = task, settings
@@ -282,7 +283,7 @@ class ChainGroup:
         ]
 
     def take(self, sweep: int, held_out: Sequence[NDArray[np.float64]] | None) -> None:
-        """Take in the samples that a sweep ends with, if it does."""
+        """Add the samples of a sweep, if it ends with samples."""
         settings = self._settings
         number = settings.sample_of(sweep)
         if sweep == settings.burn_in or (self.mean is None and number is not None):
@@ -401,7 +402,7 @@ class ChainGroup:
 
 
 def _precision(problem: Problem, side: Side, tau: float) -> NDArray[np.float64]:
-    """Return the diagonal Λ whose rows minimization would take for the most probable: τ n λ."""
+    """Return the diagonal Λ that makes the minimum the mode: τ n λ."""
     ridge = problem.ridge(side)
     width = problem.start.users.shape[1]
     diagonal: NDArray[np.float64] = ridge.diagonal(np.array([ridge.mean_degree]), width)[0]
@@ -489,7 +490,7 @@ def _predict(
 
 
 def _begin(blocks: Blocks, groups: Sequence[ChainGroup]) -> None:
-    """Start the chains where a few iterations of alternating least squares end."""
+    """Start the chains from a few iterations of alternating least squares."""
     problems = [problem for group in groups for problem in group.task.starts]
     try:
         ended = iter(fit_loop(blocks, problems, StoppingRule(_START)))
@@ -521,7 +522,7 @@ def _saved(sweep: int, groups: Sequence[ChainGroup]) -> State:
 
 
 def _resume(checkpoints: Checkpoints, groups: Sequence[ChainGroup]) -> int:
-    """Put the groups back to the newest checkpoint, if there is one; return its sweep."""
+    """Restore the newest checkpoint, if there is one; return its sweep."""
     state = checkpoints.load()
     if state is None:
         return 0

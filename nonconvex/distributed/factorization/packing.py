@@ -1,9 +1,11 @@
 """Ratings to packed blocks: a dataframe row for each block, with its arrays as binary columns.
 
-A row for each rating would be turned into Arrow, and back into arrays, in every half-step; a
-packed block is a few buffers that a Python worker reads in place.
-
-Sums over the ratings of each row: what an objective needs to know of its blocks.
+A row for each rating would be converted to Arrow, and back to arrays, in every half-step; a Python
+worker reads the few buffers of a packed block in place.  So ratings are converted once, for both
+sides, into cached chunks of a few buffers, in which each id occurs once.  All ids are then given
+dense indices and blocks in memory: a fit holds a row for each anyway.
+(`nonconvex.distributed.data.ids` does the same by shuffles and joins, for ratings that are prepared
+once.)
 """
 
 from __future__ import annotations
@@ -14,32 +16,340 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from nonconvex.distributed.data.ids import default_blocks
 from nonconvex.distributed.data.validation import RatingsError
-from nonconvex.distributed.factorization.encoding import Chunk, IdLookup, gathered
 from nonconvex.distributed.factorization.execution import BlockStore, LocalValue, Value
-from nonconvex.distributed.runtime import with_frozen_gc
-from nonconvex.numerics.factorization.blocks import SPAN, RatingBlock, parts_of
+from nonconvex.distributed.runtime import from_bytes, to_bytes, with_frozen_gc
+from nonconvex.numerics.factorization.blocks import LONG, SPAN, RatingBlock, part_of, parts_of
 
 __all__ = [
+    "Checked",
+    "Chunk",
+    "IdLookup",
     "Lookups",
     "PackingSide",
+    "check_chunks",
+    "collect_ids",
+    "combined",
+    "count_ids",
+    "encode",
+    "ids_of",
+    "look_up",
     "pack_blocks",
     "pack_divided",
     "pack_in_place",
     "pack_locally",
+    "read_chunks",
     "row_sums",
     "triples",
     "unpack",
 ]
 
+_Batches = Iterator[pa.RecordBatch]
+
+_CHUNK = 1 << 20  # ratings
+_CHUNK_BYTES = 1 << 28  # of a table that is gathered, should its ids be long
+
+_PROBLEMS = (
+    "null user ids",
+    "null item ids",
+    "null ratings",
+    "ratings that are not finite",
+    "null weights",
+    "weights that are not finite numbers ≥ 0",
+    "null validation indicators",
+)
+_BINARY = ("user_ids", "item_ids", "user", "item", "ratings", "weights")
+_SCHEMA = pa.schema(
+    [
+        ("held_out", pa.bool_()),
+        ("rows", pa.int64()),
+        ("minimum", pa.float64()),
+        ("maximum", pa.float64()),
+        ("problems", pa.list_(pa.int64())),
+    ]
+    + [(name, pa.binary()) for name in _BINARY]
+)
+_SQL = (
+    "held_out boolean, rows bigint, minimum double, maximum double, problems array<bigint>, "
+    + ", ".join(f"{name} binary" for name in _BINARY)
+)
+
+
+class Checked(NamedTuple):
+    """Number and range of checked ratings.
+
+    Attributes
+    ----------
+    rows : int
+        Number of ratings.
+    minimum, maximum : float
+        Range of the training ratings.
+    """
+
+    rows: int
+    minimum: float
+    maximum: float
+
+
+class Chunk(NamedTuple):
+    """Some ratings, in the order in which they were read.
+
+    Attributes
+    ----------
+    ids : dict of str to Arrow table
+        For ``"user"`` and ``"item"``: ``id, count``, each id of the chunk and its ratings.
+    places : dict of str to int32 array of shape (n,)
+        Place of the id of each rating in these.
+    ratings : float array of shape (n,)
+    weights : float array of shape (n,) or None
+    """
+
+    ids: dict[str, pa.Table]
+    places: dict[str, NDArray[np.int32]]
+    ratings: NDArray[np.floating]
+    weights: NDArray[np.floating] | None
+
+    @classmethod
+    def read(cls, batch: pa.RecordBatch, index: int, dtype: type[np.floating]) -> Chunk:
+        """Read a row of a batch in place."""
+        buffers = {name: batch.column(name)[index].as_buffer() for name in _BINARY}
+        weights = buffers["weights"]
+        return cls(
+            {side: from_bytes(buffers[f"{side}_ids"]) for side in ("user", "item")},
+            {side: np.frombuffer(buffers[side], np.int32) for side in ("user", "item")},
+            np.frombuffer(buffers["ratings"], dtype),
+            None if weights is None else np.frombuffer(weights, dtype),
+        )
+
+
+def read_chunks(ratings: DataFrame, dtype: type[np.floating]) -> DataFrame:
+    """Encode ratings as cached chunks; the first job over them reads the ratings.
+
+    Parameters
+    ----------
+    ratings : DataFrame
+        ``user``, ``item``, ``rating double``, and where there are any ``weight double`` and
+        ``held_out boolean``, which says what is not to train on.
+    """
+    return ratings.mapInArrow(with_frozen_gc(encode(dtype)), _SQL).persist()
+
+
+def check_chunks(chunks: DataFrame, *, validated: bool) -> Checked:
+    """Raise `RatingsError` if there is a value that cannot be used, or nothing to train on."""
+    reports = chunks.select(_SCHEMA.names[:5]).toArrow()
+    rows = int(pc.sum(reports["rows"]).as_py() or 0)
+    counts = np.zeros(len(_PROBLEMS), np.int64)
+    for problems in reports["problems"].to_pylist():
+        counts += problems
+    found = [f"{n:,} {name}" for n, name in zip(counts.tolist(), _PROBLEMS, strict=True) if n]
+    if found:
+        raise RatingsError(
+            f"the ratings have {' and '.join(found)} in {rows:,} rows; drop or fill them before fit"
+        )
+    train = reports.filter(pc.invert(reports["held_out"]))
+    if not len(train):
+        held = " that are not held out for validation" if rows else ""
+        raise RatingsError(f"there are no ratings to train on{held}; at least one is needed")
+    if validated and len(train) == len(reports):
+        raise RatingsError(
+            f"the column of validationIndicatorCol is false in all {rows:,} rows; hold "
+            "some ratings out for validation, or unset it"
+        )
+    return Checked(rows, pc.min(train["minimum"]).as_py(), pc.max(train["maximum"]).as_py())
+
+
+def count_ids(chunks: DataFrame, side: str, kind: str) -> pa.Table:
+    """Count the ratings of each id, over all chunks to train on.
+
+    Returns
+    -------
+    Arrow table
+        ``id, count``, in any order.
+    """
+    ids = chunks.where("not held_out").mapInArrow(
+        with_frozen_gc(ids_of(side)), f"id {kind}, count bigint"
+    )
+    return ids.groupBy("id").agg(F.sum("count").alias("count")).toArrow()
+
+
+def ids_of(side: str) -> Callable[[_Batches], _Batches]:
+    """Return a task that yields ``id, count`` of each chunk."""
+
+    def ids(batches: _Batches) -> _Batches:
+        for batch in batches:
+            for buffer in batch.column(f"{side}_ids"):
+                yield from from_bytes(buffer.as_buffer()).to_batches()
+
+    return ids
+
+
+def combined(batches: _Batches, rows: int = _CHUNK) -> Iterator[pa.Table]:
+    """Combine batches until they have that many rows, or are very large."""
+    held: list[pa.RecordBatch] = []
+    length = size = 0
+    for batch in batches:
+        if not len(batch):
+            continue
+        held.append(batch)
+        length, size = length + len(batch), size + batch.nbytes
+        if length >= rows or size >= _CHUNK_BYTES:
+            yield pa.Table.from_batches(held)
+            held, length, size = [], 0, 0
+    if held:
+        yield pa.Table.from_batches(held)
+
+
+def encode(dtype: type[np.floating]) -> Callable[[_Batches], _Batches]:
+    """Return a task that encodes ratings as chunks."""
+
+    def task(batches: _Batches) -> _Batches:
+        for table in combined(batches):
+            problems = _problems(table)
+            if any(problems):  # these end the fit
+                yield _record(rows=len(table), held_out=False, problems=problems)
+                continue
+            parts = {False: table}
+            if "held_out" in table.column_names:
+                chosen = table["held_out"]
+                parts = {False: table.filter(pc.invert(chosen)), True: table.filter(chosen)}
+            for held_out, part in parts.items():
+                if len(part):
+                    chunk = _chunk(part, dtype)
+                    yield _record(rows=len(part), held_out=held_out, problems=problems, **chunk)
+
+    return task
+
+
+def _record(**fields: Any) -> pa.RecordBatch:
+    return pa.RecordBatch.from_pylist([fields], _SCHEMA)
+
+
+def _problems(table: pa.Table) -> list[int]:
+    """Count unusable values, in the order of `_PROBLEMS`."""
+    nulls = {name: table[name].null_count for name in table.column_names}
+    rating = table["rating"].to_numpy()  # in which a null is a NaN
+    counts = [nulls["user"], nulls["item"], nulls["rating"]]
+    counts.append(int(np.count_nonzero(~np.isfinite(rating))) - nulls["rating"])
+    weights = [0, 0]
+    if "weight" in nulls:
+        weight = table["weight"].to_numpy()
+        usable = np.isfinite(weight) & (weight >= 0)
+        weights = [nulls["weight"], int(np.count_nonzero(~usable)) - nulls["weight"]]
+    return [*counts, *weights, nulls.get("held_out", 0)]
+
+
+def _chunk(table: pa.Table, dtype: type[np.floating]) -> dict[str, Any]:
+    ratings = table["rating"].to_numpy()
+    fields: dict[str, Any] = {"minimum": ratings.min(), "maximum": ratings.max()}
+    with np.errstate(over="ignore"):  # the range check refuses ratings too large for the type
+        fields["ratings"] = ratings.astype(dtype).tobytes()
+        if "weight" in table.column_names:
+            fields["weights"] = table["weight"].to_numpy().astype(dtype).tobytes()
+    for side in ("user", "item"):
+        encoded = table[side].combine_chunks().dictionary_encode()
+        places, ids = encoded.indices.to_numpy(), encoded.dictionary
+        counts = np.bincount(places, minlength=len(ids))
+        fields[side] = places.astype(np.int32, copy=False).tobytes()
+        fields[f"{side}_ids"] = to_bytes(pa.table({"id": ids, "count": counts.astype(np.int64)}))
+    return fields
+
+
+class IdLookup(NamedTuple):
+    """The ids of one side in the order of their dense indices.
+
+    Attributes
+    ----------
+    ids : Arrow array of shape (m,)
+        In ascending order.
+    block : int32 array of shape (m,)
+        The block of each id.
+    blocks : int
+        Number of blocks, some of which may be empty.
+    long : int64 array
+        The indices of ids with more ratings than `numerics.factorization.blocks.LONG`, ascending.
+    """
+
+    ids: pa.ChunkedArray
+    block: NDArray[np.int32]
+    blocks: int
+    long: NDArray[np.int64]
+
+    def indices_of(self, ids: pa.ChunkedArray) -> NDArray[np.int32]:
+        """Return the dense index of each id, -1 for one that is not there."""
+        found = pc.index_in(ids, value_set=self.ids.cast(ids.type))
+        return np.asarray(pc.fill_null(found, -1), np.int32)
+
+    def blocks_of(self, index: NDArray[np.int32]) -> NDArray[np.int32]:
+        """Return the block of each dense index, 0 for -1."""
+        return np.where(index < 0, np.int32(0), self.block[index])
+
+    def divided_blocks_of(
+        self, index: NDArray[np.int32], column: NDArray[np.int32], parts: int
+    ) -> NDArray[np.int32]:
+        """Return the block of each rating, where each part of a long row has a block of its own.
+
+        Parameters
+        ----------
+        index, column : int32 arrays of shape (n,)
+            Dense indices of this side and of the other.
+        """
+        block = self.blocks_of(index)
+        if not len(self.long):
+            return block
+        place = np.minimum(np.searchsorted(self.long, index), len(self.long) - 1)
+        of_part = self.blocks + place.astype(np.int32) * np.int32(parts) + part_of(column)
+        return np.where(self.long[place] == index, of_part, block)
+
+
+def collect_ids(chunks: DataFrame, side: str, kind: str, blocks: int | None = None) -> IdLookup:
+    """Give every id the index and the block that `index_ids` gives it, in one job.
+
+    Examples
+    --------
+    >>> from nonconvex.distributed.factorization.packing import read_chunks
+    >>> chunks = read_chunks(ratings, np.float32)
+    >>> items = collect_ids(chunks, "item", "string")
+    >>> items.indices_of(pa.chunked_array([["Argo", "Alien"]]))
+    array([ 0, -1], dtype=int32)
+    >>> chunks = chunks.unpersist()
+    """
+    counted = count_ids(chunks, side, kind)
+    rows = int(pc.sum(counted["count"]).as_py())
+    return look_up(counted["id"], counted["count"], blocks or default_blocks(chunks, rows))
+
+
+def look_up(ids: pa.ChunkedArray, counts: pa.ChunkedArray, blocks: int) -> IdLookup:
+    """Give every id the index and the block that `index_ids` gives it.
+
+    Parameters
+    ----------
+    ids : Arrow array of shape (m,)
+        Distinct, in any order.
+    counts : Arrow array of shape (m,)
+        Number of ratings of each.
+
+    Examples
+    --------
+    >>> look_up(pa.chunked_array([["bob", "ann"]]), pa.chunked_array([[1, 3]]), 2).block
+    array([0, 1], dtype=int32)
+    """
+    order = pc.sort_indices(ids)
+    of_id = counts.take(order).to_numpy()
+    rows = int(of_id.sum())
+    before = np.cumsum(of_id) - of_id
+    sorted_ids = pa.chunked_array([ids.take(order).combine_chunks()])
+    block = (before * blocks // rows).astype(np.int32)
+    return IdLookup(sorted_ids, block, blocks, np.flatnonzero(of_id > LONG))
+
+
 Lookups = Value[Mapping[str, IdLookup]]
 """The indices and blocks of the ids in each of two columns."""
-
-_Batches = Iterator[pa.RecordBatch]
 _Transform = Callable[[RatingBlock], RatingBlock]
 
 
@@ -51,7 +361,7 @@ _TYPES = {"rows": np.int32, "offsets": np.int64, "columns": np.int32, "degrees":
 
 
 class PackingSide(NamedTuple):
-    """What the rows of the blocks are.
+    """The rows of the blocks, and the columns that name them.
 
     Attributes
     ----------
@@ -63,7 +373,7 @@ class PackingSide(NamedTuple):
     blocks : int
         Number of blocks.
     parts : int
-        How many blocks more each long row has, for its parts; 0 leaves it in one block.
+        Additional blocks of each long row, for its parts; 0 leaves it in one block.
     long : int
         Number of long rows.
     first : int
@@ -186,7 +496,7 @@ def triples(ratings: DataFrame, side: PackingSide) -> DataFrame:
 def _cut(
     dtype: type[np.floating], side: PackingSide, lookups: Lookups | None = None
 ) -> Callable[[_Batches], _Batches]:
-    """Return what cuts the ratings of a partition into pieces of a block each."""
+    """Return a task that cuts the ratings of a partition into pieces of one block each."""
 
     def cut(batches: _Batches) -> _Batches:
         if lookups is None:
@@ -194,7 +504,7 @@ def _cut(
         else:
             parts = _found(batches, dtype, side, lookups)
         for block, *arrays in parts:
-            # numpy sorts numbers of 16 bits by counting
+            # numpy sorts 16-bit numbers by counting
             few = block.max() <= np.iinfo(np.uint16).max
             order = np.argsort(block.astype(np.uint16) if few else block, kind="stable")
             starts = np.flatnonzero(np.append(True, np.diff(block[order])))
@@ -207,7 +517,7 @@ def _cut(
 
 def _indexed(batches: _Batches, dtype: type[np.floating]) -> Iterator[Sequence[Any]]:
     """Yield block, row, column, rating and weight of what `triples` has chosen."""
-    for table in gathered(batches):
+    for table in combined(batches):
         weights = table["weights"]
         yield (
             *(table[name].to_numpy() for name in ("block", "rows", "columns")),
@@ -236,7 +546,7 @@ def _found(
 
 
 def _join(dtype: type[np.floating], transform: _Transform | None) -> Callable[[_Batches], _Batches]:
-    """Return what puts the pieces of a partition together, block by block, sorted."""
+    """Return a task that joins the pieces of a partition into sorted blocks."""
 
     def join(batches: _Batches) -> _Batches:
         pieces: dict[int, list[list[NDArray[Any]]]] = {}
@@ -306,14 +616,14 @@ def row_sums(packed: BlockStore, rows: int, dtype: type[np.floating]) -> dict[st
     seen = [part["block"] for part in parts]
     if len(set(seen)) < len(seen):
         raise RatingsError(
-            "a block of the prepared ratings lies in several files or row groups; "
+            "a block of the prepared ratings is in several files or row groups; "
             "prepare the ratings again"
         )
     whole: dict[str, Any] = {name: np.zeros(rows) for name in _SUMS[1:]}
     for part in sorted(parts, key=itemgetter("block")):
         index = np.frombuffer(part["rows"], np.int32)
         for name in _SUMS[1:]:
-            whole[name][index] += np.frombuffer(part[name])  # the parts of a long row, in order
+            whole[name][index] += np.frombuffer(part[name])  # parts of a long row, in order
     for name in ("counts", "duplicates"):
         whole[name] = sum(part[name] for part in parts)
     return whole

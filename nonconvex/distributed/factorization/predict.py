@@ -1,6 +1,6 @@
-"""Predictions for pairs of ids: indices are joined on and factors broadcast, or rows joined on.
+"""Predictions and their standard deviations for pairs of ids.
 
-Standard deviations of predictions for pairs of ids: what they depend on is broadcast.
+Indices are joined to the pairs and factors broadcast, or rows are joined.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 
-# Below this many ids, the table of indices goes to every executor and nothing is shuffled.
+# Up to this many ids, the table of indices is broadcast and nothing is shuffled.
 _BROADCAST_IDS = 2_000_000
 
 

@@ -39,20 +39,20 @@ from nonconvex.distributed.rows import (
 )
 from nonconvex.distributed.runtime import executors, freeze_gc_once
 from nonconvex.numerics.deterministic import PartialSums, complete, squared_moves
-from nonconvex.numerics.factorization.blocks import RatingBlock
+from nonconvex.numerics.factorization.blocks import (
+    InBlock,
+    OutBlockPart,
+    RatingBlock,
+    held_out_in_block_of,
+    in_block_of,
+    out_block_parts,
+)
 from nonconvex.numerics.factorization.model import Factors, Ridge, Side, squared_errors
 from nonconvex.numerics.factorization.ridge_posterior import (
     MOMENT_ROWS,
     DesignMoments,
     degree_shares,
     moment_of,
-)
-from nonconvex.numerics.factorization.shuffle import (
-    InBlock,
-    OutBlockPart,
-    held_out_in_block_of,
-    in_block_of,
-    out_block_parts,
 )
 
 __all__ = ["Layout", "Routes", "Shuffle", "SideLayout", "design_moments", "lay_out"]

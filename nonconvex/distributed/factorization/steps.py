@@ -1,8 +1,8 @@
 """One half-step of alternating minimization as one pass over packed blocks.
 
 Each block is read once and updates its rows in every problem against the shared other side.
-What the rows report is put in the order of their indices before it is added up, so that no bit
-depends on how blocks, tasks or cores divided the work.
+Results are summed in the order of the indices of rows, so that no bit depends on blocks, tasks or
+cores.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from nonconvex.distributed.factorization.execution import BlockStore, Value
 from nonconvex.distributed.factorization.packing import unpack
-from nonconvex.numerics.deterministic import one_thread_per_product, total
+from nonconvex.numerics.deterministic import Stream, one_thread_per_product, total
 from nonconvex.numerics.factorization.als import (
     RowUpdate,
     part_moments,
@@ -52,9 +52,9 @@ class UserSample(NamedTuple):
     fraction : float
         The share of the users, in (0, 1).
     users : int
-        How many there are.
+        Number of users.
     rows : bool
-        Whether they are the rows of the blocks, or else the columns.
+        Whether they are the rows of the blocks, not the columns.
     """
 
     seed: int
@@ -64,19 +64,19 @@ class UserSample(NamedTuple):
     rows: bool
 
     def draw(self) -> NDArray[np.bool_]:
-        """Tell for every user whether it is in the sample: the same on every executor."""
-        sequence = np.random.SeedSequence(self.seed & (2**64 - 1), spawn_key=(self.step,))
+        """Return for every user whether it is in the sample, the same on every executor."""
+        generator = Stream.generator(self.seed, self.step)
         chosen = np.zeros(self.users, bool)
         size = max(1, round(self.fraction * self.users))
-        chosen[np.random.default_rng(sequence).permutation(self.users)[:size]] = True
+        chosen[generator.permutation(self.users)[:size]] = True
         return chosen
 
 
 class Step(NamedTuple):
-    """How the rows of one side are updated in one problem; travels to the executors.
+    """Update of the rows of one side in one problem; sent to the executors.
 
-    With the solver "gd" they are not updated: their place is taken by what the ratings pull at
-    them, see `nonconvex.numerics.factorization.gradient`.
+    With the solver "gd" the result has sums of gradients in the place of rows, see
+    `nonconvex.numerics.factorization.gradient`.
     """
 
     solver: str
@@ -87,12 +87,16 @@ class Step(NamedTuple):
     background: Background | None
     sample: UserSample | None = None
 
+    def dtype(self, rows: np.dtype[Any]) -> np.dtype[Any]:
+        """Return the dtype of the result: that of the rows, float64 for sums of gradients."""
+        return np.dtype(np.float64) if self.solver == "gd" else rows
+
     def __call__(
         self, block: RatingBlock, fixed: NDArray[np.floating], own: NDArray[np.floating]
     ) -> RowUpdate:
         """Update the rows of a block, which are ``own[block.rows]`` before."""
         settings: dict[str, Any] = {"biases": self.biases, "background": self.background}
-        with np.errstate(over="ignore", invalid="ignore"):  # the driver looks at what came of it
+        with np.errstate(over="ignore", invalid="ignore"):  # the driver checks the result
             if self.solver == "gd":
                 rows = own[block.rows]
                 return gradient_sums(block, fixed, self.alpha, self.ridge, rows, **settings)
@@ -105,7 +109,7 @@ class Step(NamedTuple):
     def solve(
         self, moments: NDArray[np.float64], degrees: NDArray[np.float64], dtype: type[np.floating]
     ) -> RowUpdate:
-        """Update long rows, from what all of their parts have come to."""
+        """Update long rows from the moments of all of their parts."""
         solved = solve_moments(
             moments,
             degrees,
@@ -119,16 +123,16 @@ class Step(NamedTuple):
 
 
 class Draw(NamedTuple):
-    """How the rows of one side are drawn in one chain; travels to the executors.
+    """Draw of the rows of one side in one chain; sent to the executors.
 
     Attributes
     ----------
     conditional : Conditional
-        Without ω, which is as long as there are users and would travel with every task.
+        Without ω, which would be sent with every task.
     user_precision : shared list of float64 arrays
         ω in every chain.
     number : int
-        Which chain this is.
+        Number of the chain.
     """
 
     conditional: Conditional
@@ -136,10 +140,14 @@ class Draw(NamedTuple):
     number: int
     sample: None = None
 
+    def dtype(self, rows: np.dtype[Any]) -> np.dtype[Any]:
+        """Return the dtype of the rows."""
+        return rows
+
     def __call__(
         self, block: RatingBlock, fixed: NDArray[np.floating], own: NDArray[np.floating]
     ) -> RowUpdate:
-        """Draw the rows of a block, which depend on nothing of what they were."""
+        """Draw the rows of a block, independently of their values before."""
         del own
         omega = self.user_precision.value[self.number]
         return self.conditional._replace(user_precision=omega).draw(block, fixed)
@@ -219,7 +227,7 @@ def _update(
 
 
 def _moments(place: int, block: RatingBlock, steps: Sequence[Step | Draw], fixed: Rows) -> _Batches:
-    """Report what a part of a long row comes to in every problem."""
+    """Return the moments of a part of a long row in every problem."""
     for number, step in enumerate(steps):
         assert isinstance(step, Step)
         sums: dict[str, NDArray[np.generic]] = {
@@ -270,11 +278,7 @@ def _assemble(
     sums = RowUpdate._fields[1:]
     reported = _parts(table, problem)
     parts = [part for part in reported if part["part"] is None]
-    # Updated rows have the type of the rows before; what pulls at them is in float64.
-    doubled = sum(len(part["x"]) for part in parts) > before.itemsize * width * sum(
-        len(part["rows"]) // 4 for part in parts
-    )
-    x = np.zeros(before.shape, np.float64 if doubled else before.dtype)
+    x = np.zeros(before.shape, step.dtype(before.dtype))
     whole = RowUpdate(x, *(np.zeros(rows) for _ in sums))
     for part in parts:
         index = np.frombuffer(part["rows"], np.int32)
@@ -306,7 +310,7 @@ def _solve_long(
 
 
 def _rmse(table: pa.Table, problem: int, rows: int) -> float:
-    """Add up in the order of the rows, behind which is what training does not know."""
+    """Sum in the order of the rows, with unknown rows last."""
     sums = {name: np.zeros(rows + 1) for name in _ERRORS}
     for part in _parts(table, problem):
         for name in _ERRORS:

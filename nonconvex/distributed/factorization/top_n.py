@@ -1,8 +1,8 @@
-"""Top-N lists: rows of one side stream past the broadcast rows of the other side.
+"""Top-N lists: rows of one side are streamed past the broadcast rows of the other side.
 
 A task holds the factors of both sides, one Arrow batch of rows, and one tile of scores; see
-`nonconvex.numerics.ranking.top_n`.  What is excluded for a row, or what its candidates are, comes
-to it as a list, over one shuffle of pairs.
+`nonconvex.numerics.ranking.top_n`.  Excluded or candidate columns of a row are a list, made by one
+shuffle of pairs.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pyspark.sql.types import ArrayType, DataType, FloatType, StructField, Struc
 
 from nonconvex.distributed.columns import id_column
 from nonconvex.distributed.factorization.predict import index_table, with_index
-from nonconvex.distributed.runtime import freeze_gc_once
+from nonconvex.distributed.runtime import freeze_gc_once, parallelism
 from nonconvex.numerics.factorization.model import Factors
 from nonconvex.numerics.ranking import Lists, Ranked, directions, rank_lists, top_n
 
@@ -44,24 +44,24 @@ _Rank = Callable[[pa.RecordBatch], Ranked]
 
 _EXCLUDED, _CANDIDATES = "excluded", "candidates"
 
-# A task hands on so many recommendations at a time.
+# Recommendations of an output batch.
 _AT_A_TIME = 1 << 18
 
-# Tasks for each core: enough that no core waits long for another one.
+# Tasks per core, so that no core waits long for another.
 _TASKS = 2
 
 
 class ModelSide(NamedTuple):
-    """One side of a model: its ids, and where the executors find them and the factors.
+    """One side of a model, with its ids and factors as broadcasts.
 
     Attributes
     ----------
     role, column : str
-        The Param that names the column of ids, and its value.
+        The Param of the column of ids, and its value.
     ids : pyarrow array of shape (m,)
         In the order of their indices.
     shared_ids : broadcast pyarrow array
-        The same.
+        The same ids.
     rows : broadcast float array of shape (m, 1 + K)
         Rows (β, γ).
     """
@@ -84,7 +84,7 @@ class ModelSide(NamedTuple):
 
 
 class Ranker(NamedTuple):
-    """Ranks columns for batches of `requests`; travels to the executors.
+    """Ranking of columns for batches of `requests`; sent to the executors.
 
     Attributes
     ----------
@@ -92,7 +92,7 @@ class Ranker(NamedTuple):
     rows, columns : broadcast float arrays of shape (m, 1 + K)
     n : int
     allowed : int32 array, optional
-        Indices of the columns that may be found; by default all.
+        Indices of the allowed columns; by default all.
     """
 
     alpha: float
@@ -114,7 +114,7 @@ class Ranker(NamedTuple):
 def keys(
     spark: SparkSession, side: ModelSide, subset: DataFrame | None, *, unknown: bool
 ) -> DataFrame:
-    """Return ``id, index`` of those on a side that lists are asked for, each once."""
+    """Return ``id, index`` of the requested ids of a side, each once; by default of all."""
     if subset is None:
         index = pa.array(np.arange(len(side.ids), dtype=np.int32))
         return spark.createDataFrame(pa.table({"id": side.ids, "index": index}))
@@ -127,7 +127,7 @@ def keys(
 def pairs(frame: DataFrame, argument: str, rows: ModelSide, columns: ModelSide) -> DataFrame:
     """Return ``id, column`` of pairs of a row and a column: the id of one, the index of the other.
 
-    Pairs with a null id or a column that the model does not know are left out.
+    Pairs with a null id or an unknown column are left out.
     """
     named = frame.select(
         rows.column_of(frame, argument).alias("id"),
@@ -152,7 +152,7 @@ def requests(
     exclude: DataFrame | None = None,
     candidates: DataFrame | None = None,
 ) -> tuple[DataFrame, Ranker]:
-    """Add to each key what may not be found for it, or what may.
+    """Add the excluded or the candidate columns to each key.
 
     Parameters
     ----------
@@ -199,9 +199,9 @@ def recommendations(
 
 
 def neighbours(keys: DataFrame, side: ModelSide, n: int) -> DataFrame:
-    """Return the n of a side that are most similar to each of some others of it.
+    """Return the n most similar ids of the same side; a row with γ = 0 is similar to none.
 
-    Similarity is the cosine of γ.  What has γ = 0 is similar to nothing.
+    Similarity is the cosine of γ.
 
     Returns
     -------
@@ -237,13 +237,13 @@ def lists_of(batch: pa.RecordBatch, name: str) -> Lists:
 
 
 def _with_list(keys: DataFrame, lists: DataFrame) -> DataFrame:
-    """Join lists to the keys, in tasks of about as many keys each whatever the lists are."""
+    """Join lists to the keys, with about as many keys in each task."""
     return keys.repartition(tasks(keys), "id").join(lists, on="id", how="left")
 
 
 def tasks(frame: DataFrame) -> int:
-    """Return the number of tasks that rows of a dataframe are ranked in, if they are shuffled."""
-    return _TASKS * frame.sparkSession.sparkContext.defaultParallelism
+    """Return the number of tasks for ranking shuffled rows."""
+    return _TASKS * parallelism(frame.sparkSession)
 
 
 def _listed(
@@ -255,7 +255,7 @@ def _listed(
     name: str,
     score: str,
 ) -> DataFrame:
-    """Rank for all rows, by what `start` returns in each task, and put ids in place of indices."""
+    """Rank all rows by the function that `start` returns in each task, and return ids."""
     shared_ids, row_name, column_name = columns.shared_ids, rows.column, columns.column
     step = max(1, _AT_A_TIME // n)
 

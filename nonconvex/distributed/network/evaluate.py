@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from pyspark import Broadcast
 from pyspark.sql import DataFrame
 
+from nonconvex.distributed.columns import TOTALS, batch_of, totals_in
 from nonconvex.distributed.data.examples import (
     ExampleColumns,
     ExamplesError,
@@ -21,7 +22,6 @@ from nonconvex.distributed.data.examples import (
     select_examples,
 )
 from nonconvex.distributed.network.predict import HandleInvalid, Scorer
-from nonconvex.distributed.sums import TOTALS, batch_of, totals_in
 from nonconvex.numerics.deterministic import Totals
 from nonconvex.numerics.metrics import (
     add_classification,

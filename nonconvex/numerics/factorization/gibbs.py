@@ -23,11 +23,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from nonconvex.numerics.deterministic import Stream, normal_rows
 from nonconvex.numerics.factorization.als import RowUpdate, solve_quadratics
 from nonconvex.numerics.factorization.blocks import RatingBlock
 from nonconvex.numerics.factorization.design import designs
 from nonconvex.numerics.factorization.model import Factors, Side
-from nonconvex.numerics.rng import Stream, normal_rows
 
 __all__ = [
     "HELD",

@@ -25,6 +25,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from nonconvex.numerics.deterministic import Stream
 from nonconvex.numerics.factorization.blocks import RatingBlock
 
 __all__ = [
@@ -455,9 +456,6 @@ class InitialRows(NamedTuple):
         >>> np.array_equal(rows.between(600, 700), rows.between(0, 1000)[600:700])
         True
         """
-        key = (self.restart, self.side.number)
-        generator = np.random.default_rng(
-            np.random.SeedSequence(self.seed & (2**64 - 1), spawn_key=key)
-        )
+        generator = Stream.generator(self.seed, self.restart, self.side.number)
         drawn = initial_rows(stop, self.rank, self.scale, generator, first)
         return (np.abs(drawn) if self.nonnegative else drawn).astype(self.dtype)

@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from nonconvex.numerics.deterministic import Stream
 from nonconvex.numerics.factorization.blocks import RatingBlock
 from nonconvex.numerics.factorization.gibbs import Conditional, NoisePrior, RowDistribution, Sample
 from nonconvex.numerics.factorization.model import Factors, Side
-from nonconvex.numerics.rng import Stream
 
 __all__ = [
     "LowRankMean",

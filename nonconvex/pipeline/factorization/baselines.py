@@ -13,11 +13,11 @@ from pyspark.ml.param import Param
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
+from nonconvex.distributed.columns import exact_sums
 from nonconvex.distributed.data.prepared import PreparedRatings
 from nonconvex.distributed.factorization.evaluate import evaluate_ratings
 from nonconvex.distributed.factorization.predict import at_index, predictions
 from nonconvex.distributed.runtime import broadcasting
-from nonconvex.distributed.sums import exact_sums
 from nonconvex.numerics.metrics import Evaluation, EvaluationError
 from nonconvex.recommendation import MatrixFactorization, MatrixFactorizationModel
 

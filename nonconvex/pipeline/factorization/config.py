@@ -13,7 +13,7 @@ from nonconvex.distributed.data.prepare import needs_timestamps, prepare_ratings
 from nonconvex.distributed.data.prepared import PreparedRatings
 from nonconvex.distributed.data.sources import read_source
 from nonconvex.distributed.data.validation import Columns, Rules
-from nonconvex.distributed.serving import item_vectors, read_table, seen_pairs, user_vectors
+from nonconvex.distributed.serving import item_vectors, read_named_table, seen_pairs, user_vectors
 from nonconvex.pipeline.config import Section
 from nonconvex.pipeline.sections import (
     FilesSection,
@@ -274,10 +274,10 @@ class RecommendationsSection(Section):
         """Return a row with the ranked items for each user, without the pairs in `exclude`."""
         candidates = None
         if self.candidates is not None:
-            candidates = read_table(spark, self.candidates, "recommendations.candidates")
+            candidates = read_named_table(spark, self.candidates, "recommendations.candidates")
         if self.users is None:
             return model.recommendForAllUsers(self.n, exclude, candidates)
-        users = read_table(spark, self.users, "recommendations.users")
+        users = read_named_table(spark, self.users, "recommendations.users")
         return model.recommendForUserSubset(users, self.n, exclude, candidates)
 
 

@@ -8,7 +8,7 @@ from pyspark.sql import functions as F
 from nonconvex.distributed.data import ids as indexing
 from nonconvex.distributed.data.ids import attach_indices, default_blocks, index_ids, sorted_counts
 from nonconvex.distributed.data.validation import RatingsError
-from nonconvex.distributed.factorization.encoding import collect_ids, read_chunks
+from nonconvex.distributed.factorization.packing import collect_ids, read_chunks
 
 
 def twin(ids, blocks):

@@ -9,10 +9,15 @@ from nonconvex.distributed.data.prepare import prepare_ratings
 from nonconvex.distributed.data.sources import read_source
 from nonconvex.distributed.data.splits import Split
 from nonconvex.distributed.data.validation import Columns, Rules
-from nonconvex.distributed.factorization import encoding as lookups
-from nonconvex.distributed.factorization.encoding import encode, look_up
+from nonconvex.distributed.factorization import packing as lookups
 from nonconvex.distributed.factorization.execution import LocalBlocks, LocalValue
-from nonconvex.distributed.factorization.packing import PackingSide, pack_locally, row_sums
+from nonconvex.distributed.factorization.packing import (
+    PackingSide,
+    encode,
+    look_up,
+    pack_locally,
+    row_sums,
+)
 from nonconvex.distributed.factorization.steps import Step, update_side
 from nonconvex.numerics.factorization import als as least_squares
 from nonconvex.numerics.factorization import blocks

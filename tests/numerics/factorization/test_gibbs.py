@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 
+from nonconvex.numerics.deterministic import Stream, normal_rows
 from nonconvex.numerics.factorization import design as designs
 from nonconvex.numerics.factorization.blocks import RatingBlock
 from nonconvex.numerics.factorization.gibbs import (
@@ -21,7 +22,6 @@ from nonconvex.numerics.factorization.gibbs import (
 )
 from nonconvex.numerics.factorization.model import Factors, predict
 from nonconvex.numerics.factorization.posterior import effective_size
-from nonconvex.numerics.rng import Stream, normal_rows
 from tests.numerics.factorization import twins
 from tests.numerics.factorization.problems import PROPERTY, problems, random_problem
 

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nonconvex.distributed.data.validation import RatingsError
-from nonconvex.distributed.factorization import encoding as chunks
-from nonconvex.distributed.factorization.encoding import Chunk, check_chunks, encode, ids_of
+from nonconvex.distributed.factorization import packing as chunks
+from nonconvex.distributed.factorization.packing import Chunk, check_chunks, encode, ids_of
 
 IDS = {
     "string": (st.text("aé😀 ", max_size=3), pa.string()),
