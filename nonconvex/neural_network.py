@@ -27,7 +27,6 @@ from pyspark.sql import DataFrame, SparkSession
 
 from nonconvex.distributed.columns import check_frame, check_new
 from nonconvex.distributed.data.examples import ExampleColumns
-from nonconvex.distributed.data.prepared_examples import PreparedExamples
 from nonconvex.distributed.network.dataset import ExampleSet, pack_examples
 from nonconvex.distributed.network.evaluate import evaluate_network
 from nonconvex.distributed.network.predict import OutputColumns, Scorer, raw_predictions, score
@@ -39,7 +38,6 @@ from nonconvex.estimators.network.params import (
     NetworkParams,
     RegressorParams,
     check_network,
-    check_prepared_network,
 )
 from nonconvex.estimators.network.persistence import NetworkReader, NetworkWriter
 from nonconvex.estimators.network.summary import NetworkSummary
@@ -317,28 +315,6 @@ class _NetworkEstimator(Estimator[ModelT], NetworkParams, DefaultParamsWritable,
             )
         self._initial_model = model
         return self
-
-    def fitPrepared(self, prepared: PreparedExamples) -> ModelT:
-        """Fit prepared examples, which are read from disk piece by piece without a shuffle.
-
-        Parameters
-        ----------
-        prepared : PreparedExamples
-            The model's columns are those that they were prepared from.
-        """
-        check_prepared_network(self)
-        self._check(validated=bool(prepared.manifest["validation_sizes"]))
-        started, examples = time.perf_counter(), prepared.load()
-        if (examples.outline.classes is None) is self._classify:
-            kind = "a regression" if self._classify else "a classification"
-            raise ParamError(
-                f"the examples in {prepared.path} were prepared for {kind}; use the other "
-                "estimator, or prepare them again"
-            )
-        columns = examples.columns
-        names = {"featuresCol": columns.features, "labelCol": columns.label}
-        model = self._train(examples, started)
-        return model._set(**names, weightCol=columns.weight)
 
     def fitMultiple(
         self, dataset: DataFrame, paramMaps: Sequence[ParamMap]

@@ -42,7 +42,6 @@ __all__ = [
     "NetworkParams",
     "RegressorParams",
     "check_network",
-    "check_prepared_network",
 ]
 
 HANDLE_INVALID = ("error", "skip", "keep")
@@ -294,10 +293,6 @@ class ClassifierParams(ClassificationModelParams, NetworkParams):
         return super()._batch_size() if given is None else int(given)
 
 
-# What is settled when examples are prepared.
-_PREPARED = ("featuresCol", "labelCol", "weightCol", "validationIndicatorCol")
-
-
 def check_network(params: NetworkParams, *, validated: bool, warm: bool) -> None:
     """Raise for Params that do not go together, before any data are read.
 
@@ -316,8 +311,7 @@ def check_network(params: NetworkParams, *, validated: bool, warm: bool) -> None
     get = params.getOrDefault
     if get("patience") is not None and not validated:
         raise ParamError(
-            f"patience={get('patience')} needs validation rows to look at; set "
-            "validationIndicatorCol, or prepare the examples with it"
+            f"patience={get('patience')} needs validation rows; set validationIndicatorCol"
         )
     if get("checkpointPath") is None:
         refuse_set(params, ["checkpointInterval"], "needs checkpointPath, which is not set")
@@ -345,8 +339,3 @@ def check_network(params: NetworkParams, *, validated: bool, warm: bool) -> None
             if params.isSet(meant):
                 refuse_set(params, [name], f"is another name of {meant}, which is set too")
     params._optimizer()
-
-
-def check_prepared_network(params: NetworkParams) -> None:
-    """Raise `ParamError` for what a fit of prepared examples would ignore."""
-    refuse_set(params, _PREPARED, "is settled when examples are prepared")

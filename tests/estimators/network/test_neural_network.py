@@ -19,7 +19,6 @@ from pyspark.sql import functions as F
 
 from nonconvex.distributed.checkpoints import CheckpointError, Interrupted
 from nonconvex.distributed.data.examples import ExampleColumns, ExamplesError
-from nonconvex.distributed.data.prepared_examples import prepare_examples
 from nonconvex.distributed.files.atomic import write_checksums
 from nonconvex.distributed.model_tables import ModelError
 from nonconvex.distributed.network import fit as network_training
@@ -512,19 +511,6 @@ def test_a_killed_fit_goes_on_to_the_same_bits(frame, tmp_path, monkeypatch):
         row | {"seconds": 0} for row in whole.summary.rows()
     ]
     assert not (tmp_path / "c").exists()
-
-
-def test_prepared_examples_give_the_same_model(frame, model, tmp_path):
-    names = ExampleColumns(("a", "b", "c"), "name", "weight")
-    prepared = prepare_examples(frame, names, str(tmp_path / "prepared"), classify=True)
-    estimator = MultilayerPerceptronClassifier(**QUICK)
-    fitted = estimator.fitPrepared(prepared)
-    assert theta(fitted) == theta(model)
-    assert fitted.evaluate(frame) == model.evaluate(frame)
-    with pytest.raises(ParamError, match="labelCol='name' is settled when examples are prepared"):
-        estimator.copy({estimator.labelCol: "name"}).fitPrepared(prepared)
-    with pytest.raises(ParamError, match="were prepared for a classification; use the other"):
-        MultilayerPerceptronRegressor().fitPrepared(prepared)
 
 
 # Restarts, validation, warm start
