@@ -14,7 +14,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from nonconvex.distributed.data.prepared import PreparedRatings
-from nonconvex.distributed.factorization.evaluate import evaluate
+from nonconvex.distributed.factorization.evaluate import evaluate_ratings
 from nonconvex.distributed.factorization.predict import at_index, predictions
 from nonconvex.distributed.sums import exact_sums
 from nonconvex.numerics.metrics import Evaluation, EvaluationError
@@ -142,7 +142,7 @@ def compare(
         ratings = _with_baselines(prepared, part, biases, clip, shared)
         for name, predictor in models.items():
             ratings = _predict(predictor, ratings, name, clip)
-        return evaluate(ratings, (*models, *BASELINES))
+        return evaluate_ratings(ratings, (*models, *BASELINES))
     finally:
         for broadcast in shared:
             broadcast.destroy()

@@ -36,12 +36,12 @@ from nonconvex.distributed.factorization.dataset import (
     load_prepared,
     pack_ratings,
 )
-from nonconvex.distributed.factorization.evaluate import evaluate, retrieval
-from nonconvex.distributed.factorization.execution import Place
+from nonconvex.distributed.factorization.evaluate import evaluate_ratings, retrieval
+from nonconvex.distributed.factorization.execution import ExecutionMode
 from nonconvex.distributed.factorization.fold_in import Drawing, Equation, fold_in, fold_in_samples
-from nonconvex.distributed.factorization.top_n import Ranker, Side
+from nonconvex.distributed.factorization.top_n import ModelSide, Ranker
 from nonconvex.distributed.model_tables import factor_table
-from nonconvex.distributed.rows import DistantFactors
+from nonconvex.distributed.rows import ShardedFactors
 from nonconvex.distributed.serving import training_ratings
 from nonconvex.estimators.factorization.explain import Explainer
 from nonconvex.estimators.factorization.fit import (
@@ -110,7 +110,7 @@ class MatrixFactorizationModel(
 
     def __init__(
         self,
-        factors: Factors | DistantFactors | None = None,
+        factors: Factors | ShardedFactors | None = None,
         ids: Ids | None = None,
         summary: TrainingSummary | None = None,
         *,
@@ -264,7 +264,7 @@ class MatrixFactorizationModel(
         try:
             rows = _count(ratings)
             named = self.copy({self.userCol: "user", self.itemCol: "item"})
-            errors = evaluate(named._predictions(ratings), ["prediction"]).overall
+            errors = evaluate_ratings(named._predictions(ratings), ["prediction"]).overall
             if threshold is not None:
                 relevant = ratings.where(F.col("rating") >= threshold)
             else:
@@ -346,11 +346,11 @@ class MatrixFactorizationModel(
     def _transform(self, dataset: DataFrame) -> DataFrame:
         return self._with_predictions(dataset)
 
-    def _sides(self, spark: SparkSession) -> tuple[Side, Side]:
+    def _sides(self, spark: SparkSession) -> tuple[ModelSide, ModelSide]:
         if self._shared_ids is None:
             self._shared_ids = tuple(spark.sparkContext.broadcast(ids) for ids in self._ids)
         users, items = (
-            Side(role, self.getOrDefault(role), ids, shared, rows)
+            ModelSide(role, self.getOrDefault(role), ids, shared, rows)
             for role, ids, shared, rows in zip(
                 ("userCol", "itemCol"),
                 self._ids,
@@ -614,9 +614,9 @@ class MatrixFactorization(
         check_together(self, validated=validated, warm=self._initial_model is not None)
         check_exchange(self)
 
-    def _place(self) -> Place:
+    def _place(self) -> ExecutionMode:
         """Say where rows are to be updated; by shuffle it is never on the driver."""
-        place: Place = self.getOrDefault("updates")
+        place: ExecutionMode = self.getOrDefault("updates")
         return "executors" if self.getOrDefault("exchange") == "shuffle" else place
 
     def _unknowns(self) -> int:
@@ -712,7 +712,7 @@ class MatrixFactorization(
         get = self.getOrDefault
         summary = replace(result.summary, seconds=seconds)
 
-        def model(factors: Factors | DistantFactors) -> MatrixFactorizationModel:
+        def model(factors: Factors | ShardedFactors) -> MatrixFactorizationModel:
             made = MatrixFactorizationModel(
                 factors,
                 training.ids,

@@ -30,7 +30,7 @@ from pyspark.sql import functions as F
 from nonconvex.distributed.files.atomic import publish, verify, write_checksums
 from nonconvex.distributed.files.hadoop import ConcurrencyError, FileSystem, FileSystemError
 from nonconvex.distributed.model_tables import reason_of
-from nonconvex.distributed.rows import PIECES, KeptRows, SavedRows, joined
+from nonconvex.distributed.rows import PIECES, CachedRows, CheckpointedRows, joined
 
 __all__ = ["CheckpointError", "Checkpoints", "Interrupted", "Interruption", "State"]
 
@@ -95,7 +95,7 @@ class Checkpoints:
             table = pa.Table.from_pylist(list(_pieces(here)), schema=_SCHEMA)
             pieces = self.spark.createDataFrame(table).coalesce(1)
             for name, rows in state.arrays.items():
-                if isinstance(rows, KeptRows):
+                if isinstance(rows, CachedRows):
                     pieces = pieces.union(rows.pieces(self.spark, name))
             pieces.write.parquet(f"{directory}/arrays")
             manifest = {
@@ -179,7 +179,7 @@ class Checkpoints:
             }
             away = [name for name, (shape, _) in abouts.items() if distant and len(shape) == 2]
             arrays: dict[str, Any] = {
-                name: SavedRows.read(pieces.where(F.col("name") == name), *abouts[name])
+                name: CheckpointedRows.read(pieces.where(F.col("name") == name), *abouts[name])
                 for name in away
             }
             here = pieces.where(~F.col("name").isin(away)).toArrow().to_pylist()

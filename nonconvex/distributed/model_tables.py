@@ -18,15 +18,15 @@ from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 
 from nonconvex.distributed.rows import (
-    DistantRows,
+    CachedRows,
     Element,
-    KeptRows,
     Rows,
-    scattered,
-    together,
-    united,
+    ShardedRows,
+    group_by_type,
+    scatter,
+    zip_partitions,
 )
-from nonconvex.distributed.runtime import from_bytes, settle, to_bytes
+from nonconvex.distributed.runtime import freeze_gc_once, from_bytes, to_bytes
 from nonconvex.numerics.network.model import Network
 from nonconvex.numerics.network.standardize import Standardization
 
@@ -59,7 +59,7 @@ class ModelError(ValueError):
 
 
 def factor_table(
-    spark: SparkSession, ids: pa.ChunkedArray, x: NDArray[np.floating] | DistantRows
+    spark: SparkSession, ids: pa.ChunkedArray, x: NDArray[np.floating] | ShardedRows
 ) -> DataFrame:
     """Return ``id, bias, features`` of one side.
 
@@ -67,7 +67,7 @@ def factor_table(
     ----------
     spark : SparkSession
     ids : pyarrow array of m ids
-    x : float array of shape (m, 1 + K), or DistantRows
+    x : float array of shape (m, 1 + K), or ShardedRows
         Rows (β, γ), in the order of the ids; those that executors keep stay there.
     """
     return _table(spark, ids, x, {}).drop("index")
@@ -77,7 +77,7 @@ def write_factors(
     spark: SparkSession,
     path: str,
     ids: pa.ChunkedArray,
-    x: NDArray[np.floating] | DistantRows,
+    x: NDArray[np.floating] | ShardedRows,
     more: Mapping[str, NDArray[np.floating]] | None = None,
 ) -> None:
     """Write one side as Parquet: ``index, id, bias, features``, and more columns of numbers."""
@@ -160,23 +160,23 @@ def reason_of(error: Exception) -> str:
 def _table(
     spark: SparkSession,
     ids: pa.ChunkedArray,
-    x: NDArray[np.floating] | DistantRows,
+    x: NDArray[np.floating] | ShardedRows,
     more: Mapping[str, NDArray[np.floating]],
 ) -> DataFrame:
     index = pa.array(np.arange(len(ids), dtype=np.int32))
     beside = pa.table([index, ids, *map(pa.array, more.values())], ["index", "id", *more])
-    if isinstance(x, KeptRows):
+    if isinstance(x, CachedRows):
         return _kept_table(spark, beside, x)
     return spark.createDataFrame(_arrow(beside, x if isinstance(x, np.ndarray) else x.gather()))
 
 
-def _kept_table(spark: SparkSession, beside: pa.Table, kept: KeptRows) -> DataFrame:
+def _kept_table(spark: SparkSession, beside: pa.Table, kept: CachedRows) -> DataFrame:
     """Send each block what stands beside its rows, and make it a table there."""
     parts = [to_bytes(beside[place.start : place.stop]) for place in kept.slices]
 
     def tables(elements: Iterable[Element]) -> Iterator[tuple[bytes]]:
-        settle()
-        for [content], of_block in together(elements, bytes, Rows).values():
+        freeze_gc_once()
+        for [content], of_block in group_by_type(elements, bytes, Rows).values():
             table = from_bytes(content)
             for rows in of_block:  # none, if the block is of no rows
                 for first in range(0, len(table), _BATCH):
@@ -188,8 +188,8 @@ def _kept_table(spark: SparkSession, beside: pa.Table, kept: KeptRows) -> DataFr
             for content in batch.column("table"):
                 yield from from_bytes(content.as_buffer()).to_batches()
 
-    sent = scattered(kept.rdd.context, parts)
-    encoded: Any = united(kept.rdd, sent).mapPartitions(tables)
+    sent = scatter(kept.rdd.context, parts)
+    encoded: Any = zip_partitions(kept.rdd, sent).mapPartitions(tables)
     frame = spark.createDataFrame(encoded, "table binary", verifySchema=False)
     empty = _arrow(beside[:0], np.empty((0, kept.shape[1]), kept.dtype))
     return frame.mapInArrow(decoded, spark.createDataFrame(empty).schema)

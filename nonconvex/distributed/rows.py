@@ -15,25 +15,25 @@ from numpy.typing import NDArray
 from pyspark import RDD, SparkContext, StorageLevel
 from pyspark.sql import DataFrame, SparkSession
 
-from nonconvex.distributed.runtime import settle
+from nonconvex.distributed.runtime import freeze_gc_once
 from nonconvex.numerics.deterministic import PartialSums
-from nonconvex.numerics.factorization.model import Factors, RandomRows
+from nonconvex.numerics.factorization.model import Factors, InitialRows
 
 __all__ = [
     "PIECES",
-    "DistantFactors",
-    "DistantRows",
-    "DrawnRows",
+    "CachedRows",
+    "CheckpointedRows",
     "Element",
-    "KeptRows",
+    "RandomRows",
     "Rows",
-    "SavedRows",
+    "ShardedFactors",
+    "ShardedRows",
     "by_number",
-    "gathered",
+    "gather_factors",
+    "group_by_type",
     "joined",
-    "scattered",
-    "together",
-    "united",
+    "scatter",
+    "zip_partitions",
 ]
 
 Element = tuple[int, Any]
@@ -45,7 +45,7 @@ def by_number(number: int) -> int:
     return number
 
 
-def united(*rdds: RDD[Element]) -> RDD[Element]:
+def zip_partitions(*rdds: RDD[Element]) -> RDD[Element]:
     """Put the elements of each partition of several RDDs into one partition, where they are.
 
     Parameters
@@ -60,24 +60,24 @@ def united(*rdds: RDD[Element]) -> RDD[Element]:
     return joined
 
 
-def scattered(context: SparkContext, values: Sequence[Any]) -> RDD[Element]:
+def scatter(context: SparkContext, values: Sequence[Any]) -> RDD[Element]:
     """Send each value to the partition of its number.
 
     Examples
     --------
-    >>> scattered(spark.sparkContext, ["a", "b"]).glom().collect()
+    >>> scatter(spark.sparkContext, ["a", "b"]).glom().collect()
     [[(0, 'a')], [(1, 'b')]]
     """
     numbered: list[Element] = list(enumerate(values))
     return context.parallelize(numbered, len(numbered)).partitionBy(len(numbered), by_number)
 
 
-def together(elements: Iterable[Element], *kinds: type) -> dict[int, list[list[Any]]]:
+def group_by_type(elements: Iterable[Element], *kinds: type) -> dict[int, list[list[Any]]]:
     """Put together what is of one block, by kind.
 
     Examples
     --------
-    >>> together([(0, "a"), (3, 2.5), (0, 1.5), (0, "b")], str, float)
+    >>> group_by_type([(0, "a"), (3, 2.5), (0, 1.5), (0, "b")], str, float)
     {0: [['a', 'b'], [1.5]], 3: [[], [2.5]]}
     """
     found: dict[int, list[list[Any]]] = {}
@@ -102,7 +102,7 @@ class Rows(NamedTuple):
     squares: NDArray[np.float64] | None
 
 
-class DistantRows(Protocol):
+class ShardedRows(Protocol):
     """The rows of one side.
 
     Attributes
@@ -128,10 +128,10 @@ class DistantRows(Protocol):
 
 
 @dataclass(frozen=True)
-class DrawnRows:
+class RandomRows:
     """Random rows, which are drawn where they are needed."""
 
-    random: RandomRows
+    random: InitialRows
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -148,19 +148,19 @@ class DrawnRows:
         random = self.random
 
         def draw(elements: _Elements) -> Iterator[Element]:
-            settle()
+            freeze_gc_once()
             for number, (first, stop) in elements:
                 yield number, Rows(random.between(first, stop), None, None)
 
         bounds = [(place.start, place.stop) for place in slices]
-        return scattered(context, bounds).mapPartitions(draw, True)
+        return scatter(context, bounds).mapPartitions(draw, True)
 
     def gather(self) -> NDArray[np.floating]:
         """Draw all of them on the driver."""
         return self.random.between(0, self.random.rows)
 
 
-class KeptRows:
+class CachedRows:
     """Rows that executors keep, in the blocks that they were updated in.
 
     Parameters
@@ -216,7 +216,7 @@ class KeptRows:
 
 
 @dataclass(frozen=True)
-class SavedRows:
+class CheckpointedRows:
     """Rows of a checkpoint; held until `release`.
 
     Parameters
@@ -232,7 +232,9 @@ class SavedRows:
     dtype: np.dtype[Any]
 
     @classmethod
-    def read(cls, pieces: DataFrame, shape: tuple[int, int], dtype: np.dtype[Any]) -> SavedRows:
+    def read(
+        cls, pieces: DataFrame, shape: tuple[int, int], dtype: np.dtype[Any]
+    ) -> CheckpointedRows:
         """Have executors read the rows now: another process may remove them before long."""
         pieces.persist(StorageLevel.MEMORY_AND_DISK)
         pieces.count()
@@ -258,8 +260,8 @@ class SavedRows:
                 number += 1
 
         def join(elements: _Elements) -> Iterator[Element]:
-            settle()
-            for number, [pieces] in together(elements, tuple).items():
+            freeze_gc_once()
+            for number, [pieces] in group_by_type(elements, tuple).items():
                 content = b"".join(content for _, content in sorted(pieces))
                 x = np.frombuffer(content, dtype).reshape(-1, width)
                 yield number, Rows(x, None, None)
@@ -281,16 +283,16 @@ def joined(
     return np.frombuffer(content, dtype).reshape(shape).copy()
 
 
-class DistantFactors:
+class ShardedFactors:
     """What `nonconvex.numerics.factorization.model.Factors` is, of distant rows.
 
     Parameters
     ----------
     alpha : float
-    users, items : DistantRows
+    users, items : ShardedRows
     """
 
-    def __init__(self, alpha: float, users: DistantRows, items: DistantRows) -> None:
+    def __init__(self, alpha: float, users: ShardedRows, items: ShardedRows) -> None:
         self.alpha, self.users, self.items = alpha, users, items
         self._gathered: Factors | None = None
 
@@ -308,6 +310,6 @@ class DistantFactors:
         return self._gathered
 
 
-def gathered(factors: Factors | DistantFactors) -> Factors:
+def gather_factors(factors: Factors | ShardedFactors) -> Factors:
     """Return factors as arrays on the driver."""
-    return factors.gather() if isinstance(factors, DistantFactors) else factors
+    return factors.gather() if isinstance(factors, ShardedFactors) else factors

@@ -25,11 +25,11 @@ __all__ = [
     "describe",
     "described",
     "description",
+    "freeze_gc_once",
     "from_bytes",
     "report",
-    "settle",
-    "settled",
     "to_bytes",
+    "with_frozen_gc",
 ]
 
 _log = logging.getLogger("nonconvex")
@@ -85,7 +85,7 @@ _Task = Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]
 
 
 @cache
-def settle() -> None:
+def freeze_gc_once() -> None:
     """Take what this process has imported out of the sight of the garbage collector, once.
 
     After every task pyspark has the worker collect all garbage, and the next task waits.  That
@@ -94,7 +94,7 @@ def settle() -> None:
 
     Examples
     --------
-    >>> settle()
+    >>> freeze_gc_once()
     >>> gc.get_freeze_count() > 0
     True
     >>> gc.unfreeze()  # this process is no worker
@@ -102,18 +102,18 @@ def settle() -> None:
     gc.freeze()
 
 
-def settled(task: _Task) -> _Task:
+def with_frozen_gc(task: _Task) -> _Task:
     """Return a task that settles the worker it runs in first.
 
     Examples
     --------
     >>> frame = spark.range(3)
-    >>> frame.mapInArrow(settled(lambda batches: batches), frame.schema).count()
+    >>> frame.mapInArrow(with_frozen_gc(lambda batches: batches), frame.schema).count()
     3
     """
 
     def run(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        settle()
+        freeze_gc_once()
         yield from task(batches)
 
     return run

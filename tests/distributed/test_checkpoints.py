@@ -18,7 +18,7 @@ from nonconvex.distributed.checkpoints import (
     Interruption,
     State,
 )
-from nonconvex.distributed.factorization.runs import Run
+from nonconvex.distributed.factorization.runs import FitState
 from nonconvex.distributed.files.atomic import verify
 from nonconvex.distributed.files.hadoop import ConcurrencyError, FileSystem
 from nonconvex.recommendation import MatrixFactorization
@@ -30,7 +30,7 @@ class Killed(BaseException):
 
 
 def fit_killed_after(saves, monkeypatch, estimator, data):
-    """Run a fit that dies right after so many checkpoints."""
+    """FitState a fit that dies right after so many checkpoints."""
     left = [saves]
     save = Checkpoints.save
 
@@ -74,7 +74,7 @@ def test_the_same_bits_as_without_interruption(ratings, tmp_path, monkeypatch, p
     estimator.setNumUserBlocks(3)  # changes no bit, so it may change
     with caplog.at_level("INFO", logger="nonconvex"):
         resumed = estimator.fit(ratings)
-    assert "going on after iteration 2" in caplog.text
+    assert "unfinished on after iteration 2" in caplog.text
     assert resumed.factors.users.tobytes() == whole.factors.users.tobytes()
     assert resumed.factors.items.tobytes() == whole.factors.items.tobytes()
     assert resumed.globalBias == whole.globalBias
@@ -86,7 +86,7 @@ def test_the_same_bits_as_without_interruption(ratings, tmp_path, monkeypatch, p
 def test_ctrl_c_finishes_the_iteration_and_says_how_to_go_on(ratings, tmp_path, monkeypatch):
     estimator = MatrixFactorization(rank=2, maxIter=4, tol=0.0)
     whole = estimator.fit(ratings)
-    end_iteration = Run.end_iteration
+    end_iteration = FitState.end_iteration
 
     def interrupt(self, **limits):
         if len(self.history) > 2:  # of half-steps
@@ -96,7 +96,7 @@ def test_ctrl_c_finishes_the_iteration_and_says_how_to_go_on(ratings, tmp_path, 
     path = tmp_path / "c"
     saving = estimator.copy({estimator.checkpointPath: str(path)})
     with monkeypatch.context() as patch:
-        patch.setattr(Run, "end_iteration", interrupt)
+        patch.setattr(FitState, "end_iteration", interrupt)
         with pytest.raises(Interrupted, match=rf"after iteration 2, which is saved in {path}; the"):
             saving.fit(ratings)
     resumed = saving.fit(ratings)

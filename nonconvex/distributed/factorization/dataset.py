@@ -26,14 +26,20 @@ from nonconvex.distributed.factorization.encoding import (
     look_up,
     read_chunks,
 )
-from nonconvex.distributed.factorization.execution import OnDriver, OnExecutors, Packed, Place, few
+from nonconvex.distributed.factorization.execution import (
+    BlockStore,
+    CachedBlocks,
+    ExecutionMode,
+    LocalBlocks,
+    fits_on_driver,
+)
 from nonconvex.distributed.factorization.packing import (
     Lookups,
-    Side,
-    pack,
+    PackingSide,
+    pack_blocks,
     pack_divided,
-    pack_here,
     pack_in_place,
+    pack_locally,
     row_sums,
     triples,
 )
@@ -123,7 +129,7 @@ def pack_ratings(
     item_blocks: int | None,
     dtype: type[np.floating],
     transform: _Transform | None = None,
-    place: Place = "executors",
+    place: ExecutionMode = "executors",
     unknowns: int = 1,
     divide: Callable[[int], bool] | None = None,
 ) -> TrainingSet:
@@ -141,7 +147,8 @@ def pack_ratings(
     transform : callable, optional
         Applied to the training ratings of each block.
     place : {"auto", "driver", "executors"}
-        Where the blocks are to be: "auto" is the driver if they are `few`, with so many unknowns.
+        Where the blocks are to be: "auto" is the driver if they are `fits_on_driver`, with so many
+        unknowns.
     unknowns : int
         1 + K, added up over all problems.
     divide : callable, optional
@@ -172,8 +179,8 @@ def pack_ratings(
             for side, blocks in (("user", user_blocks), ("item", item_blocks))
         )
         lookups = ratings.sparkSession.sparkContext.broadcast({"user": users, "item": items})
-        by_user = Side("user", "item", None, users.blocks)
-        by_item = Side("item", "user", None, items.blocks)
+        by_user = PackingSide("user", "item", None, users.blocks)
+        by_item = PackingSide("item", "user", None, items.blocks)
         sizes = len(users.ids), len(items.ids)
         divided = divide is not None and divide(max(sizes))
         blocks = []
@@ -182,11 +189,11 @@ def pack_ratings(
             if divided and len(ids.long):
                 parts = parts_of(columns)
             divided_side = side._replace(parts=parts, long=len(ids.long))
-            frame = pack(train, divided_side, dtype, transform, lookups)
-            blocks.append(OnExecutors(frame, ids.blocks if parts else None))
+            frame = pack_blocks(train, divided_side, dtype, transform, lookups)
+            blocks.append(CachedBlocks(frame, ids.blocks if parts else None))
         if validated:
-            held_out = pack(chunks.where("held_out"), by_user, dtype, lookups=lookups)
-            blocks.append(OnExecutors(held_out))
+            held_out = pack_blocks(chunks.where("held_out"), by_user, dtype, lookups=lookups)
+            blocks.append(CachedBlocks(held_out))
         training = _finish(
             blocks,
             Ids(users.ids, items.ids),
@@ -207,7 +214,7 @@ def load_prepared(
     *,
     dtype: type[np.floating],
     transform: _Transform | None = None,
-    place: Place = "executors",
+    place: ExecutionMode = "executors",
     unknowns: int = 1,
     divide: Callable[[int], bool] | None = None,
 ) -> TrainingSet:
@@ -219,8 +226,8 @@ def load_prepared(
     """
     manifest = prepared.manifest
     _refuse_great((manifest.minimum, manifest.maximum), dtype)
-    by_user = Side("user_index", "item_index", "block", manifest.user_blocks)
-    by_item = Side("item_index", "user_index", "block", manifest.item_blocks)
+    by_user = PackingSide("user_index", "item_index", "block", manifest.user_blocks)
+    by_item = PackingSide("item_index", "user_index", "block", manifest.item_blocks)
     parts = [(prepared.by_user, by_user), (prepared.by_item, by_item)]
     held_out = None
     if manifest.counts["validation"]:
@@ -228,16 +235,18 @@ def load_prepared(
         held_out = prepared.validation.join(blocks, on="user_index", how="left")
     rows = manifest.counts["train"] + manifest.counts["validation"]
     (users, user_counts), (items, item_counts) = map(_ids, (prepared.users, prepared.items))
-    packed: list[Packed]
+    packed: list[BlockStore]
     if _here(place, rows, unknowns):
         session = prepared.users.sparkSession
         packed = [
-            OnDriver(session, pack_here(triples(part, side).toArrow(), side, dtype, transform))
+            LocalBlocks(
+                session, pack_locally(triples(part, side).toArrow(), side, dtype, transform)
+            )
             for part, side in parts
         ]
         if held_out is not None:
             table = triples(held_out, by_user).toArrow()
-            packed.append(OnDriver(session, pack_here(table, by_user, dtype)))
+            packed.append(LocalBlocks(session, pack_locally(table, by_user, dtype)))
     else:
         divided = divide is not None and divide(max(len(users), len(items)))
         packed = []
@@ -247,11 +256,11 @@ def load_prepared(
             long = np.flatnonzero(counts > LONG)
             if divided and len(long):
                 frame = pack_divided(part, side, long, columns, dtype, transform)
-                packed.append(OnExecutors(frame, side.blocks))
+                packed.append(CachedBlocks(frame, side.blocks))
             else:
-                packed.append(OnExecutors(pack_in_place(part, side, dtype, transform)))
+                packed.append(CachedBlocks(pack_in_place(part, side, dtype, transform)))
         if held_out is not None:
-            packed.append(OnExecutors(pack(held_out, by_user, dtype)))
+            packed.append(CachedBlocks(pack_blocks(held_out, by_user, dtype)))
     return _finish(
         packed,
         Ids(users, items),
@@ -271,9 +280,9 @@ def _refuse_great(extremes: tuple[float, float], dtype: type[np.floating]) -> No
         )
 
 
-def _here(place: Place, ratings: int, unknowns: int) -> bool:
+def _here(place: ExecutionMode, ratings: int, unknowns: int) -> bool:
     """Tell whether the driver works through the ratings by itself, and say so in the log."""
-    if place == "auto" and few(ratings, unknowns):
+    if place == "auto" and fits_on_driver(ratings, unknowns):
         _log.info(
             "updates on the driver: %s ratings × %d unknowns take less time than planning a job",
             f"{ratings:,}",
@@ -300,20 +309,20 @@ def _pack_here(
         counted = ids.group_by("id").aggregate([("count", "sum")])
         blocks = blocks or default_blocks(chunks, pc.sum(ids["count"]).as_py())
         lookups[side] = look_up(counted["id"], counted["count_sum"], blocks)
-    by_user = Side("user", "item", None, lookups["user"].blocks)
-    by_item = Side("item", "user", None, lookups["item"].blocks)
+    by_user = PackingSide("user", "item", None, lookups["user"].blocks)
+    by_item = PackingSide("item", "user", None, lookups["item"].blocks)
     parts = [(train, by_user, transform), (train, by_item, transform)]
     if len(held_out):
         parts.append((held_out, by_user, None))
     packed = [
-        OnDriver(session, pack_here(part, side, dtype, change, lookups))
+        LocalBlocks(session, pack_locally(part, side, dtype, change, lookups))
         for part, side, change in parts
     ]
     return _finish(packed, Ids(lookups["user"].ids, lookups["item"].ids), dtype, extremes)
 
 
 def _finish(
-    packed: Sequence[Packed],
+    packed: Sequence[BlockStore],
     ids: Ids,
     dtype: type[np.floating],
     extremes: tuple[float, float],

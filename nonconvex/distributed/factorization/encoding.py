@@ -23,7 +23,7 @@ from pyspark.sql import functions as F
 
 from nonconvex.distributed.data.ids import default_blocks
 from nonconvex.distributed.data.validation import RatingsError
-from nonconvex.distributed.runtime import from_bytes, settled, to_bytes
+from nonconvex.distributed.runtime import from_bytes, to_bytes, with_frozen_gc
 from nonconvex.numerics.factorization.blocks import LONG, part_of
 
 __all__ = [
@@ -135,7 +135,7 @@ def read_chunks(ratings: DataFrame, dtype: type[np.floating]) -> DataFrame:
         A row for each chunk, whose ratings are either all to train on or all held out; for
         `Chunk.read` once `check_chunks` has found nothing.
     """
-    return ratings.mapInArrow(settled(encode(dtype)), _SQL).persist()
+    return ratings.mapInArrow(with_frozen_gc(encode(dtype)), _SQL).persist()
 
 
 def check_chunks(chunks: DataFrame, *, validated: bool) -> Checked:
@@ -184,7 +184,9 @@ def count_ids(chunks: DataFrame, side: str, kind: str) -> pa.Table:
     Arrow table
         ``id, count``, in any order.
     """
-    ids = chunks.where("not held_out").mapInArrow(settled(ids_of(side)), f"id {kind}, count bigint")
+    ids = chunks.where("not held_out").mapInArrow(
+        with_frozen_gc(ids_of(side)), f"id {kind}, count bigint"
+    )
     return ids.groupBy("id").agg(F.sum("count").alias("count")).toArrow()
 
 

@@ -15,14 +15,14 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from nonconvex.distributed.factorization.predict import index_table, with_index
-from nonconvex.distributed.factorization.top_n import Ranker, Side, lists_of, requests, tasks
-from nonconvex.distributed.runtime import settle
+from nonconvex.distributed.factorization.top_n import ModelSide, Ranker, lists_of, requests, tasks
+from nonconvex.distributed.runtime import freeze_gc_once
 from nonconvex.distributed.sums import TOTALS, batch_of, totals_in
 from nonconvex.numerics.deterministic import Totals
 from nonconvex.numerics.metrics import Evaluation, EvaluationError, add_errors, evaluation_of
 from nonconvex.numerics.ranking import average_precision, hits, ndcg, precision, recall
 
-__all__ = ["METRICS", "evaluate", "retrieval"]
+__all__ = ["METRICS", "evaluate_ratings", "retrieval"]
 
 METRICS = ("ndcgAtK", "recallAtK", "precisionAtK", "meanAveragePrecisionAtK")
 """Means over the rows, under the names that Spark's ``RankingEvaluator`` has for them."""
@@ -33,8 +33,8 @@ _Batches = Iterator[pa.RecordBatch]
 def retrieval(
     relevant: DataFrame,
     ranker: Ranker,
-    rows: Side,
-    columns: Side,
+    rows: ModelSide,
+    columns: ModelSide,
     *,
     exclude: DataFrame | None,
     unknown: bool,
@@ -48,7 +48,7 @@ def retrieval(
         training; a repeated pair counts once.
     ranker : Ranker
         Its n is k.
-    rows, columns : Side
+    rows, columns : ModelSide
     exclude : DataFrame, optional
         Pairs that no list may hold.
     unknown : bool
@@ -91,7 +91,7 @@ def retrieval(
     return {**means, "coverageAtK": float(found.mean()), "users": users}
 
 
-def _relevant(relevant: DataFrame, rows: Side, columns: Side) -> DataFrame:
+def _relevant(relevant: DataFrame, rows: ModelSide, columns: ModelSide) -> DataFrame:
     """Return ``id, index, relevant, total`` of each row.
 
     The number of all relevant columns is more than that of ``relevant`` indices where the model
@@ -133,7 +133,7 @@ def _measure(ranker: Ranker) -> Callable[[_Batches], _Batches]:
 _COUNTS = ("user_count", "item_count")
 
 
-def evaluate(ratings: DataFrame, predictors: Sequence[str]) -> Evaluation:
+def evaluate_ratings(ratings: DataFrame, predictors: Sequence[str]) -> Evaluation:
     """Compare predictions with ratings, in one pass.
 
     Sums are exact and rounded once, so the errors depend on the ratings and predictions alone,
@@ -161,7 +161,7 @@ def evaluate(ratings: DataFrame, predictors: Sequence[str]) -> Evaluation:
     >>> ratings = spark.createDataFrame(
     ...     [(4.0, 3.0, 10, 0), (2.0, 2.0, 0, 10)], ["rating", "mean", "user_count", "item_count"]
     ... )
-    >>> evaluate(ratings, ["mean"]).overall
+    >>> evaluate_ratings(ratings, ["mean"]).overall
     Scores(ratings=2, rmse={'mean': 0.7071067811865476}, mae={'mean': 0.5})
     """
     weighted = "weight" in ratings.columns
@@ -174,7 +174,7 @@ def evaluate(ratings: DataFrame, predictors: Sequence[str]) -> Evaluation:
 
 def _errors(predictors: int, weighted: bool) -> Callable[[_Batches], _Batches]:
     def errors(batches: _Batches) -> _Batches:
-        settle()
+        freeze_gc_once()
         totals: Totals = {}
         for batch in filter(len, batches):
             columns = [_doubles(batch, f"p{number}") for number in range(predictors)]

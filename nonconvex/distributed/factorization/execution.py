@@ -16,22 +16,22 @@ import pyarrow as pa
 from pyspark import StorageLevel
 from pyspark.sql import DataFrame, Row, SparkSession
 
-from nonconvex.distributed.runtime import settle
+from nonconvex.distributed.runtime import freeze_gc_once
 from nonconvex.numerics.deterministic import one_thread_per_product
 
 __all__ = [
     "DRIVER_NUMBERS",
     "DRIVER_RATINGS",
-    "Held",
-    "OnDriver",
-    "OnExecutors",
-    "Packed",
-    "Place",
+    "BlockStore",
+    "CachedBlocks",
+    "ExecutionMode",
+    "LocalBlocks",
+    "LocalValue",
     "Value",
-    "few",
+    "fits_on_driver",
 ]
 
-Place = Literal["auto", "driver", "executors"]
+ExecutionMode = Literal["auto", "driver", "executors"]
 
 DRIVER_RATINGS = 1 << 18
 """Most ratings that the driver works through by itself: some ten megabytes."""
@@ -44,7 +44,7 @@ _T_co = TypeVar("_T_co", covariant=True)
 _Batches = Iterator[pa.RecordBatch]
 
 
-def few(ratings: int, unknowns: int) -> bool:
+def fits_on_driver(ratings: int, unknowns: int) -> bool:
     """Tell whether a pass is made sooner on the driver than a job is planned.
 
     Parameters
@@ -55,7 +55,7 @@ def few(ratings: int, unknowns: int) -> bool:
 
     Examples
     --------
-    >>> few(100_000, 11), few(100_000, 8 * 11), few(1_000_000, 1)
+    >>> fits_on_driver(100_000, 11), fits_on_driver(100_000, 8 * 11), fits_on_driver(1_000_000, 1)
     (True, False, False)
     """
     return ratings <= DRIVER_RATINGS and ratings * unknowns <= DRIVER_NUMBERS
@@ -72,7 +72,7 @@ class Value(Protocol[_T_co]):
         """Release it everywhere."""
 
 
-class Held(Generic[T]):
+class LocalValue(Generic[T]):
     """A value that is read where it already is."""
 
     def __init__(self, value: T) -> None:
@@ -82,7 +82,7 @@ class Held(Generic[T]):
         """Do nothing: whoever holds the value lets it go."""
 
 
-class Packed(Protocol):
+class BlockStore(Protocol):
     """Blocks of ratings, ready to be passed over; released by whoever made them."""
 
     session: SparkSession
@@ -98,7 +98,7 @@ class Packed(Protocol):
         """Free the blocks."""
 
 
-class OnExecutors:
+class CachedBlocks:
     """Blocks that executors have cached, from `nonconvex.distributed.factorization.packing.pack`.
 
     They are cached as elements of an RDD, pickled as Python has them: the first task of a job over
@@ -120,7 +120,7 @@ class OnExecutors:
         """Run one job, with a task for each partition."""
 
         def on_partition(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-            settle()
+            freeze_gc_once()
             return task(iter(batches))
 
         return pa.Table.from_batches(self.rdd.context.runJob(self.rdd, on_partition))
@@ -149,7 +149,7 @@ def _binary(value: bytes | None) -> pa.Array:
     return pa.Array.from_buffers(pa.binary(), 1, [None, ends, pa.py_buffer(value)])
 
 
-class OnDriver:
+class LocalBlocks:
     """Blocks in the memory of the driver, from `packing.pack_here`."""
 
     def __init__(self, session: SparkSession, blocks: Sequence[pa.RecordBatch]) -> None:
@@ -170,7 +170,7 @@ class OnDriver:
 
     def share(self, value: T) -> Value[T]:
         """Hold the value: it is here."""
-        return Held(value)
+        return LocalValue(value)
 
     def release(self) -> None:
         """Let the blocks go."""

@@ -11,30 +11,37 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from nonconvex.distributed.checkpoints import Checkpoints, Interruption, State
-from nonconvex.distributed.factorization.gradient_descent import Descent, DescentSettings
-from nonconvex.distributed.factorization.runs import Blocks, Fitted, Problem, Run, Shared, going
-from nonconvex.distributed.factorization.shuffle import Exchange
+from nonconvex.distributed.factorization.gradient_descent import Descent, DescentOptions
+from nonconvex.distributed.factorization.runs import (
+    Blocks,
+    Broadcast,
+    FitState,
+    Problem,
+    Result,
+    unfinished,
+)
+from nonconvex.distributed.factorization.shuffle import Shuffle
 from nonconvex.numerics.convergence import FitError, Stop
 
-__all__ = ["alternate", "minimize"]
+__all__ = ["alternate", "fit_loop"]
 
 _ORDER = ("items", "users")  # ends with the users, so that folding a user in gives its own row
 
 
-def alternate(active: list[Run], iteration: int, shared: Shared) -> list[Run]:
+def alternate(active: list[FitState], iteration: int, shared: Broadcast) -> list[FitState]:
     """Update everything once, each from the latest values, so that f never rises.
 
     Parameters
     ----------
-    active : list of Run
+    active : list of FitState
         All of the same kind of solver, with their rows in `shared`.
     iteration : int
         From 1 on.
-    shared : Shared
+    shared : Broadcast
 
     Returns
     -------
-    list of Run
+    list of FitState
         Those whose objective is still finite, with their rows in `shared`.
     """
     for side in _ORDER:
@@ -48,7 +55,7 @@ def alternate(active: list[Run], iteration: int, shared: Shared) -> list[Run]:
         seconds = time.perf_counter() - started
         for run, of_run in zip(active, moved, strict=True):
             run.replace(side, of_run, iteration, seconds)
-        active = going(active)
+        active = unfinished(active)
         shared.put(active, (side,))
     return active
 
@@ -56,7 +63,7 @@ def alternate(active: list[Run], iteration: int, shared: Shared) -> list[Run]:
 _log = logging.getLogger("nonconvex")
 
 
-def minimize(
+def fit_loop(
     blocks: Blocks,
     problems: Sequence[Problem],
     *,
@@ -64,10 +71,10 @@ def minimize(
     tol: float,
     patience: int | None = None,
     gradient_tol: float = 0.0,
-    descent: DescentSettings | None = None,
+    descent: DescentOptions | None = None,
     checkpoints: Checkpoints | None = None,
     exchange: Literal["broadcast", "shuffle"] = "broadcast",
-) -> list[Fitted]:
+) -> list[Result]:
     """Minimize every problem; each pass over the ratings serves all of them.
 
     A problem that becomes non-finite is dropped, and reported as such.
@@ -78,7 +85,7 @@ def minimize(
     problems : sequence of Problem
     max_iter, tol, patience, gradient_tol
         See `nonconvex.numerics.convergence.stop_after`.
-    descent : DescentSettings, optional
+    descent : DescentOptions, optional
         For problems whose solver is "gd": all of them, or none.
     checkpoints : Checkpoints, optional
         Where the state is saved, and from where an interrupted fit goes on, to the same bits.
@@ -89,7 +96,7 @@ def minimize(
 
     Returns
     -------
-    list of Fitted
+    list of Result
         One for each problem, in their order.
 
     Raises
@@ -99,14 +106,14 @@ def minimize(
     Interrupted
         After Ctrl-C, at the end of the iteration, which is saved where there are checkpoints.
     """
-    runs = [Run(problem, blocks) for problem in problems]
+    runs = [FitState(problem, blocks) for problem in problems]
     descending = None if descent is None else Descent(blocks, descent)
     iterate = alternate if descending is None else descending.iterate
     done = 0
     if checkpoints is not None:
         done = _resume(checkpoints, runs, descending, distant=exchange == "shuffle")
-    active = going(runs)
-    sharing = Shared(blocks) if exchange == "broadcast" else Exchange(blocks, runs[0])
+    active = unfinished(runs)
+    sharing = Broadcast(blocks) if exchange == "broadcast" else Shuffle(blocks, runs[0])
     with Interruption() as interruption, sharing as shared:
         shared.put(active)
         for iteration in range(done + 1, max_iter + 1):
@@ -124,7 +131,7 @@ def minimize(
                 run.end_iteration(
                     max_iter=max_iter, tol=tol, patience=patience, gradient_tol=gradient_tol
                 )
-            active = going(active)
+            active = unfinished(active)
             shared.put(active)
             ending = interruption.asked and bool(active)
             if checkpoints is not None and active and checkpoints.due(iteration, ending):
@@ -132,7 +139,7 @@ def minimize(
                 checkpoints.save(_state(iteration, runs, descending))
             if ending:
                 interruption.end(f"iteration {iteration}", checkpoints)
-        shared.hand_over()
+        shared.detach()
         results = [run.result() for run in runs]
     if checkpoints is not None:
         checkpoints.clear()
@@ -141,7 +148,7 @@ def minimize(
     return results
 
 
-def _state(iteration: int, runs: Sequence[Run], descent: Descent | None) -> State:
+def _state(iteration: int, runs: Sequence[FitState], descent: Descent | None) -> State:
     arrays: dict[str, Any] = {}
     values: list[dict[str, Any]] = []
     for number, run in enumerate(runs):
@@ -154,7 +161,7 @@ def _state(iteration: int, runs: Sequence[Run], descent: Descent | None) -> Stat
 
 
 def _resume(
-    checkpoints: Checkpoints, runs: Sequence[Run], descent: Descent | None, *, distant: bool
+    checkpoints: Checkpoints, runs: Sequence[FitState], descent: Descent | None, *, distant: bool
 ) -> int:
     """Put the runs back to the newest checkpoint, if there is one; return its iteration."""
     state = checkpoints.load(distant=distant)
@@ -170,5 +177,5 @@ def _resume(
         run.restore(arrays, state.values["runs"][number])
         if descent is not None:
             descent.restore(run, arrays)
-    _log.info("going on after iteration %d, from %s", state.iteration, checkpoints.path)
+    _log.info("unfinished on after iteration %d, from %s", state.iteration, checkpoints.path)
     return state.iteration

@@ -20,7 +20,7 @@ from nonconvex.distributed.data.ids import default_blocks
 from nonconvex.distributed.data.validation import RatingsError
 from nonconvex.distributed.factorization.dataset import Ids
 from nonconvex.distributed.factorization.predict import index_table, with_index
-from nonconvex.distributed.runtime import settle
+from nonconvex.distributed.runtime import freeze_gc_once
 from nonconvex.numerics.convergence import FitError
 from nonconvex.numerics.deterministic import one_thread_per_product
 from nonconvex.numerics.factorization.als import solve_rows
@@ -228,7 +228,7 @@ def _task(solve: _Solve, dtype: type[np.floating]) -> Callable[[_Batches], _Batc
     """Return what solves for the rows of a partition."""
 
     def task(batches: _Batches) -> _Batches:
-        settle()
+        freeze_gc_once()
         held = [batch for batch in batches if len(batch)]
         if not held:
             return

@@ -23,12 +23,12 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from nonconvex.distributed.checkpoints import Checkpoints, Interrupted, Interruption, State
-from nonconvex.distributed.factorization.execution import Packed
-from nonconvex.distributed.factorization.fit import minimize
+from nonconvex.distributed.factorization.execution import BlockStore
+from nonconvex.distributed.factorization.fit import fit_loop
 from nonconvex.distributed.factorization.packing import unpack
-from nonconvex.distributed.factorization.runs import SIDES, Blocks, Fitted, Problem, Shared
+from nonconvex.distributed.factorization.runs import SIDES, Blocks, Broadcast, Problem, Result
 from nonconvex.distributed.factorization.steps import Draw, Rows, update_side
-from nonconvex.distributed.rows import gathered
+from nonconvex.distributed.rows import gather_factors
 from nonconvex.distributed.runtime import Progress, report
 from nonconvex.numerics.convergence import FitError, HalfStep, Stop
 from nonconvex.numerics.deterministic import add_exactly, fractions_of, one_thread_per_product
@@ -45,7 +45,7 @@ from nonconvex.numerics.factorization.model import Factors, predict
 from nonconvex.numerics.factorization.posterior import LowRankMean, Posterior
 from nonconvex.numerics.rng import Stream, uniform_rows
 
-__all__ = ["Course", "HeldOut", "Posed", "Sampled", "SamplingSettings", "sample"]
+__all__ = ["ChainGroup", "HeldOut", "SamplingOptions", "SamplingResult", "SamplingTask", "sample"]
 
 MOST = 1 << 20
 """About how many ratings are followed at most."""
@@ -61,14 +61,14 @@ class HeldOut:
 
     Parameters
     ----------
-    packed : Packed
+    packed : BlockStore
         Ratings packed by users; -1 is an id that training does not know.
     dtype : float type
     most : int
         About how many of them are followed at most.
     """
 
-    def __init__(self, packed: Packed, dtype: type[np.floating], most: int = MOST) -> None:
+    def __init__(self, packed: BlockStore, dtype: type[np.floating], most: int = MOST) -> None:
         self._packed, self._dtype = packed, dtype
         self._share = 1.0
         counts = _concatenated(self._collect(["count"], _count), "count", np.int64)
@@ -170,7 +170,7 @@ def _concatenated(table: pa.Table, name: str, kind: type[np.generic]) -> NDArray
 _SKETCHES = 1 << 21  # a key of random numbers that no chain has as its number
 
 
-class SamplingSettings(NamedTuple):
+class SamplingOptions(NamedTuple):
     """How long chains are.
 
     Attributes
@@ -208,7 +208,7 @@ class SamplingSettings(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Posed:
+class SamplingTask:
     """A fit to be sampled.
 
     Parameters
@@ -232,7 +232,7 @@ class Posed:
     mean_rank: int
 
 
-class Sampled(NamedTuple):
+class SamplingResult(NamedTuple):
     """What came of a fit.
 
     Attributes
@@ -241,45 +241,45 @@ class Sampled(NamedTuple):
         The mean of all samples.
     posterior : Posterior
         Those that were kept.
-    chains : list of Fitted
+    chains : list of Result
         The history of each chain.
     """
 
     factors: Factors
     posterior: Posterior
-    chains: list[Fitted]
+    chains: list[Result]
 
 
-class Course:
+class ChainGroup:
     """One fit under way."""
 
-    def __init__(self, posed: Posed, blocks: Blocks, settings: SamplingSettings) -> None:
-        self.posed, self._settings = posed, settings
+    def __init__(self, task: SamplingTask, blocks: Blocks, settings: SamplingOptions) -> None:
+        self.task, self._settings = task, settings
         self._degrees = {"users": blocks.user_degrees, "items": blocks.item_degrees}
         self._dtype = blocks.dtype
-        self._keeps = settings.keeps(len(posed.starts))
+        self._keeps = settings.keeps(len(task.starts))
         self.kept: dict[int, Sample] = {}
         self.mean: LowRankMean | None = None
         self.predicted: NDArray[np.float64] | None = None
-        self.history: list[list[HalfStep]] = [[] for _ in posed.starts]
+        self.history: list[list[HalfStep]] = [[] for _ in task.starts]
         self.chains: list[Chain] = []
 
     def begin(self, starts: Sequence[tuple[Factors, float]]) -> None:
         """Make the chains, from factors and the first τ of each."""
-        posed = self.posed
+        task = self.task
         self.chains = [
             Chain(
                 factors,
                 tau,
                 self._degrees,
                 {side: _precision(problem, side, tau) for side in SIDES},
-                noise_prior=NoisePrior(posed.center, posed.deviation),
-                row_prior=RowPrior.of(posed.deviation, factors.users.shape[1] - 1),
-                seed=posed.seed,
+                noise_prior=NoisePrior(task.center, task.deviation),
+                row_prior=RowPrior.of(task.deviation, factors.users.shape[1] - 1),
+                seed=task.seed,
                 number=number,
             )
             for number, problem, (factors, tau) in zip(
-                posed.numbers, posed.starts, starts, strict=True
+                task.numbers, task.starts, starts, strict=True
             )
         ]
 
@@ -288,11 +288,11 @@ class Course:
         settings = self._settings
         number = settings.sample_of(sweep)
         if sweep == settings.burn_in or (self.mean is None and number is not None):
-            key = (_SKETCHES, self.posed.numbers[0])
+            key = (_SKETCHES, self.task.numbers[0])
             self.mean = LowRankMean(
                 [chain.sample().factors for chain in self.chains],
-                self.posed.mean_rank,
-                Stream.generator(self.posed.seed, *key),
+                self.task.mean_rank,
+                Stream.generator(self.task.seed, *key),
             )
         if number is None or self.mean is None:
             return
@@ -312,12 +312,12 @@ class Course:
         if held_out is not None and self.predicted is not None and self.mean is not None:
             rmse = held_out.rmse(self.predicted / self.mean.samples)
         for number, chain, history in zip(
-            self.posed.numbers, self.chains, self.history, strict=True
+            self.task.numbers, self.chains, self.history, strict=True
         ):
             if not (np.isfinite(chain.alpha) and np.isfinite(chain.tau)):
                 raise FitError(
                     f"chain {number} became non-finite in sweep {sweep}; check that ratings are on "
-                    f"a moderate scale (the mean is {self.posed.center:.3g})"
+                    f"a moderate scale (the mean is {self.task.center:.3g})"
                 )
             step = HalfStep(
                 iteration=sweep,
@@ -339,20 +339,20 @@ class Course:
             stop = Stop.SAMPLED.value if sweep == most else None
             report(Progress(f"chain {number}", "sweep", sweep, most, figures, seconds, stop))
 
-    def result(self) -> Sampled:
+    def result(self) -> SamplingResult:
         """Return the mean model, the kept samples and the histories."""
         assert self.mean is not None
         alpha, x, z = self.mean.result()
         factors = Factors(alpha, x.astype(self._dtype), z.astype(self._dtype))
         samples = [self.kept[position] for position in sorted(self.kept)]
         chains = [
-            Fitted(factors, history, history[-1].iteration, Stop.SAMPLED)
+            Result(factors, history, history[-1].iteration, Stop.SAMPLED)
             for history in self.history
         ]
-        return Sampled(factors, Posterior.of(samples, self.posed.seed), chains)
+        return SamplingResult(factors, Posterior.of(samples, self.task.seed), chains)
 
     def save(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-        """Return what the course goes on from."""
+        """Return what the group goes on from."""
         arrays: dict[str, NDArray[Any]] = {}
         values: dict[str, Any] = {"history": [[list(s) for s in h] for h in self.history]}
         for number, chain in enumerate(self.chains):
@@ -385,7 +385,7 @@ class Course:
                 for name, array in arrays.items()
                 if name.startswith(f"chain {number}.")
             }
-            for number in range(len(self.posed.starts))
+            for number in range(len(self.task.starts))
         ]
         self.begin([(Factors(0.0, part["users"], part["items"]), 1.0) for part in parts])
         for number, (chain, part) in enumerate(zip(self.chains, parts, strict=True)):
@@ -429,23 +429,23 @@ _START = 5  # iterations of alternating least squares that a chain starts from
 
 def sample(
     blocks: Blocks,
-    fits: Sequence[Posed],
-    settings: SamplingSettings,
+    fits: Sequence[SamplingTask],
+    settings: SamplingOptions,
     checkpoints: Checkpoints | None = None,
-) -> list[Sampled]:
+) -> list[SamplingResult]:
     """Sample every fit; each pass over the ratings serves all chains of all of them.
 
     Parameters
     ----------
     blocks : Blocks
-    fits : sequence of Posed
-    settings : SamplingSettings
+    fits : sequence of SamplingTask
+    settings : SamplingOptions
     checkpoints : Checkpoints, optional
         Where the state is saved, and from where an interrupted fit goes on, to the same bits.
 
     Returns
     -------
-    list of Sampled
+    list of SamplingResult
         One for each fit, in their order.
 
     Raises
@@ -456,15 +456,15 @@ def sample(
         After Ctrl-C, at the end of the sweep, which is saved where there are checkpoints.  What
         comes before the first sweep is not.
     """
-    courses = [Course(posed, blocks, settings) for posed in fits]
-    done = 0 if checkpoints is None else _resume(checkpoints, courses)
+    groups = [ChainGroup(task, blocks, settings) for task in fits]
+    done = 0 if checkpoints is None else _resume(checkpoints, groups)
     if not done:
-        _begin(blocks, courses)
-    chains = [chain for course in courses for chain in course.chains]
+        _begin(blocks, groups)
+    chains = [chain for group in groups for chain in group.chains]
     held_out = None if blocks.validation is None else HeldOut(blocks.validation, blocks.dtype)
     with (
         Interruption() as interruption,
-        Shared(blocks) as shared,
+        Broadcast(blocks) as shared,
         one_thread_per_product(),
     ):
         shared.put(chains)
@@ -476,23 +476,23 @@ def sample(
             if held_out is not None and settings.sample_of(sweep) is not None:
                 shared.describe(f"sweep {sweep} · validation")
                 predicted = iter(_predict(held_out, chains, shared))
-            for course in courses:
-                own = None if predicted is None else [next(predicted) for _ in course.chains]
-                course.take(sweep, own)
-                course.record(sweep, time.perf_counter() - started, held_out)
+            for group in groups:
+                own = None if predicted is None else [next(predicted) for _ in group.chains]
+                group.take(sweep, own)
+                group.record(sweep, time.perf_counter() - started, held_out)
             ending = interruption.asked and sweep < settings.sweeps
             if checkpoints is not None and checkpoints.due(sweep, ending):
                 shared.describe(f"sweep {sweep} · checkpoint")
-                checkpoints.save(_state(sweep, courses))
+                checkpoints.save(_state(sweep, groups))
             if ending:
                 interruption.end(f"sweep {sweep}", checkpoints)
-        results = [course.result() for course in courses]
+        results = [group.result() for group in groups]
     if checkpoints is not None:
         checkpoints.clear()
     return results
 
 
-def _sweep(blocks: Blocks, chains: Sequence[Chain], sweep: int, shared: Shared) -> None:
+def _sweep(blocks: Blocks, chains: Sequence[Chain], sweep: int, shared: Broadcast) -> None:
     for side in SWEEP:
         shared.describe(f"sweep {sweep} · {side}")
         omega = shared["user_precision"]
@@ -515,7 +515,7 @@ def _sweep(blocks: Blocks, chains: Sequence[Chain], sweep: int, shared: Shared) 
 
 
 def _predict(
-    held_out: HeldOut, chains: Sequence[Chain], shared: Shared
+    held_out: HeldOut, chains: Sequence[Chain], shared: Broadcast
 ) -> list[NDArray[np.float64]]:
     means = [
         (chain.distributions["users"].mean, chain.distributions["items"].mean) for chain in chains
@@ -524,54 +524,54 @@ def _predict(
     return held_out.predictions(alphas, means, shared["users"], shared["items"])
 
 
-def _begin(blocks: Blocks, courses: Sequence[Course]) -> None:
+def _begin(blocks: Blocks, groups: Sequence[ChainGroup]) -> None:
     """Start the chains where a few iterations of alternating least squares end."""
-    problems = [problem for course in courses for problem in course.posed.starts]
+    problems = [problem for group in groups for problem in group.task.starts]
     try:
-        ended = iter(minimize(blocks, problems, max_iter=_START, tol=0.0))
+        ended = iter(fit_loop(blocks, problems, max_iter=_START, tol=0.0))
     except Interrupted:
         raise Interrupted(
             "interrupted before the first sweep, and nothing is saved yet; the same fit, run "
             "again, begins anew"
         ) from None
-    for course in courses:
+    for group in groups:
         starts = []
-        for number in course.posed.numbers:
+        for number in group.task.numbers:
             fitted = next(ended)
             if fitted.stop is Stop.NONFINITE:
                 raise FitError(
                     f"the start of chain {number} became non-finite; check that ratings are on a "
                     "moderate scale"
                 )
-            unit = course.posed.deviation
+            unit = group.task.deviation
             starts.append(
-                (gathered(fitted.factors), 1 / max(fitted.end.train_rmse, 0.01 * unit) ** 2)
+                (gather_factors(fitted.factors), 1 / max(fitted.end.train_rmse, 0.01 * unit) ** 2)
             )
-        course.begin(starts)
+        group.begin(starts)
 
 
-def _state(sweep: int, courses: Sequence[Course]) -> State:
+def _state(sweep: int, groups: Sequence[ChainGroup]) -> State:
     arrays: dict[str, NDArray[Any]] = {}
     values = []
-    for number, course in enumerate(courses):
-        of_course, value = course.save()
+    for number, group in enumerate(groups):
+        of_course, value = group.save()
         arrays |= {f"{number}/{name}": array for name, array in of_course.items()}
         values.append(value)
-    return State(sweep, arrays, {"courses": values})
+    return State(sweep, arrays, {"groups": values})
 
 
-def _resume(checkpoints: Checkpoints, courses: Sequence[Course]) -> int:
-    """Put the courses back to the newest checkpoint, if there is one; return its sweep."""
+def _resume(checkpoints: Checkpoints, groups: Sequence[ChainGroup]) -> int:
+    """Put the groups back to the newest checkpoint, if there is one; return its sweep."""
     state = checkpoints.load()
     if state is None:
         return 0
-    for number, course in enumerate(courses):
+    for number, group in enumerate(groups):
         prefix = f"{number}/"
         arrays = {
             name.removeprefix(prefix): array
             for name, array in state.arrays.items()
             if name.startswith(prefix)
         }
-        course.restore(arrays, state.values["courses"][number])
-    _log.info("going on after sweep %d, from %s", state.iteration, checkpoints.path)
+        group.restore(arrays, state.values["groups"][number])
+    _log.info("unfinished on after sweep %d, from %s", state.iteration, checkpoints.path)
     return state.iteration

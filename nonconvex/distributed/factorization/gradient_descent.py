@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nonconvex.distributed.factorization.runs import SIDES, Blocks, Run, Shared, going
+from nonconvex.distributed.factorization.runs import SIDES, Blocks, Broadcast, FitState, unfinished
 from nonconvex.distributed.factorization.steps import Sample, update_side
 from nonconvex.numerics.deterministic import total
 from nonconvex.numerics.factorization.als import RowUpdate
@@ -19,13 +19,13 @@ from nonconvex.numerics.factorization.gradient import Gradient, gradient
 from nonconvex.numerics.factorization.model import Factors
 from nonconvex.numerics.optim import Optimizer, OptimizerState
 
-__all__ = ["Descent", "DescentSettings"]
+__all__ = ["Descent", "DescentOptions"]
 
 Array = NDArray[np.floating]
 
 
 @dataclass(frozen=True)
-class DescentSettings:
+class DescentOptions:
     """How to descend.
 
     Parameters
@@ -46,14 +46,14 @@ class DescentSettings:
 class Descent:
     """Iterations of gradient descent, with the state of the optimizer between them."""
 
-    def __init__(self, blocks: Blocks, settings: DescentSettings) -> None:
+    def __init__(self, blocks: Blocks, settings: DescentOptions) -> None:
         self._blocks = blocks
         self._settings = settings
         self._steps = math.ceil(1 / settings.fraction)
         self._states: dict[int, OptimizerState] = {}
         self._gradients: dict[int, Gradient] = {}
 
-    def iterate(self, active: list[Run], iteration: int, shared: Shared) -> list[Run]:
+    def iterate(self, active: list[FitState], iteration: int, shared: Broadcast) -> list[FitState]:
         """Take the steps of an iteration, and evaluate f and its gradient where they lead.
 
         Parameters and result are those of `alternate`.
@@ -90,16 +90,16 @@ class Descent:
             norm = float(np.linalg.norm(_flat(self._gradients[id(run)])))
             squares, weight = total(users.squares), total(users.weight)
             run.record(iteration, "both", squares, weight, penalty, step_norm, norm, seconds)
-        active = going(active)
+        active = unfinished(active)
         shared.put(active)
         return active
 
-    def save(self, run: Run) -> dict[str, NDArray[Any]]:
+    def save(self, run: FitState) -> dict[str, NDArray[Any]]:
         """Return the state of a run's optimizer."""
         state = self._states.get(id(run))
         return {} if state is None else {f"optimizer.{k}": v for k, v in state._asdict().items()}
 
-    def restore(self, run: Run, arrays: Mapping[str, NDArray[Any]]) -> None:
+    def restore(self, run: FitState, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Go back to what `save` returned."""
         saved = {
             name.removeprefix("optimizer."): values
@@ -109,14 +109,16 @@ class Descent:
         if saved:
             self._states[id(run)] = OptimizerState(**saved)
 
-    def _evaluate(self, active: list[Run], shared: Shared) -> list[tuple[RowUpdate, RowUpdate]]:
+    def _evaluate(
+        self, active: list[FitState], shared: Broadcast
+    ) -> list[tuple[RowUpdate, RowUpdate]]:
         pulls = self._pulls(active, shared, None)
         for run, sides in zip(active, pulls, strict=True):
             self._gradients[id(run)] = self._gradient(run, *sides)
         return pulls
 
     def _pulls(
-        self, active: list[Run], shared: Shared, sample: Sample | None
+        self, active: list[FitState], shared: Broadcast, sample: Sample | None
     ) -> list[tuple[RowUpdate, RowUpdate]]:
         """Sum what the ratings pull, over the rows of both sides, in every problem."""
         blocks = self._blocks
@@ -128,7 +130,7 @@ class Descent:
             sides.append(update_side(packed, steps, shared[other], shared[side], blocks.dtype))
         return list(zip(*sides, strict=True))
 
-    def _gradient(self, run: Run, users: RowUpdate, items: RowUpdate) -> Gradient:
+    def _gradient(self, run: FitState, users: RowUpdate, items: RowUpdate) -> Gradient:
         problem, blocks = run.problem, self._blocks
         width = run.rows["users"].shape[1]
         found = gradient(
@@ -141,7 +143,7 @@ class Descent:
         )
         return found if problem.intercept else found._replace(alpha=0.0)
 
-    def _descend(self, run: Run, slope: Gradient) -> None:
+    def _descend(self, run: FitState, slope: Gradient) -> None:
         """Take one step."""
         optimizer = self._settings.optimizer
         theta = _flat(run.factors)

@@ -20,17 +20,17 @@ from pyspark.sql import functions as F
 
 from nonconvex.distributed.data.validation import RatingsError
 from nonconvex.distributed.factorization.encoding import Chunk, IdLookup, gathered
-from nonconvex.distributed.factorization.execution import Held, Packed, Value
-from nonconvex.distributed.runtime import settled
+from nonconvex.distributed.factorization.execution import BlockStore, LocalValue, Value
+from nonconvex.distributed.runtime import with_frozen_gc
 from nonconvex.numerics.factorization.blocks import SPAN, RatingBlock, parts_of
 
 __all__ = [
     "Lookups",
-    "Side",
-    "pack",
+    "PackingSide",
+    "pack_blocks",
     "pack_divided",
-    "pack_here",
     "pack_in_place",
+    "pack_locally",
     "row_sums",
     "triples",
     "unpack",
@@ -50,7 +50,7 @@ _BLOCK = tuple(name for name in RatingBlock._fields if name != "padded")
 _TYPES = {"rows": np.int32, "offsets": np.int64, "columns": np.int32, "degrees": np.float64}
 
 
-class Side(NamedTuple):
+class PackingSide(NamedTuple):
     """What the rows of the blocks are.
 
     Attributes
@@ -79,9 +79,9 @@ class Side(NamedTuple):
     first: int = 0
 
 
-def pack(
+def pack_blocks(
     ratings: DataFrame,
-    side: Side,
+    side: PackingSide,
     dtype: type[np.floating],
     transform: _Transform | None = None,
     lookups: Lookups | None = None,
@@ -95,7 +95,7 @@ def pack(
     ratings : DataFrame
         Chunks of ratings, or the columns of `side`, ``rating``, and ``weight`` where there are
         weights.  A null index is an id that training does not know: it becomes -1.
-    side : Side
+    side : PackingSide
     dtype : float type
         Of the ratings and weights in the blocks.
     transform : callable, optional
@@ -111,31 +111,31 @@ def pack(
         a block depend on its ratings only, and not on the partitions of `ratings`.
     """
     source = triples(ratings, side) if lookups is None else ratings
-    pieces = source.mapInArrow(settled(_cut(dtype, side, lookups)), _sql(_PIECE))
+    pieces = source.mapInArrow(with_frozen_gc(_cut(dtype, side, lookups)), _sql(_PIECE))
     partitions = side.blocks + side.parts * side.long
     placed = pieces.repartitionById(partitions, F.col("block") - side.first)
-    return placed.mapInArrow(settled(_join(dtype, transform)), _sql(_BLOCK))
+    return placed.mapInArrow(with_frozen_gc(_join(dtype, transform)), _sql(_BLOCK))
 
 
 def pack_in_place(
     ratings: DataFrame,
-    side: Side,
+    side: PackingSide,
     dtype: type[np.floating],
     transform: _Transform | None = None,
 ) -> DataFrame:
     """Pack ratings whose blocks already lie each within one partition; nothing is shuffled.
 
-    Parameters and result are those of `pack`.  A block that lies in several partitions would
+    Parameters and result are those of `pack_blocks`.  A block that lies in several partitions would
     come out in several rows: the caller checks that.
     """
     cut, join = _cut(dtype, side), _join(dtype, transform)
-    task = settled(lambda batches: join(cut(batches)))
+    task = with_frozen_gc(lambda batches: join(cut(batches)))
     return triples(ratings, side).mapInArrow(task, _sql(_BLOCK))
 
 
 def pack_divided(
     ratings: DataFrame,
-    side: Side,
+    side: PackingSide,
     long: NDArray[np.int64],
     columns: int,
     dtype: type[np.floating],
@@ -157,34 +157,34 @@ def pack_divided(
     others = pack_in_place(ratings.where(place < 0), side, dtype, transform)
     block = side.blocks + place * parts + F.floor(F.col(side.column) / SPAN)
     divided = ratings.where(place >= 0).withColumn("block", block)
-    of_parts = Side(side.row, side.column, "block", len(long) * parts, first=side.blocks)
-    return others.union(pack(divided, of_parts, dtype, transform))
+    of_parts = PackingSide(side.row, side.column, "block", len(long) * parts, first=side.blocks)
+    return others.union(pack_blocks(divided, of_parts, dtype, transform))
 
 
-def pack_here(
+def pack_locally(
     ratings: pa.Table,
-    side: Side,
+    side: PackingSide,
     dtype: type[np.floating],
     transform: _Transform | None = None,
     lookups: Mapping[str, IdLookup] | None = None,
 ) -> list[pa.RecordBatch]:
-    """Pack ratings that are in memory, into the bytes that `pack` makes of them.
+    """Pack ratings that are in memory, into the bytes that `pack_blocks` makes of them.
 
     Parameters
     ----------
     ratings : Arrow table
         The columns of `triples`, or chunks.
     side, dtype, transform
-        As for `pack`.
+        As for `pack_blocks`.
     lookups : mapping of str to IdLookup, optional
-        As for `pack`, but not broadcast.
+        As for `pack_blocks`, but not broadcast.
 
     Returns
     -------
     list of Arrow batches
         One for each block.
     """
-    cut = _cut(dtype, side, None if lookups is None else Held(lookups))
+    cut = _cut(dtype, side, None if lookups is None else LocalValue(lookups))
     return list(_join(dtype, transform)(cut(iter(ratings.to_batches()))))
 
 
@@ -194,7 +194,7 @@ def unpack(batch: pa.RecordBatch, dtype: type[np.floating]) -> Iterator[RatingBl
         yield RatingBlock(*_arrays(batch, index, _BLOCK, dtype))
 
 
-def triples(ratings: DataFrame, side: Side) -> DataFrame:
+def triples(ratings: DataFrame, side: PackingSide) -> DataFrame:
     """Choose the columns to pack; rows and columns are ids if the side has no blocks yet.
 
     Returns
@@ -217,7 +217,7 @@ def triples(ratings: DataFrame, side: Side) -> DataFrame:
 
 
 def _cut(
-    dtype: type[np.floating], side: Side, lookups: Lookups | None = None
+    dtype: type[np.floating], side: PackingSide, lookups: Lookups | None = None
 ) -> Callable[[_Batches], _Batches]:
     """Return what cuts the ratings of a partition into pieces of a block each."""
 
@@ -250,7 +250,7 @@ def _indexed(batches: _Batches, dtype: type[np.floating]) -> Iterator[Sequence[A
 
 
 def _found(
-    batches: _Batches, dtype: type[np.floating], side: Side, lookups: Lookups
+    batches: _Batches, dtype: type[np.floating], side: PackingSide, lookups: Lookups
 ) -> Iterator[Sequence[Any]]:
     """Yield block, row, column, rating and weight of chunks."""
     own, other = lookups.value[side.row], lookups.value[side.column]
@@ -317,12 +317,12 @@ def _sql(names: tuple[str, ...]) -> str:
 _SUMS = ("rows", "degrees", "weights", "sums", "squares")
 
 
-def row_sums(packed: Packed, rows: int, dtype: type[np.floating]) -> dict[str, Any]:
+def row_sums(packed: BlockStore, rows: int, dtype: type[np.floating]) -> dict[str, Any]:
     """Add up the ratings of each row, in a first pass over the blocks, which fills the cache.
 
     Parameters
     ----------
-    packed : Packed
+    packed : BlockStore
     rows : int
         Number m of rows in all blocks.
     dtype : float type

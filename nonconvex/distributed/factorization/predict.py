@@ -16,7 +16,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.functions import arrow_udf
 
-from nonconvex.distributed.runtime import settle
+from nonconvex.distributed.runtime import freeze_gc_once
 from nonconvex.numerics.factorization.model import Factors, predict
 from nonconvex.numerics.factorization.posterior import Spread
 from nonconvex.numerics.factorization.ridge_posterior import RidgeSpread
@@ -80,7 +80,7 @@ def at_index(values: Broadcast[NDArray[Any]], index: Column, unknown: float, kin
     """
 
     def look_up(index: pa.Array) -> pa.Array:
-        settle()
+        freeze_gc_once()
         places = index.fill_null(-1).to_numpy(zero_copy_only=False)
         return pa.array(
             np.where(places < 0, values.value.dtype.type(unknown), values.value[places])
@@ -112,7 +112,7 @@ def predictions(
     """
 
     def score(user: pa.Array, item: pa.Array) -> pa.Array:
-        settle()
+        freeze_gc_once()
         pairs = [index.fill_null(-1).to_numpy(zero_copy_only=False) for index in (user, item)]
         predicted = predict(Factors(alpha, users.value, items.value), *pairs)
         return pa.array(predicted if limits is None else np.clip(predicted, *limits))
@@ -133,7 +133,7 @@ def row_predictions(
     """Return what `predictions` does, to the bit, of two columns that `with_row` has added."""
 
     def score(user: pa.Array, item: pa.Array) -> pa.Array:
-        settle()
+        freeze_gc_once()
         each = np.arange(len(user))
         predicted = predict(Factors(alpha, _rows(user, rank), _rows(item, rank)), each, each)
         return pa.array(predicted if limits is None else np.clip(predicted, *limits))

@@ -12,16 +12,26 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from nonconvex.distributed.factorization.execution import Packed, Value
+from nonconvex.distributed.factorization.execution import BlockStore, Value
 from nonconvex.distributed.factorization.steps import Step, update_side, validation_rmse
-from nonconvex.distributed.rows import DistantFactors, DistantRows, KeptRows
+from nonconvex.distributed.rows import CachedRows, ShardedFactors, ShardedRows
 from nonconvex.distributed.runtime import Progress, describe, description, report
 from nonconvex.numerics.convergence import HalfStep, Stop, stop_after
 from nonconvex.numerics.deterministic import squared_moves, total
 from nonconvex.numerics.factorization.als import RowUpdate
 from nonconvex.numerics.factorization.model import Background, Factors, Ridge
 
-__all__ = ["SIDES", "Blocks", "Fitted", "HasRows", "Moved", "Problem", "Run", "Shared", "going"]
+__all__ = [
+    "SIDES",
+    "Blocks",
+    "Broadcast",
+    "FitState",
+    "HasRows",
+    "Moved",
+    "Problem",
+    "Result",
+    "unfinished",
+]
 
 SIDES = ("users", "items")
 
@@ -31,9 +41,9 @@ class Blocks(NamedTuple):
 
     Attributes
     ----------
-    users, items : Packed
+    users, items : BlockStore
         The same ratings twice, with users as the rows of the blocks and with items.
-    validation : Packed or None
+    validation : BlockStore or None
         Ratings to validate with, packed by users.
     user_degrees, item_degrees : float64 arrays of shape (n_u,) and (n_i,)
         The degrees in the blocks, in the order of the indices.
@@ -41,9 +51,9 @@ class Blocks(NamedTuple):
         Of everything in the blocks, of the factors, and of the arithmetic.
     """
 
-    users: Packed
-    items: Packed
-    validation: Packed | None
+    users: BlockStore
+    items: BlockStore
+    validation: BlockStore | None
     user_degrees: NDArray[np.float64]
     item_degrees: NDArray[np.float64]
     dtype: type[np.floating]
@@ -55,7 +65,7 @@ class Problem:
 
     Parameters
     ----------
-    start : Factors or DistantFactors
+    start : Factors or ShardedFactors
         The first α, and a row for every user and every item.  Where the solver is "als" the
         items are solved from the users before they are ever used.
     user_ridge, item_ridge : Ridge
@@ -69,7 +79,7 @@ class Problem:
         Says in the log which problem it is; may be empty.
     """
 
-    start: Factors | DistantFactors
+    start: Factors | ShardedFactors
     user_ridge: Ridge
     item_ridge: Ridge
     solver: str = "als"
@@ -84,12 +94,12 @@ class Problem:
         return self.user_ridge if side == "users" else self.item_ridge
 
 
-class Fitted(NamedTuple):
+class Result(NamedTuple):
     """Where a fit of one problem ended.
 
     Attributes
     ----------
-    factors : Factors, or DistantFactors if rows were exchanged by shuffle
+    factors : Factors, or ShardedFactors if rows were exchanged by shuffle
         Of the best iteration: by validation RMSE where `patience` was given, else the last.
     history : list of HalfStep
     iteration : int
@@ -99,7 +109,7 @@ class Fitted(NamedTuple):
         Σ w (R̂ − R)² of each user, if `factors` were reached by an update of the users.
     """
 
-    factors: Factors | DistantFactors
+    factors: Factors | ShardedFactors
     history: list[HalfStep]
     iteration: int
     stop: Stop
@@ -126,7 +136,7 @@ class Moved(NamedTuple):
 
     Attributes
     ----------
-    x : float array of shape (m, 1 + K), or DistantRows
+    x : float array of shape (m, 1 + K), or ShardedRows
         The new rows.
     residual, squares, penalty, weight : float
         The totals of `RowUpdate`.
@@ -136,7 +146,7 @@ class Moved(NamedTuple):
         Σ w e² of each row; None where it stays on the executors.
     """
 
-    x: NDArray[np.floating] | DistantRows
+    x: NDArray[np.floating] | ShardedRows
     residual: float
     squares: float
     penalty: float
@@ -158,7 +168,7 @@ class Moved(NamedTuple):
         )
 
 
-class Run:
+class FitState:
     """One problem under way.
 
     Attributes
@@ -167,7 +177,7 @@ class Run:
     alpha : float
     rows : dict
         The rows of ``users`` and of ``items`` as they are now: arrays, or where they are exchanged
-        by shuffle `DistantRows`.
+        by shuffle `ShardedRows`.
     penalty : dict
         What they pay for regularization; empty as long as distant ones have not been asked.
     history : list of HalfStep
@@ -189,7 +199,7 @@ class Run:
         self._drift = 0.0  # mean residual: what α should still move by
         self.history: list[HalfStep] = []
         self.stop: Stop | None = None
-        self._best: Fitted | None = None
+        self._best: Result | None = None
         self._squares: NDArray[np.float64] | None = None  # of each user, as it is now
 
     @property
@@ -197,7 +207,7 @@ class Run:
         """All parameters as they are now, where rows are arrays."""
         return Factors(self.alpha, self.rows["users"], self.rows["items"])
 
-    def reached(self) -> Factors | DistantFactors:
+    def reached(self) -> Factors | ShardedFactors:
         """Return all parameters as they are now, wherever the rows are."""
         return _factors(self.alpha, self.rows)
 
@@ -285,7 +295,7 @@ class Run:
         )
         iteration = self.history[-1].iteration
         stop = self.stop or Stop.MAX_ITER
-        fitted = Fitted(self.reached(), self.history, iteration, stop, self._squares)
+        fitted = Result(self.reached(), self.history, iteration, stop, self._squares)
         best = self._best
         if patience is None or best is None or _rmse(fitted) < _rmse(best):
             self._best = fitted
@@ -301,7 +311,7 @@ class Run:
         """Return the rows of the best iteration so far, of both sides, if there is one."""
         return [] if self._best is None else [self._best.factors.users, self._best.factors.items]
 
-    def relocate(self, place: Callable[[str, Any], DistantRows]) -> None:
+    def relocate(self, place: Callable[[str, Any], ShardedRows]) -> None:
         """Have the rows of a side as they are now, and those of the best iteration, elsewhere."""
         best = dict(zip(SIDES, self.best_rows(), strict=False))
         for side, rows in best.items():
@@ -315,7 +325,7 @@ class Run:
             factors = _factors(self._best.factors.alpha, best)
             self._best = self._best._replace(factors=factors)
 
-    def save(self) -> tuple[dict[str, NDArray[Any] | DistantRows], dict[str, Any]]:
+    def save(self) -> tuple[dict[str, NDArray[Any] | ShardedRows], dict[str, Any]]:
         """Return all that `restore` needs, as arrays and as what JSON can hold."""
         arrays: dict[str, Any] = dict(self.rows)
         best = self._best
@@ -345,13 +355,13 @@ class Run:
             rows = {side: arrays.get(f"best.{side}", self.rows[side]) for side in SIDES}
             stop = self.stop or Stop.MAX_ITER
             squares = arrays.get("best.squares")
-            self._best = Fitted(_factors(alpha, rows), self.history, iteration, stop, squares)
+            self._best = Result(_factors(alpha, rows), self.history, iteration, stop, squares)
 
-    def result(self) -> Fitted:
+    def result(self) -> Result:
         """Return the best iteration, with all of the history."""
         stop = self.stop or Stop.MAX_ITER
         if self._best is None:  # non-finite before the end of the first iteration
-            return Fitted(self.reached(), self.history, 1, stop)
+            return Result(self.reached(), self.history, 1, stop)
         return self._best._replace(stop=stop, squares=_squares_of(self._best))
 
     def complaint(self) -> str:
@@ -367,27 +377,27 @@ class Run:
         )
 
 
-def going(runs: list[Run]) -> list[Run]:
+def unfinished(runs: list[FitState]) -> list[FitState]:
     """Return the runs that have not ended."""
     return [run for run in runs if run.stop is None]
 
 
-def _factors(alpha: float, rows: Mapping[str, Any]) -> Factors | DistantFactors:
+def _factors(alpha: float, rows: Mapping[str, Any]) -> Factors | ShardedFactors:
     users, items = (rows[side] for side in SIDES)
     if isinstance(users, np.ndarray):
         return Factors(alpha, users, items)
-    return DistantFactors(alpha, users, items)
+    return ShardedFactors(alpha, users, items)
 
 
-def _squares_of(fitted: Fitted) -> NDArray[np.float64] | None:
+def _squares_of(fitted: Result) -> NDArray[np.float64] | None:
     """Return Σ w e² of each user, from the executors if rows are kept there."""
     users = fitted.factors.users
-    if fitted.squares is None and isinstance(users, KeptRows):
+    if fitted.squares is None and isinstance(users, CachedRows):
         return users.squares()
     return fitted.squares
 
 
-def _rmse(fitted: Fitted) -> float:
+def _rmse(fitted: Result) -> float:
     rmse = fitted.validation_rmse
     return float("inf") if rmse is None else rmse
 
@@ -409,7 +419,7 @@ class HasRows(Protocol):
     rows: dict[str, NDArray[np.floating]]
 
 
-class Shared:
+class Broadcast:
     """What the tasks of a fit read: for each side, the rows in all active problems; and the like.
 
     A context manager: what it has shared is destroyed at the end, whatever happens.
@@ -420,7 +430,7 @@ class Shared:
         self._context = blocks.users.session.sparkContext
         self._held: dict[str, tuple[Sequence[HasRows], Value[list[NDArray[Any]]]]] = {}
 
-    def __enter__(self) -> Shared:
+    def __enter__(self) -> Broadcast:
         """Remember the caller's job description."""
         self._description = description(self._context)
         return self
@@ -442,7 +452,7 @@ class Shared:
             if active and (side in changed or before is None or before[0] != active):
                 self.replace(side, [run.rows[side] for run in active], active)
 
-    def update(self, side: str, active: Sequence[Run]) -> list[Moved]:
+    def update(self, side: str, active: Sequence[FitState]) -> list[Moved]:
         """Update the rows of a side in all active problems from those of the other side."""
         updates = update_side(
             self._blocks.users if side == "users" else self._blocks.items,
@@ -455,7 +465,7 @@ class Shared:
             Moved.of(update, run.rows[side]) for run, update in zip(active, updates, strict=True)
         ]
 
-    def validate(self, active: Sequence[Run]) -> list[float]:
+    def validate(self, active: Sequence[FitState]) -> list[float]:
         """Return the validation RMSE of each active problem; there are validation ratings."""
         blocks, alphas = self._blocks, [run.alpha for run in active]
         assert blocks.validation is not None
@@ -463,7 +473,7 @@ class Shared:
             blocks.validation, alphas, self["users"], self["items"], blocks.dtype
         )
 
-    def hand_over(self) -> None:
+    def detach(self) -> None:
         """Let the rows that the runs have come to outlive this; here the runs have them."""
 
     def replace(

@@ -26,29 +26,29 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pyspark import RDD, StorageLevel
 
-from nonconvex.distributed.factorization.execution import OnExecutors
+from nonconvex.distributed.factorization.execution import CachedBlocks
 from nonconvex.distributed.factorization.packing import unpack
-from nonconvex.distributed.factorization.runs import SIDES, Blocks, Moved, Run, Shared
+from nonconvex.distributed.factorization.runs import SIDES, Blocks, Broadcast, FitState, Moved
 from nonconvex.distributed.factorization.steps import Step
 from nonconvex.distributed.rows import (
-    DistantFactors,
-    DistantRows,
+    CachedRows,
+    CheckpointedRows,
     Element,
-    KeptRows,
     Rows,
-    SavedRows,
+    ShardedFactors,
+    ShardedRows,
     by_number,
-    scattered,
-    together,
-    united,
+    group_by_type,
+    scatter,
+    zip_partitions,
 )
-from nonconvex.distributed.runtime import settle
+from nonconvex.distributed.runtime import freeze_gc_once
 from nonconvex.numerics.deterministic import PartialSums, complete, squared_moves
 from nonconvex.numerics.factorization.blocks import RatingBlock
 from nonconvex.numerics.factorization.model import Factors, Ridge, squared_errors
 from nonconvex.numerics.factorization.ridge_posterior import (
     MOMENT_ROWS,
-    Moments,
+    DesignMoments,
     degree_shares,
     moment_of,
 )
@@ -60,7 +60,7 @@ from nonconvex.numerics.factorization.shuffle import (
     out_block_parts,
 )
 
-__all__ = ["Exchange", "Layout", "Routes", "SideLayout", "lay_out", "moments"]
+__all__ = ["Layout", "Routes", "Shuffle", "SideLayout", "lay_out", "moments"]
 
 
 class Routes(NamedTuple):
@@ -108,18 +108,18 @@ Layout = dict[str, SideLayout]
 
 
 def lay_out(
-    users: OnExecutors,
-    items: OnExecutors,
-    held_out: OnExecutors | None,
+    users: CachedBlocks,
+    items: CachedBlocks,
+    held_out: CachedBlocks | None,
     dtype: type[np.floating],
 ) -> Layout:
     """Lay out the same ratings packed by users and by items, and some to validate with.
 
     Parameters
     ----------
-    users, items : OnExecutors
+    users, items : CachedBlocks
         Without long rows in parts.
-    held_out : OnExecutors or None
+    held_out : CachedBlocks or None
         Likewise, packed into the blocks of users.
     dtype : float type
         Of the ratings.
@@ -167,7 +167,7 @@ def lay_out(
     return layout
 
 
-def _blocks(packed: OnExecutors, dtype: type[np.floating], blocks: int | None) -> RDD[Element]:
+def _blocks(packed: CachedBlocks, dtype: type[np.floating], blocks: int | None) -> RDD[Element]:
     """Send each block to the partition of its number."""
 
     def numbered(batch: pa.RecordBatch) -> list[Element]:
@@ -187,7 +187,7 @@ def _alone(blocks: RDD[Element], needs: Callable[[RatingBlock, int], InBlock]) -
     """Keep each block with what it needs."""
 
     def alone(elements: Iterable[Element]) -> Iterator[Element]:
-        settle()
+        freeze_gc_once()
         for number, block in elements:
             yield number, needs(block, number)
 
@@ -225,13 +225,13 @@ def _routes(elements: Iterable[tuple[int, OutBlockPart]]) -> Iterator[Element]:
 
 
 def moments(
-    factors: DistantFactors, degrees: Sequence[NDArray[np.floating]], *, biases: bool
-) -> Moments:
-    """Do what `Moments.of` does; what comes to the driver is a matrix for each `MOMENT_ROWS` rows.
+    factors: ShardedFactors, degrees: Sequence[NDArray[np.floating]], *, biases: bool
+) -> DesignMoments:
+    """Do what `DesignMoments.of` does; what comes to the driver is a matrix for each `MOMENT_ROWS` rows.
 
     Parameters
     ----------
-    factors : DistantFactors
+    factors : ShardedFactors
         Of rows that executors keep.
     degrees : (float array of shape (n_u,), float array of shape (n_i,))
     biases : bool
@@ -240,11 +240,11 @@ def moments(
         _moment(rows, of_side, biases)
         for rows, of_side in zip((factors.users, factors.items), degrees, strict=True)
     )
-    return Moments(users, items, factors.users.dtype)
+    return DesignMoments(users, items, factors.users.dtype)
 
 
-def _moment(kept: DistantRows, degrees: NDArray[np.floating], biases: bool) -> NDArray[np.float64]:
-    assert isinstance(kept, KeptRows)
+def _moment(kept: ShardedRows, degrees: NDArray[np.floating], biases: bool) -> NDArray[np.float64]:
+    assert isinstance(kept, CachedRows)
     firsts = [place.start for place in kept.slices]
     shares = [share for _, share in degree_shares(degrees)]
 
@@ -259,13 +259,13 @@ def _moment(kept: DistantRows, degrees: NDArray[np.floating], biases: bool) -> N
             first = (chunk + 1) * MOMENT_ROWS
 
     def square(elements: Iterable[Element]) -> Iterator[Element]:
-        settle()
-        for number, (parts, [share]) in together(elements, tuple, np.ndarray).items():
+        freeze_gc_once()
+        for number, (parts, [share]) in group_by_type(elements, tuple, np.ndarray).items():
             x = np.concatenate([rows for _, rows in sorted(parts, key=_first)])
             yield number, moment_of(x, share, biases=biases)
 
     chunks = kept.rdd.flatMap(cut).partitionBy(len(shares), by_number)
-    standing = united(chunks, scattered(kept.rdd.context, shares))
+    standing = zip_partitions(chunks, scatter(kept.rdd.context, shares))
     found = dict(standing.mapPartitions(square).collect())
     moment: NDArray[np.float64] = np.asarray(sum(found[number] for number in range(len(shares))))
     return moment
@@ -285,26 +285,26 @@ class Shipment(NamedTuple):
     x: NDArray[np.floating]
 
 
-class Exchange(Shared):
-    """What `Shared` is, for one problem whose rows are not shared but exchanged.
+class Shuffle(Broadcast):
+    """What `Broadcast` is, for one problem whose rows are not shared but exchanged.
 
     Parameters
     ----------
     blocks : Blocks
         On executors, of explicit ratings.
-    run : Run
+    run : FitState
         Solved by "als" or "als-coordinate".
     """
 
-    def __init__(self, blocks: Blocks, run: Run) -> None:
+    def __init__(self, blocks: Blocks, run: FitState) -> None:
         super().__init__(blocks)
         self._run = run
         self._layout: Layout = {}
-        self._rows: dict[str, KeptRows] = {}  # as they are now
-        self._kept: list[KeptRows] = []  # all that executors keep
-        self._wanted: list[KeptRows] = []  # those that outlive the exchange
+        self._rows: dict[str, CachedRows] = {}  # as they are now
+        self._kept: list[CachedRows] = []  # all that executors keep
+        self._wanted: list[CachedRows] = []  # those that outlive the exchange
 
-    def __enter__(self) -> Exchange:
+    def __enter__(self) -> Shuffle:
         """Lay out the ratings, and send all rows to their blocks."""
         super().__enter__()
         try:
@@ -323,11 +323,11 @@ class Exchange(Shared):
 
     def _begin(self) -> None:
         users, items = self._blocks.users, self._blocks.items
-        assert isinstance(users, OnExecutors)
-        assert isinstance(items, OnExecutors)
+        assert isinstance(users, CachedBlocks)
+        assert isinstance(items, CachedBlocks)
         self.describe("layout of the exchange")
         held_out = self._blocks.validation
-        assert held_out is None or isinstance(held_out, OnExecutors)
+        assert held_out is None or isinstance(held_out, CachedBlocks)
         self._layout = lay_out(users, items, held_out, self._blocks.dtype)
         for packed in (users, items):
             packed.release()  # they are laid out instead
@@ -354,7 +354,7 @@ class Exchange(Shared):
     def put(self, active: Sequence[Any], changed: Sequence[str] = ()) -> None:
         """Do nothing: rows are where they were updated."""
 
-    def update(self, side: str, active: Sequence[Run]) -> list[Moved]:
+    def update(self, side: str, active: Sequence[FitState]) -> list[Moved]:
         """Send the rows of the other side to where they are needed, and update those of this."""
         [run] = active
         other = "items" if side == "users" else "users"
@@ -364,7 +364,7 @@ class Exchange(Shared):
         self._release_but([*self._rows.values(), *run.best_rows()])
         return [Moved(after, residual, squares, penalty, weight, moved)]
 
-    def validate(self, active: Sequence[Run]) -> list[float]:
+    def validate(self, active: Sequence[FitState]) -> list[float]:
         """Send rows of items to the validation ratings, which are where their users are."""
         [run] = active
         layout = self._layout["held_out"]
@@ -378,11 +378,11 @@ class Exchange(Shared):
         squares, weight = complete(parts)
         return [float(np.sqrt(squares / weight))]
 
-    def hand_over(self) -> None:
+    def detach(self) -> None:
         """Leave the rows that the run has come to where they are: they are the caller's now."""
         self._wanted = self._run.best_rows()
 
-    def _release_but(self, wanted: Sequence[KeptRows]) -> None:
+    def _release_but(self, wanted: Sequence[CachedRows]) -> None:
         """Release all rows except some."""
         for rows in self._kept:
             if rows not in wanted:
@@ -393,42 +393,42 @@ class Exchange(Shared):
         self, layout: SideLayout, side: str, other: str, routes: RDD[Element]
     ) -> RDD[Element]:
         """Put side by side the rows of a block, ratings of them, and what these need."""
-        sent = united(self._rows[other].rdd, routes).mapPartitions(_send)
+        sent = zip_partitions(self._rows[other].rdd, routes).mapPartitions(_send)
         received = sent.partitionBy(len(layout.firsts), by_number)
-        return united(self._rows[side].rdd, layout.ratings, received)
+        return zip_partitions(self._rows[side].rdd, layout.ratings, received)
 
-    def _place(self, side: str, rows: NDArray[np.floating] | DistantRows) -> KeptRows:
+    def _place(self, side: str, rows: NDArray[np.floating] | ShardedRows) -> CachedRows:
         """Send rows to their blocks."""
         slices = self._layout[side].slices()
         if isinstance(rows, np.ndarray):
             parts = [Rows(rows[place], None, None) for place in slices]
-            placed = scattered(self._context, parts)
+            placed = scatter(self._context, parts)
         else:
             placed = rows.placed(self._context, slices)
         kept = self._keep(side, placed)
         kept.rdd.count()
-        if isinstance(rows, SavedRows):
+        if isinstance(rows, CheckpointedRows):
             rows.release()
         return kept
 
-    def _keep(self, side: str, rows: RDD[Element]) -> KeptRows:
+    def _keep(self, side: str, rows: RDD[Element]) -> CachedRows:
         """Keep rows, with nothing of how they were made once that is done."""
         rows.persist(self._level)
         rows.localCheckpoint()
         width = self._run.rows[side].shape[1]
-        kept = KeptRows(rows, self._layout[side].slices(), width, np.dtype(self._blocks.dtype))
+        kept = CachedRows(rows, self._layout[side].slices(), width, np.dtype(self._blocks.dtype))
         self._rows[side] = kept
         self._kept.append(kept)
         return kept
 
     def _penalty(self, side: str) -> float:
         """Return what all rows of a side pay for regularization."""
-        standing = united(self._layout[side].ratings, self._rows[side].rdd)
+        standing = zip_partitions(self._layout[side].ratings, self._rows[side].rdd)
         [penalty] = complete(standing.mapPartitions(_pay(self._run.problem.ridge(side))).collect())
         return penalty
 
 
-def _storage(packed: OnExecutors) -> StorageLevel:
+def _storage(packed: CachedBlocks) -> StorageLevel:
     """Keep rows on two executors, if there are two: nothing makes them again if one is lost."""
     executors = packed.session.sparkContext._jsc.sc().getExecutorMemoryStatus().size() - 1
     return StorageLevel(True, True, False, True, 2 if executors > 1 else 1)
@@ -436,17 +436,17 @@ def _storage(packed: OnExecutors) -> StorageLevel:
 
 def _send(elements: Iterable[Element]) -> Iterator[Element]:
     """Cut out of the rows of a block what others need of it."""
-    settle()
-    for number, (found, of_rows) in together(elements, Routes, Rows).items():
+    freeze_gc_once()
+    for number, (found, of_rows) in group_by_type(elements, Routes, Rows).items():
         for share in found[0].shares if found else ():
             yield share.block, Shipment(number, of_rows[0].x[share.positions])
 
 
 def _update(step: Step) -> Callable[[Iterable[Element]], Iterator[Element]]:
     def update(elements: Iterable[Element]) -> Iterator[Element]:
-        settle()
+        freeze_gc_once()
         kinds = (InBlock, Rows, Shipment)
-        for number, (needs, own, shipments) in together(elements, *kinds).items():
+        for number, (needs, own, shipments) in group_by_type(elements, *kinds).items():
             if not needs:  # no row is in this block
                 continue
             fixed = np.concatenate([sent.x for sent in sorted(shipments, key=_source)])
@@ -461,8 +461,8 @@ def _update(step: Step) -> Callable[[Iterable[Element]], Iterator[Element]]:
 
 def _pay(ridge: Ridge) -> Callable[[Iterable[Element]], Iterator[PartialSums]]:
     def pay(elements: Iterable[Element]) -> Iterator[PartialSums]:
-        settle()
-        for needs, rows in together(elements, InBlock, Rows).values():
+        freeze_gc_once()
+        for needs, rows in group_by_type(elements, InBlock, Rows).values():
             if needs:
                 penalty = ridge.penalty(needs[0].block.degrees, rows[0].x)
                 yield PartialSums.of(needs[0].first, penalty[None])
@@ -476,9 +476,9 @@ def _errors(
     """Return what sums errors over users, and over all unknown ones."""
 
     def errors(elements: Iterable[Element]) -> Iterator[tuple[int, PartialSums]]:
-        settle()
+        freeze_gc_once()
         kinds = (InBlock, Rows, Shipment)
-        for number, (needs, own, shipments) in together(elements, *kinds).items():
+        for number, (needs, own, shipments) in group_by_type(elements, *kinds).items():
             if not needs:
                 continue
             first, block, _ = needs[0]

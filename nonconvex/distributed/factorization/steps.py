@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from nonconvex.distributed.factorization.execution import Packed, Value
+from nonconvex.distributed.factorization.execution import BlockStore, Value
 from nonconvex.distributed.factorization.packing import unpack
 from nonconvex.numerics.deterministic import one_thread_per_product, total
 from nonconvex.numerics.factorization.als import (
@@ -146,7 +146,7 @@ class Draw(NamedTuple):
 
 
 def update_side(
-    packed: Packed,
+    packed: BlockStore,
     steps: Sequence[Step | Draw],
     fixed: Rows,
     own: Rows,
@@ -156,7 +156,7 @@ def update_side(
 
     Parameters
     ----------
-    packed : Packed
+    packed : BlockStore
     steps : sequence of Step or Draw
         One for each problem.
     fixed, own : shared lists of float arrays
@@ -176,19 +176,21 @@ def update_side(
 
 
 def validation_rmse(
-    packed: Packed, alphas: list[float], users: Rows, items: Rows, dtype: type[np.floating]
+    packed: BlockStore, alphas: list[float], users: Rows, items: Rows, dtype: type[np.floating]
 ) -> list[float]:
     """Compute √(Σ w (R̂ − R)² / Σ w) over the ratings of all blocks in every problem."""
     table = packed.run(_squared_errors(alphas, users, items, dtype))
     return [_rmse(table, number, len(rows)) for number, rows in enumerate(users.value)]
 
 
-def user_squares(packed: Packed, factors: Factors, dtype: type[np.floating]) -> NDArray[np.float64]:
+def user_squares(
+    packed: BlockStore, factors: Factors, dtype: type[np.floating]
+) -> NDArray[np.float64]:
     """Sum w (R̂ − R)² over the ratings of each user, in blocks whose rows are users.
 
     Parameters
     ----------
-    packed : Packed
+    packed : BlockStore
     factors : Factors
     dtype : float type
 

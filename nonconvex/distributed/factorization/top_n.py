@@ -22,13 +22,13 @@ from pyspark.sql.types import ArrayType, DataType, FloatType, StructField, Struc
 
 from nonconvex.distributed.columns import id_column
 from nonconvex.distributed.factorization.predict import index_table, with_index
-from nonconvex.distributed.runtime import settle
+from nonconvex.distributed.runtime import freeze_gc_once
 from nonconvex.numerics.factorization.model import Factors
 from nonconvex.numerics.ranking import Lists, Ranked, directions, rank_lists, top_n
 
 __all__ = [
+    "ModelSide",
     "Ranker",
-    "Side",
     "collected",
     "keys",
     "lists_of",
@@ -51,7 +51,7 @@ _AT_A_TIME = 1 << 18
 _TASKS = 2
 
 
-class Side(NamedTuple):
+class ModelSide(NamedTuple):
     """One side of a model: its ids, and where the executors find them and the factors.
 
     Attributes
@@ -111,13 +111,15 @@ class Ranker(NamedTuple):
         return top_n(factors, index, self.n, columns=self.allowed, excluded=excluded)
 
 
-def keys(spark: SparkSession, side: Side, subset: DataFrame | None, *, unknown: bool) -> DataFrame:
+def keys(
+    spark: SparkSession, side: ModelSide, subset: DataFrame | None, *, unknown: bool
+) -> DataFrame:
     """Return ``id, index`` of those on a side that lists are asked for, each once.
 
     Parameters
     ----------
     spark : SparkSession
-    side : Side
+    side : ModelSide
     subset : DataFrame, optional
         Their ids; by default all that the model knows.  Null is nobody's id.
     unknown : bool
@@ -132,7 +134,7 @@ def keys(spark: SparkSession, side: Side, subset: DataFrame | None, *, unknown: 
     return found if unknown else found.where("index is not null")
 
 
-def pairs(frame: DataFrame, argument: str, rows: Side, columns: Side) -> DataFrame:
+def pairs(frame: DataFrame, argument: str, rows: ModelSide, columns: ModelSide) -> DataFrame:
     """Return ``id, column`` of pairs of a row and a column: the id of one, the index of the other.
 
     Pairs with a null id or a column that the model does not know are left out.
@@ -154,8 +156,8 @@ def collected(pairs: DataFrame, name: str) -> DataFrame:
 def requests(
     keys: DataFrame,
     ranker: Ranker,
-    rows: Side,
-    columns: Side,
+    rows: ModelSide,
+    columns: ModelSide,
     *,
     exclude: DataFrame | None = None,
     candidates: DataFrame | None = None,
@@ -168,7 +170,7 @@ def requests(
         ``id, index`` and anything else.
     ranker : Ranker
         For all columns.
-    rows, columns : Side
+    rows, columns : ModelSide
     exclude : DataFrame, optional
         Pairs of a row and a column.
     candidates : DataFrame, optional
@@ -200,8 +202,8 @@ def requests(
 def recommendations(
     requests: DataFrame,
     ranker: Ranker,
-    rows: Side,
-    columns: Side,
+    rows: ModelSide,
+    columns: ModelSide,
     limits: tuple[float, float] | None,
 ) -> DataFrame:
     """Return the n best columns of each row.
@@ -210,7 +212,7 @@ def recommendations(
     ----------
     requests, ranker
         From `requests`.
-    rows, columns : Side
+    rows, columns : ModelSide
     limits : (float, float), optional
         What the ratings that are returned are clipped to; the order is that of the predictions.
 
@@ -228,7 +230,7 @@ def recommendations(
     return _listed(requests, lambda: rank, ranker.n, rows, columns, "recommendations", "rating")
 
 
-def neighbours(keys: DataFrame, side: Side, n: int) -> DataFrame:
+def neighbours(keys: DataFrame, side: ModelSide, n: int) -> DataFrame:
     """Return the n of a side that are most similar to each of some others of it.
 
     Similarity is the cosine of γ.  What has γ = 0 is similar to nothing.
@@ -237,7 +239,7 @@ def neighbours(keys: DataFrame, side: Side, n: int) -> DataFrame:
     ----------
     keys : DataFrame
         From `keys`, without unknown ids.
-    side : Side
+    side : ModelSide
     n : int
 
     Returns
@@ -287,8 +289,8 @@ def _listed(
     requests: DataFrame,
     start: Callable[[], _Rank],
     n: int,
-    rows: Side,
-    columns: Side,
+    rows: ModelSide,
+    columns: ModelSide,
     name: str,
     score: str,
 ) -> DataFrame:
@@ -297,7 +299,7 @@ def _listed(
     step = max(1, _AT_A_TIME // n)
 
     def task(batches: _Batches) -> _Batches:
-        settle()
+        freeze_gc_once()
         rank = start()
         for batch in batches:
             for first in range(0, len(batch), step):

@@ -16,7 +16,7 @@ from pyspark.sql import functions as F
 from pyspark.sql.pandas.functions import arrow_udf
 
 from nonconvex.distributed.data.examples import Classes, read_vectors, select_vectors
-from nonconvex.distributed.runtime import settle
+from nonconvex.distributed.runtime import freeze_gc_once
 from nonconvex.numerics.deterministic import one_thread_per_product
 from nonconvex.numerics.network.model import Network, forward
 from nonconvex.numerics.network.standardize import Standardization
@@ -140,7 +140,7 @@ def score(
         kind = "array<double>"
 
     def scored(column: pa.Array) -> pa.Array:
-        settle()
+        freeze_gc_once()
         vectors = read_vectors(column, width)
         wrong = (vectors.lengths != width) & (vectors.lengths >= 0)
         if wrong.any():

@@ -27,7 +27,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from nonconvex.distributed.data.examples import Outline, read_examples
-from nonconvex.distributed.runtime import settle
+from nonconvex.distributed.runtime import freeze_gc_once
 from nonconvex.numerics.network.backprop import Examples
 from nonconvex.numerics.network.standardize import Standardization
 
@@ -159,7 +159,7 @@ class Pieces:
         first = self.first
 
         def on_partition(rows: Iterable[Any]) -> list[tuple[int, _T]]:
-            settle()
+            freeze_gc_once()
             found = (Piece(*row) for row in rows)
             return [(piece.number - first, task(piece.number - first, piece)) for piece in found]
 

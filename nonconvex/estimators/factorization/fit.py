@@ -29,14 +29,14 @@ from pyspark.sql import functions as F
 from nonconvex.distributed.checkpoints import Checkpoints
 from nonconvex.distributed.columns import boolean_column, check_frame, id_column, number_column
 from nonconvex.distributed.factorization.dataset import Ids, TrainingSet
-from nonconvex.distributed.factorization.execution import OnDriver
-from nonconvex.distributed.factorization.fit import minimize
-from nonconvex.distributed.factorization.gibbs import Posed, SamplingSettings, sample
-from nonconvex.distributed.factorization.gradient_descent import DescentSettings
-from nonconvex.distributed.factorization.runs import Fitted, Problem
+from nonconvex.distributed.factorization.execution import LocalBlocks
+from nonconvex.distributed.factorization.fit import fit_loop
+from nonconvex.distributed.factorization.gibbs import SamplingOptions, SamplingTask, sample
+from nonconvex.distributed.factorization.gradient_descent import DescentOptions
+from nonconvex.distributed.factorization.runs import Problem, Result
 from nonconvex.distributed.factorization.shuffle import moments
 from nonconvex.distributed.factorization.steps import user_squares
-from nonconvex.distributed.rows import DistantFactors, DrawnRows, gathered
+from nonconvex.distributed.rows import RandomRows, ShardedFactors, gather_factors
 from nonconvex.estimators.factorization.params import FactorizationParams
 from nonconvex.estimators.factorization.summary import (
     RestartSummary,
@@ -47,14 +47,14 @@ from nonconvex.estimators.params import ParamError, refuse_set
 from nonconvex.numerics.convergence import FitError, Stop
 from nonconvex.numerics.factorization.model import (
     Factors,
-    RandomRows,
+    InitialRows,
     Ridge,
     default_implicit_reg,
     default_reg,
     ensemble,
 )
 from nonconvex.numerics.factorization.posterior import Posterior
-from nonconvex.numerics.factorization.ridge_posterior import Moments, RidgePosterior
+from nonconvex.numerics.factorization.ridge_posterior import DesignMoments, RidgePosterior
 
 __all__ = [
     "FitResult",
@@ -89,17 +89,17 @@ def random_start(
     dtype: type[np.floating],
     nonnegative: bool,
     exchange: Literal["broadcast", "shuffle"] = "broadcast",
-) -> Factors | DistantFactors:
+) -> Factors | ShardedFactors:
     """Start from random rows, see `nonconvex.numerics.factorization.model`.
 
     Where rows are exchanged by shuffle, each is drawn on the executor that has it.
     """
     users, items = (
-        RandomRows(len(members), rank, scale, seed, restart, side, dtype, nonnegative)
+        InitialRows(len(members), rank, scale, seed, restart, side, dtype, nonnegative)
         for side, members in enumerate(ids)
     )
     if exchange == "shuffle":
-        return DistantFactors(alpha, DrawnRows(users), DrawnRows(items))
+        return ShardedFactors(alpha, RandomRows(users), RandomRows(items))
     return Factors(alpha, users.between(0, users.rows), items.between(0, items.rows))
 
 
@@ -235,7 +235,7 @@ def choose_exchange(
         Whose fits share the passes over the data.
     training : TrainingSet
     """
-    if isinstance(training.blocks.users, OnDriver):  # where all rows are
+    if isinstance(training.blocks.users, LocalBlocks):  # where all rows are
         return "broadcast"
     rows = max(len(members) for members in training.ids)
     choice = _choose(estimators, rows)
@@ -311,27 +311,27 @@ class LoopSettings:
     ----------
     max_iter, tol, patience, gradient_tol
         See `nonconvex.numerics.convergence.stop_after`.
-    descent : DescentSettings or None
+    descent : DescentOptions or None
         Given if and only if the solver is "gd".
     checkpoint_path : str or None
         Where to save the state of the fit, if anywhere.
     checkpoint_interval : int
         How many iterations apart.
-    sampling : SamplingSettings or None
+    sampling : SamplingOptions or None
         Given if and only if the solver is "gibbs".
     exchange : {"broadcast", "shuffle"}
         How rows come to the ratings of the other side, see
-        `nonconvex.distributed.factorization.fit.minimize`.
+        `nonconvex.distributed.factorization.fit.fit_loop`.
     """
 
     max_iter: int
     tol: float
     patience: int | None
     gradient_tol: float
-    descent: DescentSettings | None
+    descent: DescentOptions | None
     checkpoint_path: str | None = None
     checkpoint_interval: int = 10
-    sampling: SamplingSettings | None = None
+    sampling: SamplingOptions | None = None
     exchange: Literal["broadcast", "shuffle"] = "broadcast"
 
     def checkpoints(self, training: TrainingSet, identity: Mapping[str, Any]) -> Checkpoints | None:
@@ -397,7 +397,7 @@ class FitSettings:
 
     def starts(
         self, training: TrainingSet, exchange: Literal["broadcast", "shuffle"]
-    ) -> list[tuple[int, Factors | DistantFactors]]:
+    ) -> list[tuple[int, Factors | ShardedFactors]]:
         """Return the number of each start, and the factors it begins with."""
         if self.initial is not None:
             return [(self.first_restart, self.initial[0])]
@@ -427,9 +427,9 @@ class FitResult(NamedTuple):
 
     Attributes
     ----------
-    factors : Factors, or DistantFactors if rows were exchanged by shuffle
+    factors : Factors, or ShardedFactors if rows were exchanged by shuffle
         Of the best restart, or of the ensemble.
-    restarts : list of Factors or DistantFactors
+    restarts : list of Factors or ShardedFactors
         Of every restart.
     summary : TrainingSummary
     posterior : Posterior or None
@@ -438,8 +438,8 @@ class FitResult(NamedTuple):
         How sure a minimum is, if that is known.
     """
 
-    factors: Factors | DistantFactors
-    restarts: list[Factors | DistantFactors]
+    factors: Factors | ShardedFactors
+    restarts: list[Factors | ShardedFactors]
     summary: TrainingSummary
     posterior: Posterior | None = None
     ridge: RidgePosterior | None = None
@@ -483,7 +483,7 @@ def fit_together(
     if loop.sampling is not None:
         return _sampled(training, fits, problems, numbers, loop, loop.sampling, identity)
     ended = iter(
-        minimize(
+        fit_loop(
             training.blocks,
             problems,
             max_iter=loop.max_iter,
@@ -507,13 +507,13 @@ def _sampled(
     problems: Sequence[Problem],
     numbers: Sequence[list[int]],
     loop: LoopSettings,
-    settings: SamplingSettings,
+    settings: SamplingOptions,
     identity: Mapping[str, Any],
 ) -> list[FitResult]:
     """Sample from every start of every fit, and take the mean of all samples of each."""
     starts = iter(problems)
-    posed = [
-        Posed(
+    task = [
+        SamplingTask(
             [replace(next(starts), solver="als") for _ in of_fit],
             of_fit,
             training.mean,
@@ -526,7 +526,7 @@ def _sampled(
     checkpoints = loop.checkpoints(training, identity)
     results = []
     for fit, of_fit, sampled in zip(
-        fits, numbers, sample(training.blocks, posed, settings, checkpoints), strict=True
+        fits, numbers, sample(training.blocks, task, settings, checkpoints), strict=True
     ):
         result = _result(fit, training, of_fit, sampled.chains)
         kept = len(sampled.posterior.taus)
@@ -537,7 +537,7 @@ def _sampled(
 
 
 def _problem(
-    settings: FitSettings, training: TrainingSet, start: Factors | DistantFactors, name: str
+    settings: FitSettings, training: TrainingSet, start: Factors | ShardedFactors, name: str
 ) -> Problem:
     user_ridge, item_ridge = settings.ridges(training)
     return Problem(
@@ -554,7 +554,7 @@ def _problem(
 
 
 def _result(
-    settings: FitSettings, training: TrainingSet, numbers: list[int], ended: list[Fitted]
+    settings: FitSettings, training: TrainingSet, numbers: list[int], ended: list[Result]
 ) -> FitResult:
     best = min(range(len(ended)), key=lambda position: _merit(ended[position]))
     finite = [fit for fit in ended if fit.stop is not Stop.NONFINITE]
@@ -587,26 +587,26 @@ def _result(
     )
     factors = ended[best].factors
     if settings.ensemble:
-        factors = ensemble([gathered(fit.factors) for fit in finite])
+        factors = ensemble([gather_factors(fit.factors) for fit in finite])
     ridge = None
     if settings.has_posterior(user_ridge, item_ridge):
         ridge = _posterior(settings, training, ended[best])
     return FitResult(factors, [fit.factors for fit in ended], summary, ridge=ridge)
 
 
-def _posterior(settings: FitSettings, training: TrainingSet, fitted: Fitted) -> RidgePosterior:
+def _posterior(settings: FitSettings, training: TrainingSet, fitted: Result) -> RidgePosterior:
     blocks, squares, factors = training.blocks, fitted.squares, fitted.factors
     degrees, biases = (blocks.user_degrees, blocks.item_degrees), settings.biases
     if squares is None:
-        squares = user_squares(blocks.users, gathered(factors), blocks.dtype)
+        squares = user_squares(blocks.users, gather_factors(factors), blocks.dtype)
     ridges = settings.ridges(training)
-    known: Factors | Moments = (
-        moments(factors, degrees, biases=biases) if isinstance(factors, DistantFactors) else factors
+    known: Factors | DesignMoments = (
+        moments(factors, degrees, biases=biases) if isinstance(factors, ShardedFactors) else factors
     )
     return RidgePosterior.of(known, degrees, squares, ridges, biases=biases)
 
 
-def _merit(fit: Fitted) -> tuple[bool, float]:
+def _merit(fit: Result) -> tuple[bool, float]:
     """What to choose restarts by, the less the better: validation RMSE, or else f."""
     value = fit.objective if fit.validation_rmse is None else fit.validation_rmse
     return fit.stop is Stop.NONFINITE, value
@@ -624,10 +624,10 @@ def loop_of(params: FactorizationParams, exchange: Literal["broadcast", "shuffle
     get = params.getOrDefault
     descent, sampling = None, None
     if get("solver") == "gd":
-        descent = DescentSettings(params._optimizer(), get("miniBatchFraction"), get("seed"))
+        descent = DescentOptions(params._optimizer(), get("miniBatchFraction"), get("seed"))
     if get("solver") == "gibbs":
         lengths = map(get, ("numBurnIn", "numSamples", "thinning", "numKept"))
-        sampling = SamplingSettings(*lengths)
+        sampling = SamplingOptions(*lengths)
     return LoopSettings(
         max_iter=get("maxIter"),
         tol=get("tol"),

@@ -25,7 +25,7 @@ from nonconvex.distributed.factorization.predict import (
     with_row,
 )
 from nonconvex.distributed.model_tables import factor_table
-from nonconvex.distributed.rows import DistantFactors, DistantRows, gathered
+from nonconvex.distributed.rows import ShardedFactors, ShardedRows, gather_factors
 from nonconvex.estimators.factorization.params import FactorizationModelParams
 from nonconvex.estimators.factorization.summary import TrainingSummary
 from nonconvex.estimators.params import ParamError
@@ -139,7 +139,7 @@ class Uncertain(FactorizationModelParams):
 class Predictor(Uncertain):
     """What adds predictions to a dataframe, and holds the factors that they are made of."""
 
-    _held: Factors | DistantFactors
+    _held: Factors | ShardedFactors
     _ids: Ids
     _summary: TrainingSummary
     _implicit: bool
@@ -153,7 +153,7 @@ class Predictor(Uncertain):
         without intervals, `userFactors` and `itemFactors` leave them.  This brings them to the
         driver, as does all else that a model can do.
         """
-        self._held = gathered(self._held)
+        self._held = gather_factors(self._held)
         return self._held
 
     @property
@@ -196,12 +196,12 @@ class Predictor(Uncertain):
             scored = self._with_uncertainty(scored, user, item, known, (users, items))
         return scored.drop(*keys.values())
 
-    def _rows(self) -> tuple[NDArray[np.floating] | DistantRows, ...]:
+    def _rows(self) -> tuple[NDArray[np.floating] | ShardedRows, ...]:
         return self._held.users, self._held.items
 
     def _is_distant(self) -> bool:
         """Whether predictions are made of rows that stay on the executors."""
-        return isinstance(self._held, DistantFactors) and not self._tells_uncertainty()
+        return isinstance(self._held, ShardedFactors) and not self._tells_uncertainty()
 
     def _limits(self) -> tuple[float, float] | None:
         if not self.getOrDefault("clipPredictions"):

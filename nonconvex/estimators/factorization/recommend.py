@@ -10,8 +10,8 @@ from pyspark.sql import DataFrame, SparkSession
 
 from nonconvex.distributed.columns import check_frame
 from nonconvex.distributed.factorization.top_n import (
+    ModelSide,
     Ranker,
-    Side,
     keys,
     neighbours,
     recommendations,
@@ -48,7 +48,7 @@ class Recommender(FactorizationModelParams):
         """The global bias α."""
 
     @abstractmethod
-    def _sides(self, spark: SparkSession) -> tuple[Side, Side]:
+    def _sides(self, spark: SparkSession) -> tuple[ModelSide, ModelSide]:
         """Users and items, shared with the executors."""
 
     @abstractmethod

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from nonconvex.distributed.factorization.gibbs import SamplingSettings
-from nonconvex.distributed.factorization.runs import Fitted
+from nonconvex.distributed.factorization.gibbs import SamplingOptions
+from nonconvex.distributed.factorization.runs import Result
 from nonconvex.numerics.factorization.model import Ridge
 from nonconvex.numerics.factorization.posterior import effective_size, split_r_hat
 
@@ -47,7 +47,7 @@ class RestartSummary:
     history: list[dict[str, Any]]
 
     @classmethod
-    def of(cls, restart: int, fit: Fitted) -> RestartSummary:
+    def of(cls, restart: int, fit: Result) -> RestartSummary:
         """Summarize the fit of one start."""
         end = fit.end
         return cls(
@@ -158,7 +158,7 @@ class TrainingSummary:
 
 
 def sampling_summary(
-    chains: Sequence[RestartSummary], settings: SamplingSettings, kept: int
+    chains: Sequence[RestartSummary], settings: SamplingOptions, kept: int
 ) -> dict[str, Any]:
     """Say how chains were sampled, and how far their samples can be trusted."""
     sizes, agreements = {}, {}

@@ -29,7 +29,7 @@ from nonconvex.numerics.factorization.blocks import RatingBlock
 __all__ = [
     "Background",
     "Factors",
-    "RandomRows",
+    "InitialRows",
     "Ridge",
     "default_implicit_reg",
     "default_reg",
@@ -395,7 +395,7 @@ class Background(NamedTuple):
         return curved - 2 * linear + self.square
 
 
-class RandomRows(NamedTuple):
+class InitialRows(NamedTuple):
     """β = 0 and γ ~ N(0, scale²), or |γ|, for every row of a side.
 
     The numbers depend on the seed, the restart, the side and the index of the row alone, not on
@@ -427,7 +427,7 @@ class RandomRows(NamedTuple):
 
         Examples
         --------
-        >>> rows = RandomRows(1000, 2, 0.1, 7, 0, 1, np.float32, False)
+        >>> rows = InitialRows(1000, 2, 0.1, 7, 0, 1, np.float32, False)
         >>> np.array_equal(rows.between(600, 700), rows.between(0, 1000)[600:700])
         True
         """

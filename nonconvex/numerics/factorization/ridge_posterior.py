@@ -41,7 +41,7 @@ from nonconvex.numerics.factorization.model import Factors, Ridge
 
 __all__ = [
     "MOMENT_ROWS",
-    "Moments",
+    "DesignMoments",
     "RidgePosterior",
     "RidgeSpread",
     "RowEvidence",
@@ -76,7 +76,7 @@ class RowEvidence(NamedTuple):
     noise: NDArray[np.floating]
 
 
-class Moments(NamedTuple):
+class DesignMoments(NamedTuple):
     """M = Σ_r d_r z_r z_rᵀ / n of both sides, with z_r = (1, γ_r), or (0, γ_r) without biases.
 
     Attributes
@@ -93,7 +93,7 @@ class Moments(NamedTuple):
     @classmethod
     def of(
         cls, factors: Factors, degrees: Sequence[NDArray[np.floating]], *, biases: bool
-    ) -> Moments:
+    ) -> DesignMoments:
         """Add up the moments of all rows."""
         users, items = (
             sum(
@@ -303,7 +303,7 @@ class RidgePosterior(NamedTuple):
     @classmethod
     def of(
         cls,
-        factors: Factors | Moments,
+        factors: Factors | DesignMoments,
         degrees: tuple[NDArray[np.floating], NDArray[np.floating]],
         squares: Array,
         ridges: tuple[Ridge, Ridge],
@@ -314,8 +314,8 @@ class RidgePosterior(NamedTuple):
 
         Parameters
         ----------
-        factors : Factors or Moments
-            Moments suffice.
+        factors : Factors or DesignMoments
+            DesignMoments suffice.
         degrees : (float array of shape (n_u,), float array of shape (n_i,))
         squares : float64 array of shape (n_u,)
             q_u = Σ w e² over the training ratings of each user.
@@ -343,7 +343,7 @@ class RidgePosterior(NamedTuple):
         kept = (side.astype(moments.dtype) for side in (users, items, own))
         return posterior._replace(measured=RowEvidence(*kept), noise=noise)
 
-    def spread(self, factors: Factors | Moments, *, of_ratings: bool = True) -> RidgeSpread:
+    def spread(self, factors: Factors | DesignMoments, *, of_ratings: bool = True) -> RidgeSpread:
         """Return the parameters of the standard deviation of predictions."""
         d, moments = self.measured, self._moments(factors)
         users = SideSpread.of(moments.items, d.user_degrees, self.user_ridge, biases=self.biases)
@@ -352,10 +352,10 @@ class RidgePosterior(NamedTuple):
         share = float(items.unknowns(of_items).sum() / of_items.sum())
         return RidgeSpread(users, items, self.noise, share, of_ratings, self.biases)
 
-    def _moments(self, factors: Factors | Moments) -> Moments:
-        if isinstance(factors, Moments):
+    def _moments(self, factors: Factors | DesignMoments) -> DesignMoments:
+        if isinstance(factors, DesignMoments):
             return factors
-        return Moments.of(factors, self.measured[:2], biases=self.biases)
+        return DesignMoments.of(factors, self.measured[:2], biases=self.biases)
 
 
 def _at(values: NDArray[np.floating], index: NDArray[np.integer], unseen: float) -> Array:

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nonconvex.distributed.factorization.evaluate import evaluate
+from nonconvex.distributed.factorization.evaluate import evaluate_ratings
 from nonconvex.numerics.metrics import BINS, EvaluationError
 
 PREDICTORS = ("model", "odd `name`")
@@ -52,7 +52,7 @@ def check(scores, table):
 @pytest.mark.parametrize("weighted", [False, True])
 def test_errors_overall_and_by_count_are_those_of_numpy(spark, weighted):
     table = random_ratings(weighted=weighted)
-    found = evaluate(spark.createDataFrame(table), PREDICTORS)
+    found = evaluate_ratings(spark.createDataFrame(table), PREDICTORS)
     check(found.overall, table)
     assert found.unpredicted == 0
     for side, by_count in (("user", found.by_user), ("item", found.by_item)):
@@ -71,9 +71,9 @@ def test_the_bins_part_all_counts():
 
 def test_order_and_partitioning_change_nothing(spark):
     table = random_ratings(weighted=True)
-    expected = evaluate(spark.createDataFrame(table).coalesce(1), PREDICTORS)
+    expected = evaluate_ratings(spark.createDataFrame(table).coalesce(1), PREDICTORS)
     shuffled = spark.createDataFrame(table.sample(frac=1, random_state=1))
-    assert evaluate(shuffled.repartition(5), PREDICTORS) == expected
+    assert evaluate_ratings(shuffled.repartition(5), PREDICTORS) == expected
 
 
 def test_a_rating_that_one_cannot_predict_is_left_out_for_all(spark):
@@ -83,7 +83,7 @@ def test_a_rating_that_one_cannot_predict_is_left_out_for_all(spark):
     table.loc[2, "odd `name`"] = None
     table.loc[:2, "user_count"] = 5  # a bin that nothing else is in
     ratings = spark.createDataFrame(table)
-    found = evaluate(ratings, PREDICTORS)
+    found = evaluate_ratings(ratings, PREDICTORS)
     assert found.unpredicted == 3
     check(found.overall, table[3:])
     assert sum(scores.ratings for scores in found.by_user.values()) == len(table) - 3
@@ -92,7 +92,7 @@ def test_a_rating_that_one_cannot_predict_is_left_out_for_all(spark):
 def test_a_bin_without_weight_has_no_scores(spark):
     table = random_ratings(weighted=True)
     table.loc[table["user_count"] == 0, "weight"] = 0.0
-    found = evaluate(spark.createDataFrame(table), PREDICTORS)
+    found = evaluate_ratings(spark.createDataFrame(table), PREDICTORS)
     assert "0" not in found.by_user
     assert found.overall.ratings == len(table)
 
@@ -100,8 +100,8 @@ def test_a_bin_without_weight_has_no_scores(spark):
 def test_what_cannot_be_measured_is_refused(spark):
     ratings = spark.createDataFrame(random_ratings(rows=3))
     with pytest.raises(EvaluationError, match=r"there are no ratings to evaluate with: hold some"):
-        evaluate(ratings.where("false"), PREDICTORS)
+        evaluate_ratings(ratings.where("false"), PREDICTORS)
     with pytest.raises(EvaluationError, match=r"none of the 3 ratings has a prediction: set cold"):
-        evaluate(ratings.selectExpr("*", "double('nan') as none"), ["model", "none"])
+        evaluate_ratings(ratings.selectExpr("*", "double('nan') as none"), ["model", "none"])
     with pytest.raises(EvaluationError, match=r"all weights are 0: at least one"):
-        evaluate(ratings.selectExpr("*", "0d as weight"), PREDICTORS)
+        evaluate_ratings(ratings.selectExpr("*", "0d as weight"), PREDICTORS)

@@ -9,7 +9,7 @@ import pytest
 from pyspark.sql import functions as F
 
 from nonconvex.distributed.factorization.dataset import pack_ratings
-from nonconvex.distributed.factorization.fit import minimize
+from nonconvex.distributed.factorization.fit import fit_loop
 from nonconvex.distributed.factorization.runs import Problem
 from nonconvex.distributed.runtime import description
 from nonconvex.numerics.convergence import FitError, Stop
@@ -53,7 +53,7 @@ def fit(ratings, problems, dtype=np.float32, blocks=2, place="driver", **setting
         ratings, user_blocks=blocks, item_blocks=blocks, dtype=dtype, place=place
     )
     try:
-        return minimize(training.blocks, problems, **{"max_iter": 3, "tol": 0.0, **settings})
+        return fit_loop(training.blocks, problems, **{"max_iter": 3, "tol": 0.0, **settings})
     finally:
         training.release()
 

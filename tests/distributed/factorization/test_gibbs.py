@@ -4,12 +4,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from nonconvex.distributed.factorization.execution import Held, OnDriver
+from nonconvex.distributed.factorization.execution import LocalBlocks, LocalValue
 from nonconvex.distributed.factorization.gibbs import HeldOut
-from nonconvex.distributed.factorization.packing import Side, pack_here
+from nonconvex.distributed.factorization.packing import PackingSide, pack_locally
 
 USERS, ITEMS, RATINGS = 90, 40, 2000
-SIDE = Side("rows", "columns", "block", 4)
+SIDE = PackingSide("rows", "columns", "block", 4)
 
 
 def held_out(blocks, **settings):
@@ -25,14 +25,14 @@ def held_out(blocks, **settings):
             "weights": pa.nulls(RATINGS, pa.float64()),
         }
     )
-    batches = pack_here(table, SIDE, np.float64)
-    return HeldOut(OnDriver(None, batches), np.float64, **settings)
+    batches = pack_locally(table, SIDE, np.float64)
+    return HeldOut(LocalBlocks(None, batches), np.float64, **settings)
 
 
 def rmse(ratings):
     generator = np.random.default_rng(6)
     sides = (generator.normal(0, 0.1, (size, 3)) for size in (USERS, ITEMS))
-    shared = [Held([side]) for side in sides]
+    shared = [LocalValue([side]) for side in sides]
     [predicted] = ratings.predictions([3.0], [(np.zeros(3), np.zeros(3))], *shared)
     assert len(predicted) == len(ratings)
     return ratings.rmse(predicted)

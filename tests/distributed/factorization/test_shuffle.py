@@ -8,20 +8,20 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from nonconvex.distributed.factorization.shuffle import Exchange, moments
+from nonconvex.distributed.factorization.shuffle import Shuffle, moments
 from nonconvex.distributed.rows import (
-    DistantFactors,
-    DrawnRows,
-    KeptRows,
+    CachedRows,
+    CheckpointedRows,
+    RandomRows,
     Rows,
-    SavedRows,
+    ShardedFactors,
     by_number,
-    gathered,
+    gather_factors,
 )
 from nonconvex.estimators.factorization.fit import choose_exchange
 from nonconvex.estimators.params import ParamError
 from nonconvex.numerics.factorization.model import Factors
-from nonconvex.numerics.factorization.ridge_posterior import MOMENT_ROWS, Moments
+from nonconvex.numerics.factorization.ridge_posterior import MOMENT_ROWS, DesignMoments
 from nonconvex.recommendation import MatrixFactorization, MatrixFactorizationModel
 from tests.distributed.factorization.test_fit import fit, frame, problem, same_bits, triples
 from tests.distributed.test_checkpoints import fit_killed_after
@@ -83,16 +83,16 @@ def test_the_same_bits_as_broadcast_and_nothing_left_behind(
     [expected] = fit(data, [start], dtype, **settings)
     assert expected.iteration < len(expected.history) // 2 or case == "weighted"
     ancestors, caches = [], []
-    hand_over = Exchange.hand_over
+    detach = Shuffle.detach
 
     def look(self):
         ancestors.extend(rows.rdd.toDebugString().count(b"\n") for rows in self._rows.values())
         caches.append(kept())
-        hand_over(self)
+        detach(self)
 
-    monkeypatch.setattr(Exchange, "hand_over", look)
+    monkeypatch.setattr(Shuffle, "detach", look)
     [found] = fit(data, [start], dtype, blocks=3, place="executors", exchange="shuffle", **settings)
-    same_bits(gathered(found.factors), expected.factors)
+    same_bits(gather_factors(found.factors), expected.factors)
     np.testing.assert_array_equal(found.squares, expected.squares)
     assert found.stop is expected.stop
     assert [step._replace(seconds=0) for step in found.history] == [
@@ -113,7 +113,7 @@ def never_gathered(monkeypatch):
     def refuse(self):
         pytest.fail("the driver asks for all rows")
 
-    for kind in (DrawnRows, KeptRows, SavedRows):
+    for kind in (RandomRows, CachedRows, CheckpointedRows):
         monkeypatch.setattr(kind, "gather", refuse)
     return monkeypatch
 
@@ -163,13 +163,13 @@ def test_a_fit_goes_on_from_a_checkpoint_however_rows_are_exchanged(
     saving = estimator.copy().setCheckpointPath(str(tmp_path / "c")).setCheckpointInterval(2)
     with caplog.at_level(logging.INFO, logger="nonconvex"):
         fit_killed_after(1, never_gathered, saving.copy().setExchange("shuffle"), validated)
-        begin = Exchange._begin
+        begin = Shuffle._begin
 
         def begin_alone(self):
             shutil.rmtree(tmp_path / "c")  # as another process would, that has come further
             begin(self)
 
-        never_gathered.setattr(Exchange, "_begin", begin_alone)
+        never_gathered.setattr(Shuffle, "_begin", begin_alone)
         resumed = saving.setExchange(goes_on).setNumUserBlocks(3).fit(validated)
     assert kept() == (2 if goes_on == "shuffle" else 0)
     assert "MB of users to 2 blocks of items" in caplog.text
@@ -201,9 +201,9 @@ def test_moments_of_kept_rows_have_the_bits_of_those_on_the_driver(spark, biases
     slices = [slice(first, stop) for first, stop in itertools.pairwise(cuts)]
     elements = [(number, Rows(x[place], None, None)) for number, place in enumerate(slices)]
     rdd = spark.sparkContext.parallelize(elements).partitionBy(len(slices), by_number)
-    kept = KeptRows(rdd, slices, 3, x.dtype)
-    found = moments(DistantFactors(0.0, kept, kept), (degrees, degrees), biases=biases)
-    expected = Moments.of(Factors(0.0, x, x), (degrees, degrees), biases=biases)
+    kept = CachedRows(rdd, slices, 3, x.dtype)
+    found = moments(ShardedFactors(0.0, kept, kept), (degrees, degrees), biases=biases)
+    expected = DesignMoments.of(Factors(0.0, x, x), (degrees, degrees), biases=biases)
     np.testing.assert_array_equal(found.users, expected.users)
     np.testing.assert_array_equal(found.items, expected.items)
     z = np.column_stack([np.full(rows, float(biases)), x[:, 1:].astype(float)])

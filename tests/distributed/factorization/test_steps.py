@@ -11,8 +11,8 @@ from nonconvex.distributed.data.splits import Split
 from nonconvex.distributed.data.validation import Columns, Rules
 from nonconvex.distributed.factorization import encoding as lookups
 from nonconvex.distributed.factorization.encoding import encode, look_up
-from nonconvex.distributed.factorization.execution import Held, OnDriver
-from nonconvex.distributed.factorization.packing import Side, pack_here, row_sums
+from nonconvex.distributed.factorization.execution import LocalBlocks, LocalValue
+from nonconvex.distributed.factorization.packing import PackingSide, pack_locally, row_sums
 from nonconvex.distributed.factorization.steps import Step, update_side
 from nonconvex.numerics.factorization import als as least_squares
 from nonconvex.numerics.factorization import blocks
@@ -31,11 +31,11 @@ def packed(*, item_blocks, divided):
         distinct, counts = np.unique(ids, return_counts=True)
         found[name] = look_up(pa.chunked_array([distinct]), pa.chunked_array([counts]), number)
     parts = parts_of(USERS) if divided else 0
-    side = Side("item", "user", None, item_blocks, parts, len(found["item"].long))
+    side = PackingSide("item", "user", None, item_blocks, parts, len(found["item"].long))
     table = pa.table({"user": users, "item": items, "rating": ratings, "weight": weights})
     chunks = pa.Table.from_batches(encode(np.float32)(iter(table.to_batches())))
-    batches = pack_here(chunks, side, np.float32, lookups=found)
-    held = OnDriver(None, batches)
+    batches = pack_locally(chunks, side, np.float32, lookups=found)
+    held = LocalBlocks(None, batches)
     held.whole = item_blocks if divided else None
     return held, [batch["block"][0].as_py() for batch in batches]
 
@@ -55,7 +55,7 @@ def test_parts_in_blocks_of_their_own_come_to_the_same_bits(monkeypatch, item_bl
         Step("als", 3.0, ridge, biases, nonnegative, None)
         for biases, nonnegative in ((True, False), (False, True))
     ]
-    fixed, own = Held([x, 2 * x]), Held([z, z])
+    fixed, own = LocalValue([x, 2 * x]), LocalValue([z, z])
     for ours, theirs in zip(
         update_side(parts, steps, fixed, own, np.float32),
         update_side(whole, steps, fixed, own, np.float32),

@@ -7,8 +7,8 @@ import pyarrow as pa
 import pytest
 
 from nonconvex.distributed.factorization.top_n import (
+    ModelSide,
     Ranker,
-    Side,
     keys,
     neighbours,
     recommendations,
@@ -36,7 +36,7 @@ def sides(spark, factors):
     for name, rows in (("user", factors.users), ("item", factors.items)):
         ids = pa.chunked_array([pa.array(np.arange(len(rows)) * 10)])
         shared = (spark.sparkContext.broadcast(values) for values in (ids, rows))
-        made.append(Side(f"{name}Col", name, ids, *shared))
+        made.append(ModelSide(f"{name}Col", name, ids, *shared))
     yield made
     for side in made:
         side.rows.destroy()
@@ -119,7 +119,7 @@ def test_ids_come_back_in_their_type(spark, factors, make):
     rows = factors.items
     ids = pa.chunked_array([pa.array([make(number) for number in range(ITEMS)])])
     shared = [spark.sparkContext.broadcast(values) for values in (ids, rows)]
-    side = Side("itemCol", "item", ids, *shared)
+    side = ModelSide("itemCol", "item", ids, *shared)
     try:
         similar = neighbours(keys(spark, side, None, unknown=False), side, 3)
         kind = similar.schema["item"].dataType

@@ -5,7 +5,7 @@ import logging
 import numpy as np
 import pytest
 
-from nonconvex.distributed.factorization.execution import few
+from nonconvex.distributed.factorization.execution import fits_on_driver
 from nonconvex.recommendation import MatrixFactorization
 from tests.distributed.factorization.test_fit import frame, same_bits, triples
 
@@ -56,9 +56,9 @@ def test_the_driver_and_the_executors_come_to_the_same_bits(ratings, fit):
 
 def test_few_ratings_are_worked_through_on_the_driver(ratings, caplog):
     # One rating more, or one start more, and a job is worth its planning.
-    assert few(1 << 18, 16)
-    assert not few((1 << 18) + 1, 1)
-    assert not few(1 << 18, 17)
+    assert fits_on_driver(1 << 18, 16)
+    assert not fits_on_driver((1 << 18) + 1, 1)
+    assert not fits_on_driver(1 << 18, 17)
     with caplog.at_level(logging.INFO, logger="nonconvex"):
         MatrixFactorization(rank=2, maxIter=1).fit(ratings)
     n = ratings.count()
