@@ -46,12 +46,10 @@ from nonconvex.distributed.serving import training_ratings
 from nonconvex.estimators.factorization.explain import Explainer
 from nonconvex.estimators.factorization.fit import (
     FitResult,
-    FitSettings,
+    WarmStart,
     check_exchange,
-    choose_exchange,
+    exchange_policy,
     fit_together,
-    loop_of,
-    may_divide,
     select_ratings,
     warm_start,
 )
@@ -69,7 +67,7 @@ from nonconvex.estimators.factorization.summary import TrainingSummary
 from nonconvex.estimators.params import InTurn, ParamError, number, optional, with_accessors
 from nonconvex.estimators.persistence import EstimatorReader
 from nonconvex.numerics.factorization.blocks import RatingBlock
-from nonconvex.numerics.factorization.model import Factors, preferences
+from nonconvex.numerics.factorization.model import Factors, Side, preferences
 from nonconvex.numerics.factorization.posterior import Posterior
 from nonconvex.numerics.factorization.ridge_posterior import RidgePosterior
 
@@ -199,7 +197,7 @@ class MatrixFactorizationModel(
         >>> more.recommendForUserSubset(new, 1, exclude="train").first().recommendations[0].item
         'Star Trek Into Darkness'
         """
-        return self._fold_in(ratings, "users")
+        return self._fold_in(ratings, Side.USERS)
 
     def foldInItems(self, ratings: DataFrame) -> MatrixFactorizationModel:
         """Return a model with new or changed items: their rows, given α and the users.
@@ -207,7 +205,7 @@ class MatrixFactorizationModel(
         See `foldInUsers`.  An item of training gets its own row only nearly, and the more so the
         more a fit has converged: after the last update of the items came one of α and the users.
         """
-        return self._fold_in(ratings, "items")
+        return self._fold_in(ratings, Side.ITEMS)
 
     def evaluate(
         self,
@@ -308,7 +306,7 @@ class MatrixFactorizationModel(
             predicted = predicted.withColumn("rating", (F.col("rating") > 0).cast("double"))
         return predicted.withColumns({"user_count": F.lit(0), "item_count": F.lit(0)})
 
-    def _fold_in(self, dataset: DataFrame, side: str) -> MatrixFactorizationModel:
+    def _fold_in(self, dataset: DataFrame, side: Side) -> MatrixFactorizationModel:
         get = self.getOrDefault
         equation = Equation(
             self._summary.ridge(side),
@@ -339,7 +337,7 @@ class MatrixFactorizationModel(
             posterior=posterior,
             ridge=ridge,
             training_pairs=pairs,
-            histories=(ratings, *self._histories) if side == "users" else self._histories,
+            histories=(ratings, *self._histories) if side == Side.USERS else self._histories,
         )
         return self._copyValues(model)
 
@@ -541,7 +539,7 @@ class MatrixFactorization(
             transform=self._preferences(),
             place=self._place(),
             unknowns=self._unknowns(),
-            divide=may_divide([self]),
+            policy=exchange_policy([self]),
         )
         model = self._train([self], training, started, training_ratings(prepared))[0]
         if "weight" in prepared.manifest.types:  # what the model folds in and evaluates is weighted
@@ -605,7 +603,7 @@ class MatrixFactorization(
             transform=first._preferences(),
             place=first._place(),
             unknowns=sum(estimator._unknowns() for estimator in estimators),
-            divide=may_divide(estimators),
+            policy=exchange_policy(estimators),
         )
         train = ratings.where("not held_out") if "held_out" in ratings.columns else ratings
         return self._train(estimators, training, started, train.drop("held_out"))
@@ -645,13 +643,12 @@ class MatrixFactorization(
                     f"none of the {training.ratings:,} ratings is positive, and implicitPrefs=True "
                     "learns from those; check ratingCol, or unset implicitPrefs"
                 )
-            fits = [estimator._settings(training) for estimator in estimators]
+            initial = [estimator._warm_start(training) for estimator in estimators]
             identity = {
                 f"fit {number}": estimator._identity()
                 for number, estimator in enumerate(estimators)
             }
-            loop = loop_of(estimators[0], choose_exchange(estimators, training))
-            results = fit_together(training, fits, loop, identity)
+            results = fit_together(training, estimators, initial, identity)
         finally:
             training.release()
         seconds = time.perf_counter() - started
@@ -671,35 +668,17 @@ class MatrixFactorization(
             identity["initial model"] = digest.hexdigest()
         return identity
 
-    def _settings(self, training: TrainingSet) -> FitSettings:
+    def _warm_start(self, training: TrainingSet) -> WarmStart | None:
+        """Return the start from the initial model, if there is one."""
         get = self.getOrDefault
-        initial = None
-        if self._initial_model is not None:
-            initial = self._initial_model.start_for(
-                training.ids,
-                get("rank"),
-                self._dtype(),
-                intercept=get("fitIntercept"),
-                biases=get("fitBiases"),
-            )
-        return FitSettings(
-            rank=get("rank"),
-            reg_user=get("regUser"),
-            reg_item=get("regItem"),
-            bias_ratio=get("biasRegRatio"),
-            exponent=get("regExponent"),
-            solver=get("solver"),
+        if self._initial_model is None:
+            return None
+        return self._initial_model.start_for(
+            training.ids,
+            get("rank"),
+            self._dtype(),
             intercept=get("fitIntercept"),
             biases=get("fitBiases"),
-            nonnegative=get("nonnegative"),
-            implicit=get("implicitPrefs"),
-            scale=get("initScale"),
-            seed=get("seed"),
-            first_restart=get("firstRestart"),
-            restarts=get("numRestarts"),
-            ensemble=get("ensemble"),
-            mean_rank=get("meanRank"),
-            initial=initial,
         )
 
     def _model(

@@ -9,12 +9,11 @@ from typing import Any, TypeVar
 import numpy as np
 
 from nonconvex.distributed.factorization.dataset import Ids
-from nonconvex.distributed.factorization.runs import SIDES
 from nonconvex.distributed.model_tables import read_factors, write_factors
 from nonconvex.estimators.factorization.summary import TrainingSummary
 from nonconvex.estimators.persistence import ModelReader, ModelWriter
 from nonconvex.numerics.factorization.gibbs import RowDistribution
-from nonconvex.numerics.factorization.model import Factors
+from nonconvex.numerics.factorization.model import Factors, Side
 from nonconvex.numerics.factorization.posterior import Posterior
 from nonconvex.numerics.factorization.ridge_posterior import RidgePosterior, RowEvidence
 
@@ -47,9 +46,9 @@ class FactorizationWriter(ModelWriter[ModelT]):
             extra["noise"] = model._ridge.noise
         posterior = model._posterior
         if posterior is not None:
-            for side, ids in zip(SIDES, model._ids, strict=True):
+            for side, ids in zip(Side, model._ids, strict=True):
                 rows = getattr(posterior, side)
-                if side == "users":
+                if side == Side.USERS:
                     rows = np.hstack([rows, posterior.user_precision])
                 # The first number of a row stands where a bias would, the others as features.
                 write_factors(spark, f"{path}/{side}Samples", ids, rows)
@@ -58,7 +57,8 @@ class FactorizationWriter(ModelWriter[ModelT]):
                 "taus": posterior.taus.tolist(),
                 "seed": posterior.seed,
                 **{
-                    f"{side}Rows": _plain(getattr(posterior, f"{side[:-1]}_rows")) for side in SIDES
+                    f"{side}Rows": _plain(getattr(posterior, f"{side.singular}_rows"))
+                    for side in Side
                 },
             }
         return extra
@@ -84,7 +84,7 @@ class FactorizationReader(ModelReader[ModelT]):
         if noise is not None:
             measured = RowEvidence(of_users["degree"], of_items["degree"], of_users["noise"])
             biases = {**metadata["defaultParamMap"], **metadata["paramMap"]}["fitBiases"]
-            ridges = (summary.ridge("users"), summary.ridge("items"))
+            ridges = (summary.ridge(Side.USERS), summary.ridge(Side.ITEMS))
             ridge = RidgePosterior(measured, noise, *ridges, biases)
         model: ModelT = self._cls(
             Factors(bias, x, z),
@@ -102,11 +102,11 @@ class FactorizationReader(ModelReader[ModelT]):
         samples = metadata["samples"]
         (_, users, _), (_, items, _) = (
             read_factors(self.sparkSession, f"{path}/{side}Samples", rows)
-            for side, rows in zip(SIDES, metadata["rows"], strict=True)
+            for side, rows in zip(Side, metadata["rows"], strict=True)
         )
         alphas, taus = (np.array(samples[name]) for name in ("alphas", "taus"))
         users, user_precision = np.split(users, [users.shape[1] - len(taus)], axis=1)
-        user_rows, item_rows = (_distributions(samples[f"{side}Rows"]) for side in SIDES)
+        user_rows, item_rows = (_distributions(samples[f"{side}Rows"]) for side in Side)
         seed = samples["seed"]
         return Posterior(alphas, taus, users, items, user_precision, user_rows, item_rows, seed)
 

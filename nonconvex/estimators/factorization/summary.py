@@ -12,7 +12,7 @@ import numpy as np
 
 from nonconvex.distributed.factorization.gibbs import SamplingOptions
 from nonconvex.distributed.factorization.runs import Result
-from nonconvex.numerics.factorization.model import Ridge
+from nonconvex.numerics.factorization.model import Ridge, Side
 from nonconvex.numerics.factorization.posterior import effective_size, split_r_hat
 
 __all__ = ["RestartSummary", "TrainingSummary", "sampling_summary"]
@@ -137,12 +137,14 @@ class TrainingSummary:
             {"restart": restart.restart, **step, "stop": restart.stop}
             for restart in self.restarts
             for step in restart.history
-            if step["side"] != "items"
+            if step["side"] != Side.ITEMS
         ]
 
-    def ridge(self, side: str) -> Ridge:
-        """Return what the rows of "users" or "items" were regularized with."""
-        reg, rows = (self.reg_user, self.users) if side == "users" else (self.reg_item, self.items)
+    def ridge(self, side: Side) -> Ridge:
+        """Return the ridge of a side."""
+        reg, rows = (
+            (self.reg_user, self.users) if side == Side.USERS else (self.reg_item, self.items)
+        )
         return Ridge(reg, self.reg_exponent, self.total, self.total / rows, self.bias_reg_ratio)
 
     def to_json(self) -> str:

@@ -399,7 +399,7 @@ def test_a_missing_or_half_written_model_is_refused(spark, model, tmp_path):
     refused("half lacks itemFactors/part-00000.*; save the model again, or train it")
     next((tmp_path / "half" / "itemFactors").glob(".part-*.crc")).unlink()
     files("itemFactors")[0].write_bytes(files("itemFactors")[0].read_bytes()[:200])
-    refused("itemFactors/part-00000.* is damaged: it has 200 bytes and not")
+    refused("itemFactors/part-00000.* is damaged: it has 200 bytes, not")
     text = files("metadata")[0].read_text()
     for damaged, match in (
         (text[:300], "does not hold a .*, or only part of one; give the directory that one was"),
