@@ -8,7 +8,7 @@ from typing import Any
 
 from nonconvex import __version__
 from nonconvex.distributed.data.example_tables import ExampleTable
-from nonconvex.estimators.network.summary import NetworkSummary, RestartSummary
+from nonconvex.estimators.network.summary import NetworkRestart, NetworkSummary
 from nonconvex.reports import strict_json, text_table
 
 __all__ = ["comparison_report", "network_metrics", "network_restarts", "overall"]
@@ -117,7 +117,7 @@ def network_metrics(
     )
 
 
-def _restart_row(restart: RestartSummary, *, kept: bool) -> list[str]:
+def _restart_row(restart: NetworkRestart, *, kept: bool) -> list[str]:
     return [
         f"{restart.restart} *" if kept else f"{restart.restart}",
         f"{restart.epoch}",

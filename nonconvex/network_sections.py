@@ -11,7 +11,7 @@ from pyspark.sql import SparkSession
 from nonconvex.config import Section
 from nonconvex.distributed.data.example_tables import (
     ExampleTable,
-    Intake,
+    InvalidRowPolicy,
     feature_columns,
     read_table,
     take_examples,
@@ -146,8 +146,8 @@ class ExamplesSection(TableSection):
         columns = ExampleColumns(
             features if isinstance(features, str) else list(features), label, self.weight
         )
-        intake = Intake(split.split(), self.invalid)
-        return take_examples(source, columns, intake, classify=self.task == "classification")
+        policy = InvalidRowPolicy(split.split(), self.invalid)
+        return take_examples(source, columns, policy, classify=self.task == "classification")
 
 
 class NetworkConfig(Section):

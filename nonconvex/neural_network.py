@@ -1,7 +1,4 @@
-"""Feed-forward neural networks, h⁽ˡ⁾ = σ_l(W_l h⁽ˡ⁻¹⁾ + b_l), as pyspark.ml estimators.
-
-The models that the estimators of `nonconvex.neural_network` fit.
-"""
+"""Estimators and models of feed-forward neural networks, h⁽ˡ⁾ = σ_l(W_l h⁽ˡ⁻¹⁾ + b_l)."""
 
 from __future__ import annotations
 
@@ -27,9 +24,10 @@ from pyspark.sql import DataFrame, SparkSession
 
 from nonconvex.distributed.columns import check_frame, check_new
 from nonconvex.distributed.data.examples import ExampleColumns
-from nonconvex.distributed.network.dataset import ExampleSet, pack_examples
+from nonconvex.distributed.network.dataset import ExampleSet, shard_examples
 from nonconvex.distributed.network.evaluate import evaluate_network
 from nonconvex.distributed.network.predict import OutputColumns, Scorer, raw_predictions, score
+from nonconvex.distributed.runtime import broadcast
 from nonconvex.estimators.network.fit import fit_network
 from nonconvex.estimators.network.params import (
     ClassificationModelParams,
@@ -56,7 +54,7 @@ __all__ = [
 
 
 class _NetworkModel(Model, NetworkModelParams, MLWritable):
-    """What the models of a regression and of a classification have in common."""
+    """Base of the models of a regression and of a classification."""
 
     def __init__(self, scorer: Scorer | None = None, summary: NetworkSummary | None = None) -> None:
         super().__init__()
@@ -100,7 +98,7 @@ class _NetworkModel(Model, NetworkModelParams, MLWritable):
 
     @property
     def summary(self) -> NetworkSummary:
-        """What the model was trained on, and how it went."""
+        """The data, the network, and the history of each restart."""
         return self._summary
 
     def write(self) -> MLWriter:
@@ -154,9 +152,9 @@ class _NetworkModel(Model, NetworkModelParams, MLWritable):
         )
 
     def _broadcast(self, spark: SparkSession) -> Broadcast[Scorer]:
-        """All of it on the executors: once for a model, as dataframes stay lazy."""
+        """Broadcast the network once for the model; dataframes that use it stay lazy."""
         if self._shared is None:
-            self._shared = spark.sparkContext.broadcast(self._scorer)
+            self._shared = broadcast(spark, self._scorer)
         return self._shared
 
 
@@ -211,7 +209,7 @@ class MultilayerPerceptronRegressionModel(
 
     @classmethod
     def read(cls) -> MLReader[MultilayerPerceptronRegressionModel]:
-        """Return a reader of what `write` wrote."""
+        """Return a reader of models that `write` wrote."""
         return NetworkReader(cls)
 
 
@@ -287,7 +285,7 @@ class MultilayerPerceptronClassificationModel(
 
     @classmethod
     def read(cls) -> MLReader[MultilayerPerceptronClassificationModel]:
-        """Return a reader of what `write` wrote."""
+        """Return a reader of models that `write` wrote."""
         return NetworkReader(cls)
 
 
@@ -297,7 +295,7 @@ ModelT = TypeVar(
 
 
 class _NetworkEstimator(Estimator[ModelT], NetworkParams, DefaultParamsWritable, Generic[ModelT]):
-    """What the estimators of a regression and of a classification have in common."""
+    """Base of the estimators of a regression and of a classification."""
 
     _model_class: ClassVar[type[Any]]
     _initial_model: ModelT | None = None
@@ -306,8 +304,8 @@ class _NetworkEstimator(Estimator[ModelT], NetworkParams, DefaultParamsWritable,
         """Start fits from the parameters of an earlier model; None for random starts.
 
         Its layers, activations and biases are taken unless they are set, and must otherwise be
-        equal; its standardizations are kept, so that training begins at what the model predicts.
-        It is not saved with the estimator.
+        equal; its standardizations are kept, so that training begins at its predictions.  It is
+        not saved with the estimator.
         """
         if not (model is None or isinstance(model, self._model_class)):
             raise ParamError(
@@ -321,7 +319,7 @@ class _NetworkEstimator(Estimator[ModelT], NetworkParams, DefaultParamsWritable,
     ) -> Iterator[tuple[int, ModelT]]:
         """Fit a model for each of several sets of Params, such as a grid.
 
-        The examples are checked and packed once for all that read the same columns.
+        The examples are checked and sharded once for all that read the same columns.
 
         Parameters
         ----------
@@ -356,7 +354,7 @@ class _NetworkEstimator(Estimator[ModelT], NetworkParams, DefaultParamsWritable,
             estimator._check(validated=validated)
         started = time.perf_counter()
         columns = estimators[0]._columns()
-        examples = pack_examples(dataset, columns, classify=self._classify)
+        examples = shard_examples(dataset, columns, classify=self._classify)
         models = []
         try:
             for estimator in estimators:
@@ -371,7 +369,7 @@ class _NetworkEstimator(Estimator[ModelT], NetworkParams, DefaultParamsWritable,
         return isinstance(self, ClassifierParams)
 
     def _columns(self) -> ExampleColumns:
-        """Return where the examples are."""
+        """Return the columns of the examples."""
 
         def name(param: str) -> Any:
             given = self.getOrDefault(param)
@@ -405,7 +403,7 @@ class MultilayerPerceptronRegressor(
 
     is minimized over the training rows.  Without hidden layers it is linear regression.  Unless
     ``targetStandardization`` is False, y and ŷ in f are in standard deviations from the mean of
-    each target, and so is what `summary` says of f; predictions are in the units of the data.
+    each target, and so is f in `summary`; predictions are in the units of the data.
 
     Whatever the partitions and the number of cores, the same data, Params and seed give the same
     model to the bit; the two places that ``gradients`` names differ in rounding, so where
@@ -487,7 +485,7 @@ class MultilayerPerceptronRegressor(
 
     @classmethod
     def read(cls) -> EstimatorReader[MultilayerPerceptronRegressor]:
-        """Return a reader of what `write` wrote."""
+        """Return a reader of models that `write` wrote."""
         return EstimatorReader(cls)
 
 
@@ -606,5 +604,5 @@ class MultilayerPerceptronClassifier(
 
     @classmethod
     def read(cls) -> EstimatorReader[MultilayerPerceptronClassifier]:
-        """Return a reader of what `write` wrote."""
+        """Return a reader of models that `write` wrote."""
         return EstimatorReader(cls)

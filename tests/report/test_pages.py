@@ -14,8 +14,7 @@ from nonconvex.distributed.calibration import Agreement, Reliability
 from nonconvex.distributed.data.prepared import Manifest
 from nonconvex.distributed.publication import Run
 from nonconvex.estimators.factorization.summary import RestartSummary, TrainingSummary
-from nonconvex.estimators.network.summary import NetworkSummary
-from nonconvex.estimators.network.summary import RestartSummary as NetworkRestart
+from nonconvex.estimators.network.summary import NetworkRestart, NetworkSummary
 from nonconvex.numerics.factorization.model import Factors
 from nonconvex.numerics.metrics import BINS, Evaluation, Scores
 from nonconvex.report.factorization import (

@@ -1,4 +1,4 @@
-"""Networks on disk: Parquet for what was learned, JSON for all else."""
+"""Networks on disk: Parquet for the parameters, JSON for the rest."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ModelT = TypeVar("ModelT", bound=Any)  # a model of a network, whose module impo
 
 
 class NetworkWriter(ModelWriter[ModelT]):
-    """Writes ``weights/``, ``standardization/``, ``targets/`` if they are, and ``metadata/``."""
+    """Writer of ``weights/``, ``standardization/``, ``targets/`` if standardized, ``metadata/``."""
 
     def _write(self, path: str) -> dict[str, Any]:
         model, spark = self._model, self.sparkSession
@@ -50,7 +50,7 @@ class NetworkWriter(ModelWriter[ModelT]):
 
 
 class NetworkReader(ModelReader[ModelT]):
-    """Reads what `NetworkWriter` wrote."""
+    """Reader of what `NetworkWriter` wrote."""
 
     def _model(self, path: str, metadata: dict[str, Any]) -> ModelT:
         about: dict[str, Any] = dict(metadata["network"])

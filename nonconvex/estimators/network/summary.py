@@ -10,11 +10,11 @@ from typing import Any
 
 from nonconvex.numerics.network.training import Trained
 
-__all__ = ["NetworkSummary", "RestartSummary"]
+__all__ = ["NetworkRestart", "NetworkSummary"]
 
 
 @dataclass(frozen=True)
-class RestartSummary:
+class NetworkRestart:
     """How one random start went.
 
     Parameters
@@ -50,7 +50,7 @@ class RestartSummary:
     @classmethod
     def of(
         cls, restart: int, trained: Trained, objective: float, loss: float, metric: float
-    ) -> RestartSummary:
+    ) -> NetworkRestart:
         """Summarize the training from one start."""
         kept = trained.history[trained.epoch - 1]
         return cls(
@@ -100,7 +100,7 @@ class NetworkSummary:
         Whether the fit began at an earlier model or at given weights.
     best : int
         Position in `restarts` of the best: by validation loss where there is one, or else by f.
-    restarts : list of RestartSummary
+    restarts : list of NetworkRestart
     seconds : float
         Wall-clock time of the fit.
     """
@@ -119,7 +119,7 @@ class NetworkSummary:
     batch_size: int
     warm_start: bool
     best: int
-    restarts: list[RestartSummary]
+    restarts: list[NetworkRestart]
     seconds: float
 
     @property
@@ -174,5 +174,5 @@ class NetworkSummary:
     def from_json(cls, text: str) -> NetworkSummary:
         """Read what `to_json` wrote."""
         values = json.loads(text)
-        restarts = [RestartSummary(**restart) for restart in values.pop("restarts")]
+        restarts = [NetworkRestart(**restart) for restart in values.pop("restarts")]
         return cls(restarts=restarts, **values)

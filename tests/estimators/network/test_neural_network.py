@@ -22,7 +22,7 @@ from nonconvex.distributed.data.examples import ExampleColumns, ExamplesError
 from nonconvex.distributed.files.atomic import write_checksums
 from nonconvex.distributed.model_tables import ModelError
 from nonconvex.distributed.network import fit as network_training
-from nonconvex.distributed.network.dataset import pack_examples
+from nonconvex.distributed.network.dataset import shard_examples
 from nonconvex.estimators.network.fit import plan_network
 from nonconvex.estimators.params import ParamError
 from nonconvex.neural_network import (
@@ -467,7 +467,7 @@ def test_driver_and_executors_agree_after_fifty_steps(frame):
     a, b = driver.scorer.theta, executors.scorer.theta
     assert np.linalg.norm(a - b) < 1e-5 * np.linalg.norm(a)
     assert (driver.summary.gradients, executors.summary.gradients) == ("driver", "executors")
-    assert executors.summary.gradients_reason == "gradients on the executors, as was asked for"
+    assert executors.summary.gradients_reason == "gradients on the executors, as requested"
     assert driver.summary.rows()[-1]["steps"] == 50
 
 
@@ -503,7 +503,7 @@ def test_a_killed_fit_goes_on_to_the_same_bits(frame, tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(network_training, "_show", ask)
-        with pytest.raises(Interrupted, match=r"after epoch 3, which is saved in .*/c; the same"):
+        with pytest.raises(Interrupted, match=r"after epoch 3, which is saved in .*/c; run the same"):
             saving.fit(frame)
     resumed = saving.fit(frame)
     assert theta(resumed) == theta(whole)
@@ -575,13 +575,13 @@ def test_a_warm_start_goes_on_from_what_the_model_predicts(frame, model):
 
 
 def test_params_that_contradict_the_data_give_one_sentence(frame):
-    examples = pack_examples(frame, ExampleColumns("features", "label"), classify=True)
+    examples = shard_examples(frame, ExampleColumns("features", "label"), classify=True)
     for params, message in (
         ({"layers": [3, 8]}, r"begins with the 3 features and does not end with the 3 classes"),
         ({"classWeight": [1.0]}, "classWeight has 1 numbers, and there are 3 classes, 0.0, 1.0"),
-        ({"classWeight": [0.0] * 3}, "is 0 for every class there is; let one at least"),
+        ({"classWeight": [0.0] * 3}, "is 0 for every class in the data; at least one"),
         ({"initialWeights": [1.0]}, r"and with layers=\[3, 3\] there are 12 parameters"),
-        ({"activation": "tanh"}, r"of hidden layers, and layers=\[3, 3\]; unset it"),
+        ({"activation": "tanh"}, r"needs hidden layers; layers=\[3, 3\] has none"),
         ({"layers": [4], "activation": ["tanh"] * 2}, "activation has 2 names, and layers="),
         ({"thresholds": [0.5]}, "thresholds has 1 numbers, and there are 3 classes; give one"),
     ):
@@ -617,17 +617,17 @@ def test_bad_data_give_one_sentence(frame, caplog):
     with caplog.at_level(logging.WARNING, logger="nonconvex"):
         model = MultilayerPerceptronClassifier(featuresCol=["a", "k"], maxIter=1).fit(constant)
     [warning] = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
-    assert warning == "1 of 2 features are constant and say nothing: 'k'; leave them out"
+    assert warning == "1 of 2 features are constant and carry no information: 'k'; leave them out"
     assert model.summary.constant_features == 1
     # Its weights are chance, so a value that training has not seen says nothing.
     logits = [model.predictRaw([1.0, k]) for k in (7.0, 700.0)]
     assert logits[0] == logits[1]
     caplog.clear()
-    examples = pack_examples(frame, ExampleColumns(["a", "b"], "label"), classify=True)
+    examples = shard_examples(frame, ExampleColumns(["a", "b"], "label"), classify=True)
     plan_network(MultilayerPerceptronClassifier(), examples, model.scorer)
     examples.release()
     [warning] = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
     assert warning == (
-        "1 features were constant when the initial model was trained, and it goes on without them: "
-        "'b'; start anew to learn of them"
+        "1 features were constant when the initial model was trained, and it ignores them: "
+        "'b'; start from random weights to use them"
     )
