@@ -14,14 +14,15 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import pyarrow as pa
-from pyspark import SparkContext
+from pyspark import Broadcast, SparkContext
 from pyspark.sql import SparkSession
 
 __all__ = [
     "Progress",
+    "broadcast",
     "describe",
     "described",
     "description",
@@ -33,6 +34,8 @@ __all__ = [
 ]
 
 _log = logging.getLogger("nonconvex")
+
+T = TypeVar("T")
 
 
 class Progress(NamedTuple):
@@ -79,6 +82,11 @@ class Progress(NamedTuple):
 def report(progress: Progress) -> None:
     """Log a line, with the progress itself as ``record.progress`` for handlers that draw it."""
     _log.info("%s", progress.line(), extra={"progress": progress})
+
+
+def broadcast(spark: SparkSession, value: T) -> Broadcast[T]:
+    """Broadcast a value to all tasks; the caller destroys it."""
+    return spark.sparkContext.broadcast(value)
 
 
 _Task = Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]
