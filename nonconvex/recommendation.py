@@ -40,12 +40,10 @@ from nonconvex.estimators.factorization.evaluate import evaluate_model, select_a
 from nonconvex.estimators.factorization.explain import Explanation, explain_prediction
 from nonconvex.estimators.factorization.fit import (
     FitResult,
-    FitSettings,
+    WarmStart,
     check_exchange,
-    choose_exchange,
+    exchange_policy,
     fit_together,
-    loop_of,
-    may_divide,
     select_ratings,
     warm_start,
 )
@@ -64,7 +62,7 @@ from nonconvex.estimators.factorization.summary import TrainingSummary
 from nonconvex.estimators.params import LazyFits, ParamError, set_defaults, with_accessors
 from nonconvex.estimators.persistence import EstimatorReader
 from nonconvex.numerics.factorization.blocks import RatingBlock
-from nonconvex.numerics.factorization.model import Factors, preferences
+from nonconvex.numerics.factorization.model import Factors, Side, preferences
 
 if TYPE_CHECKING:
     from pyspark.ml._typing import ParamMap
@@ -345,7 +343,7 @@ class MatrixFactorizationModel(
         >>> more.recommendForUserSubset(new, 1, exclude="train").first().recommendations[0].item
         'Star Trek Into Darkness'
         """
-        return self._fold_in(ratings, "users")
+        return self._fold_in(ratings, Side.USERS)
 
     def foldInItems(self, ratings: DataFrame) -> MatrixFactorizationModel:
         """Return a model with new or changed items: their rows, given α and the users.
@@ -353,7 +351,7 @@ class MatrixFactorizationModel(
         See `foldInUsers`.  An item of training gets its own row only nearly, and the more so the
         more a fit has converged: after the last update of the items came one of α and the users.
         """
-        return self._fold_in(ratings, "items")
+        return self._fold_in(ratings, Side.ITEMS)
 
     def evaluate(
         self,
@@ -404,7 +402,7 @@ class MatrixFactorizationModel(
         """
         return evaluate_model(self._state, self, dataset, k, threshold, exclude)
 
-    def _fold_in(self, dataset: DataFrame, side: str) -> MatrixFactorizationModel:
+    def _fold_in(self, dataset: DataFrame, side: Side) -> MatrixFactorizationModel:
         get, state = self.getOrDefault, self._state
         ratings = select_as_in_training(state, self, dataset)
         spark, factors, ids = dataset.sparkSession, state.factors, state.ids
@@ -429,7 +427,7 @@ class MatrixFactorizationModel(
             posterior=posterior,
             ridge=ridge,
             training_pairs=None if pairs is None else pairs.union(ratings.select("user", "item")),
-            histories=(ratings, *state.histories) if side == "users" else state.histories,
+            histories=(ratings, *state.histories) if side == Side.USERS else state.histories,
         )
         return self._copyValues(MatrixFactorizationModel(folded))
 
@@ -609,7 +607,7 @@ class MatrixFactorization(
             transform=self._preferences(),
             place=self._place(),
             unknowns=self._unknowns(),
-            divide=may_divide([self]),
+            policy=exchange_policy([self]),
         )
         model = self._train([self], training, started, training_ratings(prepared))[0]
         if "weight" in prepared.manifest.types:  # what the model folds in and evaluates is weighted
@@ -673,7 +671,7 @@ class MatrixFactorization(
             transform=first._preferences(),
             place=first._place(),
             unknowns=sum(estimator._unknowns() for estimator in estimators),
-            divide=may_divide(estimators),
+            policy=exchange_policy(estimators),
         )
         train = ratings.where("not held_out") if "held_out" in ratings.columns else ratings
         return self._train(estimators, training, started, train.drop("held_out"))
@@ -713,13 +711,12 @@ class MatrixFactorization(
                     f"none of the {training.ratings:,} ratings is positive, and implicitPrefs=True "
                     "learns from those; check ratingCol, or unset implicitPrefs"
                 )
-            fits = [estimator._settings(training) for estimator in estimators]
+            initial = [estimator._warm_start(training) for estimator in estimators]
             identity = {
                 f"fit {number}": estimator._identity()
                 for number, estimator in enumerate(estimators)
             }
-            loop = loop_of(estimators[0], choose_exchange(estimators, training))
-            results = fit_together(training, fits, loop, identity)
+            results = fit_together(training, estimators, initial, identity)
         finally:
             training.release()
         seconds = time.perf_counter() - started
@@ -741,35 +738,17 @@ class MatrixFactorization(
             identity["initial model"] = digest.hexdigest()
         return identity
 
-    def _settings(self, training: TrainingSet) -> FitSettings:
+    def _warm_start(self, training: TrainingSet) -> WarmStart | None:
+        """Return the start from the initial model, if there is one."""
         get = self.getOrDefault
-        initial = None
-        if self._initial_model is not None:
-            initial = self._initial_model.start_for(
-                training.ids,
-                get("rank"),
-                self._dtype(),
-                intercept=get("fitIntercept"),
-                biases=get("fitBiases"),
-            )
-        return FitSettings(
-            rank=get("rank"),
-            reg_user=get("regUser"),
-            reg_item=get("regItem"),
-            bias_ratio=get("biasRegRatio"),
-            exponent=get("regExponent"),
-            solver=get("solver"),
+        if self._initial_model is None:
+            return None
+        return self._initial_model.start_for(
+            training.ids,
+            get("rank"),
+            self._dtype(),
             intercept=get("fitIntercept"),
             biases=get("fitBiases"),
-            nonnegative=get("nonnegative"),
-            implicit=get("implicitPrefs"),
-            scale=get("initScale"),
-            seed=get("seed"),
-            first_restart=get("firstRestart"),
-            restarts=get("numRestarts"),
-            ensemble=get("ensemble"),
-            mean_rank=get("meanRank"),
-            initial=initial,
         )
 
     def _model(

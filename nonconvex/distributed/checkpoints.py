@@ -1,9 +1,8 @@
-"""States of a fit under way, written whole and read back to the bit.
+"""Checkpoints of running fits, read back to the bit, and interruption by Ctrl-C.
 
-A checkpoint is a directory ``iteration=<t>`` with the arrays in Parquet and a manifest in JSON.
-It is written beside its place and renamed in, so that a killed fit leaves the one before.
-
-Ctrl-C during a fit: the iteration is finished, and its state saved, before the fit ends.
+A checkpoint is a directory ``iteration=<t>`` with the arrays in Parquet and a manifest in JSON.  It
+is written under a temporary name and renamed, so that a killed fit leaves the one before.  After
+Ctrl-C the iteration is finished, and its state saved, before the fit ends.
 """
 
 from __future__ import annotations
@@ -32,29 +31,37 @@ from nonconvex.distributed.files.hadoop import ConcurrencyError, FileSystem, Fil
 from nonconvex.distributed.model_tables import reason_of
 from nonconvex.distributed.rows import PIECES, CachedRows, CheckpointedRows, joined
 
-__all__ = ["CheckpointError", "Checkpoints", "Interrupted", "Interruption", "State"]
+__all__ = [
+    "CheckpointError",
+    "Checkpoints",
+    "Interrupted",
+    "Interruption",
+    "State",
+    "flatten",
+    "nest",
+]
 
 _MANIFEST = "manifest.json"
 _PIECE = 1 << 26  # bytes of an array in a row of Parquet
-_LOOKS = 5  # at checkpoints that another process replaces while they are read
+_ATTEMPTS = 5  # to read checkpoints that another process replaces meanwhile
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that is not of this fit, or not whole."""
+    """A checkpoint of another fit, or a damaged one."""
 
     exit_status = 3
 
 
 class State(NamedTuple):
-    """Everything that a fit goes on from.
+    """The whole state of a fit.
 
     Attributes
     ----------
     iteration : int
-        The last one that is complete.
-    arrays : dict of str to array, or to rows that executors keep or are to read
+        The last complete iteration.
+    arrays : nested dict of str to array or `nonconvex.distributed.rows.ShardedRows`
     values : dict
-        What JSON can hold; floats come back to the bit.
+        JSON values; floats come back to the bit.
     """
 
     iteration: int
@@ -64,18 +71,18 @@ class State(NamedTuple):
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """Where and how often a fit saves its state.
+    """The checkpoints of a fit: where, how often, and of which fit.
 
     Parameters
     ----------
     spark : SparkSession
     path : str
-        A directory of this fit alone.
+        A directory for this fit alone.
     interval : int
         Iterations between two checkpoints.
     identity : mapping
-        What the fit is of: settings and data, as JSON can hold them.  A fit goes on only from a
-        checkpoint of an equal identity.
+        Settings and data of the fit, as JSON values.  A fit continues only from a checkpoint of
+        equal identity.
     """
 
     spark: SparkSession
@@ -84,17 +91,18 @@ class Checkpoints:
     identity: Mapping[str, Any]
 
     def due(self, iteration: int, ending: bool = False) -> bool:
-        """Tell whether to save after an iteration: every `interval`, and where the fit ends."""
+        """Tell whether to save after an iteration: every `interval`, and at the end of the fit."""
         return ending or iteration % self.interval == 0
 
     def save(self, state: State) -> None:
         """Write a state, and remove the earlier ones."""
         place = f"{self.path}/iteration={state.iteration}"
+        arrays = flatten(state.arrays)
         with publish(self.spark, place) as directory:
-            here = {n: rows for n, rows in state.arrays.items() if isinstance(rows, np.ndarray)}
+            here = {n: rows for n, rows in arrays.items() if isinstance(rows, np.ndarray)}
             table = pa.Table.from_pylist(list(_pieces(here)), schema=_SCHEMA)
             pieces = self.spark.createDataFrame(table).coalesce(1)
-            for name, rows in state.arrays.items():
+            for name, rows in arrays.items():
                 if isinstance(rows, CachedRows):
                     pieces = pieces.union(rows.pieces(self.spark, name))
             pieces.write.parquet(f"{directory}/arrays")
@@ -104,7 +112,7 @@ class Checkpoints:
                 "values": state.values,
                 "arrays": {
                     name: {"dtype": values.dtype.str, "shape": values.shape}
-                    for name, values in state.arrays.items()
+                    for name, values in arrays.items()
                 },
             }
             files = FileSystem(self.spark, directory)
@@ -114,30 +122,25 @@ class Checkpoints:
             if iteration != state.iteration:
                 FileSystem(self.spark, self.path).delete(f"{self.path}/iteration={iteration}")
 
-    def load(self, *, distant: bool = False) -> State | None:
-        """Read the newest state; None if there is none.
-
-        Parameters
-        ----------
-        distant : bool
-            Whether executors are to read the rows of users and items: all arrays of two axes.
+    def load(self, *, sharded: bool = False) -> State | None:
+        """Return the newest state, or None; if `sharded`, executors read all matrices.
 
         Raises
         ------
         CheckpointError
-            If it is of other settings or data (the message says what differs), or damaged.
+            If its settings or data differ (the message says which), or it is damaged.
         ConcurrencyError
-            If another process keeps removing what is being read.
+            If another process keeps removing checkpoints that are being read.
         """
         failed = None
-        for _ in range(_LOOKS):
+        for _ in range(_ATTEMPTS):
             iterations = self._iterations()
             if not iterations:
                 return None
             place = f"{self.path}/iteration={max(iterations)}"
             try:
-                return self._read(place, distant)
-            except CheckpointError:  # another process may be removing it, file by file
+                return self._read(place, sharded)
+            except CheckpointError:  # another process may be removing its files
                 if place == failed:
                     raise
                 failed = place
@@ -152,10 +155,10 @@ class Checkpoints:
         for iteration in self._iterations():
             files.delete(f"{self.path}/iteration={iteration}")
         files.sweep(self.path)
-        with suppress(FileSystemError):  # another process saves there
+        with suppress(FileSystemError):  # another process saves to it
             files.delete(self.path, whole=False)
 
-    def _read(self, place: str, distant: bool) -> State:
+    def _read(self, place: str, sharded: bool) -> State:
         remedy = f"delete {self.path} to start anew"
         try:
             verify(self.spark, place)
@@ -177,7 +180,7 @@ class Checkpoints:
                 name: (tuple(about["shape"]), np.dtype(about["dtype"]))
                 for name, about in manifest["arrays"].items()
             }
-            away = [name for name, (shape, _) in abouts.items() if distant and len(shape) == 2]
+            away = [name for name, (shape, _) in abouts.items() if sharded and len(shape) == 2]
             arrays: dict[str, Any] = {
                 name: CheckpointedRows.read(pieces.where(F.col("name") == name), *abouts[name])
                 for name in away
@@ -186,7 +189,7 @@ class Checkpoints:
             for name, about in abouts.items():
                 if name not in away:
                     arrays[name] = joined([one for one in here if one["name"] == name], *about)
-            return State(manifest["iteration"], arrays, manifest["values"])
+            return State(manifest["iteration"], nest(arrays), manifest["values"])
         except CheckpointError:
             raise
         except (PySparkException, Py4JJavaError, KeyError, TypeError, ValueError) as error:
@@ -206,8 +209,43 @@ class Checkpoints:
 _SCHEMA = pa.schema(list(zip(PIECES, (pa.string(), pa.int64(), pa.binary()), strict=True)))
 
 
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the leaves of nested dicts by dotted names.
+
+    Examples
+    --------
+    >>> flatten({"0": {"users": 1, "best": {"users": 2}}})
+    {'0.users': 1, '0.best.users': 2}
+    """
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
+def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Undo `flatten`.
+
+    Examples
+    --------
+    >>> nest({"0.users": 1, "0.best.users": 2})
+    {'0': {'users': 1, 'best': {'users': 2}}}
+    """
+    tree: dict[str, Any] = {}
+    for name, value in flat.items():
+        *parents, leaf = name.split(".")
+        place = tree
+        for parent in parents:
+            place = place.setdefault(parent, {})
+        place[leaf] = value
+    return tree
+
+
 def _entries(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what may differ between two fits, by what it is called in a sentence."""
+    """Return the entries of an identity, by their names in a sentence."""
     entries: dict[str, Any] = {}
     for name, value in identity.items():
         if isinstance(value, dict):
@@ -228,20 +266,14 @@ _log = logging.getLogger("nonconvex")
 
 
 class Interrupted(KeyboardInterrupt):
-    """A fit that was ended by Ctrl-C, after a whole iteration; says how to go on."""
+    """A fit that Ctrl-C ended after a whole iteration; the message says how to continue."""
 
 
 class Interruption:
-    """Takes note of SIGINT instead of ending at once; the second one ends at once.
+    """Deferral of the first SIGINT; the second one ends the fit at once.
 
-    Signals reach the main thread alone: in another one, and where SIGINT is ignored or not
+    Signals reach the main thread alone: in another thread, and where SIGINT is ignored or not
     handled by Python, this does nothing.
-
-    Examples
-    --------
-    >>> with Interruption() as interruption:
-    ...     interruption.asked
-    False
     """
 
     def __init__(self) -> None:
@@ -249,7 +281,7 @@ class Interruption:
         self._before: Any = None
 
     def __enter__(self) -> Self:
-        """Begin to take note."""
+        """Install the handler."""
         if threading.current_thread() is threading.main_thread():
             before = signal.getsignal(signal.SIGINT)
             if callable(before):
@@ -258,7 +290,7 @@ class Interruption:
         return self
 
     def __exit__(self, *about: object) -> None:
-        """Leave SIGINT to who had it before."""
+        """Restore the handler of before."""
         if self._before is not None:
             signal.signal(signal.SIGINT, self._before)
 
@@ -270,25 +302,13 @@ class Interruption:
         _log.warning("interrupted: the iteration is finished first; Ctrl-C again ends at once")
 
     def end(self, done: str, checkpoints: Checkpoints | None) -> NoReturn:
-        """End the fit.
-
-        Parameters
-        ----------
-        done : str
-            The last iteration, such as "iteration 3".
-        checkpoints : Checkpoints or None
-            Where its state is saved.
-
-        Raises
-        ------
-        Interrupted
-        """
+        """Raise Interrupted after `done`, such as "iteration 3"."""
         if checkpoints is None:
             raise Interrupted(
                 f"interrupted after {done}, and nothing is saved; with checkpointPath set, the "
-                "same fit goes on from where it was interrupted"
+                "same fit would continue from there"
             )
         raise Interrupted(
-            f"interrupted after {done}, which is saved in {checkpoints.path}; the same fit, run "
-            "again, goes on from there"
+            f"interrupted after {done}, which is saved in {checkpoints.path}; run the same fit "
+            "again to continue from there"
         )

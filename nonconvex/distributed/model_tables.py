@@ -188,8 +188,8 @@ def _kept_table(spark: SparkSession, beside: pa.Table, kept: CachedRows) -> Data
             for content in batch.column("table"):
                 yield from from_bytes(content.as_buffer()).to_batches()
 
-    sent = scatter(kept.rdd.context, parts)
-    encoded: Any = zip_partitions(kept.rdd, sent).mapPartitions(tables)
+    sent = scatter(SparkSession.active(), parts)
+    encoded: Any = zip_partitions(kept.elements, sent).mapPartitions(tables)
     frame = spark.createDataFrame(encoded, "table binary", verifySchema=False)
     empty = _arrow(beside[:0], np.empty((0, kept.shape[1]), kept.dtype))
     return frame.mapInArrow(decoded, spark.createDataFrame(empty).schema)

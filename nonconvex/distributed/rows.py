@@ -1,6 +1,7 @@
-"""The rows of a side where the driver does not have them: drawn, kept by executors, or saved.
+"""Rows of a side that the driver does not have: random, cached by executors, or checkpointed.
 
-RDDs of numbered elements that are cut alike, so that what is of one block stays in one place.
+They are elements of RDDs, numbered by block and partitioned alike, so that everything of one block
+is in one place.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from pyspark import RDD, SparkContext, StorageLevel
+from pyspark import RDD, StorageLevel
 from pyspark.sql import DataFrame, SparkSession
 
-from nonconvex.distributed.runtime import freeze_gc_once
+from nonconvex.distributed.runtime import freeze_gc_once, partitions, rows_of
 from nonconvex.numerics.deterministic import PartialSums
 from nonconvex.numerics.factorization.model import Factors, InitialRows
 
@@ -29,51 +30,47 @@ __all__ = [
     "ShardedFactors",
     "ShardedRows",
     "by_number",
+    "factors_of",
     "gather_factors",
     "group_by_type",
     "joined",
+    "row_squares",
     "scatter",
     "zip_partitions",
 ]
 
 Element = tuple[int, Any]
-"""The number of a block, and something of it."""
+"""The number of a block, and a value that belongs to it."""
 
 
 def by_number(number: int) -> int:
-    """Return the partition of a block: RDDs that are cut by this function stay side by side."""
+    """Return the partition of a block, the same in all RDDs."""
     return number
 
 
 def zip_partitions(*rdds: RDD[Element]) -> RDD[Element]:
-    """Put the elements of each partition of several RDDs into one partition, where they are.
-
-    Parameters
-    ----------
-    *rdds : RDD
-        All cut by `by_number` into as many partitions.
-    """
+    """Unite the partitions of several RDDs that `by_number` has partitioned alike, in place."""
     context: Any = rdds[0].context
-    # All hold pickled lists, of whatever lengths, so that nothing need be written anew.
+    # All hold pickled lists, so that nothing is serialized again.
     serializer = context.serializer
     joined: RDD[Element] = context.union([RDD(rdd._jrdd, context, serializer) for rdd in rdds])
     return joined
 
 
-def scatter(context: SparkContext, values: Sequence[Any]) -> RDD[Element]:
+def scatter(spark: SparkSession, values: Sequence[Any]) -> RDD[Element]:
     """Send each value to the partition of its number.
 
     Examples
     --------
-    >>> scatter(spark.sparkContext, ["a", "b"]).glom().collect()
+    >>> scatter(spark, ["a", "b"]).glom().collect()
     [[(0, 'a')], [(1, 'b')]]
     """
     numbered: list[Element] = list(enumerate(values))
-    return context.parallelize(numbered, len(numbered)).partitionBy(len(numbered), by_number)
+    return partitions(spark, numbered).partitionBy(len(numbered), by_number)
 
 
 def group_by_type(elements: Iterable[Element], *kinds: type) -> dict[int, list[list[Any]]]:
-    """Put together what is of one block, by kind.
+    """Group the values of each block by their types.
 
     Examples
     --------
@@ -87,7 +84,7 @@ def group_by_type(elements: Iterable[Element], *kinds: type) -> dict[int, list[l
 
 
 PIECES = ("name", "offset", "bytes")
-"""The columns of arrays in a checkpoint: where in the array some bytes are."""
+"""The columns of arrays in a checkpoint: bytes, and their offset in the array."""
 
 _Elements = Iterable[Element]
 
@@ -95,7 +92,7 @@ _log = logging.getLogger("nonconvex")
 
 
 class Rows(NamedTuple):
-    """The rows of a block, and what the update that they come from summed, in all and by row."""
+    """The rows of a block, with the sums of the update that made them, in all and by row."""
 
     x: NDArray[np.floating]
     sums: PartialSums | None
@@ -118,18 +115,18 @@ class ShardedRows(Protocol):
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """That of their numbers."""
+        """Dtype of the rows."""
 
-    def placed(self, context: SparkContext, slices: Sequence[slice]) -> RDD[Element]:
+    def placed(self, spark: SparkSession, slices: Sequence[slice]) -> RDD[Element]:
         """Return an element of `Rows` for each slice, in the partition of its number."""
 
     def gather(self) -> NDArray[np.floating]:
-        """Bring all of them to the driver."""
+        """Return all rows as an array on the driver."""
 
 
 @dataclass(frozen=True)
 class RandomRows:
-    """Random rows, which are drawn where they are needed."""
+    """Random rows that executors draw."""
 
     random: InitialRows
 
@@ -140,10 +137,10 @@ class RandomRows:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """That of their numbers."""
+        """Dtype of the rows."""
         return np.dtype(self.random.dtype)
 
-    def placed(self, context: SparkContext, slices: Sequence[slice]) -> RDD[Element]:
+    def placed(self, spark: SparkSession, slices: Sequence[slice]) -> RDD[Element]:
         """Return an element of `Rows` for each slice, in the partition of its number."""
         random = self.random
 
@@ -153,19 +150,19 @@ class RandomRows:
                 yield number, Rows(random.between(first, stop), None, None)
 
         bounds = [(place.start, place.stop) for place in slices]
-        return scatter(context, bounds).mapPartitions(draw, True)
+        return scatter(spark, bounds).mapPartitions(draw, True)
 
     def gather(self) -> NDArray[np.floating]:
-        """Draw all of them on the driver."""
+        """Return all rows, drawn on the driver."""
         return self.random.between(0, self.random.rows)
 
 
 class CachedRows:
-    """Rows that executors keep, in the blocks that they were updated in.
+    """Rows in the cache of executors, in the blocks of their update.
 
     Parameters
     ----------
-    rdd : RDD of (int, Rows)
+    elements : RDD of (int, Rows)
         Persisted, with a partition for each block.
     slices : sequence of slice
         The rows of each block.
@@ -175,25 +172,25 @@ class CachedRows:
     """
 
     def __init__(
-        self, rdd: RDD[Element], slices: Sequence[slice], width: int, dtype: np.dtype[Any]
+        self, elements: RDD[Element], slices: Sequence[slice], width: int, dtype: np.dtype[Any]
     ) -> None:
-        self.rdd, self.slices = rdd, slices
+        self.elements, self.slices = elements, slices
         self.shape, self.dtype = (slices[-1].stop, width), dtype
 
-    def placed(self, context: SparkContext, slices: Sequence[slice]) -> RDD[Element]:
+    def placed(self, spark: SparkSession, slices: Sequence[slice]) -> RDD[Element]:
         """Return the elements as they are; `slices` are those of these rows."""
-        return self.rdd
+        return self.elements
 
     def gather(self) -> NDArray[np.floating]:
-        """Bring all of them to the driver, block by block."""
+        """Return all rows as an array on the driver, fetched block by block."""
         x = np.empty(self.shape, self.dtype)
-        for number, of_block in self.rdd.toLocalIterator():
+        for number, of_block in self.elements.toLocalIterator():
             x[self.slices[number]] = of_block.x
         return x
 
     def squares(self) -> NDArray[np.float64] | None:
-        """Return Σ w e² of each row, if an update has made these rows."""
-        found = dict(self.rdd.mapValues(lambda rows: rows.squares).collect())
+        """Return Σ w e² of each row, if these rows come from an update."""
+        found = dict(self.elements.mapValues(lambda rows: rows.squares).collect())
         parts = [found[number] for number in sorted(found)]
         return None if any(part is None for part in parts) else np.concatenate(parts)
 
@@ -205,19 +202,19 @@ class CachedRows:
             number, rows = element
             return name, offsets[number], rows.x.tobytes()
 
-        pieces: Any = self.rdd.map(piece)
+        pieces: Any = self.elements.map(piece)
         types = zip(PIECES, ("string", "bigint", "binary"), strict=True)
         schema = ", ".join(f"{column} {kind}" for column, kind in types)
         return spark.createDataFrame(pieces, schema, verifySchema=False)
 
     def release(self) -> None:
-        """Let the executors forget them."""
-        self.rdd.unpersist()
+        """Remove them from the cache."""
+        self.elements.unpersist()
 
 
 @dataclass(frozen=True)
 class CheckpointedRows:
-    """Rows of a checkpoint; held until `release`.
+    """Rows of a checkpoint, cached until `release`.
 
     Parameters
     ----------
@@ -235,16 +232,16 @@ class CheckpointedRows:
     def read(
         cls, pieces: DataFrame, shape: tuple[int, int], dtype: np.dtype[Any]
     ) -> CheckpointedRows:
-        """Have executors read the rows now: another process may remove them before long."""
+        """Cache the rows now: another process may remove the files soon."""
         pieces.persist(StorageLevel.MEMORY_AND_DISK)
         pieces.count()
         return cls(pieces, shape, dtype)
 
     def release(self) -> None:
-        """Let the executors forget them."""
+        """Remove them from the cache."""
         self.pieces.unpersist()
 
-    def placed(self, context: SparkContext, slices: Sequence[slice]) -> RDD[Element]:
+    def placed(self, spark: SparkSession, slices: Sequence[slice]) -> RDD[Element]:
         """Return an element of `Rows` for each slice, in the partition of its number."""
         width, dtype = self.shape[1], self.dtype
         size = width * dtype.itemsize
@@ -266,25 +263,25 @@ class CheckpointedRows:
                 x = np.frombuffer(content, dtype).reshape(-1, width)
                 yield number, Rows(x, None, None)
 
-        rows = self.pieces.rdd.flatMap(cut).partitionBy(len(bounds), by_number)
+        rows = rows_of(self.pieces).flatMap(cut).partitionBy(len(bounds), by_number)
         return rows.mapPartitions(join, True)
 
     def gather(self) -> NDArray[np.floating]:
-        """Read all of them on the driver."""
+        """Return all rows, read on the driver."""
         return joined(self.pieces.toArrow().to_pylist(), self.shape, self.dtype)
 
 
 def joined(
     pieces: Iterable[dict[str, Any]], shape: tuple[int, ...], dtype: np.dtype[Any]
 ) -> NDArray[Any]:
-    """Put an array together from rows of `PIECES`, in any order."""
+    """Return the array whose `PIECES` these are, in any order."""
     ordered = sorted(pieces, key=lambda piece: piece["offset"])
     content = b"".join(piece["bytes"] for piece in ordered)
     return np.frombuffer(content, dtype).reshape(shape).copy()
 
 
 class ShardedFactors:
-    """What `nonconvex.numerics.factorization.model.Factors` is, of distant rows.
+    """All parameters of the model, with sharded rows.
 
     Parameters
     ----------
@@ -297,17 +294,29 @@ class ShardedFactors:
         self._gathered: Factors | None = None
 
     def gather(self) -> Factors:
-        """Bring all rows to the driver; they stay where they are, too."""
+        """Return all parameters as arrays on the driver; they stay on the executors, too."""
         if self._gathered is None:
             sides = (self.users, self.items)
             size = sum(rows.shape[0] * rows.shape[1] * rows.dtype.itemsize for rows in sides)
             counts = [rows.shape[0] for rows in sides]
             _log.info(
-                "bringing the factors of %s users and %s items to the driver, %s bytes",
+                "collecting the factors of %s users and %s items on the driver, %s bytes",
                 *(f"{number:,}" for number in (*counts, size)),
             )
             self._gathered = Factors(self.alpha, *(rows.gather() for rows in sides))
         return self._gathered
+
+
+def factors_of(alpha: float, users: Any, items: Any) -> Factors | ShardedFactors:
+    """Return the parameters with these rows, arrays or sharded ones."""
+    if isinstance(users, np.ndarray):
+        return Factors(alpha, users, items)
+    return ShardedFactors(alpha, users, items)
+
+
+def row_squares(squares: NDArray[np.float64] | None, rows: Any) -> NDArray[np.float64] | None:
+    """Return Σ w e² of each row, from the executors if the rows are there."""
+    return rows.squares() if squares is None and isinstance(rows, CachedRows) else squares
 
 
 def gather_factors(factors: Factors | ShardedFactors) -> Factors:

@@ -1,11 +1,4 @@
-"""How far a fit has come: one line of the log for each start and iteration, or rows of a view.
-
-The Python processes that tasks run in, and what a first task does for those that follow.
-
-Descriptions of Spark jobs, for the reader of Spark's web page.
-
-Arrow tables as bytes, as they travel within other columns and between processes.
-"""
+"""The running Spark application: progress, job descriptions, broadcasts, workers, Arrow bytes."""
 
 from __future__ import annotations
 
@@ -17,44 +10,49 @@ from functools import cache
 from typing import Any, NamedTuple, TypeVar
 
 import pyarrow as pa
-from pyspark import Broadcast, SparkContext
-from pyspark.sql import SparkSession
+from pyspark import RDD, Broadcast
+from pyspark.sql import DataFrame, SparkSession
 
 __all__ = [
     "Progress",
     "broadcast",
-    "describe",
+    "describe_jobs",
     "described",
-    "description",
+    "executors",
     "freeze_gc_once",
     "from_bytes",
+    "job_description",
+    "parallelism",
+    "partitions",
     "report",
+    "rows_of",
     "to_bytes",
     "with_frozen_gc",
 ]
 
 _log = logging.getLogger("nonconvex")
+_PROPERTY = "spark.job.description"
 
 T = TypeVar("T")
 
 
 class Progress(NamedTuple):
-    """What one start of a fit has reached.
+    """Progress of one start of a fit.
 
     Attributes
     ----------
     name : str
-        Which start it is, such as "restart 3"; empty if there is one only.
+        The start, such as "restart 3"; empty if there is only one.
     unit : str
         "iteration", "sweep" or "epoch".
     done, most : int
-        How many there were, and how many there can be.
+        Units done, and the most there can be.
     figures : mapping of str to str
-        What was measured, as it is to be read.
+        Measurements, formatted.
     seconds : float
-        What the last one took, which all starts share.
+        Duration of the last unit, shared by all starts.
     stop : str or None
-        Why it ended, if it has.
+        The reason why it ended, if it has.
     """
 
     name: str
@@ -84,9 +82,59 @@ def report(progress: Progress) -> None:
     _log.info("%s", progress.line(), extra={"progress": progress})
 
 
+def parallelism(spark: SparkSession) -> int:
+    """Return the number of tasks that can run at once."""
+    return spark.sparkContext.defaultParallelism
+
+
+def executors(spark: SparkSession) -> int:
+    """Return the number of executors beside the driver; 0 in local mode."""
+    context: Any = spark.sparkContext
+    return int(context._jsc.sc().getExecutorMemoryStatus().size()) - 1
+
+
 def broadcast(spark: SparkSession, value: T) -> Broadcast[T]:
     """Broadcast a value to all tasks; the caller destroys it."""
     return spark.sparkContext.broadcast(value)
+
+
+def partitions(spark: SparkSession, values: list[T]) -> RDD[T]:
+    """Return an RDD with a partition for each value."""
+    return spark.sparkContext.parallelize(values, len(values))
+
+
+def rows_of(frame: DataFrame) -> RDD[Any]:
+    """Return the rows of a dataframe as an RDD."""
+    return frame.rdd
+
+
+@contextmanager
+def described(spark: SparkSession, text: str) -> Iterator[None]:
+    """Describe the Spark jobs of a block, and restore the description afterwards.
+
+    Examples
+    --------
+    >>> with described(spark, "evaluation"):
+    ...     job_description(spark)
+    'evaluation'
+    """
+    before = job_description(spark)
+    describe_jobs(spark, text)
+    try:
+        yield
+    finally:
+        describe_jobs(spark, before)
+
+
+def job_description(spark: SparkSession) -> str | None:
+    """Return the description of the Spark jobs of this thread, if any."""
+    return spark.sparkContext.getLocalProperty(_PROPERTY)
+
+
+def describe_jobs(spark: SparkSession, text: str | None) -> None:
+    """Describe the Spark jobs that follow; None removes the description, "" would be shown."""
+    context: Any = spark.sparkContext
+    context.setLocalProperty(_PROPERTY, text)
 
 
 _Task = Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]
@@ -94,76 +142,22 @@ _Task = Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]
 
 @cache
 def freeze_gc_once() -> None:
-    """Take what this process has imported out of the sight of the garbage collector, once.
+    """Freeze imported modules out of garbage collection, once per worker process.
 
-    After every task pyspark has the worker collect all garbage, and the next task waits.  That
-    visits each object of each imported module, some 40 ms in which nothing is found: most of what
-    a short task takes.  Modules stay until the process ends, so nothing is lost by not looking.
-
-    Examples
-    --------
-    >>> freeze_gc_once()
-    >>> gc.get_freeze_count() > 0
-    True
-    >>> gc.unfreeze()  # this process is no worker
+    After every task pyspark has the worker collect all garbage while the next task waits: some
+    40 ms to visit the objects of all imported modules, most of the time of a short task.
     """
     gc.freeze()
 
 
 def with_frozen_gc(task: _Task) -> _Task:
-    """Return a task that settles the worker it runs in first.
-
-    Examples
-    --------
-    >>> frame = spark.range(3)
-    >>> frame.mapInArrow(with_frozen_gc(lambda batches: batches), frame.schema).count()
-    3
-    """
+    """Return a task that calls `freeze_gc_once` first."""
 
     def run(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         freeze_gc_once()
         yield from task(batches)
 
     return run
-
-
-_PROPERTY = "spark.job.description"
-
-
-@contextmanager
-def described(spark: SparkSession, text: str) -> Iterator[None]:
-    """Describe the Spark jobs of a block; afterwards the description is what it was.
-
-    Examples
-    --------
-    >>> with described(spark, "evaluation"):
-    ...     description(spark.sparkContext)
-    'evaluation'
-    """
-    before = description(spark.sparkContext)
-    describe(spark.sparkContext, text)
-    try:
-        yield
-    finally:
-        describe(spark.sparkContext, before)
-
-
-def description(context: SparkContext) -> str | None:
-    """Return how the Spark jobs of this thread are described now, None if they are not."""
-    return context.getLocalProperty(_PROPERTY)
-
-
-def describe(context: Any, text: str | None) -> None:
-    """Describe the Spark jobs that follow.
-
-    Parameters
-    ----------
-    context : SparkContext
-    text : str or None
-        None takes the description away, and Spark names jobs by the lines that started them;
-        with an empty one they would have no name.
-    """
-    context.setLocalProperty(_PROPERTY, text)
 
 
 def to_bytes(table: pa.Table) -> bytes:
@@ -182,6 +176,6 @@ def to_bytes(table: pa.Table) -> bytes:
 
 
 def from_bytes(content: bytes | pa.Buffer) -> pa.Table:
-    """Read what `to_bytes` wrote."""
+    """Read the table that `to_bytes` wrote."""
     with pa.ipc.open_stream(content) as stream:
         return stream.read_all()

@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import Enum
 from typing import NamedTuple
 
-__all__ = [
-    "Epoch",
-    "FitError",
-    "HalfStep",
-    "Limits",
-    "Stop",
-    "TrainingStop",
-    "best_epoch",
-    "stop_after",
-]
+__all__ = ["Epoch", "FitError", "HalfStep", "Stop", "StoppingRule", "best_epoch"]
 
 
 class Stop(Enum):
-    """The reason why a fit of factors ended; the value says it in words."""
+    """The reason why a fit ended; the value says it in words."""
 
-    TOLERANCE = "converged: the objective changed by less than tol in an iteration"
+    TOLERANCE = "converged: the objective changed by less than tol"
     GRADIENT = "converged: the norm of the gradient fell below gradientTol"
     MAX_ITER = "reached maxIter"
-    PATIENCE = "the validation RMSE did not improve for patience iterations"
+    MAX_STEPS = "reached maxSteps"
+    PATIENCE = "stopped early: the validation error did not improve for patience iterations"
     SAMPLED = "drew all samples"
     NONFINITE = "diverged: the objective is not finite"
 
@@ -75,59 +68,15 @@ class HalfStep(NamedTuple):
     seconds: float
     tau: float | None = None
 
+    @property
+    def ends_iteration(self) -> bool:
+        """Whether this is the last update of an iteration."""
+        return self.side != "items"
 
-def stop_after(
-    history: list[HalfStep],
-    *,
-    max_iter: int,
-    tol: float,
-    patience: int | None,
-    gradient_tol: float = 0.0,
-) -> Stop | None:
-    """Return why to stop after the iterations in `history`, or None to go on.
-
-    Parameters
-    ----------
-    history : list of HalfStep
-        Ends with the end of an iteration.
-    max_iter : int
-        Most iterations.
-    tol : float
-        Stop when an iteration changes f by less than ``tol`` times f; 0 asks for ``max_iter``.
-    patience : int, optional
-        Stop when the validation RMSE has not improved for this many iterations.
-    gradient_tol : float
-        Stop when the norm of the gradient is at most this.
-
-    Examples
-    --------
-    >>> step = HalfStep(1, "users", 2.0, 0.0, 1.0, None, 0.5, None, 0.1)
-    >>> after = step._replace(iteration=2, objective=1.9999)
-    >>> stop_after([step, after], max_iter=10, tol=1e-3, patience=None).name
-    'TOLERANCE'
-    """
-    ends = [step for step in history if step.side != "items"]
-    validation = [step.validation_rmse for step in ends if step.validation_rmse is not None]
-    if patience is not None and validation:
-        best = validation.index(min(validation))
-        if len(validation) - 1 - best >= patience:
-            return Stop.PATIENCE
-    norm = ends[-1].gradient_norm
-    if norm is not None and norm <= gradient_tol:
-        return Stop.GRADIENT
-    if len(ends) >= 2 and abs(ends[-2].objective - ends[-1].objective) < tol * ends[-2].objective:
-        return Stop.TOLERANCE
-    return Stop.MAX_ITER if len(ends) >= max_iter else None
-
-
-class TrainingStop(Enum):
-    """The reason why the training of a restart ended; the value says it in words."""
-
-    TOLERANCE = "converged: the objective changed by less than tol in an epoch"
-    PATIENCE = "the validation loss did not improve for patience epochs"
-    MAX_EPOCHS = "reached maxIter"
-    MAX_STEPS = "reached maxSteps"
-    NONFINITE = "diverged: the objective is not finite"
+    @property
+    def validation_error(self) -> float | None:
+        """The error that `StoppingRule.patience` looks at."""
+        return self.validation_rmse
 
 
 class Epoch(NamedTuple):
@@ -167,47 +116,68 @@ class Epoch(NamedTuple):
     validation_metric: float | None
     seconds: float
 
+    @property
+    def ends_iteration(self) -> bool:
+        """An epoch is an iteration."""
+        return True
 
-class Limits(NamedTuple):
-    """When to stop.
+    @property
+    def validation_error(self) -> float | None:
+        """The error that `StoppingRule.patience` looks at."""
+        return self.validation_loss
+
+
+class StoppingRule(NamedTuple):
+    """The conditions under which a fit ends, of factors as of networks.
 
     Attributes
     ----------
-    max_epochs : int
-        Most epochs.
+    max_iter : int
+        Most iterations, or epochs.
     max_steps : int, optional
-        Most steps; the last epoch may be cut short.
+        Most steps of the optimizer; the last epoch may be cut short.
     tol : float
-        Stop when an epoch changes the objective by less than ``tol`` times the objective; 0 asks
-        for all epochs.
+        Stop when an iteration changes the objective by less than ``tol`` times the objective; 0
+        asks for all iterations.
     patience : int, optional
-        Stop when the validation loss has not improved for this many epochs.
+        Stop when the validation error has not improved for this many iterations.
+    gradient_tol : float, optional
+        Stop when the norm of the gradient is at most this.
 
     Examples
     --------
-    >>> first = Epoch(1, 10, 0.5, 0.5, 0.1, 1.0, None, None, 0.1)
-    >>> second = first._replace(epoch=2, steps=20, objective=0.4999)
-    >>> Limits(max_epochs=9, tol=1e-3).reached([first, second]).name
+    >>> step = HalfStep(1, "users", 2.0, 0.0, 1.0, None, 0.5, None, 0.1)
+    >>> after = step._replace(iteration=2, objective=1.9999)
+    >>> StoppingRule(max_iter=10, tol=1e-3).reached([step, after]).name
     'TOLERANCE'
     """
 
-    max_epochs: int
+    max_iter: int
     max_steps: int | None = None
     tol: float = 0.0
     patience: int | None = None
+    gradient_tol: float | None = None
 
-    def reached(self, history: list[Epoch]) -> TrainingStop | None:
-        """Return why to stop after these epochs, or None to go on."""
-        last = history[-1]
-        if self.patience is not None and last.epoch - best_epoch(history) >= self.patience:
-            return TrainingStop.PATIENCE
-        if len(history) >= 2:
-            before = history[-2].objective
+    def reached(self, history: Sequence[HalfStep] | Sequence[Epoch]) -> Stop | None:
+        """Return why to stop after these iterations, or None to continue."""
+        ends = [step for step in history if step.ends_iteration]
+        last = ends[-1]
+        errors = [end.validation_error for end in ends]
+        known = [error for error in errors if error is not None]
+        if self.patience is not None and known:
+            without = len(errors) - 1 - errors.index(min(known))
+            if without >= self.patience:
+                return Stop.PATIENCE
+        norm = last.gradient_norm
+        if self.gradient_tol is not None and norm is not None and norm <= self.gradient_tol:
+            return Stop.GRADIENT
+        if len(ends) >= 2:
+            before = ends[-2].objective
             if abs(before - last.objective) < self.tol * abs(before):
-                return TrainingStop.TOLERANCE
-        if self.max_steps is not None and last.steps >= self.max_steps:
-            return TrainingStop.MAX_STEPS
-        return TrainingStop.MAX_EPOCHS if last.epoch >= self.max_epochs else None
+                return Stop.TOLERANCE
+        if self.max_steps is not None and isinstance(last, Epoch) and last.steps >= self.max_steps:
+            return Stop.MAX_STEPS
+        return Stop.MAX_ITER if len(ends) >= self.max_iter else None
 
 
 def best_epoch(history: list[Epoch]) -> int:

@@ -74,7 +74,7 @@ def test_the_same_bits_as_without_interruption(ratings, tmp_path, monkeypatch, p
     estimator.setNumUserBlocks(3)  # changes no bit, so it may change
     with caplog.at_level("INFO", logger="nonconvex"):
         resumed = estimator.fit(ratings)
-    assert "unfinished on after iteration 2" in caplog.text
+    assert "continuing after iteration 2" in caplog.text
     assert resumed.factors.users.tobytes() == whole.factors.users.tobytes()
     assert resumed.factors.items.tobytes() == whole.factors.items.tobytes()
     assert resumed.globalBias == whole.globalBias
@@ -90,16 +90,16 @@ def test_ctrl_c_finishes_the_iteration_and_says_how_to_go_on(ratings, tmp_path, 
     whole = estimator.fit(ratings)
     end_iteration = FitState.end_iteration
 
-    def interrupt(self, **limits):
+    def interrupt(self, rule):
         if len(self.history) > 2:  # of half-steps
             signal.raise_signal(signal.SIGINT)
-        end_iteration(self, **limits)
+        end_iteration(self, rule)
 
     path = tmp_path / "c"
     saving = estimator.copy({estimator.checkpointPath: str(path)})
     with monkeypatch.context() as patch:
         patch.setattr(FitState, "end_iteration", interrupt)
-        with pytest.raises(Interrupted, match=rf"after iteration 2, which is saved in {path}; the"):
+        with pytest.raises(Interrupted, match=rf"after iteration 2, which is saved in {path}; run"):
             saving.fit(ratings)
     resumed = saving.fit(ratings)
     assert resumed.factors.users.tobytes() == whole.factors.users.tobytes()

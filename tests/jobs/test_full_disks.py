@@ -117,7 +117,7 @@ def test_while_a_checkpoint_is_saved(train, disk, checkpoints, tmp_path):
         assert names(place) == ["iteration=1"] * (checkpoints > 1)
     outcome = train(checkpoint=place)
     assert outcome["exit"] == 0, outcome
-    assert ("going on after iteration 1" in outcome["log"]) == (checkpoints > 1)
+    assert ("continuing after iteration 1" in outcome["log"]) == (checkpoints > 1)
     assert model_bits(outcome["model"]) == model_bits(whole["model"])
 
 

@@ -29,6 +29,8 @@ from nonconvex.distributed.factorization.encoding import (
 from nonconvex.distributed.factorization.execution import (
     BlockStore,
     CachedBlocks,
+    Exchange,
+    ExchangePolicy,
     ExecutionMode,
     LocalBlocks,
     fits_on_driver,
@@ -44,6 +46,7 @@ from nonconvex.distributed.factorization.packing import (
     triples,
 )
 from nonconvex.distributed.factorization.runs import Blocks
+from nonconvex.distributed.runtime import broadcast
 from nonconvex.numerics.factorization.blocks import LONG, RatingBlock, parts_of
 
 __all__ = ["Ids", "TrainingSet", "load_prepared", "pack_ratings"]
@@ -51,7 +54,8 @@ __all__ = ["Ids", "TrainingSet", "load_prepared", "pack_ratings"]
 _Batches = Iterator[pa.RecordBatch]
 _Transform = Callable[[RatingBlock], RatingBlock]
 
-_HASHED = 1 << 16  # ids that are Python objects at a time
+_BROADCAST = ExchangePolicy()
+_HASHED = 1 << 16  # ids converted to Python objects at a time
 
 _log = logging.getLogger("nonconvex")
 
@@ -65,7 +69,7 @@ class Ids(NamedTuple):
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """Everything a fit needs of its ratings; held until `release`.
+    """The packed ratings of a fit and their statistics; cached until `release`.
 
     Parameters
     ----------
@@ -80,11 +84,13 @@ class TrainingSet:
     mean, deviation : float
         Weighted mean and standard deviation of the ratings in the blocks.
     minimum, maximum : float
-        Of the training ratings as they were given.
+        Of the original training ratings.
     duplicates : int
-        Training ratings that repeat the pair of another one; each counts in the objective.
+        Training ratings that repeat the pair of another one; each is in the objective.
+    exchange : {"broadcast", "shuffle"}
+        The exchange that the policy has chosen.
     lookups : broadcast, optional
-        What the blocks would be packed with again, should an executor lose them.
+        For packing again, should an executor lose its blocks.
     """
 
     blocks: Blocks
@@ -97,10 +103,11 @@ class TrainingSet:
     minimum: float
     maximum: float
     duplicates: int
+    exchange: Exchange = "broadcast"
     lookups: Lookups | None = None
 
     def fingerprint(self) -> str:
-        """Return a hash of the ids and of sums over the ratings of each: no order matters."""
+        """Return a hash of the ids and of sums over their ratings, independent of order."""
         digest = hashlib.sha256()
         for ids, degrees in zip(
             self.ids, (self.blocks.user_degrees, self.blocks.item_degrees), strict=True
@@ -131,15 +138,15 @@ def pack_ratings(
     transform: _Transform | None = None,
     place: ExecutionMode = "executors",
     unknowns: int = 1,
-    divide: Callable[[int], bool] | None = None,
+    policy: ExchangePolicy = _BROADCAST,
 ) -> TrainingSet:
     """Check, index and pack the ratings of any dataframe.
 
     Parameters
     ----------
     ratings : DataFrame
-        ``user``, ``item``, ``rating double``, and where there are any ``weight double`` and
-        ``held_out boolean``, which says what is for validation.
+        ``user``, ``item``, ``rating double``, and if there are any ``weight double`` and
+        ``held_out boolean``, which marks validation ratings.
     user_blocks, item_blocks : int, optional
         Number of blocks of each side, by default by the number of ratings.
     dtype : float type
@@ -147,13 +154,11 @@ def pack_ratings(
     transform : callable, optional
         Applied to the training ratings of each block.
     place : {"auto", "driver", "executors"}
-        Where the blocks are to be: "auto" is the driver if they are `fits_on_driver`, with so many
-        unknowns.
+        "auto" is the driver if `fits_on_driver`.
     unknowns : int
-        1 + K, added up over all problems.
-    divide : callable, optional
-        Told the number of ids of the larger side, it says whether the parts of long rows may be
-        in blocks of their own, which several tasks then work through.
+        1 + K, summed over all problems.
+    policy : ExchangePolicy
+        Decides how rows are exchanged, and whether long rows are divided among tasks.
 
     Returns
     -------
@@ -162,27 +167,28 @@ def pack_ratings(
     Raises
     ------
     RatingsError
-        For null ids, ratings or weights that are not finite numbers, negative weights, and when
-        nothing is left to train on.
+        For null ids, ratings or weights that are not finite numbers, negative weights, and if no
+        training ratings are left.
     """
     chunks, lookups = read_chunks(ratings, dtype), None
     try:
         validated = "held_out" in ratings.columns
         checked = check_chunks(chunks, validated=validated)
         extremes = (checked.minimum, checked.maximum)
-        _refuse_great(extremes, dtype)
-        if _here(place, checked.rows, unknowns):
-            return _pack_here(chunks, user_blocks, item_blocks, dtype, transform, extremes)
+        _check_overflow(extremes, dtype)
+        if _use_driver(place, checked.rows, unknowns):
+            return _pack_on_driver(chunks, user_blocks, item_blocks, dtype, transform, extremes)
         train = chunks.where("not held_out")
         users, items = (
             collect_ids(chunks, side, ratings.schema[side].dataType.simpleString(), blocks)
             for side, blocks in (("user", user_blocks), ("item", item_blocks))
         )
-        lookups = ratings.sparkSession.sparkContext.broadcast({"user": users, "item": items})
+        lookups = broadcast(ratings.sparkSession, {"user": users, "item": items})
         by_user = PackingSide("user", "item", None, users.blocks)
         by_item = PackingSide("item", "user", None, items.blocks)
         sizes = len(users.ids), len(items.ids)
-        divided = divide is not None and divide(max(sizes))
+        exchange = policy.choose(max(sizes))
+        divided = policy.divisible and exchange == "broadcast"
         blocks = []
         for side, ids, columns in ((by_user, users, sizes[1]), (by_item, items, sizes[0])):
             parts = 0
@@ -200,7 +206,7 @@ def pack_ratings(
             dtype,
             extremes,
         )
-        return replace(training, lookups=lookups)
+        return replace(training, lookups=lookups, exchange=exchange)
     except BaseException:
         if lookups is not None:
             lookups.destroy()
@@ -216,16 +222,14 @@ def load_prepared(
     transform: _Transform | None = None,
     place: ExecutionMode = "executors",
     unknowns: int = 1,
-    divide: Callable[[int], bool] | None = None,
+    policy: ExchangePolicy = _BROADCAST,
 ) -> TrainingSet:
-    """Pack prepared ratings, which lie in blocks on disk.
+    """Pack prepared ratings, which are in blocks on disk; see `pack_ratings`.
 
-    Nothing is shuffled but the validation, and long rows that are divided.
-
-    Parameters and result are those of `pack_ratings`.
+    Only validation ratings and divided long rows are shuffled.
     """
     manifest = prepared.manifest
-    _refuse_great((manifest.minimum, manifest.maximum), dtype)
+    _check_overflow((manifest.minimum, manifest.maximum), dtype)
     by_user = PackingSide("user_index", "item_index", "block", manifest.user_blocks)
     by_item = PackingSide("item_index", "user_index", "block", manifest.item_blocks)
     parts = [(prepared.by_user, by_user), (prepared.by_item, by_item)]
@@ -236,7 +240,8 @@ def load_prepared(
     rows = manifest.counts["train"] + manifest.counts["validation"]
     (users, user_counts), (items, item_counts) = map(_ids, (prepared.users, prepared.items))
     packed: list[BlockStore]
-    if _here(place, rows, unknowns):
+    exchange: Exchange = "broadcast"
+    if _use_driver(place, rows, unknowns):
         session = prepared.users.sparkSession
         packed = [
             LocalBlocks(
@@ -248,7 +253,8 @@ def load_prepared(
             table = triples(held_out, by_user).toArrow()
             packed.append(LocalBlocks(session, pack_locally(table, by_user, dtype)))
     else:
-        divided = divide is not None and divide(max(len(users), len(items)))
+        exchange = policy.choose(max(len(users), len(items)))
+        divided = policy.divisible and exchange == "broadcast"
         packed = []
         for (part, side), counts, columns in zip(
             parts, (user_counts, item_counts), (len(items), len(users)), strict=True
@@ -261,16 +267,12 @@ def load_prepared(
                 packed.append(CachedBlocks(pack_in_place(part, side, dtype, transform)))
         if held_out is not None:
             packed.append(CachedBlocks(pack_blocks(held_out, by_user, dtype)))
-    return _finish(
-        packed,
-        Ids(users, items),
-        dtype,
-        (manifest.minimum, manifest.maximum),
-    )
+    training = _finish(packed, Ids(users, items), dtype, (manifest.minimum, manifest.maximum))
+    return replace(training, exchange=exchange)
 
 
-def _refuse_great(extremes: tuple[float, float], dtype: type[np.floating]) -> None:
-    """Refuse ratings whose squares, added up, could be more than the type of the factors holds."""
+def _check_overflow(extremes: tuple[float, float], dtype: type[np.floating]) -> None:
+    """Refuse ratings whose sums of squares could overflow in the type of the factors."""
     great, most = max(map(abs, extremes)), float(np.finfo(dtype).max) ** 0.4
     if great > most:
         raise RatingsError(
@@ -280,8 +282,8 @@ def _refuse_great(extremes: tuple[float, float], dtype: type[np.floating]) -> No
         )
 
 
-def _here(place: ExecutionMode, ratings: int, unknowns: int) -> bool:
-    """Tell whether the driver works through the ratings by itself, and say so in the log."""
+def _use_driver(place: ExecutionMode, ratings: int, unknowns: int) -> bool:
+    """Tell whether the driver updates the rows itself, and log it."""
     if place == "auto" and fits_on_driver(ratings, unknowns):
         _log.info(
             "updates on the driver: %s ratings × %d unknowns take less time than planning a job",
@@ -292,7 +294,7 @@ def _here(place: ExecutionMode, ratings: int, unknowns: int) -> bool:
     return place == "driver"
 
 
-def _pack_here(
+def _pack_on_driver(
     chunks: DataFrame,
     user_blocks: int | None,
     item_blocks: int | None,
@@ -300,7 +302,7 @@ def _pack_here(
     transform: _Transform | None,
     extremes: tuple[float, float],
 ) -> TrainingSet:
-    """Do what `pack_ratings` does with checked ratings, in the memory of the driver."""
+    """Pack checked ratings in the memory of the driver, as `pack_ratings` does."""
     session, table = chunks.sparkSession, chunks.toArrow()
     train, held_out = (table.filter(pc.equal(table["held_out"], value)) for value in (False, True))
     lookups = {}
@@ -327,16 +329,16 @@ def _finish(
     dtype: type[np.floating],
     extremes: tuple[float, float],
 ) -> TrainingSet:
-    """Add up what the objective needs to know of the blocks, by users, by items and held out."""
+    """Sum the statistics of blocks by users, by items and held out, and make the training set."""
     for name, blocks in zip(("users", "items"), packed, strict=False):
         if blocks.whole is not None:
-            _log.info("the ratings of the longest %s are worked through by several tasks", name)
+            _log.info("the ratings of the longest %s are divided among tasks", name)
     try:
         users = row_sums(packed[0], len(ids.users), dtype)
         items = row_sums(packed[1], len(ids.items), dtype)
         weight = float(users["weights"].sum())
         if not weight > 0:
-            raise RatingsError("all ratings have weight 0; at least one must weigh something")
+            raise RatingsError("all weights are 0; at least one rating must have a positive weight")
     except BaseException:
         for blocks in packed:
             blocks.release()

@@ -1,22 +1,23 @@
-"""A pass over packed blocks: one Spark job, or, where they are few, a loop on the driver.
+"""Passes over packed blocks: Spark jobs, or for few ratings a loop on the driver.
 
-Planning a job and waking its tasks takes longer than working through a hundred thousand ratings.
-Both places run the same function over the same bytes, so they give the same bits.
+Planning a job and starting its tasks takes longer than the arithmetic of a hundred thousand
+ratings. Every `BlockStore` runs the same function over the same bytes, so all give the same bits.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Generic, Literal, Protocol, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import pyarrow as pa
 from pyspark import StorageLevel
 from pyspark.sql import DataFrame, Row, SparkSession
 
-from nonconvex.distributed.runtime import freeze_gc_once
+from nonconvex.distributed.runtime import broadcast, freeze_gc_once
 from nonconvex.numerics.deterministic import one_thread_per_product
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "DRIVER_RATINGS",
     "BlockStore",
     "CachedBlocks",
+    "ExchangePolicy",
     "ExecutionMode",
     "LocalBlocks",
     "LocalValue",
@@ -32,12 +34,15 @@ __all__ = [
 ]
 
 ExecutionMode = Literal["auto", "driver", "executors"]
+Exchange = Literal["broadcast", "shuffle"]
+
+_log = logging.getLogger("nonconvex")
 
 DRIVER_RATINGS = 1 << 18
-"""Most ratings that the driver works through by itself: some ten megabytes."""
+"""Most ratings of a pass on the driver: some ten megabytes."""
 
 DRIVER_NUMBERS = 1 << 22
-"""Most ratings times unknowns of a row, over all problems, that it does so with."""
+"""Most ratings times unknowns per row, over all problems, of a pass on the driver."""
 
 T = TypeVar("T")
 _T_co = TypeVar("_T_co", covariant=True)
@@ -45,13 +50,7 @@ _Batches = Iterator[pa.RecordBatch]
 
 
 def fits_on_driver(ratings: int, unknowns: int) -> bool:
-    """Tell whether a pass is made sooner on the driver than a job is planned.
-
-    Parameters
-    ----------
-    ratings : int
-    unknowns : int
-        1 + K, added up over all problems.
+    """Tell whether a pass on the driver is faster than a job; `unknowns`: 1 + K of all problems.
 
     Examples
     --------
@@ -61,38 +60,94 @@ def fits_on_driver(ratings: int, unknowns: int) -> bool:
     return ratings <= DRIVER_RATINGS and ratings * unknowns <= DRIVER_NUMBERS
 
 
+class ExchangePolicy(NamedTuple):
+    """The choice between broadcasting the rows of a side and exchanging them by shuffle.
+
+    Attributes
+    ----------
+    asked : {"auto", "broadcast", "shuffle"}
+    row_bytes : int
+        Bytes of a row, over all problems.
+    max_bytes : int
+        With "auto", the most bytes of a side that are broadcast.
+    obstacle : str
+        The property of the fit that rules out a shuffle, if any.
+    divisible : bool
+        Whether the ratings of a long row may be divided among tasks, if rows are broadcast.
+    """
+
+    asked: str = "broadcast"
+    row_bytes: int = 0
+    max_bytes: int = 0
+    obstacle: str = ""
+    divisible: bool = False
+
+    def choose(self, rows: int) -> Exchange:
+        """Choose by the number of rows of the larger side, and log the reason.
+
+        Examples
+        --------
+        >>> ExchangePolicy("auto", row_bytes=44, max_bytes=1 << 20).choose(1_000_000)
+        'shuffle'
+        """
+        if self.asked != "auto":
+            return "broadcast" if self.asked == "broadcast" else "shuffle"
+        size = rows * self.row_bytes
+        sizes = (
+            f"{rows:,} rows of a side take {size:,} bytes, and maxBroadcastBytes is "
+            f"{self.max_bytes:,}"
+        )
+        if size <= self.max_bytes:
+            _log.info("rows are broadcast: %s", sizes)
+            return "broadcast"
+        if self.obstacle:
+            _log.warning(
+                "rows are broadcast, though %s: no shuffle is for %s", sizes, self.obstacle
+            )
+            return "broadcast"
+        _log.info("rows are exchanged by shuffle: %s", sizes)
+        return "shuffle"
+
+
 class Value(Protocol[_T_co]):
-    """What every task of a pass can read, until it is destroyed; a broadcast is one."""
+    """A value that every task of a pass can read until it is destroyed, such as a broadcast."""
 
     @property
     def value(self) -> _T_co:
-        """The value."""
+        """The shared value."""
 
     def destroy(self) -> None:
         """Release it everywhere."""
 
 
 class LocalValue(Generic[T]):
-    """A value that is read where it already is."""
+    """A value that is read in place."""
 
     def __init__(self, value: T) -> None:
         self.value = value
 
     def destroy(self) -> None:
-        """Do nothing: whoever holds the value lets it go."""
+        """Do nothing: garbage collection frees the value."""
 
 
 class BlockStore(Protocol):
-    """Blocks of ratings, ready to be passed over; released by whoever made them."""
+    """Packed blocks of ratings, and the means of passing over them; its maker releases it.
+
+    Attributes
+    ----------
+    session : SparkSession
+    whole : int or None
+        Number of the first block that is a part of a long row; None if there is none.
+    """
 
     session: SparkSession
     whole: int | None
 
     def run(self, task: Callable[[_Batches], _Batches]) -> pa.Table:
-        """Apply a task to all blocks, and put together what it yields."""
+        """Apply a task to all blocks, and return all batches that it yields."""
 
     def share(self, value: T) -> Value[T]:
-        """Let the tasks of the passes that follow read a value."""
+        """Make a value available to the tasks of later passes."""
 
     def release(self) -> None:
         """Free the blocks."""
@@ -114,7 +169,7 @@ class CachedBlocks:
 
     def __init__(self, blocks: DataFrame, whole: int | None = None) -> None:
         self.session, self.whole = blocks.sparkSession, whole
-        self.rdd = blocks.rdd.map(_batch).persist(StorageLevel.MEMORY_AND_DISK)
+        self.batches = blocks.rdd.map(_batch).persist(StorageLevel.MEMORY_AND_DISK)
 
     def run(self, task: Callable[[_Batches], _Batches]) -> pa.Table:
         """Run one job, with a task for each partition."""
@@ -123,19 +178,19 @@ class CachedBlocks:
             freeze_gc_once()
             return task(iter(batches))
 
-        return pa.Table.from_batches(self.rdd.context.runJob(self.rdd, on_partition))
+        return pa.Table.from_batches(self.batches.context.runJob(self.batches, on_partition))
 
     def share(self, value: T) -> Value[T]:
         """Broadcast."""
-        return self.session.sparkContext.broadcast(value)
+        return broadcast(self.session, value)
 
     def release(self) -> None:
-        """Take the blocks out of the cache."""
-        self.rdd.unpersist()
+        """Remove the blocks from the cache."""
+        self.batches.unpersist()
 
 
 def _batch(row: Row) -> pa.RecordBatch:
-    """Return a batch of one row: its number, and its binary columns in place."""
+    """Return a batch of one row: its number, and its binary columns without a copy."""
     arrays = [
         pa.array([value], pa.int32()) if isinstance(value, int) else _binary(value) for value in row
     ]
@@ -158,22 +213,22 @@ class LocalBlocks:
         self._blocks = blocks
 
     def run(self, task: Callable[[_Batches], _Batches]) -> pa.Table:
-        """Give each block to the next thread that is free."""
+        """Give each block to the next free thread."""
 
         def over(block: pa.RecordBatch) -> list[pa.RecordBatch]:
             return list(task(iter([block])))
 
-        # Products of several threads would differ from those of an executor, which has one.
+        # Executors have one thread per product: with several the bits would differ.
         with one_thread_per_product(), ThreadPoolExecutor(_cores()) as threads:
             parts = threads.map(over, self._blocks)
             return pa.Table.from_batches([batch for part in parts for batch in part])
 
     def share(self, value: T) -> Value[T]:
-        """Hold the value: it is here."""
+        """Return the value in place."""
         return LocalValue(value)
 
     def release(self) -> None:
-        """Let the blocks go."""
+        """Drop the blocks."""
         self._blocks = []
 
 

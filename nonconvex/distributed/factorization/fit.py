@@ -1,14 +1,11 @@
-"""The loop of every fit: iterate, validate, stop; for several problems on the same ratings.
-
-One iteration of alternating minimization: α, the items, α, the users.
-"""
+"""The loop of every fit: iterate, validate, stop; for several problems on the same ratings."""
 
 from __future__ import annotations
 
 import logging
 import time
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 from nonconvex.distributed.checkpoints import Checkpoints, Interruption, State
 from nonconvex.distributed.factorization.gradient_descent import Descent, DescentOptions
@@ -18,62 +15,49 @@ from nonconvex.distributed.factorization.runs import (
     FitState,
     Problem,
     Result,
+    RowExchange,
     unfinished,
 )
-from nonconvex.distributed.factorization.shuffle import Shuffle
-from nonconvex.numerics.convergence import FitError, Stop
+from nonconvex.numerics.convergence import FitError, Stop, StoppingRule
+from nonconvex.numerics.factorization.model import Side
 
 __all__ = ["alternate", "fit_loop"]
 
-_ORDER = ("items", "users")  # ends with the users, so that folding a user in gives its own row
+_log = logging.getLogger("nonconvex")
+
+# Users last, so that folding a user in gives its own row.
+_ORDER = (Side.ITEMS, Side.USERS)
 
 
-def alternate(active: list[FitState], iteration: int, shared: Broadcast) -> list[FitState]:
-    """Update everything once, each from the latest values, so that f never rises.
+def alternate(active: list[FitState], iteration: int, exchange: RowExchange) -> list[FitState]:
+    """One iteration, α, items, α, users, each from the latest values, so that f never rises.
 
-    Parameters
-    ----------
-    active : list of FitState
-        All of the same kind of solver, with their rows in `shared`.
-    iteration : int
-        From 1 on.
-    shared : Broadcast
-
-    Returns
-    -------
-    list of FitState
-        Those whose objective is still finite, with their rows in `shared`.
+    Takes the active states, with their rows in `exchange`, and returns those that are still finite.
     """
     for side in _ORDER:
         if not active:
             break
         started = time.perf_counter()
-        shared.describe(f"iteration {iteration} · {side}")
-        for run in active:
-            run.center()
-        moved = shared.update(side, active)
+        exchange.describe(f"iteration {iteration} · {side}")
+        for state in active:
+            state.center()
+        updates = exchange.update(side, active)
         seconds = time.perf_counter() - started
-        for run, of_run in zip(active, moved, strict=True):
-            run.replace(side, of_run, iteration, seconds)
+        for state, update in zip(active, updates, strict=True):
+            state.replace(side, update, iteration, seconds)
         active = unfinished(active)
-        shared.put(active, (side,))
+        exchange.put(active, (side,))
     return active
-
-
-_log = logging.getLogger("nonconvex")
 
 
 def fit_loop(
     blocks: Blocks,
     problems: Sequence[Problem],
+    rule: StoppingRule,
     *,
-    max_iter: int,
-    tol: float,
-    patience: int | None = None,
-    gradient_tol: float = 0.0,
     descent: DescentOptions | None = None,
     checkpoints: Checkpoints | None = None,
-    exchange: Literal["broadcast", "shuffle"] = "broadcast",
+    exchange: type[RowExchange] = Broadcast,
 ) -> list[Result]:
     """Minimize every problem; each pass over the ratings serves all of them.
 
@@ -83,16 +67,15 @@ def fit_loop(
     ----------
     blocks : Blocks
     problems : sequence of Problem
-    max_iter, tol, patience, gradient_tol
-        See `nonconvex.numerics.convergence.stop_after`.
+    rule : StoppingRule
     descent : DescentOptions, optional
         For problems whose solver is "gd": all of them, or none.
     checkpoints : Checkpoints, optional
-        Where the state is saved, and from where an interrupted fit goes on, to the same bits.
-        When the fit is complete they are removed.
-    exchange : {"broadcast", "shuffle"}
-        How the rows of one side come to the ratings of the other.  By shuffle, for one problem
-        of explicit ratings whose solver is not "gd", and blocks on executors.
+        An interrupted fit continues from the newest one, to the same bits; they are removed when
+        the fit is complete.
+    exchange : type of RowExchange
+        `Broadcast`, or `nonconvex.distributed.factorization.shuffle.Shuffle` for one problem of
+        explicit ratings whose solver is not "gd", and blocks on executors.
 
     Returns
     -------
@@ -104,78 +87,72 @@ def fit_loop(
     FitError
         If no problem stays finite.
     Interrupted
-        After Ctrl-C, at the end of the iteration, which is saved where there are checkpoints.
+        After Ctrl-C, at the end of the iteration, which is saved if there are checkpoints.
     """
-    runs = [FitState(problem, blocks) for problem in problems]
+    states = [FitState(problem) for problem in problems]
     descending = None if descent is None else Descent(blocks, descent)
     iterate = alternate if descending is None else descending.iterate
+    rows = exchange(blocks)
     done = 0
     if checkpoints is not None:
-        done = _resume(checkpoints, runs, descending, distant=exchange == "shuffle")
-    active = unfinished(runs)
-    sharing = Broadcast(blocks) if exchange == "broadcast" else Shuffle(blocks, runs[0])
-    with Interruption() as interruption, sharing as shared:
-        shared.put(active)
-        for iteration in range(done + 1, max_iter + 1):
+        done = _resume(checkpoints, states, descending, sharded=rows.sharded)
+    active = unfinished(states)
+    with Interruption() as interruption, rows:
+        for state in states:
+            state.begin(rows)
+        rows.put(active)
+        for iteration in range(done + 1, rule.max_iter + 1):
             if not active:
                 break
-            tried, active = active, iterate(active, iteration, shared)
-            for run in tried:
-                if run.stop is Stop.NONFINITE:
-                    run.report_end(iteration, max_iter)
+            tried, active = active, iterate(active, iteration, rows)
+            for state in tried:
+                if state.stop is Stop.NONFINITE:
+                    state.report_end(iteration, rule.max_iter)
             if active and blocks.validation is not None:
-                shared.describe(f"iteration {iteration} · validation")
-                for run, error in zip(active, shared.validate(active), strict=True):
-                    run.validate(error)
-            for run in active:
-                run.end_iteration(
-                    max_iter=max_iter, tol=tol, patience=patience, gradient_tol=gradient_tol
-                )
+                rows.describe(f"iteration {iteration} · validation")
+                for state, error in zip(active, rows.validate(active), strict=True):
+                    state.validate(error)
+            for state in active:
+                state.end_iteration(rule)
             active = unfinished(active)
-            shared.put(active)
+            rows.put(active)
             ending = interruption.asked and bool(active)
             if checkpoints is not None and active and checkpoints.due(iteration, ending):
-                shared.describe(f"iteration {iteration} · checkpoint")
-                checkpoints.save(_state(iteration, runs, descending))
+                rows.describe(f"iteration {iteration} · checkpoint")
+                checkpoints.save(_saved(iteration, states, descending))
             if ending:
                 interruption.end(f"iteration {iteration}", checkpoints)
-        shared.detach()
-        results = [run.result() for run in runs]
+        rows.detach([kept for state in states for kept in state.best_rows()])
+        results = [state.result() for state in states]
     if checkpoints is not None:
         checkpoints.clear()
-    if all(run.stop is Stop.NONFINITE for run in runs):
-        raise FitError(runs[0].complaint())
+    if all(state.stop is Stop.NONFINITE for state in states):
+        raise FitError(states[0].complaint())
     return results
 
 
-def _state(iteration: int, runs: Sequence[FitState], descent: Descent | None) -> State:
+def _saved(iteration: int, states: Sequence[FitState], descent: Descent | None) -> State:
     arrays: dict[str, Any] = {}
     values: list[dict[str, Any]] = []
-    for number, run in enumerate(runs):
-        of_run, value = run.save()
+    for number, state in enumerate(states):
+        arrays[str(number)], value = state.save()
         if descent is not None:
-            of_run |= descent.save(run)
-        arrays |= {f"{number}.{name}": array for name, array in of_run.items()}
+            arrays[str(number)]["optimizer"] = descent.save(state)
         values.append(value)
     return State(iteration, arrays, {"runs": values})
 
 
 def _resume(
-    checkpoints: Checkpoints, runs: Sequence[FitState], descent: Descent | None, *, distant: bool
+    checkpoints: Checkpoints, states: Sequence[FitState], descent: Descent | None, *, sharded: bool
 ) -> int:
-    """Put the runs back to the newest checkpoint, if there is one; return its iteration."""
-    state = checkpoints.load(distant=distant)
-    if state is None:
+    """Restore the newest checkpoint, if there is one; return its iteration."""
+    saved = checkpoints.load(sharded=sharded)
+    if saved is None:
         return 0
-    for number, run in enumerate(runs):
-        prefix = f"{number}."
-        arrays = {
-            name.removeprefix(prefix): array
-            for name, array in state.arrays.items()
-            if name.startswith(prefix)
-        }
-        run.restore(arrays, state.values["runs"][number])
+    for number, state in enumerate(states):
+        arrays = saved.arrays[str(number)]
+        state.restore(arrays, saved.values["runs"][number])
         if descent is not None:
-            descent.restore(run, arrays)
-    _log.info("unfinished on after iteration %d, from %s", state.iteration, checkpoints.path)
-    return state.iteration
+            descent.restore(state, arrays.get("optimizer", {}))
+    _log.info("continuing after iteration %d, from %s", saved.iteration, checkpoints.path)
+    return saved.iteration

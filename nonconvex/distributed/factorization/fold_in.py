@@ -26,7 +26,7 @@ from nonconvex.numerics.deterministic import one_thread_per_product
 from nonconvex.numerics.factorization.als import solve_rows
 from nonconvex.numerics.factorization.blocks import RatingBlock
 from nonconvex.numerics.factorization.gibbs import Conditional
-from nonconvex.numerics.factorization.model import Background, Factors, Ridge, preferences
+from nonconvex.numerics.factorization.model import Background, Factors, Ridge, Side, preferences
 from nonconvex.numerics.factorization.posterior import Posterior, fold_rows
 from nonconvex.numerics.factorization.ridge_posterior import RidgePosterior, RidgeSpread
 
@@ -76,7 +76,7 @@ class Drawing(NamedTuple):
 
 def fold_in(
     ratings: DataFrame,
-    side: str,
+    side: Side,
     factors: Factors,
     ids: Ids,
     shared: Sequence[Broadcast[NDArray[np.floating]]],
@@ -93,7 +93,7 @@ def fold_in(
     ratings : DataFrame
         ``user``, ``item``, in the types of the model, ``rating double``, and ``weight double`` if
         there are weights: all ratings of each row that is to be solved.
-    side : {"users", "items"}
+    side : Side
         What is folded in.
     factors : Factors
     ids : Ids
@@ -132,15 +132,15 @@ def fold_in(
     x, known = np.split(whole, [rows[own].shape[1]], axis=1)
     x = np.ascontiguousarray(x)
     if ridge is not None:
-        names = ("user_degrees", "noise") if side == "users" else ("item_degrees",)
+        names = ("user_degrees", "noise") if side == Side.USERS else ("item_degrees",)
         columns = dict(zip(names, map(np.ascontiguousarray, known.T), strict=True))
         ridge = ridge._replace(measured=ridge.measured._replace(**columns))
-    replaced = factors._replace(users=x) if side == "users" else factors._replace(items=x)
+    replaced = factors._replace(users=x) if side == Side.USERS else factors._replace(items=x)
     return replaced, ids, ridge
 
 
 def fold_in_samples(
-    ratings: DataFrame, side: str, factors: Factors, ids: Ids, drawing: Drawing
+    ratings: DataFrame, side: Side, factors: Factors, ids: Ids, drawing: Drawing
 ) -> tuple[Factors, Ids, Posterior]:
     """Draw the rows of one side that have ratings in every kept sample, given the other side.
 
@@ -159,14 +159,14 @@ def fold_in_samples(
     mean, samples = getattr(factors, side), getattr(posterior, side)
     width = mean.shape[1], mean.shape[1] + samples.shape[1]
     user_precision = posterior.user_precision
-    if side == "items":  # which have none
+    if side == Side.ITEMS:  # which have none
         user_precision = np.ones((len(mean), len(posterior.taus)), mean.dtype)
     with one_thread_per_product():
         projections = posterior.projections(side, factors)
     solve = _draws(posterior.conditionals(side), projections, shared[1 - own])
     ids, whole = _fold(ratings, own, np.hstack([mean, samples, user_precision]), ids, solve)
     mean, samples, user_precision = np.split(whole, width, axis=1)
-    if side == "users":
+    if side == Side.USERS:
         posterior = posterior._replace(users=samples, user_precision=user_precision)
         return factors._replace(users=mean), ids, posterior
     return factors._replace(items=mean), ids, posterior._replace(items=samples)

@@ -26,11 +26,11 @@ from nonconvex.distributed.checkpoints import Checkpoints, Interrupted, Interrup
 from nonconvex.distributed.factorization.execution import BlockStore
 from nonconvex.distributed.factorization.fit import fit_loop
 from nonconvex.distributed.factorization.packing import unpack
-from nonconvex.distributed.factorization.runs import SIDES, Blocks, Broadcast, Problem, Result
+from nonconvex.distributed.factorization.runs import Blocks, Broadcast, Problem, Result
 from nonconvex.distributed.factorization.steps import Draw, Rows, update_side
 from nonconvex.distributed.rows import gather_factors
 from nonconvex.distributed.runtime import Progress, report
-from nonconvex.numerics.convergence import FitError, HalfStep, Stop
+from nonconvex.numerics.convergence import FitError, HalfStep, Stop, StoppingRule
 from nonconvex.numerics.deterministic import add_exactly, fractions_of, one_thread_per_product
 from nonconvex.numerics.factorization.blocks import RatingBlock
 from nonconvex.numerics.factorization.gibbs import (
@@ -41,7 +41,7 @@ from nonconvex.numerics.factorization.gibbs import (
     RowPrior,
     Sample,
 )
-from nonconvex.numerics.factorization.model import Factors, predict
+from nonconvex.numerics.factorization.model import Factors, Side, predict
 from nonconvex.numerics.factorization.posterior import LowRankMean, Posterior
 from nonconvex.numerics.rng import Stream, uniform_rows
 
@@ -255,7 +255,7 @@ class ChainGroup:
 
     def __init__(self, task: SamplingTask, blocks: Blocks, settings: SamplingOptions) -> None:
         self.task, self._settings = task, settings
-        self._degrees = {"users": blocks.user_degrees, "items": blocks.item_degrees}
+        self._degrees = blocks.degrees
         self._dtype = blocks.dtype
         self._keeps = settings.keeps(len(task.starts))
         self.kept: dict[int, Sample] = {}
@@ -272,7 +272,7 @@ class ChainGroup:
                 factors,
                 tau,
                 self._degrees,
-                {side: _precision(problem, side, tau) for side in SIDES},
+                {side: _precision(problem, side, tau) for side in Side},
                 noise_prior=NoisePrior(task.center, task.deviation),
                 row_prior=RowPrior.of(task.deviation, factors.users.shape[1] - 1),
                 seed=task.seed,
@@ -351,70 +351,58 @@ class ChainGroup:
         ]
         return SamplingResult(factors, Posterior.of(samples, self.task.seed), chains)
 
-    def save(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-        """Return what the group goes on from."""
-        arrays: dict[str, NDArray[Any]] = {}
-        values: dict[str, Any] = {"history": [[list(s) for s in h] for h in self.history]}
+    def save(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return the state, as nested arrays and as JSON values."""
+        arrays: dict[str, Any] = {"chains": {}, "kept": {}}
+        values: dict[str, Any] = {
+            "history": [[list(step) for step in history] for history in self.history],
+            "chains": [],
+            "kept": {},
+        }
         for number, chain in enumerate(self.chains):
-            rows, values[f"chain {number}"] = chain.save()
-            arrays |= {f"chain {number}.{name}": array for name, array in rows.items()}
+            arrays["chains"][str(number)], value = chain.save()
+            values["chains"].append(value)
         if self.mean is not None:
-            sketches, values["mean"] = self.mean.save()
-            arrays |= {f"mean.{name}": array for name, array in sketches.items()}
+            arrays["mean"], values["mean"] = self.mean.save()
         if self.predicted is not None:
             arrays["predicted"] = self.predicted
-        for position, kept in self.kept.items():
+        for position, kept in sorted(self.kept.items()):
             alpha, x, z = kept.factors
-            arrays |= {f"kept {position}.users": x, f"kept {position}.items": z}
-            for side in SIDES:
-                rows_of: RowDistribution = getattr(kept, side)
-                arrays[f"kept {position}.{side}.slope"] = rows_of.slope
-                arrays[f"kept {position}.{side}.precision"] = rows_of.precision
-            arrays[f"kept {position}.user_precision"] = kept.user_precision
-            least = [kept.users.least, kept.items.least]
-            values[f"kept {position}"] = [alpha, kept.tau, *least]
-        values["kept"] = sorted(self.kept)
+            arrays["kept"][str(position)] = {
+                "rows": {"users": x, "items": z},
+                "slope": {"users": kept.users.slope, "items": kept.items.slope},
+                "precision": {"users": kept.users.precision, "items": kept.items.precision},
+                "user_precision": kept.user_precision,
+            }
+            values["kept"][str(position)] = [alpha, kept.tau, kept.users.least, kept.items.least]
         return arrays, values
 
-    def restore(self, arrays: Mapping[str, NDArray[Any]], values: Mapping[str, Any]) -> None:
-        """Go back to what `save` returned."""
+    def restore(self, arrays: Mapping[str, Any], values: Mapping[str, Any]) -> None:
+        """Restore the state that `save` returned."""
         self.history = [[HalfStep(*step) for step in history] for history in values["history"]]
-        parts = [
-            {
-                name.partition(".")[2]: array
-                for name, array in arrays.items()
-                if name.startswith(f"chain {number}.")
-            }
-            for number in range(len(self.task.starts))
-        ]
-        self.begin([(Factors(0.0, part["users"], part["items"]), 1.0) for part in parts])
-        for number, (chain, part) in enumerate(zip(self.chains, parts, strict=True)):
-            chain.restore(part, values[f"chain {number}"])
+        chains = [arrays["chains"][str(number)] for number in range(len(self.task.starts))]
+        self.begin([(Factors(0.0, rows["users"], rows["items"]), 1.0) for rows in chains])
+        for chain, rows, value in zip(self.chains, chains, values["chains"], strict=True):
+            chain.restore(rows, value)
         if "mean" in values:
-            sketches = {
-                name.removeprefix("mean."): array
-                for name, array in arrays.items()
-                if name.startswith("mean.")
-            }
-            self.mean = LowRankMean.restore(sketches, values["mean"])
+            self.mean = LowRankMean.restore(arrays["mean"], values["mean"])
         self.predicted = arrays.get("predicted")
-        for position in values["kept"]:
-            alpha, tau, *least = values[f"kept {position}"]
+        for position, (alpha, tau, *least) in values["kept"].items():
+            kept = arrays["kept"][position]
             users, items = (
                 RowDistribution(
-                    np.zeros_like(arrays[f"kept {position}.{side}.slope"]),
-                    arrays[f"kept {position}.{side}.slope"],
-                    arrays[f"kept {position}.{side}.precision"],
+                    np.zeros_like(kept["slope"][side]),
+                    kept["slope"][side],
+                    kept["precision"][side],
                     d,
                 )
-                for side, d in zip(SIDES, least, strict=True)
+                for side, d in zip(Side, least, strict=True)
             )
-            x, z = (arrays[f"kept {position}.{side}"] for side in SIDES)
-            omega = arrays[f"kept {position}.user_precision"]
-            self.kept[position] = Sample(Factors(alpha, x, z), tau, users, items, omega)
+            factors = Factors(alpha, kept["rows"]["users"], kept["rows"]["items"])
+            self.kept[int(position)] = Sample(factors, tau, users, items, kept["user_precision"])
 
 
-def _precision(problem: Problem, side: str, tau: float) -> NDArray[np.float64]:
+def _precision(problem: Problem, side: Side, tau: float) -> NDArray[np.float64]:
     """Return the diagonal Λ whose rows minimization would take for the most probable: τ n λ."""
     ridge = problem.ridge(side)
     width = problem.start.users.shape[1]
@@ -468,7 +456,7 @@ def sample(
         one_thread_per_product(),
     ):
         shared.put(chains)
-        shared.replace("user_precision", [chain.user_precision for chain in chains])
+        shared.share("user_precision", [chain.user_precision for chain in chains])
         for sweep in range(done + 1, settings.sweeps + 1):
             started = time.perf_counter()
             _sweep(blocks, chains, sweep, shared)
@@ -483,7 +471,7 @@ def sample(
             ending = interruption.asked and sweep < settings.sweeps
             if checkpoints is not None and checkpoints.due(sweep, ending):
                 shared.describe(f"sweep {sweep} · checkpoint")
-                checkpoints.save(_state(sweep, groups))
+                checkpoints.save(_saved(sweep, groups))
             if ending:
                 interruption.end(f"sweep {sweep}", checkpoints)
         results = [group.result() for group in groups]
@@ -497,38 +485,38 @@ def _sweep(blocks: Blocks, chains: Sequence[Chain], sweep: int, shared: Broadcas
         shared.describe(f"sweep {sweep} · {side}")
         omega = shared["user_precision"]
         updates = update_side(
-            blocks.users if side == "users" else blocks.items,
+            blocks.by(side),
             [
                 Draw(chain.conditional(side, sweep)._replace(user_precision=None), omega, number)
                 for number, chain in enumerate(chains)
             ],
-            shared["items" if side == "users" else "users"],
+            shared[side.other],
             shared[side],
             blocks.dtype,
         )
         for chain, update in zip(chains, updates, strict=True):
             chain.replace(side, update, sweep)
         shared.put(chains, (side,))
-    shared.replace(
-        "user_precision", [chain.user_precision for chain in chains]
-    )  # drawn after the users
+    # ω is drawn after the users.
+    shared.share("user_precision", [chain.user_precision for chain in chains])
 
 
 def _predict(
     held_out: HeldOut, chains: Sequence[Chain], shared: Broadcast
 ) -> list[NDArray[np.float64]]:
     means = [
-        (chain.distributions["users"].mean, chain.distributions["items"].mean) for chain in chains
+        (chain.distributions[Side.USERS].mean, chain.distributions[Side.ITEMS].mean)
+        for chain in chains
     ]
     alphas = [chain.alpha for chain in chains]
-    return held_out.predictions(alphas, means, shared["users"], shared["items"])
+    return held_out.predictions(alphas, means, shared[Side.USERS], shared[Side.ITEMS])
 
 
 def _begin(blocks: Blocks, groups: Sequence[ChainGroup]) -> None:
     """Start the chains where a few iterations of alternating least squares end."""
     problems = [problem for group in groups for problem in group.task.starts]
     try:
-        ended = iter(fit_loop(blocks, problems, max_iter=_START, tol=0.0))
+        ended = iter(fit_loop(blocks, problems, StoppingRule(_START)))
     except Interrupted:
         raise Interrupted(
             "interrupted before the first sweep, and nothing is saved yet; the same fit, run "
@@ -550,14 +538,10 @@ def _begin(blocks: Blocks, groups: Sequence[ChainGroup]) -> None:
         group.begin(starts)
 
 
-def _state(sweep: int, groups: Sequence[ChainGroup]) -> State:
-    arrays: dict[str, NDArray[Any]] = {}
-    values = []
-    for number, group in enumerate(groups):
-        of_course, value = group.save()
-        arrays |= {f"{number}/{name}": array for name, array in of_course.items()}
-        values.append(value)
-    return State(sweep, arrays, {"groups": values})
+def _saved(sweep: int, groups: Sequence[ChainGroup]) -> State:
+    saved = [group.save() for group in groups]
+    arrays = {str(number): of_group for number, (of_group, _) in enumerate(saved)}
+    return State(sweep, arrays, {"groups": [values for _, values in saved]})
 
 
 def _resume(checkpoints: Checkpoints, groups: Sequence[ChainGroup]) -> int:
@@ -566,12 +550,6 @@ def _resume(checkpoints: Checkpoints, groups: Sequence[ChainGroup]) -> int:
     if state is None:
         return 0
     for number, group in enumerate(groups):
-        prefix = f"{number}/"
-        arrays = {
-            name.removeprefix(prefix): array
-            for name, array in state.arrays.items()
-            if name.startswith(prefix)
-        }
-        group.restore(arrays, state.values["groups"][number])
-    _log.info("unfinished on after sweep %d, from %s", state.iteration, checkpoints.path)
+        group.restore(state.arrays[str(number)], state.values["groups"][number])
+    _log.info("continuing after sweep %d, from %s", state.iteration, checkpoints.path)
     return state.iteration

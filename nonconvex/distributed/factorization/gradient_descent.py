@@ -11,12 +11,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nonconvex.distributed.factorization.runs import SIDES, Blocks, Broadcast, FitState, unfinished
-from nonconvex.distributed.factorization.steps import Sample, update_side
+from nonconvex.distributed.factorization.runs import (
+    Blocks,
+    Broadcast,
+    FitState,
+    RowExchange,
+    unfinished,
+)
+from nonconvex.distributed.factorization.steps import UserSample, update_side
 from nonconvex.numerics.deterministic import total
 from nonconvex.numerics.factorization.als import RowUpdate
 from nonconvex.numerics.factorization.gradient import Gradient, gradient
-from nonconvex.numerics.factorization.model import Factors
+from nonconvex.numerics.factorization.model import Factors, Side
 from nonconvex.numerics.optim import Optimizer, OptimizerState
 
 __all__ = ["Descent", "DescentOptions"]
@@ -26,16 +32,16 @@ Array = NDArray[np.floating]
 
 @dataclass(frozen=True)
 class DescentOptions:
-    """How to descend.
+    """Options of the solver "gd".
 
     Parameters
     ----------
     optimizer : Optimizer
-        Gets all parameters of a problem as one flat vector.
+        Of all parameters of a problem as one flat vector.
     fraction : float
-        Of the users that a step looks at, in (0, 1]; below 1 an iteration is ⌈1/fraction⌉ steps.
+        Share of the users in a step, in (0, 1]; below 1 an iteration is ⌈1/fraction⌉ steps.
     seed : int
-        Which users those are depends on it, on the step, and on nothing else.
+        The users of a step depend on it and on the step alone.
     """
 
     optimizer: Optimizer
@@ -53,11 +59,11 @@ class Descent:
         self._states: dict[int, OptimizerState] = {}
         self._gradients: dict[int, Gradient] = {}
 
-    def iterate(self, active: list[FitState], iteration: int, shared: Broadcast) -> list[FitState]:
-        """Take the steps of an iteration, and evaluate f and its gradient where they lead.
-
-        Parameters and result are those of `alternate`.
-        """
+    def iterate(
+        self, active: list[FitState], iteration: int, shared: RowExchange
+    ) -> list[FitState]:
+        """Take the steps of an iteration, then evaluate f and its gradient; see `alternate`."""
+        assert isinstance(shared, Broadcast)
         started = time.perf_counter()
         if any(id(run) not in self._gradients for run in active):  # at the start, or after a resume
             shared.describe("gradient at the start")
@@ -67,7 +73,7 @@ class Descent:
             shared.describe(f"iteration {iteration} · step {number + 1}")
             gradients = self._gradients
             if self._steps > 1:
-                sample = Sample(
+                sample = UserSample(
                     self._settings.seed,
                     (iteration - 1) * self._steps + number,
                     self._settings.fraction,
@@ -75,12 +81,12 @@ class Descent:
                     rows=True,
                 )
                 gradients = {
-                    id(run): self._gradient(run, *pulls)
-                    for run, pulls in zip(active, self._pulls(active, shared, sample), strict=True)
+                    id(run): self._gradient(run, *sums)
+                    for run, sums in zip(active, self._sums(active, shared, sample), strict=True)
                 }
             for run in active:
                 self._descend(run, gradients[id(run)])
-            shared.put(active, SIDES)
+            shared.put(active, tuple(Side))
         shared.describe(f"iteration {iteration} · gradient")
         sums = self._evaluate(active, shared)
         seconds = time.perf_counter() - started
@@ -97,42 +103,37 @@ class Descent:
     def save(self, run: FitState) -> dict[str, NDArray[Any]]:
         """Return the state of a run's optimizer."""
         state = self._states.get(id(run))
-        return {} if state is None else {f"optimizer.{k}": v for k, v in state._asdict().items()}
+        return {} if state is None else state._asdict()
 
     def restore(self, run: FitState, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Go back to what `save` returned."""
-        saved = {
-            name.removeprefix("optimizer."): values
-            for name, values in arrays.items()
-            if name.startswith("optimizer.")
-        }
-        if saved:
-            self._states[id(run)] = OptimizerState(**saved)
+        """Restore the state that `save` returned."""
+        if arrays:
+            self._states[id(run)] = OptimizerState(**arrays)
 
     def _evaluate(
         self, active: list[FitState], shared: Broadcast
     ) -> list[tuple[RowUpdate, RowUpdate]]:
-        pulls = self._pulls(active, shared, None)
-        for run, sides in zip(active, pulls, strict=True):
+        found = self._sums(active, shared, None)
+        for run, sides in zip(active, found, strict=True):
             self._gradients[id(run)] = self._gradient(run, *sides)
-        return pulls
+        return found
 
-    def _pulls(
-        self, active: list[FitState], shared: Broadcast, sample: Sample | None
+    def _sums(
+        self, active: list[FitState], shared: Broadcast, sample: UserSample | None
     ) -> list[tuple[RowUpdate, RowUpdate]]:
-        """Sum what the ratings pull, over the rows of both sides, in every problem."""
+        """Return the sums of gradients over the rows of both sides, in every problem."""
         blocks = self._blocks
         sides = []
-        for side, other in (SIDES, SIDES[::-1]):
-            part = None if sample is None else sample._replace(rows=side == "users")
+        for side in Side:
+            part = None if sample is None else sample._replace(rows=side == Side.USERS)
             steps = [run.step(side)._replace(sample=part) for run in active]
-            packed = blocks.users if side == "users" else blocks.items
-            sides.append(update_side(packed, steps, shared[other], shared[side], blocks.dtype))
+            rows = shared[side.other], shared[side]
+            sides.append(update_side(blocks.by(side), steps, *rows, blocks.dtype))
         return list(zip(*sides, strict=True))
 
     def _gradient(self, run: FitState, users: RowUpdate, items: RowUpdate) -> Gradient:
         problem, blocks = run.problem, self._blocks
-        width = run.rows["users"].shape[1]
+        width = run.rows[Side.USERS].shape[1]
         found = gradient(
             run.factors,
             users,
@@ -148,11 +149,11 @@ class Descent:
         optimizer = self._settings.optimizer
         theta = _flat(run.factors)
         state = self._states.get(id(run)) or optimizer.init(theta)
-        with np.errstate(all="ignore"):  # a step that is not finite is seen in the objective
+        with np.errstate(all="ignore"):  # the objective shows a step that is not finite
             step, self._states[id(run)] = optimizer.update(_flat(slope), state, theta)
         factors = _unflat(theta + step, run.factors)
         run.alpha = factors.alpha
-        for side in SIDES:
+        for side in Side:
             rows = getattr(factors, side)
             if run.problem.nonnegative:
                 rows[:, 1:] = np.maximum(rows[:, 1:], 0)

@@ -1,39 +1,35 @@
-"""Problems under way, as the driver sees them, and what of them all tasks read.
-
-What is minimized, over which ratings, and what came of it.
-"""
+"""Driver-side state of running fits, and the exchange of rows with their tasks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nonconvex.distributed.factorization.execution import BlockStore, Value
 from nonconvex.distributed.factorization.steps import Step, update_side, validation_rmse
-from nonconvex.distributed.rows import CachedRows, ShardedFactors, ShardedRows
-from nonconvex.distributed.runtime import Progress, describe, description, report
-from nonconvex.numerics.convergence import HalfStep, Stop, stop_after
+from nonconvex.distributed.rows import ShardedFactors, factors_of, row_squares
+from nonconvex.distributed.runtime import Progress, describe_jobs, job_description, report
+from nonconvex.numerics.convergence import HalfStep, Stop, StoppingRule
 from nonconvex.numerics.deterministic import squared_moves, total
 from nonconvex.numerics.factorization.als import RowUpdate
-from nonconvex.numerics.factorization.model import Background, Factors, Ridge
+from nonconvex.numerics.factorization.model import Background, Factors, Ridge, Side
 
 __all__ = [
-    "SIDES",
     "Blocks",
     "Broadcast",
     "FitState",
     "HasRows",
-    "Moved",
     "Problem",
     "Result",
+    "RowExchange",
+    "SideUpdate",
     "unfinished",
 ]
-
-SIDES = ("users", "items")
 
 
 class Blocks(NamedTuple):
@@ -42,13 +38,13 @@ class Blocks(NamedTuple):
     Attributes
     ----------
     users, items : BlockStore
-        The same ratings twice, with users as the rows of the blocks and with items.
+        The same ratings twice, with users and with items as the rows of the blocks.
     validation : BlockStore or None
-        Ratings to validate with, packed by users.
+        Validation ratings, packed by users.
     user_degrees, item_degrees : float64 arrays of shape (n_u,) and (n_i,)
         The degrees in the blocks, in the order of the indices.
     dtype : float type
-        Of everything in the blocks, of the factors, and of the arithmetic.
+        Of the blocks, the factors and the arithmetic.
     """
 
     users: BlockStore
@@ -58,25 +54,34 @@ class Blocks(NamedTuple):
     item_degrees: NDArray[np.float64]
     dtype: type[np.floating]
 
+    def by(self, side: Side) -> BlockStore:
+        """Return the blocks whose rows are of a side."""
+        return self.users if side == Side.USERS else self.items
+
+    @property
+    def degrees(self) -> dict[Side, NDArray[np.float64]]:
+        """The degrees of both sides."""
+        return {Side.USERS: self.user_degrees, Side.ITEMS: self.item_degrees}
+
 
 @dataclass(frozen=True)
 class Problem:
-    """What is to be minimized, and from where.
+    """One objective, and the factors to start from.
 
     Parameters
     ----------
     start : Factors or ShardedFactors
-        The first α, and a row for every user and every item.  Where the solver is "als" the
-        items are solved from the users before they are ever used.
+        The first α, and a row for every user and item.  The solver "als" solves for the items
+        before it uses them.
     user_ridge, item_ridge : Ridge
     solver : {"als", "als-coordinate", "gd"}
     intercept, biases, nonnegative : bool
-        Whether α is updated, whether β is, and whether γ ≥ 0 is demanded.
+        Whether α is updated, whether β is, and whether γ ≥ 0 is required.
     implicit : bool
         Whether all pairs count; the blocks then hold
         `nonconvex.numerics.factorization.model.preferences`.
     name : str
-        Says in the log which problem it is; may be empty.
+        Name in the log; may be empty.
     """
 
     start: Factors | ShardedFactors
@@ -89,24 +94,24 @@ class Problem:
     implicit: bool = False
     name: str = ""
 
-    def ridge(self, side: str) -> Ridge:
+    def ridge(self, side: Side) -> Ridge:
         """Return the ridge of one side."""
-        return self.user_ridge if side == "users" else self.item_ridge
+        return self.user_ridge if side == Side.USERS else self.item_ridge
 
 
 class Result(NamedTuple):
-    """Where a fit of one problem ended.
+    """The best iteration of a fit of one problem.
 
     Attributes
     ----------
     factors : Factors, or ShardedFactors if rows were exchanged by shuffle
-        Of the best iteration: by validation RMSE where `patience` was given, else the last.
+        Of the best iteration: by validation RMSE if there is patience, else the last.
     history : list of HalfStep
     iteration : int
-        The iteration that `factors` are of.
+        The iteration of `factors`.
     stop : Stop
     squares : float64 array of shape (n_u,), optional
-        Σ w (R̂ − R)² of each user, if `factors` were reached by an update of the users.
+        Σ w (R̂ − R)² of each user, if `factors` came from an update of the users.
     """
 
     factors: Factors | ShardedFactors
@@ -117,7 +122,7 @@ class Result(NamedTuple):
 
     @property
     def end(self) -> HalfStep:
-        """The half-step that `factors` are of."""
+        """The half-step of `factors`."""
         return [step for step in self.history if step.iteration <= self.iteration][-1]
 
     @property
@@ -131,22 +136,20 @@ class Result(NamedTuple):
         return self.end.validation_rmse
 
 
-class Moved(NamedTuple):
-    """What one half-step has come to, over all rows of a side.
+class SideUpdate(NamedTuple):
+    """New rows of a side, and the totals of `RowUpdate` over them.
 
     Attributes
     ----------
     x : float array of shape (m, 1 + K), or ShardedRows
-        The new rows.
     residual, squares, penalty, weight : float
-        The totals of `RowUpdate`.
     distance : float
         Σ ‖x − x_before‖².
     row_squares : float64 array of shape (m,), optional
-        Σ w e² of each row; None where it stays on the executors.
+        Σ w e² of each row; None if it stays on the executors.
     """
 
-    x: NDArray[np.floating] | ShardedRows
+    x: Any
     residual: float
     squares: float
     penalty: float
@@ -155,7 +158,7 @@ class Moved(NamedTuple):
     row_squares: NDArray[np.float64] | None = None
 
     @classmethod
-    def of(cls, update: RowUpdate, before: NDArray[np.floating]) -> Moved:
+    def of(cls, update: RowUpdate, before: NDArray[np.floating]) -> SideUpdate:
         """Add up an update of all rows, which were `before`."""
         return cls(
             update.x,
@@ -169,63 +172,72 @@ class Moved(NamedTuple):
 
 
 class FitState:
-    """One problem under way.
+    """The current state of one problem.
 
     Attributes
     ----------
     problem : Problem
     alpha : float
-    rows : dict
-        The rows of ``users`` and of ``items`` as they are now: arrays, or where they are exchanged
-        by shuffle `ShardedRows`.
-    penalty : dict
-        What they pay for regularization; empty as long as distant ones have not been asked.
+    rows : dict of Side to array, or to ShardedRows if they are exchanged by shuffle
+    penalty : dict of Side to float
+        Their regularization; empty before `begin`.
     history : list of HalfStep
     stop : Stop or None
-        Why it has ended, if it has.
+        The reason why it ended, if it has.
     """
 
-    def __init__(self, problem: Problem, blocks: Blocks) -> None:
+    def __init__(self, problem: Problem) -> None:
         self.problem = problem
         self.alpha = problem.start.alpha
-        self.rows: dict[str, Any] = {"users": problem.start.users, "items": problem.start.items}
-        self.penalty: dict[str, float] = {}
-        if isinstance(problem.start, Factors):
-            degrees = {"users": blocks.user_degrees, "items": blocks.item_degrees}
-            self.penalty = {
-                side: total(problem.ridge(side).penalty(degrees[side], self.rows[side]))
-                for side in SIDES
-            }
-        self._drift = 0.0  # mean residual: what α should still move by
+        self.rows: dict[Side, Any] = {
+            Side.USERS: problem.start.users,
+            Side.ITEMS: problem.start.items,
+        }
+        self.penalty: dict[Side, float] = {}
+        self._drift = 0.0  # mean residual: the next change of α
         self.history: list[HalfStep] = []
         self.stop: Stop | None = None
         self._best: Result | None = None
-        self._squares: NDArray[np.float64] | None = None  # of each user, as it is now
+        self._squares: NDArray[np.float64] | None = None  # of each user, for the current rows
 
     @property
-    def factors(self) -> Factors:
-        """All parameters as they are now, where rows are arrays."""
-        return Factors(self.alpha, self.rows["users"], self.rows["items"])
+    def factors(self) -> Any:
+        """The current parameters: Factors, or ShardedFactors if rows are sharded."""
+        return factors_of(self.alpha, *(self.rows[side] for side in Side))
 
-    def reached(self) -> Factors | ShardedFactors:
-        """Return all parameters as they are now, wherever the rows are."""
-        return _factors(self.alpha, self.rows)
+    def begin(self, exchange: RowExchange) -> None:
+        """Hand the current and the best rows to an exchange."""
+        best = dict(zip(Side, self.best_rows(), strict=False))
+        for side, rows in best.items():
+            if rows is not self.rows[side]:
+                best[side] = exchange.place(side, rows)
+        for side in Side:
+            before, self.rows[side] = self.rows[side], exchange.place(side, self.rows[side])
+            if best.get(side) is before:
+                best[side] = self.rows[side]
+        if self._best is not None:
+            factors = factors_of(self._best.factors.alpha, *(best[side] for side in Side))
+            self._best = self._best._replace(factors=factors)
+        if not self.penalty:
+            self.penalty = {
+                side: exchange.penalty(side, self.problem.ridge(side), self.rows[side])
+                for side in Side
+            }
 
     def center(self) -> None:
         """Update α in closed form.
 
-        α = (1/n) Σ w (R − β_u − β_i − γ_u·γ_i) is the old α and the mean of the residuals.
+        α = (1/n) Σ w (R − β_u − β_i − γ_u·γ_i) is the old α plus the mean of the residuals.
         """
         if self.problem.intercept:
             self.alpha += self._drift
 
-    def step(self, side: str) -> Step:
-        """Say how the rows of a side are to be updated."""
+    def step(self, side: Side) -> Step:
+        """Return the update of the rows of a side."""
         problem = self.problem
         background = None
         if problem.implicit:
-            fixed = self.rows["items" if side == "users" else "users"]
-            background = Background.of(fixed, self.alpha, biases=problem.biases)
+            background = Background.of(self.rows[side.other], self.alpha, biases=problem.biases)
         return Step(
             problem.solver,
             self.alpha,
@@ -235,19 +247,19 @@ class FitState:
             background,
         )
 
-    def replace(self, side: str, moved: Moved, iteration: int, seconds: float) -> None:
-        """Take in what all rows of a side have become."""
-        self.rows[side] = moved.x
-        self._squares = moved.row_squares if side == "users" else None
-        self.penalty[side] = moved.penalty
-        self._drift = moved.residual / moved.weight
+    def replace(self, side: Side, update: SideUpdate, iteration: int, seconds: float) -> None:
+        """Replace the rows of a side, and add the half-step to the history."""
+        self.rows[side] = update.x
+        self._squares = update.row_squares if side == Side.USERS else None
+        self.penalty[side] = update.penalty
+        self._drift = update.residual / update.weight
         self.record(
             iteration,
             side,
-            moved.squares,
-            moved.weight,
+            update.squares,
+            update.weight,
             sum(self.penalty.values()),
-            float(np.sqrt(moved.distance)),
+            float(np.sqrt(update.distance)),
             None,
             seconds,
         )
@@ -263,13 +275,13 @@ class FitState:
         gradient_norm: float | None,
         seconds: float,
     ) -> None:
-        """Add to the history what the parameters have reached."""
+        """Add a half-step to the history, and stop if f is not finite."""
         value = (squares + penalty) / self.problem.user_ridge.total
         rmse = float(np.sqrt(max(squares, 0.0) / weight))
         self.history.append(
             HalfStep(
                 iteration,
-                side,
+                str(side),
                 value,
                 self.alpha,
                 rmse,
@@ -286,21 +298,16 @@ class FitState:
         """Add the validation RMSE to the last half-step."""
         self.history[-1] = self.history[-1]._replace(validation_rmse=rmse)
 
-    def end_iteration(
-        self, *, max_iter: int, tol: float, patience: int | None, gradient_tol: float
-    ) -> None:
-        """Decide whether to stop, and keep the best so far."""
-        self.stop = stop_after(
-            self.history, max_iter=max_iter, tol=tol, patience=patience, gradient_tol=gradient_tol
-        )
+    def end_iteration(self, rule: StoppingRule) -> None:
+        """Apply the stopping rule, keep the best iteration, and report."""
+        self.stop = rule.reached(self.history)
         iteration = self.history[-1].iteration
         stop = self.stop or Stop.MAX_ITER
-        fitted = Result(self.reached(), self.history, iteration, stop, self._squares)
-        best = self._best
-        if patience is None or best is None or _rmse(fitted) < _rmse(best):
-            self._best = fitted
+        result = Result(self.factors, self.history, iteration, stop, self._squares)
+        if rule.patience is None or self._best is None or _rmse(result) < _rmse(self._best):
+            self._best = result
         steps = [step for step in self.history if step.iteration == iteration]
-        report(_progress(self.problem.name, steps, max_iter, self.stop))
+        report(_progress(self.problem.name, steps, rule.max_iter, self.stop))
 
     def report_end(self, iteration: int, max_iter: int) -> None:
         """Report that it ended within an iteration."""
@@ -308,32 +315,21 @@ class FitState:
         report(Progress(self.problem.name, "iteration", iteration, max_iter, {}, 0.0, stop))
 
     def best_rows(self) -> list[Any]:
-        """Return the rows of the best iteration so far, of both sides, if there is one."""
+        """Return the rows of both sides at the best iteration, if there is one."""
         return [] if self._best is None else [self._best.factors.users, self._best.factors.items]
 
-    def relocate(self, place: Callable[[str, Any], ShardedRows]) -> None:
-        """Have the rows of a side as they are now, and those of the best iteration, elsewhere."""
-        best = dict(zip(SIDES, self.best_rows(), strict=False))
-        for side, rows in best.items():
-            if rows is not self.rows[side]:
-                best[side] = place(side, rows)
-        for side in SIDES:
-            before, self.rows[side] = self.rows[side], place(side, self.rows[side])
-            if best.get(side) is before:
-                best[side] = self.rows[side]
-        if self._best is not None:
-            factors = _factors(self._best.factors.alpha, best)
-            self._best = self._best._replace(factors=factors)
-
-    def save(self) -> tuple[dict[str, NDArray[Any] | ShardedRows], dict[str, Any]]:
-        """Return all that `restore` needs, as arrays and as what JSON can hold."""
-        arrays: dict[str, Any] = dict(self.rows)
+    def save(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return the state, as nested arrays and as JSON values."""
+        arrays: dict[str, Any] = {str(side): rows for side, rows in self.rows.items()}
         best = self._best
-        squares = None if best is None else _squares_of(best)
-        if squares is not None:
-            arrays["best.squares"] = squares
-        if best is not None and best.iteration != self.history[-1].iteration:
-            arrays |= {f"best.{side}": getattr(best.factors, side) for side in SIDES}
+        if best is not None:
+            kept: dict[str, Any] = {}
+            squares = row_squares(best.squares, best.factors.users)
+            if squares is not None:
+                kept["squares"] = squares
+            if best.iteration != self.history[-1].iteration:
+                kept |= {str(side): getattr(best.factors, side) for side in Side}
+            arrays["best"] = kept
         return arrays, {
             "alpha": self.alpha,
             "drift": self._drift,
@@ -344,30 +340,31 @@ class FitState:
         }
 
     def restore(self, arrays: Mapping[str, Any], values: Mapping[str, Any]) -> None:
-        """Go back to what `save` returned."""
-        self.rows = {side: arrays[side] for side in SIDES}
+        """Restore the state that `save` returned."""
+        self.rows = {side: arrays[side] for side in Side}
         self.alpha, self._drift = values["alpha"], values["drift"]
-        self.penalty = dict(values["penalty"])
+        self.penalty = {Side(side): penalty for side, penalty in values["penalty"].items()}
         self.history = [HalfStep(*step) for step in values["history"]]
         self.stop = None if values["stop"] is None else Stop[values["stop"]]
         if values["best"] is not None:
             alpha, iteration = values["best"]
-            rows = {side: arrays.get(f"best.{side}", self.rows[side]) for side in SIDES}
+            kept = arrays.get("best", {})
+            factors = factors_of(alpha, *(kept.get(side, self.rows[side]) for side in Side))
             stop = self.stop or Stop.MAX_ITER
-            squares = arrays.get("best.squares")
-            self._best = Result(_factors(alpha, rows), self.history, iteration, stop, squares)
+            self._best = Result(factors, self.history, iteration, stop, kept.get("squares"))
 
     def result(self) -> Result:
-        """Return the best iteration, with all of the history."""
+        """Return the best iteration, with the whole history."""
         stop = self.stop or Stop.MAX_ITER
         if self._best is None:  # non-finite before the end of the first iteration
-            return Result(self.reached(), self.history, 1, stop)
-        return self._best._replace(stop=stop, squares=_squares_of(self._best))
+            return Result(self.factors, self.history, 1, stop)
+        squares = row_squares(self._best.squares, self._best.factors.users)
+        return self._best._replace(stop=stop, squares=squares)
 
     def complaint(self) -> str:
-        """Say why there is no model, and what to do."""
+        """Return one sentence that says why there is no model, and what to do."""
         problem, step = self.problem, self.history[-1]
-        where = f"the {step.side} of " if step.side in SIDES else ""
+        where = "" if step.side == "both" else f"the {step.side} of "
         remedy = "lower learningRate, " if problem.solver == "gd" else ""
         return (
             f"the objective became {step.objective} at {where}iteration {step.iteration}: "
@@ -377,28 +374,13 @@ class FitState:
         )
 
 
-def unfinished(runs: list[FitState]) -> list[FitState]:
-    """Return the runs that have not ended."""
-    return [run for run in runs if run.stop is None]
+def unfinished(states: list[FitState]) -> list[FitState]:
+    """Return the states that have not stopped."""
+    return [state for state in states if state.stop is None]
 
 
-def _factors(alpha: float, rows: Mapping[str, Any]) -> Factors | ShardedFactors:
-    users, items = (rows[side] for side in SIDES)
-    if isinstance(users, np.ndarray):
-        return Factors(alpha, users, items)
-    return ShardedFactors(alpha, users, items)
-
-
-def _squares_of(fitted: Result) -> NDArray[np.float64] | None:
-    """Return Σ w e² of each user, from the executors if rows are kept there."""
-    users = fitted.factors.users
-    if fitted.squares is None and isinstance(users, CachedRows):
-        return users.squares()
-    return fitted.squares
-
-
-def _rmse(fitted: Result) -> float:
-    rmse = fitted.validation_rmse
+def _rmse(result: Result) -> float:
+    rmse = result.validation_rmse
     return float("inf") if rmse is None else rmse
 
 
@@ -414,77 +396,123 @@ def _progress(name: str, steps: list[HalfStep], most: int, stop: Stop | None) ->
 
 
 class HasRows(Protocol):
-    """A problem, or a chain, under way."""
+    """The current state of a problem, or of a chain."""
 
-    rows: dict[str, NDArray[np.floating]]
+    rows: dict[Side, Any]
 
 
-class Broadcast:
-    """What the tasks of a fit read: for each side, the rows in all active problems; and the like.
+class RowExchange(ABC):
+    """Delivery of the rows of one side to the ratings of the other, in the passes of a fit.
 
-    A context manager: what it has shared is destroyed at the end, whatever happens.
+    A context manager that releases everything at the end.  It never changes the states it serves.
     """
 
-    def __init__(self, blocks: Blocks) -> None:
-        self._blocks, self._packed = blocks, blocks.users
-        self._context = blocks.users.session.sparkContext
-        self._held: dict[str, tuple[Sequence[HasRows], Value[list[NDArray[Any]]]]] = {}
+    sharded = False  # whether rows stay on the executors
 
-    def __enter__(self) -> Broadcast:
+    def __init__(self, blocks: Blocks) -> None:
+        self._blocks, self._session = blocks, blocks.users.session
+
+    def __enter__(self) -> Self:
         """Remember the caller's job description."""
-        self._description = description(self._context)
+        self._description = job_description(self._session)
         return self
 
     def __exit__(self, *exception: object) -> None:
         """Release everything."""
-        for _, values in self._held.values():
-            values.destroy()
-        describe(self._context, self._description)
+        describe_jobs(self._session, self._description)
 
     def describe(self, text: str) -> None:
-        """Name the jobs that follow, for the reader of Spark's web page."""
-        describe(self._context, text)
+        """Name the jobs that follow, for Spark's web page."""
+        describe_jobs(self._session, text)
 
-    def put(self, active: Sequence[HasRows], changed: Sequence[str] = ()) -> None:
-        """Share the sides that changed, and all if the active problems did."""
-        for side in SIDES:
-            before = self._held.get(side)
-            if active and (side in changed or before is None or before[0] != active):
-                self.replace(side, [run.rows[side] for run in active], active)
+    @abstractmethod
+    def place(self, side: Side, rows: Any) -> Any:
+        """Return rows where the exchange needs them."""
 
-    def update(self, side: str, active: Sequence[FitState]) -> list[Moved]:
-        """Update the rows of a side in all active problems from those of the other side."""
+    @abstractmethod
+    def penalty(self, side: Side, ridge: Ridge, rows: Any) -> float:
+        """Return the regularization of all rows of a side, placed before."""
+
+    @abstractmethod
+    def put(self, states: Sequence[HasRows], changed: Sequence[Side] = ()) -> None:
+        """Publish the changed sides of the active states, or all if other states are active."""
+
+    @abstractmethod
+    def update(self, side: Side, states: Sequence[FitState]) -> list[SideUpdate]:
+        """Compute the update of the rows of a side in all active states."""
+
+    @abstractmethod
+    def validate(self, states: Sequence[FitState]) -> list[float]:
+        """Return the validation RMSE of each active state."""
+
+    @abstractmethod
+    def detach(self, rows: Sequence[Any]) -> None:
+        """Transfer the ownership of rows to the caller."""
+
+
+class Broadcast(RowExchange):
+    """Exchange by the driver: it holds all rows, and shares them with every task.
+
+    Other arrays can be shared by name beside the sides.
+    """
+
+    def __init__(self, blocks: Blocks) -> None:
+        super().__init__(blocks)
+        self._shared: dict[str, tuple[Sequence[HasRows], Value[list[NDArray[Any]]]]] = {}
+
+    def __exit__(self, *exception: object) -> None:
+        """Release everything."""
+        for _, values in self._shared.values():
+            values.destroy()
+        super().__exit__(*exception)
+
+    def place(self, side: Side, rows: Any) -> Any:
+        """Return the rows as they are."""
+        return rows
+
+    def penalty(self, side: Side, ridge: Ridge, rows: Any) -> float:
+        """Return the regularization of all rows of a side."""
+        return total(ridge.penalty(self._blocks.degrees[side], rows))
+
+    def put(self, states: Sequence[HasRows], changed: Sequence[Side] = ()) -> None:
+        """Share the changed sides, or all if other states are active."""
+        for side in Side:
+            before = self._shared.get(side)
+            if states and (side in changed or before is None or before[0] != states):
+                self.share(side, [state.rows[side] for state in states], states)
+
+    def update(self, side: Side, states: Sequence[FitState]) -> list[SideUpdate]:
+        """Compute the update of the rows of a side in all active states."""
         updates = update_side(
-            self._blocks.users if side == "users" else self._blocks.items,
-            [run.step(side) for run in active],
-            self["items" if side == "users" else "users"],
+            self._blocks.by(side),
+            [state.step(side) for state in states],
+            self[side.other],
             self[side],
             self._blocks.dtype,
         )
         return [
-            Moved.of(update, run.rows[side]) for run, update in zip(active, updates, strict=True)
+            SideUpdate.of(update, state.rows[side])
+            for state, update in zip(states, updates, strict=True)
         ]
 
-    def validate(self, active: Sequence[FitState]) -> list[float]:
-        """Return the validation RMSE of each active problem; there are validation ratings."""
-        blocks, alphas = self._blocks, [run.alpha for run in active]
+    def validate(self, states: Sequence[FitState]) -> list[float]:
+        """Return the validation RMSE of each active state."""
+        blocks, alphas = self._blocks, [state.alpha for state in states]
         assert blocks.validation is not None
         return validation_rmse(
-            blocks.validation, alphas, self["users"], self["items"], blocks.dtype
+            blocks.validation, alphas, self[Side.USERS], self[Side.ITEMS], blocks.dtype
         )
 
-    def detach(self) -> None:
-        """Let the rows that the runs have come to outlive this; here the runs have them."""
+    def detach(self, rows: Sequence[Any]) -> None:
+        """Do nothing: the caller has the arrays."""
 
-    def replace(
-        self, name: str, values: list[NDArray[Any]], active: Sequence[HasRows] = ()
-    ) -> None:
-        """Share arrays, in the place of what had that name."""
-        before = self._held.get(name)
-        self._held[name] = (active, self._packed.share(values))
+    def share(self, name: str, values: list[NDArray[Any]], states: Sequence[HasRows] = ()) -> None:
+        """Share arrays, in place of those of the same name."""
+        before = self._shared.get(name)
+        self._shared[name] = (states, self._blocks.users.share(values))
         if before is not None:
             before[1].destroy()
 
     def __getitem__(self, name: str) -> Value[list[NDArray[Any]]]:
-        """Return what has that name: for a side its rows, in the order of the active problems."""
-        return self._held[name][1]
+        """Return shared arrays by name: for a side its rows, in the order of the states."""
+        return self._shared[name][1]

@@ -1,16 +1,10 @@
-"""Rows exchanged by shuffle: each block is sent the rows of the other side that it needs.
+"""Exchange of rows by shuffle: each block is sent the rows of the other side that it needs.
 
-The rows of both sides stay on the executors, in the blocks that they are updated in, from where
-they are drawn to where a model is written.  What comes to the driver of a half-step are a few sums,
-in an order that no blocks can change.
+The rows of both sides stay on the executors, in the blocks of their updates, from the random start
+to the written model.  A half-step sends a few sums to the driver, independent of the blocks.
 
-Ratings laid out for an exchange of rows by shuffle: who needs which rows of whom.
-
-Everything here is made once for a fit.  Each block is a partition of an RDD, on both sides, with
-its ratings, its rows, and its *routes*: which of its rows go to which blocks of the other side, as
-MLlib's out-blocks say it.
-
-Second moments of rows that executors keep, to the bits of those of arrays on the driver.
+The layout is made once for a fit.  On each side, a block is a partition of RDDs with its ratings
+(in-block), its rows, and its routes (out-block): its rows that each block of the other side needs.
 """
 
 from __future__ import annotations
@@ -19,16 +13,17 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 from pyspark import RDD, StorageLevel
+from pyspark.sql import SparkSession
 
 from nonconvex.distributed.factorization.execution import CachedBlocks
 from nonconvex.distributed.factorization.packing import unpack
-from nonconvex.distributed.factorization.runs import SIDES, Blocks, Broadcast, FitState, Moved
+from nonconvex.distributed.factorization.runs import Blocks, FitState, RowExchange, SideUpdate
 from nonconvex.distributed.factorization.steps import Step
 from nonconvex.distributed.rows import (
     CachedRows,
@@ -42,10 +37,10 @@ from nonconvex.distributed.rows import (
     scatter,
     zip_partitions,
 )
-from nonconvex.distributed.runtime import freeze_gc_once
+from nonconvex.distributed.runtime import executors, freeze_gc_once
 from nonconvex.numerics.deterministic import PartialSums, complete, squared_moves
 from nonconvex.numerics.factorization.blocks import RatingBlock
-from nonconvex.numerics.factorization.model import Factors, Ridge, squared_errors
+from nonconvex.numerics.factorization.model import Factors, Ridge, Side, squared_errors
 from nonconvex.numerics.factorization.ridge_posterior import (
     MOMENT_ROWS,
     DesignMoments,
@@ -60,30 +55,30 @@ from nonconvex.numerics.factorization.shuffle import (
     out_block_parts,
 )
 
-__all__ = ["Layout", "Routes", "Shuffle", "SideLayout", "lay_out", "moments"]
+__all__ = ["Layout", "Routes", "Shuffle", "SideLayout", "design_moments", "lay_out"]
 
 
 class Routes(NamedTuple):
-    """Which rows of a block go where: each share with the number of the block that needs it."""
+    """The out-block of a block: each part with the number of the block that needs it."""
 
-    shares: list[OutBlockPart]
+    parts: list[OutBlockPart]
 
 
 @dataclass(frozen=True)
 class SideLayout:
-    """One side of the ratings.
+    """Layout of one side of the ratings.
 
     Parameters
     ----------
     ratings : RDD of (int, InBlock)
     routes : RDD of (int, Routes)
-        Both cached, with a partition for each block.
+        Cached, with a partition for each block.
     firsts : int64 array of shape (B,)
         Index of the first row of each block.
     rows : int
         Number of rows in all blocks.
     needed : int
-        Rows of the other side that the blocks need, a row once for each block.
+        Rows of the other side that the blocks need, each counted once for each block.
     """
 
     ratings: RDD[Element]
@@ -98,13 +93,13 @@ class SideLayout:
         return [slice(start, stop) for start, stop in pairwise(bounds)]
 
     def release(self) -> None:
-        """Take everything out of the cache."""
+        """Remove everything from the cache."""
         self.ratings.unpersist()
         self.routes.unpersist()
 
 
 Layout = dict[str, SideLayout]
-"""By side; with ``held_out``, the ratings to validate with by users, and routes of items there."""
+"""By side; ``held_out`` has the validation ratings by users, and the routes of items to them."""
 
 
 def lay_out(
@@ -113,25 +108,13 @@ def lay_out(
     held_out: CachedBlocks | None,
     dtype: type[np.floating],
 ) -> Layout:
-    """Lay out the same ratings packed by users and by items, and some to validate with.
+    """Lay out ratings packed by users and by items, and held-out ones in the blocks of users.
 
-    Parameters
-    ----------
-    users, items : CachedBlocks
-        Without long rows in parts.
-    held_out : CachedBlocks or None
-        Likewise, packed into the blocks of users.
-    dtype : float type
-        Of the ratings.
-
-    Returns
-    -------
-    dict
-        The layout of ``users``, ``items`` and perhaps ``held_out``, for the caller to release.
+    No long row may be in parts.  The caller releases the layouts.
     """
     ratings = {
-        side: _alone(_blocks(packed, dtype, None), lambda block, _: in_block_of(block))
-        for side, packed in (("users", users), ("items", items))
+        side: _in_blocks(_blocks(packed, dtype, None), lambda block, _: in_block_of(block))
+        for side, packed in ((Side.USERS, users), (Side.ITEMS, items))
     }
     firsts, rows, needed = {}, {}, {}
     try:
@@ -145,25 +128,25 @@ def lay_out(
         for of_side in ratings.values():
             of_side.unpersist()
         raise
-    layout = {
+    layout: Layout = {
         side: SideLayout(
             ratings[side],
-            _routes_to(ratings[other], firsts[side]),
+            _routes_to(ratings[side.other], firsts[side]),
             firsts[side],
             rows[side],
             needed[side],
         )
-        for side, other in (("users", "items"), ("items", "users"))
+        for side in Side
     }
     if held_out is not None:
-        starts = firsts["users"]
-        held = _alone(
+        starts = firsts[Side.USERS]
+        held = _in_blocks(
             _blocks(held_out, dtype, len(starts)),
             lambda block, number: held_out_in_block_of(block, int(starts[number])),
         )
-        routes = _routes_to(held, firsts["items"])
+        routes = _routes_to(held, firsts[Side.ITEMS])
         wanted = sum(count for _, _, count in held.map(_sizes).collect())
-        layout["held_out"] = SideLayout(held, routes, starts, rows["users"], wanted)
+        layout["held_out"] = SideLayout(held, routes, starts, rows[Side.USERS], wanted)
     return layout
 
 
@@ -174,8 +157,8 @@ def _blocks(packed: CachedBlocks, dtype: type[np.floating], blocks: int | None) 
         return list(zip(_numbers(batch), unpack(batch, dtype), strict=True))
 
     if blocks is None:
-        blocks = 1 + max(packed.rdd.flatMap(_numbers).collect())
-    return packed.rdd.flatMap(numbered).partitionBy(blocks, by_number)
+        blocks = 1 + max(packed.batches.flatMap(_numbers).collect())
+    return packed.batches.flatMap(numbered).partitionBy(blocks, by_number)
 
 
 def _numbers(batch: pa.RecordBatch) -> list[int]:
@@ -183,59 +166,56 @@ def _numbers(batch: pa.RecordBatch) -> list[int]:
     return numbers
 
 
-def _alone(blocks: RDD[Element], needs: Callable[[RatingBlock, int], InBlock]) -> RDD[Element]:
-    """Keep each block with what it needs."""
+def _in_blocks(blocks: RDD[Element], make: Callable[[RatingBlock, int], InBlock]) -> RDD[Element]:
+    """Cache the in-block of each block."""
 
-    def alone(elements: Iterable[Element]) -> Iterator[Element]:
+    def in_blocks(elements: Iterable[Element]) -> Iterator[Element]:
         freeze_gc_once()
         for number, block in elements:
-            yield number, needs(block, number)
+            yield number, make(block, number)
 
-    return blocks.mapPartitions(alone, True).persist(StorageLevel.MEMORY_AND_DISK_DESER)
+    return blocks.mapPartitions(in_blocks, True).persist(StorageLevel.MEMORY_AND_DISK_DESER)
 
 
 def _routes_to(ratings: RDD[Element], firsts: NDArray[np.int64]) -> RDD[Element]:
-    """Return the routes of the blocks of one side to the ratings that need their rows."""
+    """Cache the routes of the blocks of one side to the ratings that need their rows."""
     wanted = ratings.flatMap(_wanted(firsts)).partitionBy(len(firsts), by_number)
     return wanted.mapPartitions(_routes, True).persist(StorageLevel.MEMORY_AND_DISK_DESER)
 
 
 def _sizes(element: tuple[int, InBlock]) -> tuple[int, int, int]:
-    number, needs = element
-    return number, len(needs.block.rows), len(needs.columns)
+    number, own = element
+    return number, len(own.block.rows), len(own.columns)
 
 
 def _wanted(firsts: NDArray[np.int64]) -> Callable[[tuple[int, InBlock]], list[Element]]:
-    """Return what tells each block of the other side what a block wants of it."""
+    """Return a function from an in-block to the parts of out-blocks that it needs."""
 
     def wanted(element: tuple[int, InBlock]) -> list[Element]:
-        number, needs = element
-        shares = out_block_parts(needs.columns, firsts)
-        return [(share.block, share._replace(block=number)) for share in shares]
+        number, own = element
+        parts = out_block_parts(own.columns, firsts)
+        return [(part.block, part._replace(block=number)) for part in parts]
 
     return wanted
 
 
 def _routes(elements: Iterable[tuple[int, OutBlockPart]]) -> Iterator[Element]:
-    shares: dict[int, list[OutBlockPart]] = {}
-    for number, share in elements:
-        shares.setdefault(number, []).append(share)
-    for number, of_block in shares.items():
-        yield number, Routes(sorted(of_block, key=lambda share: share.block))
+    parts: dict[int, list[OutBlockPart]] = {}
+    for number, part in elements:
+        parts.setdefault(number, []).append(part)
+    for number, of_block in parts.items():
+        yield number, Routes(sorted(of_block, key=lambda part: part.block))
 
 
-def moments(
-    factors: ShardedFactors, degrees: Sequence[NDArray[np.floating]], *, biases: bool
+def design_moments(
+    factors: Factors | ShardedFactors,
+    degrees: Sequence[NDArray[np.floating]],
+    *,
+    biases: bool,
 ) -> DesignMoments:
-    """Do what `DesignMoments.of` does; what comes to the driver is a matrix for each `MOMENT_ROWS` rows.
-
-    Parameters
-    ----------
-    factors : ShardedFactors
-        Of rows that executors keep.
-    degrees : (float array of shape (n_u,), float array of shape (n_i,))
-    biases : bool
-    """
+    """Return `DesignMoments.of`; sharded rows send a matrix per `MOMENT_ROWS` rows."""
+    if isinstance(factors, Factors):
+        return DesignMoments.of(factors, degrees, biases=biases)
     users, items = (
         _moment(rows, of_side, biases)
         for rows, of_side in zip((factors.users, factors.items), degrees, strict=True)
@@ -264,9 +244,9 @@ def _moment(kept: ShardedRows, degrees: NDArray[np.floating], biases: bool) -> N
             x = np.concatenate([rows for _, rows in sorted(parts, key=_first)])
             yield number, moment_of(x, share, biases=biases)
 
-    chunks = kept.rdd.flatMap(cut).partitionBy(len(shares), by_number)
-    standing = zip_partitions(chunks, scatter(kept.rdd.context, shares))
-    found = dict(standing.mapPartitions(square).collect())
+    chunks = kept.elements.flatMap(cut).partitionBy(len(shares), by_number)
+    joined = zip_partitions(chunks, scatter(SparkSession.active(), shares))
+    found = dict(joined.mapPartitions(square).collect())
     moment: NDArray[np.float64] = np.asarray(sum(found[number] for number in range(len(shares))))
     return moment
 
@@ -285,30 +265,43 @@ class Shipment(NamedTuple):
     x: NDArray[np.floating]
 
 
-class Shuffle(Broadcast):
-    """What `Broadcast` is, for one problem whose rows are not shared but exchanged.
+class Shuffle(RowExchange):
+    """Exchange without the driver, for one problem of explicit ratings solved by least squares.
 
     Parameters
     ----------
     blocks : Blocks
-        On executors, of explicit ratings.
-    run : FitState
-        Solved by "als" or "als-coordinate".
+        On executors.
     """
 
-    def __init__(self, blocks: Blocks, run: FitState) -> None:
-        super().__init__(blocks)
-        self._run = run
-        self._layout: Layout = {}
-        self._rows: dict[str, CachedRows] = {}  # as they are now
-        self._kept: list[CachedRows] = []  # all that executors keep
-        self._wanted: list[CachedRows] = []  # those that outlive the exchange
+    sharded = True
 
-    def __enter__(self) -> Shuffle:
-        """Lay out the ratings, and send all rows to their blocks."""
+    def __init__(self, blocks: Blocks) -> None:
+        super().__init__(blocks)
+        self._layout: Layout = {}
+        self._rows: dict[Side, CachedRows] = {}  # the current ones
+        self._cached: list[CachedRows] = []  # all that executors hold
+        self._detached: Sequence[CachedRows] = ()
+
+    def __enter__(self) -> Self:
+        """Lay out the ratings."""
         super().__enter__()
         try:
-            self._begin()
+            users, items, held_out = (
+                self._blocks.users,
+                self._blocks.items,
+                self._blocks.validation,
+            )
+            assert isinstance(users, CachedBlocks)
+            assert isinstance(items, CachedBlocks)
+            assert held_out is None or isinstance(held_out, CachedBlocks)
+            self.describe("layout of the exchange")
+            self._layout = lay_out(users, items, held_out, self._blocks.dtype)
+            for packed in (users, items):
+                packed.release()  # the layout replaces them
+            # Two copies, if there are two executors: nothing computes lost rows again.
+            copies = 2 if executors(self._session) > 1 else 1
+            self._level = StorageLevel(True, True, False, True, copies)
         except BaseException:
             self.__exit__()
             raise
@@ -318,58 +311,49 @@ class Shuffle(Broadcast):
         """Release everything."""
         for of_side in self._layout.values():
             of_side.release()
-        self._release_but(self._wanted)
+        self._release_but(self._detached)
         super().__exit__(*exception)
 
-    def _begin(self) -> None:
-        users, items = self._blocks.users, self._blocks.items
-        assert isinstance(users, CachedBlocks)
-        assert isinstance(items, CachedBlocks)
-        self.describe("layout of the exchange")
-        held_out = self._blocks.validation
-        assert held_out is None or isinstance(held_out, CachedBlocks)
-        self._layout = lay_out(users, items, held_out, self._blocks.dtype)
-        for packed in (users, items):
-            packed.release()  # they are laid out instead
-        self._level = _storage(users)
-        self._run.relocate(self._place)
-        if not self._run.penalty:
-            for side in SIDES:
-                self._run.penalty[side] = self._penalty(side)
-        sample = self._rows["users"]
-        row_bytes = sample.dtype.itemsize * sample.shape[1]
-        needed = {name: of_side.needed for name, of_side in self._layout.items()}
-        of_users = needed["items"] * row_bytes
-        of_items = (needed["users"] + needed.get("held_out", 0)) * row_bytes
-        _log.info(
-            "rows are exchanged by shuffle: an iteration sends %.1f MB of users to %d blocks of "
-            "items, and %.1f MB of items to %d blocks of users, each row once to every block that "
-            "needs it",
-            of_users / 1e6,
-            len(self._layout["items"].firsts),
-            of_items / 1e6,
-            len(self._layout["users"].firsts),
-        )
+    def place(self, side: Side, rows: Any) -> CachedRows:
+        """Send rows to their blocks."""
+        slices = self._layout[side].slices()
+        if isinstance(rows, np.ndarray):
+            parts = [Rows(rows[place], None, None) for place in slices]
+            placed = scatter(self._session, parts)
+        else:
+            placed = rows.placed(self._session, slices)
+        cached = self._cache(side, placed, rows.shape[1])
+        cached.elements.count()
+        if isinstance(rows, CheckpointedRows):
+            rows.release()
+        return cached
 
-    def put(self, active: Sequence[Any], changed: Sequence[str] = ()) -> None:
+    def penalty(self, side: Side, ridge: Ridge, rows: CachedRows) -> float:
+        """Return the regularization of all rows of a side."""
+        joined = zip_partitions(self._layout[side].ratings, rows.elements)
+        [penalty] = complete(joined.mapPartitions(_penalty_task(ridge)).collect())
+        return penalty
+
+    def put(self, states: Sequence[Any], changed: Sequence[Side] = ()) -> None:
         """Do nothing: rows are where they were updated."""
 
-    def update(self, side: str, active: Sequence[FitState]) -> list[Moved]:
-        """Send the rows of the other side to where they are needed, and update those of this."""
-        [run] = active
-        other = "items" if side == "users" else "users"
-        standing = self._standing(self._layout[side], side, other, self._layout[other].routes)
-        after = self._keep(side, standing.mapPartitions(_update(run.step(side)), True))
-        residual, squares, penalty, weight, moved = complete(after.rdd.map(_sums).collect())
-        self._release_but([*self._rows.values(), *run.best_rows()])
-        return [Moved(after, residual, squares, penalty, weight, moved)]
+    def update(self, side: Side, states: Sequence[FitState]) -> list[SideUpdate]:
+        """Send the rows of the other side to the ratings, and update the rows of this one."""
+        [state] = states
+        layout = self._layout[side]
+        joined = self._joined(layout, side, self._layout[side.other].routes)
+        updated = joined.mapPartitions(_update(state.step(side)), True)
+        after = self._cache(side, updated, state.rows[side].shape[1])
+        residual, squares, penalty, weight, moved = complete(after.elements.map(_sums).collect())
+        self._release_but([*self._rows.values(), *state.best_rows()])
+        return [SideUpdate(after, residual, squares, penalty, weight, moved)]
 
-    def validate(self, active: Sequence[FitState]) -> list[float]:
-        """Send rows of items to the validation ratings, which are where their users are."""
-        [run] = active
+    def validate(self, states: Sequence[FitState]) -> list[float]:
+        """Send rows of items to the validation ratings, which are in the blocks of their users."""
+        [state] = states
         layout = self._layout["held_out"]
-        standing = self._standing(layout, "users", "items", layout.routes)
-        found = standing.mapPartitions(_errors(run.alpha, layout.rows)).collect()
+        joined = self._joined(layout, Side.USERS, layout.routes)
+        found = joined.mapPartitions(_errors(state.alpha, layout.rows)).collect()
         seen = {number for number, _ in found}
         parts = [sums for _, sums in found]
         for number, place in enumerate(layout.slices()):
@@ -378,68 +362,55 @@ class Shuffle(Broadcast):
         squares, weight = complete(parts)
         return [float(np.sqrt(squares / weight))]
 
-    def detach(self) -> None:
-        """Leave the rows that the run has come to where they are: they are the caller's now."""
-        self._wanted = self._run.best_rows()
+    def detach(self, rows: Sequence[CachedRows]) -> None:
+        """Keep these rows on the executors when everything else is released."""
+        self._detached = rows
 
-    def _release_but(self, wanted: Sequence[CachedRows]) -> None:
-        """Release all rows except some."""
-        for rows in self._kept:
-            if rows not in wanted:
+    def _release_but(self, kept: Sequence[CachedRows]) -> None:
+        for rows in self._cached:
+            if rows not in kept:
                 rows.release()
-        self._kept = [rows for rows in self._kept if rows in wanted]
+        self._cached = [rows for rows in self._cached if rows in kept]
 
-    def _standing(
-        self, layout: SideLayout, side: str, other: str, routes: RDD[Element]
-    ) -> RDD[Element]:
-        """Put side by side the rows of a block, ratings of them, and what these need."""
-        sent = zip_partitions(self._rows[other].rdd, routes).mapPartitions(_send)
+    def _joined(self, layout: SideLayout, side: Side, routes: RDD[Element]) -> RDD[Element]:
+        """Bring together the rows of a block, its ratings, and the rows that these need."""
+        sent = zip_partitions(self._rows[side.other].elements, routes).mapPartitions(_send)
         received = sent.partitionBy(len(layout.firsts), by_number)
-        return zip_partitions(self._rows[side].rdd, layout.ratings, received)
+        return zip_partitions(self._rows[side].elements, layout.ratings, received)
 
-    def _place(self, side: str, rows: NDArray[np.floating] | ShardedRows) -> CachedRows:
-        """Send rows to their blocks."""
-        slices = self._layout[side].slices()
-        if isinstance(rows, np.ndarray):
-            parts = [Rows(rows[place], None, None) for place in slices]
-            placed = scatter(self._context, parts)
-        else:
-            placed = rows.placed(self._context, slices)
-        kept = self._keep(side, placed)
-        kept.rdd.count()
-        if isinstance(rows, CheckpointedRows):
-            rows.release()
-        return kept
+    def _cache(self, side: Side, elements: RDD[Element], width: int) -> CachedRows:
+        """Cache rows without their lineage."""
+        if len(self._rows) < len(Side):
+            self._log_bytes(side, width)
+        elements.persist(self._level)
+        elements.localCheckpoint()
+        dtype = np.dtype(self._blocks.dtype)
+        rows = CachedRows(elements, self._layout[side].slices(), width, dtype)
+        self._rows[side] = rows
+        self._cached.append(rows)
+        return rows
 
-    def _keep(self, side: str, rows: RDD[Element]) -> CachedRows:
-        """Keep rows, with nothing of how they were made once that is done."""
-        rows.persist(self._level)
-        rows.localCheckpoint()
-        width = self._run.rows[side].shape[1]
-        kept = CachedRows(rows, self._layout[side].slices(), width, np.dtype(self._blocks.dtype))
-        self._rows[side] = kept
-        self._kept.append(kept)
-        return kept
-
-    def _penalty(self, side: str) -> float:
-        """Return what all rows of a side pay for regularization."""
-        standing = zip_partitions(self._layout[side].ratings, self._rows[side].rdd)
-        [penalty] = complete(standing.mapPartitions(_pay(self._run.problem.ridge(side))).collect())
-        return penalty
-
-
-def _storage(packed: CachedBlocks) -> StorageLevel:
-    """Keep rows on two executors, if there are two: nothing makes them again if one is lost."""
-    executors = packed.session.sparkContext._jsc.sc().getExecutorMemoryStatus().size() - 1
-    return StorageLevel(True, True, False, True, 2 if executors > 1 else 1)
+    def _log_bytes(self, side: Side, width: int) -> None:
+        """Log how many bytes of a side an iteration sends."""
+        needed = self._layout[side.other].needed
+        if side == Side.ITEMS and "held_out" in self._layout:
+            needed += self._layout["held_out"].needed
+        _log.info(
+            "rows are exchanged by shuffle: an iteration sends %.1f MB of %s to %d blocks of %s, "
+            "each row once to every block that needs it",
+            needed * width * np.dtype(self._blocks.dtype).itemsize / 1e6,
+            side,
+            len(self._layout[side.other].firsts),
+            side.other,
+        )
 
 
 def _send(elements: Iterable[Element]) -> Iterator[Element]:
-    """Cut out of the rows of a block what others need of it."""
+    """Send the rows of a block that other blocks need."""
     freeze_gc_once()
     for number, (found, of_rows) in group_by_type(elements, Routes, Rows).items():
-        for share in found[0].shares if found else ():
-            yield share.block, Shipment(number, of_rows[0].x[share.positions])
+        for part in found[0].parts if found else ():
+            yield part.block, Shipment(number, of_rows[0].x[part.positions])
 
 
 def _update(step: Step) -> Callable[[Iterable[Element]], Iterator[Element]]:
@@ -459,21 +430,21 @@ def _update(step: Step) -> Callable[[Iterable[Element]], Iterator[Element]]:
     return update
 
 
-def _pay(ridge: Ridge) -> Callable[[Iterable[Element]], Iterator[PartialSums]]:
-    def pay(elements: Iterable[Element]) -> Iterator[PartialSums]:
+def _penalty_task(ridge: Ridge) -> Callable[[Iterable[Element]], Iterator[PartialSums]]:
+    def penalties(elements: Iterable[Element]) -> Iterator[PartialSums]:
         freeze_gc_once()
         for needs, rows in group_by_type(elements, InBlock, Rows).values():
             if needs:
                 penalty = ridge.penalty(needs[0].block.degrees, rows[0].x)
                 yield PartialSums.of(needs[0].first, penalty[None])
 
-    return pay
+    return penalties
 
 
 def _errors(
     alpha: float, users: int
 ) -> Callable[[Iterable[Element]], Iterator[tuple[int, PartialSums]]]:
-    """Return what sums errors over users, and over all unknown ones."""
+    """Return a task that sums errors over users, and over all unknown ones."""
 
     def errors(elements: Iterable[Element]) -> Iterator[tuple[int, PartialSums]]:
         freeze_gc_once()

@@ -32,7 +32,7 @@ from nonconvex.numerics.factorization.gibbs import Conditional
 from nonconvex.numerics.factorization.gradient import gradient_sums, sample_ratings
 from nonconvex.numerics.factorization.model import Background, Factors, Ridge, squared_errors
 
-__all__ = ["Draw", "Rows", "Sample", "Step", "update_side", "user_squares", "validation_rmse"]
+__all__ = ["Draw", "Rows", "Step", "UserSample", "update_side", "user_squares", "validation_rmse"]
 
 Rows = Value[list[NDArray[np.floating]]]
 """The rows of one side in every problem, each of shape (m, 1 + K)."""
@@ -43,8 +43,8 @@ _Task = Callable[[_Batches], _Batches]
 _ERRORS = ("squares", "weight")
 
 
-class Sample(NamedTuple):
-    """Which users a step of stochastic gradient descent looks at.
+class UserSample(NamedTuple):
+    """The users of a step of stochastic gradient descent.
 
     Attributes
     ----------
@@ -85,7 +85,7 @@ class Step(NamedTuple):
     biases: bool
     nonnegative: bool
     background: Background | None
-    sample: Sample | None = None
+    sample: UserSample | None = None
 
     def __call__(
         self, block: RatingBlock, fixed: NDArray[np.floating], own: NDArray[np.floating]

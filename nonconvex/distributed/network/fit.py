@@ -8,13 +8,14 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pyspark.sql import SparkSession
 
 from nonconvex.distributed.checkpoints import Checkpoints, Interruption, State
 from nonconvex.distributed.network.dataset import ExampleSet
 from nonconvex.distributed.network.gradients import MEMORY_BYTES, Place, Validation, open_gradients
 from nonconvex.distributed.network.shards import Reading
-from nonconvex.distributed.runtime import Progress, describe, description, report
-from nonconvex.numerics.convergence import Limits
+from nonconvex.distributed.runtime import Progress, describe_jobs, job_description, report
+from nonconvex.numerics.convergence import StoppingRule
 from nonconvex.numerics.network.model import Network
 from nonconvex.numerics.network.training import Saved, Trained, Training, train
 from nonconvex.numerics.optim import Optimizer
@@ -30,7 +31,7 @@ def train_network(
     examples: ExampleSet,
     reading: Reading,
     optimizer: Optimizer,
-    limits: Limits,
+    rule: StoppingRule,
     *,
     batch_size: int,
     seed: int,
@@ -51,7 +52,7 @@ def train_network(
     reading : Reading
         From `ExampleSet.reading`.
     optimizer : Optimizer
-    limits : Limits
+    rule : StoppingRule
     batch_size, seed : int
         See `nonconvex.numerics.network.backprop`.
     place, memory_bytes
@@ -77,12 +78,12 @@ def train_network(
     state = None if checkpoints is None else checkpoints.load()
     if state is not None and checkpoints is not None:
         _log.info("going on after epoch %d, from %s", state.iteration, checkpoints.path)
-    context = examples.train.rdd.context
+    spark = SparkSession.active()
     metric = "RMSE" if network.classes is None else "accuracy"
     with ExitStack() as stack:
         interruption = stack.enter_context(Interruption())
-        stack.callback(describe, context, description(context))
-        describe(context, "gradients")
+        stack.callback(describe_jobs, spark, job_description(spark))
+        describe_jobs(spark, "gradients")
         gradients = stack.enter_context(
             open_gradients(
                 network,
@@ -101,8 +102,8 @@ def train_network(
             validate = stack.enter_context(validation)
 
         def on_epoch(training: Training) -> None:
-            _show(training, first, metric, limits.max_epochs)
-            describe(context, f"epoch {training.epoch + 1}")
+            _show(training, first, metric, rule.max_iter)
+            describe_jobs(spark, f"epoch {training.epoch + 1}")
             if not training.active:
                 return
             ending = interruption.asked
@@ -116,7 +117,7 @@ def train_network(
             theta,
             gradients,
             optimizer,
-            limits,
+            rule,
             validate=validate,
             on_epoch=on_epoch,
             saved=None if state is None else Saved(*state),

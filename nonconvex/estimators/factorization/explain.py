@@ -21,7 +21,7 @@ from nonconvex.estimators.factorization.predict import ModelState
 from nonconvex.estimators.params import ParamError
 from nonconvex.numerics.factorization.blocks import RatingBlock
 from nonconvex.numerics.factorization.explain import contributions
-from nonconvex.numerics.factorization.model import Background, preferences
+from nonconvex.numerics.factorization.model import Background, Side, preferences
 
 __all__ = ["Explanation", "Reason", "explain_prediction"]
 
@@ -232,7 +232,7 @@ def _contributions(
     if get("nonnegative"):
         free = users[user] > 0
         free[0] = True
-    penalty = np.diag(state.summary.ridge("users").diagonal(block.degrees, items.shape[1])[0])
+    penalty = np.diag(state.summary.ridge(Side.USERS).diagonal(block.degrees, items.shape[1])[0])
     return contributions(
         block,
         items,

@@ -9,13 +9,12 @@ from typing import Any, TypeVar
 import numpy as np
 
 from nonconvex.distributed.factorization.dataset import Ids
-from nonconvex.distributed.factorization.runs import SIDES
 from nonconvex.distributed.model_tables import read_factors, write_factors
 from nonconvex.estimators.factorization.predict import ModelState
 from nonconvex.estimators.factorization.summary import TrainingSummary
 from nonconvex.estimators.persistence import ModelReader, ModelWriter
 from nonconvex.numerics.factorization.gibbs import RowDistribution
-from nonconvex.numerics.factorization.model import Factors
+from nonconvex.numerics.factorization.model import Factors, Side
 from nonconvex.numerics.factorization.posterior import Posterior
 from nonconvex.numerics.factorization.ridge_posterior import RidgePosterior, RowEvidence
 
@@ -51,7 +50,7 @@ class FactorizationWriter(ModelWriter[ModelT]):
 
     def _write_samples(self, path: str, ids: Ids, posterior: Posterior) -> dict[str, Any]:
         users = np.hstack([posterior.users, posterior.user_precision])
-        for side, of_side, rows in zip(SIDES, ids, (users, posterior.items), strict=True):
+        for side, of_side, rows in zip(Side, ids, (users, posterior.items), strict=True):
             # The first number of a row is in the place of a bias, the others are its features.
             write_factors(self.sparkSession, f"{path}/{side}Samples", of_side, rows)
         return {
@@ -82,7 +81,7 @@ class FactorizationReader(ModelReader[ModelT]):
         if noise is not None:
             evidence = RowEvidence(of_users["degree"], of_items["degree"], of_users["noise"])
             biases = {**metadata["defaultParamMap"], **metadata["paramMap"]}["fitBiases"]
-            ridges = (summary.ridge("users"), summary.ridge("items"))
+            ridges = (summary.ridge(Side.USERS), summary.ridge(Side.ITEMS))
             ridge = RidgePosterior(evidence, noise, *ridges, biases)
         factors, posterior = Factors(bias, x, z), self._posterior(path, metadata)
         state = ModelState(factors, Ids(users, items), summary, posterior=posterior, ridge=ridge)
@@ -95,11 +94,11 @@ class FactorizationReader(ModelReader[ModelT]):
         samples = metadata["samples"]
         (_, users, _), (_, items, _) = (
             read_factors(self.sparkSession, f"{path}/{side}Samples", rows)
-            for side, rows in zip(SIDES, metadata["rows"], strict=True)
+            for side, rows in zip(Side, metadata["rows"], strict=True)
         )
         alphas, taus = (np.array(samples[name]) for name in ("alphas", "taus"))
         users, user_precision = np.split(users, [users.shape[1] - len(taus)], axis=1)
-        user_rows, item_rows = (_from_plain(samples[f"{side}Rows"]) for side in SIDES)
+        user_rows, item_rows = (_from_plain(samples[f"{side}Rows"]) for side in Side)
         seed = samples["seed"]
         return Posterior(alphas, taus, users, items, user_precision, user_rows, item_rows, seed)
 

@@ -13,7 +13,7 @@ import numpy as np
 from nonconvex.distributed.factorization.gibbs import SamplingOptions
 from nonconvex.distributed.factorization.runs import Result
 from nonconvex.estimators.display import html_table, one_line, text_table
-from nonconvex.numerics.factorization.model import Ridge
+from nonconvex.numerics.factorization.model import Ridge, Side
 from nonconvex.numerics.factorization.posterior import effective_size, split_r_hat
 
 __all__ = ["RestartSummary", "TrainingSummary", "sampling_summary"]
@@ -145,7 +145,7 @@ class TrainingSummary:
             {"restart": restart.restart, **step, "stop": restart.stop}
             for restart in self.restarts
             for step in restart.history
-            if step["side"] != "items"
+            if step["side"] != Side.ITEMS
         ]
 
     def facts(self) -> dict[str, Any]:
@@ -214,9 +214,10 @@ class TrainingSummary:
             line += f"; τ has R̂ {agreement:.2f} and {size:.0f} effective samples"
         return [line]
 
-    def ridge(self, side: str) -> Ridge:
-        """Return the regularization of the rows of "users" or "items"."""
-        reg, rows = (self.reg_user, self.users) if side == "users" else (self.reg_item, self.items)
+    def ridge(self, side: Side) -> Ridge:
+        """Return the ridge of a side."""
+        users, items = (self.reg_user, self.users), (self.reg_item, self.items)
+        reg, rows = users if side == Side.USERS else items
         return Ridge(reg, self.reg_exponent, self.total, self.total / rows, self.bias_reg_ratio)
 
     def to_json(self) -> str:

@@ -26,7 +26,7 @@ from nonconvex.distributed.network.shards import Reading
 from nonconvex.estimators.network.params import NetworkParams
 from nonconvex.estimators.network.summary import NetworkSummary, RestartSummary
 from nonconvex.estimators.params import ParamError, refuse_set
-from nonconvex.numerics.convergence import Limits
+from nonconvex.numerics.convergence import StoppingRule
 from nonconvex.numerics.network.backprop import Sums, objective
 from nonconvex.numerics.network.model import Network, initialize
 from nonconvex.numerics.network.training import Trained
@@ -339,7 +339,7 @@ def fit_network(
         examples,
         plan.reading,
         params._optimizer(axis=-1, decays=plan.network.is_weight),
-        Limits(get("maxIter"), get("maxSteps"), get("tol"), get("patience")),
+        StoppingRule(get("maxIter"), get("maxSteps"), get("tol"), get("patience")),
         batch_size=params._batch_size(),
         seed=get("seed"),
         place=choice.place,

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from nonconvex.numerics.factorization.als import RowUpdate, solve_quadratics
 from nonconvex.numerics.factorization.blocks import RatingBlock
 from nonconvex.numerics.factorization.design import designs
-from nonconvex.numerics.factorization.model import Factors
+from nonconvex.numerics.factorization.model import Factors, Side
 from nonconvex.numerics.rng import Stream, normal_rows
 
 __all__ = [
@@ -394,13 +394,12 @@ def _root(a: NDArray[np.floating]) -> NDArray[np.floating]:
     return root
 
 
-SWEEP = ("items", "users")
+SWEEP = (Side.ITEMS, Side.USERS)
 """The order of a sweep."""
 
 HELD = 5
 """Sweeps at the start in which Λ is fixed."""
 
-_NUMBERS = {"users": 0, "items": 1}
 _ROWS, _OTHERS = 0, 1  # uses of random numbers
 
 
@@ -513,8 +512,8 @@ class Chain:
         self,
         start: Factors,
         tau: float,
-        degrees: Mapping[str, NDArray[np.float64]],
-        precisions: Mapping[str, NDArray[np.float64]],
+        degrees: Mapping[Side, NDArray[np.float64]],
+        precisions: Mapping[Side, NDArray[np.float64]],
         *,
         noise_prior: NoisePrior,
         row_prior: RowPrior,
@@ -522,26 +521,26 @@ class Chain:
         number: int = 0,
     ) -> None:
         self.alpha, self.tau = start.alpha, tau
-        self.rows = {"users": start.users, "items": start.items}
-        self.distributions: dict[str, RowDistribution] = {}
+        self.rows = {Side.USERS: start.users, Side.ITEMS: start.items}
+        self.distributions: dict[Side, RowDistribution] = {}
         self._degrees, self._precisions = degrees, precisions
         self._noise_prior, self._row_prior = noise_prior, row_prior
         self._seed, self._number = seed, number
         self.user_precision = np.ones(len(start.users))
-        self._total = float(degrees["users"].sum())
-        self._penalty: dict[str, float] = {}
+        self._total = float(degrees[Side.USERS].sum())
+        self._penalty: dict[Side, float] = {}
         self._squares = self._plain = 0.0  # Σ ω w e² and Σ w e²
 
-    def conditional(self, side: str, sweep: int) -> Conditional:
+    def conditional(self, side: Side, sweep: int) -> Conditional:
         """Draw μ, ξ and Λ of a side, and return the conditions of its rows.
 
         Parameters
         ----------
-        side : {"users", "items"}
+        side : Side
         sweep : int
             From 1 on.
         """
-        key = (self._number, sweep, _NUMBERS[side])
+        key = (self._number, sweep, side.number)
         stream, rows = Stream.of(self._seed, *key, _ROWS), self.rows[side]
         if sweep <= HELD:
             zero = np.zeros(rows.shape[1])
@@ -551,15 +550,15 @@ class Chain:
             generator = Stream.generator(self._seed, *key, _OTHERS)
             drawn = self._row_prior.draw(rows, self._degrees[side], generator)
         self.distributions[side] = drawn
-        of_rows = side == "users"
+        of_rows = side == Side.USERS
         return Conditional(self.alpha, self.tau, drawn, stream, self.user_precision, of_rows)
 
-    def replace(self, side: str, update: RowUpdate, sweep: int) -> None:
+    def replace(self, side: Side, update: RowUpdate, sweep: int) -> None:
         """Replace the rows of a side by those drawn, and draw α and τ, and after users ω."""
         self.rows[side] = update.x
         self._penalty[side] = float(update.penalty.sum())
         sums = (update.residual.sum(), update.squares.sum(), update.weight.sum())
-        generator = Stream.generator(self._seed, self._number, sweep, _NUMBERS[side], _OTHERS, 1)
+        generator = Stream.generator(self._seed, self._number, sweep, side.number, _OTHERS, 1)
         before = self.alpha
         self.alpha, self.tau = self._noise_prior.draw(
             before,
@@ -568,12 +567,12 @@ class Chain:
             self._total,
             generator,
         )
-        if side == "users":
+        if side == Side.USERS:
             step = self.alpha - before
             squares = update.squares - 2 * step * update.residual + step**2 * update.weight
             plain = np.maximum(squares / self.user_precision, 0)  # Σ w e² of each user
             self.user_precision = self._noise_prior.user_precision(
-                self.tau, plain, self._degrees["users"], generator
+                self.tau, plain, self._degrees[Side.USERS], generator
             )
             self._plain = float(plain.sum())
             self._squares = float((self.user_precision * plain).sum())
@@ -591,23 +590,26 @@ class Chain:
     @property
     def intercept(self) -> float:
         """α in the coordinates of `Sample`: the prediction for an unknown pair."""
-        return _intercept(self.alpha, self.distributions["users"], self.distributions["items"])
+        return _intercept(self.alpha, *(self.distributions[side] for side in Side))
 
     def sample(self) -> Sample:
         """Return the draw of a sweep that is complete."""
-        factors = Factors(self.alpha, self.rows["users"], self.rows["items"])
-        users, items = (self.distributions[side] for side in ("users", "items"))
+        factors = Factors(self.alpha, *(self.rows[side] for side in Side))
+        users, items = (self.distributions[side] for side in Side)
         return Sample.of(factors, self.tau, users, items, self.user_precision)
 
     def save(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         """Return the state of the chain, as arrays and as JSON values."""
-        return {**self.rows, "user_precision": self.user_precision}, {
+        return {
+            **{str(side): x for side, x in self.rows.items()},
+            "user_precision": self.user_precision,
+        }, {
             "alpha": self.alpha,
             "tau": self.tau,
         }
 
     def restore(self, arrays: Mapping[str, NDArray[Any]], values: Mapping[str, Any]) -> None:
         """Restore the state that `save` returned, at the end of a sweep."""
-        self.rows = {side: arrays[side] for side in _NUMBERS}
+        self.rows = {side: arrays[side] for side in Side}
         self.user_precision = arrays["user_precision"]
         self.alpha, self.tau = values["alpha"], values["tau"]

@@ -19,6 +19,7 @@ with ratings R' and weights a, less a constant.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from enum import StrEnum
 from typing import NamedTuple
 
 import numpy as np
@@ -31,6 +32,7 @@ __all__ = [
     "Factors",
     "InitialRows",
     "Ridge",
+    "Side",
     "default_implicit_reg",
     "default_reg",
     "ensemble",
@@ -44,6 +46,28 @@ __all__ = [
 
 # Numbers gathered of one side at a time: with their doubles, they stay in a core's cache.
 _CACHE_ELEMENTS = 1 << 17
+
+
+class Side(StrEnum):
+    """A side of the ratings: functions are written once for a side, and called for both."""
+
+    USERS = "users"
+    ITEMS = "items"
+
+    @property
+    def other(self) -> Side:
+        """The other side."""
+        return Side.ITEMS if self == Side.USERS else Side.USERS
+
+    @property
+    def number(self) -> int:
+        """0 for users, 1 for items: a key of random numbers."""
+        return int(self is Side.ITEMS)
+
+    @property
+    def singular(self) -> str:
+        """``user`` or ``item``: the name of a column."""
+        return self.value[:-1]
 
 
 class Factors(NamedTuple):
@@ -405,8 +429,8 @@ class InitialRows(NamedTuple):
     ----------
     rows, rank : int
     scale : float
-    seed, restart, side : int
-        The side is 0 for users and 1 for items.
+    seed, restart : int
+    side : Side
     dtype : float type
     nonnegative : bool
     """
@@ -416,7 +440,7 @@ class InitialRows(NamedTuple):
     scale: float
     seed: int
     restart: int
-    side: int
+    side: Side
     dtype: type[np.floating]
     nonnegative: bool
 
@@ -427,11 +451,11 @@ class InitialRows(NamedTuple):
 
         Examples
         --------
-        >>> rows = InitialRows(1000, 2, 0.1, 7, 0, 1, np.float32, False)
+        >>> rows = InitialRows(1000, 2, 0.1, 7, 0, Side.ITEMS, np.float32, False)
         >>> np.array_equal(rows.between(600, 700), rows.between(0, 1000)[600:700])
         True
         """
-        key = (self.restart, self.side)
+        key = (self.restart, self.side.number)
         generator = np.random.default_rng(
             np.random.SeedSequence(self.seed & (2**64 - 1), spawn_key=key)
         )

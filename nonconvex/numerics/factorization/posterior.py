@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from nonconvex.numerics.factorization.blocks import RatingBlock
 from nonconvex.numerics.factorization.gibbs import Conditional, NoisePrior, RowDistribution, Sample
-from nonconvex.numerics.factorization.model import Factors
+from nonconvex.numerics.factorization.model import Factors, Side
 from nonconvex.numerics.rng import Stream
 
 __all__ = [
@@ -173,34 +173,32 @@ class Posterior(NamedTuple):
         )
         return Spread(self.alphas, self.taus, *covariances)
 
-    def projections(self, side: str, mean: Factors) -> Array:
+    def projections(self, side: Side, mean: Factors) -> Array:
         """Return the maps of folded rows of each sample to the mean model, of shape (S, K, r).
 
         The γ of a sample predicts Γ γ for the rows Γ of the other side; the nearest row of the mean
         model is (FᵀF)⁻¹ Fᵀ Γ γ, with F its other side.  `side` is the one that is folded in.
         """
-        other = "items" if side == "users" else "users"
-        f = getattr(mean, other)[:, 1:].astype(np.float64)
+        f = getattr(mean, side.other)[:, 1:].astype(np.float64)
         gammas = [
-            getattr(self.sample(s).factors, other)[:, 1:].astype(np.float64)
+            getattr(self.sample(s).factors, side.other)[:, 1:].astype(np.float64)
             for s in range(len(self.alphas))
         ]
         inverse = np.linalg.pinv(f.T @ f, hermitian=True)
         return np.array([gamma.T @ f @ inverse for gamma in gammas])
 
-    def conditionals(self, side: str) -> list[Conditional]:
+    def conditionals(self, side: Side) -> list[Conditional]:
         """Return the conditions of folded rows of a side in each sample."""
-        own = 0 if side == "users" else 1
         return [
             Conditional(
                 float(self.alphas[s]),
                 float(self.taus[s]),
                 rows,
-                Stream.of(self.seed, _FOLDING, s, own),
-                None if side == "users" else self.user_precision[:, s].astype(np.float64),
-                of_rows=side == "users",
+                Stream.of(self.seed, _FOLDING, s, side.number),
+                None if side == Side.USERS else self.user_precision[:, s].astype(np.float64),
+                of_rows=side == Side.USERS,
             )
-            for s, rows in enumerate(self.user_rows if side == "users" else self.item_rows)
+            for s, rows in enumerate(self.user_rows if side == Side.USERS else self.item_rows)
         ]
 
 

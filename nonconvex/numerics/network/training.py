@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from nonconvex.numerics.convergence import Epoch, FitError, Limits, TrainingStop, best_epoch
+from nonconvex.numerics.convergence import Epoch, FitError, Stop, StoppingRule, best_epoch
 from nonconvex.numerics.network.backprop import Evaluation, Sums, objective
 from nonconvex.numerics.network.model import Network, NetworkError
 from nonconvex.numerics.optim import Optimizer, OptimizerState
@@ -42,13 +42,13 @@ class Trained(NamedTuple):
     epoch : int
         The epoch at whose end they were these.
     history : list of Epoch
-    stop : TrainingStop
+    stop : Stop
     """
 
     theta: Array
     epoch: int
     history: list[Epoch]
-    stop: TrainingStop
+    stop: Stop
 
 
 class Saved(NamedTuple):
@@ -57,13 +57,13 @@ class Saved(NamedTuple):
     Attributes
     ----------
     epoch : int
-    arrays : dict of str to array
+    arrays : nested dict of str to array
     values : dict
         What JSON can hold.
     """
 
     epoch: int
-    arrays: dict[str, NDArray[Any]]
+    arrays: dict[str, Any]
     values: dict[str, Any]
 
 
@@ -73,7 +73,7 @@ class Restart:
     Attributes
     ----------
     history : list of Epoch
-    stop : TrainingStop or None
+    stop : Stop or None
         Why it has ended, if it has.
     theta : float array of shape (p,), or None
         The best parameters so far, or the final ones.
@@ -83,17 +83,17 @@ class Restart:
 
     def __init__(self) -> None:
         self.history: list[Epoch] = []
-        self.stop: TrainingStop | None = None
+        self.stop: Stop | None = None
         self.theta: Array | None = None
         self.epoch = 0
 
-    def end_epoch(self, record: Epoch, theta: Array, limits: Limits, *, finite: bool) -> None:
+    def end_epoch(self, record: Epoch, theta: Array, rule: StoppingRule, *, finite: bool) -> None:
         """Take note of what an epoch has reached, and decide whether to stop."""
         self.history.append(record)
-        self.stop = limits.reached(self.history) if finite else TrainingStop.NONFINITE
+        self.stop = rule.reached(self.history) if finite else Stop.NONFINITE
         if not finite:
             wanted = self.theta is None  # the best so far is better than nothing
-        elif limits.patience is not None:
+        elif rule.patience is not None:
             wanted = best_epoch(self.history) == record.epoch
         else:
             wanted = self.stop is not None
@@ -120,12 +120,12 @@ class Training:
     """
 
     def __init__(
-        self, network: Network, theta: Array, optimizer: Optimizer, limits: Limits
+        self, network: Network, theta: Array, optimizer: Optimizer, rule: StoppingRule
     ) -> None:
         self.epoch, self.steps = 0, 0
         self.restarts = [Restart() for _ in theta]
         self.active = list(range(len(theta)))
-        self._network, self._optimizer, self._limits = network, optimizer, limits
+        self._network, self._optimizer, self._rule = network, optimizer, rule
         self._theta = theta  # of the active restarts
         self._state = optimizer.init(theta)
 
@@ -149,7 +149,7 @@ class Training:
                 step, self._state = self._optimizer.update(gradient, self._state, self._theta)
                 self._theta = self._theta + step
             self.steps += 1
-            if not self.active or self.steps == self._limits.max_steps:
+            if not self.active or self.steps == self._rule.max_steps:
                 break
         if not running.any():
             raise FitError("there is no row to train on; check the training data and its filters")
@@ -163,7 +163,7 @@ class Training:
             return Epoch(self.epoch, self.steps, *means[:2], rate, means[2], None, None, seconds)
 
         for number, theta in diverged.items():
-            self.restarts[number].end_epoch(record(number), theta, self._limits, finite=False)
+            self.restarts[number].end_epoch(record(number), theta, self._rule, finite=False)
         for row, number in enumerate(self.active):
             reached = record(number)
             if validation is not None:
@@ -172,7 +172,7 @@ class Training:
                     validation_loss=loss if np.isfinite(loss) else np.inf,
                     validation_metric=float(validation.metric(self._network)[row]),
                 )
-            self.restarts[number].end_epoch(reached, self._theta[row], self._limits, finite=True)
+            self.restarts[number].end_epoch(reached, self._theta[row], self._rule, finite=True)
         self._drop(np.array([self.restarts[number].stop is not None for number in self.active]))
 
     def _drop(self, ended: NDArray[np.bool_]) -> dict[int, Array]:
@@ -188,11 +188,12 @@ class Training:
 
     def save(self) -> Saved:
         """Return all that `restore` needs."""
-        arrays: dict[str, NDArray[Any]] = {"theta": self._theta}
-        arrays |= {f"optimizer.{name}": array for name, array in self._state._asdict().items()}
-        for number, restart in enumerate(self.restarts):
-            if restart.theta is not None:
-                arrays[f"{number}.theta"] = restart.theta
+        best = {
+            str(number): restart.theta
+            for number, restart in enumerate(self.restarts)
+            if restart.theta is not None
+        }
+        arrays = {"theta": self._theta, "optimizer": self._state._asdict(), "best": best}
         values = {
             "steps": self.steps,
             "active": self.active,
@@ -212,15 +213,14 @@ class Training:
         arrays, values = saved.arrays, saved.values
         self.epoch, self.steps, self.active = saved.epoch, values["steps"], list(values["active"])
         self._theta = arrays["theta"]
-        self._state = OptimizerState(
-            *(arrays[f"optimizer.{name}"] for name in OptimizerState._fields)
-        )
+        self._state = OptimizerState(**arrays["optimizer"])
+        best = arrays.get("best", {})
         for number, (restart, value) in enumerate(
             zip(self.restarts, values["restarts"], strict=True)
         ):
             restart.history = [Epoch(*epoch) for epoch in value["history"]]
-            restart.stop = None if value["stop"] is None else TrainingStop[value["stop"]]
-            restart.theta, restart.epoch = arrays.get(f"{number}.theta"), value["epoch"]
+            restart.stop = None if value["stop"] is None else Stop[value["stop"]]
+            restart.theta, restart.epoch = best.get(str(number)), value["epoch"]
 
 
 class _Running:
@@ -260,7 +260,7 @@ def train(
     theta: Array,
     gradients: Gradients,
     optimizer: Optimizer,
-    limits: Limits,
+    rule: StoppingRule,
     *,
     validate: Callable[[Array], Evaluation] | None = None,
     on_epoch: Callable[[Training], None] | None = None,
@@ -278,7 +278,7 @@ def train(
     gradients : Gradients
     optimizer : Optimizer
         To clip the gradients of restarts one by one, make it with ``axis=-1``.
-    limits : Limits
+    rule : StoppingRule
     validate : callable, optional
         Evaluates θ of shape (R, p) on validation rows, at the end of every epoch.
     on_epoch : callable, optional
@@ -309,14 +309,14 @@ def train(
     >>> examples = Examples(np.zeros((3, 1)), np.array([[1.0], [2.0], [6.0]]))
     >>> gradients = LocalGradients(network, examples, [3], batch_size=3, seed=1)
     >>> [end] = train(
-    ...     network, np.zeros((1, 2)), gradients, gradient_descent(0.25), Limits(max_epochs=50)
+    ...     network, np.zeros((1, 2)), gradients, gradient_descent(0.25), StoppingRule(max_iter=50)
     ... )
     >>> end.theta, end.stop.value
     (array([0., 3.]), 'reached maxIter')
     """
-    if limits.patience is not None and validate is None:
+    if rule.patience is not None and validate is None:
         raise NetworkError("patience needs validation rows; leave it unset, or set some aside")
-    training = Training(network, theta, optimizer, limits)
+    training = Training(network, theta, optimizer, rule)
     if saved is not None:
         training.restore(saved)
     while training.active:
@@ -324,7 +324,7 @@ def train(
         if on_epoch is not None:
             on_epoch(training)
     ends = [restart.result() for restart in training.restarts]
-    if all(end.stop is TrainingStop.NONFINITE for end in ends):
+    if all(end.stop is Stop.NONFINITE for end in ends):
         last = ends[0].history[-1]
         raise FitError(
             f"training diverged: the objective became {last.objective} in epoch {last.epoch} with "

@@ -10,9 +10,9 @@ from pyspark.sql import functions as F
 
 from nonconvex.distributed.factorization.dataset import pack_ratings
 from nonconvex.distributed.factorization.fit import fit_loop
-from nonconvex.distributed.factorization.runs import Problem
-from nonconvex.distributed.runtime import description
-from nonconvex.numerics.convergence import FitError, Stop
+from nonconvex.distributed.factorization.runs import Broadcast, Problem
+from nonconvex.distributed.runtime import job_description
+from nonconvex.numerics.convergence import FitError, Stop, StoppingRule
 from nonconvex.numerics.factorization.model import Factors, Ridge, initial_rows
 from tests.distributed.factorization.local import alternate
 from tests.factories import ITEMS, USERS, frame, same_bits, triples
@@ -31,13 +31,29 @@ def problem(n, dtype, *, seed=0, reg=0.02, **settings):
     )
 
 
-def fit(ratings, problems, dtype=np.float32, blocks=2, place="driver", **settings):
+def fit(
+    ratings,
+    problems,
+    dtype=np.float32,
+    blocks=2,
+    place="driver",
+    *,
+    max_iter=3,
+    tol=0.0,
+    patience=None,
+    exchange=Broadcast,
+):
     """Minimize; on the driver, a pass takes a hundredth of the time of a job, to the same bits."""
     training = pack_ratings(
         ratings, user_blocks=blocks, item_blocks=blocks, dtype=dtype, place=place
     )
     try:
-        return fit_loop(training.blocks, problems, **{"max_iter": 3, "tol": 0.0, **settings})
+        return fit_loop(
+            training.blocks,
+            problems,
+            StoppingRule(max_iter, tol=tol, patience=patience),
+            exchange=exchange,
+        )
     finally:
         training.release()
 
@@ -165,7 +181,7 @@ def test_nothing_is_left_behind(spark, iterations):
     [fitted] = fit(data, [start], max_iter=iterations, place="executors", blocks=1)
     assert len(fitted.history) == 2 * iterations
     assert (len(list(temporary.iterdir())), manager.getPersistentRDDs().size()) == before
-    assert description(context) is None
+    assert job_description(spark) is None
 
 
 def test_one_line_for_each_iteration(spark, caplog):

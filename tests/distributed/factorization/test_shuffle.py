@@ -3,12 +3,11 @@
 import itertools
 import logging
 import shutil
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from nonconvex.distributed.factorization.shuffle import Shuffle, moments
+from nonconvex.distributed.factorization.shuffle import Shuffle, design_moments
 from nonconvex.distributed.rows import (
     CachedRows,
     CheckpointedRows,
@@ -18,7 +17,7 @@ from nonconvex.distributed.rows import (
     by_number,
     gather_factors,
 )
-from nonconvex.estimators.factorization.fit import choose_exchange
+from nonconvex.estimators.factorization.fit import exchange_policy
 from nonconvex.estimators.params import ParamError
 from nonconvex.numerics.factorization.model import Factors
 from nonconvex.numerics.factorization.ridge_posterior import MOMENT_ROWS, DesignMoments
@@ -86,13 +85,13 @@ def test_the_same_bits_as_broadcast_and_nothing_left_behind(
     ancestors, caches = [], []
     detach = Shuffle.detach
 
-    def look(self):
-        ancestors.extend(rows.rdd.toDebugString().count(b"\n") for rows in self._rows.values())
+    def look(self, rows):
+        ancestors.extend(r.elements.toDebugString().count(b"\n") for r in self._rows.values())
         caches.append(kept())
-        detach(self)
+        detach(self, rows)
 
     monkeypatch.setattr(Shuffle, "detach", look)
-    [found] = fit(data, [start], dtype, blocks=3, place="executors", exchange="shuffle", **settings)
+    [found] = fit(data, [start], dtype, blocks=3, place="executors", exchange=Shuffle, **settings)
     same_bits(gather_factors(found.factors), expected.factors)
     np.testing.assert_array_equal(found.squares, expected.squares)
     assert found.stop is expected.stop
@@ -166,17 +165,17 @@ def test_a_fit_goes_on_from_a_checkpoint_however_rows_are_exchanged(
     saving = estimator.copy().setCheckpointPath(str(tmp_path / "c")).setCheckpointInterval(2)
     with caplog.at_level(logging.INFO, logger="nonconvex"):
         fit_killed_after(1, never_gathered, saving.copy().setExchange("shuffle"), validated)
-        begin = Shuffle._begin
+        enter = Shuffle.__enter__
 
         def begin_alone(self):
             shutil.rmtree(tmp_path / "c")  # as another process would, that has come further
-            begin(self)
+            return enter(self)
 
-        never_gathered.setattr(Shuffle, "_begin", begin_alone)
+        never_gathered.setattr(Shuffle, "__enter__", begin_alone)
         resumed = saving.setExchange(goes_on).setNumUserBlocks(3).fit(validated)
     assert kept() == (2 if goes_on == "shuffle" else 0)
     assert "MB of users to 2 blocks of items" in caplog.text
-    assert "going on after iteration 2" in caplog.text
+    assert "continuing after iteration 2" in caplog.text
     never_gathered.undo()
     same_bits(resumed.factors, whole.factors)
     assert (
@@ -207,7 +206,7 @@ def test_moments_of_kept_rows_have_the_bits_of_those_on_the_driver(spark, biases
     elements = [(number, Rows(x[place], None, None)) for number, place in enumerate(slices)]
     rdd = spark.sparkContext.parallelize(elements).partitionBy(len(slices), by_number)
     kept = CachedRows(rdd, slices, 3, x.dtype)
-    found = moments(ShardedFactors(0.0, kept, kept), (degrees, degrees), biases=biases)
+    found = design_moments(ShardedFactors(0.0, kept, kept), (degrees, degrees), biases=biases)
     expected = DesignMoments.of(Factors(0.0, x, x), (degrees, degrees), biases=biases)
     np.testing.assert_array_equal(found.users, expected.users)
     np.testing.assert_array_equal(found.items, expected.items)
@@ -232,16 +231,17 @@ def test_what_no_shuffle_is_written_for_is_refused(ratings, params, message):
 
 
 def test_rows_are_exchanged_if_they_are_more_than_may_be_broadcast(caplog):
-    blocks = SimpleNamespace(users=None, validation=None, dtype=np.float32)
-    training = SimpleNamespace(blocks=blocks, ids=(range(1000), range(10)))
+    def choose(*estimators):
+        return exchange_policy(estimators).choose(1000)
+
     bound = MatrixFactorization(rank=9, maxBroadcastBytes=40_000)  # 1000 · (1 + 9) · 4
     below = bound.copy().setMaxBroadcastBytes(39_999)
     with caplog.at_level(logging.INFO, logger="nonconvex"):
-        assert choose_exchange([bound], training) == "broadcast"
-        assert choose_exchange([below], training) == "shuffle"
-        assert choose_exchange([below, below], training) == "broadcast"
-        assert choose_exchange([below.copy().setSolver("gd")], training) == "broadcast"
-        assert choose_exchange([below.copy().setExchange("broadcast")], training) == "broadcast"
+        assert choose(bound) == "broadcast"
+        assert choose(below) == "shuffle"
+        assert choose(below, below) == "broadcast"
+        assert choose(below.copy().setSolver("gd")) == "broadcast"
+        assert choose(below.copy().setExchange("broadcast")) == "broadcast"
     rows = "1,000 rows of a side take"
     within = f"{rows} 40,000 bytes, and maxBroadcastBytes is 40,000"
     beyond = f"{rows} 40,000 bytes, and maxBroadcastBytes is 39,999"

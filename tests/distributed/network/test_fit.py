@@ -22,8 +22,8 @@ from nonconvex.distributed.network.gradients import (
     fetch_examples,
     open_gradients,
 )
-from nonconvex.distributed.runtime import describe, description
-from nonconvex.numerics.convergence import Limits
+from nonconvex.distributed.runtime import describe_jobs, job_description
+from nonconvex.numerics.convergence import StoppingRule
 from nonconvex.numerics.network.backprop import LocalGradients, epoch_order, evaluate, merge
 from nonconvex.numerics.network.model import Network, initialize
 from nonconvex.numerics.network.training import train
@@ -64,7 +64,7 @@ def fit(examples, reading, epochs=3, **settings):
         examples,
         reading,
         make_optimizer("adam", 0.02),
-        Limits(epochs, max_steps=settings.pop("max_steps", None)),
+        StoppingRule(epochs, max_steps=settings.pop("max_steps", None)),
         batch_size=BATCH,
         seed=5,
         **settings,
@@ -99,7 +99,7 @@ def test_the_driver_keeps_or_streams_to_the_same_bits(spark, examples, reading, 
     assert lines[-1].endswith("reached maxIter")
     same(fit(examples, reading, place="driver", memory_bytes=2000), kept)
     assert left_behind(spark) == before
-    assert description(spark.sparkContext) is None
+    assert job_description(spark) is None
 
     # And as all of it in numpy, from the packed bytes.
     parts = examples.train.run(lambda _, piece: tuple(piece.arrays(True)))
@@ -111,7 +111,7 @@ def test_the_driver_keeps_or_streams_to_the_same_bits(spark, examples, reading, 
     np.testing.assert_array_equal(whole.y, y)
     np.testing.assert_allclose(whole.weight, w * np.array([1.0, 2.0, 0.5])[y])
     local = LocalGradients(NETWORK, whole, examples.train.sizes, BATCH, 5)
-    found = train(NETWORK, THETA, local, make_optimizer("adam", 0.02), Limits(3))
+    found = train(NETWORK, THETA, local, make_optimizer("adam", 0.02), StoppingRule(3))
     assert [end.theta.tobytes() for end in found] == [end.theta.tobytes() for end in kept]
 
 
@@ -215,7 +215,7 @@ def test_only_the_pieces_of_a_minibatch_are_touched(spark, examples, reading):
         batch = next(epoch_order(examples.train.sizes, BATCH, 5, 1))
         next(gradients.epoch(1))(THETA)
         [job] = tracker.getJobIdsForGroup("step")
-        describe(spark.sparkContext, None)
+        describe_jobs(spark, None)
         spark.sparkContext.setLocalProperty("spark.jobGroup.id", None)
         [*_, stage] = sorted(tracker.getJobInfo(job).stageIds)
         assert tracker.getStageInfo(stage).numTasks == len(batch)

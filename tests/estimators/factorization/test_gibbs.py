@@ -134,23 +134,23 @@ def test_a_fit_that_was_interrupted_goes_on_to_the_same_bits_on_other_blocks(
             signal.raise_signal(signal.SIGINT)
         end_iteration(self, **limits)
 
-    take, end_iteration = courses.Course.take, runs.Run.end_iteration
+    take, end_iteration = courses.ChainGroup.take, runs.FitState.end_iteration
     params = {"checkpointPath": str(tmp_path / "fit"), "checkpointInterval": 5, "numRestarts": 2}
     interrupted = estimator(numUserBlocks=3, numItemBlocks=2, **params)
     with monkeypatch.context() as patch:
-        patch.setattr(runs.Run, "end_iteration", asked_at_the_start)
+        patch.setattr(runs.FitState, "end_iteration", asked_at_the_start)
         with pytest.raises(Interrupted, match="before the first sweep, and nothing is saved yet; "):
             interrupted.fit(ratings)
     with monkeypatch.context() as patch:
-        patch.setattr(courses.Course, "take", killed)
+        patch.setattr(courses.ChainGroup, "take", killed)
         with pytest.raises(KeyboardInterrupt):
             interrupted.fit(ratings)
     with monkeypatch.context() as patch:
-        patch.setattr(courses.Course, "take", asked_to_end)
-        with pytest.raises(Interrupted, match=r"after sweep 17, which is saved in .*/fit; "):
+        patch.setattr(courses.ChainGroup, "take", asked_to_end)
+        with pytest.raises(Interrupted, match=r"after sweep 17, which is saved in .*/fit; run"):
             interrupted.fit(ratings)
     with monkeypatch.context() as patch:
-        patch.setattr(sampling, "minimize", None)  # chains go on, and do not start again
+        patch.setattr(sampling, "fit_loop", None)  # chains go on, and do not start again
         again = estimator(numUserBlocks=1, numItemBlocks=4, **params).fit(ratings.repartition(3))
     assert same(again, model)
     values = [[step["tau"] for step in m.summary.restarts[1].history] for m in (again, model)]

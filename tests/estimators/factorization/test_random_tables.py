@@ -20,7 +20,7 @@ from nonconvex.distributed.data.prepare import _check
 from nonconvex.distributed.data.sources import read_source
 from nonconvex.distributed.data.splits import Split
 from nonconvex.distributed.data.validation import Columns, Rules
-from nonconvex.estimators.factorization.fit import random_start
+from nonconvex.numerics.factorization.model import InitialRows, Side
 from nonconvex.recommendation import MatrixFactorization
 from tests.numerics.factorization import twins
 
@@ -85,19 +85,12 @@ def mean(rated):
 
 def fitted(model, counted):
     """The factors that loops over rows come to in one iteration from where the model started."""
-    start = random_start(
-        model._ids,
-        2,
-        alpha=0.0,
-        scale=0.1,
-        seed=SEED,
-        restart=0,
-        dtype=np.float64,
-        nonnegative=False,
+    x, z = (
+        InitialRows(len(ids), 2, 0.1, SEED, 0, side, np.float64, False).between(0, len(ids))
+        for side, ids in zip(Side, model._ids, strict=True)
     )
     place = [{name: i for i, name in enumerate(side.to_pylist())} for side in model._ids]
     triples = [(place[0][u], place[1][i], *value) for (u, i), value in counted.items()]
-    x, z = start.users.copy(), start.items.copy()
     columns = list(zip(*triples, strict=True))
     for own, fixed, which in ((z, x, (1, 0)), (x, z, (0, 1))):
         grouped = twins.group(columns[which[0]], columns[which[1]], columns[2], columns[3])
@@ -134,7 +127,7 @@ def check(spark, directory, tables, policy):
     with ExitStack() as cache:
         source = read_source(spark, str(path))
         checked = _check(cache, source, Columns(weight="weight"), Rules(duplicates=policy), Split())
-        assert checked.intake.rejected == {why: reasons.count(why) for why in sorted(set(reasons))}
+        assert checked.report.rejected == {why: reasons.count(why) for why in sorted(set(reasons))}
         found = {(r.user, r.item): (r.rating, r.weight) for r in checked.ratings.collect()}
         assert found.keys() == counted.keys()
         pairs = sorted(counted)

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nonconvex.numerics.convergence import Limits
+from nonconvex.numerics.convergence import StoppingRule
 from nonconvex.numerics.factorization import als as least_squares
 from nonconvex.numerics.factorization import als as quadratic
 from nonconvex.numerics.factorization import design as designs
@@ -778,7 +778,7 @@ def minimum(network, examples, learning_rate=0.3):
     theta = initialize(network, "glorot-normal", seed=1, dtype=np.float64)[None]
     rows = len(examples.x)
     gradients = LocalGradients(network, examples, [rows], rows, seed=1)
-    [end] = train(network, theta, gradients, nesterov(learning_rate), Limits(1000))
+    [end] = train(network, theta, gradients, nesterov(learning_rate), StoppingRule(1000))
     assert end.history[-1].gradient_norm < 1e-9
     [layer] = network.views(end.theta)
     return layer
@@ -836,7 +836,7 @@ def test_xor_succeeds_from_some_starts_and_from_the_best_of_ten_always(capsys):
     network = Network((2, 2, 1), ("sigmoid",), "binary-cross-entropy")
     starts = [initialize(network, "glorot-normal", 7, r, np.float64) for r in range(50)]
     gradients = LocalGradients(network, XOR, [4], 4, seed=1)
-    ends = train(network, np.stack(starts), gradients, adam(0.1), Limits(800))
+    ends = train(network, np.stack(starts), gradients, adam(0.1), StoppingRule(800))
     theta = np.stack([end.theta for end in ends])
     found = evaluate(network, theta, XOR)
     succeeded = found.correct == 4
@@ -865,6 +865,6 @@ def test_a_hidden_step_learns_by_the_straight_through_estimator():
     )
     starts = np.stack([initialize(network, "glorot-uniform", 7, r, np.float64) for r in range(10)])
     gradients = LocalGradients(network, XOR, [4], 4, seed=1)
-    ends = train(network, starts, gradients, adam(0.05), Limits(300))
+    ends = train(network, starts, gradients, adam(0.05), StoppingRule(300))
     found = evaluate(network, np.stack([end.theta for end in ends]), XOR)
     assert found.correct.max() == 4

@@ -11,7 +11,7 @@ import pytest
 from nonconvex.numerics.factorization import posterior as posterior_module
 from nonconvex.numerics.factorization.blocks import RatingBlock
 from nonconvex.numerics.factorization.gibbs import RowDistribution, Sample
-from nonconvex.numerics.factorization.model import Factors, predict
+from nonconvex.numerics.factorization.model import Factors, Side, predict
 from nonconvex.numerics.factorization.posterior import (
     LowRankMean,
     Posterior,
@@ -114,9 +114,9 @@ def test_folded_rows_are_draws_given_the_other_side(posterior, samples):
         np.repeat(np.arange(copies), 3), np.tile(columns, copies), np.tile(ratings, copies)
     )
     mean_model = Factors(0.0, np.zeros((USERS, 3)), samples[0].factors.items)
-    projections = posterior.projections("users", mean_model)
+    projections = posterior.projections(Side.USERS, mean_model)
     mean, draws, omega = fold_rows(
-        block, posterior.items, posterior.conditionals("users"), projections, np.arange(copies)
+        block, posterior.items, posterior.conditionals(Side.USERS), projections, np.arange(copies)
     )
     width = 1 + RANK
     for s, sample in enumerate(samples):
@@ -144,10 +144,10 @@ def test_folded_rows_are_draws_given_the_other_side(posterior, samples):
 def test_the_mean_of_folded_rows_predicts_the_mean_over_the_samples(posterior, samples):
     block = RatingBlock.from_triples([0, 0], [1, 4], [2.0, -1.0])
     # a mean model of full rank, in which the users of every sample lie
-    given, keys = posterior.conditionals("items"), np.array([9])
+    given, keys = posterior.conditionals(Side.ITEMS), np.array([9])
     transposed = Factors(0.0, np.eye(USERS, 1 + USERS, 1), np.zeros((ITEMS, 1 + USERS)))
     mean, draws, omega = fold_rows(
-        block, posterior.users, given, posterior.projections("items", transposed), keys
+        block, posterior.users, given, posterior.projections(Side.ITEMS, transposed), keys
     )
     expected = np.zeros(USERS)
     for conditional, sample in zip(given, samples, strict=True):
@@ -156,7 +156,7 @@ def test_the_mean_of_folded_rows_predicts_the_mean_over_the_samples(posterior, s
     np.testing.assert_allclose(mean[0, 0] + mean[0, 1:], expected, atol=1e-10)
     assert (omega == 1).all()
     again = fold_rows(
-        block, posterior.users, given, posterior.projections("items", transposed), np.array([8])
+        block, posterior.users, given, posterior.projections(Side.ITEMS, transposed), np.array([8])
     )
     assert not np.array_equal(again[1], draws)
 

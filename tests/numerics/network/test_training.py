@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from nonconvex.numerics.convergence import Epoch, FitError, Limits, TrainingStop, best_epoch
+from nonconvex.numerics.convergence import Epoch, FitError, Stop, StoppingRule, best_epoch
 from nonconvex.numerics.network.backprop import (
     Evaluation,
     LocalGradients,
@@ -50,7 +50,7 @@ def assert_same(ours, wanted):
 def test_the_loop_is_the_one_written_out():
     network, theta, examples, gradients = problem(dtype=np.float64)
     optimizer = adam(exponential_decay(0.1, 5))
-    ends = train(network, theta, gradients, optimizer, Limits(2))
+    ends = train(network, theta, gradients, optimizer, StoppingRule(2))
     state, t = optimizer.init(theta), 0
     for epoch in (1, 2):
         loss, value_sum, weight = np.zeros(3), np.zeros(3), 0.0
@@ -75,7 +75,7 @@ def test_the_loop_is_the_one_written_out():
             assert record.seconds > 0
     for number, end in enumerate(ends):
         assert end.theta.tobytes() == theta[number].tobytes()
-        assert end.stop is TrainingStop.MAX_EPOCHS
+        assert end.stop is Stop.MAX_ITER
         assert end.epoch == 2
 
 
@@ -90,7 +90,7 @@ def test_restarts_trained_together_have_the_bits_they_have_alone(name):
             start,
             gradients,
             optimizer,
-            Limits(3, patience=2),
+            StoppingRule(3, patience=2),
             validate=lambda theta: evaluate(network, theta, examples),
         )
 
@@ -104,10 +104,10 @@ def test_a_diverging_restart_leaves_the_others_their_bits():
     bad[1] *= 100  # each step makes it greater, until it is not finite
 
     def run(start):
-        return train(network, start, gradients, momentum(0.001), Limits(3))
+        return train(network, start, gradients, momentum(0.001), StoppingRule(3))
 
     ends, alone = run(bad), run(theta[[0, 2]])
-    assert [end.stop.name for end in ends] == ["MAX_EPOCHS", "NONFINITE", "MAX_EPOCHS"]
+    assert [end.stop.name for end in ends] == ["MAX_ITER", "NONFINITE", "MAX_ITER"]
     *finite, last = [epoch.objective for epoch in ends[1].history]
     assert np.isfinite(finite).all()
     assert not np.isfinite(last)
@@ -126,8 +126,8 @@ def test_parameters_that_are_not_finite_are_seen_at_the_end_of_an_epoch():
         return evaluate(network, theta, examples)
 
     optimizer = gradient_descent(1e250)
-    ends = train(network, theta, gradients, optimizer, Limits(1), validate=validate)
-    assert [end.stop.name for end in ends] == ["MAX_EPOCHS", "NONFINITE"]
+    ends = train(network, theta, gradients, optimizer, StoppingRule(1), validate=validate)
+    assert [end.stop.name for end in ends] == ["MAX_ITER", "NONFINITE"]
     assert seen == [1]
     assert ends[0].history[0].validation_loss == math.inf
     assert ends[1].history[0].validation_loss is None
@@ -141,7 +141,7 @@ def test_when_every_restart_diverges_the_message_says_what_to_do():
         r"1e\+30; lower learningRate, set clipNorm, or check that features and targets are on a "
         r"moderate scale \(standardize\)$",
     ):
-        train(network, theta, gradients, gradient_descent(1e30), Limits(9))
+        train(network, theta, gradients, gradient_descent(1e30), StoppingRule(9))
 
 
 def scripted(losses):
@@ -160,8 +160,10 @@ def test_early_stopping_restores_the_best():
     # the first stops after epoch 4 with the best at 2; the second goes on alone, best at 5
     script = [[3.0, 3.0], [1.0, 2.0], [2.0, 4.0], [1.0, 1.5], [1.0], [2.0], [math.nan]]
     seen, validate = scripted(script)
-    ends = train(network, theta, gradients, adam(0.01), Limits(50, patience=2), validate=validate)
-    assert [end.stop for end in ends] == [TrainingStop.PATIENCE] * 2
+    ends = train(
+        network, theta, gradients, adam(0.01), StoppingRule(50, patience=2), validate=validate
+    )
+    assert [end.stop for end in ends] == [Stop.PATIENCE] * 2
     assert [end.epoch for end in ends] == [2, 5]
     assert [len(end.history) for end in ends] == [4, 7]
     assert ends[0].theta.tobytes() == seen[1][0].tobytes()
@@ -172,15 +174,17 @@ def test_early_stopping_restores_the_best():
 def test_the_best_is_restored_at_the_last_epoch_too():
     network, theta, _, gradients = problem(restarts=1)
     seen, validate = scripted([[2.0], [1.0], [3.0]])
-    [end] = train(network, theta, gradients, adam(0.01), Limits(3, patience=9), validate=validate)
-    assert (end.stop, end.epoch) == (TrainingStop.MAX_EPOCHS, 2)
+    [end] = train(
+        network, theta, gradients, adam(0.01), StoppingRule(3, patience=9), validate=validate
+    )
+    assert (end.stop, end.epoch) == (Stop.MAX_ITER, 2)
     assert end.theta.tobytes() == seen[1][0].tobytes()
 
 
 def test_without_patience_the_last_parameters_are_returned():
     network, theta, _, gradients = problem(restarts=1)
     seen, validate = scripted([[1.0], [2.0], [3.0]])
-    [end] = train(network, theta, gradients, adam(0.01), Limits(3), validate=validate)
+    [end] = train(network, theta, gradients, adam(0.01), StoppingRule(3), validate=validate)
     assert end.epoch == 3
     assert end.theta.tobytes() == seen[2][0].tobytes()
 
@@ -203,17 +207,19 @@ def test_the_best_outlives_a_divergence():
     class Breaking:
         epoch = staticmethod(minibatches)
 
-    ends = train(network, theta, Breaking(), adam(0.01), Limits(3, patience=9), validate=validate)
-    assert [end.stop.name for end in ends] == ["NONFINITE", "MAX_EPOCHS"]
+    ends = train(
+        network, theta, Breaking(), adam(0.01), StoppingRule(3, patience=9), validate=validate
+    )
+    assert [end.stop.name for end in ends] == ["NONFINITE", "MAX_ITER"]
     assert [end.epoch for end in ends] == [1, 1]
     assert ends[0].theta.tobytes() == seen[0][0].tobytes()
 
 
 def test_max_steps_may_cut_an_epoch_short():
     network, theta, _, gradients = problem()
-    ends = train(network, theta, gradients, adam(0.01), Limits(9, max_steps=6))
+    ends = train(network, theta, gradients, adam(0.01), StoppingRule(9, max_steps=6))
     for end in ends:
-        assert end.stop is TrainingStop.MAX_STEPS
+        assert end.stop is Stop.MAX_STEPS
         assert [epoch.steps for epoch in end.history] == [4, 6]
 
 
@@ -225,13 +231,13 @@ def history(*objectives):
 
 
 def test_limits():
-    assert Limits(9, tol=0.1).reached(history(1.0)) is None
-    assert Limits(9, tol=0.1).reached(history(1.0, 0.89)) is None
-    assert Limits(9, tol=0.1).reached(history(1.0, 0.91)) is TrainingStop.TOLERANCE
-    assert Limits(9, tol=0.1).reached(history(1.0, 1.05)) is TrainingStop.TOLERANCE
-    assert Limits(9).reached(history(1.0, 1.0)) is None
-    assert Limits(2).reached(history(1.0, 1.0)) is TrainingStop.MAX_EPOCHS
-    assert Limits(9, max_steps=2).reached(history(1.0, 1.0)) is TrainingStop.MAX_STEPS
+    assert StoppingRule(9, tol=0.1).reached(history(1.0)) is None
+    assert StoppingRule(9, tol=0.1).reached(history(1.0, 0.89)) is None
+    assert StoppingRule(9, tol=0.1).reached(history(1.0, 0.91)) is Stop.TOLERANCE
+    assert StoppingRule(9, tol=0.1).reached(history(1.0, 1.05)) is Stop.TOLERANCE
+    assert StoppingRule(9).reached(history(1.0, 1.0)) is None
+    assert StoppingRule(2).reached(history(1.0, 1.0)) is Stop.MAX_ITER
+    assert StoppingRule(9, max_steps=2).reached(history(1.0, 1.0)) is Stop.MAX_STEPS
 
 
 def test_the_best_epoch_is_the_first_of_equals():
@@ -262,7 +268,7 @@ def test_going_on_from_a_saved_state_gives_the_same_bits(name, at):
             theta,
             gradients,
             optimizer,
-            Limits(5, patience=2),
+            StoppingRule(5, patience=2),
             validate=scripted(script)[1],
             **options,
         )
@@ -282,10 +288,10 @@ def test_no_rows_are_refused():
     empty = type(examples)(*(part[:0] for part in examples))
     gradients = LocalGradients(network, empty, [0, 0], 10, seed=1)
     with pytest.raises(FitError, match=r"^there is no row to train on; check the training data"):
-        train(network, theta, gradients, adam(0.1), Limits(1))
+        train(network, theta, gradients, adam(0.1), StoppingRule(1))
 
 
 def test_patience_needs_something_to_validate_with():
     network, theta, _, gradients = problem()
     with pytest.raises(NetworkError, match=r"^patience needs validation rows; leave it unset, or"):
-        train(network, theta, gradients, adam(0.1), Limits(1, patience=1))
+        train(network, theta, gradients, adam(0.1), StoppingRule(1, patience=1))
