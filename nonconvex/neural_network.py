@@ -39,7 +39,7 @@ from nonconvex.estimators.network.params import (
 )
 from nonconvex.estimators.network.persistence import NetworkReader, NetworkWriter
 from nonconvex.estimators.network.summary import NetworkSummary
-from nonconvex.estimators.params import InTurn, ParamError, with_accessors
+from nonconvex.estimators.params import LazyFits, ParamError, with_accessors
 from nonconvex.estimators.persistence import EstimatorReader
 
 if TYPE_CHECKING:
@@ -339,7 +339,7 @@ class _NetworkEstimator(Estimator[ModelT], NetworkParams, DefaultParamsWritable,
             (indices, partial(self._fit_group, dataset, [estimators[i] for i in indices]))
             for indices in groups.values()
         ]
-        return InTurn(fits)
+        return LazyFits(fits)
 
     def _fit(self, dataset: DataFrame) -> ModelT:
         return self._fit_group(dataset, [self])[0]

@@ -1,7 +1,4 @@
-"""Latent factor models of ratings, R̂_ui = α + β_u + β_i + γ_u·γ_i, as pyspark.ml estimators.
-
-The model that `MatrixFactorization` fits.
-"""
+"""Latent factor models of ratings, R̂_ui = α + β_u + β_i + γ_u·γ_i, as pyspark.ml estimators."""
 
 from __future__ import annotations
 
@@ -13,8 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
-from pyspark import Broadcast, keyword_only
+from pyspark import keyword_only
 from pyspark.ml import Estimator, Model
 from pyspark.ml.util import (
     DefaultParamsReadable,
@@ -25,9 +21,8 @@ from pyspark.ml.util import (
     MLWriter,
 )
 from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql import functions as F
 
-from nonconvex.distributed.columns import check_frame, number_column
+from nonconvex.distributed.columns import check_frame
 from nonconvex.distributed.data.prepared import PreparedRatings
 from nonconvex.distributed.data.validation import RatingsError
 from nonconvex.distributed.factorization.dataset import (
@@ -36,14 +31,13 @@ from nonconvex.distributed.factorization.dataset import (
     load_prepared,
     pack_ratings,
 )
-from nonconvex.distributed.factorization.evaluate import evaluate_ratings, retrieval
 from nonconvex.distributed.factorization.execution import ExecutionMode
 from nonconvex.distributed.factorization.fold_in import Drawing, Equation, fold_in, fold_in_samples
-from nonconvex.distributed.factorization.top_n import ModelSide, Ranker
 from nonconvex.distributed.model_tables import factor_table
 from nonconvex.distributed.rows import ShardedFactors
 from nonconvex.distributed.serving import training_ratings
-from nonconvex.estimators.factorization.explain import Explainer
+from nonconvex.estimators.factorization.evaluate import evaluate_model, select_as_in_training
+from nonconvex.estimators.factorization.explain import Explanation, explain_prediction
 from nonconvex.estimators.factorization.fit import (
     FitResult,
     WarmStart,
@@ -54,22 +48,21 @@ from nonconvex.estimators.factorization.fit import (
     warm_start,
 )
 from nonconvex.estimators.factorization.params import (
-    NOT_OF_THE_FIT,
-    SHARED,
+    BATCHED_TOGETHER,
+    NON_IDENTITY_PARAMS,
+    FactorizationModelParams,
     FactorizationParams,
+    check_combination,
     check_prepared,
-    check_together,
 )
 from nonconvex.estimators.factorization.persistence import FactorizationReader, FactorizationWriter
-from nonconvex.estimators.factorization.predict import Predictor
-from nonconvex.estimators.factorization.recommend import Recommender, positive
+from nonconvex.estimators.factorization.predict import ModelState, add_predictions
+from nonconvex.estimators.factorization.recommend import recommend, similar_rows
 from nonconvex.estimators.factorization.summary import TrainingSummary
-from nonconvex.estimators.params import InTurn, ParamError, number, optional, with_accessors
+from nonconvex.estimators.params import LazyFits, ParamError, set_defaults, with_accessors
 from nonconvex.estimators.persistence import EstimatorReader
 from nonconvex.numerics.factorization.blocks import RatingBlock
 from nonconvex.numerics.factorization.model import Factors, Side, preferences
-from nonconvex.numerics.factorization.posterior import Posterior
-from nonconvex.numerics.factorization.ridge_posterior import RidgePosterior
 
 if TYPE_CHECKING:
     from pyspark.ml._typing import ParamMap
@@ -79,14 +72,25 @@ __all__ = ["MatrixFactorization", "MatrixFactorizationModel"]
 
 @with_accessors
 class MatrixFactorizationModel(
-    Model, Predictor, Recommender, Explainer, MLReadable["MatrixFactorizationModel"], MLWritable
+    Model, FactorizationModelParams, MLReadable["MatrixFactorizationModel"], MLWritable
 ):
     """A fitted latent factor model: α, and a row (β, γ) for every user and item.
+
+    Lists of recommendations are ordered by prediction, in float64 and not clipped, and equal
+    predictions by id; they do not depend on batches, partitions, or the other ids that are asked
+    for.  A list is shorter than n where fewer ids are allowed.  A task holds the factors of both
+    sides, 10,000 rows (``spark.sql.execution.arrow.maxRecordsPerBatch``) with their excluded
+    pairs, and some 10 megabytes of scores; the driver holds nothing that grows with the lists.
+
+    ``exclude`` is a dataframe of pairs, with columns named by ``userCol`` and ``itemCol``, that no
+    list may hold; or ``"train"``, the training pairs, which are read again from the dataframe
+    that was fitted (a loaded model does not have them).  ``candidates`` is a dataframe of the ids
+    that lists may hold, or of the pairs if it has both columns.  Unknown ids are ignored.
 
     Attributes
     ----------
     rank : int
-        That of the factors, which for the mean of samples is ``meanRank``.
+        Number of factors; ``meanRank`` if the model predicts the mean of samples.
     globalBias : float
         α.
     userFactors, itemFactors : DataFrame
@@ -96,69 +100,211 @@ class MatrixFactorizationModel(
         The models of all random starts, if ``keepRestarts`` was set; they are not saved.
     """
 
-    # What folding in and evaluation do as training did.
+    # For fold-in, evaluation and explanations, which read ratings as training did.
     ratingCol = FactorizationParams.ratingCol
     weightCol = FactorizationParams.weightCol
     fitBiases = FactorizationParams.fitBiases
     nonnegative = FactorizationParams.nonnegative
     implicitPrefs = FactorizationParams.implicitPrefs
     confidence = FactorizationParams.confidence
-    # What an explanation must know.
     ensemble = FactorizationParams.ensemble
 
-    def __init__(
-        self,
-        factors: Factors | ShardedFactors | None = None,
-        ids: Ids | None = None,
-        summary: TrainingSummary | None = None,
-        *,
-        implicit: bool = False,
-        posterior: Posterior | None = None,
-        ridge: RidgePosterior | None = None,
-        training_pairs: DataFrame | None = None,
-        histories: Sequence[DataFrame] = (),
-    ) -> None:
+    def __init__(self, state: ModelState | None = None) -> None:
         super().__init__()
-        self._setDefault(
-            ratingCol="rating",
-            weightCol=None,
-            fitBiases=True,
-            nonnegative=False,
-            implicitPrefs=False,
-            confidence=1.0,
-            ensemble=False,
-        )
-        if factors is None or ids is None or summary is None:
+        if state is None:
             raise TypeError("a MatrixFactorizationModel comes from fit or load")
-        self._held, self._ids, self._summary = factors, ids, summary
-        self._implicit, self._posterior, self._ridge = implicit, posterior, ridge
-        self._training_pairs, self._histories = training_pairs, histories
+        set_defaults(self, MatrixFactorization.__init__)
+        self._state = state
         self.restarts: list[MatrixFactorizationModel] = []
-        self._shared_ids: tuple[Broadcast[pa.ChunkedArray], ...] | None = None
+
+    def _facts(self) -> dict[str, Any]:
+        return {"rank": self.rank, **self.summary.facts()}
+
+    def _repr_html_(self) -> str:
+        """Return the table of the summary for a notebook."""
+        return f"<p>{type(self).__name__} of rank {self.rank}</p>{self.summary._repr_html_()}"
+
+    @property
+    def factors(self) -> Factors:
+        """All parameters as arrays, the rows in ascending order of their ids.
+
+        Where rows were exchanged by shuffle they are on the executors, and `save`, `transform`
+        without intervals, `userFactors` and `itemFactors` leave them there.  This property, and
+        all other methods of a model, bring them to the driver.
+        """
+        return self._state.factors
+
+    @property
+    def rank(self) -> int:
+        """Number K of factors."""
+        return int(self._state.held.users.shape[1]) - 1
+
+    @property
+    def globalBias(self) -> float:
+        """The global bias α."""
+        return float(self._state.held.alpha)
 
     @property
     def userFactors(self) -> DataFrame:
         """Rows ``id, bias, features`` of all users, in ascending order of their ids."""
-        return factor_table(SparkSession.active(), self._ids.users, self._held.users)
+        return factor_table(SparkSession.active(), self._ids.users, self._state.held.users)
 
     @property
     def itemFactors(self) -> DataFrame:
         """Rows ``id, bias, features`` of all items, in ascending order of their ids."""
-        return factor_table(SparkSession.active(), self._ids.items, self._held.items)
+        return factor_table(SparkSession.active(), self._ids.items, self._state.held.items)
 
     @property
     def summary(self) -> TrainingSummary:
-        """What the model was trained on, and how it went."""
-        return self._summary
+        """Data and course of the fit."""
+        return self._state.summary
 
-    def start_for(
-        self, ids: Ids, rank: int, dtype: type[np.floating], *, intercept: bool, biases: bool
-    ) -> tuple[Factors, dict[str, dict[str, int]]]:
-        """Return where a fit of other ids starts from this model, see `starts.warm_start`."""
-        factors = self.factors
-        if self._posterior is not None:  # the mean of samples is of another rank than they are
-            factors = self._posterior.sample(-1).factors
-        return warm_start(factors, self._ids, ids, rank, dtype, intercept=intercept, biases=biases)
+    @property
+    def _ids(self) -> Ids:
+        """Ids of users and of items, in the order of their rows."""
+        return self._state.ids
+
+    def _transform(self, dataset: DataFrame) -> DataFrame:
+        return add_predictions(self._state, self, dataset)
+
+    def recommendForAllUsers(
+        self,
+        n: int,
+        exclude: DataFrame | str | None = None,
+        candidates: DataFrame | None = None,
+    ) -> DataFrame:
+        """Return the n best items for every user of the model.
+
+        Parameters
+        ----------
+        n : int
+            At least 1.
+        exclude : DataFrame or "train", optional
+            Pairs that no list may hold.
+        candidates : DataFrame, optional
+            Items, or pairs of a user and an item, that lists may hold; by default all items.
+
+        Returns
+        -------
+        DataFrame
+            ``<userCol>, recommendations``, an array of structs ``<itemCol>, rating`` in the order
+            of falling predictions; ``rating`` is a float.
+
+        Examples
+        --------
+        >>> lists = model.recommendForAllUsers(3, exclude="train")
+        >>> [film.item for film in lists.where("user = 413").first().recommendations]
+        ['Silver Linings Playbook', 'Gravity', 'Argo']
+        """
+        return recommend(self._state, self, n, None, exclude, candidates)
+
+    def recommendForAllItems(
+        self,
+        n: int,
+        exclude: DataFrame | str | None = None,
+        candidates: DataFrame | None = None,
+    ) -> DataFrame:
+        """Return the n best users for every item, as `recommendForAllUsers` does the reverse."""
+        return recommend(self._state, self, n, None, exclude, candidates, reverse=True)
+
+    def recommendForUserSubset(
+        self,
+        dataset: DataFrame,
+        n: int,
+        exclude: DataFrame | str | None = None,
+        candidates: DataFrame | None = None,
+    ) -> DataFrame:
+        """Return the n best items for the users in a dataframe.
+
+        Parameters
+        ----------
+        dataset : DataFrame
+            With the column ``userCol``.  A user who is there several times gets one row, and null
+            gets none.  A user whom the model does not know is recommended by α + β_i if
+            ``coldStartStrategy`` is "bias", and else is left out, as in MLlib.
+        n, exclude, candidates
+            As for `recommendForAllUsers`, as is what is returned.
+        """
+        check_frame("dataset", dataset)
+        return recommend(self._state, self, n, dataset, exclude, candidates)
+
+    def recommendForItemSubset(
+        self,
+        dataset: DataFrame,
+        n: int,
+        exclude: DataFrame | str | None = None,
+        candidates: DataFrame | None = None,
+    ) -> DataFrame:
+        """Return the n best users for the items in a dataframe; see `recommendForUserSubset`."""
+        check_frame("dataset", dataset)
+        return recommend(self._state, self, n, dataset, exclude, candidates, reverse=True)
+
+    def similarItems(self, n: int, subset: DataFrame | None = None) -> DataFrame:
+        """Return the n items that are most similar to each item, by the cosine of their γ.
+
+        An item is not similar to itself, and one with γ = 0 to none.
+
+        Parameters
+        ----------
+        n : int
+            At least 1.
+        subset : DataFrame, optional
+            Items to look at, by default all of the model; those that it does not know are left
+            out.
+
+        Returns
+        -------
+        DataFrame
+            ``<itemCol>, similar``, an array of structs ``<itemCol>, similarity`` in falling
+            order, equal ones by id; ``similarity`` is a float.
+        """
+        return similar_rows(self._state, self, n, subset, 1)
+
+    def similarUsers(self, n: int, subset: DataFrame | None = None) -> DataFrame:
+        """Return the n users that are most similar to each user; see `similarItems`."""
+        return similar_rows(self._state, self, n, subset, 0)
+
+    def explain(self, user: Any, item: Any, history: DataFrame | None = None) -> Explanation:
+        """Say what a prediction is made of, and which ratings of the user it comes from.
+
+        With the items as they are, the row of a user is linear in the user's ratings, so γ_u·γ_i
+        is a sum with a term for each of them (see
+        `nonconvex.numerics.factorization.explain`): exactly so
+        for a model that "als" made, whose last step solves for the users; nearly for other
+        solvers; and for a sampled model as the mean over its kept samples.
+
+        Parameters
+        ----------
+        user, item : str or number
+            Ids, as they were in training; one that the model does not know has β = 0 and γ = 0.
+        history : DataFrame, optional
+            All ratings of the user that the model has learned from, in the columns of training;
+            those of other users are ignored.  By default they are read again from the dataframe
+            that was fitted or folded in, which a model that was loaded does not have.
+
+        Returns
+        -------
+        Explanation
+
+        Raises
+        ------
+        ParamError
+            For an id of another type, for an ensemble, whose rows are means of several models, and
+            if the model was loaded and there is no `history`.
+
+        Examples
+        --------
+        >>> print(model.explain(413, "Gravity").text(2))
+        Gravity for 413: 7.70
+          7.44  α, the mean level of ratings
+         -0.47  β_u, the bias of 413
+         +0.53  β_i, the bias of Gravity
+         +0.19  γ_u·γ_i, the interaction, from
+                 +0.09  Now You See Me, rated 5
+                 +0.07  The Hangover Part III, rated 4
+                 +0.03  10 other ratings
+        """
+        return explain_prediction(self._state, self, user, item, history)
 
     def foldInUsers(self, ratings: DataFrame) -> MatrixFactorizationModel:
         """Return a model with new or changed users: their rows, given α and the items.
@@ -254,110 +400,45 @@ class MatrixFactorizationModel(
         >>> round(measured["rmse"], 2), round(measured["ndcgAtK"], 2)
         (1.15, 0.38)
         """
-        k, pairs = positive("k", k), self._pairs(exclude)
-        threshold = optional(number("threshold"))(threshold)
-        ratings = self._ratings(dataset)
-        users, items = self._sides(dataset.sparkSession)
-        ratings.persist()
-        try:
-            rows = _count(ratings)
-            named = self.copy({self.userCol: "user", self.itemCol: "item"})
-            errors = evaluate_ratings(named._predictions(ratings), ["prediction"]).overall
-            if threshold is not None:
-                relevant = ratings.where(F.col("rating") >= threshold)
-            else:
-                relevant = ratings.where("rating > 0") if self._implicit else ratings
-            lists = retrieval(
-                relevant.select(F.col("user").alias("id"), F.col("item").alias("other")),
-                Ranker(self.globalBias, users.rows, items.rows, k, None),
-                users,
-                items,
-                exclude=pairs,
-                unknown=self._cold(),
-            )
-        finally:
-            ratings.unpersist()
-        return {
-            "rmse": errors.rmse["prediction"],
-            "mae": errors.mae["prediction"],
-            "ratings": errors.ratings,
-            "unpredicted": rows - errors.ratings,
-            **lists,
-            "k": k,
-        }
-
-    def _ratings(self, dataset: DataFrame) -> DataFrame:
-        """Select ``user, item, rating`` and, if training was weighted, ``weight``."""
-        check_frame("dataset", dataset)
-        get = self.getOrDefault
-        columns = [
-            side.column_of(dataset).alias(name)
-            for name, side in zip(("user", "item"), self._sides(dataset.sparkSession), strict=True)
-        ]
-        columns.append(number_column(dataset, get("ratingCol"), "ratingCol").alias("rating"))
-        if get("weightCol") is not None:
-            columns.append(number_column(dataset, get("weightCol"), "weightCol").alias("weight"))
-        return dataset.select(*columns)
-
-    def _predictions(self, ratings: DataFrame) -> DataFrame:
-        """What `evaluate` reads; the bins that it can also tell apart are all one here."""
-        predicted = self.copy({self.predictionCol: "prediction"}).transform(ratings)
-        if self._implicit:
-            predicted = predicted.withColumn("rating", (F.col("rating") > 0).cast("double"))
-        return predicted.withColumns({"user_count": F.lit(0), "item_count": F.lit(0)})
+        return evaluate_model(self._state, self, dataset, k, threshold, exclude)
 
     def _fold_in(self, dataset: DataFrame, side: Side) -> MatrixFactorizationModel:
-        get = self.getOrDefault
-        equation = Equation(
-            self._summary.ridge(side),
-            biases=get("fitBiases"),
-            nonnegative=get("nonnegative"),
-            confidence=get("confidence") if self._implicit else None,
-        )
-        ratings, posterior, ridge = self._ratings(dataset), self._posterior, self._ridge
-        spark = dataset.sparkSession
+        get, state = self.getOrDefault, self._state
+        ratings = select_as_in_training(state, self, dataset)
+        spark, factors, ids = dataset.sparkSession, state.factors, state.ids
+        posterior, ridge = state.posterior, state.ridge
         if posterior is None:
-            shared = self._broadcast(spark)
-            factors, ids, ridge = fold_in(
-                ratings, side, self.factors, self._ids, shared, equation, ridge
+            equation = Equation(
+                state.summary.ridge(side),
+                biases=get("fitBiases"),
+                nonnegative=get("nonnegative"),
+                confidence=get("confidence") if get("implicitPrefs") else None,
             )
+            shared = state.share(spark, "rows")
+            factors, ids, ridge = fold_in(ratings, side, factors, ids, shared, equation, ridge)
         else:
-            drawing = Drawing(posterior, self._broadcast_samples(spark, posterior))
-            factors, ids, posterior = fold_in_samples(
-                ratings, side, self.factors, self._ids, drawing
-            )
-        pairs = self._training_pairs
-        if pairs is not None:
-            pairs = pairs.union(ratings.select("user", "item"))
-        model = MatrixFactorizationModel(
+            drawing = Drawing(posterior, state.share(spark, "samples"))
+            factors, ids, posterior = fold_in_samples(ratings, side, factors, ids, drawing)
+        pairs = state.training_pairs
+        folded = ModelState(
             factors,
             ids,
-            self._summary,
-            implicit=self._implicit,
+            state.summary,
             posterior=posterior,
             ridge=ridge,
-            training_pairs=pairs,
-            histories=(ratings, *self._histories) if side == Side.USERS else self._histories,
+            training_pairs=None if pairs is None else pairs.union(ratings.select("user", "item")),
+            histories=(ratings, *state.histories) if side == Side.USERS else state.histories,
         )
-        return self._copyValues(model)
+        return self._copyValues(MatrixFactorizationModel(folded))
 
-    def _transform(self, dataset: DataFrame) -> DataFrame:
-        return self._with_predictions(dataset)
-
-    def _sides(self, spark: SparkSession) -> tuple[ModelSide, ModelSide]:
-        if self._shared_ids is None:
-            self._shared_ids = tuple(spark.sparkContext.broadcast(ids) for ids in self._ids)
-        users, items = (
-            ModelSide(role, self.getOrDefault(role), ids, shared, rows)
-            for role, ids, shared, rows in zip(
-                ("userCol", "itemCol"),
-                self._ids,
-                self._shared_ids,
-                self._broadcast(spark),
-                strict=True,
-            )
-        )
-        return users, items
+    def start_for(
+        self, ids: Ids, rank: int, dtype: type[np.floating], *, intercept: bool, biases: bool
+    ) -> tuple[Factors, dict[str, dict[str, int]]]:
+        """Return the start of a fit of other ids from this model; see `warm_start`."""
+        factors, posterior = self.factors, self._state.posterior
+        if posterior is not None:  # the mean of samples has another rank than they have
+            factors = posterior.sample(-1).factors
+        return warm_start(factors, self._ids, ids, rank, dtype, intercept=intercept, biases=biases)
 
     def write(self) -> MLWriter:
         """Return a writer of Parquet and JSON; see `MLWriter.overwrite`."""
@@ -367,19 +448,6 @@ class MatrixFactorizationModel(
     def read(cls) -> MLReader[MatrixFactorizationModel]:
         """Return a reader of what `write` wrote."""
         return FactorizationReader(cls)
-
-
-def _count(ratings: DataFrame) -> int:
-    """Return the number of ratings to evaluate with, which must be numbers."""
-    number = F.col("rating").isNotNull() & ~F.isnan("rating")
-    counts = ratings.agg(F.count("*"), F.count_if(~number)).first()
-    assert counts is not None
-    if counts[1]:
-        raise RatingsError(
-            f"{counts[1]:,} of the {counts[0]:,} ratings to evaluate with are null or NaN; "
-            "drop them"
-        )
-    return int(counts[0])
 
 
 @with_accessors
@@ -531,7 +599,7 @@ class MatrixFactorization(
         MatrixFactorizationModel
         """
         check_prepared(self)
-        self._check_together(validated=prepared.manifest.counts["validation"] > 0)
+        self._check(validated=prepared.manifest.counts["validation"] > 0)
         started = time.perf_counter()
         training = load_prepared(
             prepared,
@@ -567,7 +635,7 @@ class MatrixFactorization(
         estimators = [self.copy(params) for params in paramMaps]
         groups: dict[tuple[Any, ...], list[int]] = {}
         for index, estimator in enumerate(estimators):
-            key: list[Any] = [estimator.getOrDefault(name) for name in SHARED]
+            key: list[Any] = [estimator.getOrDefault(name) for name in BATCHED_TOGETHER]
             if estimator.getOrDefault("exchange") == "shuffle":  # for one fit at a time
                 key.append(index)
             solver = estimator.getOrDefault("solver")
@@ -580,7 +648,7 @@ class MatrixFactorization(
             (indices, partial(self._fit_group, dataset, [estimators[i] for i in indices]))
             for indices in groups.values()
         ]
-        return InTurn(fits)
+        return LazyFits(fits)
 
     def _fit(self, dataset: DataFrame) -> MatrixFactorizationModel:
         return self._fit_group(dataset, [self])[0]
@@ -588,11 +656,11 @@ class MatrixFactorization(
     def _fit_group(
         self, dataset: DataFrame, estimators: Sequence[MatrixFactorization]
     ) -> list[MatrixFactorizationModel]:
-        """Fit estimators that are equal in all of `SHARED`."""
+        """Fit estimators that are equal in all of `BATCHED_TOGETHER`."""
         first = estimators[0]
         for estimator in estimators:
             validated = estimator.getOrDefault("validationIndicatorCol") is not None
-            estimator._check_together(validated=validated)
+            estimator._check(validated=validated)
         started = time.perf_counter()
         ratings = select_ratings(first, dataset)
         training = pack_ratings(
@@ -608,8 +676,8 @@ class MatrixFactorization(
         train = ratings.where("not held_out") if "held_out" in ratings.columns else ratings
         return self._train(estimators, training, started, train.drop("held_out"))
 
-    def _check_together(self, *, validated: bool) -> None:
-        check_together(self, validated=validated, warm=self._initial_model is not None)
+    def _check(self, *, validated: bool) -> None:
+        check_combination(self, validated=validated, warm=self._initial_model is not None)
         check_exchange(self)
 
     def _place(self) -> ExecutionMode:
@@ -660,7 +728,9 @@ class MatrixFactorization(
     def _identity(self) -> dict[str, Any]:
         """Every Param that the course of a fit depends on."""
         values = {param.name: self.getOrDefault(param) for param in self.params}
-        identity = {name: value for name, value in values.items() if name not in NOT_OF_THE_FIT}
+        identity = {
+            name: value for name, value in values.items() if name not in NON_IDENTITY_PARAMS
+        }
         if self._initial_model is not None:
             digest = hashlib.sha256()
             for rows in self._initial_model.factors[1:]:
@@ -692,16 +762,16 @@ class MatrixFactorization(
         summary = replace(result.summary, seconds=seconds)
 
         def model(factors: Factors | ShardedFactors) -> MatrixFactorizationModel:
-            made = MatrixFactorizationModel(
+            state = ModelState(
                 factors,
                 training.ids,
                 summary,
-                implicit=get("implicitPrefs"),
                 posterior=result.posterior,
                 ridge=result.ridge if factors is result.factors else None,
                 training_pairs=history.select("user", "item"),
                 histories=(history,),
             )
+            made = MatrixFactorizationModel(state)
             made._resetUid(self.uid)
             return self._copyValues(made)
 

@@ -52,7 +52,7 @@ class NetworkWriter(ModelWriter[ModelT]):
 class NetworkReader(ModelReader[ModelT]):
     """Reader of what `NetworkWriter` wrote."""
 
-    def _model(self, path: str, metadata: dict[str, Any]) -> ModelT:
+    def _make(self, path: str, metadata: dict[str, Any]) -> ModelT:
         about: dict[str, Any] = dict(metadata["network"])
         about |= {name: tuple(about[name]) for name in ("layers", "activations")}
         network = Network(**about)

@@ -16,7 +16,7 @@ ESTIMATORS = [MultilayerPerceptronRegressor, MultilayerPerceptronClassifier]
 
 OUT_OF_RANGE = {
     "featuresCol": ([], "featuresCol must be a name, or a list of different names, got"),
-    "layers": ([4, 0], "each entry of layers must be an integer ≥ 1, got 0"),
+    "layers": ([4, 0], r"layers must be a list of sizes, each an integer ≥ 1, got \[4, 0\]"),
     "activation": (["relu", "elu"], "activation must be one of identity, .*, got 'elu'"),
     "stepGradient": ("identity", "stepGradient must be one of straight-through, got 'identity'"),
     "initialization": ("zeros", "initialization must be one of glorot-uniform, .*, got 'zeros'"),
