@@ -13,7 +13,7 @@ from nonconvex.distributed.data.example_tables import (
     ExampleTable,
     InvalidRowPolicy,
     feature_columns,
-    read_table,
+    read_example_table,
     take_examples,
 )
 from nonconvex.distributed.data.examples import ExampleColumns
@@ -64,9 +64,9 @@ class TableSection(DailySection):
         Raises
         ------
         SourceError, ExamplesError, WindowError
-            As `read_table` says.
+            As `read_example_table` says.
         """
-        return read_table(
+        return read_example_table(
             spark,
             self.path,
             format=self.format,
@@ -133,7 +133,7 @@ class ExamplesSection(TableSection):
         Raises
         ------
         SourceError, ColumnError, ExamplesError
-            As `read_table` and `take_examples` say.
+            As `read_example_table` and `take_examples` say.
         """
         source = self.read(spark)
         label = self.label if isinstance(self.label, str) else list(self.label)

@@ -24,7 +24,7 @@ __all__ = [
     "ExampleTable",
     "InvalidRowPolicy",
     "feature_columns",
-    "read_table",
+    "read_example_table",
     "take_examples",
 ]
 
@@ -84,7 +84,7 @@ class ExampleTable:
         return self.rows.where(F.col(_PART) == name).drop(_PART)
 
 
-def read_table(
+def read_example_table(
     spark: SparkSession,
     path: str,
     *,

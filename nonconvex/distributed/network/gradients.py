@@ -410,7 +410,7 @@ class StepCost:
 
     @property
     def fits(self) -> bool:
-        """Whether the driver may keep all examples."""
+        """True if the driver may keep all examples."""
         return self.bytes <= MEMORY_BYTES
 
     def driver_seconds(self) -> float:
@@ -436,7 +436,7 @@ class StepCost:
 
 
 class GradientChoice(NamedTuple):
-    """Where gradients are computed, and a sentence that gives the reason."""
+    """A mode, and a sentence that gives the reason for it."""
 
     mode: GradientMode
     reason: str

@@ -1,7 +1,4 @@
-"""Params of neural networks.
-
-Params of networks that contradict each other, or that would be set and then ignored.
-"""
+"""Params of networks, and the checks of their combinations."""
 
 from __future__ import annotations
 
@@ -49,7 +46,7 @@ GRADIENTS = ("auto", "driver", "executors")
 
 
 def _each(convert: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Take what `convert` takes, or a list of such."""
+    """Return a converter of one value or of a list."""
 
     def convert_each(value: Any) -> Any:
         if isinstance(value, (list, tuple)):
@@ -85,8 +82,7 @@ def _thresholds(value: Any) -> list[float]:
 def _solver(value: Any) -> str:
     if value != "gd":
         raise ValueError(
-            f"must be gd, gradient descent, got {value!r}; which kind of it is said by "
-            "optimizer, and the default, adam, needs no other solver"
+            f"must be gd, gradient descent, got {value!r}; set optimizer to choose its variant"
         )
     return str(value)
 
@@ -103,12 +99,12 @@ class NetworkModelParams(
     labelCol = param("column of labels", text())
     weightCol = FitParams.weightCol
     predictionCol = param(
-        "column of predictions, which is added, unless it is ''",
+        "column that transform adds with the predictions; '' adds none",
         text(empty=True),
     )
     handleInvalid = param(
-        "what prediction does with a row whose features are null, NaN or infinite: 'error' (the "
-        "query fails), 'skip' (no row) or 'keep' (its predictions are null); fit refuses it",
+        "treatment of rows with null, NaN or infinite features in predictions: 'error' (the query "
+        "fails), 'skip' (leave the row out) or 'keep' (null predictions); fit always fails",
         choice(HANDLE_INVALID),
     )
 
@@ -121,16 +117,16 @@ class ClassificationModelParams(NetworkModelParams, HasProbabilityCol, HasRawPre
     """Params that the classifier and its model share."""
 
     probabilityCol = param(
-        "column of vectors of the probability of each class, which is added, unless it is ''",
+        "column that transform adds with the vector of class probabilities; '' adds none",
         text(empty=True),
     )
     rawPredictionCol = param(
-        "column of vectors of the logit of each class, which is added, unless it is ''",
+        "column that transform adds with the vector of class logits; '' adds none",
         text(empty=True),
     )
     thresholds = param(
-        "a number ≥ 0 for each class, of which one may be 0: the class with the greatest ratio of "
-        "probability to threshold is predicted; by default the most probable one",
+        "a number ≥ 0 for each class, at most one of them 0: the predicted class has the greatest "
+        "ratio of probability to threshold; by default the most probable class is predicted",
         optional(_thresholds),
     )
 
@@ -143,63 +139,64 @@ class NetworkParams(NetworkModelParams, DescentParams, FitParams):
     """Params that all estimators of networks share."""
 
     layers = param(
-        "sizes of the layers, from the features to the outputs, or of the hidden layers alone; by "
-        "default there are none, and the model is linear",
+        "sizes of all layers, from the features to the outputs, or of the hidden layers alone; "
+        "by default there is no hidden layer, and the model is linear",
         optional(_sizes),
     )
     activation = param(
-        f"of the hidden layers, one of {', '.join(ACTIVATIONS)}, or a list with one for each",
+        f"activation of the hidden layers, one of {', '.join(ACTIVATIONS)}, or a list of one for "
+        "each layer",
         _each(choice(tuple(ACTIVATIONS))),
     )
     stepGradient = param(
-        "'straight-through' trains through the activation step as if it were the identity; by "
-        "default it is refused, as its derivative is 0",
+        "'straight-through' uses the derivative of the identity for the activation step; by "
+        "default a network with this activation cannot be fitted, because its derivative is 0",
         optional(choice(("straight-through",))),
     )
-    fitBiases = param("whether layers have biases b", flag)
+    fitBiases = param("whether layers have biases", flag)
     initialization = param(
-        f"how weights are drawn, one of {', '.join(SCHEMES)}; by default he-uniform with relu, "
-        "and else glorot-uniform",
+        f"distribution of random initial weights, one of {', '.join(SCHEMES)}; by default "
+        "he-uniform with relu, otherwise glorot-uniform",
         optional(choice(SCHEMES)),
     )
     initialWeights = param(
-        "all parameters to start from, W and b of the first layer, then of the next, each W by the "
-        "units it comes from: the order of model.weights, here and in MLlib; by default random",
+        "all initial parameters in the order of model.weights, which is MLlib's: W and b of the "
+        "first layer, then of the next, each W by its input units; by default they are random",
         optional(numbers()),
     )
     regParam = param(
-        "λ ≥ 0 of the penalty (λ/2) Σ ‖W‖² on weights, not on biases",
+        "strength λ ≥ 0 of the penalty (λ/2) Σ ‖W‖² on weights; biases have none",
         number(0),
     )
     standardization = param(
-        "whether features get mean 0 and variance 1, as measured in fit",
+        "whether features are standardized to mean 0 and variance 1 of the training data",
         flag,
     )
-    maxIter = param("most epochs, passes over the data, ≥ 1", integer(1))
-    maxSteps = param("most steps, ≥ 1; by default any number", optional(integer(1)))
-    batchSize = param("rows of a minibatch, ≥ 1", integer(1))
+    maxIter = param("maximum number of epochs (passes over the data), ≥ 1", integer(1))
+    maxSteps = param("maximum number of steps, ≥ 1; by default there is none", optional(integer(1)))
+    batchSize = param("number of rows of a minibatch, ≥ 1", integer(1))
     tol = param(
-        "stop when an epoch changes the objective by less than tol times its value, ≥ 0",
+        "stop when an epoch changes the objective by less than tol times its value; ≥ 0",
         number(0),
     )
     patience = param(
-        "stop when the validation loss has not improved for so many epochs, and return the best "
-        "epoch; needs validation rows",
+        "stop when the validation loss has not improved for this many epochs, and return the best "
+        "epoch; needs validationIndicatorCol",
         optional(integer(1)),
     )
     gradients = param(
-        "where gradients are computed: 'driver', 'executors', or 'auto', where a step is shorter "
-        "by the sizes of the data and the network and the number of cores; summary.gradients says "
-        "which it was",
+        "place where gradients are computed: 'driver', 'executors', or 'auto', the one with the "
+        "shorter step, estimated from the sizes of the data and the network and the number of "
+        "cores; summary.gradients is the choice",
         choice(GRADIENTS),
     )
 
     def _batch_size(self) -> int:
-        """Return the size of a minibatch that is meant."""
+        """Return the size of a minibatch, under either name."""
         return int(self.getOrDefault("batchSize"))
 
     def _standardize_targets(self) -> bool:
-        """Tell whether the numbers to predict are standardized."""
+        """Return whether regression targets are standardized."""
         return False
 
 
@@ -211,9 +208,8 @@ class RegressorParams(NetworkParams):
         names,
     )
     targetStandardization = param(
-        "whether targets get mean 0 and variance 1 in training, as measured in fit, so that "
-        "learningRate and regParam do not depend on their units; predictions are in those of the "
-        "data",
+        "whether targets are standardized in training, so that learningRate and regParam do not "
+        "depend on their units; predictions are in the units of the data",
         flag,
     )
 
@@ -226,12 +222,12 @@ class ClassifierParams(ClassificationModelParams, NetworkParams):
 
     labelCol = param("column of labels, strings or whole numbers", text())
     classWeight = param(
-        "what the weights of rows are multiplied by: a number ≥ 0 for each class, in the order of "
-        "the labels, or 'balanced', so that all classes weigh the same; by default nothing",
+        "factors of the weights of rows: a number ≥ 0 for each class, in the order of the labels, "
+        "or 'balanced', which gives all classes the same total weight; by default 1",
         optional(_class_weight),
     )
     stepSize = param("MLlib's name of learningRate", optional(number(0, exclusive=True)))
-    blockSize = param("MLlib's name of batchSize, if it is set", optional(integer(1)))
+    blockSize = param("MLlib's name of batchSize", optional(integer(1)))
     solver = param("'gd': gradient descent by minibatches; see optimizer", _solver)
 
     def _rate(self) -> float:
@@ -244,19 +240,9 @@ class ClassifierParams(ClassificationModelParams, NetworkParams):
 
 
 def check_network(params: NetworkParams, *, validated: bool, warm: bool) -> None:
-    """Raise for Params that do not go together, before any data are read.
+    """Raise ParamError for a wrong combination of Params, before any data are read.
 
-    Parameters
-    ----------
-    params : NetworkParams
-    validated : bool
-        Whether there are validation rows.
-    warm : bool
-        Whether the fit starts from an earlier model.
-
-    Raises
-    ------
-    ParamError
+    `validated`: there are validation rows; `warm`: the fit starts from an earlier model.
     """
     get = params.getOrDefault
     if get("patience") is not None and not validated:
@@ -266,7 +252,7 @@ def check_network(params: NetworkParams, *, validated: bool, warm: bool) -> None
     if get("checkpointPath") is None:
         refuse_set(params, ["checkpointInterval"], "needs checkpointPath, which is not set")
     if warm:
-        refuse_set(params, ["initialWeights"], "is for fits that do not start from a model")
+        refuse_set(params, ["initialWeights"], "cannot be used with an initial model")
     if warm or get("initialWeights") is not None:
         start = "an initial model" if warm else "initialWeights"
         if get("numRestarts") > 1:
@@ -275,7 +261,7 @@ def check_network(params: NetworkParams, *, validated: bool, warm: bool) -> None
                 "set numRestarts=1, or let the starts be random"
             )
         names = ["initialization", "firstRestart"]
-        refuse_set(params, names, f"is for random starts, and this one is {start}")
+        refuse_set(params, names, f"is for random starts, not for {start}")
     activation = get("activation")
     if "step" not in ([activation] if isinstance(activation, str) else activation):
         refuse_set(params, ["stepGradient"], "is for the activation step alone")

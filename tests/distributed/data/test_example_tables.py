@@ -9,7 +9,7 @@ from nonconvex.distributed.data.example_tables import (
     ExampleTable,
     InvalidRowPolicy,
     feature_columns,
-    read_table,
+    read_example_table,
     take_examples,
 )
 from nonconvex.distributed.data.examples import ExampleColumns, ExamplesError
@@ -37,7 +37,7 @@ def rows(frame):
 def test_rows_of_text_are_numbers_or_are_kept_with_the_reason(spark, tmp_path):
     path = tmp_path / "table.csv"
     path.write_text(TEXT)
-    source = read_table(spark, str(path))
+    source = read_example_table(spark, str(path))
     assert feature_columns(source, ["kind", "when", "w"]) == ["a", "b"]
     columns = ExampleColumns(["a", "b"], "kind", "w")
     policy = InvalidRowPolicy(Split("column", column="when"), "reject")
@@ -70,7 +70,7 @@ def test_classes_of_text_are_numbers_if_all_are(spark, tmp_path):
     path = tmp_path / "table.csv"
     path.write_text("x,y\n1,0\n2,1\n3,\n")
     table = take_examples(
-        read_table(spark, str(path)), ExampleColumns(["x"], "y"), REJECT, classify=True
+        read_example_table(spark, str(path)), ExampleColumns(["x"], "y"), REJECT, classify=True
     )
     assert rows(table.training) == [(1.0, 0.0), (2.0, 1.0)]
 
@@ -112,12 +112,12 @@ def test_a_split_depends_on_the_rows_alone(spark):
 
 def test_what_is_refused(spark, tmp_path):
     with pytest.raises(SourceError, match=r"there is nothing at no\.csv"):
-        read_table(spark, "no.csv")
+        read_example_table(spark, "no.csv")
     with pytest.raises(ExamplesError, match="the data sets of scikit-learn are breast_cancer, "):
-        read_table(spark, "sklearn:mnist")
+        read_example_table(spark, "sklearn:mnist")
     empty = tmp_path / "empty.csv"
     empty.write_text("x,y\n")
-    source = read_table(spark, str(empty))
+    source = read_example_table(spark, str(empty))
     with pytest.raises(ExamplesError, match=r"empty\.csv has no rows: give examples"):
         take_examples(source, ExampleColumns(["x"], "y"), REJECT, classify=False)
     with pytest.raises(ColumnError, match=r"there is no column 'z' in .*; there are 'x', 'y'"):

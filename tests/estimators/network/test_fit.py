@@ -34,7 +34,7 @@ OUT_OF_RANGE = {
     "gradients": ("here", "gradients must be one of auto, driver, executors, got 'here'"),
     "handleInvalid": ("drop", "handleInvalid must be one of error, skip, keep, got 'drop'"),
     "predictionCol": (3, "predictionCol must be a name or '', got 3"),
-    "solver": ("l-bfgs", "solver must be gd, gradient descent, got 'l-bfgs'; which kind of it"),
+    "solver": ("l-bfgs", "solver must be gd, gradient descent, got 'l-bfgs'; set optimizer to"),
     "learningRate": (0, "learningRate must be a finite number > 0, got 0"),
 }
 

@@ -503,7 +503,9 @@ def test_a_killed_fit_goes_on_to_the_same_bits(frame, tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(network_training, "_show", ask)
-        with pytest.raises(Interrupted, match=r"after epoch 3, which is saved in .*/c; run the same"):
+        with pytest.raises(
+            Interrupted, match=r"after epoch 3, which is saved in .*/c; run"
+        ):
             saving.fit(frame)
     resumed = saving.fit(frame)
     assert theta(resumed) == theta(whole)
@@ -511,6 +513,26 @@ def test_a_killed_fit_goes_on_to_the_same_bits(frame, tmp_path, monkeypatch):
         row | {"seconds": 0} for row in whole.summary.rows()
     ]
     assert not (tmp_path / "c").exists()
+
+
+def test_estimators_models_and_summaries_print_what_a_person_reads(model, regression):
+    shown = repr(MultilayerPerceptronClassifier(**QUICK))
+    assert shown.startswith("MultilayerPerceptronClassifier(uid='MultilayerPerceptronClassifier_")
+    assert "layers=[6], learningRate=0.05, maxIter=3" in shown
+    assert "momentum" not in shown, "Params that are not set"
+    shown = repr(model)
+    assert shown.startswith("MultilayerPerceptronClassificationModel(uid=")
+    network = "layers=[3, 6, 3], activations=['relu'], parameters=45, "
+    assert network + "loss='categorical-cross-entropy', rows=240, objective=" in shown
+    assert shown.endswith(", stop='reached maxIter')")
+    heading, header, row = str(model.summary).splitlines()
+    assert heading.startswith("network 3-6-3 (relu), 45 parameters, 240 rows: trained in ")
+    assert header.split() == ["restart", "epoch", "f", "accuracy", "stopped"]
+    assert row.startswith("0 *")
+    assert len(header) == len(row)
+    assert "history" not in repr(model.summary.restarts[0])
+    assert "<td>0 *</td>" in model._repr_html_()
+    assert str(regression.summary).splitlines()[1].split()[3] == "RMSE"
 
 
 # Restarts, validation, warm start
@@ -558,7 +580,7 @@ def test_a_warm_start_goes_on_from_what_the_model_predicts(frame, model):
     assert first == pytest.approx(model.evaluate(newer)["logLoss"], rel=0.05)
     for change, message in (
         ({"numRestarts": 2}, "numRestarts=2 with an initial model would repeat one fit"),
-        ({"initialWeights": [1.0]}, "is for fits that do not start from a model"),
+        ({"initialWeights": [1.0]}, "cannot be used with an initial model"),
         ({"layers": [7]}, r"initial model has layers \[3, 6, 3\] and this fit \[3, 7, 3\]"),
         ({"activation": "tanh"}, "initial model has activation"),
         ({"standardization": False}, "is not that of the initial model, which is kept; unset it"),
