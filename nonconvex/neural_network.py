@@ -67,6 +67,13 @@ class _NetworkModel(Model, NetworkModelParams, MLWritable):
         self._scorer, self._summary = scorer, summary
         self._shared: Broadcast[Scorer] | None = None
 
+    def _facts(self) -> dict[str, Any]:
+        return self.summary.facts()
+
+    def _repr_html_(self) -> str:
+        """Return the class and the table of the summary for a notebook."""
+        return f"<p>{type(self).__name__}</p>{self.summary._repr_html_()}"
+
     @property
     def scorer(self) -> Scorer:
         """The network, its parameters, what standardizes features and targets, and the classes."""

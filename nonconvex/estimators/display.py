@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import html
 import reprlib
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["html_table", "one_line", "text_table"]
+__all__ = ["Summary", "html_table", "one_line", "text_table"]
 
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 100
@@ -61,3 +62,35 @@ def html_table(heading: str, header: Sequence[str], rows: Sequence[Sequence[str]
     return (
         f"<p>{html.escape(heading)}</p><table>{''.join(f'<tr>{row}</tr>' for row in cells)}</table>"
     )
+
+
+class Summary:
+    """Base of the summaries of fits: `repr` is one line, `print` a table of the restarts."""
+
+    @abstractmethod
+    def facts(self) -> dict[str, Any]:
+        """Return the values that `repr` shows."""
+
+    @abstractmethod
+    def _heading(self) -> str:
+        """Return the line above the table."""
+
+    @abstractmethod
+    def _table(self) -> tuple[list[str], list[list[str]]]:
+        """Return the header of the table, and a row for each restart."""
+
+    def _note(self) -> str:
+        """Return the line below the table, if any."""
+        return ""
+
+    def __repr__(self) -> str:
+        """Return one line."""
+        return one_line(type(self).__name__, self.facts())
+
+    def __str__(self) -> str:
+        """Return a heading, and a table of the restarts with a star at the best one."""
+        return "\n".join(filter(None, [self._heading(), text_table(*self._table()), self._note()]))
+
+    def _repr_html_(self) -> str:
+        """Return the same for a notebook."""
+        return html_table(self._heading(), *self._table()) + f"<p>{html.escape(self._note())}</p>"

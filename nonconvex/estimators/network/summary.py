@@ -8,12 +8,13 @@ from dataclasses import asdict, dataclass
 from statistics import fmean, pstdev
 from typing import Any
 
+from nonconvex.estimators.display import Summary, one_line
 from nonconvex.numerics.network.training import Trained
 
 __all__ = ["NetworkSummary", "RestartSummary"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class RestartSummary:
     """How one random start went.
 
@@ -65,6 +66,11 @@ class RestartSummary:
             history=[epoch._asdict() for epoch in trained.history],
         )
 
+    def __repr__(self) -> str:
+        """Return one line, without the history."""
+        facts = {name: value for name, value in vars(self).items() if name != "history"}
+        return one_line(type(self).__name__, facts)
+
     @property
     def merit(self) -> float:
         """What restarts are chosen by, the less the better: validation loss, or else f."""
@@ -72,8 +78,8 @@ class RestartSummary:
         return value if math.isfinite(self.objective) and math.isfinite(value) else math.inf
 
 
-@dataclass(frozen=True)
-class NetworkSummary:
+@dataclass(frozen=True, repr=False)
+class NetworkSummary(Summary):
     """What a network was trained on, with what, and how it went.
 
     Parameters
@@ -147,6 +153,37 @@ class NetworkSummary:
             for restart in self.restarts
             for epoch in restart.history
         ]
+
+    def facts(self) -> dict[str, Any]:
+        """Return the size of the data, and the end of the restart that the model is from."""
+        facts: dict[str, Any] = {"layers": self.layers, "rows": self.training_rows}
+        if self.restarts:
+            best = self.restarts[self.best]
+            facts |= {"objective": best.objective, self._metric(): best.metric}
+            if best.validation_metric is not None:
+                facts[f"validation_{self._metric()}"] = best.validation_metric
+            facts["stop"] = best.stop.partition(":")[0]
+        return facts
+
+    def _metric(self) -> str:
+        return "rmse" if self.loss == "squared-error" else "accuracy"
+
+    def _heading(self) -> str:
+        layers, rows = " → ".join(map(str, self.layers)), f"{self.training_rows:,} rows"
+        return f"layers {layers}, {rows}: trained in {self.seconds:.1f} s"
+
+    def _table(self) -> tuple[list[str], list[list[str]]]:
+        validated = any(each.validation_loss is not None for each in self.restarts)
+        title = "RMSE" if self._metric() == "rmse" else "accuracy"
+        header = ["restart", "epoch", "f", title, *["validation loss"] * validated, "stopped"]
+        rows = []
+        for number, each in enumerate(self.restarts):
+            star = " *" if number == self.best else ""
+            row = [f"{each.restart}{star}", f"{each.epoch}", f"{each.objective:.6f}"]
+            loss = each.validation_loss
+            row += [f"{each.metric:.4f}", *["" if loss is None else f"{loss:.6f}"] * validated]
+            rows.append([*row, each.stop.partition(":")[0]])
+        return header, rows
 
     def spread(self) -> dict[str, float]:
         """Say how far the restarts differ in what they were chosen by.
