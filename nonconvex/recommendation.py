@@ -166,10 +166,7 @@ class MatrixFactorizationModel(
         return add_predictions(self._state, self, dataset)
 
     def recommendForAllUsers(
-        self,
-        n: int,
-        exclude: DataFrame | str | None = None,
-        candidates: DataFrame | None = None,
+        self, n: int, exclude: DataFrame | str | None = None, candidates: DataFrame | None = None
     ) -> DataFrame:
         """Return the n best items for every user of the model.
 
@@ -197,10 +194,7 @@ class MatrixFactorizationModel(
         return recommend(self._state, self, n, None, exclude, candidates)
 
     def recommendForAllItems(
-        self,
-        n: int,
-        exclude: DataFrame | str | None = None,
-        candidates: DataFrame | None = None,
+        self, n: int, exclude: DataFrame | str | None = None, candidates: DataFrame | None = None
     ) -> DataFrame:
         """Return the n best users for every item, as `recommendForAllUsers` does the reverse."""
         return recommend(self._state, self, n, None, exclude, candidates, reverse=True)
@@ -733,11 +727,7 @@ class MatrixFactorization(
         )
 
     def _model(
-        self,
-        result: FitResult,
-        training: TrainingSet,
-        seconds: float,
-        history: DataFrame,
+        self, result: FitResult, training: TrainingSet, seconds: float, history: DataFrame
     ) -> MatrixFactorizationModel:
         get = self.getOrDefault
         summary = replace(result.summary, seconds=seconds)
