@@ -22,9 +22,8 @@ from nonconvex.benchmark_reports import (
 from nonconvex.benchmark_runs import run_benchmark
 from nonconvex.benchmark_sections import BenchmarkConfig
 from nonconvex.distributed.files.hadoop import FileSystem
-from nonconvex.distributed.publication import new_run
-from nonconvex.job import run
-from nonconvex.reports import METRICS
+from nonconvex.pipeline.runner import run
+from nonconvex.pipeline.runs import METRICS, new_run
 
 
 def main(spark: SparkSession, config: BenchmarkConfig) -> dict[str, Any]:

@@ -11,14 +11,15 @@ from typing import Any
 
 from pyspark.sql import SparkSession
 
-from nonconvex.baselines import compare
 from nonconvex.distributed.data.prepared import PreparedRatings
 from nonconvex.distributed.files.hadoop import FileSystem
-from nonconvex.distributed.publication import find_model
-from nonconvex.factorization_sections import FactorizationConfig
-from nonconvex.job import run
+from nonconvex.pipeline.factorization.baselines import compare
+from nonconvex.pipeline.factorization.config import FactorizationConfig
+from nonconvex.pipeline.factorization.tables import evaluation_report, trained_on
+from nonconvex.pipeline.runner import run
+from nonconvex.pipeline.runs import find_model
+from nonconvex.pipeline.text import strict_json
 from nonconvex.recommendation import MatrixFactorizationModel
-from nonconvex.reports import evaluation_json, evaluation_report, trained_on
 
 _logger = logging.getLogger("nonconvex")
 
@@ -37,7 +38,7 @@ def main(spark: SparkSession, config: FactorizationConfig) -> dict[str, Any]:
     part, report = config.evaluation.part, config.evaluation.report
     evaluation = compare(model, prepared, part)
     if report is not None:
-        FileSystem(spark, report).write_text(report, evaluation_json(evaluation))
+        FileSystem(spark, report).write_text(report, strict_json(asdict(evaluation)))
     clipped = model.getOrDefault("clipPredictions")
     print(evaluation_report(evaluation, part, clipped=clipped, by_count=True))
     print(f"model: {path}")

@@ -4,7 +4,6 @@ Writes Parquet with the columns of the table and those of the predictions. The d
 or is replaced, at once.
 """
 
-import json
 import sys
 from typing import Any
 
@@ -12,12 +11,12 @@ from pyspark.sql import SparkSession
 
 from nonconvex.distributed.files.atomic import publish
 from nonconvex.distributed.files.hadoop import FileSystem
-from nonconvex.distributed.publication import find_model
 from nonconvex.distributed.serving import MANIFEST, check_place
-from nonconvex.job import run
-from nonconvex.models import load_model
-from nonconvex.prediction import predict_table
-from nonconvex.prediction_sections import PredictionConfig
+from nonconvex.pipeline.models import load_model, predict_table
+from nonconvex.pipeline.runner import run
+from nonconvex.pipeline.runs import find_model
+from nonconvex.pipeline.sections import PredictionConfig
+from nonconvex.pipeline.text import strict_json
 
 
 def main(spark: SparkSession, config: PredictionConfig) -> dict[str, Any]:
@@ -26,14 +25,12 @@ def main(spark: SparkSession, config: PredictionConfig) -> dict[str, Any]:
     check_place(spark, output.path, overwrite=output.overwrite)
     path = find_model(spark, config.model.path)
     model = load_model(spark, path, handle_invalid=asked.invalid)
-    source = table.read(spark)
-    predicted = predict_table(model, source, asked.keep)
+    predicted = predict_table(model, table.read(spark), asked.keep)
     with publish(spark, output.path, replace=output.overwrite) as directory:
         predicted.write.parquet(f"{directory}/predictions")
         rows = spark.read.parquet(f"{directory}/predictions").count()
         manifest = {"model": path, "table": table.path, "rows": rows}
-        text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
-        FileSystem(spark, directory).write_text(f"{directory}/{MANIFEST}", text)
+        FileSystem(spark, directory).write_text(f"{directory}/{MANIFEST}", strict_json(manifest))
     return {"path": output.path, **manifest}
 
 

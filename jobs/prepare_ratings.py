@@ -9,8 +9,8 @@ from typing import Any
 
 from pyspark.sql import SparkSession
 
-from nonconvex.job import run
-from nonconvex.sections import PreparationConfig
+from nonconvex.pipeline.factorization.config import PreparationConfig
+from nonconvex.pipeline.runner import run
 
 
 def main(spark: SparkSession, config: PreparationConfig) -> dict[str, Any]:

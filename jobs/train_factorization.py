@@ -10,95 +10,46 @@ from typing import Any
 
 from pyspark.sql import SparkSession
 
-from nonconvex.baselines import BASELINES, compare
-from nonconvex.config import dump
-from nonconvex.distributed.data.prepared import PreparedRatings
-from nonconvex.drift import DATA, drift_report, ratings_drift, ratings_figures
-from nonconvex.factorization_sections import FactorizationConfig
-from nonconvex.job import run
-from nonconvex.numerics.metrics import Evaluation
-from nonconvex.recommendation import MatrixFactorization, MatrixFactorizationModel
-from nonconvex.releases import Release
-from nonconvex.report.page import RunMetadata
-from nonconvex.report.run import Stages, factorization_report
-from nonconvex.reports import (
-    METRICS,
-    chain_table,
+from nonconvex.pipeline.factorization.baselines import BASELINES, compare_trained
+from nonconvex.pipeline.factorization.config import FactorizationConfig
+from nonconvex.pipeline.factorization.tables import (
     evaluation_report,
     metrics_json,
-    restart_table,
-    strict_json,
+    model_id_changes,
+    ratings_figures,
 )
+from nonconvex.pipeline.release import Release
+from nonconvex.pipeline.runner import run
+from nonconvex.pipeline.runs import METRICS
+from nonconvex.report.run import factorization_report
 
 
 def main(spark: SparkSession, config: FactorizationConfig) -> dict[str, Any]:
-    """Prepare, train, evaluate and publish; print what came of it."""
-    stages, names = Stages(), config.report.table(spark)
+    """Prepare, train, evaluate and publish; print the results."""
+    names = config.report.table(spark)
     release = Release(spark, config.output, config.gate, config.day)
-    with stages("prepare the ratings"):
+    with release.stages("prepare the ratings"):
         prepared = config.prepare(spark)
     release.require(prepared.manifest.counts["test"], prepared.path)
     estimator = release.start(config.estimator(), config.start)
-    if estimator.getOrDefault("ensemble"):
-        estimator.setParams(keepRestarts=True)  # to measure the best start beside their mean
-    with stages("train"):
+    with release.stages("train"):
         model = estimator.fitPrepared(prepared)
-    with stages("evaluate"):
-        evaluation = _evaluate(estimator, model, prepared, release.rivals)
-    figures, before = ratings_figures(prepared.manifest), release.predecessor(model)
-    drift = None
-    if before is not None:
-        drift = ratings_drift(release.earlier(DATA), figures, before, model)
-    with release.run() as this:
-        with stages("write the model"):
-            model.write().save(this.model)
-        files = release.files
-        files.write_text(f"{this.path}/config.toml", dump(config.resolved()))
-        metrics = metrics_json(this.id, prepared, model, evaluation)
-        files.write_text(f"{this.path}/{METRICS}", metrics)
-        metadata = RunMetadata(
-            this, dump(config.resolved()), stages.seconds, release.earlier(METRICS), drift or {}
-        )
-        report = factorization_report(spark, config, metadata, model, prepared, evaluation, names)
-        files.write_text(f"{this.path}/{DATA}", strict_json(figures))
-    if model.summary.sampling is not None:
-        print(chain_table(model.summary), end="\n\n")
-    elif model.summary.restarts[1:]:
-        print(restart_table(model.summary), end="\n\n")
-    if evaluation is not None:
-        clipped = model.getOrDefault("clipPredictions")
-        print(evaluation_report(evaluation, "test", clipped=clipped))
-    if drift is not None:
-        print(f"\n{drift_report(drift)}\n")
-    print(f"model: {this.model}")
-    if report is not None:
-        print(f"report: {report}")
-    release.publish(this, {} if evaluation is None else evaluation.overall.by_predictor, BASELINES)
-    return {
-        "run_id": this.id,
-        "model": this.model,
-        "report": report,
-        "published": config.output.path,
-        "metrics": None if evaluation is None else asdict(evaluation.overall),
-        "drift": drift,
-        "objective": model.summary.objective,
+    with release.stages("evaluate"):
+        errors = compare_trained(model, prepared, release.rivals)
+    figures = ratings_figures(prepared.manifest)
+    drift = release.drift(model, figures, model_id_changes)
+    with release.write(model, config.resolved(), figures, drift) as metadata:
+        this = metadata.run
+        metrics = metrics_json(this.id, prepared, model, errors)
+        release.files.write_text(f"{this.path}/{METRICS}", metrics)
+        page = factorization_report(spark, config, metadata, model, prepared, errors, names)
+    table = evaluation_report(errors, "test", clipped=model.getOrDefault("clipPredictions"))
+    release.show(this, page, drift, str(model.summary), table)
+    release.publish(this, {} if errors is None else errors.overall.by_predictor, BASELINES)
+    return release.outcome(this, page, drift, model.summary) | {
+        "metrics": None if errors is None else asdict(errors.overall),
         "iterations": model.summary.totalIterations,
-        "seconds": model.summary.seconds,
     }
-
-
-def _evaluate(
-    estimator: MatrixFactorization,
-    model: MatrixFactorizationModel,
-    prepared: PreparedRatings,
-    rivals: dict[str, MatrixFactorizationModel],
-) -> Evaluation | None:
-    """Measure the model where that means anything, and the best start beside an ensemble."""
-    if estimator.getOrDefault("implicitPrefs") or not prepared.manifest.counts["test"]:
-        return None
-    averaged = estimator.getOrDefault("ensemble") and model.restarts[1:]
-    best = {"best_start": model.restarts[model.summary.best]} if averaged else {}
-    return compare(model, prepared, others=best | rivals)
 
 
 if __name__ == "__main__":

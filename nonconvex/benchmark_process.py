@@ -17,7 +17,7 @@ from nonconvex.benchmark_factorization import work_once
 from nonconvex.benchmark_memory import peak_memory
 from nonconvex.benchmark_network import train_once
 from nonconvex.benchmark_sections import FactorizationBenchmarkSection, NetworkBenchmarkSection
-from nonconvex.config import Section
+from nonconvex.pipeline.config import Section
 from nonconvex.session import get_session
 
 __all__ = ["Task", "peak_of", "perform", "session_settings"]

@@ -14,7 +14,8 @@ from pyspark.sql import SparkSession
 from nonconvex import __version__
 from nonconvex.benchmark_measurements import Measurement, Ratio, ratios
 from nonconvex.distributed.files.hadoop import FileSystem
-from nonconvex.reports import strict_json, text_table
+from nonconvex.estimators.display import text_table
+from nonconvex.pipeline.text import strict_json
 
 __all__ = [
     "BenchmarkError",

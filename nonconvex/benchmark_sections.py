@@ -21,14 +21,18 @@ from nonconvex.benchmark_data import (
 from nonconvex.benchmark_factorization import FactorizationPlan, Factorizer, mllib, ours
 from nonconvex.benchmark_network import NetworkPlan, Trainer
 from nonconvex.benchmark_trainers import MLlibTrainer, OurTrainer, SklearnTrainer, has_sklearn
-from nonconvex.config import Section, check_keys
 from nonconvex.distributed.data.prepared import PreparedRatings
-from nonconvex.estimator_sections import ParamTable
-from nonconvex.network_sections import ExampleSplitSection, ExamplesSection
 from nonconvex.neural_network import MultilayerPerceptronClassifier
 from nonconvex.numerics.synthetic import PlantedExamples, PlantedRatings
+from nonconvex.pipeline.config import Section, check_keys
+from nonconvex.pipeline.factorization.config import (
+    PreparationConfig,
+    PreparedSection,
+    RatingsSection,
+)
+from nonconvex.pipeline.network.config import ExampleSplitSection, ExamplesSection
+from nonconvex.pipeline.sections import ParamTable, SplitSection
 from nonconvex.recommendation import MatrixFactorization
-from nonconvex.sections import PreparationConfig, PreparedSection, RatingsSection, SplitSection
 
 __all__ = [
     "BenchmarkConfig",

@@ -31,7 +31,6 @@ from nonconvex.distributed.factorization.dataset import (
     load_prepared,
     pack_ratings,
 )
-from nonconvex.distributed.factorization.execution import ExecutionMode
 from nonconvex.distributed.factorization.fold_in import Drawing, Equation, fold_in, fold_in_samples
 from nonconvex.distributed.model_tables import factor_table
 from nonconvex.distributed.rows import ShardedFactors
@@ -61,7 +60,6 @@ from nonconvex.estimators.factorization.recommend import recommend, similar_rows
 from nonconvex.estimators.factorization.summary import TrainingSummary
 from nonconvex.estimators.params import LazyFits, ParamError, set_defaults, with_accessors
 from nonconvex.estimators.persistence import EstimatorReader
-from nonconvex.numerics.factorization.blocks import RatingBlock
 from nonconvex.numerics.factorization.model import Factors, Side, preferences
 
 if TYPE_CHECKING:
@@ -168,10 +166,7 @@ class MatrixFactorizationModel(
         return add_predictions(self._state, self, dataset)
 
     def recommendForAllUsers(
-        self,
-        n: int,
-        exclude: DataFrame | str | None = None,
-        candidates: DataFrame | None = None,
+        self, n: int, exclude: DataFrame | str | None = None, candidates: DataFrame | None = None
     ) -> DataFrame:
         """Return the n best items for every user of the model.
 
@@ -187,8 +182,8 @@ class MatrixFactorizationModel(
         Returns
         -------
         DataFrame
-            ``<userCol>, recommendations``, an array of structs ``<itemCol>, rating`` in the order
-            of falling predictions; ``rating`` is a float.
+            ``<userCol>, recommendations``, an array of structs ``<itemCol>, rating`` by falling
+            prediction; ``rating`` is a float.
 
         Examples
         --------
@@ -199,10 +194,7 @@ class MatrixFactorizationModel(
         return recommend(self._state, self, n, None, exclude, candidates)
 
     def recommendForAllItems(
-        self,
-        n: int,
-        exclude: DataFrame | str | None = None,
-        candidates: DataFrame | None = None,
+        self, n: int, exclude: DataFrame | str | None = None, candidates: DataFrame | None = None
     ) -> DataFrame:
         """Return the n best users for every item, as `recommendForAllUsers` does the reverse."""
         return recommend(self._state, self, n, None, exclude, candidates, reverse=True)
@@ -219,11 +211,11 @@ class MatrixFactorizationModel(
         Parameters
         ----------
         dataset : DataFrame
-            With the column ``userCol``.  A user who is there several times gets one row, and null
-            gets none.  A user whom the model does not know is recommended by α + β_i if
-            ``coldStartStrategy`` is "bias", and else is left out, as in MLlib.
+            With the column ``userCol``.  A user who occurs several times gets one row, and null
+            gets none.  An unknown user gets items by α + β_i if ``coldStartStrategy`` is "bias",
+            and else is left out, as in MLlib.
         n, exclude, candidates
-            As for `recommendForAllUsers`, as is what is returned.
+            As for `recommendForAllUsers`, as is the result.
         """
         check_frame("dataset", dataset)
         return recommend(self._state, self, n, dataset, exclude, candidates)
@@ -249,14 +241,13 @@ class MatrixFactorizationModel(
         n : int
             At least 1.
         subset : DataFrame, optional
-            Items to look at, by default all of the model; those that it does not know are left
-            out.
+            Items that get a list, by default all of the model; unknown ones are left out.
 
         Returns
         -------
         DataFrame
-            ``<itemCol>, similar``, an array of structs ``<itemCol>, similarity`` in falling
-            order, equal ones by id; ``similarity`` is a float.
+            ``<itemCol>, similar``, an array of structs ``<itemCol>, similarity`` by falling
+            similarity, equal ones by id; ``similarity`` is a float.
         """
         return similar_rows(self._state, self, n, subset, 1)
 
@@ -265,22 +256,21 @@ class MatrixFactorizationModel(
         return similar_rows(self._state, self, n, subset, 0)
 
     def explain(self, user: Any, item: Any, history: DataFrame | None = None) -> Explanation:
-        """Say what a prediction is made of, and which ratings of the user it comes from.
+        """Explain a prediction by its terms, and by what each rating of the user contributes.
 
-        With the items as they are, the row of a user is linear in the user's ratings, so γ_u·γ_i
-        is a sum with a term for each of them (see
-        `nonconvex.numerics.factorization.explain`): exactly so
-        for a model that "als" made, whose last step solves for the users; nearly for other
-        solvers; and for a sampled model as the mean over its kept samples.
+        Given the items, the row of a user is linear in the user's ratings, so γ_u·γ_i is a sum
+        with a term for each of them (see `nonconvex.numerics.factorization.explain`): exactly
+        after solver "als", whose last step solves for the users; nearly after other solvers; for
+        a sampled model as the mean over its kept samples.
 
         Parameters
         ----------
         user, item : str or number
-            Ids, as they were in training; one that the model does not know has β = 0 and γ = 0.
+            Ids, as they were in training; an unknown one has β = 0 and γ = 0.
         history : DataFrame, optional
             All ratings of the user that the model has learned from, in the columns of training;
             those of other users are ignored.  By default they are read again from the dataframe
-            that was fitted or folded in, which a model that was loaded does not have.
+            that was fitted or folded in, which a loaded model does not have.
 
         Returns
         -------
@@ -289,8 +279,8 @@ class MatrixFactorizationModel(
         Raises
         ------
         ParamError
-            For an id of another type, for an ensemble, whose rows are means of several models, and
-            if the model was loaded and there is no `history`.
+            For an id of another type, for an ensemble, whose rows are means of several models, or
+            for a loaded model without `history`.
 
         Examples
         --------
@@ -309,30 +299,29 @@ class MatrixFactorizationModel(
     def foldInUsers(self, ratings: DataFrame) -> MatrixFactorizationModel:
         """Return a model with new or changed users: their rows, given α and the items.
 
-        The rows are those that training would solve for: with its n, mean number of ratings per
-        user, λ, ν and ρ, its weights, and its ``nonnegative``, ``fitBiases`` and
-        ``implicitPrefs``.  A user of training, with exactly the ratings that it had there, gets
-        its own row again: to the bit if the solver was "als", which ends with the users; nearly
-        for another solver, if it converged; not in an ensemble, whose rows are means.  If the
-        model was sampled, rows and noise are drawn given the items of each kept sample, and what
-        predicts is the mean of their conditional means.
+        The rows are those that training would solve for, with its n, mean number of ratings per
+        user, λ, ν, ρ and weights, and its ``nonnegative``, ``fitBiases`` and ``implicitPrefs``.
+        A training user with exactly its training ratings gets its own row again: to the bit after
+        solver "als", which ends with the users; nearly after another solver that converged; not
+        in an ensemble, whose rows are means.  For a sampled model, rows and noise are drawn given
+        the items of each kept sample, and predictions use the mean of their conditional means.
 
         Parameters
         ----------
         ratings : DataFrame
-            *All* ratings of each of these users, in the columns of training.  Ratings of items
-            that the model does not know are ignored, and their number is logged; a user with no
-            other ratings is not added.
+            *All* ratings of each of these users, in the columns of training.  Ratings of unknown
+            items are ignored, and their number is logged; a user with no other ratings is not
+            added.
 
         Returns
         -------
         MatrixFactorizationModel
-            With the users of this one, and the new ones.  Its summary is that of training.
+            With the users of this one, the new ones, and the summary of training.
 
         Raises
         ------
         RatingsError, ColumnError
-            As for ``fit``, and if no rating is of a known item.
+            As for ``fit``, and if no rating has a known item.
 
         Examples
         --------
@@ -348,8 +337,8 @@ class MatrixFactorizationModel(
     def foldInItems(self, ratings: DataFrame) -> MatrixFactorizationModel:
         """Return a model with new or changed items: their rows, given α and the users.
 
-        See `foldInUsers`.  An item of training gets its own row only nearly, and the more so the
-        more a fit has converged: after the last update of the items came one of α and the users.
+        See `foldInUsers`.  A training item gets nearly its own row if the fit converged, and not
+        to the bit: α and the users were updated after the items.
         """
         return self._fold_in(ratings, Side.ITEMS)
 
@@ -363,10 +352,10 @@ class MatrixFactorizationModel(
     ) -> dict[str, float]:
         """Measure predictions and top-k lists on ratings that were held out.
 
-        RMSE and MAE are of the ratings, weighted if training was, or with ``implicitPrefs`` of the
-        preferences (1 where the rating is positive, else 0).  The others are of the lists that
-        `recommendForUserSubset` makes for the users who have something relevant, where pairs in
-        `exclude` are left out; see `nonconvex.numerics.ranking` for the formulas.
+        RMSE and MAE compare predictions with ratings, weighted if training was, or with
+        ``implicitPrefs`` with preferences (1 where the rating is positive, else 0).  The other
+        metrics are of the lists of `recommendForUserSubset`, without the pairs in `exclude`, for
+        the users who have a relevant item; see `nonconvex.numerics.ranking` for the formulas.
 
         Parameters
         ----------
@@ -375,24 +364,24 @@ class MatrixFactorizationModel(
         k : int
             Length of the lists, at least 1.
         threshold : float, optional
-            An item is relevant if its rating is at least this.  By default all are that are in
-            `dataset`, or with ``implicitPrefs`` those with a positive rating.  One that the model
-            does not know is relevant too, and never found.
+            Least rating of a relevant item.  By default all items in `dataset` are relevant, or
+            with ``implicitPrefs`` those with a positive rating.  An unknown item can be relevant,
+            and is never in a list.
         exclude : DataFrame, "train" or None
-            Pairs that no list may hold, by default those of training.
+            Pairs that no list may hold, by default the training pairs.
 
         Returns
         -------
         dict of str to float
-            ``rmse, mae``; ``ratings``, how many these are of, and ``unpredicted``, how many had no
-            prediction; ``ndcgAtK, recallAtK, precisionAtK, meanAveragePrecisionAtK``, as Spark's
+            ``rmse, mae``; the numbers of ``ratings`` with a prediction and ``unpredicted``
+            without; ``ndcgAtK, recallAtK, precisionAtK, meanAveragePrecisionAtK``, as Spark's
             ``RankingEvaluator`` defines them; ``coverageAtK``, the fraction of the model's items
-            that are in any list; ``users``, how many lists these are of; and ``k``.
+            that are in any list; ``users``, the number of lists; and ``k``.
 
         Raises
         ------
         EvaluationError
-            If nothing is predicted, or nothing relevant.
+            If nothing can be predicted, or nothing is relevant.
 
         Examples
         --------
@@ -457,24 +446,22 @@ class MatrixFactorization(
     DefaultParamsReadable["MatrixFactorization"],
     DefaultParamsWritable,
 ):
-    """Latent factor model of explicit ratings, by minimization or by sampling.
+    """Latent factor model of ratings, fitted by minimization or by sampling.
 
-    The prediction is R̂_ui = α + β_u + β_i + γ_u·γ_i, and what is minimized over the n observed
-    ratings is
+    The prediction is R̂_ui = α + β_u + β_i + γ_u·γ_i.  A fit minimizes, over the n observed ratings,
 
         f = (1/n) Σ (R̂_ui − R_ui)² + λ₁ Σ_u (ρ β_u² + ‖γ_u‖²) + λ₂ Σ_i (ρ β_i² + ‖γ_i‖²)
 
-    with ρ = 1 whenever λ₁ or λ₂ is given.  ``regExponent`` makes λ grow with the number of
-    ratings of a user or item, ``weightCol`` weighs each rating, and ``implicitPrefs`` changes the
-    sum to one over all pairs (see `nonconvex.numerics.factorization.model`).
+    with ρ = 1 if λ₁ or λ₂ is given.  ``regExponent`` makes λ grow with the number of ratings of a
+    user or item, ``weightCol`` weighs each rating, and ``implicitPrefs`` replaces the sum by one
+    over all pairs (see `nonconvex.numerics.factorization.model`).
 
     With ``solver="gibbs"`` nothing is minimized: R_ui ~ N(R̂_ui, 1/(τ ω_u w_ui)), all unknowns are
     drawn in turn from their conditional distributions (see
-    `nonconvex.numerics.factorization.gibbs`), and the prediction
-    is the mean over the samples.
-    It predicts best, has nothing to tune, and says how
-    sure it is (``predictionStdCol``, ``predictionIntervalCol``).  A sweep takes up to twice as long
-    as an iteration of "als", and there are 250 of them; ``numRestarts`` is the number of chains.
+    `nonconvex.numerics.factorization.gibbs`), and the prediction is the mean over the samples.
+    It predicts best, needs no tuning, and gives deviations and intervals (``predictionStdCol``,
+    ``predictionIntervalCol``).  A sweep takes up to twice as long as an iteration of "als", and
+    there are 250 of them; ``numRestarts`` is the number of chains.
 
     The same data, Params and seed give the same model, bit for bit, on any number of cores and
     however the data are partitioned.
@@ -561,8 +548,7 @@ class MatrixFactorization(
     ) -> None:
         super().__init__()
         self._initial_model: MatrixFactorizationModel | None = None
-        given: dict[str, Any] = self._input_kwargs  # type: ignore[attr-defined]  # of keyword_only
-        self._set(**given)
+        self._set(**self._input_kwargs)  # type: ignore[attr-defined]  # of keyword_only
 
     @keyword_only
     def setParams(self, **params: Any) -> MatrixFactorization:
@@ -577,8 +563,8 @@ class MatrixFactorization(
     def setInitialModel(self, model: MatrixFactorizationModel | None) -> MatrixFactorization:
         """Start fits from the factors of an earlier model; None for random starts.
 
-        Ids that the model knows start from its rows, and new ones from zero.  Ids that are not in
-        the new ratings are not in the new model.  It is not saved with the estimator.
+        Ids that the model knows start from its rows, new ones from zero; ids without new ratings
+        are not in the new model.  The initial model is not saved with the estimator.
         """
         if not (model is None or isinstance(model, MatrixFactorizationModel)):
             raise ParamError(f"the initial model must be a fitted model or None, got {model!r}")
@@ -588,7 +574,7 @@ class MatrixFactorization(
     def fitPrepared(self, prepared: PreparedRatings) -> MatrixFactorizationModel:
         """Fit prepared ratings, which are read from disk block by block without a shuffle.
 
-        Their validation ratings are what ``patience`` and the choice among restarts look at.
+        ``patience`` and the choice among restarts use their validation ratings.
 
         Parameters
         ----------
@@ -601,16 +587,9 @@ class MatrixFactorization(
         check_prepared(self)
         self._check(validated=prepared.manifest.counts["validation"] > 0)
         started = time.perf_counter()
-        training = load_prepared(
-            prepared,
-            dtype=self._dtype(),
-            transform=self._preferences(),
-            place=self._place(),
-            unknowns=self._unknowns(),
-            policy=exchange_policy([self]),
-        )
+        training = load_prepared(prepared, **self._packing([self]))
         model = self._train([self], training, started, training_ratings(prepared))[0]
-        if "weight" in prepared.manifest.types:  # what the model folds in and evaluates is weighted
+        if "weight" in prepared.manifest.types:  # for fold-in and evaluation
             model._set(weightCol="weight")
         return model
 
@@ -619,8 +598,8 @@ class MatrixFactorization(
     ) -> Iterator[tuple[int, MatrixFactorizationModel]]:
         """Fit a model for each of several sets of Params, such as a regularization path.
 
-        All that differ only in what a fit minimizes (``rank``, ``regUser``, ``regItem``, ``seed``,
-        …) are fitted together: every pass over the data serves all of them.
+        Fits that differ only in the objective and the start (``rank``, ``regUser``, ``regItem``,
+        ``seed``, …) share every pass over the data.
 
         Parameters
         ----------
@@ -639,10 +618,10 @@ class MatrixFactorization(
             if estimator.getOrDefault("exchange") == "shuffle":  # for one fit at a time
                 key.append(index)
             solver = estimator.getOrDefault("solver")
+            if solver in ("gd", "gibbs"):
+                key.append(solver)
             if solver == "gd":  # whose samples of users depend on the seed
-                key += ["gd", estimator.getOrDefault("seed")]
-            if solver == "gibbs":
-                key += ["gibbs"]
+                key.append(estimator.getOrDefault("seed"))
             groups.setdefault(tuple(key), []).append(index)
         fits: list[tuple[list[int], Callable[[], list[MatrixFactorizationModel]]]] = [
             (indices, partial(self._fit_group, dataset, [estimators[i] for i in indices]))
@@ -667,11 +646,7 @@ class MatrixFactorization(
             ratings,
             user_blocks=first.getOrDefault("numUserBlocks"),
             item_blocks=first.getOrDefault("numItemBlocks"),
-            dtype=first._dtype(),
-            transform=first._preferences(),
-            place=first._place(),
-            unknowns=sum(estimator._unknowns() for estimator in estimators),
-            policy=exchange_policy(estimators),
+            **first._packing(estimators),
         )
         train = ratings.where("not held_out") if "held_out" in ratings.columns else ratings
         return self._train(estimators, training, started, train.drop("held_out"))
@@ -680,22 +655,22 @@ class MatrixFactorization(
         check_combination(self, validated=validated, warm=self._initial_model is not None)
         check_exchange(self)
 
-    def _place(self) -> ExecutionMode:
-        """Say where rows are to be updated; by shuffle it is never on the driver."""
-        place: ExecutionMode = self.getOrDefault("updates")
-        return "executors" if self.getOrDefault("exchange") == "shuffle" else place
-
-    def _unknowns(self) -> int:
-        """Return how many unknowns a pass updates for each row."""
-        return int(self.getOrDefault("numRestarts")) * (1 + int(self.getOrDefault("rank")))
-
-    def _dtype(self) -> type[np.floating]:
-        return np.float32 if self.getOrDefault("precision") == "float32" else np.float64
-
-    def _preferences(self) -> Callable[[RatingBlock], RatingBlock] | None:
-        if not self.getOrDefault("implicitPrefs"):
-            return None
-        return partial(preferences, confidence=self.getOrDefault("confidence"))
+    def _packing(self, estimators: Sequence[MatrixFactorization]) -> dict[str, Any]:
+        """Return the options for packing the ratings of fits that share the passes over them."""
+        get, transform = self.getOrDefault, None
+        if get("implicitPrefs"):
+            transform = partial(preferences, confidence=get("confidence"))
+        return {
+            "dtype": np.float32 if get("precision") == "float32" else np.float64,
+            "transform": transform,
+            # A shuffle is never on the driver.
+            "place": "executors" if get("exchange") == "shuffle" else get("updates"),
+            "unknowns": sum(
+                each.getOrDefault("numRestarts") * (1 + each.getOrDefault("rank"))
+                for each in estimators
+            ),
+            "policy": exchange_policy(estimators),
+        }
 
     def _train(
         self,
@@ -704,7 +679,7 @@ class MatrixFactorization(
         started: float,
         history: DataFrame,
     ) -> list[MatrixFactorizationModel]:
-        """Minimize for all estimators at once, and make the model of each."""
+        """Fit all estimators at once, and make the model of each."""
         try:
             if not training.total:
                 raise RatingsError(
@@ -726,7 +701,7 @@ class MatrixFactorization(
         ]
 
     def _identity(self) -> dict[str, Any]:
-        """Every Param that the course of a fit depends on."""
+        """Return every Param that changes the course of a fit, for its checkpoints."""
         values = {param.name: self.getOrDefault(param) for param in self.params}
         identity = {
             name: value for name, value in values.items() if name not in NON_IDENTITY_PARAMS
@@ -746,17 +721,13 @@ class MatrixFactorization(
         return self._initial_model.start_for(
             training.ids,
             get("rank"),
-            self._dtype(),
+            training.blocks.dtype,
             intercept=get("fitIntercept"),
             biases=get("fitBiases"),
         )
 
     def _model(
-        self,
-        result: FitResult,
-        training: TrainingSet,
-        seconds: float,
-        history: DataFrame,
+        self, result: FitResult, training: TrainingSet, seconds: float, history: DataFrame
     ) -> MatrixFactorizationModel:
         get = self.getOrDefault
         summary = replace(result.summary, seconds=seconds)

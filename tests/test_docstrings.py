@@ -28,12 +28,16 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from nonconvex.estimator_sections import OutputSection
-from nonconvex.factorization_sections import FactorizationConfig
-from nonconvex.network_sections import ExampleSplitSection, ExamplesSection, NetworkConfig
-from nonconvex.releases import Release
-from nonconvex.reports import METRICS, metrics_json
-from nonconvex.sections import PreparedSection, RatingsSection, SplitSection
+from nonconvex.pipeline.factorization.config import (
+    FactorizationConfig,
+    PreparedSection,
+    RatingsSection,
+)
+from nonconvex.pipeline.factorization.tables import metrics_json
+from nonconvex.pipeline.network.config import ExampleSplitSection, ExamplesSection, NetworkConfig
+from nonconvex.pipeline.release import Release
+from nonconvex.pipeline.runs import METRICS
+from nonconvex.pipeline.sections import OutputSection, SplitSection
 from tests.test_architecture import FILES
 
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE | doctest.IGNORE_EXCEPTION_DETAIL

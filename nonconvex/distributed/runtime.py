@@ -16,6 +16,7 @@ from pyspark.sql import DataFrame, SparkSession
 __all__ = [
     "Progress",
     "broadcast",
+    "broadcasting",
     "describe_jobs",
     "described",
     "executors",
@@ -96,6 +97,22 @@ def executors(spark: SparkSession) -> int:
 def broadcast(spark: SparkSession, value: T) -> Broadcast[T]:
     """Broadcast a value to all tasks; the caller destroys it."""
     return spark.sparkContext.broadcast(value)
+
+
+@contextmanager
+def broadcasting(spark: SparkSession) -> Iterator[Callable[[Any], Broadcast[Any]]]:
+    """Yield a function that broadcasts values; all are destroyed at the end of the block."""
+    shared: list[Broadcast[Any]] = []
+
+    def share(value: Any) -> Broadcast[Any]:
+        shared.append(broadcast(spark, value))
+        return shared[-1]
+
+    try:
+        yield share
+    finally:
+        for value in shared:
+            value.destroy()
 
 
 def partitions(spark: SparkSession, values: list[T]) -> RDD[T]:

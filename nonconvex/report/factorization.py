@@ -20,6 +20,8 @@ from nonconvex.estimators.factorization.summary import TrainingSummary
 from nonconvex.numerics.factorization.explain import principal_axes
 from nonconvex.numerics.factorization.model import Factors
 from nonconvex.numerics.metrics import Evaluation, Scores
+from nonconvex.pipeline.factorization.baselines import rating_counts
+from nonconvex.pipeline.runs import RunMetadata
 from nonconvex.recommendation import MatrixFactorizationModel
 from nonconvex.report import charts
 from nonconvex.report.page import (
@@ -27,7 +29,6 @@ from nonconvex.report.page import (
     Page,
     Part,
     Picture,
-    RunMetadata,
     Table,
     comparison_table,
     format_number,
@@ -102,7 +103,7 @@ def collect_factorization(
     solver: str,
 ) -> FactorizationPageData:
     """Collect the data of a page with Spark; `names` has the columns ``id, name`` of items."""
-    users, items = (_counts(table) for table in (prepared.users, prepared.items))
+    users, items = (rating_counts(table) for table in (prepared.users, prepared.items))
     extremes = extreme_items(model.factors, items)
     histogram, coverage = None, None
     if evaluation is not None:
@@ -172,14 +173,6 @@ def _coverage(model: MatrixFactorizationModel, ratings: DataFrame) -> tuple[floa
     return model.getOrDefault("predictionInterval"), float(share[0] or 0.0)
 
 
-def _counts(table: DataFrame) -> NDArray[np.int64]:
-    """Return the number of training ratings of each id, in the order of the indices."""
-    collected = table.select("index", "count").toArrow()
-    counts = np.zeros(len(collected), np.int64)
-    counts[collected["index"].to_numpy()] = collected["count"].to_numpy()
-    return counts
-
-
 def _names(
     model: MatrixFactorizationModel, items: list[int], names: DataFrame | None
 ) -> dict[int, str]:
@@ -197,7 +190,7 @@ def factorization_page(data: FactorizationPageData) -> Page:
 
     Examples
     --------
-    >>> from nonconvex.distributed.publication import Run
+    >>> from nonconvex.pipeline.runs import Run
     >>> metadata = RunMetadata(Run("a", "runs/a"), "", {"train": 2.5})
     >>> data = collect_factorization(model, prepared, None, metadata, None, "als")
     >>> page = factorization_page(data)

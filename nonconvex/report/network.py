@@ -16,18 +16,18 @@ from pyspark.sql import functions as F
 from nonconvex.distributed.calibration import Agreement, Reliability, agreement, reliability
 from nonconvex.distributed.data.example_tables import ExampleTable
 from nonconvex.estimators.network.summary import NetworkSummary
-from nonconvex.network_baselines import NetworkModel
 from nonconvex.neural_network import (
     MultilayerPerceptronClassificationModel,
     MultilayerPerceptronRegressionModel,
 )
+from nonconvex.pipeline.network.baselines import NetworkModel
+from nonconvex.pipeline.runs import RunMetadata
 from nonconvex.report import charts
 from nonconvex.report.page import (
     Fact,
     Page,
     Part,
     Picture,
-    RunMetadata,
     Table,
     comparison_table,
     format_number,
@@ -112,7 +112,7 @@ def network_page(data: NetworkPageData) -> Page:
 
     Examples
     --------
-    >>> from nonconvex.distributed.publication import Run
+    >>> from nonconvex.pipeline.runs import Run
     >>> metadata = RunMetadata(Run("a", "runs/a"), "", {"train": 2.5})
     >>> page = network_page(collect_network(classifier, "flowers.csv", examples, None, metadata))
     >>> page.lead

@@ -1,16 +1,13 @@
-"""The page of a run: one HTML file that needs no network.
-
-Importing this module needs neither jinja2 nor matplotlib, so that jobs can use `RunMetadata`.
-"""
+"""The page of a run: one HTML file that needs no network."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any, NamedTuple
 
-from nonconvex.distributed.publication import Run
+from nonconvex.pipeline.runs import RunMetadata
 
 __all__ = [
     "COLOURS",
@@ -18,7 +15,6 @@ __all__ = [
     "Page",
     "Part",
     "Picture",
-    "RunMetadata",
     "Table",
     "comparison_table",
     "duration",
@@ -40,18 +36,6 @@ COLOURS = {
     "orange": ("#b4500b", "#f2a35e"),
 }
 """Colours of pages and figures in light and in dark mode; the light ones are all different."""
-
-
-@dataclass(frozen=True)
-class RunMetadata:
-    """The facts about a run that every page shows, whatever was trained."""
-
-    run: Run
-    configuration: str  # resolved, as TOML
-    seconds: Mapping[str, float]  # by stage
-    previous: Mapping[str, Any] = field(default_factory=dict)  # metrics of the run before, if any
-    drift: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
-    versions: Mapping[str, str] = field(default_factory=dict)  # filled in by `report.run`
 
 
 class Fact(NamedTuple):

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import logging
 import platform
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -17,21 +15,19 @@ from pyspark.sql import functions as F
 
 from nonconvex import __version__
 from nonconvex.distributed.files.hadoop import FileSystem
-from nonconvex.report.page import Page, RunMetadata, render
+from nonconvex.pipeline.runs import REPORT, RunMetadata
+from nonconvex.report.page import Page, render
 
 if TYPE_CHECKING:
     from nonconvex.distributed.data.example_tables import ExampleTable
     from nonconvex.distributed.data.prepared import PreparedRatings
-    from nonconvex.factorization_sections import FactorizationConfig
-    from nonconvex.network_baselines import NetworkModel
-    from nonconvex.network_sections import NetworkConfig
     from nonconvex.numerics.metrics import Evaluation
+    from nonconvex.pipeline.factorization.config import FactorizationConfig
+    from nonconvex.pipeline.network.baselines import NetworkModel
+    from nonconvex.pipeline.network.config import NetworkConfig
     from nonconvex.recommendation import MatrixFactorizationModel
 
-__all__ = ["FIGURES", "REPORT", "Stages", "factorization_report", "network_report"]
-
-REPORT = "report.html"
-"""The file in the directory of a run that is its page."""
+__all__ = ["FIGURES", "factorization_report", "network_report"]
 
 FIGURES = "figures"
 """The directory beside it that has every figure as SVG and as PNG."""
@@ -39,20 +35,6 @@ FIGURES = "figures"
 _log = logging.getLogger("nonconvex")
 
 _PACKAGES = ("jinja2", "matplotlib")
-
-
-class Stages:
-    """Durations of the stages of a run: ``with stages("train"): …`` adds one to `seconds`."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def __call__(self, name: str) -> Iterator[None]:
-        """Measure a block."""
-        started = time.perf_counter()
-        yield
-        self.seconds[name] = time.perf_counter() - started
 
 
 def factorization_report(

@@ -22,7 +22,7 @@ TABLE = """\
 1,000 users, 40 items, 1,234 ratings: trained in 2.1 s
 restart  iteration         f  train RMSE  validation RMSE          stopped
 3 *             15  0.812346      0.7500           0.9000  reached maxIter
-4                2       1.5      1.2500                        non-finite"""
+4                2  1.500000      1.2500                        non-finite"""
 
 
 @pytest.mark.parametrize(
@@ -51,9 +51,27 @@ def test_a_summary_of_samples_tells_how_far_they_agree():
     chains = [replace(one, history=[{"tau": 4.0}]) for one in RESTARTS]
     sampling = {"samples": 20, "kept": 6, "rHat": {"tau": 1.01}, "effectiveSize": {"tau": 33.3}}
     lines = str(replace(SUMMARY, restarts=chains, sampling=sampling)).splitlines()
-    assert lines[1].split()[:3] == ["chain", "sweep", "τ"]
+    assert lines[1].split()[:3] == ["chain", "sweeps", "τ"]
     assert lines[2].split()[:3] == ["3", "15", "4.0000"]
     assert lines[-1] == "6 of 40 samples kept; τ has R̂ 1.01 and 33 effective samples"
+
+
+def test_a_network_shows_its_layers_and_its_end(spark):
+    corners = spark.createDataFrame([(0, 0.0), (1, 1.0)], ["x", "label"])
+    given = {"featuresCol": ["x"], "maxIter": 1, "tol": 0.0, "numRestarts": 2}
+    model = MultilayerPerceptronRegressor(**given).fit(corners)
+    network = r"layers=\[1, 1\], activations=\[\], parameters=2, loss='squared-error'"
+    facts = network + r", rows=2, objective=[\d.]+, rmse=[\d.]+, stop='reached maxIter'"
+    assert re.fullmatch(rf"NetworkSummary\({facts}\)", repr(model.summary))
+    uid = "uid='MultilayerPerceptronRegressor_\\w+'"
+    assert re.fullmatch(rf"MultilayerPerceptronRegressionModel\({uid}, {facts}\)", repr(model))
+    heading, header, *rows = str(model.summary).splitlines()
+    assert re.fullmatch(r"network 1-1, 2 parameters, 2 rows: trained in [\d.]+ s", heading)
+    assert header.split() == ["restart", "epoch", "f", "RMSE", "stopped"]
+    assert len(rows) == 2
+    assert model._repr_html_().startswith(
+        "<p>MultilayerPerceptronRegressionModel</p><p>network 1-1"
+    )
 
 
 def test_repr_is_one_line_without_the_history():

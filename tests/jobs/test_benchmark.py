@@ -18,9 +18,9 @@ from nonconvex.benchmark_memory import CommandError, can_measure, peak_memory, r
 from nonconvex.benchmark_network import NetworkPlan, epochs_to
 from nonconvex.benchmark_reports import benchmark_table
 from nonconvex.benchmark_sections import BenchmarkConfig
-from nonconvex.config import load
-from nonconvex.job import run
 from nonconvex.numerics.synthetic import PlantedExamples, PlantedRatings
+from nonconvex.pipeline.config import load
+from nonconvex.pipeline.runner import run
 
 REPOSITORY = Path(__file__).parent.parent.parent
 CONFIG = """

@@ -1,10 +1,7 @@
 """Ratings as they should not be, through the jobs: they work, or exit 3 with one sentence."""
 
-import json
 import os
 import shutil
-from contextlib import redirect_stderr, redirect_stdout
-from io import StringIO
 
 import numpy as np
 import pyarrow as pa
@@ -14,17 +11,17 @@ from pyspark.sql import DataFrame
 
 from jobs import prepare_ratings, recommend, train_factorization
 from nonconvex.distributed.files.hadoop import FileSystem
-from nonconvex.factorization_sections import FactorizationConfig
-from nonconvex.job import run
+from nonconvex.pipeline.factorization.config import (
+    FactorizationConfig,
+    PreparationConfig,
+    ServingConfig,
+)
 from nonconvex.recommendation import MatrixFactorizationModel
-from nonconvex.sections import PreparationConfig
-from nonconvex.serving_sections import ServingConfig
 
 
 @pytest.fixture
-def job(spark, tmp_path):
+def job(run_job, tmp_path):
     """Run a job on the ratings in ``data/``; return the last line that it printed."""
-    del spark  # the job finds it
 
     def job(module, config_type, text, ratings=""):
         config = tmp_path / "config.toml"
@@ -33,16 +30,10 @@ def job(spark, tmp_path):
         if module is recommend:
             ratings, places = "", ""
         config.write_text(ratings + places + text.format(root=tmp_path))
-        out, log = StringIO(), StringIO()
-        with redirect_stdout(out), redirect_stderr(log):
-            argv = ["--config", str(config)]
-            status = run(module.main, config_type, description="", argv=argv)
-        outcome = json.loads(out.getvalue().splitlines()[-1])
-        assert outcome["exit"] == status
-        if status:
-            assert "\n" not in outcome["error"].strip(), outcome
-            assert "Traceback" not in log.getvalue(), log.getvalue()
-        return outcome
+        ended = run_job(module.main, config_type, config)
+        if ended.status:
+            assert "Traceback" not in ended.log, ended.log
+        return ended.outcome
 
     return job
 
@@ -247,7 +238,7 @@ def test_a_million_users_with_one_rating_each(train, tmp_path):
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("table", ["by_user", "by_item", "users", "items", "test"])
-def test_damaged_prepared_ratings(job, prepare, tmp_path, table):
+def test_damaged_prepared_ratings(job, run_job, tmp_path, table):
     write(tmp_path, **ratings())
     split = "\n[split]\ntest = 0.2\n"
     text = split + TRAINING
@@ -262,10 +253,6 @@ def test_damaged_prepared_ratings(job, prepare, tmp_path, table):
     config = tmp_path / "config.toml"
     body = text.replace(split, "").format(root=tmp_path)
     config.write_text(f'[prepared]\npath = "{tmp_path}/prepared"\n{body}')
-    out, log = StringIO(), StringIO()
-    with redirect_stdout(out), redirect_stderr(log):
-        argv = ["--config", str(config)]
-        status = run(train_factorization.main, FactorizationConfig, description="", argv=argv)
-    outcome = json.loads(out.getvalue().splitlines()[-1])
-    assert status == 3, outcome
-    assert "Traceback" not in log.getvalue()
+    ended = run_job(train_factorization.main, FactorizationConfig, config)
+    assert ended.status == 3, ended.outcome
+    assert "Traceback" not in ended.log

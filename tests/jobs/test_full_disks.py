@@ -3,14 +3,12 @@
 import json
 import os
 import subprocess
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from io import StringIO
+from contextlib import contextmanager
 
 import pytest
 
 from jobs import train_factorization
-from nonconvex.factorization_sections import FactorizationConfig
-from nonconvex.job import run
+from nonconvex.pipeline.factorization.config import FactorizationConfig
 from tests.jobs.test_cluster import ROOT, model_bits
 
 pytestmark = [
@@ -69,19 +67,14 @@ def filled(disk, free):
 
 
 @pytest.fixture
-def train(spark, tmp_path):
-    del spark  # the job finds it
-
+def train(run_job, tmp_path):
     def train(**places):
         where = {name: tmp_path / name for name in ("prepared", "checkpoint", "output")} | places
         ratings = ROOT / "tests/data/movietweetings/ratings.parquet"
         config = tmp_path / "config.toml"
         config.write_text(CONFIG.format(ratings=ratings, **where))
-        out, log = StringIO(), StringIO()
-        with redirect_stdout(out), redirect_stderr(log):
-            argv = ["--config", str(config)]
-            run(train_factorization.main, FactorizationConfig, description="", argv=argv)
-        return json.loads(out.getvalue().splitlines()[-1]) | {"log": log.getvalue()}
+        ended = run_job(train_factorization.main, FactorizationConfig, config)
+        return ended.outcome | {"log": ended.log}
 
     return train
 

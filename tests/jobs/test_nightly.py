@@ -104,7 +104,7 @@ def test_a_day_that_is_run_again_comes_to_the_same_model(home, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:  # once it is published
-        patch.setattr("nonconvex.releases.remove_old_runs", die)
+        patch.setattr("nonconvex.pipeline.release.remove_old_runs", die)
         outcome, _, _ = start("train_factorization", "2026-11-25", *arguments)
     assert outcome["exit"] == 130
     pointer = home / "output/again/published.json"

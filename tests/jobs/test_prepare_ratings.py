@@ -1,13 +1,11 @@
-import json
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
 from jobs.prepare_ratings import main
-from nonconvex.config import ConfigError, load
-from nonconvex.job import run
-from nonconvex.sections import PreparationConfig
+from nonconvex.pipeline.config import ConfigError, load
+from nonconvex.pipeline.factorization.config import PreparationConfig
 
 REPOSITORY = Path(__file__).parent.parent.parent
 CONFIG = """
@@ -39,14 +37,12 @@ def config(tmp_path):
 
 
 @pytest.fixture
-def job(spark, config, capsys):
+def job(run_job, config):
     """Run the job, return its exit status and the JSON object on its last line."""
-    del spark  # the job finds it
 
     def job(*overrides):
-        sets = [word for override in overrides for word in ("--set", override)]
-        status = run(main, PreparationConfig, description="", argv=["--config", str(config), *sets])
-        return status, json.loads(capsys.readouterr().out.splitlines()[-1])
+        ended = run_job(main, PreparationConfig, config, *overrides)
+        return ended.status, ended.outcome
 
     return job
 

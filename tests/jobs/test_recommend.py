@@ -1,7 +1,5 @@
 """The job that recommends: what it writes, what it leaves out, and what stays when it fails."""
 
-import contextlib
-import io
 import json
 import zlib
 from functools import partial
@@ -12,84 +10,47 @@ import pandas as pd
 import pytest
 
 from jobs.recommend import main
-from nonconvex.config import load
-from nonconvex.distributed.data.prepare import prepare_ratings
-from nonconvex.distributed.data.sources import read_source
-from nonconvex.distributed.data.splits import Split
-from nonconvex.distributed.data.validation import Columns, Rules
-from nonconvex.distributed.publication import new_run, publish_run
-from nonconvex.job import run
-from nonconvex.recommendation import MatrixFactorization
-from nonconvex.serving_sections import ServingConfig
+from nonconvex.pipeline.config import load
+from nonconvex.pipeline.factorization.config import ServingConfig
 
 REPOSITORY = Path(__file__).parent.parent.parent
 USERS, ITEMS = 30, 12
+CONFIG = """
+[model]
+path = "{root}/runs"
+[seen]
+prepared = "{root}/prepared"
+[recommendations]
+n = 4
+buckets = 3
+[output]
+path = "{directory}/out"
+"""
 
 
 @pytest.fixture(scope="module")
-def table():
-    rng = np.random.default_rng(8)
-    table = pd.DataFrame(np.argwhere(rng.random((USERS, ITEMS)) < 0.5), columns=["user", "item"])
-    table = table[table["user"] != 3]
-    table = pd.concat([table, pd.DataFrame({"user": 3, "item": range(ITEMS)})])
-    table["rating"] = rng.integers(1, 6, len(table)).astype(float)
-    table["user"] = table["user"].map("ü{}".format)
-    return table
+def recommend(run_job, films):
+    """Run the job on the published run; return its exit status and the object on its last line."""
 
+    def recommend(directory, *overrides):
+        config = directory / "recommend.toml"
+        config.write_text(CONFIG.format(root=films.root, directory=directory))
+        ended = run_job(main, ServingConfig, config, *overrides)
+        return ended.status, ended.outcome
 
-@pytest.fixture(scope="module")
-def model(spark, table, tmp_path_factory):
-    """A model in a published run, beside the prepared ratings that it was trained on."""
-    root = tmp_path_factory.mktemp("films")
-    table.to_parquet(root / "ratings.parquet")
-    prepared = prepare_ratings(
-        read_source(spark, str(root / "ratings.parquet")),
-        str(root / "prepared"),
-        columns=Columns(),
-        rules=Rules(),
-        split=Split("random", 0.1, 0.2, seed=3),
-    )
-    model = MatrixFactorization(rank=3, maxIter=2).fitPrepared(prepared)
-    with new_run(spark, str(root / "runs")) as this:
-        model.write().save(this.model)
-    publish_run(spark, str(root / "runs"), this, after=None)
-    return model, root
-
-
-def run_job(root, directory, *overrides):
-    """Run the job, return its exit status and the JSON object on its last line."""
-    config = directory / "recommend.toml"
-    config.write_text(
-        f"""
-        [model]
-        path = "{root}/runs"
-        [seen]
-        prepared = "{root}/prepared"
-        [recommendations]
-        n = 4
-        buckets = 3
-        [output]
-        path = "{directory}/out"
-        """
-    )
-    argv = ["--config", str(config)]
-    for override in overrides:
-        argv += ["--set", override]
-    with contextlib.redirect_stdout(io.StringIO()) as printed:
-        status = run(main, ServingConfig, description="", argv=argv)
-    return status, json.loads(printed.getvalue().splitlines()[-1])
+    return recommend
 
 
 @pytest.fixture
-def job(model, tmp_path):
-    return partial(run_job, model[1], tmp_path)
+def job(recommend, tmp_path):
+    return partial(recommend, tmp_path)
 
 
 @pytest.fixture(scope="module")
-def written(model, tmp_path_factory):
+def written(recommend, tmp_path_factory):
     """What the job writes without options, and what it reports."""
     directory = tmp_path_factory.mktemp("written")
-    status, found = run_job(model[1], directory)
+    status, found = recommend(directory)
     assert status == 0
     return directory / "out", found
 
@@ -110,10 +71,11 @@ def scores(model):
     return pd.DataFrame(predicted, index=users["id"], columns=items["id"])
 
 
-def test_what_was_seen_is_left_out(written, model, table):
+def test_what_was_seen_is_left_out(written, films):
     out, found = written
     assert (found["path"], found["users"], found["empty"]) == (str(out), USERS, 1)
-    lists, predicted = read(out), scores(model[0])
+    lists, predicted = read(out), scores(films.model)
+    table = films.table
     assert set(lists) == set(table["user"])
     for user, list_ in lists.items():
         left = predicted.loc[user].drop(table.loc[table["user"] == user, "item"], errors="ignore")
@@ -122,7 +84,7 @@ def test_what_was_seen_is_left_out(written, model, table):
         np.testing.assert_allclose([rating for _, rating in list_], best, rtol=1e-6)
     manifest = json.loads((out / "serving.json").read_text())
     assert manifest.items() <= found.items()
-    assert manifest["model"].startswith(str(model[1] / "runs" / "run_id="))
+    assert manifest["model"].startswith(str(films.root / "runs" / "run_id="))
 
 
 def test_a_user_is_found_in_its_bucket(written):
@@ -136,7 +98,7 @@ def test_a_user_is_found_in_its_bucket(written):
     assert seen == USERS
 
 
-def test_vectors_give_the_predictions(written, model):
+def test_vectors_give_the_predictions(written, films):
     out, found = written
     users, items = (pd.read_parquet(out / f"{side}_vectors") for side in ("user", "item"))
     assert {len(vector) for vector in [*users["vector"], *items["vector"]]} == {found["dimension"]}
@@ -144,16 +106,16 @@ def test_vectors_give_the_predictions(written, model):
     predicted = pd.DataFrame(
         inner + users["offset"].to_numpy()[:, None], index=users["id"], columns=items["id"]
     )
-    expected = scores(model[0])
+    expected = scores(films.model)
     np.testing.assert_allclose(predicted.loc[expected.index, expected.columns], expected, 1e-5)
 
 
-def test_options(job, model, tmp_path):
+def test_options(job, films, tmp_path):
     candidates, users = tmp_path / "candidates.parquet", tmp_path / "users.parquet"
     pd.DataFrame({"item": [1, 2, 5]}).to_parquet(candidates)
     pd.DataFrame({"user": ["ü3", "ü4", "new"]}).to_parquet(users)
     options = [f"recommendations.candidates={candidates}", f"recommendations.users={users}"]
-    run_path = next((model[1] / "runs").glob("run_id=*"))
+    run_path = next((films.root / "runs").glob("run_id=*"))
     status, found = job(
         *options, "seen.parts=[]", "output.vectors=false", f"model.path={run_path / 'model'}"
     )
@@ -167,9 +129,9 @@ def test_options(job, model, tmp_path):
     assert not (tmp_path / "out" / "user_vectors").exists()
 
 
-def test_ratings_that_were_held_out_may_be_recommended(job, spark, model, tmp_path):
+def test_ratings_that_were_held_out_may_be_recommended(job, spark, films, tmp_path):
     job('seen.parts=["train"]', f"recommendations.n={ITEMS}")
-    prepared = model[1] / "prepared"
+    prepared = films.root / "prepared"
     held_out = {
         row.item
         for part in ("validation", "test")

@@ -3,17 +3,14 @@
 import hashlib
 import json
 import re
-from contextlib import redirect_stderr, redirect_stdout
-from io import StringIO
 from pathlib import Path
 
 import pytest
 
 from jobs import train_factorization
-from nonconvex.config import ConfigError, load
-from nonconvex.distributed.publication import POINTER, find_model
-from nonconvex.factorization_sections import FactorizationConfig
-from nonconvex.job import run
+from nonconvex.pipeline.config import ConfigError, load
+from nonconvex.pipeline.factorization.config import FactorizationConfig
+from nonconvex.pipeline.runs import POINTER, find_model
 from nonconvex.recommendation import MatrixFactorizationModel
 
 CONFIG = """
@@ -55,26 +52,12 @@ def root(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def train(spark, root):
-    """Run the job; return its exit status, what it printed, the last line of it, and its log.
-
-    The page takes as long as the rest, and is left out where it is not what is tested.
-    """
-    del spark  # the job finds it
+def train(run_job, root):
+    """Run the job, without the page, which takes as long as the rest, where it is not tested."""
 
     def train(*overrides, config=root / "config.toml", report=False):
         overrides += () if report else ("report.write=false",)
-        sets = [word for override in overrides for word in ("--set", override)]
-        out, log = StringIO(), StringIO()
-        with redirect_stdout(out), redirect_stderr(log):
-            arguments = ["--config", str(config), *sets]
-            status = run(
-                train_factorization.main, FactorizationConfig, description="", argv=arguments
-            )
-        *printed, last = out.getvalue().splitlines()
-        outcome = json.loads(last)
-        assert outcome["exit"] == status
-        return status, printed, outcome, log.getvalue()
+        return run_job(train_factorization.main, FactorizationConfig, config, *overrides)
 
     return train
 
@@ -107,7 +90,8 @@ def test_what_is_printed(first):
     printed, outcome, log = first
     text = "\n".join(printed)
     number = r" +\d+\.\d+"
-    assert re.fullmatch(r"restart +iteration +f +train RMSE +validation RMSE +stopped", printed[0])
+    assert re.match(r"[\d,]+ users, [\d,]+ items, [\d,]+ ratings: trained in ", printed[0])
+    assert re.fullmatch(r"restart +iteration +f +train RMSE +validation RMSE +stopped", printed[1])
     assert sum(line.startswith(("0 ", "1 ")) for line in printed) == 2
     assert sum(line.startswith(("0 * ", "1 * ")) for line in printed) == 1
     for title in ("model", "best start", "α \\+ biases", "user mean", "global mean"):
@@ -144,7 +128,7 @@ path = "{tmp_path}/runs"
     )
     status, printed, outcome, log = train(config=config, report=True)
     assert status == 0, outcome
-    assert re.fullmatch(r"chain +sweeps +τ +train RMSE +validation RMSE of the mean", printed[0])
+    assert re.match(r"chain +sweeps +τ +train RMSE +validation RMSE of the mean", printed[1])
     assert outcome["iterations"] == 5
     assert outcome["metrics"]["rmse"].keys() == {"model", "biases", "user_mean", "global_mean"}
     assert len(re.findall(r"chain 0  sweep   \d  τ .* train RMSE", log)) == 5
@@ -199,7 +183,7 @@ def test_the_resolved_configuration_loads_back(first, root):
 @pytest.fixture
 def unevaluated(monkeypatch):
     """Leave out what takes longest, where it is not what is tested."""
-    monkeypatch.setattr(train_factorization, "compare", lambda *args, **kwargs: None)
+    monkeypatch.setattr(train_factorization, "compare_trained", lambda *arguments: None)
 
 
 @pytest.mark.usefixtures("unevaluated")

@@ -1,8 +1,6 @@
 """The jobs that train a network and predict with it, run in this process."""
 
 import json
-from contextlib import redirect_stderr, redirect_stdout
-from io import StringIO
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +8,11 @@ import pandas as pd
 import pytest
 
 from jobs import predict, train_network
-from nonconvex.config import load
-from nonconvex.distributed.publication import POINTER
-from nonconvex.job import run
-from nonconvex.network_sections import NetworkConfig
 from nonconvex.neural_network import MultilayerPerceptronClassificationModel
-from nonconvex.prediction_sections import PredictionConfig
+from nonconvex.pipeline.config import load
+from nonconvex.pipeline.network.config import NetworkConfig
+from nonconvex.pipeline.runs import POINTER
+from nonconvex.pipeline.sections import PredictionConfig
 from nonconvex.recommendation import MatrixFactorization
 
 REPOSITORY = Path(__file__).parent.parent.parent
@@ -70,22 +67,9 @@ def root(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def job(spark, root):
-    """Run a job; return its exit status, what it printed, the last line of it, and its log."""
-    del spark  # the job finds it
-
-    def job(main, kind, config, *overrides):
-        sets = [word for override in overrides for word in ("--set", override)]
-        out, log = StringIO(), StringIO()
-        with redirect_stdout(out), redirect_stderr(log):
-            arguments = ["--config", str(root / config), *sets]
-            status = run(main, kind, description="", argv=arguments)
-        *printed, last = out.getvalue().splitlines()
-        outcome = json.loads(last)
-        assert outcome["exit"] == status
-        return status, printed, outcome, log.getvalue()
-
-    return job
+def job(run_job, root):
+    """Run a job with a configuration in `root`."""
+    return lambda main, kind, config, *overrides: run_job(main, kind, root / config, *overrides)
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +82,16 @@ def trained(job):
 def test_what_is_printed_and_reported(trained):
     printed, outcome, _ = trained
     text = "\n".join(printed)
-    assert printed[0].split() == ["restart", "epoch", "f", "validation", "loss", "stopped"]
+    assert printed[0].startswith("layers ")
+    assert printed[1].split() == [
+        "restart",
+        "epoch",
+        "f",
+        "accuracy",
+        "validation",
+        "loss",
+        "stopped",
+    ]
     assert sum(line.startswith(("0 * ", "1 * ")) for line in printed) == 1
     metrics = outcome["metrics"]
     accuracy, constant = (metrics[name]["accuracy"] for name in ("model", "baseline"))

@@ -12,11 +12,11 @@ import pytest
 
 from nonconvex.distributed.calibration import Agreement, Reliability
 from nonconvex.distributed.data.prepared import Manifest
-from nonconvex.distributed.publication import Run
 from nonconvex.estimators.factorization.summary import RestartSummary, TrainingSummary
 from nonconvex.estimators.network.summary import NetworkRestart, NetworkSummary
 from nonconvex.numerics.factorization.model import Factors
 from nonconvex.numerics.metrics import BINS, Evaluation, Scores
+from nonconvex.pipeline.runs import Run, RunMetadata
 from nonconvex.report.factorization import (
     FactorizationPageData,
     extreme_items,
@@ -24,7 +24,7 @@ from nonconvex.report.factorization import (
     map_picture,
 )
 from nonconvex.report.network import NetworkPageData, network_page
-from nonconvex.report.page import COLOURS, RunMetadata, render
+from nonconvex.report.page import COLOURS, render
 
 METADATA = RunMetadata(
     Run("20261122T103600Z-7e2733", "runs/run_id=20261122T103600Z-7e2733"),

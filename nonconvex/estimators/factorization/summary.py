@@ -12,14 +12,14 @@ import numpy as np
 
 from nonconvex.distributed.factorization.gibbs import SamplingOptions
 from nonconvex.distributed.factorization.runs import Result
-from nonconvex.estimators.display import html_table, one_line, text_table
+from nonconvex.estimators.display import Summary, one_line
 from nonconvex.numerics.factorization.model import Ridge, Side
 from nonconvex.numerics.factorization.posterior import effective_size, split_r_hat
 
 __all__ = ["RestartSummary", "TrainingSummary", "sampling_summary"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class RestartSummary:
     """Course of one random start.
 
@@ -67,11 +67,9 @@ class RestartSummary:
         return one_line(type(self).__name__, facts)
 
 
-@dataclass(frozen=True)
-class TrainingSummary:
+@dataclass(frozen=True, repr=False)
+class TrainingSummary(Summary):
     """Data, regularization and course of a fit.
-
-    ``print`` shows a table of the random starts.
 
     Parameters
     ----------
@@ -100,6 +98,14 @@ class TrainingSummary:
         and ``rHat`` of the samples of all chains (see
         `nonconvex.numerics.factorization.posterior`), None if there are fewer than four samples.
         λ₁ and λ₂ are then those of the start of the chains.
+
+    Examples
+    --------
+    >>> print(model.summary)
+    40 users, 20 items, 490 ratings: trained in ... s
+    restart  iteration         f  train RMSE  validation RMSE          stopped
+    0 *              8  1.348...     0.99...          1.72...  reached maxIter
+    1                8  1.334...     0.97...          1.74...  reached maxIter
     """
 
     ratings: int
@@ -159,60 +165,36 @@ class TrainingSummary:
             facts["stop"] = best.stop.partition(":")[0]
         return facts
 
-    def __repr__(self) -> str:
-        """Return one line."""
-        return one_line(type(self).__name__, self.facts())
-
-    def __str__(self) -> str:
-        """Return a heading, and a table of the restarts with a star at the best one.
-
-        Examples
-        --------
-        >>> print(model.summary)
-        413 users, 262 items, 6,173 ratings: trained in ... s
-        restart  iteration         f  train RMSE  validation RMSE          stopped
-        0 *              8  1.348...     0.99...          1.72...  reached maxIter
-        1                8  1.334...     0.97...          1.74...  reached maxIter
-        """
-        header, rows = self._table()
-        return "\n".join([self._heading(), text_table(header, rows), *self._trust()])
-
-    def _repr_html_(self) -> str:
-        """Return the same for a notebook."""
-        trust = "".join(f"<p>{line}</p>" for line in self._trust())
-        return html_table(self._heading(), *self._table()) + trust
-
     def _heading(self) -> str:
         sizes = f"{self.users:,} users, {self.items:,} items, {self.ratings:,} ratings"
         return f"{sizes}: trained in {self.seconds:.1f} s"
 
     def _table(self) -> tuple[list[str], list[list[str]]]:
-        """Return the header and a row for each restart, or for each chain if it was sampled."""
         sampled = self.sampling is not None
-        header = ["chain", "sweep", "τ"] if sampled else ["restart", "iteration", "f"]
-        header += ["train RMSE"]
         validated = any(each.validation_rmse is not None for each in self.restarts)
+        header = ["chain", "sweeps", "τ"] if sampled else ["restart", "iteration", "f"]
+        header += ["train RMSE"]
         header += ["validation RMSE of the mean" if sampled else "validation RMSE"] * validated
         rows = []
         for number, each in enumerate(self.restarts):
             star = "" if sampled or number != self.best else " *"
-            value = f"{each.history[-1]['tau']:.4f}" if sampled else f"{each.objective:.6g}"
+            value = f"{each.history[-1]['tau']:.4f}" if sampled else f"{each.objective:.6f}"
             row = [f"{each.restart}{star}", f"{each.iteration}", value, f"{each.train_rmse:.4f}"]
             rmse = each.validation_rmse
             row += ["" if rmse is None else f"{rmse:.4f}"] * validated
             rows.append([*row, each.stop.partition(":")[0]])
         return [*header, "stopped"], rows
 
-    def _trust(self) -> list[str]:
-        """Return a line about the samples, if there are any."""
+    def _note(self) -> str:
+        """Return how many samples were kept, and how far they agree."""
         if self.sampling is None:
-            return []
+            return ""
         drawn = len(self.restarts) * self.sampling["samples"]
-        line = f"{self.sampling['kept']} of {drawn} samples kept"
+        note = f"{self.sampling['kept']} of {drawn} samples kept"
         agreement, size = self.sampling["rHat"]["tau"], self.sampling["effectiveSize"]["tau"]
         if agreement is not None and size is not None:
-            line += f"; τ has R̂ {agreement:.2f} and {size:.0f} effective samples"
-        return [line]
+            note += f"; τ has R̂ {agreement:.2f} and {size:.0f} effective samples"
+        return note
 
     def ridge(self, side: Side) -> Ridge:
         """Return the ridge of a side."""

@@ -187,10 +187,14 @@ class NetworkSummary(Summary):
             "loss": self.loss,
             "rows": self.training_rows,
             "objective": best.objective,
+            self._metric().lower(): best.metric,
         }
         if best.validation_loss is not None:
             facts["validation_loss"] = best.validation_loss
         return facts | {"stop": best.stop.partition(":")[0]}
+
+    def _metric(self) -> str:
+        return "RMSE" if self.loss == "squared-error" else "accuracy"
 
     def _heading(self) -> str:
         layers = "-".join(map(str, self.layers))
@@ -202,7 +206,7 @@ class NetworkSummary(Summary):
         return f"{network}, {self.parameters:,} parameters, {rows}: trained in {self.seconds:.1f} s"
 
     def _table(self) -> tuple[list[str], list[list[str]]]:
-        metric = "RMSE" if self.loss == "squared-error" else "accuracy"
+        metric = self._metric()
         validated = any(each.validation_loss is not None for each in self.restarts)
         added = ["validation loss", f"validation {metric}"] if validated else []
         rows = []

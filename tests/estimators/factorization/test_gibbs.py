@@ -12,7 +12,6 @@ from nonconvex.distributed.factorization import gibbs as sampling
 from nonconvex.distributed.factorization import runs
 from nonconvex.estimators.params import ParamError
 from nonconvex.recommendation import MatrixFactorization, MatrixFactorizationModel
-from nonconvex.reports import chain_table
 
 USERS, ITEMS, RANK, NOISE = 60, 40, 2, 0.5
 
@@ -88,11 +87,11 @@ def test_the_summary_tells_of_every_sweep(model):
 
 
 def test_the_table_of_chains_is_for_reading(model):
-    lines = chain_table(model.summary).splitlines()
-    title = "chain sweeps τ train RMSE validation RMSE of the mean"
+    _, *lines = str(model.summary).splitlines()
+    title = "chain sweeps τ train RMSE validation RMSE of the mean stopped"
     assert lines[0].split() == title.split()
     assert [line.split()[:2] for line in lines[1:3]] == [["0", "20"], ["1", "20"]]
-    assert lines[3].startswith("6 of 20 samples kept; of τ R̂ ")
+    assert lines[3].startswith("6 of 20 samples kept; τ has R̂ ")
 
 
 def test_the_validation_rmse_is_that_of_the_mean_model(model, ratings):
@@ -129,10 +128,10 @@ def test_a_fit_that_was_interrupted_goes_on_to_the_same_bits_on_other_blocks(
             signal.raise_signal(signal.SIGINT)
         take(self, sweep, *arguments)
 
-    def asked_at_the_start(self, **limits):
+    def asked_at_the_start(self, rule):
         if self.problem.name == "restart 0":  # a second one would end it at once
             signal.raise_signal(signal.SIGINT)
-        end_iteration(self, **limits)
+        end_iteration(self, rule)
 
     take, end_iteration = courses.ChainGroup.take, runs.FitState.end_iteration
     params = {"checkpointPath": str(tmp_path / "fit"), "checkpointInterval": 5, "numRestarts": 2}

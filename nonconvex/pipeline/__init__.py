@@ -1,0 +1,1 @@
+"""The parts that the jobs in jobs/ are made of: configuration, runs, gate, publication."""

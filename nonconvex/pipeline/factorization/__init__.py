@@ -1,0 +1,1 @@
+"""The parts of the jobs that train, evaluate and use factorizations."""

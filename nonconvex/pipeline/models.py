@@ -1,0 +1,91 @@
+"""Saved models of any kind, and their predictions for a table in files.
+
+A class is found by its name in a table and imported when a model of it is asked for: a program
+that uses factorizations imports no network, and the other way round.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
+
+from pyspark.ml import Model
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as F
+from pyspark.sql.types import ArrayType, StringType
+
+from nonconvex.distributed.columns import ColumnError, named_column
+from nonconvex.distributed.data.sources import Source
+from nonconvex.distributed.model_tables import ModelError
+from nonconvex.estimators.params import ParamError
+from nonconvex.estimators.persistence import read_metadata
+
+__all__ = ["load_model", "predict_table"]
+
+# A name in a file chooses among these, and imports nothing else.
+_MODULES = {
+    "MatrixFactorizationModel": "nonconvex.recommendation",
+    "MultilayerPerceptronClassificationModel": "nonconvex.neural_network",
+    "MultilayerPerceptronRegressionModel": "nonconvex.neural_network",
+}
+
+
+def load_model(spark: SparkSession, path: str, *, handle_invalid: str | None = None) -> Model:
+    """Load a model of the kind that its metadata name.
+
+    `handle_invalid` is the new value of ``handleInvalid`` of a network, if it is given.
+    """
+    name = read_metadata(spark, path)["class"]
+    kind = name.rpartition(".")[2]
+    if not name.startswith("nonconvex.") or kind not in _MODULES:
+        raise ModelError(f"{path} holds a {name}; models of {', '.join(_MODULES)} can be loaded")
+    model: Model = getattr(import_module(_MODULES[kind]), kind).load(path)
+    if handle_invalid is not None:
+        if not model.hasParam("handleInvalid"):
+            raise ParamError(
+                f"invalid={handle_invalid!r} is about the features of a network, and {path} is a "
+                "factorization; leave it out"
+            )
+        model.set(model.getParam("handleInvalid"), handle_invalid)
+    return model
+
+
+def predict_table(model: Model, source: Source, keep: Sequence[str] | None) -> DataFrame:
+    """Predict every row of a table with the columns of training.
+
+    Columns of a text format are cast to the types of the model.  The columns in `keep` are
+    returned beside the predictions, by default all.
+    """
+    rows = source.rows if source.malformed is None else source.rows.drop(source.malformed)
+    for name in keep or ():
+        if name not in rows.columns:
+            raise ColumnError(
+                f"there is no column {name!r} in {source.path}; there are "
+                f"{', '.join(map(repr, rows.columns))}"
+            )
+    if source.text:
+        taken = {name: kind for name, kind in _inputs(model).items() if name in rows.columns}
+        rows = rows.withColumns({name: _cast(rows, name, kind) for name, kind in taken.items()})
+    predicted = model.transform(rows)
+    if keep is None:
+        return predicted
+    added = [name for name in predicted.columns if name not in rows.columns]
+    return predicted.select(*(named_column(name) for name in (*keep, *added)))
+
+
+def _inputs(model: Any) -> dict[str, Any]:
+    """Return the type of each column that the model reads."""
+    get = model.getOrDefault
+    if model.hasParam("userCol"):
+        sides = {"userCol": model.userFactors, "itemCol": model.itemFactors}
+        return {get(name): side.schema["id"].dataType for name, side in sides.items()}
+    features = get("featuresCol")
+    return dict.fromkeys([features] if isinstance(features, str) else features, "double")
+
+
+def _cast(rows: DataFrame, name: str, kind: Any) -> Column:
+    found, column = rows.schema[name].dataType, named_column(name)
+    if isinstance(found, ArrayType):
+        return F.transform(column, lambda value: value.try_cast(kind))
+    return column.try_cast(kind) if isinstance(found, StringType) else column

@@ -1,0 +1,240 @@
+"""The command line, session, last line and exit status that all jobs share."""
+
+import argparse
+import errno
+import inspect
+import json
+import logging
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+from pyspark.sql import SparkSession
+
+from nonconvex.distributed.runtime import described
+from nonconvex.pipeline.config import ConfigError, Section, load
+from nonconvex.pipeline.live import logging_to_stderr
+from nonconvex.pipeline.text import json_values
+from nonconvex.session import get_session
+
+__all__ = ["JsonLines", "run"]
+
+ConfigT = TypeVar("ConfigT", bound=Section)
+Job = Callable[[SparkSession, ConfigT], Mapping[str, Any]]
+
+_BAD_DATA = 3
+_FULL = os.strerror(errno.ENOSPC)
+_INTERRUPTED = 130  # what a shell reports of a program that SIGINT ended
+
+_log = logging.getLogger("nonconvex")
+
+
+def run(
+    job: Job[ConfigT],
+    config_type: type[ConfigT],
+    *,
+    description: str | None,
+    argv: Sequence[str] | None = None,
+) -> int:
+    """Run a job from the command line, and return its exit status.
+
+    `job` takes the Spark session and the configuration, an instance of `config_type`, and returns
+    a mapping to report.  Spark's name for it is that of its file, and ``conf/`` is looked for
+    beside the directory of that file.
+
+    The last line of standard output is one JSON object: ``status``, then what `job` returned or
+    the ``error``, then ``exit``. Everything else is logged to standard error. A number that is
+    not finite, which JSON lacks, is written as null.
+
+    The exit status is 0 when done and 130 when interrupted. An exception whose class has an
+    ``exit_status`` (2 for usage and configuration, 3 for bad input data, 4 for a quality gate)
+    ends the job with that status and one sentence, also when a Python worker raised it; so does a
+    check inside a query plan, with 3. The ``details`` of such an exception are reported beside
+    the sentence. Anything else is a defect: status 1, with the traceback.
+
+    Examples
+    --------
+    The last line of a job is ``sys.exit(run(main, Config, description=__doc__))``.
+    """
+    parser = _parser(description)
+    with _logging() as handler:
+        try:
+            arguments = parser.parse_args(argv)
+            _log.setLevel(arguments.log_level)
+            if arguments.log_format == "json":
+                handler.setFormatter(JsonLines(_script(job).stem))
+            config = load(
+                config_type, arguments.config, arguments.set, run_date=_date(arguments.run_date)
+            )
+            outcome = {"status": "ok", **_call(job, config), "exit": 0}
+        except KeyboardInterrupt as interrupt:
+            sentence = str(interrupt) or "interrupted"  # a fit says how to go on
+            _log.error("%s", sentence)
+            outcome = {"status": "error", "error": sentence, "exit": _INTERRUPTED}
+        except Exception as error:
+            expected = _expected(error)
+            if expected is None:
+                _log.exception("the job failed")
+            else:
+                _log.error(expected[1])
+            status, sentence = expected or (1, _summary(error))
+            details = getattr(error, "details", {})
+            outcome = {"status": "error", "error": sentence, **details, "exit": status}
+    print(json.dumps(json_values(outcome), allow_nan=False), flush=True)
+    return int(outcome["exit"])
+
+
+class JsonLines(logging.Formatter):
+    """Writes ``time, level, job, message``, and ``traceback`` of an exception, as one JSON line.
+
+    Examples
+    --------
+    >>> record = logging.makeLogRecord({"msg": "2 of 3", "levelname": "INFO", "created": 0.0})
+    >>> JsonLines("fit").format(record)
+    '{"time": "1970-01-01T00:00:00.000+00:00", "level": "INFO", "job": "fit", "message": "2 of 3"}'
+    """
+
+    def __init__(self, job: str) -> None:
+        super().__init__()
+        self._job = job
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return a record as one line."""
+        line = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname,
+            "job": self._job,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        raise ConfigError(message)
+
+
+def _parser(description: str | None) -> _Parser:
+    parser = _Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", metavar="FILE", required=True, help="configuration, in TOML")
+    parser.add_argument(
+        "--set",
+        metavar="SECTION.KEY=VALUE",
+        action="append",
+        default=[],
+        help="replace one value of the configuration; may be given again",
+    )
+    parser.add_argument(
+        "--run-date",
+        metavar="YYYY-MM-DD",
+        help="what {run_date} in the configuration stands for",
+    )
+    parser.add_argument(
+        "--log-format",
+        choices=("text", "json"),
+        default="text",
+        help="json logs one object in a line, for what collects logs",
+    )
+    amount = parser.add_mutually_exclusive_group()
+    amount.add_argument(
+        "--quiet",
+        dest="log_level",
+        action="store_const",
+        const=logging.WARNING,
+        default=logging.INFO,
+        help="log warnings and errors only",
+    )
+    amount.add_argument(
+        "--verbose",
+        dest="log_level",
+        action="store_const",
+        const=logging.DEBUG,
+        help="log details too",
+    )
+    return parser
+
+
+def _date(text: str | None) -> date | None:
+    try:
+        return None if text is None else date.fromisoformat(text)
+    except ValueError:
+        raise ConfigError(f"--run-date takes YYYY-MM-DD, got {text!r}") from None
+
+
+@contextmanager
+def _logging() -> Iterator[logging.Handler]:
+    with logging_to_stderr() as handler:
+        logging.root.addFilter(_is_news)
+        try:
+            yield handler
+        finally:
+            logging.root.removeFilter(_is_news)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Tell whether py4j, which logs to the root, says more than the exception it then raises."""
+    return not record.getMessage().endswith("while sending command.")
+
+
+def _script(job: Job[ConfigT]) -> Path:
+    return Path(inspect.getfile(job)).resolve()
+
+
+def _call(job: Job[ConfigT], config: ConfigT) -> Mapping[str, Any]:
+    script = _script(job)
+    borrowed = SparkSession.getActiveSession() is not None
+    spark = get_session(script.stem, conf_dir=script.parent.parent / "conf")
+    try:
+        with described(spark, script.stem):
+            return job(spark, config)
+    finally:
+        if not borrowed:
+            spark.stop()
+
+
+def _expected(error: Exception) -> tuple[int, str] | None:
+    """Return the exit status and the sentence of a user's error, None for a defect."""
+    text = str(error)
+    if _FULL in text:
+        return 1, (
+            f"the disk is full ({_line_with(_FULL, text)}); what was published stays: free some "
+            "space, and start the job again"
+        )
+    status = getattr(type(error), "exit_status", None)
+    if status is not None:
+        return status, text
+    # Raised in a Python worker: the message is the worker's traceback, and ends in our error.
+    raised = re.search(r"^(nonconvex[\w.]*)\.(\w+): (.+)", text, re.MULTILINE)
+    if raised is not None:
+        # Of a module that is here already: these words can be anyone's, and import nothing.
+        kind = getattr(sys.modules.get(raised[1]), raised[2], None)
+        status = getattr(kind, "exit_status", None)
+        return None if status is None else (status, raised[3])
+    unread = re.search(r"\[FAILED_READ_FILE[.\w]*\] (.+?) SQLSTATE", text, re.DOTALL)
+    if unread is not None:
+        causes = re.findall(r"^Caused by: [\w.$]+: (.+)$", text, re.MULTILINE)
+        said = " ".join(f"{unread[1]} {causes[-1] if causes else ''}".split())
+        return _BAD_DATA, f"{said}: bring the file back, or make it again"
+    # Raised by raise_error or assert_true in a plan, which is how a plan refuses data.
+    refused = re.search(r"\[USER_RAISED_EXCEPTION\] (.+?) SQLSTATE", text, re.DOTALL)
+    return None if refused is None else (_BAD_DATA, refused[1])
+
+
+def _line_with(words: str, text: str) -> str:
+    return next(line.strip() for line in text.splitlines() if words in line)
+
+
+def _summary(error: Exception) -> str:
+    """Return one line on a defect: the type and what it says, or the last line of a traceback."""
+    lines = str(error).strip().splitlines() or [""]
+    if any(line.startswith("Traceback ") for line in lines):
+        return lines[-1]
+    return f"{type(error).__name__}: {lines[0]}"

@@ -1,0 +1,164 @@
+"""The baselines and the comparison with them, against numpy on the same few ratings."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from nonconvex.distributed.data.prepare import prepare_ratings
+from nonconvex.distributed.data.sources import read_source
+from nonconvex.distributed.data.splits import Split
+from nonconvex.distributed.data.validation import Columns, Rules
+from nonconvex.numerics.metrics import EvaluationError
+from nonconvex.pipeline.factorization.baselines import (
+    BASELINES,
+    bias_model,
+    compare,
+    global_mean,
+    user_means,
+)
+from nonconvex.recommendation import MatrixFactorization
+
+
+def random_table():
+    """Ratings with weights and a given split: some test users and items are not in training."""
+    rng = np.random.default_rng(5)
+    pairs = [(user, item) for user in range(12) for item in range(8) if rng.random() < 0.7]
+    table = pd.DataFrame(pairs, columns=["user", "item"])
+    tastes = rng.choice([-2.0, 2.0], 12)[table["user"]] + rng.choice([-2.0, 2.0], 8)[table["item"]]
+    table["rating"] = np.clip(3 + tastes + rng.integers(-1, 2, len(table)), 1, 5)
+    table["weight"] = rng.choice([0.5, 1.0, 3.0], len(table))
+    table["part"] = rng.choice(["train", "train", "validation", "test"], len(table))
+    unseen = (table["user"] >= 10) | (table["item"] == 7)
+    table.loc[unseen & (table["part"] == "train"), "part"] = "test"
+    table.loc[table["user"] == 0, "weight"] = 0.0  # a user whose ratings do not count
+    return table
+
+
+@pytest.fixture(scope="module")
+def table():
+    return random_table()
+
+
+@pytest.fixture(scope="module")
+def prepare(spark, table, tmp_path_factory):
+    """Prepare the ratings, with or without their weights."""
+    source = tmp_path_factory.mktemp("source") / "ratings.parquet"
+    table.to_parquet(source)
+
+    def prepare(weight):
+        return prepare_ratings(
+            read_source(spark, str(source)),
+            str(tmp_path_factory.mktemp("target") / "prepared"),
+            columns=Columns(weight=weight),
+            rules=Rules(),
+            split=Split("column", column="part"),
+        )
+
+    return prepare
+
+
+@pytest.fixture(scope="module")
+def weighted(prepare):
+    return prepare("weight")
+
+
+@pytest.fixture(scope="module")
+def unweighted(prepare):
+    return prepare(None)
+
+
+@pytest.fixture(scope="module")
+def model(weighted):
+    return MatrixFactorization(rank=2, maxIter=2, regUser=1e-3).fitPrepared(weighted)
+
+
+def user_means_of(table, weights):
+    """Weighted means of the training ratings of each user, by pandas; NaN where nothing weighs."""
+    sums = pd.DataFrame({"w": weights, "wr": weights * table["rating"]})
+    train = table["part"] == "train"
+    sums = sums[train].groupby(table["user"][train]).sum()
+    return sums["wr"] / sums["w"]
+
+
+def test_the_global_mean(weighted, unweighted, table):
+    train = table[table["part"] == "train"]
+    expected = np.average(train["rating"], weights=train["weight"])
+    assert global_mean(weighted) == pytest.approx(expected, rel=1e-14)
+    assert global_mean(unweighted) == pytest.approx(train["rating"].mean(), rel=1e-14)
+
+
+def test_the_mean_of_each_user(weighted, unweighted, table):
+    for prepared, weights in ((weighted, table["weight"]), (unweighted, np.ones(len(table)))):
+        ids = {row["index"]: row["id"] for row in prepared.users.collect()}
+        found = {ids[row.user_index]: row.user_mean for row in user_means(prepared).collect()}
+        expected = user_means_of(table, weights).replace(np.nan, None).to_dict()
+        assert found == pytest.approx(expected)
+
+
+def check(found, rows, weights):
+    for name in ("model", *BASELINES):
+        error = rows[name] - rows["rating"]
+        rmse = np.sqrt(np.average(error**2, weights=weights))
+        assert found.overall.rmse[name] == pytest.approx(rmse, rel=1e-9)
+        mae = np.average(abs(error), weights=weights)
+        assert found.overall.mae[name] == pytest.approx(mae, rel=1e-9)
+
+
+def predict_all(prepared, model, part, table, weights):
+    """The ratings of a part with all predictions, by pandas."""
+    found = getattr(prepared, part).toPandas()
+    for name, predictor in (("model", model), ("biases", bias_model(prepared))):
+        pairs = getattr(prepared, part).select("user", "item")
+        predicted = predictor.transform(pairs).toPandas()
+        found = found.merge(predicted.rename(columns={"prediction": name}), on=["user", "item"])
+    found["global_mean"] = global_mean(prepared)
+    means = found["user"].map(user_means_of(table, weights))
+    found["user_mean"] = means.fillna(found["global_mean"])
+    return found
+
+
+def test_a_model_beside_the_baselines(weighted, model, table):
+    found = compare(model, weighted)
+    rows = predict_all(weighted, model, "test", table, table["weight"])
+    check(found, rows, rows["weight"])
+    assert found.unpredicted == 0
+    train = table[table["part"] == "train"]
+    for side, by_count in (("user", found.by_user), ("item", found.by_item)):
+        counts = rows[side].map(train[side].value_counts()).fillna(0)
+        assert by_count["0"].ratings == sum(counts == 0) > 0
+        assert by_count["3–5"].ratings == sum((counts >= 3) & (counts <= 5)) > 0
+
+
+def test_predictions_of_validation_ratings_clipped_as_the_model_clips(unweighted, table):
+    wild = MatrixFactorization(
+        rank=4, maxIter=4, regUser=1e-9, regItem=1e-9, clipPredictions=True
+    ).fitPrepared(unweighted)
+    found = compare(wild, unweighted, "validation")
+    free = wild.copy({wild.clipPredictions: False})
+    rows = predict_all(unweighted, free, "validation", table, np.ones(len(table)))
+    assert not rows["model"].between(1, 5).all()
+    for name in ("model", "biases"):
+        rows[name] = rows[name].clip(1, 5)
+    check(found, rows, np.ones(len(rows)))
+
+
+def test_what_the_model_does_not_predict_is_counted(weighted, model):
+    names = {model.userCol: "rating", model.itemCol: "item_index", model.predictionCol: "weight"}
+    found = compare(model.copy({**names, model.coldStartStrategy: "drop"}), weighted)
+    rows = weighted.test.toPandas()
+    unknown = rows["user_index"].isna() | rows["item_index"].isna()
+    assert found.unpredicted == sum(unknown) > 0
+    assert found.overall.ratings == len(rows) - found.unpredicted
+    assert "0" not in found.by_user
+
+
+def test_what_cannot_be_compared_is_refused(weighted, unweighted, model):
+    counts = {**weighted.manifest.counts, "test": 0}
+    without = replace(weighted, manifest=replace(weighted.manifest, counts=counts))
+    with pytest.raises(EvaluationError, match=r"has no test ratings: hold some out when prep"):
+        compare(model, without)
+    implicit = MatrixFactorization(rank=1, maxIter=1, implicitPrefs=True).fitPrepared(unweighted)
+    with pytest.raises(EvaluationError, match=r"predicts preferences and not ratings"):
+        compare(implicit, unweighted)
