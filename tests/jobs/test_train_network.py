@@ -82,14 +82,14 @@ def trained(job):
 def test_what_is_printed_and_reported(trained):
     printed, outcome, _ = trained
     text = "\n".join(printed)
-    assert printed[0].startswith("layers ")
+    assert printed[0].startswith("network 3-")
     assert printed[1].split() == [
         "restart",
         "epoch",
         "f",
         "accuracy",
-        "validation",
-        "loss",
+        *("validation", "loss"),
+        *("validation", "accuracy"),
         "stopped",
     ]
     assert sum(line.startswith(("0 * ", "1 * ")) for line in printed) == 1

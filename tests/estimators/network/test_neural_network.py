@@ -503,9 +503,7 @@ def test_a_killed_fit_goes_on_to_the_same_bits(frame, tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(network_training, "_show", ask)
-        with pytest.raises(
-            Interrupted, match=r"after epoch 3, which is saved in .*/c; run"
-        ):
+        with pytest.raises(Interrupted, match=r"after epoch 3, which is saved in .*/c; run"):
             saving.fit(frame)
     resumed = saving.fit(frame)
     assert theta(resumed) == theta(whole)
