@@ -14,7 +14,6 @@ from nonconvex.pipeline.factorization.baselines import BASELINES, compare_traine
 from nonconvex.pipeline.factorization.config import FactorizationConfig
 from nonconvex.pipeline.factorization.tables import (
     evaluation_report,
-    fit_table,
     metrics_json,
     model_id_changes,
     ratings_figures,
@@ -45,7 +44,7 @@ def main(spark: SparkSession, config: FactorizationConfig) -> dict[str, Any]:
         release.files.write_text(f"{this.path}/{METRICS}", metrics)
         page = factorization_report(spark, config, metadata, model, prepared, errors, names)
     table = evaluation_report(errors, "test", clipped=model.getOrDefault("clipPredictions"))
-    release.show(this, page, drift, fit_table(model.summary), table)
+    release.show(this, page, drift, str(model.summary), table)
     release.publish(this, {} if errors is None else errors.overall.by_predictor, BASELINES)
     return release.outcome(this, page, drift, model.summary) | {
         "metrics": None if errors is None else asdict(errors.overall),

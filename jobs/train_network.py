@@ -15,7 +15,6 @@ from nonconvex.pipeline.network.tables import (
     comparison_report,
     feature_drift,
     network_metrics,
-    network_restarts,
     overall,
     write_rejected,
 )
@@ -44,7 +43,7 @@ def main(spark: SparkSession, config: NetworkConfig) -> dict[str, Any]:
         metrics = network_metrics(this.id, source, table, model.summary, comparison)
         release.files.write_text(f"{this.path}/{METRICS}", metrics)
         page = network_report(spark, config, metadata, model, table, comparison)
-    tables = network_restarts(model.summary), comparison_report(comparison, "test"), unused
+    tables = str(model.summary), comparison_report(comparison, "test"), unused
     release.show(this, page, drift, *tables)
     release.publish(this, errors, ["baseline"])
     return release.outcome(this, page, drift, model.summary) | {

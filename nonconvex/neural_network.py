@@ -1,7 +1,4 @@
-"""Feed-forward neural networks, h⁽ˡ⁾ = σ_l(W_l h⁽ˡ⁻¹⁾ + b_l), as pyspark.ml estimators.
-
-The models that the estimators of `nonconvex.neural_network` fit.
-"""
+"""Estimators and models of feed-forward neural networks, h⁽ˡ⁾ = σ_l(W_l h⁽ˡ⁻¹⁾ + b_l)."""
 
 from __future__ import annotations
 
@@ -27,10 +24,10 @@ from pyspark.sql import DataFrame, SparkSession
 
 from nonconvex.distributed.columns import check_frame, check_new
 from nonconvex.distributed.data.examples import ExampleColumns
-from nonconvex.distributed.data.prepared_examples import PreparedExamples
-from nonconvex.distributed.network.dataset import ExampleSet, pack_examples
+from nonconvex.distributed.network.dataset import ExampleSet, shard_examples
 from nonconvex.distributed.network.evaluate import evaluate_network
 from nonconvex.distributed.network.predict import OutputColumns, Scorer, raw_predictions, score
+from nonconvex.distributed.runtime import broadcast
 from nonconvex.estimators.network.fit import fit_network
 from nonconvex.estimators.network.params import (
     ClassificationModelParams,
@@ -39,11 +36,10 @@ from nonconvex.estimators.network.params import (
     NetworkParams,
     RegressorParams,
     check_network,
-    check_prepared_network,
 )
 from nonconvex.estimators.network.persistence import NetworkReader, NetworkWriter
 from nonconvex.estimators.network.summary import NetworkSummary
-from nonconvex.estimators.params import InTurn, ParamError, with_accessors
+from nonconvex.estimators.params import LazyFits, ParamError, with_accessors
 from nonconvex.estimators.persistence import EstimatorReader
 
 if TYPE_CHECKING:
@@ -58,7 +54,7 @@ __all__ = [
 
 
 class _NetworkModel(Model, NetworkModelParams, MLWritable):
-    """What the models of a regression and of a classification have in common."""
+    """Base of the models of a regression and of a classification."""
 
     def __init__(self, scorer: Scorer | None = None, summary: NetworkSummary | None = None) -> None:
         super().__init__()
@@ -66,6 +62,13 @@ class _NetworkModel(Model, NetworkModelParams, MLWritable):
             raise TypeError(f"a {type(self).__name__} comes from fit or load")
         self._scorer, self._summary = scorer, summary
         self._shared: Broadcast[Scorer] | None = None
+
+    def _facts(self) -> dict[str, Any]:
+        return self.summary.facts()
+
+    def _repr_html_(self) -> str:
+        """Return the class and the table of the summary for a notebook."""
+        return f"<p>{type(self).__name__}</p>{self.summary._repr_html_()}"
 
     @property
     def scorer(self) -> Scorer:
@@ -102,7 +105,7 @@ class _NetworkModel(Model, NetworkModelParams, MLWritable):
 
     @property
     def summary(self) -> NetworkSummary:
-        """What the model was trained on, and how it went."""
+        """The data, the network, and the history of each restart."""
         return self._summary
 
     def write(self) -> MLWriter:
@@ -156,9 +159,9 @@ class _NetworkModel(Model, NetworkModelParams, MLWritable):
         )
 
     def _broadcast(self, spark: SparkSession) -> Broadcast[Scorer]:
-        """All of it on the executors: once for a model, as dataframes stay lazy."""
+        """Broadcast the network once for the model; dataframes that use it stay lazy."""
         if self._shared is None:
-            self._shared = spark.sparkContext.broadcast(self._scorer)
+            self._shared = broadcast(spark, self._scorer)
         return self._shared
 
 
@@ -213,7 +216,7 @@ class MultilayerPerceptronRegressionModel(
 
     @classmethod
     def read(cls) -> MLReader[MultilayerPerceptronRegressionModel]:
-        """Return a reader of what `write` wrote."""
+        """Return a reader of models that `write` wrote."""
         return NetworkReader(cls)
 
 
@@ -289,7 +292,7 @@ class MultilayerPerceptronClassificationModel(
 
     @classmethod
     def read(cls) -> MLReader[MultilayerPerceptronClassificationModel]:
-        """Return a reader of what `write` wrote."""
+        """Return a reader of models that `write` wrote."""
         return NetworkReader(cls)
 
 
@@ -299,7 +302,7 @@ ModelT = TypeVar(
 
 
 class _NetworkEstimator(Estimator[ModelT], NetworkParams, DefaultParamsWritable, Generic[ModelT]):
-    """What the estimators of a regression and of a classification have in common."""
+    """Base of the estimators of a regression and of a classification."""
 
     _model_class: ClassVar[type[Any]]
     _initial_model: ModelT | None = None
@@ -308,8 +311,8 @@ class _NetworkEstimator(Estimator[ModelT], NetworkParams, DefaultParamsWritable,
         """Start fits from the parameters of an earlier model; None for random starts.
 
         Its layers, activations and biases are taken unless they are set, and must otherwise be
-        equal; its standardizations are kept, so that training begins at what the model predicts.
-        It is not saved with the estimator.
+        equal; its standardizations are kept, so that training begins at its predictions.  It is
+        not saved with the estimator.
         """
         if not (model is None or isinstance(model, self._model_class)):
             raise ParamError(
@@ -318,34 +321,12 @@ class _NetworkEstimator(Estimator[ModelT], NetworkParams, DefaultParamsWritable,
         self._initial_model = model
         return self
 
-    def fitPrepared(self, prepared: PreparedExamples) -> ModelT:
-        """Fit prepared examples, which are read from disk piece by piece without a shuffle.
-
-        Parameters
-        ----------
-        prepared : PreparedExamples
-            The model's columns are those that they were prepared from.
-        """
-        check_prepared_network(self)
-        self._check(validated=bool(prepared.manifest["validation_sizes"]))
-        started, examples = time.perf_counter(), prepared.load()
-        if (examples.outline.classes is None) is self._classify:
-            kind = "a regression" if self._classify else "a classification"
-            raise ParamError(
-                f"the examples in {prepared.path} were prepared for {kind}; use the other "
-                "estimator, or prepare them again"
-            )
-        columns = examples.columns
-        names = {"featuresCol": columns.features, "labelCol": columns.label}
-        model = self._train(examples, started)
-        return model._set(**names, weightCol=columns.weight)
-
     def fitMultiple(
         self, dataset: DataFrame, paramMaps: Sequence[ParamMap]
     ) -> Iterator[tuple[int, ModelT]]:
         """Fit a model for each of several sets of Params, such as a grid.
 
-        The examples are checked and packed once for all that read the same columns.
+        The examples are checked and sharded once for all that read the same columns.
 
         Parameters
         ----------
@@ -365,7 +346,7 @@ class _NetworkEstimator(Estimator[ModelT], NetworkParams, DefaultParamsWritable,
             (indices, partial(self._fit_group, dataset, [estimators[i] for i in indices]))
             for indices in groups.values()
         ]
-        return InTurn(fits)
+        return LazyFits(fits)
 
     def _fit(self, dataset: DataFrame) -> ModelT:
         return self._fit_group(dataset, [self])[0]
@@ -380,7 +361,7 @@ class _NetworkEstimator(Estimator[ModelT], NetworkParams, DefaultParamsWritable,
             estimator._check(validated=validated)
         started = time.perf_counter()
         columns = estimators[0]._columns()
-        examples = pack_examples(dataset, columns, classify=self._classify)
+        examples = shard_examples(dataset, columns, classify=self._classify)
         models = []
         try:
             for estimator in estimators:
@@ -395,7 +376,7 @@ class _NetworkEstimator(Estimator[ModelT], NetworkParams, DefaultParamsWritable,
         return isinstance(self, ClassifierParams)
 
     def _columns(self) -> ExampleColumns:
-        """Return where the examples are."""
+        """Return the columns of the examples."""
 
         def name(param: str) -> Any:
             given = self.getOrDefault(param)
@@ -429,7 +410,7 @@ class MultilayerPerceptronRegressor(
 
     is minimized over the training rows.  Without hidden layers it is linear regression.  Unless
     ``targetStandardization`` is False, y and ŷ in f are in standard deviations from the mean of
-    each target, and so is what `summary` says of f; predictions are in the units of the data.
+    each target, and so is f in `summary`; predictions are in the units of the data.
 
     Whatever the partitions and the number of cores, the same data, Params and seed give the same
     model to the bit; the two places that ``gradients`` names differ in rounding, so where
@@ -511,7 +492,7 @@ class MultilayerPerceptronRegressor(
 
     @classmethod
     def read(cls) -> EstimatorReader[MultilayerPerceptronRegressor]:
-        """Return a reader of what `write` wrote."""
+        """Return a reader of models that `write` wrote."""
         return EstimatorReader(cls)
 
 
@@ -630,5 +611,5 @@ class MultilayerPerceptronClassifier(
 
     @classmethod
     def read(cls) -> EstimatorReader[MultilayerPerceptronClassifier]:
-        """Return a reader of what `write` wrote."""
+        """Return a reader of models that `write` wrote."""
         return EstimatorReader(cls)

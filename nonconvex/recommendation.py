@@ -1,7 +1,4 @@
-"""Latent factor models of ratings, R̂_ui = α + β_u + β_i + γ_u·γ_i, as pyspark.ml estimators.
-
-The model that `MatrixFactorization` fits.
-"""
+"""Latent factor models of ratings, R̂_ui = α + β_u + β_i + γ_u·γ_i, as pyspark.ml estimators."""
 
 from __future__ import annotations
 
@@ -13,8 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
-from pyspark import Broadcast, keyword_only
+from pyspark import keyword_only
 from pyspark.ml import Estimator, Model
 from pyspark.ml.util import (
     DefaultParamsReadable,
@@ -25,9 +21,8 @@ from pyspark.ml.util import (
     MLWriter,
 )
 from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql import functions as F
 
-from nonconvex.distributed.columns import check_frame, number_column
+from nonconvex.distributed.columns import check_frame
 from nonconvex.distributed.data.prepared import PreparedRatings
 from nonconvex.distributed.data.validation import RatingsError
 from nonconvex.distributed.factorization.dataset import (
@@ -36,14 +31,12 @@ from nonconvex.distributed.factorization.dataset import (
     load_prepared,
     pack_ratings,
 )
-from nonconvex.distributed.factorization.evaluate import evaluate_ratings, retrieval
-from nonconvex.distributed.factorization.execution import ExecutionMode
 from nonconvex.distributed.factorization.fold_in import Drawing, Equation, fold_in, fold_in_samples
-from nonconvex.distributed.factorization.top_n import ModelSide, Ranker
 from nonconvex.distributed.model_tables import factor_table
 from nonconvex.distributed.rows import ShardedFactors
 from nonconvex.distributed.serving import training_ratings
-from nonconvex.estimators.factorization.explain import Explainer
+from nonconvex.estimators.factorization.evaluate import evaluate_model, select_as_in_training
+from nonconvex.estimators.factorization.explain import Explanation, explain_prediction
 from nonconvex.estimators.factorization.fit import (
     FitResult,
     WarmStart,
@@ -54,22 +47,20 @@ from nonconvex.estimators.factorization.fit import (
     warm_start,
 )
 from nonconvex.estimators.factorization.params import (
-    NOT_OF_THE_FIT,
-    SHARED,
+    BATCHED_TOGETHER,
+    NON_IDENTITY_PARAMS,
+    FactorizationModelParams,
     FactorizationParams,
+    check_combination,
     check_prepared,
-    check_together,
 )
 from nonconvex.estimators.factorization.persistence import FactorizationReader, FactorizationWriter
-from nonconvex.estimators.factorization.predict import Predictor
-from nonconvex.estimators.factorization.recommend import Recommender, positive
+from nonconvex.estimators.factorization.predict import ModelState, add_predictions
+from nonconvex.estimators.factorization.recommend import recommend, similar_rows
 from nonconvex.estimators.factorization.summary import TrainingSummary
-from nonconvex.estimators.params import InTurn, ParamError, number, optional, with_accessors
+from nonconvex.estimators.params import LazyFits, ParamError, set_defaults, with_accessors
 from nonconvex.estimators.persistence import EstimatorReader
-from nonconvex.numerics.factorization.blocks import RatingBlock
 from nonconvex.numerics.factorization.model import Factors, Side, preferences
-from nonconvex.numerics.factorization.posterior import Posterior
-from nonconvex.numerics.factorization.ridge_posterior import RidgePosterior
 
 if TYPE_CHECKING:
     from pyspark.ml._typing import ParamMap
@@ -79,14 +70,25 @@ __all__ = ["MatrixFactorization", "MatrixFactorizationModel"]
 
 @with_accessors
 class MatrixFactorizationModel(
-    Model, Predictor, Recommender, Explainer, MLReadable["MatrixFactorizationModel"], MLWritable
+    Model, FactorizationModelParams, MLReadable["MatrixFactorizationModel"], MLWritable
 ):
     """A fitted latent factor model: α, and a row (β, γ) for every user and item.
+
+    Lists of recommendations are ordered by prediction, in float64 and not clipped, and equal
+    predictions by id; they do not depend on batches, partitions, or the other ids that are asked
+    for.  A list is shorter than n where fewer ids are allowed.  A task holds the factors of both
+    sides, 10,000 rows (``spark.sql.execution.arrow.maxRecordsPerBatch``) with their excluded
+    pairs, and some 10 megabytes of scores; the driver holds nothing that grows with the lists.
+
+    ``exclude`` is a dataframe of pairs, with columns named by ``userCol`` and ``itemCol``, that no
+    list may hold; or ``"train"``, the training pairs, which are read again from the dataframe
+    that was fitted (a loaded model does not have them).  ``candidates`` is a dataframe of the ids
+    that lists may hold, or of the pairs if it has both columns.  Unknown ids are ignored.
 
     Attributes
     ----------
     rank : int
-        That of the factors, which for the mean of samples is ``meanRank``.
+        Number of factors; ``meanRank`` if the model predicts the mean of samples.
     globalBias : float
         α.
     userFactors, itemFactors : DataFrame
@@ -96,97 +98,230 @@ class MatrixFactorizationModel(
         The models of all random starts, if ``keepRestarts`` was set; they are not saved.
     """
 
-    # What folding in and evaluation do as training did.
+    # For fold-in, evaluation and explanations, which read ratings as training did.
     ratingCol = FactorizationParams.ratingCol
     weightCol = FactorizationParams.weightCol
     fitBiases = FactorizationParams.fitBiases
     nonnegative = FactorizationParams.nonnegative
     implicitPrefs = FactorizationParams.implicitPrefs
     confidence = FactorizationParams.confidence
-    # What an explanation must know.
     ensemble = FactorizationParams.ensemble
 
-    def __init__(
-        self,
-        factors: Factors | ShardedFactors | None = None,
-        ids: Ids | None = None,
-        summary: TrainingSummary | None = None,
-        *,
-        implicit: bool = False,
-        posterior: Posterior | None = None,
-        ridge: RidgePosterior | None = None,
-        training_pairs: DataFrame | None = None,
-        histories: Sequence[DataFrame] = (),
-    ) -> None:
+    def __init__(self, state: ModelState | None = None) -> None:
         super().__init__()
-        self._setDefault(
-            ratingCol="rating",
-            weightCol=None,
-            fitBiases=True,
-            nonnegative=False,
-            implicitPrefs=False,
-            confidence=1.0,
-            ensemble=False,
-        )
-        if factors is None or ids is None or summary is None:
+        if state is None:
             raise TypeError("a MatrixFactorizationModel comes from fit or load")
-        self._held, self._ids, self._summary = factors, ids, summary
-        self._implicit, self._posterior, self._ridge = implicit, posterior, ridge
-        self._training_pairs, self._histories = training_pairs, histories
+        set_defaults(self, MatrixFactorization.__init__)
+        self._state = state
         self.restarts: list[MatrixFactorizationModel] = []
-        self._shared_ids: tuple[Broadcast[pa.ChunkedArray], ...] | None = None
+
+    def _facts(self) -> dict[str, Any]:
+        return {"rank": self.rank, **self.summary.facts()}
+
+    def _repr_html_(self) -> str:
+        """Return the table of the summary for a notebook."""
+        return f"<p>{type(self).__name__} of rank {self.rank}</p>{self.summary._repr_html_()}"
+
+    @property
+    def factors(self) -> Factors:
+        """All parameters as arrays, the rows in ascending order of their ids.
+
+        Where rows were exchanged by shuffle they are on the executors, and `save`, `transform`
+        without intervals, `userFactors` and `itemFactors` leave them there.  This property, and
+        all other methods of a model, bring them to the driver.
+        """
+        return self._state.factors
+
+    @property
+    def rank(self) -> int:
+        """Number K of factors."""
+        return int(self._state.held.users.shape[1]) - 1
+
+    @property
+    def globalBias(self) -> float:
+        """The global bias α."""
+        return float(self._state.held.alpha)
 
     @property
     def userFactors(self) -> DataFrame:
         """Rows ``id, bias, features`` of all users, in ascending order of their ids."""
-        return factor_table(SparkSession.active(), self._ids.users, self._held.users)
+        return factor_table(SparkSession.active(), self._ids.users, self._state.held.users)
 
     @property
     def itemFactors(self) -> DataFrame:
         """Rows ``id, bias, features`` of all items, in ascending order of their ids."""
-        return factor_table(SparkSession.active(), self._ids.items, self._held.items)
+        return factor_table(SparkSession.active(), self._ids.items, self._state.held.items)
 
     @property
     def summary(self) -> TrainingSummary:
-        """What the model was trained on, and how it went."""
-        return self._summary
+        """Data and course of the fit."""
+        return self._state.summary
 
-    def start_for(
-        self, ids: Ids, rank: int, dtype: type[np.floating], *, intercept: bool, biases: bool
-    ) -> tuple[Factors, dict[str, dict[str, int]]]:
-        """Return where a fit of other ids starts from this model, see `starts.warm_start`."""
-        factors = self.factors
-        if self._posterior is not None:  # the mean of samples is of another rank than they are
-            factors = self._posterior.sample(-1).factors
-        return warm_start(factors, self._ids, ids, rank, dtype, intercept=intercept, biases=biases)
+    @property
+    def _ids(self) -> Ids:
+        """Ids of users and of items, in the order of their rows."""
+        return self._state.ids
+
+    def _transform(self, dataset: DataFrame) -> DataFrame:
+        return add_predictions(self._state, self, dataset)
+
+    def recommendForAllUsers(
+        self, n: int, exclude: DataFrame | str | None = None, candidates: DataFrame | None = None
+    ) -> DataFrame:
+        """Return the n best items for every user of the model.
+
+        Parameters
+        ----------
+        n : int
+            At least 1.
+        exclude : DataFrame or "train", optional
+            Pairs that no list may hold.
+        candidates : DataFrame, optional
+            Items, or pairs of a user and an item, that lists may hold; by default all items.
+
+        Returns
+        -------
+        DataFrame
+            ``<userCol>, recommendations``, an array of structs ``<itemCol>, rating`` by falling
+            prediction; ``rating`` is a float.
+
+        Examples
+        --------
+        >>> lists = model.recommendForAllUsers(3, exclude="train")
+        >>> [film.item for film in lists.where("user = 413").first().recommendations]
+        ['Silver Linings Playbook', 'Gravity', 'Argo']
+        """
+        return recommend(self._state, self, n, None, exclude, candidates)
+
+    def recommendForAllItems(
+        self, n: int, exclude: DataFrame | str | None = None, candidates: DataFrame | None = None
+    ) -> DataFrame:
+        """Return the n best users for every item, as `recommendForAllUsers` does the reverse."""
+        return recommend(self._state, self, n, None, exclude, candidates, reverse=True)
+
+    def recommendForUserSubset(
+        self,
+        dataset: DataFrame,
+        n: int,
+        exclude: DataFrame | str | None = None,
+        candidates: DataFrame | None = None,
+    ) -> DataFrame:
+        """Return the n best items for the users in a dataframe.
+
+        Parameters
+        ----------
+        dataset : DataFrame
+            With the column ``userCol``.  A user who occurs several times gets one row, and null
+            gets none.  An unknown user gets items by α + β_i if ``coldStartStrategy`` is "bias",
+            and else is left out, as in MLlib.
+        n, exclude, candidates
+            As for `recommendForAllUsers`, as is the result.
+        """
+        check_frame("dataset", dataset)
+        return recommend(self._state, self, n, dataset, exclude, candidates)
+
+    def recommendForItemSubset(
+        self,
+        dataset: DataFrame,
+        n: int,
+        exclude: DataFrame | str | None = None,
+        candidates: DataFrame | None = None,
+    ) -> DataFrame:
+        """Return the n best users for the items in a dataframe; see `recommendForUserSubset`."""
+        check_frame("dataset", dataset)
+        return recommend(self._state, self, n, dataset, exclude, candidates, reverse=True)
+
+    def similarItems(self, n: int, subset: DataFrame | None = None) -> DataFrame:
+        """Return the n items that are most similar to each item, by the cosine of their γ.
+
+        An item is not similar to itself, and one with γ = 0 to none.
+
+        Parameters
+        ----------
+        n : int
+            At least 1.
+        subset : DataFrame, optional
+            Items that get a list, by default all of the model; unknown ones are left out.
+
+        Returns
+        -------
+        DataFrame
+            ``<itemCol>, similar``, an array of structs ``<itemCol>, similarity`` by falling
+            similarity, equal ones by id; ``similarity`` is a float.
+        """
+        return similar_rows(self._state, self, n, subset, 1)
+
+    def similarUsers(self, n: int, subset: DataFrame | None = None) -> DataFrame:
+        """Return the n users that are most similar to each user; see `similarItems`."""
+        return similar_rows(self._state, self, n, subset, 0)
+
+    def explain(self, user: Any, item: Any, history: DataFrame | None = None) -> Explanation:
+        """Explain a prediction by its terms, and by what each rating of the user contributes.
+
+        Given the items, the row of a user is linear in the user's ratings, so γ_u·γ_i is a sum
+        with a term for each of them (see `nonconvex.numerics.factorization.explain`): exactly
+        after solver "als", whose last step solves for the users; nearly after other solvers; for
+        a sampled model as the mean over its kept samples.
+
+        Parameters
+        ----------
+        user, item : str or number
+            Ids, as they were in training; an unknown one has β = 0 and γ = 0.
+        history : DataFrame, optional
+            All ratings of the user that the model has learned from, in the columns of training;
+            those of other users are ignored.  By default they are read again from the dataframe
+            that was fitted or folded in, which a loaded model does not have.
+
+        Returns
+        -------
+        Explanation
+
+        Raises
+        ------
+        ParamError
+            For an id of another type, for an ensemble, whose rows are means of several models, or
+            for a loaded model without `history`.
+
+        Examples
+        --------
+        >>> print(model.explain(413, "Gravity").text(2))
+        Gravity for 413: 7.70
+          7.44  α, the mean level of ratings
+         -0.47  β_u, the bias of 413
+         +0.53  β_i, the bias of Gravity
+         +0.19  γ_u·γ_i, the interaction, from
+                 +0.09  Now You See Me, rated 5
+                 +0.07  The Hangover Part III, rated 4
+                 +0.03  10 other ratings
+        """
+        return explain_prediction(self._state, self, user, item, history)
 
     def foldInUsers(self, ratings: DataFrame) -> MatrixFactorizationModel:
         """Return a model with new or changed users: their rows, given α and the items.
 
-        The rows are those that training would solve for: with its n, mean number of ratings per
-        user, λ, ν and ρ, its weights, and its ``nonnegative``, ``fitBiases`` and
-        ``implicitPrefs``.  A user of training, with exactly the ratings that it had there, gets
-        its own row again: to the bit if the solver was "als", which ends with the users; nearly
-        for another solver, if it converged; not in an ensemble, whose rows are means.  If the
-        model was sampled, rows and noise are drawn given the items of each kept sample, and what
-        predicts is the mean of their conditional means.
+        The rows are those that training would solve for, with its n, mean number of ratings per
+        user, λ, ν, ρ and weights, and its ``nonnegative``, ``fitBiases`` and ``implicitPrefs``.
+        A training user with exactly its training ratings gets its own row again: to the bit after
+        solver "als", which ends with the users; nearly after another solver that converged; not
+        in an ensemble, whose rows are means.  For a sampled model, rows and noise are drawn given
+        the items of each kept sample, and predictions use the mean of their conditional means.
 
         Parameters
         ----------
         ratings : DataFrame
-            *All* ratings of each of these users, in the columns of training.  Ratings of items
-            that the model does not know are ignored, and their number is logged; a user with no
-            other ratings is not added.
+            *All* ratings of each of these users, in the columns of training.  Ratings of unknown
+            items are ignored, and their number is logged; a user with no other ratings is not
+            added.
 
         Returns
         -------
         MatrixFactorizationModel
-            With the users of this one, and the new ones.  Its summary is that of training.
+            With the users of this one, the new ones, and the summary of training.
 
         Raises
         ------
         RatingsError, ColumnError
-            As for ``fit``, and if no rating is of a known item.
+            As for ``fit``, and if no rating has a known item.
 
         Examples
         --------
@@ -202,8 +337,8 @@ class MatrixFactorizationModel(
     def foldInItems(self, ratings: DataFrame) -> MatrixFactorizationModel:
         """Return a model with new or changed items: their rows, given α and the users.
 
-        See `foldInUsers`.  An item of training gets its own row only nearly, and the more so the
-        more a fit has converged: after the last update of the items came one of α and the users.
+        See `foldInUsers`.  A training item gets nearly its own row if the fit converged, and not
+        to the bit: α and the users were updated after the items.
         """
         return self._fold_in(ratings, Side.ITEMS)
 
@@ -217,10 +352,10 @@ class MatrixFactorizationModel(
     ) -> dict[str, float]:
         """Measure predictions and top-k lists on ratings that were held out.
 
-        RMSE and MAE are of the ratings, weighted if training was, or with ``implicitPrefs`` of the
-        preferences (1 where the rating is positive, else 0).  The others are of the lists that
-        `recommendForUserSubset` makes for the users who have something relevant, where pairs in
-        `exclude` are left out; see `nonconvex.numerics.ranking` for the formulas.
+        RMSE and MAE compare predictions with ratings, weighted if training was, or with
+        ``implicitPrefs`` with preferences (1 where the rating is positive, else 0).  The other
+        metrics are of the lists of `recommendForUserSubset`, without the pairs in `exclude`, for
+        the users who have a relevant item; see `nonconvex.numerics.ranking` for the formulas.
 
         Parameters
         ----------
@@ -229,24 +364,24 @@ class MatrixFactorizationModel(
         k : int
             Length of the lists, at least 1.
         threshold : float, optional
-            An item is relevant if its rating is at least this.  By default all are that are in
-            `dataset`, or with ``implicitPrefs`` those with a positive rating.  One that the model
-            does not know is relevant too, and never found.
+            Least rating of a relevant item.  By default all items in `dataset` are relevant, or
+            with ``implicitPrefs`` those with a positive rating.  An unknown item can be relevant,
+            and is never in a list.
         exclude : DataFrame, "train" or None
-            Pairs that no list may hold, by default those of training.
+            Pairs that no list may hold, by default the training pairs.
 
         Returns
         -------
         dict of str to float
-            ``rmse, mae``; ``ratings``, how many these are of, and ``unpredicted``, how many had no
-            prediction; ``ndcgAtK, recallAtK, precisionAtK, meanAveragePrecisionAtK``, as Spark's
+            ``rmse, mae``; the numbers of ``ratings`` with a prediction and ``unpredicted``
+            without; ``ndcgAtK, recallAtK, precisionAtK, meanAveragePrecisionAtK``, as Spark's
             ``RankingEvaluator`` defines them; ``coverageAtK``, the fraction of the model's items
-            that are in any list; ``users``, how many lists these are of; and ``k``.
+            that are in any list; ``users``, the number of lists; and ``k``.
 
         Raises
         ------
         EvaluationError
-            If nothing is predicted, or nothing relevant.
+            If nothing can be predicted, or nothing is relevant.
 
         Examples
         --------
@@ -254,110 +389,45 @@ class MatrixFactorizationModel(
         >>> round(measured["rmse"], 2), round(measured["ndcgAtK"], 2)
         (1.15, 0.38)
         """
-        k, pairs = positive("k", k), self._pairs(exclude)
-        threshold = optional(number("threshold"))(threshold)
-        ratings = self._ratings(dataset)
-        users, items = self._sides(dataset.sparkSession)
-        ratings.persist()
-        try:
-            rows = _count(ratings)
-            named = self.copy({self.userCol: "user", self.itemCol: "item"})
-            errors = evaluate_ratings(named._predictions(ratings), ["prediction"]).overall
-            if threshold is not None:
-                relevant = ratings.where(F.col("rating") >= threshold)
-            else:
-                relevant = ratings.where("rating > 0") if self._implicit else ratings
-            lists = retrieval(
-                relevant.select(F.col("user").alias("id"), F.col("item").alias("other")),
-                Ranker(self.globalBias, users.rows, items.rows, k, None),
-                users,
-                items,
-                exclude=pairs,
-                unknown=self._cold(),
-            )
-        finally:
-            ratings.unpersist()
-        return {
-            "rmse": errors.rmse["prediction"],
-            "mae": errors.mae["prediction"],
-            "ratings": errors.ratings,
-            "unpredicted": rows - errors.ratings,
-            **lists,
-            "k": k,
-        }
-
-    def _ratings(self, dataset: DataFrame) -> DataFrame:
-        """Select ``user, item, rating`` and, if training was weighted, ``weight``."""
-        check_frame("dataset", dataset)
-        get = self.getOrDefault
-        columns = [
-            side.column_of(dataset).alias(name)
-            for name, side in zip(("user", "item"), self._sides(dataset.sparkSession), strict=True)
-        ]
-        columns.append(number_column(dataset, get("ratingCol"), "ratingCol").alias("rating"))
-        if get("weightCol") is not None:
-            columns.append(number_column(dataset, get("weightCol"), "weightCol").alias("weight"))
-        return dataset.select(*columns)
-
-    def _predictions(self, ratings: DataFrame) -> DataFrame:
-        """What `evaluate` reads; the bins that it can also tell apart are all one here."""
-        predicted = self.copy({self.predictionCol: "prediction"}).transform(ratings)
-        if self._implicit:
-            predicted = predicted.withColumn("rating", (F.col("rating") > 0).cast("double"))
-        return predicted.withColumns({"user_count": F.lit(0), "item_count": F.lit(0)})
+        return evaluate_model(self._state, self, dataset, k, threshold, exclude)
 
     def _fold_in(self, dataset: DataFrame, side: Side) -> MatrixFactorizationModel:
-        get = self.getOrDefault
-        equation = Equation(
-            self._summary.ridge(side),
-            biases=get("fitBiases"),
-            nonnegative=get("nonnegative"),
-            confidence=get("confidence") if self._implicit else None,
-        )
-        ratings, posterior, ridge = self._ratings(dataset), self._posterior, self._ridge
-        spark = dataset.sparkSession
+        get, state = self.getOrDefault, self._state
+        ratings = select_as_in_training(state, self, dataset)
+        spark, factors, ids = dataset.sparkSession, state.factors, state.ids
+        posterior, ridge = state.posterior, state.ridge
         if posterior is None:
-            shared = self._broadcast(spark)
-            factors, ids, ridge = fold_in(
-                ratings, side, self.factors, self._ids, shared, equation, ridge
+            equation = Equation(
+                state.summary.ridge(side),
+                biases=get("fitBiases"),
+                nonnegative=get("nonnegative"),
+                confidence=get("confidence") if get("implicitPrefs") else None,
             )
+            shared = state.share(spark, "rows")
+            factors, ids, ridge = fold_in(ratings, side, factors, ids, shared, equation, ridge)
         else:
-            drawing = Drawing(posterior, self._broadcast_samples(spark, posterior))
-            factors, ids, posterior = fold_in_samples(
-                ratings, side, self.factors, self._ids, drawing
-            )
-        pairs = self._training_pairs
-        if pairs is not None:
-            pairs = pairs.union(ratings.select("user", "item"))
-        model = MatrixFactorizationModel(
+            drawing = Drawing(posterior, state.share(spark, "samples"))
+            factors, ids, posterior = fold_in_samples(ratings, side, factors, ids, drawing)
+        pairs = state.training_pairs
+        folded = ModelState(
             factors,
             ids,
-            self._summary,
-            implicit=self._implicit,
+            state.summary,
             posterior=posterior,
             ridge=ridge,
-            training_pairs=pairs,
-            histories=(ratings, *self._histories) if side == Side.USERS else self._histories,
+            training_pairs=None if pairs is None else pairs.union(ratings.select("user", "item")),
+            histories=(ratings, *state.histories) if side == Side.USERS else state.histories,
         )
-        return self._copyValues(model)
+        return self._copyValues(MatrixFactorizationModel(folded))
 
-    def _transform(self, dataset: DataFrame) -> DataFrame:
-        return self._with_predictions(dataset)
-
-    def _sides(self, spark: SparkSession) -> tuple[ModelSide, ModelSide]:
-        if self._shared_ids is None:
-            self._shared_ids = tuple(spark.sparkContext.broadcast(ids) for ids in self._ids)
-        users, items = (
-            ModelSide(role, self.getOrDefault(role), ids, shared, rows)
-            for role, ids, shared, rows in zip(
-                ("userCol", "itemCol"),
-                self._ids,
-                self._shared_ids,
-                self._broadcast(spark),
-                strict=True,
-            )
-        )
-        return users, items
+    def start_for(
+        self, ids: Ids, rank: int, dtype: type[np.floating], *, intercept: bool, biases: bool
+    ) -> tuple[Factors, dict[str, dict[str, int]]]:
+        """Return the start of a fit of other ids from this model; see `warm_start`."""
+        factors, posterior = self.factors, self._state.posterior
+        if posterior is not None:  # the mean of samples has another rank than they have
+            factors = posterior.sample(-1).factors
+        return warm_start(factors, self._ids, ids, rank, dtype, intercept=intercept, biases=biases)
 
     def write(self) -> MLWriter:
         """Return a writer of Parquet and JSON; see `MLWriter.overwrite`."""
@@ -369,19 +439,6 @@ class MatrixFactorizationModel(
         return FactorizationReader(cls)
 
 
-def _count(ratings: DataFrame) -> int:
-    """Return the number of ratings to evaluate with, which must be numbers."""
-    number = F.col("rating").isNotNull() & ~F.isnan("rating")
-    counts = ratings.agg(F.count("*"), F.count_if(~number)).first()
-    assert counts is not None
-    if counts[1]:
-        raise RatingsError(
-            f"{counts[1]:,} of the {counts[0]:,} ratings to evaluate with are null or NaN; "
-            "drop them"
-        )
-    return int(counts[0])
-
-
 @with_accessors
 class MatrixFactorization(
     Estimator["MatrixFactorizationModel"],
@@ -389,24 +446,23 @@ class MatrixFactorization(
     DefaultParamsReadable["MatrixFactorization"],
     DefaultParamsWritable,
 ):
-    """Latent factor model of explicit ratings, by minimization or by sampling.
+    """Latent factor model of ratings, fitted by minimization or by sampling.
 
-    The prediction is R̂_ui = α + β_u + β_i + γ_u·γ_i, and what is minimized over the n observed
-    ratings is
+    The prediction is R̂_ui = α + β_u + β_i + γ_u·γ_i.  A fit minimizes, over the n observed
+    ratings,
 
         f = (1/n) Σ (R̂_ui − R_ui)² + λ₁ Σ_u (ρ β_u² + ‖γ_u‖²) + λ₂ Σ_i (ρ β_i² + ‖γ_i‖²)
 
-    with ρ = 1 whenever λ₁ or λ₂ is given.  ``regExponent`` makes λ grow with the number of
-    ratings of a user or item, ``weightCol`` weighs each rating, and ``implicitPrefs`` changes the
-    sum to one over all pairs (see `nonconvex.numerics.factorization.model`).
+    with ρ = 1 if λ₁ or λ₂ is given.  ``regExponent`` makes λ grow with the number of ratings of a
+    user or item, ``weightCol`` weighs each rating, and ``implicitPrefs`` replaces the sum by one
+    over all pairs (see `nonconvex.numerics.factorization.model`).
 
     With ``solver="gibbs"`` nothing is minimized: R_ui ~ N(R̂_ui, 1/(τ ω_u w_ui)), all unknowns are
     drawn in turn from their conditional distributions (see
-    `nonconvex.numerics.factorization.gibbs`), and the prediction
-    is the mean over the samples.
-    It predicts best, has nothing to tune, and says how
-    sure it is (``predictionStdCol``, ``predictionIntervalCol``).  A sweep takes up to twice as long
-    as an iteration of "als", and there are 250 of them; ``numRestarts`` is the number of chains.
+    `nonconvex.numerics.factorization.gibbs`), and the prediction is the mean over the samples.
+    It predicts best, needs no tuning, and gives deviations and intervals (``predictionStdCol``,
+    ``predictionIntervalCol``).  A sweep takes up to twice as long as an iteration of "als", and
+    there are 250 of them; ``numRestarts`` is the number of chains.
 
     The same data, Params and seed give the same model, bit for bit, on any number of cores and
     however the data are partitioned.
@@ -493,8 +549,7 @@ class MatrixFactorization(
     ) -> None:
         super().__init__()
         self._initial_model: MatrixFactorizationModel | None = None
-        given: dict[str, Any] = self._input_kwargs  # type: ignore[attr-defined]  # of keyword_only
-        self._set(**given)
+        self._set(**self._input_kwargs)  # type: ignore[attr-defined]  # of keyword_only
 
     @keyword_only
     def setParams(self, **params: Any) -> MatrixFactorization:
@@ -509,8 +564,8 @@ class MatrixFactorization(
     def setInitialModel(self, model: MatrixFactorizationModel | None) -> MatrixFactorization:
         """Start fits from the factors of an earlier model; None for random starts.
 
-        Ids that the model knows start from its rows, and new ones from zero.  Ids that are not in
-        the new ratings are not in the new model.  It is not saved with the estimator.
+        Ids that the model knows start from its rows, new ones from zero; ids without new ratings
+        are not in the new model.  The initial model is not saved with the estimator.
         """
         if not (model is None or isinstance(model, MatrixFactorizationModel)):
             raise ParamError(f"the initial model must be a fitted model or None, got {model!r}")
@@ -520,7 +575,7 @@ class MatrixFactorization(
     def fitPrepared(self, prepared: PreparedRatings) -> MatrixFactorizationModel:
         """Fit prepared ratings, which are read from disk block by block without a shuffle.
 
-        Their validation ratings are what ``patience`` and the choice among restarts look at.
+        ``patience`` and the choice among restarts use their validation ratings.
 
         Parameters
         ----------
@@ -531,18 +586,11 @@ class MatrixFactorization(
         MatrixFactorizationModel
         """
         check_prepared(self)
-        self._check_together(validated=prepared.manifest.counts["validation"] > 0)
+        self._check(validated=prepared.manifest.counts["validation"] > 0)
         started = time.perf_counter()
-        training = load_prepared(
-            prepared,
-            dtype=self._dtype(),
-            transform=self._preferences(),
-            place=self._place(),
-            unknowns=self._unknowns(),
-            policy=exchange_policy([self]),
-        )
+        training = load_prepared(prepared, **self._packing([self]))
         model = self._train([self], training, started, training_ratings(prepared))[0]
-        if "weight" in prepared.manifest.types:  # what the model folds in and evaluates is weighted
+        if "weight" in prepared.manifest.types:  # for fold-in and evaluation
             model._set(weightCol="weight")
         return model
 
@@ -551,8 +599,8 @@ class MatrixFactorization(
     ) -> Iterator[tuple[int, MatrixFactorizationModel]]:
         """Fit a model for each of several sets of Params, such as a regularization path.
 
-        All that differ only in what a fit minimizes (``rank``, ``regUser``, ``regItem``, ``seed``,
-        …) are fitted together: every pass over the data serves all of them.
+        Fits that differ only in the objective and the start (``rank``, ``regUser``, ``regItem``,
+        ``seed``, …) share every pass over the data.
 
         Parameters
         ----------
@@ -567,20 +615,20 @@ class MatrixFactorization(
         estimators = [self.copy(params) for params in paramMaps]
         groups: dict[tuple[Any, ...], list[int]] = {}
         for index, estimator in enumerate(estimators):
-            key: list[Any] = [estimator.getOrDefault(name) for name in SHARED]
+            key: list[Any] = [estimator.getOrDefault(name) for name in BATCHED_TOGETHER]
             if estimator.getOrDefault("exchange") == "shuffle":  # for one fit at a time
                 key.append(index)
             solver = estimator.getOrDefault("solver")
+            if solver in ("gd", "gibbs"):
+                key.append(solver)
             if solver == "gd":  # whose samples of users depend on the seed
-                key += ["gd", estimator.getOrDefault("seed")]
-            if solver == "gibbs":
-                key += ["gibbs"]
+                key.append(estimator.getOrDefault("seed"))
             groups.setdefault(tuple(key), []).append(index)
         fits: list[tuple[list[int], Callable[[], list[MatrixFactorizationModel]]]] = [
             (indices, partial(self._fit_group, dataset, [estimators[i] for i in indices]))
             for indices in groups.values()
         ]
-        return InTurn(fits)
+        return LazyFits(fits)
 
     def _fit(self, dataset: DataFrame) -> MatrixFactorizationModel:
         return self._fit_group(dataset, [self])[0]
@@ -588,46 +636,42 @@ class MatrixFactorization(
     def _fit_group(
         self, dataset: DataFrame, estimators: Sequence[MatrixFactorization]
     ) -> list[MatrixFactorizationModel]:
-        """Fit estimators that are equal in all of `SHARED`."""
+        """Fit estimators that are equal in all of `BATCHED_TOGETHER`."""
         first = estimators[0]
         for estimator in estimators:
             validated = estimator.getOrDefault("validationIndicatorCol") is not None
-            estimator._check_together(validated=validated)
+            estimator._check(validated=validated)
         started = time.perf_counter()
         ratings = select_ratings(first, dataset)
         training = pack_ratings(
             ratings,
             user_blocks=first.getOrDefault("numUserBlocks"),
             item_blocks=first.getOrDefault("numItemBlocks"),
-            dtype=first._dtype(),
-            transform=first._preferences(),
-            place=first._place(),
-            unknowns=sum(estimator._unknowns() for estimator in estimators),
-            policy=exchange_policy(estimators),
+            **first._packing(estimators),
         )
         train = ratings.where("not held_out") if "held_out" in ratings.columns else ratings
         return self._train(estimators, training, started, train.drop("held_out"))
 
-    def _check_together(self, *, validated: bool) -> None:
-        check_together(self, validated=validated, warm=self._initial_model is not None)
+    def _check(self, *, validated: bool) -> None:
+        check_combination(self, validated=validated, warm=self._initial_model is not None)
         check_exchange(self)
 
-    def _place(self) -> ExecutionMode:
-        """Say where rows are to be updated; by shuffle it is never on the driver."""
-        place: ExecutionMode = self.getOrDefault("updates")
-        return "executors" if self.getOrDefault("exchange") == "shuffle" else place
-
-    def _unknowns(self) -> int:
-        """Return how many unknowns a pass updates for each row."""
-        return int(self.getOrDefault("numRestarts")) * (1 + int(self.getOrDefault("rank")))
-
-    def _dtype(self) -> type[np.floating]:
-        return np.float32 if self.getOrDefault("precision") == "float32" else np.float64
-
-    def _preferences(self) -> Callable[[RatingBlock], RatingBlock] | None:
-        if not self.getOrDefault("implicitPrefs"):
-            return None
-        return partial(preferences, confidence=self.getOrDefault("confidence"))
+    def _packing(self, estimators: Sequence[MatrixFactorization]) -> dict[str, Any]:
+        """Return the options for packing the ratings of fits that share the passes over them."""
+        get, transform = self.getOrDefault, None
+        if get("implicitPrefs"):
+            transform = partial(preferences, confidence=get("confidence"))
+        return {
+            "dtype": np.float32 if get("precision") == "float32" else np.float64,
+            "transform": transform,
+            # A shuffle is never on the driver.
+            "place": "executors" if get("exchange") == "shuffle" else get("updates"),
+            "unknowns": sum(
+                each.getOrDefault("numRestarts") * (1 + each.getOrDefault("rank"))
+                for each in estimators
+            ),
+            "policy": exchange_policy(estimators),
+        }
 
     def _train(
         self,
@@ -636,7 +680,7 @@ class MatrixFactorization(
         started: float,
         history: DataFrame,
     ) -> list[MatrixFactorizationModel]:
-        """Minimize for all estimators at once, and make the model of each."""
+        """Fit all estimators at once, and make the model of each."""
         try:
             if not training.total:
                 raise RatingsError(
@@ -658,9 +702,11 @@ class MatrixFactorization(
         ]
 
     def _identity(self) -> dict[str, Any]:
-        """Every Param that the course of a fit depends on."""
+        """Return every Param that changes the course of a fit, for its checkpoints."""
         values = {param.name: self.getOrDefault(param) for param in self.params}
-        identity = {name: value for name, value in values.items() if name not in NOT_OF_THE_FIT}
+        identity = {
+            name: value for name, value in values.items() if name not in NON_IDENTITY_PARAMS
+        }
         if self._initial_model is not None:
             digest = hashlib.sha256()
             for rows in self._initial_model.factors[1:]:
@@ -676,32 +722,28 @@ class MatrixFactorization(
         return self._initial_model.start_for(
             training.ids,
             get("rank"),
-            self._dtype(),
+            training.blocks.dtype,
             intercept=get("fitIntercept"),
             biases=get("fitBiases"),
         )
 
     def _model(
-        self,
-        result: FitResult,
-        training: TrainingSet,
-        seconds: float,
-        history: DataFrame,
+        self, result: FitResult, training: TrainingSet, seconds: float, history: DataFrame
     ) -> MatrixFactorizationModel:
         get = self.getOrDefault
         summary = replace(result.summary, seconds=seconds)
 
         def model(factors: Factors | ShardedFactors) -> MatrixFactorizationModel:
-            made = MatrixFactorizationModel(
+            state = ModelState(
                 factors,
                 training.ids,
                 summary,
-                implicit=get("implicitPrefs"),
                 posterior=result.posterior,
                 ridge=result.ridge if factors is result.factors else None,
                 training_pairs=history.select("user", "item"),
                 histories=(history,),
             )
+            made = MatrixFactorizationModel(state)
             made._resetUid(self.uid)
             return self._copyValues(made)
 

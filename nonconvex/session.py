@@ -1,4 +1,4 @@
-"""The Spark session of the jobs: measured settings, quiet logs, and a clear word about Java."""
+"""Spark session of the jobs: measured settings, quiet logs, and a clear error without Java."""
 
 import os
 import re
@@ -19,7 +19,7 @@ MINIMUM_JAVA = 17
 
 _CONF_DIR = Path(__file__).resolve().parent.parent / "conf"
 _JAVA_OPTIONS = "spark.driver.extraJavaOptions"
-# Spark's launcher adds this module; without it Java stops with a page about boot layers.
+# Spark's launcher adds this module; without it Java stops with a page of errors.
 _JAVA_MODULE = "jdk.incubator.vector"
 
 # For one machine only, so these stay out of conf/spark-defaults.conf, which clusters read too.
@@ -27,22 +27,22 @@ _LOCAL = {
     "spark.master": "local[*]",
     # In local mode the driver holds the cached blocks of all tasks; Spark's 1 GB is soon full.
     "spark.driver.memory": "4g",
-    # Nothing listens beyond this machine, and a host name that does not resolve stops no job.
+    # Nothing listens beyond this machine, and a host name that does not resolve is no problem.
     "spark.driver.host": "127.0.0.1",
     "spark.driver.bindAddress": "127.0.0.1",
-    # Workers begin ready; a query that needs no more rows ends without a traceback of theirs.
+    # Workers start with their imports done, and print no traceback when a query stops reading.
     "spark.python.daemon.module": "nonconvex.distributed.worker_daemon",
-    # So that workers find this package where this process did, installed or not.
+    # Workers find this package where this process does, installed or not.
     "spark.executorEnv.PYTHONPATH": str(Path(__file__).resolve().parent.parent),
-    # The web page wants a port of its own, which the second job on a machine finds taken.
+    # The web page needs a port, which the second job on a machine finds taken.
     "spark.ui.enabled": "false",
-    # Spark takes a driver started from Python for a shell, and would draw over the progress lines.
+    # Spark would draw its own progress bars over our progress lines.
     "spark.ui.showConsoleProgress": "false",
 }
 
 
 class JavaError(ValueError):
-    """Java is missing, or is not one that Spark runs on."""
+    """No Java that Spark runs on."""
 
     exit_status = 1
 
@@ -55,26 +55,26 @@ def get_session(
 ) -> SparkSession:
     """Return the active session, or start one with the project's settings.
 
-    A session that is already there belongs to the caller and comes back as it is. Otherwise, in
-    a plain ``python`` process, the new session is local and takes, the later the stronger:
-    defaults for one machine, ``spark-defaults.conf``, `settings`; its JVM logs as
-    ``log4j2.properties`` says. Under ``spark-submit`` the JVM is already running, and only what
-    the submit did not set is taken from the file and from `settings`: a flag always wins.
+    An active session belongs to the caller and is returned unchanged. Otherwise, in a plain
+    ``python`` process, the new session is local; its settings are defaults for one machine,
+    overridden by ``spark-defaults.conf``, overridden by `settings`, and its JVM logs by
+    ``log4j2.properties``. Under ``spark-submit`` the JVM is already running, and only settings
+    that the submit left open come from the file and from `settings`: a flag always wins.
 
     Parameters
     ----------
     app_name : str
-        Name of the application, unless the submit gave one.
+        Name of the application, if the submit has none.
     settings : mapping of str to str, optional
-        Spark settings on top of those of the file.
+        Spark settings that override the file.
     conf_dir : path, optional
-        Directory of ``spark-defaults.conf`` and ``log4j2.properties``; by default ``conf/``
-        beside the package. A file that is not there is not read, so a cluster needs neither.
+        Directory of ``spark-defaults.conf`` and ``log4j2.properties``, both optional; by default
+        ``conf/`` beside the package.
 
     Returns
     -------
     SparkSession
-        The caller stops it; nothing else in the package does.
+        The caller stops it.
 
     Raises
     ------
@@ -91,8 +91,8 @@ def get_session(
         return active
     directory = _CONF_DIR if conf_dir is None else Path(conf_dir)
     wanted = {"spark.app.name": app_name, **read_defaults(directory), **(settings or {})}
-    if "PYSPARK_GATEWAY_PORT" in os.environ:  # spark-submit started the JVM, and that this process
-        SparkContext._ensure_initialized()  # a SparkConf without its JVM knows no submitted setting
+    if "PYSPARK_GATEWAY_PORT" in os.environ:  # spark-submit started the JVM, then this process
+        SparkContext._ensure_initialized()  # without its JVM a SparkConf has no submitted settings
         submitted = SparkConf()
         wanted = {key: value for key, value in wanted.items() if not submitted.contains(key)}
         master = submitted.get("spark.master") or ""
@@ -103,10 +103,10 @@ def get_session(
         wanted[_JAVA_OPTIONS] = " ".join(filter(None, options))
         master = wanted["spark.master"]
     if master.startswith("local"):
-        # Spark's own choice, python3 from the PATH, is not the virtual environment of this process.
+        # Spark's default, python3 from the PATH, is not the virtual environment of this process.
         os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     for name in ("DataFrameQueryContextLogger", "SQLQueryContextLogger"):
-        # Before it raises the error of a query, pyspark prints it as JSON on standard error.
+        # They would print the error of a query as JSON, before pyspark raises it.
         PySparkLogger.getLogger(name).disabled = True
     builder = SparkSession.builder
     for key, value in wanted.items():
@@ -115,23 +115,9 @@ def get_session(
 
 
 def read_defaults(directory: str | os.PathLike[str]) -> dict[str, str]:
-    """Return the settings of ``spark-defaults.conf`` in `directory`, none if it has no such file.
+    """Return the settings of ``spark-defaults.conf`` in `directory`; none without such a file.
 
     Each line is ``key value``, ``key=value`` or ``key: value``; ``#`` starts a comment line.
-
-    Parameters
-    ----------
-    directory : path
-        A directory, which need not exist.
-
-    Returns
-    -------
-    dict of str to str
-
-    Examples
-    --------
-    >>> read_defaults("/no/such/directory")
-    {}
     """
     file = Path(directory) / "spark-defaults.conf"
     lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
@@ -149,7 +135,7 @@ def _log4j_option(directory: Path) -> str:
 
 
 def _check_java() -> None:
-    """Raise unless the Java that Spark would start is there, new enough and not cut down."""
+    """Raise unless there is a Java that Spark would start, new enough and with all its modules."""
     remedy = f"install a JDK {MINIMUM_JAVA} or later (on Debian: openjdk-{MINIMUM_JAVA}-jdk)"
     home = os.environ.get("JAVA_HOME")
     java = shutil.which("java", path=Path(home) / "bin") if home else shutil.which("java")
@@ -167,8 +153,8 @@ def _check_java() -> None:
 
 
 def _run(*command: str) -> str:
-    """Return what `command` printed on standard error, where Java shows its version."""
+    """Return the standard error of `command`, where Java shows its version."""
     try:
         return subprocess.run(command, capture_output=True, text=True, check=False).stderr
-    except OSError as error:  # not executable, or not a program of this machine
+    except OSError as error:  # not a program of this machine
         return str(error)

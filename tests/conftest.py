@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from pyspark.sql import SparkSession
+    from pyspark.sql import DataFrame, SparkSession
 
 # For the session and for the jobs that tests start as processes, all of them short: a test is over
 # before the optimizing compiler of Java pays, but not before the little room for code that Java
@@ -65,3 +65,26 @@ def _remembering(look_up: Any) -> Any:
         return found
 
     return remember
+
+
+@pytest.fixture(scope="session")
+def weighted_ratings(spark: "SparkSession") -> "DataFrame":
+    """Some 300 ratings of 40 users and 25 items, with ``weight`` and ``held``."""
+    import numpy as np
+
+    from tests.factories import frame, triples
+
+    generator = np.random.default_rng(0)
+    users, items, values = triples()
+    weight = generator.integers(1, 4, len(values)).astype(float)
+    held = generator.random(len(values)) < 0.2
+    data = frame(spark, users, items, values, weight=weight, held=held)
+    return data.repartition(2, "user").cache()
+
+
+@pytest.fixture(scope="session")
+def planted_ratings(spark: "SparkSession") -> "DataFrame":
+    """Ratings of `planted_table`, of 60 users and 40 items."""
+    from tests.factories import planted_table
+
+    return spark.createDataFrame(planted_table()).cache()

@@ -52,6 +52,7 @@ from nonconvex.benchmark.measure import (
 )
 from nonconvex.distributed.data.prepared import PreparedRatings
 from nonconvex.distributed.runtime import java_version, parallelism
+from nonconvex.estimators.display import text_table
 from nonconvex.neural_network import MultilayerPerceptronClassifier
 from nonconvex.numerics.synthetic import PlantedExamples, PlantedRatings
 from nonconvex.pipeline.config import Section, check_keys
@@ -62,7 +63,6 @@ from nonconvex.pipeline.factorization.config import (
 )
 from nonconvex.pipeline.network.config import ExampleSplitSection, ExamplesSection
 from nonconvex.pipeline.sections import ParamTable, SplitSection
-from nonconvex.pipeline.text import strict_json, text_table
 from nonconvex.recommendation import MatrixFactorization
 from nonconvex.session import get_session
 

@@ -1,8 +1,6 @@
-"""Factors as tables: dataframes of ``id, bias, features``, and Parquet that is read back whole.
+"""Tables of models: factors as dataframes and as Parquet, and Parquet that is read back.
 
-What is written is what executors keep, or what the driver has; a model is read by the driver.
-
-Parameters of networks as Parquet: a row for the weights that leave a unit, or for biases.
+Rows that executors hold are written there; a model is read by the driver.
 """
 
 from __future__ import annotations
@@ -27,23 +25,17 @@ from nonconvex.distributed.rows import (
     zip_partitions,
 )
 from nonconvex.distributed.runtime import freeze_gc_once, from_bytes, to_bytes
-from nonconvex.numerics.network.model import Network
-from nonconvex.numerics.network.standardize import Standardization
 
 __all__ = [
     "ModelError",
     "factor_table",
     "read_factors",
-    "read_parameters",
     "read_rows",
-    "read_standardization",
     "reason_of",
     "write_factors",
-    "write_parameters",
-    "write_standardization",
 ]
 
-_BATCH = 1 << 16  # rows of a table that an executor makes at a time
+_BATCH = 1 << 16  # rows of a table that an executor writes at a time
 _TYPES = {
     "index": "int",
     "id": "",
@@ -61,15 +53,7 @@ class ModelError(ValueError):
 def factor_table(
     spark: SparkSession, ids: pa.ChunkedArray, x: NDArray[np.floating] | ShardedRows
 ) -> DataFrame:
-    """Return ``id, bias, features`` of one side.
-
-    Parameters
-    ----------
-    spark : SparkSession
-    ids : pyarrow array of m ids
-    x : float array of shape (m, 1 + K), or ShardedRows
-        Rows (β, γ), in the order of the ids; those that executors keep stay there.
-    """
+    """Return ``id, bias, features`` of one side from its m ids and its rows (β, γ) (m, 1 + K)."""
     return _table(spark, ids, x, {}).drop("index")
 
 
@@ -80,28 +64,16 @@ def write_factors(
     x: NDArray[np.floating] | ShardedRows,
     more: Mapping[str, NDArray[np.floating]] | None = None,
 ) -> None:
-    """Write one side as Parquet: ``index, id, bias, features``, and more columns of numbers."""
+    """Write one side as Parquet: ``index, id, bias, features``, and more columns (m,)."""
     _table(spark, ids, x, more or {}).write.parquet(path)
 
 
 def read_factors(
     spark: SparkSession, path: str, rows: int, more: Sequence[str] = ()
 ) -> tuple[pa.ChunkedArray, NDArray[np.floating], dict[str, NDArray[np.floating]]]:
-    """Read what `write_factors` wrote: ids, rows of shape (m, 1 + K), and more columns.
+    """Read a table of `write_factors`: ids (m,), rows (m, 1 + K), and more columns (m,).
 
-    Parameters
-    ----------
-    spark : SparkSession
-    path : str
-    rows : int
-        The number m of rows that were written.
-    more : sequence of str
-        Names of the other columns.
-
-    Raises
-    ------
-    ModelError
-        If the files are not there, not such a table, or not all of it.
+    Raise `ModelError` if the files are missing, another table, or not `rows` rows.
     """
     table = read_rows(spark, path, {**_TYPES, **dict.fromkeys(more, "float double")})
     features = table["features"].combine_chunks()
@@ -121,17 +93,8 @@ def read_factors(
 def read_rows(spark: SparkSession, path: str, types: Mapping[str, str]) -> pa.Table:
     """Read a table of a model in the order of its column ``index``.
 
-    Parameters
-    ----------
-    spark : SparkSession
-    path : str
-    types : mapping of str to str
-        For each column the types of Spark that it may have, with spaces between; any if empty.
-
-    Raises
-    ------
-    ModelError
-        If the files are not there, or not such a table.
+    `types` has, for each column, the types of Spark that it may have, separated by spaces; empty
+    for any type.  Raise `ModelError` if the files are missing or have other columns.
     """
     try:
         frame = spark.read.parquet(path).select(*types)
@@ -148,7 +111,7 @@ def read_rows(spark: SparkSession, path: str, types: Mapping[str, str]) -> pa.Ta
 
 
 def reason_of(error: Exception) -> str:
-    """Return one line that says what went wrong."""
+    """Return the cause of an error of Spark, in one line."""
     cause: Any = error
     if isinstance(error, Py4JJavaError):
         cause = error.java_exception
@@ -171,7 +134,7 @@ def _table(
 
 
 def _kept_table(spark: SparkSession, beside: pa.Table, kept: CachedRows) -> DataFrame:
-    """Send each block what stands beside its rows, and make it a table there."""
+    """Make a table of each block of rows where it is, with its part of the other columns."""
     parts = [to_bytes(beside[place.start : place.stop]) for place in kept.slices]
 
     def tables(elements: Iterable[Element]) -> Iterator[tuple[bytes]]:
@@ -196,7 +159,7 @@ def _kept_table(spark: SparkSession, beside: pa.Table, kept: CachedRows) -> Data
 
 
 def _arrow(beside: pa.Table, x: NDArray[np.floating]) -> pa.Table:
-    """Put rows into a table, behind the columns ``index`` and ``id``."""
+    """Add rows to a table, after its columns ``index`` and ``id``."""
     rows, width = x.shape
     values = pa.array(np.ascontiguousarray(x[:, 1:]).ravel())
     offsets = np.arange(rows + 1, dtype=np.int64) * (width - 1)
@@ -206,73 +169,3 @@ def _arrow(beside: pa.Table, x: NDArray[np.floating]) -> pa.Table:
         features = pa.LargeListArray.from_arrays(pa.array(offsets), values)
     table = beside.add_column(2, "bias", pa.array(x[:, 0]))
     return table.add_column(3, "features", features)
-
-
-_PARAMETERS = {
-    "index": "int",
-    "layer": "int",
-    "unit": "int",
-    "weights": "array<float> array<double>",
-}
-_STANDARDIZATION = {"index": "int", "mean": "double", "scale": "double"}
-
-
-def write_parameters(
-    spark: SparkSession, path: str, network: Network, theta: NDArray[np.floating]
-) -> None:
-    """Write θ as rows ``index, layer, unit, weights``.
-
-    Row by row they are W_1 by the units it comes from, b_1, W_2, …, with ``unit`` null for b.
-    """
-    layers, units, lengths = [], [], []
-    for number, (weights, bias) in enumerate(network.views(theta), start=1):
-        below, above = weights.shape
-        rows = below + (bias is not None)
-        layers += [number] * rows
-        units += [*range(below), *([None] if bias is not None else [])]
-        lengths += [above] * rows
-    offsets = np.cumsum([0, *lengths])
-    values = pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), pa.array(theta))
-    index = pa.array(np.arange(len(layers)), pa.int32())
-    columns = [index, pa.array(layers, pa.int32()), pa.array(units, pa.int32()), values]
-    table = pa.table(columns, names=["index", "layer", "unit", "weights"])
-    spark.createDataFrame(table).write.parquet(path)
-
-
-def read_parameters(
-    spark: SparkSession, path: str, network: Network, dtype: str
-) -> NDArray[np.floating]:
-    """Read what `write_parameters` wrote.
-
-    Raises
-    ------
-    ModelError
-        If the files are not there, not such a table, or not all of it.
-    """
-    table = read_rows(spark, path, _PARAMETERS)
-    values = table["weights"].combine_chunks()
-    theta: NDArray[np.floating] = values.flatten().to_numpy()
-    if len(theta) != network.size or theta.dtype != dtype:
-        raise ModelError(
-            f"{path} holds {len(theta):,} parameters of {theta.dtype} and not the "
-            f"{network.size:,} of {dtype} of the model; save the model again, or train it"
-        )
-    return theta
-
-
-def write_standardization(spark: SparkSession, path: str, of: Standardization) -> None:
-    """Write what features or targets are standardized with as rows ``index, mean, scale``."""
-    index = pa.array(np.arange(len(of.mean)), pa.int32())
-    table = pa.table([index, pa.array(of.mean), pa.array(of.scale)], ["index", "mean", "scale"])
-    spark.createDataFrame(table).write.parquet(path)
-
-
-def read_standardization(spark: SparkSession, path: str, width: int) -> Standardization:
-    """Read what `write_standardization` wrote; errors are those of `read_parameters`."""
-    table = read_rows(spark, path, _STANDARDIZATION)
-    if len(table) != width:
-        raise ModelError(
-            f"{path} holds {len(table):,} rows and not the {width:,} of the model; "
-            "save the model again, or train it"
-        )
-    return Standardization(table["mean"].to_numpy(), table["scale"].to_numpy())

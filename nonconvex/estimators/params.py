@@ -1,22 +1,19 @@
-"""Params of the estimators, each with its range: what pyspark's own converters do not check.
+"""Params of the estimators.  Each is declared once, with its range: pyspark checks types alone.
 
-Ranges of Params: converters that refuse what pyspark's own, which check types, let through.
-
-Each takes the name of the Param, for the message, and returns a converter, which raises ValueError
-in one sentence: what, allowed, given.
-
-Fits of several groups of models, one group after another.
+A class body names a Param, ``rank = param("number of factors", integer(0))``, and the signature
+of an estimator's ``__init__`` gives the default.  A converter returns the value of a Param, or
+raises ValueError that says what is allowed and what was given.
 """
 
 from __future__ import annotations
 
+import inspect
 import math
 import operator
 import re
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from contextlib import suppress
-from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
 
 import numpy as np
@@ -24,6 +21,7 @@ from numpy.typing import NDArray
 from pyspark.ml.param import Param, Params
 from pyspark.ml.param.shared import HasSeed
 
+from nonconvex.estimators.display import one_line
 from nonconvex.numerics.optim import (
     OPTIMIZERS,
     SCHEDULES,
@@ -43,9 +41,11 @@ __all__ = [
     "CheckedParams",
     "DescentParams",
     "FitParams",
-    "InTurn",
+    "LazyFits",
     "ParamError",
     "choice",
+    "convert_argument",
+    "declared",
     "flag",
     "fraction",
     "integer",
@@ -55,17 +55,22 @@ __all__ = [
     "optional",
     "param",
     "refuse_set",
+    "set_defaults",
     "text",
     "with_accessors",
 ]
 
+Converter = Callable[[Any], Any]
 
-def _refuse(name: str, allowed: str, value: object) -> NoReturn:
-    raise ValueError(f"{name} must be {allowed}, got {value!r}")
+# Converters
 
 
-def integer(name: str, minimum: int | None = None) -> Callable[[Any], int]:
-    """Integers, ≥ `minimum` if there is one; numpy's too, but no 3.0 and no "3"."""
+def _refuse(allowed: str, value: object) -> NoReturn:
+    raise ValueError(f"must be {allowed}, got {value!r}")
+
+
+def integer(minimum: int | None = None) -> Callable[[Any], int]:
+    """Take integers ≥ `minimum`, numpy's too, but no 3.0 and no "3"."""
     allowed = "an integer" if minimum is None else f"an integer ≥ {minimum}"
 
     def convert(value: Any) -> int:
@@ -73,16 +78,16 @@ def integer(name: str, minimum: int | None = None) -> Callable[[Any], int]:
         with suppress(TypeError):  # of 3.0, "3" and arrays
             number = None if isinstance(value, bool) else operator.index(value)
         if number is None or (minimum is not None and number < minimum):
-            _refuse(name, allowed, value)
+            _refuse(allowed, value)
         return number
 
     return convert
 
 
 def number(
-    name: str, minimum: float = -math.inf, *, exclusive: bool = False, below: float = math.inf
+    minimum: float = -math.inf, *, exclusive: bool = False, below: float = math.inf
 ) -> Callable[[Any], float]:
-    """Finite numbers ≥ `minimum`, or > it if `exclusive`, and < `below`."""
+    """Take finite numbers ≥ `minimum`, or > it if `exclusive`, and < `below`."""
     limits = [] if minimum == -math.inf else [f"{'>' if exclusive else '≥'} {minimum:g}"]
     limits += [] if below == math.inf else [f"< {below:g}"]
     allowed = f"a finite number {' and '.join(limits)}".rstrip()
@@ -94,75 +99,64 @@ def number(
             number = math.nan
         inside = (number > minimum if exclusive else number >= minimum) and number < below
         if not (math.isfinite(number) and inside):
-            _refuse(name, allowed, value)
+            _refuse(allowed, value)
         return number
 
     return convert
 
 
-def fraction(name: str) -> Callable[[Any], float]:
-    """Numbers > 0 and ≤ 1."""
-    convert = number(name, 0, exclusive=True)
-
-    def convert_fraction(value: Any) -> float:
-        if convert(value) > 1:
-            _refuse(name, "a number > 0 and ≤ 1", value)
-        return convert(value)
-
-    return convert_fraction
+def fraction(value: Any) -> float:
+    """Take numbers > 0 and ≤ 1."""
+    converted = number(0, exclusive=True)(value)
+    if converted > 1:
+        _refuse("a number > 0 and ≤ 1", value)
+    return converted
 
 
-def choice(name: str, choices: Sequence[str]) -> Callable[[Any], str]:
-    """One of some strings."""
+def choice(choices: Iterable[str]) -> Callable[[Any], str]:
+    """Take one of some strings."""
+    allowed = tuple(choices)
 
     def convert(value: Any) -> str:
-        if not isinstance(value, str) or value not in choices:
-            _refuse(name, f"one of {', '.join(choices)}", value)
+        if not isinstance(value, str) or value not in allowed:
+            _refuse(f"one of {', '.join(allowed)}", value)
         return str(value)
 
     return convert
 
 
-def flag(name: str) -> Callable[[Any], bool]:
-    """True or False, numpy's too."""
-
-    def convert(value: Any) -> bool:
-        if type(value).__name__ not in ("bool", "bool_"):  # numpy's too
-            _refuse(name, "True or False", value)
-        return bool(value)
-
-    return convert
+def flag(value: Any) -> bool:
+    """Take True or False, numpy's too."""
+    if type(value).__name__ not in ("bool", "bool_"):
+        _refuse("True or False", value)
+    return bool(value)
 
 
-def text(name: str, *, empty: bool = False) -> Callable[[Any], str]:
-    """Strings that are not empty, unless `empty` says that they may be."""
+def text(*, empty: bool = False) -> Callable[[Any], str]:
+    """Take strings, the empty one only if `empty`."""
 
     def convert(value: Any) -> str:
         if not isinstance(value, str) or not (value or empty):
-            _refuse(name, "a name or ''" if empty else "a name", value)
+            _refuse("a name or ''" if empty else "a name", value)
         return str(value)
 
     return convert
 
 
-def names(name: str) -> Callable[[Any], str | list[str]]:
-    """A string that is not empty, or a list of at least one, all different."""
-
-    def convert(value: Any) -> str | list[str]:
-        several = isinstance(value, (list, tuple))
-        given = list(value) if several else [value]
-        right = all(isinstance(one, str) and one for one in given)
-        if not (given and right and len(set(given)) == len(given)):
-            _refuse(name, "a name, or a list of different names", value)
-        return given if several else str(value)
-
-    return convert
+def names(value: Any) -> str | list[str]:
+    """Take a string that is not empty, or a list of at least one, all different."""
+    several = isinstance(value, (list, tuple))
+    given = list(value) if several else [value]
+    right = all(isinstance(one, str) and one for one in given)
+    if not (given and right and len(set(given)) == len(given)):
+        _refuse("a name, or a list of different names", value)
+    return given if several else str(value)
 
 
-def numbers(name: str, minimum: float | None = None) -> Callable[[Any], list[float]]:
-    """Lists, arrays or vectors of finite numbers, each ≥ `minimum` if that is given."""
-    allowed = "a list of finite numbers" + ("" if minimum is None else f" ≥ {minimum:g}")
-    entry = number(name, -math.inf if minimum is None else minimum)
+def numbers(minimum: float = -math.inf) -> Callable[[Any], list[float]]:
+    """Take lists, arrays or vectors of finite numbers ≥ `minimum`."""
+    allowed = "a list of finite numbers" + ("" if minimum == -math.inf else f" ≥ {minimum:g}")
+    entry = number(minimum)
 
     def convert(value: Any) -> list[float]:
         given: list[float] = []
@@ -170,43 +164,26 @@ def numbers(name: str, minimum: float | None = None) -> Callable[[Any], list[flo
             with suppress(TypeError, ValueError):
                 given = [entry(one) for one in value]
         if not given:
-            _refuse(name, allowed, value)
+            _refuse(allowed, value)
         return given
 
     return convert
 
 
-def optional(convert: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """None, or what `convert` takes."""
+def optional(convert: Converter) -> Converter:
+    """Take None, and what `convert` takes."""
     return lambda value: None if value is None else convert(value)
 
 
-ModelT = TypeVar("ModelT")
+def convert_argument(name: str, value: Any, convert: Converter) -> Any:
+    """Convert the value of a Param or an argument; the message of the error begins with `name`."""
+    try:
+        return convert(value)
+    except ValueError as error:
+        raise ValueError(f"{name} {error}") from None
 
 
-class InTurn(Iterator[tuple[int, ModelT]]):
-    """The models of several groups of fits, each group fitted when its first model is asked for.
-
-    Threads may share it, as those of a CrossValidator do.
-
-    Parameters
-    ----------
-    groups : list of (list of int, callable)
-        For each group, the numbers of its models, and what fits them.
-    """
-
-    def __init__(self, groups: Iterable[tuple[list[int], Callable[[], list[ModelT]]]]) -> None:
-        self._groups = iter(groups)
-        self._ready: list[tuple[int, ModelT]] = []
-        self._lock = threading.Lock()
-
-    def __next__(self) -> tuple[int, ModelT]:
-        """Return the number of the next model, and the model."""
-        with self._lock:
-            if not self._ready:
-                numbers, fit = next(self._groups)
-                self._ready = list(zip(numbers, fit(), strict=True))
-            return self._ready.pop(0)
+# Params
 
 
 class ParamError(ValueError):
@@ -215,14 +192,56 @@ class ParamError(ValueError):
     exit_status = 2
 
 
-ParamsT = TypeVar("ParamsT", bound=Params)
+class _NamedParam(Param[Any]):
+    """Param that takes its name from the class body that declares it."""
 
-PRECISIONS = ("float32", "float64")
-DEFAULT_SEED = 42
+    def __init__(self, doc: str, convert: Converter) -> None:
+        super().__init__(Params._dummy(), "", doc, self._convert)
+        self._converter = convert
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def _convert(self, value: Any) -> Any:
+        return convert_argument(self.name, value, self._converter)
+
+
+def param(doc: str, convert: Converter) -> Param[Any]:
+    """Declare a Param in a class body, which names it; `convert` checks and converts its values."""
+    return _NamedParam(doc, convert)
+
+
+def declared(cls: type[Params]) -> tuple[str, ...]:
+    """Return the names of the Params that a class body declares."""
+    return tuple(name for name, value in vars(cls).items() if isinstance(value, Param))
+
+
+def set_defaults(params: Params, init: Any) -> None:
+    """Set the default of each Param that the signature of `init` has as a keyword."""
+    defaults = getattr(inspect.unwrap(init), "__kwdefaults__", None) or {}
+    known = {name: value for name, value in defaults.items() if params.hasParam(name)}
+    params._setDefault(**known)
 
 
 class CheckedParams(Params):
-    """Params that refuse what pyspark's own let through: None, and the Params of the class."""
+    """Params with the defaults of the signature of ``__init__``, which show what was set.
+
+    They refuse what pyspark's own let through: None, and the Params of a class.
+    """
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        for cls in reversed(type(self).__mro__):
+            if "__init__" in vars(cls):
+                set_defaults(self, vars(cls)["__init__"])
+
+    def __repr__(self) -> str:
+        """Return the class, the uid and the Params that were set."""
+        return one_line(type(self).__name__, {"uid": self.uid, **self._facts()})
+
+    def _facts(self) -> dict[str, Any]:
+        """Return what `repr` shows beside the uid."""
+        return {each.name: self.getOrDefault(each) for each in self.params if self.isSet(each)}
 
     def _set(self, **kwargs: Any) -> Self:
         for name, value in kwargs.items():
@@ -236,12 +255,12 @@ class CheckedParams(Params):
         Parameters
         ----------
         extra : dict, optional
-            By Params of this instance; those of others, as a Pipeline has, are left to them.
+            By Params of this instance; those of other stages of a Pipeline are left to them.
 
         Raises
         ------
         ParamError
-            For a Param of a class, which belongs to no instance and so would be ignored.
+            For a Param of a class, which belongs to no instance and would be ignored.
         """
         for key in extra or ():
             if isinstance(key, Param) and key.parent == Params._dummy().uid:
@@ -252,11 +271,6 @@ class CheckedParams(Params):
         return super().copy(extra)
 
 
-def param(name: str, doc: str, convert: Callable[[Any], Any]) -> Param[Any]:
-    """Declare a Param whose values `convert` checks and converts."""
-    return Param(Params._dummy(), name, doc, typeConverter=convert)
-
-
 def refuse_set(params: Params, names: Iterable[str], why: str) -> None:
     """Raise `ParamError` for a Param that was set and would be ignored."""
     for name in names:
@@ -265,11 +279,14 @@ def refuse_set(params: Params, names: Iterable[str], why: str) -> None:
             raise ParamError(f"{name}={value!r} {why}; unset it")
 
 
+ParamsT = TypeVar("ParamsT", bound=Params)
+
+
 def with_accessors(cls: type[ParamsT]) -> type[ParamsT]:
     """Give a class ``getName`` and ``setName`` for each of its Params that has none."""
-    for declared in [value for value in map(partial(getattr, cls), dir(cls)) if _is_param(value)]:
-        title = declared.name[0].upper() + declared.name[1:]
-        for verb, accessor in (("get", _getter(declared)), ("set", _setter(declared))):
+    for each in [value for name in dir(cls) if isinstance(value := getattr(cls, name), Param)]:
+        title = each.name[0].upper() + each.name[1:]
+        for verb, accessor in (("get", _getter(each)), ("set", _setter(each))):
             accessor.__name__ = f"{verb}{title}"
             accessor.__qualname__ = f"{cls.__qualname__}.{accessor.__name__}"
             if not hasattr(cls, accessor.__name__):
@@ -277,120 +294,75 @@ def with_accessors(cls: type[ParamsT]) -> type[ParamsT]:
     return cls
 
 
-def _is_param(value: object) -> bool:
-    return isinstance(value, Param)
-
-
-def _getter(declared: Param[Any]) -> Callable[[Params], Any]:
+def _getter(of: Param[Any]) -> Callable[[Params], Any]:
     def get(self: Params) -> Any:
-        return self.getOrDefault(declared.name)
+        return self.getOrDefault(of.name)
 
-    get.__doc__ = f"Return {declared.name}: {declared.doc}."
+    get.__doc__ = f"Return {of.name}: {of.doc}."
     return get
 
 
-def _setter(declared: Param[Any]) -> Callable[[Params, Any], Params]:
+def _setter(of: Param[Any]) -> Callable[[Params, Any], Params]:
     def set_(self: Params, value: Any) -> Params:
-        return self._set(**{declared.name: value})
+        return self._set(**{of.name: value})
 
-    set_.__doc__ = f"Set {declared.name}: {declared.doc}."
+    set_.__doc__ = f"Set {of.name}: {of.doc}."
     return set_
 
 
 class DescentParams(CheckedParams):
     """Params of gradient descent, for every model that can be trained by it."""
 
-    optimizer = param(
-        "optimizer", f"one of {', '.join(OPTIMIZERS)}", choice("optimizer", tuple(OPTIMIZERS))
-    )
-    learningRate = param(
-        "learningRate", "step size η > 0", number("learningRate", 0, exclusive=True)
-    )
+    optimizer = param(f"one of {', '.join(OPTIMIZERS)}", choice(OPTIMIZERS))
+    learningRate = param("step size η > 0", number(0, exclusive=True))
     momentum = param(
-        "momentum",
         "decay in [0, 1) of the sum of gradients (momentum, nesterov) or of their mean (adam, "
-        "adamw: β₁); by default 0.9",
-        optional(number("momentum", 0, below=1)),
+        "adamw: β₁); 0.9 by default",
+        optional(number(0, below=1)),
     )
     decay = param(
-        "decay",
         "decay in [0, 1) of the mean of squared gradients; by default 0.99 for rmsprop and 0.999 "
         "for adam and adamw (β₂)",
-        optional(number("decay", 0, below=1)),
+        optional(number(0, below=1)),
     )
     epsilon = param(
-        "epsilon",
-        "ε > 0, added to the root of the mean of squared gradients; by default 1e-8",
-        optional(number("epsilon", 0, exclusive=True)),
+        "ε > 0, added to the root of the mean of squared gradients; 1e-8 by default",
+        optional(number(0, exclusive=True)),
     )
-    weightDecay = param(
-        "weightDecay",
-        "decoupled weight decay ≥ 0 of adamw; by default 0.01",
-        optional(number("weightDecay", 0)),
-    )
+    weightDecay = param("decoupled weight decay ≥ 0 of adamw; 0.01 by default", optional(number(0)))
     clipNorm = param(
-        "clipNorm",
-        "> 0: a longer gradient is scaled down to this norm; by default none is",
-        optional(number("clipNorm", 0, exclusive=True)),
+        "norm > 0 that a longer gradient is scaled down to; no limit by default",
+        optional(number(0, exclusive=True)),
     )
     schedule = param(
-        "schedule",
-        f"how the learning rate changes with the steps: one of {', '.join(SCHEDULES)}",
-        choice("schedule", tuple(SCHEDULES)),
+        f"schedule of the learning rate: one of {', '.join(SCHEDULES)}", choice(SCHEDULES)
     )
     decaySteps = param(
-        "decaySteps",
-        "≥ 1: the time scale of every schedule but constant, which need it",
-        optional(integer("decaySteps", 1)),
+        "time scale in steps, ≥ 1, of every schedule but constant; they need it",
+        optional(integer(1)),
     )
     decayRate = param(
-        "decayRate",
-        "> 0: by how much step, exponential and inverse-time decay in decaySteps",
-        optional(number("decayRate", 0, exclusive=True)),
+        "factor > 0 by which step, exponential and inverse-time decay in decaySteps",
+        optional(number(0, exclusive=True)),
     )
     finalFraction = param(
-        "finalFraction",
-        "≥ 0: the fraction of the learning rate that cosine ends with",
-        optional(number("finalFraction", 0)),
+        "fraction ≥ 0 of the learning rate that cosine ends with", optional(number(0))
     )
     warmupSteps = param(
-        "warmupSteps",
-        "≥ 0: steps in which the rate grows to its first value",
-        integer("warmupSteps", 0),
+        "number of steps ≥ 0 in which the rate grows to its first value", integer(0)
     )
 
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        self._setDefault(
-            optimizer="adam",
-            learningRate=0.05,
-            momentum=None,
-            decay=None,
-            epsilon=None,
-            weightDecay=None,
-            clipNorm=None,
-            schedule="constant",
-            decaySteps=None,
-            decayRate=None,
-            finalFraction=None,
-            warmupSteps=0,
-        )
-
     def _rate(self) -> float:
-        """Return the learning rate that is meant."""
+        """Return the learning rate; a subclass may have another name for it."""
         return float(self.getOrDefault("learningRate"))
 
     def _optimizer(
         self, *, axis: int | None = None, decays: NDArray[np.bool_] | None = None
     ) -> Optimizer:
-        """Build the optimizer; raises ParamError for settings that it or the schedule lacks.
+        """Build the optimizer; raise ParamError for settings that it or its schedule does not have.
 
-        Parameters
-        ----------
-        axis : int, optional
-            Over which one gradient extends, for ``clipNorm``; the whole array by default.
-        decays : bool array, optional
-            Which parameters ``weightDecay`` is for; all by default.
+        `axis` is that of one gradient, for ``clipNorm`` (by default the whole array is one);
+        `decays` has True for the parameters that ``weightDecay`` shrinks, by default all.
         """
         get = self.getOrDefault
         weight_decay: float | NDArray[np.floating] | None = get("weightDecay")
@@ -416,11 +388,11 @@ class DescentParams(CheckedParams):
                 weight_decay=weight_decay,
             )
         except (OptimizerError, ScheduleError) as error:  # which speak of decay_steps
-            text = re.sub("(?<=[a-z])_([a-z])", lambda match: match[1].upper(), str(error))
-            raise ParamError(text) from None
+            message = re.sub("(?<=[a-z])_([a-z])", lambda match: match[1].upper(), str(error))
+            raise ParamError(message) from None
 
 
-DESCENT = tuple(name for name, value in vars(DescentParams).items() if _is_param(value))
+DESCENT = declared(DescentParams)
 """Names of the Params that only gradient descent reads."""
 
 
@@ -428,52 +400,58 @@ class FitParams(CheckedParams, HasSeed):
     """Params of every fit: its rows, its random starts, its arithmetic and its checkpoints."""
 
     weightCol = param(
-        "weightCol",
-        "column of weights, numbers ≥ 0: how much a row counts; by default each counts 1",
-        optional(text("weightCol")),
+        "column of weights, numbers ≥ 0, that say how much each row counts; 1 for each by default",
+        optional(text()),
     )
     validationIndicatorCol = param(
-        "validationIndicatorCol",
-        "boolean column: True for rows to validate with instead of training on them",
-        optional(text("validationIndicatorCol")),
+        "boolean column, True for rows to validate with instead of training on them; no validation "
+        "by default",
+        optional(text()),
     )
-    seed = param("seed", "seed of the random starts and samples, an integer", integer("seed"))
+    seed = param("seed of the random starts and samples, an integer", integer())
     numRestarts = param(
-        "numRestarts",
-        "number of random starts, ≥ 1; the best by validation rows, or else by objective, is kept",
-        integer("numRestarts", 1),
+        "number of random starts, ≥ 1; the best one is kept, by validation rows if there are any, "
+        "else by objective",
+        integer(1),
     )
     firstRestart = param(
-        "firstRestart",
-        "number of the first random start, ≥ 0: restart r of a seed is the same in any run",
-        integer("firstRestart", 0),
+        "number of the first random start, ≥ 0; a seed and a number always give the same start",
+        integer(0),
     )
     precision = param(
-        "precision",
         "'float32' or 'float64': the type of the parameters and of the arithmetic",
-        choice("precision", PRECISIONS),
+        choice(["float32", "float64"]),
     )
     checkpointPath = param(
-        "checkpointPath",
-        "directory, of this fit alone, to save the state of a fit in: an interrupted fit, started "
-        "again with equal Params and data, goes on from there to the same bits; by default none",
-        optional(text("checkpointPath")),
+        "directory, for this fit alone, to save the state of the fit in; an interrupted fit that "
+        "is started again with equal Params and data continues from there, to the same bits; no "
+        "checkpoints by default",
+        optional(text()),
     )
     checkpointInterval = param(
-        "checkpointInterval",
-        "iterations between two checkpoints, ≥ 1; needs checkpointPath",
-        integer("checkpointInterval", 1),
+        "iterations between two checkpoints, ≥ 1; needs checkpointPath", integer(1)
     )
 
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        self._setDefault(
-            weightCol=None,
-            validationIndicatorCol=None,
-            numRestarts=1,
-            firstRestart=0,
-            precision="float32",
-            checkpointPath=None,
-            checkpointInterval=10,
-            seed=DEFAULT_SEED,  # pyspark's own default changes with every process
-        )
+
+ModelT = TypeVar("ModelT", bound=Any)
+
+
+class LazyFits(Iterator[tuple[int, ModelT]]):
+    """Models of several groups of fits; a group is fitted when its first model is asked for.
+
+    `groups` has, for each group, the numbers of its models and a function that fits them.  Threads
+    may share the iterator, as those of a CrossValidator do.
+    """
+
+    def __init__(self, groups: Iterable[tuple[list[int], Callable[[], list[ModelT]]]]) -> None:
+        self._groups = iter(groups)
+        self._ready: list[tuple[int, ModelT]] = []
+        self._lock = threading.Lock()
+
+    def __next__(self) -> tuple[int, ModelT]:
+        """Return the number of the next model, and the model."""
+        with self._lock:
+            if not self._ready:
+                numbers, fit = next(self._groups)
+                self._ready = list(zip(numbers, fit(), strict=True))
+            return self._ready.pop(0)

@@ -1,4 +1,4 @@
-"""Models on disk: what writing and reading them have in common, whatever the model."""
+"""Estimators and models on disk: the parts of writing and reading that all of them share."""
 
 from __future__ import annotations
 
@@ -18,12 +18,7 @@ ModelT = TypeVar("ModelT", bound=Any)
 
 
 class ModelWriter(MLWriter, Generic[ModelT]):
-    """Writes a model, then its metadata, then the checksums that say that it is whole.
-
-    Parameters
-    ----------
-    model : Model
-    """
+    """Writer of a model, then its metadata, then the checksums that show that it is complete."""
 
     def __init__(self, model: ModelT) -> None:
         super().__init__()
@@ -35,7 +30,7 @@ class ModelWriter(MLWriter, Generic[ModelT]):
         Raises
         ------
         ModelError
-            If there is something at `path`.
+            If `path` exists.
         FileSystemError
             If `path` cannot be written.
         """
@@ -45,24 +40,18 @@ class ModelWriter(MLWriter, Generic[ModelT]):
                 f"{path} already exists; name another directory, or replace it by "
                 "write().overwrite().save(path)"
             )
-        files.make_directory(path)  # where it cannot be, a task would say so in 150 lines
+        files.make_directory(path)  # fails in one sentence, and a task in 150 lines
         extra = self._write(path)
         DefaultParamsWriter.saveMetadata(self._model, path, self.sparkSession, extra)
         write_checksums(self.sparkSession, path)
 
     @abstractmethod
     def _write(self, path: str) -> dict[str, Any]:
-        """Write all but the metadata, and return what these hold beside the Params."""
+        """Write all but the metadata; return what these hold beside the Params."""
 
 
 class ModelReader(MLReader[ModelT]):
-    """Reads a directory with the metadata of a model, and what else there is of it.
-
-    Parameters
-    ----------
-    cls : type
-        Of the model.
-    """
+    """Reader of a directory with the metadata and the tables of a model of class `cls`."""
 
     def __init__(self, cls: type[ModelT]) -> None:
         super().__init__()
@@ -74,7 +63,7 @@ class ModelReader(MLReader[ModelT]):
         Raises
         ------
         ModelError
-            If there is none, not all of it, or a file of it is not as it was saved.
+            If `path` does not hold a complete model, or a file of it has changed.
         FileSystemError
             If the file system of `path` cannot be reached.
         """
@@ -84,7 +73,7 @@ class ModelReader(MLReader[ModelT]):
         except ChecksumError as error:
             raise ModelError(f"{error}; save the model again, or train it") from None
         try:
-            model = self._model(path, metadata)
+            model = self._make(path, metadata)
             model._resetUid(metadata["uid"])
             DefaultParamsReader.getAndSetParams(model, metadata)
         except ModelError:
@@ -97,18 +86,12 @@ class ModelReader(MLReader[ModelT]):
         return model
 
     @abstractmethod
-    def _model(self, path: str, metadata: dict[str, Any]) -> ModelT:
-        """Make the model, without its Params; what metadata lack may raise a KeyError."""
+    def _make(self, path: str, metadata: dict[str, Any]) -> ModelT:
+        """Make the model, without its Params; metadata that lack a key may raise KeyError."""
 
 
 class EstimatorReader(DefaultParamsReader[ModelT]):
-    """Reads what pyspark's writer of Params wrote of an estimator.
-
-    Parameters
-    ----------
-    cls : type
-        Of the estimator.
-    """
+    """Reader of an estimator that pyspark's writer of Params wrote."""
 
     def load(self, path: str) -> ModelT:
         """Read an estimator.
@@ -116,7 +99,7 @@ class EstimatorReader(DefaultParamsReader[ModelT]):
         Raises
         ------
         ModelError
-            If there is none.
+            If `path` does not hold one.
         """
         _metadata(self.cls, path, self.sparkSession)
         return super().load(path)
@@ -132,14 +115,7 @@ def _metadata(cls: type, path: str, spark: SparkSession) -> dict[str, Any]:
 
 
 def read_metadata(spark: SparkSession, path: str, kind: str = "model") -> dict[str, Any]:
-    """Read what pyspark's writer of Params wrote about a model or an estimator.
-
-    Parameters
-    ----------
-    spark : SparkSession
-    path : str
-    kind : str
-        What there should be, for messages.
+    """Read the metadata of a model or an estimator, called `kind` in messages.
 
     Raises
     ------
@@ -147,19 +123,13 @@ def read_metadata(spark: SparkSession, path: str, kind: str = "model") -> dict[s
         If there is none.
     FileSystemError
         If the file system of `path` cannot be reached.
-
-    Examples
-    --------
-    >>> from nonconvex.pipeline.runs import find_model
-    >>> read_metadata(spark, find_model(spark, "runs/films"))["class"]
-    'nonconvex.recommendation.MatrixFactorizationModel'
     """
-    there = FileSystem(spark, path).exists(path)
+    exists = FileSystem(spark, path).exists(path)
     try:
         metadata: dict[str, Any] = DefaultParamsReader.loadMetadata(path, spark)
     except Exception:  # of Spark, Java or the JSON, at length
-        lacking = f"there is no {kind} at {path}, nor anything else"
-        if there:
-            lacking = f"{path} does not hold a {kind}, or only part of one"
-        raise ModelError(f"{lacking}; give the directory that one was saved to") from None
+        problem = f"there is no {kind} at {path}, nor anything else"
+        if exists:
+            problem = f"{path} does not hold a {kind}, or only part of one"
+        raise ModelError(f"{problem}; give the directory that one was saved to") from None
     return metadata

@@ -10,7 +10,7 @@ from pydantic import Field, FiniteFloat, PositiveInt, model_validator
 from pyspark.ml import Estimator
 from pyspark.sql import SparkSession
 
-from nonconvex.distributed.data.example_tables import read_table
+from nonconvex.distributed.data.example_tables import read_example_table
 from nonconvex.distributed.data.sources import Source, Window, read_source
 from nonconvex.distributed.data.splits import Split
 from nonconvex.pipeline.config import ConfigError, Section, check_keys
@@ -97,7 +97,7 @@ class TableSection(FilesSection):
 
     def read(self, spark: SparkSession) -> Source:
         """Open the table, without reading its rows yet."""
-        return read_table(spark, self.path, **self._files())
+        return read_example_table(spark, self.path, **self._files())
 
 
 class SplitSection(Section):

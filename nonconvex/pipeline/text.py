@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
+
+from nonconvex.estimators.display import text_table
 
 __all__ = [
     "Drift",
@@ -13,47 +15,11 @@ __all__ = [
     "decimals",
     "drift_report",
     "json_values",
-    "restart_table",
     "strict_json",
-    "text_table",
 ]
 
 Drift = dict[str, dict[str, float | None]]
 """By name of a figure, its value ``before`` and ``now``; None where it is not known."""
-
-
-def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Align rows under a header: the first column to the left, the others to the right.
-
-    Examples
-    --------
-    >>> print(text_table(["", "RMSE"], [["model", "1.52"], ["user mean", "10.73"]]))
-                RMSE
-    model       1.52
-    user mean  10.73
-    """
-    lines = [header, *rows]
-    first, *others = (max(map(len, column)) for column in zip(*lines, strict=True))
-    return "\n".join(
-        "  ".join([line[0].ljust(first), *map(str.rjust, line[1:], others)]).rstrip()
-        for line in lines
-    )
-
-
-def restart_table(header: Sequence[str], rows: Sequence[Sequence[str]], summary: Any) -> str:
-    """Show a row for each random start of a fit, with a star at the best one.
-
-    `summary` is that of the fit; `rows` have what `header` names, for each of its restarts.
-    """
-    named = [
-        [
-            f"{one.restart} *" if number == summary.best else f"{one.restart}",
-            *row,
-            one.stop.partition(":")[0],
-        ]
-        for number, (one, row) in enumerate(zip(summary.restarts, rows, strict=True))
-    ]
-    return text_table(["restart", *header, "stopped"], named)
 
 
 def decimals(value: float | None) -> str:

@@ -22,7 +22,7 @@ from nonconvex.distributed.factorization.runs import FitState
 from nonconvex.distributed.files.atomic import verify
 from nonconvex.distributed.files.hadoop import ConcurrencyError, FileSystem
 from nonconvex.recommendation import MatrixFactorization
-from tests.distributed.factorization.test_fit import frame, triples
+from tests.factories import frame, triples
 
 
 class Killed(BaseException):
@@ -78,7 +78,9 @@ def test_the_same_bits_as_without_interruption(ratings, tmp_path, monkeypatch, p
     assert resumed.factors.users.tobytes() == whole.factors.users.tobytes()
     assert resumed.factors.items.tobytes() == whole.factors.items.tobytes()
     assert resumed.globalBias == whole.globalBias
-    assert resumed._ridge.measured.noise.tobytes() == whole._ridge.measured.noise.tobytes()
+    assert (
+        resumed._state.ridge.measured.noise.tobytes() == whole._state.ridge.measured.noise.tobytes()
+    )
     assert resumed.summary.objectiveHistory == whole.summary.objectiveHistory
     assert not path.exists(), "a complete fit leaves no checkpoint"
 

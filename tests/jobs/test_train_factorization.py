@@ -90,7 +90,8 @@ def test_what_is_printed(first):
     printed, outcome, log = first
     text = "\n".join(printed)
     number = r" +\d+\.\d+"
-    assert re.fullmatch(r"restart +iteration +f +train RMSE +validation RMSE +stopped", printed[0])
+    assert re.match(r"[\d,]+ users, [\d,]+ items, [\d,]+ ratings: trained in ", printed[0])
+    assert re.fullmatch(r"restart +iteration +f +train RMSE +validation RMSE +stopped", printed[1])
     assert sum(line.startswith(("0 ", "1 ")) for line in printed) == 2
     assert sum(line.startswith(("0 * ", "1 * ")) for line in printed) == 1
     for title in ("model", "best start", "α \\+ biases", "user mean", "global mean"):
@@ -127,7 +128,7 @@ path = "{tmp_path}/runs"
     )
     status, printed, outcome, log = train(config=config, report=True)
     assert status == 0, outcome
-    assert re.fullmatch(r"chain +sweeps +τ +train RMSE +validation RMSE of the mean", printed[0])
+    assert re.match(r"chain +sweeps +τ +train RMSE +validation RMSE of the mean", printed[1])
     assert outcome["iterations"] == 5
     assert outcome["metrics"]["rmse"].keys() == {"model", "biases", "user_mean", "global_mean"}
     assert len(re.findall(r"chain 0  sweep   \d  τ .* train RMSE", log)) == 5

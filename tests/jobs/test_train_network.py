@@ -82,7 +82,16 @@ def trained(job):
 def test_what_is_printed_and_reported(trained):
     printed, outcome, _ = trained
     text = "\n".join(printed)
-    assert printed[0].split() == ["restart", "epoch", "f", "validation", "loss", "stopped"]
+    assert printed[0].startswith("network 3-")
+    assert printed[1].split() == [
+        "restart",
+        "epoch",
+        "f",
+        "accuracy",
+        *("validation", "loss"),
+        *("validation", "accuracy"),
+        "stopped",
+    ]
     assert sum(line.startswith(("0 * ", "1 * ")) for line in printed) == 1
     metrics = outcome["metrics"]
     accuracy, constant = (metrics[name]["accuracy"] for name in ("model", "baseline"))

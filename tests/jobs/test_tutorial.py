@@ -21,5 +21,5 @@ def test_it_runs_from_the_raw_file_to_the_reasons(spark, tmp_path, monkeypatch, 
     [covered] = re.findall(r"in their interval of 90 %: (.+)% of the test ratings", told)
     assert 88 < float(covered) < 92.5
     assert re.search(r"^.+ for 42: \d\.\d\d$", told, re.MULTILINE)
-    assert re.search(r"γ_u·γ_i, how they go together, of which\n +[+-]", told)
+    assert re.search(r"γ_u·γ_i, the interaction, from\n +[+-]", told)
     assert (tmp_path / "output/tutorial/model/metadata").is_dir()

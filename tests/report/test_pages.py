@@ -13,8 +13,7 @@ import pytest
 from nonconvex.distributed.calibration import PredictedVsActual, Reliability
 from nonconvex.distributed.data.prepared import Manifest
 from nonconvex.estimators.factorization.summary import RestartSummary, TrainingSummary
-from nonconvex.estimators.network.summary import NetworkSummary
-from nonconvex.estimators.network.summary import RestartSummary as NetworkRestart
+from nonconvex.estimators.network.summary import NetworkRestart, NetworkSummary
 from nonconvex.numerics.factorization.model import Factors
 from nonconvex.numerics.metrics import BINS, Evaluation, Scores
 from nonconvex.pipeline.runs import Run, RunMetadata

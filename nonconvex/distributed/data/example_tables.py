@@ -1,4 +1,4 @@
-"""Tables of examples: where they are read, which rows can be used, and which are held out."""
+"""Tables of examples: read, validated row by row, and split into training, validation and test."""
 
 from __future__ import annotations
 
@@ -13,13 +13,20 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import ArrayType, NumericType, StringType
 
-from nonconvex.distributed.columns import ColumnError
+from nonconvex.distributed.columns import ColumnError, free_name, named_column
 from nonconvex.distributed.data.examples import ExampleColumns, ExamplesError
 from nonconvex.distributed.data.sources import Source, Window, read_source
 from nonconvex.distributed.data.splits import Split, part_by_hash
 from nonconvex.distributed.data.validation import PARTS
 
-__all__ = ["BUNDLED", "ExampleTable", "Intake", "feature_columns", "read_table", "take_examples"]
+__all__ = [
+    "BUNDLED",
+    "ExampleTable",
+    "InvalidRowPolicy",
+    "feature_columns",
+    "read_example_table",
+    "take_examples",
+]
 
 BUNDLED = ("breast_cancer", "diabetes", "digits", "iris", "wine")
 """Data sets that come with scikit-learn; ``sklearn:<name>`` is a path to one."""
@@ -31,29 +38,19 @@ _SHOWN = 3
 
 
 @dataclass(frozen=True)
-class Intake:
-    """What becomes of the rows of a table.
+class InvalidRowPolicy:
+    """The split of a table, and the treatment of rows that no network can be trained on.
 
-    Parameters
-    ----------
-    split : Split
-        Of method "random", by a hash of all that is used of a row, so that rows that are equal
-        stay together; or of method "column".
-    invalid : {"error", "reject"}
-        What becomes of a row that no network can be trained on: all of them are refused, or it
-        alone is left out.
-
-    Raises
-    ------
-    ValueError
-        For other values.
+    `split` has method "random", by a hash of all that is used of a row, so that equal rows stay
+    together, or "column".  With `invalid` "error" one such row raises; with "reject" it is left
+    out.  Other values raise ValueError.
     """
 
     split: Split = field(default_factory=Split)
     invalid: str = "error"
 
     def __post_init__(self) -> None:
-        """Refuse what means nothing here."""
+        """Check both."""
         if self.split.method not in ("random", "column"):
             raise ValueError(f"method must be random or column, got {self.split.method!r}")
         if self.invalid not in _INVALID:
@@ -62,31 +59,16 @@ class Intake:
 
 @dataclass(frozen=True)
 class ExampleTable:
-    """Rows to train on, to validate on and to test on.
+    """Rows to train on, to validate on and to test on."""
 
-    Parameters
-    ----------
-    rows : DataFrame
-        The columns that are used, under their names, and one that says which of `PARTS` a row
-        belongs to.
-    rejected : DataFrame
-        All columns of the rows that cannot be used, and ``reason``.
-    columns : ExampleColumns
-        Those of `rows`.
-    counts : dict of str to int
-        How many rows each part has, and how many are ``rejected``.
-    reasons : dict of str to int
-        How many rows are rejected for each reason.
-    """
-
-    rows: DataFrame
-    rejected: DataFrame
-    columns: ExampleColumns
-    counts: dict[str, int]
-    reasons: dict[str, int]
+    rows: DataFrame  # the used columns, and one with the part of `PARTS`
+    rejected: DataFrame  # all columns of the rows that cannot be used, and ``reason``
+    columns: ExampleColumns  # of `rows`
+    counts: dict[str, int]  # rows of each part, and ``rejected``
+    reasons: dict[str, int]  # rejected rows by reason
 
     HELD_OUT: ClassVar[str] = "nonconvex_held_out"
-    """The column of `training` that says which rows are for validation."""
+    """The column of `training` that marks the validation rows."""
 
     @property
     def training(self) -> DataFrame:
@@ -102,7 +84,7 @@ class ExampleTable:
         return self.rows.where(F.col(_PART) == name).drop(_PART)
 
 
-def read_table(
+def read_example_table(
     spark: SparkSession,
     path: str,
     *,
@@ -110,24 +92,10 @@ def read_table(
     separator: str | None = None,
     window: Window | None = None,
 ) -> Source:
-    """Read a table of examples, without looking at its rows yet.
+    """Read a table, as `read_source` does, or a data set of `BUNDLED` from ``sklearn:<name>``.
 
-    Parameters
-    ----------
-    spark : SparkSession
-    path : str
-        A file, a directory or a pattern with wildcards, or ``sklearn:<name>`` for one of
-        `BUNDLED`, which has columns ``features``, an array, and ``label``: a number, or for
-        classes the number of the class.
-    format, separator, window : optional
-        See `nonconvex.distributed.data.sources.read_source`.
-
-    Raises
-    ------
-    SourceError
-        As `read_source` says.
-    ExamplesError
-        If scikit-learn has no such data set, or is not installed.
+    The latter have columns ``features``, an array, and ``label``, a number or the number of a
+    class; ExamplesError says that scikit-learn has no such data set, or is not installed.
     """
     if not path.startswith(_SCHEME):
         return read_source(spark, path, format=format, separator=separator, window=window)
@@ -146,13 +114,7 @@ def read_table(
 
 
 def feature_columns(source: Source, others: Sequence[str]) -> list[str]:
-    """Return the columns that are not among `others`, which are then the features.
-
-    Raises
-    ------
-    ColumnError
-        If there are none.
-    """
+    """Return the columns that are not among `others`; raise ColumnError if there are none."""
     names = [name for name in source.rows.columns if name not in (*others, source.malformed)]
     if not names:
         raise ColumnError(f"{source.path} has no columns besides {', '.join(others)}: add features")
@@ -160,34 +122,19 @@ def feature_columns(source: Source, others: Sequence[str]) -> list[str]:
 
 
 def take_examples(
-    source: Source, columns: ExampleColumns, intake: Intake, *, classify: bool
+    source: Source, columns: ExampleColumns, policy: InvalidRowPolicy, *, classify: bool
 ) -> ExampleTable:
-    """Tell the rows that can be used from those that cannot, and split them.
+    """Separate usable rows from the others, and split them.
 
-    A row cannot be used if its line is malformed, a feature, a target or the weight is null, NaN,
+    A row is rejected if its line is malformed, a feature, a target or the weight is null, NaN,
     infinite or no number, the weight is negative, the class is null, or the column that splits
-    has no part.
-
-    Parameters
-    ----------
-    source : Source
-        In a text format, columns become numbers; classes too, if all of them are numbers.
-    columns : ExampleColumns
-        What to use; ``held_out`` is for the split to say.
-    intake : Intake
-    classify : bool
-        Whether labels are classes.
-
-    Raises
-    ------
-    ColumnError
-        If a column is missing.
-    ExamplesError
-        If there are no rows, or rows that cannot be used, unless they are to be rejected.
+    has no part.  In a text format columns become numbers; classes too, if all are numbers.
+    Raises ColumnError if a column is missing, and ExamplesError if there are no usable rows, or
+    rows to reject that the policy does not allow.
     """
     table = source.rows
     used = _used(columns)
-    split = [] if intake.split.column is None else [intake.split.column]
+    split = [] if policy.split.column is None else [policy.split.column]
     for name in (*used, *split):
         if name not in table.columns:
             raise ColumnError(
@@ -204,15 +151,17 @@ def take_examples(
     if columns.weight is not None:
         reasons.append(F.when(values[columns.weight] < 0, f"{columns.weight} is negative"))
     if source.malformed is not None:
-        reasons.insert(0, F.when(_quoted(source.malformed).isNotNull(), "the line is malformed"))
-    if intake.split.column is not None:
-        part = _quoted(intake.split.column).cast("string")
+        reasons.insert(
+            0, F.when(named_column(source.malformed).isNotNull(), "the line is malformed")
+        )
+    if policy.split.column is not None:
+        part = named_column(policy.split.column).cast("string")
         allowed = ", ".join(PARTS)
         known = F.coalesce(part.isin(*PARTS), F.lit(False))
-        reasons.append(F.when(~known, f"{intake.split.column} is none of {allowed}"))
+        reasons.append(F.when(~known, f"{policy.split.column} is none of {allowed}"))
     else:
-        part = part_by_hash(intake.split, *(_hashed(table, name, values[name]) for name in used))
-    reason = _free(table, "reason")
+        part = part_by_hash(policy.split, *(_hashed(table, name, values[name]) for name in used))
+    reason = free_name("reason", table.columns)
     judged = table.withColumns({_PART: part, reason: F.coalesce(*reasons)})
     counted = judged.groupBy(_PART, reason).count().collect()
     counts = dict.fromkeys(PARTS, 0) | {"rejected": 0}
@@ -221,7 +170,7 @@ def take_examples(
         counts[part_name if why is None else "rejected"] += count
         if why is not None:
             by_reason[why] = by_reason.get(why, 0) + count
-    _check(source, counts, by_reason, intake)
+    _check(source, counts, by_reason, policy)
     usable = F.col(reason).isNull()
     kept = (values[name].alias(name) for name in used)
     return ExampleTable(
@@ -234,7 +183,7 @@ def take_examples(
 
 
 def _check(
-    source: Source, counts: dict[str, int], by_reason: dict[str, int], intake: Intake
+    source: Source, counts: dict[str, int], by_reason: dict[str, int], policy: InvalidRowPolicy
 ) -> None:
     rejected, rows = counts["rejected"], sum(counts.values())
     if not rows:
@@ -242,9 +191,9 @@ def _check(
     worst = sorted(by_reason, key=lambda reason: (-by_reason[reason], reason))
     shown = "; ".join(f"{reason} in {by_reason[reason]:,}" for reason in worst[:_SHOWN])
     shown += "; …" if worst[_SHOWN:] else ""
-    if rejected and intake.invalid == "error":
+    if rejected and policy.invalid == "error":
         raise ExamplesError(
-            f"{rejected:,} of the {rows:,} rows of {source.path} cannot be used ({shown}); mend "
+            f"{rejected:,} of the {rows:,} rows of {source.path} cannot be used ({shown}); correct "
             'them, or set invalid="reject" to train without them'
         )
     if rejected == rows:
@@ -261,7 +210,7 @@ def _used(columns: ExampleColumns) -> list[str]:
 
 def _value(table: DataFrame, name: str, *, text: bool) -> Column:
     """Return a column of numbers; in the text formats numbers are strings."""
-    kind, column = table.schema[name].dataType, _quoted(name)
+    kind, column = table.schema[name].dataType, named_column(name)
     if not text:
         return column
     if isinstance(kind, ArrayType):
@@ -271,7 +220,7 @@ def _value(table: DataFrame, name: str, *, text: bool) -> Column:
 
 def _class(source: Source, name: str, number: Column) -> Column:
     """Return classes: numbers, if those of a text format are all numbers, and else strings."""
-    column = _quoted(name)
+    column = named_column(name)
     if not source.text:
         kind = source.rows.schema[name].dataType
         return F.when(~_infinite(column), column) if isinstance(kind, NumericType) else column
@@ -303,13 +252,3 @@ def _infinite(value: Column) -> Column:
 
 def _hashed(table: DataFrame, name: str, value: Column) -> Column:
     return F.unwrap_udt(value) if isinstance(table.schema[name].dataType, VectorUDT) else value
-
-
-def _free(table: DataFrame, name: str) -> str:
-    while name in table.columns:
-        name += "_"
-    return name
-
-
-def _quoted(name: str) -> Column:
-    return F.col("`" + name.replace("`", "``") + "`")

@@ -1,8 +1,7 @@
-"""Examples at the door: which columns they are in, and what those hold.
+"""Examples as columns of a dataframe, their schema, and their rows as arrays.
 
-Arrow columns of vectors to matrices: ml vectors, dense or sparse, and arrays of numbers.
-
-Examples as they are read: what can be used of a table, and why the rest cannot.
+`select_examples` names and casts the columns, `infer_schema` counts rows and classes, and
+`read_examples` turns Arrow tables into matrices, with a reason for each row it rejects.
 """
 
 from __future__ import annotations
@@ -22,37 +21,37 @@ from pyspark.sql import Column, DataFrame, Row
 from pyspark.sql import functions as F
 from pyspark.sql.types import ArrayType, DecimalType, NumericType, StringType
 
-from nonconvex.distributed.columns import ColumnError, boolean_column, number_column
+from nonconvex.distributed.columns import ColumnError, boolean_column, named_column, number_column
 
 __all__ = [
     "MOST_CLASSES",
     "Accepted",
     "Classes",
     "ExampleColumns",
+    "ExampleSchema",
     "ExamplesError",
-    "Outline",
     "Vectors",
-    "outline",
+    "infer_schema",
+    "raise_rejected",
     "read_examples",
     "read_vectors",
-    "refuse",
     "select_examples",
     "select_vectors",
 ]
 
 MOST_CLASSES = 10_000
-"""More different labels than this are taken for numbers that a regression should predict."""
+"""Most classes; more different labels are numbers for a regression."""
 
 
 class ExamplesError(ValueError):
-    """Examples that no network can be trained on; the message says why, and what to do."""
+    """Examples that no network can be trained on; the message names the cause and the remedy."""
 
     exit_status = 3
 
 
 @dataclass(frozen=True)
 class ExampleColumns:
-    """Where a dataframe has its examples.
+    """Names of the columns of examples.
 
     Parameters
     ----------
@@ -62,9 +61,9 @@ class ExampleColumns:
         For a classification, a column of strings or whole numbers.  For a regression, a column
         of numbers, ml vectors or arrays, or a sequence of columns of numbers.
     weight : str, optional
-        A column of numbers that are at least 0.
+        A column of numbers ≥ 0.
     held_out : str, optional
-        A boolean column that is true for the rows that validation is done on.
+        A boolean column, true for the validation rows.
     """
 
     features: str | Sequence[str]
@@ -73,67 +72,33 @@ class ExampleColumns:
     held_out: str | None = None
 
     def feature_name(self, index: int) -> str:
-        """Return what to call a feature in a message."""
+        """Return the name of a feature, for messages."""
         one = isinstance(self.features, str)
         return f"{self.features}[{index}]" if one else repr(self.features[index])
 
 
 class Classes(NamedTuple):
-    """The classes of a classification, in the order of the outputs.
+    """The classes of a classification, ascending, in the order of the outputs."""
 
-    Attributes
-    ----------
-    kind : str
-        "string", or "double" for whole numbers.
-    values : tuple of str or tuple of float
-        In ascending order.
-    """
-
-    kind: str
+    kind: str  # "string", or "double" for whole numbers
     values: tuple[Any, ...]
 
 
-class Outline(NamedTuple):
-    """What is known of examples before they are read.
+class ExampleSchema(NamedTuple):
+    """Numbers of rows, features and outputs, and the classes; None for a regression."""
 
-    Attributes
-    ----------
-    rows, held_out : int
-        Number of examples to train on, and to validate on.
-    features, targets : int
-        Number of features, and of numbers or classes to predict.
-    classes : Classes or None
-        None for a regression.
-    """
-
-    rows: int
-    held_out: int
+    rows: int  # to train on
+    held_out: int  # to validate on
     features: int
-    targets: int
+    targets: int  # numbers or classes to predict
     classes: Classes | None
 
 
 def select_examples(frame: DataFrame, columns: ExampleColumns, *, classify: bool) -> DataFrame:
-    """Return the columns of examples under names and in types of their own.
+    """Return the columns ``features, label, weight double, held_out boolean``, if they are given.
 
-    Parameters
-    ----------
-    frame : DataFrame
-    columns : ExampleColumns
-    classify : bool
-        Whether the labels are classes.
-
-    Returns
-    -------
-    DataFrame
-        ``features, label, weight double, held_out boolean``, the last two only if there are any.
-        Features and labels are as `read_vectors` takes them, and
-        classes are strings or doubles.
-
-    Raises
-    ------
-    ColumnError
-        If a column is missing or of a wrong type.
+    Features and labels are as `read_vectors` takes them; classes are strings or doubles.  Raises
+    ColumnError if a column is missing or of a wrong type.
     """
     selected = {"features": select_vectors(frame, columns.features, "featuresCol")}
     if classify:
@@ -150,20 +115,9 @@ def select_examples(frame: DataFrame, columns: ExampleColumns, *, classify: bool
 
 
 def select_vectors(frame: DataFrame, names: str | Sequence[str], role: str) -> Column:
-    """Return one column of vectors, as `read_vectors` takes them.
+    """Return a column of vectors, as `read_vectors` takes them, of one column or of several.
 
-    Parameters
-    ----------
-    frame : DataFrame
-    names : str or sequence of str
-        One column of ml vectors or arrays of numbers, or a sequence of columns of numbers.
-    role : str
-        The Param that names them, for the message.
-
-    Raises
-    ------
-    ColumnError
-        If a column is missing or of a wrong type, or there is none.
+    Raises ColumnError, with the Param `role`, if a column is missing or of a wrong type.
     """
     if not isinstance(names, str):
         if not names:
@@ -171,7 +125,7 @@ def select_vectors(frame: DataFrame, names: str | Sequence[str], role: str) -> C
         return F.array(*(number_column(frame, name, role) for name in names))
     if names not in frame.columns:
         number_column(frame, names, role)  # which says what columns there are
-    kind, column = frame.schema[names].dataType, _column(names)
+    kind, column = frame.schema[names].dataType, named_column(names)
     if isinstance(kind, VectorUDT):
         return F.unwrap_udt(column)
     if isinstance(kind, ArrayType) and isinstance(kind.elementType, NumericType):
@@ -184,37 +138,19 @@ def select_vectors(frame: DataFrame, names: str | Sequence[str], role: str) -> C
     )
 
 
-def outline(
+def infer_schema(
     selected: DataFrame,
     columns: ExampleColumns,
     *,
     classify: bool,
     features: int | None = None,
     targets: int | None = None,
-) -> Outline:
-    """Count the examples and their classes, and measure the first of them.
+) -> ExampleSchema:
+    """Count the rows and their classes, and measure the first row.
 
-    Parameters
-    ----------
-    selected : DataFrame
-        From `select_examples`.
-    columns : ExampleColumns
-        What they are called, for messages.
-    classify : bool
-    features, targets : int, optional
-        What the first and the last entry of ``layers`` ask for, where they are given.
-
-    Returns
-    -------
-    Outline
-        The classes are all there are in ascending order; where `targets` is given and they are
-        numbers, 0 … targets − 1.
-
-    Raises
-    ------
-    ExamplesError
-        If there are no examples to train on, or a single class; if labels are no classes; if
-        `features` or `targets` are other numbers than those of the data.
+    The classes are all that occur, ascending; with numbers and `targets`, 0 … targets − 1.  Raises
+    ExamplesError if there are no rows to train on or a single class, if labels are no classes, or
+    if `features` or `targets`, from ``layers``, are other numbers than those of the data.
     """
     held_out = F.col("held_out") if "held_out" in selected.columns else F.lit(False)
     keys = [held_out.alias("held_out"), *([F.col("label")] if classify else [])]
@@ -240,7 +176,7 @@ def outline(
         _agree("ends", targets, outputs, "targets", columns.label)
     else:
         outputs = len(classes.values)
-    return Outline(rows, held, found, outputs, classes)
+    return ExampleSchema(rows, held, found, outputs, classes)
 
 
 def _classes(groups: list[Row], label: str | Sequence[str], targets: int | None) -> Classes:
@@ -263,7 +199,7 @@ def _classes(groups: list[Row], label: str | Sequence[str], targets: int | None)
                 )
     if len(values) > MOST_CLASSES:
         raise ExamplesError(
-            f"{name} has more than {MOST_CLASSES:,} different labels, which is the most; "
+            f"{name} has more than {MOST_CLASSES:,} different labels, the maximum; "
             "group them, or use the regressor"
         )
     trained = {group.label for group in groups if not group.held_out}
@@ -293,7 +229,7 @@ def _shown(label: Any) -> str:
 
 
 def _width(selected: DataFrame, column: str, names: str | Sequence[str], role: str) -> int:
-    """Return how many entries the first vector has that is not null."""
+    """Return the length of the first vector that is not null."""
     if not isinstance(names, str):
         return len(names)
     kind = selected.schema[column].dataType
@@ -323,7 +259,9 @@ def _class_column(frame: DataFrame, label: str | Sequence[str]) -> Column:
     if not isinstance(label, str):
         raise ColumnError(f"labelCol={list(label)!r}: classes are in one column; name one")
     if label in frame.columns and isinstance(frame.schema[label].dataType, StringType):
-        return _column(label).cast("string")  # without a collation: classes differ by their bytes
+        return named_column(label).cast(
+            "string"
+        )  # without a collation: classes differ by their bytes
     if label in frame.columns and not _is_number(frame, label):
         kind = frame.schema[label].dataType.simpleString()
         raise ColumnError(
@@ -336,44 +274,23 @@ def _is_number(frame: DataFrame, name: str) -> bool:
     return name not in frame.columns or isinstance(frame.schema[name].dataType, NumericType)
 
 
-def _column(name: str) -> Column:
-    return F.col("`" + name.replace("`", "``") + "`")
-
-
 class Vectors(NamedTuple):
-    """The vectors of a column.
+    """Vectors of a column; null entries, and rows that are null or too short or long, are NaN."""
 
-    Attributes
-    ----------
-    values : float64 array of shape (m, width)
-        A null entry is NaN, and so are all entries of a row that is null or of another length.
-    lengths : int64 array of shape (m,)
-        -1 for null.
-    """
-
-    values: NDArray[np.float64]
-    lengths: NDArray[np.int64]
+    values: NDArray[np.float64]  # (m, width)
+    lengths: NDArray[np.int64]  # (m,), −1 for null
 
     @property
     def finite(self) -> NDArray[np.bool_]:
-        """Tell of each row whether it is of the right length and all of it finite."""
+        """Mask of the rows of the right length without NaN or infinity; shape (m,)."""
         return np.asarray(np.isfinite(self.values).all(axis=1))
 
 
 def read_vectors(column: pa.Array, width: int) -> Vectors:
-    """Read a column of vectors that should have `width` entries each.
+    """Read a column of vectors that should have `width` entries each; a zero has no sign.
 
-    Parameters
-    ----------
-    column : pyarrow.Array
-        Lists of numbers, or the structs (type, size, indices, values) that ml vectors are made
-        of, or numbers, which are vectors of one entry.
-    width : int
-
-    Returns
-    -------
-    Vectors
-        A zero has no sign.
+    The column has lists of numbers, or the structs (type, size, indices, values) of ml vectors, or
+    numbers, which are vectors of one entry.
 
     Examples
     --------
@@ -435,97 +352,57 @@ _NAMED = 3  # features that a message names
 
 
 class Accepted(NamedTuple):
-    """The usable examples of a table.
+    """The usable rows of a table."""
 
-    Attributes
-    ----------
-    x : float64 array of shape (m, d)
-    y : float64 array of shape (m, k), or int32 array of shape (m,) with the indices of classes
-    weight : float64 array of shape (m,), or None
-    held_out : bool array of shape (m,)
-    """
-
-    x: NDArray[np.float64]
-    y: NDArray[Any]
-    weight: NDArray[np.float64] | None
-    held_out: NDArray[np.bool_]
+    x: NDArray[np.float64]  # (m, d)
+    y: NDArray[Any]  # (m, k), or int32 indices of classes (m,)
+    weight: NDArray[np.float64] | None  # (m,)
+    held_out: NDArray[np.bool_]  # (m,)
 
     def take(self, rows: NDArray[Any]) -> Accepted:
-        """Return some of the rows, given by number in their order, or by a mask."""
+        """Return some of the rows, by number or by a mask."""
         weight = None if self.weight is None else self.weight[rows]
         return Accepted(self.x[rows], self.y[rows], weight, self.held_out[rows])
 
 
-def read_examples(table: pa.Table, outline: Outline) -> tuple[Accepted, Counter[str]]:
-    """Read a table of examples.
-
-    Parameters
-    ----------
-    table : pyarrow.Table
-        Of what `select_examples` returns.
-    outline : Outline
-
-    Returns
-    -------
-    Accepted
-    Counter
-        How many rows were refused, and why, for `refuse`.  Of two tables they can be added.
-    """
-    features = read_vectors(_column_example_intake(table, "features"), outline.features)
-    reasons = _complaints("features", features, outline.features)
+def read_examples(table: pa.Table, schema: ExampleSchema) -> tuple[Accepted, Counter[str]]:
+    """Read a table from `select_examples`; count the rejected rows by reason."""
+    features = read_vectors(_chunk(table, "features"), schema.features)
+    reasons = _complaints("features", features, schema.features)
     good = features.finite
     y: NDArray[Any]
-    if outline.classes is None:
-        labels = read_vectors(_column_example_intake(table, "label"), outline.targets)
-        reasons.update(_complaints("label", labels, outline.targets))
+    if schema.classes is None:
+        labels = read_vectors(_chunk(table, "label"), schema.targets)
+        reasons.update(_complaints("label", labels, schema.targets))
         y, right = labels.values, labels.finite
     else:
-        kind = pa.string() if outline.classes.kind == "string" else pa.float64()
-        index = pc.index_in(
-            _column_example_intake(table, "label"), pa.array(outline.classes.values, kind)
-        )
+        kind = pa.string() if schema.classes.kind == "string" else pa.float64()
+        index = pc.index_in(_chunk(table, "label"), pa.array(schema.classes.values, kind))
         y = index.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int32)
         right = y >= 0
         reasons["changed"] = int((~right).sum())
     good &= right
     weight = None
     if "weight" in table.column_names:
-        weight = read_vectors(_column_example_intake(table, "weight"), 1).values[:, 0]
+        weight = read_vectors(_chunk(table, "weight"), 1).values[:, 0]
         right = np.isfinite(weight) & (weight >= 0)
         reasons["weight"] = int((~right).sum())
         good &= right
     held_out = np.zeros(len(table), bool)
     if "held_out" in table.column_names:
-        held_out = (
-            _column_example_intake(table, "held_out").to_numpy(zero_copy_only=False).astype(bool)
-        )
+        held_out = _chunk(table, "held_out").to_numpy(zero_copy_only=False).astype(bool)
     accepted = Accepted(features.values, y, weight, held_out)
     return (accepted if good.all() else accepted.take(good)), +reasons
 
 
-def refuse(
-    reasons: Mapping[str, int], columns: ExampleColumns, outline: Outline, before: str = "fit"
+def raise_rejected(
+    reasons: Mapping[str, int], columns: ExampleColumns, schema: ExampleSchema, before: str = "fit"
 ) -> None:
-    """Raise an error that says what is wrong with examples, if anything is.
-
-    Parameters
-    ----------
-    reasons : mapping
-        From `read_examples`.
-    columns : ExampleColumns
-        What the columns are called.
-    outline : Outline
-    before : str
-        What they are to be used for.
-
-    Raises
-    ------
-    ExamplesError
-    """
+    """Raise ExamplesError with the reasons counted by `read_examples`, if there are any."""
     found = []
     for what, names, width in (
-        ("features", columns.features, outline.features),
-        ("label", columns.label, outline.targets),
+        ("features", columns.features, schema.features),
+        ("label", columns.label, schema.targets),
     ):
         role = f"{what}Col={names!r}" if isinstance(names, str) else f"{what}Col"
         if count := reasons.get(f"{what}.null"):
@@ -546,13 +423,13 @@ def refuse(
         )
     if found:
         raise ExamplesError(
-            f"{' and '.join(found)}, of {outline.rows + outline.held_out:,} in all; "
+            f"{' and '.join(found)}, of {schema.rows + schema.held_out:,} in all; "
             f"drop or fill them before {before}"
         )
     if count := reasons.get("changed"):
         raise ExamplesError(
-            f"labelCol={columns.label!r} has labels in {count:,} rows that it did not have a "
-            "moment ago; the dataframe gives other rows each time: cache it, or write it to Parquet"
+            f"labelCol={columns.label!r} has new labels in {count:,} rows since they were counted: "
+            "the dataframe gives other rows each time; cache it, or write it to Parquet"
         )
 
 
@@ -560,7 +437,7 @@ def _where(reasons: Mapping[str, int], what: str, columns: ExampleColumns) -> st
     prefix = f"{what}.finite."
     counts = {int(k.removeprefix(prefix)): n for k, n in reasons.items() if k.startswith(prefix)}
     if isinstance(columns.features, str) and len(counts) > 10 * _NAMED:
-        return ""  # whole vectors, no single feature is the culprit
+        return ""  # whole vectors are missing, no single feature
     worst: Sequence[int] = sorted(counts, key=lambda index: (-counts[index], index))
     named = [f"{columns.feature_name(index)} in {counts[index]:,}" for index in worst[:_NAMED]]
     return f" ({', '.join(named)}{', …' if worst[_NAMED:] else ''})"
@@ -581,6 +458,6 @@ def _complaints(what: str, vectors: Vectors, width: int) -> Counter[str]:
     return found
 
 
-def _column_example_intake(table: pa.Table, name: str) -> pa.Array:
+def _chunk(table: pa.Table, name: str) -> pa.Array:
     column = table[name]
     return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks)

@@ -1,4 +1,4 @@
-"""How well a network predicts rows that have labels, in one pass on the executors."""
+"""Errors of predictions over labelled rows, in one pass on the executors."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from pyspark.sql import DataFrame
 from nonconvex.distributed.columns import TOTALS, batch_of, totals_in
 from nonconvex.distributed.data.examples import (
     ExampleColumns,
+    ExampleSchema,
     ExamplesError,
-    Outline,
+    raise_rejected,
     read_examples,
-    refuse,
     select_examples,
 )
 from nonconvex.distributed.network.predict import HandleInvalid, Scorer
@@ -34,7 +34,7 @@ __all__ = ["evaluate_network"]
 
 _Batches = Iterator[pa.RecordBatch]
 
-_UNUSABLE = ("features.null", "features.finite")  # what handle_invalid is about
+_UNUSABLE = ("features.null", "features.finite")  # reasons that handle_invalid may leave out
 
 
 def evaluate_network(
@@ -47,39 +47,20 @@ def evaluate_network(
 ) -> dict[str, Any]:
     """Compare predictions with labels.
 
-    Sums are exact and rounded once, so errors depend neither on the order of the rows nor on
-    their partitions.
-
-    Parameters
-    ----------
-    frame : DataFrame
-    columns : ExampleColumns
-        As in training, or others that hold the same.
-    scorer : Broadcast of Scorer
-    handle_invalid : "error", "skip" or "keep"
-        What to do about rows with null, NaN or infinite features: refuse them, or leave them out.
-    thresholds : sequence of float, optional
-        See `nonconvex.numerics.network.model.Network.predicted`.
-
-    Returns
-    -------
-    dict
-        What `nonconvex.numerics.metrics` makes, and ``unpredicted``, how many rows were
-        left out.
-
-    Raises
-    ------
-    ColumnError, ExamplesError, EvaluationError
-        If columns or rows cannot be used, or there are none.
+    Sums are exact and rounded once, so errors depend neither on the order of the rows nor on their
+    partitions.  Returns the dict of `classification_errors` or `regression_errors`, and
+    ``unpredicted``, the number of rows with null, NaN or infinite features, which are left out
+    unless `handle_invalid` is "error".  Raises ColumnError, ExamplesError or EvaluationError if
+    columns or rows cannot be used, or there are none.
     """
     about = scorer.value
     network, classes = about.network, about.classes
     selected = select_examples(frame, columns, classify=classes is not None)
-    outline = Outline(0, 0, network.layers[0], network.layers[-1], classes)
+    schema = ExampleSchema(0, 0, network.layers[0], network.layers[-1], classes)
     if classes is not None:
         _check_kind(selected, columns, classes.kind)
-    schema = f"{TOTALS}, reasons string"
-    collected = selected.mapInArrow(_errors(scorer, outline, thresholds), schema).toArrow()
+    fields = f"{TOTALS}, reasons string"
+    collected = selected.mapInArrow(_errors(scorer, schema, thresholds), fields).toArrow()
     reasons: Counter[str] = Counter()
     for text in collected["reasons"].to_pylist():
         reasons.update(json.loads(text or "{}"))
@@ -87,7 +68,7 @@ def evaluate_network(
     unpredicted = 0
     if handle_invalid != "error":
         unpredicted = sum(reasons.pop(reason, 0) for reason in _UNUSABLE)
-    refuse(reasons, columns, outline._replace(rows=rows), "evaluation")
+    raise_rejected(reasons, columns, schema._replace(rows=rows), "evaluation")
     if unknown and classes is not None:
         raise ExamplesError(
             f"labelCol={columns.label!r} is null or none of the model's {len(classes.values)} "
@@ -97,19 +78,19 @@ def evaluate_network(
     if classes is not None:
         errors = classification_errors(totals, classes.values)
     else:
-        errors = regression_errors(totals, _names(columns, outline.targets))
+        errors = regression_errors(totals, _names(columns, schema.targets))
     return {**errors, "unpredicted": unpredicted}
 
 
 def _errors(
-    scorer: Broadcast[Scorer], outline: Outline, thresholds: Sequence[float] | None
+    scorer: Broadcast[Scorer], schema: ExampleSchema, thresholds: Sequence[float] | None
 ) -> Callable[[_Batches], _Batches]:
     def errors(batches: _Batches) -> _Batches:
         about = scorer.value
         totals: Totals = {}
         reasons: Counter[str] = Counter()
         for batch in filter(len, batches):
-            examples, refused = read_examples(pa.Table.from_batches([batch]), outline)
+            examples, refused = read_examples(pa.Table.from_batches([batch]), schema)
             reasons.update(refused)
             reasons["rows"] += len(batch)
             z = about.logits(examples.x)

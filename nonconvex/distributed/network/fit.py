@@ -1,10 +1,9 @@
-"""The training of a network on Spark: gradients, validation, progress and checkpoints together."""
+"""Training of a network on Spark, with validation, progress and checkpoints."""
 
 from __future__ import annotations
 
 import logging
 from contextlib import ExitStack
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,8 +11,8 @@ from pyspark.sql import SparkSession
 
 from nonconvex.distributed.checkpoints import Checkpoints, Interruption, State
 from nonconvex.distributed.network.dataset import ExampleSet
-from nonconvex.distributed.network.gradients import MEMORY_BYTES, Place, Validation, open_gradients
-from nonconvex.distributed.network.shards import Reading
+from nonconvex.distributed.network.gradients import GradientMode, Validation, open_gradients
+from nonconvex.distributed.network.shards import ExampleDecoder
 from nonconvex.distributed.runtime import Progress, describe_jobs, job_description, report
 from nonconvex.numerics.convergence import StoppingRule
 from nonconvex.numerics.network.model import Network
@@ -29,55 +28,28 @@ def train_network(
     network: Network,
     theta: NDArray[np.floating],
     examples: ExampleSet,
-    reading: Reading,
+    decoder: ExampleDecoder,
     optimizer: Optimizer,
     rule: StoppingRule,
+    mode: GradientMode,
     *,
     batch_size: int,
     seed: int,
-    place: Place | Literal["auto"] = "auto",
-    memory_bytes: int = MEMORY_BYTES,
     checkpoints: Checkpoints | None = None,
     first: int = 0,
 ) -> list[Trained]:
-    """Train every restart of a network on the same minibatches.
+    """Train every restart, θ of shape (R, p), on the same minibatches.
 
-    Parameters
-    ----------
-    network : Network
-    theta : float array of shape (R, p)
-        Where the restarts begin.
-    examples : ExampleSet
-        Those that are held out are evaluated after each epoch, on the executors.
-    reading : Reading
-        From `ExampleSet.reading`.
-    optimizer : Optimizer
-    rule : StoppingRule
-    batch_size, seed : int
-        See `nonconvex.numerics.network.backprop`.
-    place, memory_bytes
-        See `nonconvex.distributed.network.gradients.open_gradients`.
-    checkpoints : Checkpoints, optional
-        Where the state is saved every so many epochs, and from where an interrupted training goes
-        on, to the same bits.  When training is complete they are removed.
-    first : int
-        The number of the first restart, for the log.
+    Validation rows are evaluated after each epoch, on the executors.  With checkpoints, the state
+    is saved every so many epochs, an interrupted training resumes to the same bits, and a complete
+    one removes them.  `first` is the number of the first restart, for the log.
 
-    Returns
-    -------
-    list of Trained
-        One for each restart, in their order.
-
-    Raises
-    ------
-    FitError
-        If no restart stays finite.
-    Interrupted
-        After Ctrl-C, at the end of the epoch, which is saved where there are checkpoints.
+    Raises FitError if no restart stays finite, and Interrupted after Ctrl-C, at the end of the
+    epoch, once it is saved.
     """
     state = None if checkpoints is None else checkpoints.load()
     if state is not None and checkpoints is not None:
-        _log.info("going on after epoch %d, from %s", state.iteration, checkpoints.path)
+        _log.info("resuming after epoch %d, from %s", state.iteration, checkpoints.path)
     spark = SparkSession.active()
     metric = "RMSE" if network.classes is None else "accuracy"
     with ExitStack() as stack:
@@ -85,20 +57,11 @@ def train_network(
         stack.callback(describe_jobs, spark, job_description(spark))
         describe_jobs(spark, "gradients")
         gradients = stack.enter_context(
-            open_gradients(
-                network,
-                examples.train,
-                reading,
-                batch_size=batch_size,
-                seed=seed,
-                restarts=len(theta),
-                place=place,
-                memory_bytes=memory_bytes,
-            )
+            open_gradients(network, examples.train, decoder, mode, batch_size=batch_size, seed=seed)
         )
         validate = None
         if examples.validation is not None:
-            validation = Validation(network, examples.validation, reading)
+            validation = Validation(network, examples.validation, decoder)
             validate = stack.enter_context(validation)
 
         def on_epoch(training: Training) -> None:
@@ -128,7 +91,7 @@ def train_network(
 
 
 def _show(training: Training, first: int, metric: str, most: int) -> None:
-    """Report what every restart reached that the epoch was for."""
+    """Report the epoch of every restart that ran in it."""
     several = len(training.restarts) > 1
     for number, restart in enumerate(training.restarts, start=first):
         if not restart.history or restart.history[-1].epoch != training.epoch:

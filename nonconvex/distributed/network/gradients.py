@@ -1,8 +1,9 @@
-"""Where the gradients of minibatches are computed: by measured sizes, unless it is said.
+"""Sums over shards of examples, computed on the driver or on the executors.
 
-Gradients computed on the driver from examples that it fetches: all at once, or as it goes.
-
-Gradients and losses computed on the executors, where the pieces are; θ is broadcast.
+All that needs a classic session (RDDs, jobs on some partitions, executor memory) is in this
+module.  `Shards` runs tasks on shards.  `LocalGradients`, `StreamedGradients` and
+`ExecutorGradients` are the implementations of `nonconvex.numerics.network.training.Gradients`;
+`choose_mode` estimates which one makes the shorter step, and `open_gradients` opens it.
 """
 
 from __future__ import annotations
@@ -16,13 +17,15 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from functools import partial, reduce
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from pyspark import Broadcast, InheritableThread, StorageLevel
+from pyspark import RDD, Broadcast, InheritableThread, SparkContext, StorageLevel
+from pyspark.sql import DataFrame
 
-from nonconvex.distributed.network.shards import Piece, Pieces, Reading
+from nonconvex.distributed.network.shards import ExampleDecoder, Shard
+from nonconvex.distributed.runtime import freeze_gc_once
 from nonconvex.numerics.network.backprop import (
     LANES,
     Evaluation,
@@ -42,47 +45,133 @@ from nonconvex.numerics.network.model import Network
 from nonconvex.numerics.network.training import Gradients
 
 __all__ = [
-    "CHUNK_BYTES",
-    "MEMORY_BYTES",
-    "Choice",
     "ExecutorGradients",
-    "Place",
-    "Sizes",
+    "GradientChoice",
+    "GradientMode",
+    "Shards",
+    "StepCost",
     "StreamedGradients",
     "Validation",
-    "choose",
-    "decide",
+    "cache_shards",
+    "cheaper_mode",
+    "choose_mode",
     "fetch_examples",
     "open_gradients",
 ]
 
+GradientMode = Literal["driver", "executors"]
+
+MEMORY_BYTES = 512 << 20
+"""Most bytes of features that the driver keeps; of more, it fetches a part at a time."""
+
 CHUNK_BYTES = 64 << 20
-"""What is fetched at a time, at most, unless one piece is larger."""
+"""Most bytes fetched at a time, unless one shard is larger."""
+
+_STORED = 1.5  # bytes per byte: above 127, a byte takes two as the JVM pickles it
+
+_log = logging.getLogger("nonconvex")
 
 Array = NDArray[np.floating]
 _T = TypeVar("_T")
 
 
-def fetch_examples(pieces: Pieces, reading: Reading, chunk_bytes: int = CHUNK_BYTES) -> Examples:
-    """Bring all examples to the driver, one piece after another, as they are trained on.
+@dataclass(frozen=True)
+class Shards:
+    """The shards to train on, or those to validate on; shard q lies in partition `first` + q."""
 
-    Parameters
-    ----------
-    pieces : Pieces
-        Small enough: see `nonconvex.distributed.network.gradients`.
-    reading : Reading
-    chunk_bytes : int
-        What is fetched at a time.
+    rows: RDD[Any]  # at most one `Shard` in a partition
+    first: int
+    count: int
+    sizes: tuple[int, ...] = ()  # number of examples of each shard, once it is known
+
+    @property
+    def context(self) -> SparkContext:
+        """The context that runs the jobs."""
+        return self.rows.context
+
+    def run(
+        self, task: Callable[[int, Shard], _T], shards: Iterable[int] | None = None
+    ) -> dict[int, _T]:
+        """Run a task on some shards, all by default, as one job.
+
+        Returns the results by shard, in the order of `shards`; an empty shard has none.  Raises
+        RuntimeError if a shard is lost, because the data have changed.
+        """
+        wanted = list(range(self.count) if shards is None else shards)
+        first = self.first
+
+        def on_partition(rows: Iterable[Any]) -> list[tuple[int, _T]]:
+            freeze_gc_once()
+            found = (Shard(*row) for row in rows)
+            return [(shard.number - first, task(shard.number - first, shard)) for shard in found]
+
+        if not wanted:
+            return {}
+        partitions = [first + shard for shard in wanted]
+        done = dict(self.context.runJob(self.rows, on_partition, partitions))
+        lost = [shard for shard in wanted if shard not in done and self.sizes and self.sizes[shard]]
+        if lost:
+            raise RuntimeError(
+                f"{len(lost)} shards of the examples are lost: the files or the dataframe changed "
+                "during the fit; start again"
+            )
+        return {shard: done[shard] for shard in wanted if shard in done}
+
+    def bounded(self, row_bytes: int, bound: int, order: Iterable[int]) -> Iterator[list[int]]:
+        """Yield runs of shards in this order, each of at most `bound` bytes or one shard."""
+        chunk: list[int] = []
+        size = 0
+        for shard in order:
+            more = self.sizes[shard] * row_bytes
+            if chunk and size + more > bound:
+                yield chunk
+                chunk, size = [], 0
+            chunk.append(shard)
+            size += more
+        if chunk:
+            yield chunk
+
+
+def cache_shards(sharded: DataFrame, values: int) -> RDD[Any]:
+    """Cache shards with this many numbers in all, in memory or on disk; the caller unpersists."""
+    rows: RDD[Any] = sharded.rdd
+    rows.persist(_storage_level(sharded.sparkSession.sparkContext, values))
+    return rows
+
+
+def _storage_level(context: SparkContext, values: int) -> StorageLevel:
+    """Return the level for this many numbers: memory if they take no more than half of it.
+
+    Spark would spill shard by shard; but shards are large objects, which fragment the heap, and
+    executors ran out of memory when it was a little over half full.
     """
-    rows = sum(pieces.sizes)
-    x = np.empty((rows, len(reading.standardization.mean)), reading.dtype)
+    status = cast(Any, context)._jsc.sc().getExecutorMemoryStatus().values().iterator()
+    room = 0
+    while status.hasNext():  # the driver's too, which counts only where it is an executor
+        room += status.next()._1()
+    needed = int(_STORED * values * 4)
+    if 2 * needed <= room:
+        return StorageLevel.MEMORY_AND_DISK
+    _log.info(
+        "%d MB of examples are kept on the executors' disks: their storage memory is %d MB",
+        needed >> 20,
+        room >> 20,
+    )
+    return StorageLevel.DISK_ONLY
+
+
+def fetch_examples(
+    shards: Shards, decoder: ExampleDecoder, chunk_bytes: int = CHUNK_BYTES
+) -> Examples:
+    """Bring all examples to the driver, shard after shard, `chunk_bytes` at a time."""
+    x = np.empty((sum(shards.sizes), len(decoder.standardization.mean)), decoder.dtype)
     y: list[NDArray[Any]] = []
     weights: list[NDArray[np.float64]] = []
-    broadcast = pieces.rdd.context.broadcast(reading)
+    broadcast = shards.context.broadcast(decoder)
     start = 0
     try:
-        for chunk in pieces.bounded(reading.row_bytes(), chunk_bytes, range(len(pieces.sizes))):
-            for part in pieces.run(_read(broadcast), chunk).values():
+        for chunk in shards.bounded(decoder.row_bytes(), chunk_bytes, range(shards.count)):
+            for part in shards.run(_decode(broadcast), chunk).values():
                 x[start : start + len(part.x)] = part.x
                 start += len(part.x)
                 y.append(part.y)
@@ -94,87 +183,73 @@ def fetch_examples(pieces: Pieces, reading: Reading, chunk_bytes: int = CHUNK_BY
 
 
 class StreamedGradients:
-    """A `nonconvex.numerics.network.training.Gradients` for more examples than the driver can hold.
+    """Gradients on the driver, of more examples than it may keep; a context manager.
 
-    A thread fetches the pieces of an epoch in its order and stays one chunk ahead, so that about
-    four chunks are in memory at a time.  The bits are those of
-    `nonconvex.numerics.network.backprop.LocalGradients`.  A context manager: at its end the
-    threads have ended and nothing is left on the executors.
-
-    Parameters
-    ----------
-    network : Network
-    pieces : Pieces
-    reading : Reading
-    batch_size : int
-    seed : int
-    threads : int
-        How many lanes of a minibatch to compute at a time.
-    chunk_bytes : int
-        What is fetched at a time.
+    A thread fetches the shards of an epoch in order and stays one chunk ahead, so that about four
+    chunks are in memory.  The bits are those of `LocalGradients`.
     """
 
     def __init__(
         self,
         network: Network,
-        pieces: Pieces,
-        reading: Reading,
+        shards: Shards,
+        decoder: ExampleDecoder,
         batch_size: int,
         seed: int,
         threads: int = 1,
         chunk_bytes: int = CHUNK_BYTES,
     ) -> None:
-        self._network, self._pieces, self._reading = network, pieces, reading
+        self._network, self._shards, self._decoder = network, shards, decoder
         self._batch_size, self._seed, self._chunk_bytes = batch_size, seed, chunk_bytes
         self._threads = threads
         self._ahead: _Ahead[dict[int, Examples]] | None = None
 
     def __enter__(self) -> StreamedGradients:
         """Start the threads."""
-        self._broadcast = self._pieces.rdd.context.broadcast(self._reading)
+        self._broadcast = self._shards.context.broadcast(self._decoder)
         self._pool = ThreadPoolExecutor(self._threads)
         return self
 
     def __exit__(self, *exception: object) -> None:
-        """End the threads, and release what the executors have."""
+        """End the threads, and destroy the broadcast."""
         if self._ahead is not None:
             self._ahead.close()
         self._pool.shutdown()
         self._broadcast.destroy()
 
     def epoch(self, number: int) -> Iterator[Callable[[Array], Sums]]:
-        """Yield for each minibatch of an epoch what maps θ of shape (R, p) to its sums."""
-        sizes = self._pieces.sizes
-        order = [piece for piece in piece_order(len(sizes), self._seed, number) if sizes[piece]]
-        chunks = self._pieces.bounded(self._reading.row_bytes(), self._chunk_bytes, order)
-        task = _read(self._broadcast)
+        """Yield a function for each minibatch: θ of shape (R, p) to its sums."""
+        sizes = self._shards.sizes
+        order = [shard for shard in piece_order(len(sizes), self._seed, number) if sizes[shard]]
+        chunks = self._shards.bounded(self._decoder.row_bytes(), self._chunk_bytes, order)
+        task = _decode(self._broadcast)
         held: dict[int, Examples] = {}
         last = -1
-        with closing(_Ahead(partial(self._pieces.run, task), chunks)) as ahead:
+        with closing(_Ahead(partial(self._shards.run, task), chunks)) as ahead:
             self._ahead = ahead
             for batch in epoch_rows(sizes, self._batch_size, self._seed, number):
                 parts: list[tuple[Examples, NDArray[np.int64]]] = []
-                for piece, rows in batch:
-                    if piece != last:  # an epoch visits each piece once: the last one is done
+                for shard, rows in batch:
+                    if shard != last:  # an epoch visits each shard once: the last one is done
                         held.pop(last, None)
-                        last = piece
-                    while piece not in held:
+                        last = shard
+                    while shard not in held:
                         held |= next(ahead)
-                    parts.append((held[piece], rows))
+                    parts.append((held[shard], rows))
                 yield partial(self._sums, *_joined(parts))
 
     def _sums(self, examples: Examples, rows: NDArray[np.int64] | None, theta: Array) -> Sums:
         return sums(self._network, theta, examples, rows, ordered_map=self._pool.map)
 
 
-def _read(reading: Broadcast[Reading]) -> Callable[[int, Piece], Examples]:
-    return lambda _, piece: reading.value(piece)
+def _decode(decoder: Broadcast[ExampleDecoder]) -> Callable[[int, Shard], Examples]:
+    return lambda _, shard: decoder.value(shard)
 
 
 def _joined(
     parts: list[tuple[Examples, NDArray[np.int64]]],
 ) -> tuple[Examples, NDArray[np.int64] | None]:
-    """Put the rows of a minibatch together, unless they are all of one piece."""
+    """Concatenate the rows of a minibatch, unless they are all of one shard."""
     if len(parts) == 1:
         return parts[0]
     taken = [
@@ -190,7 +265,7 @@ def _joined(
 
 
 class _Ahead(Generic[_T]):
-    """The results of `fetch` for each of `chunks` in order, made by a thread that stays ahead."""
+    """An iterator over ``fetch(chunk)`` for each chunk, made by a thread that stays one ahead."""
 
     def __init__(self, fetch: Callable[[list[int]], _T], chunks: Iterable[list[int]]) -> None:
         self._fetch, self._chunks = fetch, chunks
@@ -201,14 +276,14 @@ class _Ahead(Generic[_T]):
         self._thread.start()
 
     def __next__(self) -> _T:
-        """Wait for the next result; raise what kept it from being made."""
+        """Wait for the next result; raise the error of the thread."""
         result = self._results.get()
         if isinstance(result, BaseException):
             raise result
         return result
 
     def close(self) -> None:
-        """End the thread, which finishes the chunk that it is at."""
+        """End the thread, which finishes its current chunk."""
         self._stop.set()
         while self._thread.is_alive():
             if not self._results.empty():
@@ -221,111 +296,89 @@ class _Ahead(Generic[_T]):
                 if self._stop.is_set():
                     return
                 self._results.put(self._fetch(chunk))
-        except BaseException as error:  # whoever waits for the result is to see it
+        except BaseException as error:  # the consumer raises it
             self._results.put(error)
 
 
 class ExecutorGradients:
-    """`nonconvex.numerics.network.training.Gradients` whose steps are jobs on their pieces.
+    """Gradients on the executors, a job for each step; a context manager.
 
-    Each task draws the order of the rows of its piece again, and returns the sums over those that
-    are in the minibatch; the driver adds them in the order of the minibatch.  A context manager:
-    at its end what it has cached and broadcast is released.
-
-    Parameters
-    ----------
-    network : Network
-    pieces : Pieces
-        Cached for as long as it lasts, if they are not yet.
-    reading : Reading
-    batch_size : int
-    seed : int
+    Each task draws the row order of its shard again, and returns the sums over its rows of the
+    minibatch; the driver adds them in the order of the minibatch.  Shards are cached meanwhile.
     """
 
     def __init__(
-        self, network: Network, pieces: Pieces, reading: Reading, batch_size: int, seed: int
+        self,
+        network: Network,
+        shards: Shards,
+        decoder: ExampleDecoder,
+        batch_size: int,
+        seed: int,
     ) -> None:
-        self._network, self._pieces, self._reading = network, pieces, reading
+        self._network, self._shards, self._decoder = network, shards, decoder
         self._batch_size, self._seed = batch_size, seed
 
     def __enter__(self) -> ExecutorGradients:
-        """Broadcast how to read a piece."""
-        rdd = self._pieces.rdd
-        self._broadcast = rdd.context.broadcast(self._reading)
-        self._cached = None if rdd.is_cached else rdd.persist(StorageLevel.MEMORY_AND_DISK)
+        """Broadcast the decoder, and cache the shards."""
+        rows = self._shards.rows
+        self._broadcast = self._shards.context.broadcast(self._decoder)
+        self._cached = None if rows.is_cached else rows.persist(StorageLevel.MEMORY_AND_DISK)
         return self
 
     def __exit__(self, *exception: object) -> None:
-        """Release everything."""
+        """Release both."""
         if self._cached is not None:
             self._cached.unpersist()
         self._broadcast.destroy()
 
     def epoch(self, number: int) -> Iterator[Callable[[Array], Sums]]:
-        """Yield for each minibatch of an epoch what maps θ of shape (R, p) to its sums."""
-        for batch in epoch_order(self._pieces.sizes, self._batch_size, self._seed, number):
+        """Yield a function for each minibatch: θ of shape (R, p) to its sums."""
+        for batch in epoch_order(self._shards.sizes, self._batch_size, self._seed, number):
             yield partial(self._sums, number, batch)
 
     def _sums(self, epoch: int, batch: list[Slice], theta: Array) -> Sums:
-        broadcast = self._pieces.rdd.context.broadcast(theta)
+        broadcast = self._shards.context.broadcast(theta)
         slices = {part.piece: part for part in batch}
-        network, reading, seed = self._network, self._broadcast, self._seed
+        network, decoder, seed = self._network, self._broadcast, self._seed
 
-        def task(number: int, piece: Piece) -> Sums:
+        def task(number: int, shard: Shard) -> Sums:
             _, start, stop = slices[number]
-            rows = row_order(piece.rows, seed, epoch, number)[start:stop]
-            return sums(network, broadcast.value, reading.value(piece, rows))
+            rows = row_order(shard.rows, seed, epoch, number)[start:stop]
+            return sums(network, broadcast.value, decoder.value(shard, rows))
 
         try:
-            return reduce(merge, self._pieces.run(task, slices).values())
+            return reduce(merge, self._shards.run(task, slices).values())
         finally:
             broadcast.destroy()
 
 
 class Validation:
-    """Maps θ of shape (R, p) to its evaluation on pieces, as one job; a context manager.
+    """Function of θ of shape (R, p) to its evaluation on shards, a job; a context manager."""
 
-    Parameters
-    ----------
-    network : Network
-    pieces : Pieces
-    reading : Reading
-        The one of training: the features are standardized as those are.
-    """
-
-    def __init__(self, network: Network, pieces: Pieces, reading: Reading) -> None:
-        self._network, self._pieces = network, pieces
-        self._reading = reading
+    def __init__(self, network: Network, shards: Shards, decoder: ExampleDecoder) -> None:
+        self._network, self._shards, self._decoder = network, shards, decoder
 
     def __enter__(self) -> Validation:
-        """Broadcast how to read a piece."""
-        self._broadcast: Broadcast[Reading] = self._pieces.rdd.context.broadcast(self._reading)
+        """Broadcast the decoder."""
+        self._broadcast = self._shards.context.broadcast(self._decoder)
         return self
 
     def __exit__(self, *exception: object) -> None:
-        """Release it."""
+        """Destroy the broadcast."""
         self._broadcast.destroy()
 
     def __call__(self, theta: Array) -> Evaluation:
         """Evaluate every restart."""
-        broadcast = self._pieces.rdd.context.broadcast(theta)
-        network, reading = self._network, self._broadcast
+        broadcast = self._shards.context.broadcast(theta)
+        network, decoder = self._network, self._broadcast
 
-        def task(_: int, piece: Piece) -> Evaluation:
-            return evaluate(network, broadcast.value, reading.value(piece))
+        def task(_: int, shard: Shard) -> Evaluation:
+            return evaluate(network, broadcast.value, decoder.value(shard))
 
         try:
-            return reduce(merge, self._pieces.run(task).values())
+            return reduce(merge, self._shards.run(task).values())
         finally:
             broadcast.destroy()
-
-
-_log = logging.getLogger("nonconvex")
-
-Place = Literal["driver", "executors"]
-
-MEMORY_BYTES = 512 << 20
-"""How many bytes of examples the driver keeps in memory, by default."""
 
 
 # Measured on two cores with 784-128-10, in float32; only their proportions decide.
@@ -335,56 +388,42 @@ _FLOPS_PER_SECOND = 20e9  # of a core
 
 
 @dataclass(frozen=True)
-class Sizes:
-    """What decides where gradients are computed.
+class StepCost:
+    """Sizes of the data, the network and the cluster, and the time of a step estimated from them.
 
-    Parameters
-    ----------
-    rows, row_bytes : int
-        Number of examples to train on, and bytes of the features of each.
-    pieces : int
-        Number of pieces that they are in.
-    batch_size : int
-    parameters : int
-        R p, of all restarts.
-    parameter_bytes : int
-        Of one parameter.
-    memory_bytes : int
-        Of examples that the driver may keep.
-    driver_cores, executor_cores : int
+    `parameters` is R p, of all restarts; bytes of a row are those of its features.
     """
 
     rows: int
     row_bytes: int
-    pieces: int
+    shards: int
     batch_size: int
     parameters: int
     parameter_bytes: int
-    memory_bytes: int
     driver_cores: int
     executor_cores: int
 
     @property
     def bytes(self) -> int:
-        """Of all features."""
+        """Bytes of all features."""
         return self.rows * self.row_bytes
 
     @property
     def fits(self) -> bool:
-        """Whether the driver may keep all examples."""
-        return self.bytes <= self.memory_bytes
+        """True if the driver may keep all examples."""
+        return self.bytes <= MEMORY_BYTES
 
     def driver_seconds(self) -> float:
-        """Estimate a step on the driver, which computes while it fetches what comes next."""
+        """Estimate a step on the driver, which computes while it fetches the next rows."""
         fetching = 0.0 if self.fits else self._batch * self.row_bytes / _BYTES_PER_SECOND
         return max(self._arithmetic(min(self.driver_cores, LANES)), fetching)
 
     def executors_seconds(self) -> float:
-        """Estimate a step on the executors: a job, whose tasks read a piece each."""
-        tasks = min(self.pieces, 1 + self._batch * self.pieces // self.rows)
+        """Estimate a step on the executors: a job, in which each task reads a shard."""
+        tasks = min(self.shards, 1 + self._batch * self.shards // self.rows)
         parallel = min(tasks, self.executor_cores)
         moved = (1 + tasks) * self.parameters * self.parameter_bytes
-        read = tasks / parallel * self.bytes / self.pieces
+        read = tasks / parallel * self.bytes / self.shards
         return _JOB_SECONDS + (moved + read) / _BYTES_PER_SECOND + self._arithmetic(parallel)
 
     @property
@@ -396,147 +435,89 @@ class Sizes:
         return 6 * self._batch * self.parameters / (cores * _FLOPS_PER_SECOND)
 
 
-@dataclass(frozen=True)
-class Choice:
-    """Where gradients are computed, and why.
+class GradientChoice(NamedTuple):
+    """A mode, and a sentence that gives the reason for it."""
 
-    Parameters
-    ----------
-    place : "driver" or "executors"
-    reason : str
-        A sentence with the sizes that decided.
-    """
-
-    place: Place
+    mode: GradientMode
     reason: str
 
 
-def choose(sizes: Sizes) -> Choice:
-    """Choose the place of the shorter step, by an estimate.
-
-    Parameters
-    ----------
-    sizes : Sizes
-
-    Returns
-    -------
-    Choice
+def cheaper_mode(cost: StepCost) -> GradientChoice:
+    """Return the mode of the shorter step.
 
     Examples
     --------
-    >>> print(choose(Sizes(60_000, 3136, 45, 1024, 101_770, 4, 512 << 20, 2, 2)).reason)
+    >>> print(cheaper_mode(StepCost(60_000, 3136, 45, 1024, 101_770, 4, 2, 2)).reason)
     gradients on the driver: 188 MB of examples fit into the 537 MB that the driver may keep, and a
     step takes some 16 ms on the driver and 98 ms on the executors
     """
-    here, there = sizes.driver_seconds(), sizes.executors_seconds()
-    place: Place = "driver" if here <= there else "executors"
-    return Choice(
-        place,
-        f"gradients on the {place}: {_round(sizes.bytes / 1e6)} MB of examples "
-        f"{'fit' if sizes.fits else 'do not fit'} into the {_round(sizes.memory_bytes / 1e6)} MB "
+    here, there = cost.driver_seconds(), cost.executors_seconds()
+    mode: GradientMode = "driver" if here <= there else "executors"
+    return GradientChoice(
+        mode,
+        f"gradients on the {mode}: {_round(cost.bytes / 1e6)} MB of examples "
+        f"{'fit' if cost.fits else 'do not fit'} into the {_round(MEMORY_BYTES / 1e6)} MB "
         f"that the driver may keep, and a step takes some {_round(1e3 * here)} ms on the driver "
         f"and {_round(1e3 * there)} ms on the executors",
     )
 
 
 def _round(value: float) -> str:
-    """Return a number as it is read.
-
-    Examples
-    --------
-    >>> _round(188.2), _round(0.319), _round(0.0)
-    ('188', '0.32', '0')
-    """
     return f"{value:.0f}" if value >= 10 else f"{value:.2g}"
 
 
-def decide(
+def choose_mode(
     network: Network,
-    pieces: Pieces,
-    reading: Reading,
+    shards: Shards,
+    decoder: ExampleDecoder,
     *,
     batch_size: int,
-    restarts: int = 1,
-    place: Place | Literal["auto"] = "auto",
-    memory_bytes: int = MEMORY_BYTES,
-) -> Choice:
-    """Return where gradients are to be computed, and why; parameters as for `open_gradients`."""
-    if place != "auto":
-        return Choice(place, f"gradients on the {place}, as was asked for")
-    choice = choose(_sizes(network, pieces, reading, batch_size, restarts, memory_bytes))
+    restarts: int,
+    asked: GradientMode | Literal["auto"],
+) -> GradientChoice:
+    """Return the mode that is asked for, or the cheaper one for "auto", which is logged."""
+    if asked != "auto":
+        return GradientChoice(asked, f"gradients on the {asked}, as requested")
+    cost = StepCost(
+        rows=sum(shards.sizes),
+        row_bytes=decoder.row_bytes(),
+        shards=shards.count,
+        batch_size=batch_size,
+        parameters=restarts * network.size,
+        parameter_bytes=np.dtype(decoder.dtype).itemsize,
+        driver_cores=_cores(),
+        executor_cores=shards.context.defaultParallelism,
+    )
+    choice = cheaper_mode(cost)
     _log.info("%s", choice.reason)
     return choice
 
 
 def open_gradients(
     network: Network,
-    pieces: Pieces,
-    reading: Reading,
+    shards: Shards,
+    decoder: ExampleDecoder,
+    mode: GradientMode,
     *,
     batch_size: int,
     seed: int,
-    restarts: int = 1,
-    place: Place | Literal["auto"] = "auto",
-    memory_bytes: int = MEMORY_BYTES,
 ) -> AbstractContextManager[Gradients]:
-    """Return a place where gradients are computed, to be entered before they are.
+    """Return a context manager of gradients over minibatches.
 
-    Whatever the place, minibatches have the same rows in the same order, and their sums differ by
-    rounding only.  On the driver, they are the same to the bit whether all examples are kept there
-    or only some at a time.
-
-    Parameters
-    ----------
-    network : Network
-    pieces : Pieces
-        To train on.
-    reading : Reading
-    batch_size, seed : int
-    restarts : int
-        R.
-    place : "auto", "driver" or "executors"
-        "auto" is what `choose` says, and it says so in the log.
-    memory_bytes : int
-        Of the features of examples that the driver keeps; if there are more, it fetches them
-        anew in every epoch, and keeps an eighth of this at a time, or 64 MB if that is less.
+    In either mode minibatches have the same rows in the same order, and their sums differ by
+    rounding only.  On the driver they are the same to the bit whether all examples fit into
+    `MEMORY_BYTES` or are fetched anew in every epoch, an eighth of this at a time at most.
     """
-    choice = decide(
-        network,
-        pieces,
-        reading,
-        batch_size=batch_size,
-        restarts=restarts,
-        place=place,
-        memory_bytes=memory_bytes,
-    )
-    sizes = _sizes(network, pieces, reading, batch_size, restarts, memory_bytes)
-    if choice.place == "executors":
-        return ExecutorGradients(network, pieces, reading, batch_size, seed)
-    threads = min(sizes.driver_cores, LANES)
-    chunk_bytes = min(CHUNK_BYTES, memory_bytes // 8)
-    if not sizes.fits:
-        return StreamedGradients(network, pieces, reading, batch_size, seed, threads, chunk_bytes)
-    examples = fetch_examples(pieces, reading, chunk_bytes)
-    return LocalGradients(network, examples, pieces.sizes, batch_size, seed, threads)
+    if mode == "executors":
+        return ExecutorGradients(network, shards, decoder, batch_size, seed)
+    threads = min(_cores(), LANES)
+    chunk_bytes = min(CHUNK_BYTES, MEMORY_BYTES // 8)
+    if sum(shards.sizes) * decoder.row_bytes() > MEMORY_BYTES:
+        return StreamedGradients(network, shards, decoder, batch_size, seed, threads, chunk_bytes)
+    examples = fetch_examples(shards, decoder, chunk_bytes)
+    return LocalGradients(network, examples, shards.sizes, batch_size, seed, threads)
 
 
-def _sizes(
-    network: Network,
-    pieces: Pieces,
-    reading: Reading,
-    batch_size: int,
-    restarts: int,
-    memory_bytes: int,
-) -> Sizes:
-    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return Sizes(
-        rows=sum(pieces.sizes),
-        row_bytes=reading.row_bytes(),
-        pieces=len(pieces.sizes),
-        batch_size=batch_size,
-        parameters=restarts * network.size,
-        parameter_bytes=np.dtype(reading.dtype).itemsize,
-        memory_bytes=memory_bytes,
-        driver_cores=threads or 1,
-        executor_cores=pieces.rdd.context.defaultParallelism,
-    )
+def _cores() -> int:
+    found = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return found or 1

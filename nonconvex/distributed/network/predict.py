@@ -1,4 +1,4 @@
-"""Predictions of a network, made where the rows are, with broadcast parameters."""
+"""Predictions of a network, computed on the executors with broadcast parameters."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.functions import arrow_udf
 
+from nonconvex.distributed.columns import free_name
 from nonconvex.distributed.data.examples import Classes, read_vectors, select_vectors
 from nonconvex.distributed.runtime import freeze_gc_once
 from nonconvex.numerics.deterministic import one_thread_per_product
@@ -30,46 +31,25 @@ _ROWS_AT_A_TIME = 1024  # so that the layers of a wide network stay small
 
 
 class OutputColumns(NamedTuple):
-    """What to call predictions; an empty name leaves the column out.
+    """Names of the columns of predictions; an empty name leaves a column out."""
 
-    Attributes
-    ----------
-    prediction : str
-        The class, or the number predicted.
-    probability, raw : str
-        Vectors with an entry for each class: probabilities, and the logits they come from.  A
-        network with one output has the logits (−z, z).  For a regression there are none.
-    """
-
-    prediction: str = "prediction"
-    probability: str = ""
-    raw: str = ""
+    prediction: str = "prediction"  # the class, or the number predicted
+    probability: str = ""  # a vector with an entry for each class
+    raw: str = ""  # its logits; (−z, z) for a network with one output
 
 
 @dataclass(frozen=True)
 class Scorer:
-    """A trained network with all that its predictions need; broadcast it once for many uses.
-
-    Parameters
-    ----------
-    network : Network
-    theta : float array of shape (p,)
-        Its dtype is the dtype of the arithmetic.
-    standardization : Standardization
-    classes : Classes or None
-        None for a regression.
-    targets : Standardization or None
-        What the numbers to predict were standardized with in training.
-    """
+    """A trained network with all that its predictions need; broadcast it once for many uses."""
 
     network: Network
-    theta: NDArray[np.floating]
+    theta: NDArray[np.floating]  # (p,), in the dtype of the arithmetic
     standardization: Standardization
-    classes: Classes | None = None
-    targets: Standardization | None = None
+    classes: Classes | None = None  # None for a regression
+    targets: Standardization | None = None  # of the targets of a regression in training
 
     def logits(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return z⁽ᴸ⁾ of shape (m, d_L), in the units of the targets, for features as they are."""
+        """Return z⁽ᴸ⁾ of shape (m, d_L), in the units of the targets, of raw features (m, d_0)."""
         parts: list[NDArray[np.floating]] = [np.empty((0, self.network.layers[-1]))]
         with one_thread_per_product(), np.errstate(over="ignore"):
             for start in range(0, len(x), _ROWS_AT_A_TIME):
@@ -90,42 +70,18 @@ def score(
     handle_invalid: HandleInvalid = "error",
     thresholds: Sequence[float] | None = None,
 ) -> DataFrame:
-    """Add predictions to a dataframe.
+    """Add the columns of `outputs` to a dataframe; the broadcast must outlive its computation.
 
-    Parameters
-    ----------
-    frame : DataFrame
-    features : str or sequence of str
-        One column of ml vectors or arrays, or a sequence of columns of numbers.
-    scorer : Broadcast of Scorer
-        Needed until the result has been computed.
-    outputs : OutputColumns
-    handle_invalid : "error", "skip" or "keep"
-        What happens to a row with null, NaN or infinite features: the query fails, the row is
-        left out, or its predictions are null.
-    thresholds : sequence of float, optional
-        Of the classes, see `nonconvex.numerics.network.model.Network.predicted`.
-
-    Returns
-    -------
-    DataFrame
-        All rows with the columns of `outputs`.  The prediction is
-
-        * of a class: a string where the labels of training were strings, else a double, which
-          is what the evaluators of MLlib take;
-        * of one number: a double;
-        * of several numbers: an array of doubles, which SQL and files of any kind can hold and
-          take apart; no evaluator of MLlib takes vectors, so there is nothing a vector is for.
-
-    Raises
-    ------
-    ColumnError
-        If a column of features is missing or of a wrong type.
+    A prediction of a class is a string where the labels were strings, else a double, as the
+    evaluators of MLlib want it; of one number, a double; of several, an array of doubles.  A row
+    with null, NaN or infinite features makes the query fail ("error"), is left out ("skip") or
+    has null predictions ("keep").  Raises ColumnError if a column is missing or of a wrong type.
 
     Examples
     --------
+    >>> from nonconvex.distributed.runtime import broadcast
     >>> frame = spark.read.parquet("flowers.parquet")
-    >>> scorer = spark.sparkContext.broadcast(classifier.scorer)
+    >>> scorer = broadcast(spark, classifier.scorer)
     >>> score(frame, "features", scorer, OutputColumns()).first().prediction
     'setosa'
     >>> scorer.destroy()
@@ -167,7 +123,7 @@ def score(
     function = declare(scored, f"struct<{schema.replace(' ', ':').replace(',:', ',')}>")
     if handle_invalid == "skip":
         function = function.asNondeterministic()  # or the filter would compute it a second time
-    name = _free(frame, "scored")
+    name = free_name("scored", frame.columns)
     table = frame.withColumn(name, function(inputs))
     if handle_invalid == "skip":
         table = table.where(F.col(name).isNotNull())
@@ -205,15 +161,7 @@ def _answer(
 
 
 def _refusal(sentence: str, kind: str, rows: int) -> pa.Array:
-    """Answer with a sentence, which the plan raises: an exception here would come with tracebacks.
-
-    Parameters
-    ----------
-    sentence : str
-    kind : str
-        Of predictions, as Spark names it.
-    rows : int
-    """
+    """Return rows with an error message, which the plan raises without a traceback of Python."""
     numbers = pa.list_(pa.float64())
     of_kind = {"string": pa.string(), "double": pa.float64(), "array<double>": numbers}[kind]
     nothing = [pa.nulls(rows, one) for one in (of_kind, numbers, numbers)]
@@ -221,7 +169,7 @@ def _refusal(sentence: str, kind: str, rows: int) -> pa.Array:
 
 
 def _unless(refused: Column, value: Column) -> Column:
-    """Raise what was refused, in the plan; or else this is the value."""
+    """Return the value, or raise the message of `_refusal` in the plan."""
     return F.when(refused.isNull(), value).otherwise(F.raise_error(refused))
 
 
@@ -231,14 +179,8 @@ def raw_predictions(z: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _lists(rows: NDArray[np.floating] | None, count: int | None) -> pa.Array:
-    """Return a row for each list; nulls, if there are none."""
+    """Return a list for each row, or nulls."""
     if rows is None:
         return pa.nulls(count, pa.list_(pa.float64()))
     offsets = np.arange(len(rows) + 1, dtype=np.int32) * rows.shape[1]
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(rows.ravel()))
-
-
-def _free(frame: DataFrame, name: str) -> str:
-    while name in frame.columns:
-        name += "_"
-    return name

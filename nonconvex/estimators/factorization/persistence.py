@@ -10,6 +10,7 @@ import numpy as np
 
 from nonconvex.distributed.factorization.dataset import Ids
 from nonconvex.distributed.model_tables import read_factors, write_factors
+from nonconvex.estimators.factorization.predict import ModelState
 from nonconvex.estimators.factorization.summary import TrainingSummary
 from nonconvex.estimators.persistence import ModelReader, ModelWriter
 from nonconvex.numerics.factorization.gibbs import RowDistribution
@@ -25,53 +26,49 @@ ModelT = TypeVar("ModelT", bound=Any)  # MatrixFactorizationModel, which imports
 
 
 class FactorizationWriter(ModelWriter[ModelT]):
-    """Writes ``userFactors/``, ``itemFactors/``, ``metadata/``, and samples if there are any."""
+    """Writer of ``userFactors/``, ``itemFactors/``, ``metadata/``, and samples if there are any."""
 
     def _write(self, path: str) -> dict[str, Any]:
-        model, spark = self._model, self.sparkSession
-        more: tuple[dict[str, Any], ...] = ({}, {})
-        if model._ridge is not None:
-            measured = model._ridge.measured
-            users = {"degree": measured.user_degrees, "noise": measured.noise}
-            more = (users, {"degree": measured.item_degrees})
-        for name, ids, rows, columns in zip(_TABLES, model._ids, model._rows(), more, strict=True):
-            write_factors(spark, f"{path}/{name}", ids, rows, columns)
+        state: ModelState = self._model._state
         extra: dict[str, Any] = {
-            "globalBias": model.globalBias,
-            "rows": [len(ids) for ids in model._ids],
-            "implicitPrefs": model._implicit,
-            "summary": json.loads(model.summary.to_json()),
+            "globalBias": float(state.held.alpha),
+            "rows": [len(ids) for ids in state.ids],
+            "summary": json.loads(state.summary.to_json()),
         }
-        if model._ridge is not None:
-            extra["noise"] = model._ridge.noise
-        posterior = model._posterior
-        if posterior is not None:
-            for side, ids in zip(Side, model._ids, strict=True):
-                rows = getattr(posterior, side)
-                if side == Side.USERS:
-                    rows = np.hstack([rows, posterior.user_precision])
-                # The first number of a row stands where a bias would, the others as features.
-                write_factors(spark, f"{path}/{side}Samples", ids, rows)
-            extra["samples"] = {
-                "alphas": posterior.alphas.tolist(),
-                "taus": posterior.taus.tolist(),
-                "seed": posterior.seed,
-                **{
-                    f"{side}Rows": _plain(getattr(posterior, f"{side.singular}_rows"))
-                    for side in Side
-                },
-            }
+        more: tuple[dict[str, Any], ...] = ({}, {})
+        if state.ridge is not None:
+            evidence = state.ridge.measured
+            users = {"degree": evidence.user_degrees, "noise": evidence.noise}
+            more = (users, {"degree": evidence.item_degrees})
+            extra["noise"] = state.ridge.noise
+        sides = (state.held.users, state.held.items)
+        for name, ids, rows, columns in zip(_TABLES, state.ids, sides, more, strict=True):
+            write_factors(self.sparkSession, f"{path}/{name}", ids, rows, columns)
+        if state.posterior is not None:
+            extra["samples"] = self._write_samples(path, state.ids, state.posterior)
         return extra
+
+    def _write_samples(self, path: str, ids: Ids, posterior: Posterior) -> dict[str, Any]:
+        users = np.hstack([posterior.users, posterior.user_precision])
+        for side, of_side, rows in zip(Side, ids, (users, posterior.items), strict=True):
+            # The first number of a row is in the place of a bias, the others are its features.
+            write_factors(self.sparkSession, f"{path}/{side}Samples", of_side, rows)
+        return {
+            "alphas": posterior.alphas.tolist(),
+            "taus": posterior.taus.tolist(),
+            "seed": posterior.seed,
+            "usersRows": _to_plain(posterior.user_rows),
+            "itemsRows": _to_plain(posterior.item_rows),
+        }
 
 
 class FactorizationReader(ModelReader[ModelT]):
-    """Reads what `FactorizationWriter` wrote."""
+    """Reader of the directories of `FactorizationWriter`."""
 
-    def _model(self, path: str, metadata: dict[str, Any]) -> ModelT:
-        bias = metadata["globalBias"]
+    def _make(self, path: str, metadata: dict[str, Any]) -> ModelT:
+        bias, noise = metadata["globalBias"], metadata.get("noise")
         if not (isinstance(bias, float) and math.isfinite(bias)):
             raise ValueError(f"globalBias, which is {bias!r} and no finite number")
-        noise = metadata.get("noise")
         if noise is not None and not (isinstance(noise, float) and 0 <= noise < math.inf):
             raise ValueError(f"noise, which is {noise!r} and no finite number ≥ 0")
         more = ((), ()) if noise is None else (("degree", "noise"), ("degree",))
@@ -82,18 +79,13 @@ class FactorizationReader(ModelReader[ModelT]):
         summary = TrainingSummary.from_json(json.dumps(metadata["summary"]))
         ridge = None
         if noise is not None:
-            measured = RowEvidence(of_users["degree"], of_items["degree"], of_users["noise"])
+            evidence = RowEvidence(of_users["degree"], of_items["degree"], of_users["noise"])
             biases = {**metadata["defaultParamMap"], **metadata["paramMap"]}["fitBiases"]
             ridges = (summary.ridge(Side.USERS), summary.ridge(Side.ITEMS))
-            ridge = RidgePosterior(measured, noise, *ridges, biases)
-        model: ModelT = self._cls(
-            Factors(bias, x, z),
-            Ids(users, items),
-            summary,
-            implicit=metadata["implicitPrefs"],
-            posterior=self._posterior(path, metadata),
-            ridge=ridge,
-        )
+            ridge = RidgePosterior(evidence, noise, *ridges, biases)
+        factors, posterior = Factors(bias, x, z), self._posterior(path, metadata)
+        state = ModelState(factors, Ids(users, items), summary, posterior=posterior, ridge=ridge)
+        model: ModelT = self._cls(state)
         return model
 
     def _posterior(self, path: str, metadata: dict[str, Any]) -> Posterior | None:
@@ -106,20 +98,20 @@ class FactorizationReader(ModelReader[ModelT]):
         )
         alphas, taus = (np.array(samples[name]) for name in ("alphas", "taus"))
         users, user_precision = np.split(users, [users.shape[1] - len(taus)], axis=1)
-        user_rows, item_rows = (_distributions(samples[f"{side}Rows"]) for side in Side)
+        user_rows, item_rows = (_from_plain(samples[f"{side}Rows"]) for side in Side)
         seed = samples["seed"]
         return Posterior(alphas, taus, users, items, user_precision, user_rows, item_rows, seed)
 
 
-def _plain(rows: list[RowDistribution]) -> list[dict[str, Any]]:
-    """Return what JSON can hold, to the bit."""
+def _to_plain(rows: list[RowDistribution]) -> list[dict[str, Any]]:
+    """Return values that JSON holds to the bit."""
     return [
         {"slope": one.slope.tolist(), "precision": one.precision.tolist(), "least": one.least}
         for one in rows
     ]
 
 
-def _distributions(plain: list[dict[str, Any]]) -> list[RowDistribution]:
+def _from_plain(plain: list[dict[str, Any]]) -> list[RowDistribution]:
     return [
         RowDistribution(
             np.zeros(len(one["slope"])),

@@ -1,14 +1,18 @@
-"""Standard deviations and intervals of predictions: what a model says of how sure it is.
+"""Predictions of a fitted model, with their standard deviations and intervals.
 
-Predictions of a factorization: from factors that are broadcast, or rows that are joined on.
+The variance of a prediction is, for a sampled model, its variance over the kept samples; an id
+that training has not seen may have any row of N(0, Λ⁻¹).  For a minimum it is that of the ridge
+regressions of the user and of the item, see `nonconvex.numerics.factorization.ridge_posterior`.
+The variance of a rating has that of the noise in addition.  Intervals are those of a normal
+distribution about the prediction.
 """
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from pyspark import Broadcast
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -25,192 +29,176 @@ from nonconvex.distributed.factorization.predict import (
     with_row,
 )
 from nonconvex.distributed.model_tables import factor_table
-from nonconvex.distributed.rows import ShardedFactors, ShardedRows, gather_factors
+from nonconvex.distributed.rows import ShardedFactors, gather_factors
+from nonconvex.distributed.runtime import broadcast
 from nonconvex.estimators.factorization.params import FactorizationModelParams
 from nonconvex.estimators.factorization.summary import TrainingSummary
 from nonconvex.estimators.params import ParamError
 from nonconvex.numerics.factorization.model import Factors
 from nonconvex.numerics.factorization.posterior import Posterior, half_width
-from nonconvex.numerics.factorization.ridge_posterior import (
-    RidgePosterior,
-    RidgeSpread,
-    RowEvidence,
-)
+from nonconvex.numerics.factorization.ridge_posterior import RidgePosterior, RidgeSpread
 
-__all__ = ["Predictor", "Uncertain"]
+__all__ = ["ModelState", "add_predictions", "prediction_limits"]
 
-_ROLES = ("predictionStdCol", "predictionIntervalCol")
+_UNCERTAINTY = ("predictionStdCol", "predictionIntervalCol")
+_NAN = float("nan")
 
 
-class Uncertain(FactorizationModelParams):
-    """What adds deviations and intervals to predictions.
+class ModelState:
+    """Parameters of a fitted model and their copies on the executors, shared by copies of it.
 
-    Where a model was sampled, the variance of a prediction is its variance over the kept samples;
-    that of a rating has the noise of the user in addition.  An id that training has not seen may
-    have any row of N(0, Λ⁻¹).  Where it was minimized, the variance is that of the ridge
-    regressions of the user and of the item, see
-    `nonconvex.numerics.factorization.ridge_posterior`.
-    Intervals are those of a normal distribution about the prediction.
+    Broadcasts are made once and kept as long as the model, as dataframes are lazy.
+
+    Attributes
+    ----------
+    held : Factors or ShardedFactors
+        The second as long as nothing has needed them on the driver.
+    ids : Ids
+        In the order of the rows.
+    summary : TrainingSummary
+    posterior : Posterior or None
+        Of a sampled model.
+    ridge : RidgePosterior or None
+        Of a minimum, if it has one.
+    training_pairs : DataFrame or None
+        ``user, item``; None if the model was loaded.
+    histories : sequence of DataFrame
+        Ratings; the first that has a user has all of the user's ratings.
     """
 
-    _posterior: Posterior | None
-    _ridge: RidgePosterior | None
-    _shared_samples: tuple[Broadcast[NDArray[np.floating]], ...] | None = None
-    _shared_measured: Broadcast[RowEvidence] | None = None
-    _spread: RidgeSpread | None = None
-
-    @property
-    @abstractmethod
-    def factors(self) -> Factors:
-        """All parameters as arrays."""
-
-    @abstractmethod
-    def _limits(self) -> tuple[float, float] | None:
-        """What predictions are clipped to."""
-
-    def _with_uncertainty(
+    def __init__(
         self,
-        scored: DataFrame,
-        user: Column,
-        item: Column,
-        known: Column,
-        rows: tuple[Broadcast[NDArray[np.floating]], ...],
-    ) -> DataFrame:
-        """Add the columns of deviations and of intervals that are asked for."""
-        if not self._tells_uncertainty():
-            return scored
-        get = self.getOrDefault
-        names = [get(role) for role in _ROLES]
-        for role, name in zip(_ROLES, names, strict=True):
-            if name is not None:
-                check_new(scored, name, role)
-        deviation = self._deviation(scored.sparkSession, user, item, rows)
-        if get("coldStartStrategy") == "nan":
-            deviation = F.when(known, deviation).otherwise(F.lit(float("nan")))
-        held = f"{self.uid}_deviation"
-        return add_uncertainty(
-            scored.withColumn(held, deviation),
-            get("predictionCol"),
-            held,
-            names[0],
-            names[1],
-            half_width(get("predictionInterval")),
-            self._limits(),
-        )
-
-    def _tells_uncertainty(self) -> bool:
-        """Whether a column of deviations or of intervals is asked for."""
-        return any(self.getOrDefault(role) is not None for role in _ROLES)
-
-    def _deviation(
-        self,
-        spark: SparkSession,
-        user: Column,
-        item: Column,
-        rows: tuple[Broadcast[NDArray[np.floating]], ...],
-    ) -> Column:
-        noisy, posterior, ridge = self.getOrDefault("predictionNoise"), self._posterior, self._ridge
-        if posterior is not None:
-            users, items, user_precision = self._broadcast_samples(spark, posterior)
-            more = user_precision if noisy else None
-            return deviations(posterior.spread(), (users, items), more, user, item)
-        if ridge is None:
-            raise ParamError(
-                f"{' and '.join(_ROLES)} are not for this model, which was trained with "
-                "implicitPrefs, nonnegative, ensemble or a ridge of 0, is one of several kept "
-                "restarts, or was saved before models had intervals; unset them"
-            )
-        if self._shared_measured is None or self._spread is None:
-            self._shared_measured = spark.sparkContext.broadcast(ridge.measured)
-            self._spread = ridge.spread(self.factors)
-        spread = self._spread._replace(of_ratings=noisy)
-        return deviations(spread, rows, self._shared_measured, user, item)
-
-    def _broadcast_samples(
-        self, spark: SparkSession, posterior: Posterior
-    ) -> tuple[Broadcast[NDArray[np.floating]], ...]:
-        """Users, items and ω of the kept samples on the executors."""
-        if self._shared_samples is None:
-            arrays = (posterior.users, posterior.items, posterior.user_precision)
-            self._shared_samples = tuple(spark.sparkContext.broadcast(x) for x in arrays)
-        return self._shared_samples
-
-
-class Predictor(Uncertain):
-    """What adds predictions to a dataframe, and holds the factors that they are made of."""
-
-    _held: Factors | ShardedFactors
-    _ids: Ids
-    _summary: TrainingSummary
-    _implicit: bool
-    _shared: tuple[Broadcast[NDArray[np.floating]], ...] | None = None
+        factors: Factors | ShardedFactors,
+        ids: Ids,
+        summary: TrainingSummary,
+        *,
+        posterior: Posterior | None = None,
+        ridge: RidgePosterior | None = None,
+        training_pairs: DataFrame | None = None,
+        histories: Sequence[DataFrame] = (),
+    ) -> None:
+        self.held, self.ids, self.summary = factors, ids, summary
+        self.posterior, self.ridge = posterior, ridge
+        self.training_pairs, self.histories = training_pairs, tuple(histories)
+        self._shared: dict[str, tuple[Broadcast[Any], ...]] = {}
 
     @property
     def factors(self) -> Factors:
-        """All parameters as arrays, the rows in ascending order of their ids.
+        """All parameters as arrays, on the driver."""
+        self.held = gather_factors(self.held)
+        return self.held
 
-        Where rows were exchanged by shuffle they are on the executors, where `save`, `transform`
-        without intervals, `userFactors` and `itemFactors` leave them.  This brings them to the
-        driver, as does all else that a model can do.
-        """
-        self._held = gather_factors(self._held)
-        return self._held
+    @cached_property
+    def ridge_spread(self) -> RidgeSpread:
+        """Deviations of the predictions of a minimum."""
+        assert self.ridge is not None
+        return self.ridge.spread(self.factors)
 
-    @property
-    def rank(self) -> int:
-        """Number K of factors."""
-        return int(self._held.users.shape[1]) - 1
+    def share(self, spark: SparkSession, name: str) -> tuple[Broadcast[Any], ...]:
+        """Broadcast "rows" or "ids" of both sides, "samples" with their ω, or "evidence"."""
+        if name not in self._shared:
+            values: Iterable[Any] = self.ids
+            if name == "rows":
+                values = self.factors[1:]
+            elif name == "samples" and self.posterior is not None:
+                kept = self.posterior
+                values = (kept.users, kept.items, kept.user_precision)
+            elif name == "evidence" and self.ridge is not None:
+                values = (self.ridge.measured,)
+            self._shared[name] = tuple(broadcast(spark, value) for value in values)
+        return self._shared[name]
 
-    @property
-    def globalBias(self) -> float:
-        """The global bias α."""
-        return float(self._held.alpha)
 
-    def _with_predictions(self, dataset: DataFrame) -> DataFrame:
-        """Do what ``transform`` does."""
-        check_frame("dataset", dataset)
-        predicted = self.getOrDefault("predictionCol")
-        check_new(dataset, predicted, "predictionCol")
-        spark, distant = dataset.sparkSession, self._is_distant()
-        keys = {}
-        joined = dataset
-        for role, ids, rows in zip(("userCol", "itemCol"), self._ids, self._rows(), strict=True):
-            table = factor_table(spark, ids, rows) if distant else index_table(dataset, ids)
-            key = id_column(dataset, self.getOrDefault(role), role, id_type(table, "id"))
-            keys[role] = f"{self.uid}_{role}"
-            joined = (with_row if distant else with_index)(joined, key, table, keys[role])
-        user, item = (F.col(name) for name in keys.values())
-        if distant:
-            score = row_predictions(self.globalBias, self.rank, user, item, self._limits())
-        else:
-            users, items = self._broadcast(spark)
-            score = predictions(self.globalBias, users, items, user, item, self._limits())
+def prediction_limits(
+    state: ModelState, params: FactorizationModelParams
+) -> tuple[float, float] | None:
+    """Return the range that predictions are clipped to, if they are."""
+    if not params.getOrDefault("clipPredictions"):
+        return None
+    if params.getOrDefault("implicitPrefs"):
+        return 0.0, 1.0
+    return state.summary.minimum, state.summary.maximum
+
+
+def add_predictions(
+    state: ModelState, params: FactorizationModelParams, dataset: DataFrame
+) -> DataFrame:
+    """Add the columns of predictions, deviations and intervals that the Params of a model name.
+
+    Rows that executors keep stay there, unless deviations or intervals are asked for.
+    """
+    check_frame("dataset", dataset)
+    get, spark = params.getOrDefault, dataset.sparkSession
+    check_new(dataset, get("predictionCol"), "predictionCol")
+    uncertain = any(get(role) is not None for role in _UNCERTAINTY)
+    sharded = isinstance(state.held, ShardedFactors) and not uncertain
+    alpha, sides = float(state.held.alpha), (state.held.users, state.held.items)
+    keys, joined = {}, dataset
+    for role, ids, rows in zip(("userCol", "itemCol"), state.ids, sides, strict=True):
+        table = factor_table(spark, ids, rows) if sharded else index_table(dataset, ids)
+        key = id_column(dataset, get(role), role, id_type(table, "id"))
+        keys[role] = f"{params.uid}_{role}"
+        joined = (with_row if sharded else with_index)(joined, key, table, keys[role])
+    user, item = map(F.col, keys.values())
+    limits = prediction_limits(state, params)
+    if sharded:
+        score = row_predictions(alpha, state.held.users.shape[1] - 1, user, item, limits)
+    else:
+        users, items = state.share(spark, "rows")
+        score = predictions(alpha, users, items, user, item, limits)
+    known = user.isNotNull() & item.isNotNull()
+    if get("coldStartStrategy") == "nan":
+        score = F.when(known, score).otherwise(F.lit(_NAN))
+    elif get("coldStartStrategy") == "drop":
+        joined = joined.where(known)
+    scored = joined.withColumn(get("predictionCol"), score)
+    if uncertain:
+        scored = _add_deviations(state, params, scored, user, item)
+    return scored.drop(*keys.values())
+
+
+def _add_deviations(
+    state: ModelState,
+    params: FactorizationModelParams,
+    scored: DataFrame,
+    user: Column,
+    item: Column,
+) -> DataFrame:
+    get = params.getOrDefault
+    std, interval = (get(role) for role in _UNCERTAINTY)
+    for role, name in zip(_UNCERTAINTY, (std, interval), strict=True):
+        if name is not None:
+            check_new(scored, name, role)
+    deviation = _deviation(state, scored.sparkSession, user, item, noisy=get("predictionNoise"))
+    if get("coldStartStrategy") == "nan":
         known = user.isNotNull() & item.isNotNull()
-        strategy = self.getOrDefault("coldStartStrategy")
-        if strategy == "nan":
-            score = F.when(known, score).otherwise(F.lit(float("nan")))
-        elif strategy == "drop":
-            joined = joined.where(known)
-        scored = joined.withColumn(predicted, score)
-        if not distant:
-            scored = self._with_uncertainty(scored, user, item, known, (users, items))
-        return scored.drop(*keys.values())
+        deviation = F.when(known, deviation).otherwise(F.lit(_NAN))
+    held = f"{params.uid}_deviation"
+    return add_uncertainty(
+        scored.withColumn(held, deviation),
+        get("predictionCol"),
+        held,
+        std,
+        interval,
+        half_width(get("predictionInterval")),
+        prediction_limits(state, params),
+    )
 
-    def _rows(self) -> tuple[NDArray[np.floating] | ShardedRows, ...]:
-        return self._held.users, self._held.items
 
-    def _is_distant(self) -> bool:
-        """Whether predictions are made of rows that stay on the executors."""
-        return isinstance(self._held, ShardedFactors) and not self._tells_uncertainty()
-
-    def _limits(self) -> tuple[float, float] | None:
-        if not self.getOrDefault("clipPredictions"):
-            return None
-        return (0.0, 1.0) if self._implicit else (self._summary.minimum, self._summary.maximum)
-
-    def _broadcast(self, spark: SparkSession) -> tuple[Broadcast[NDArray[np.floating]], ...]:
-        """Users and items on the executors: once for a model, as dataframes stay lazy."""
-        if self._shared is None:
-            context = spark.sparkContext
-            self._shared = tuple(context.broadcast(x) for x in self.factors[1:])
-        return self._shared
+def _deviation(
+    state: ModelState, spark: SparkSession, user: Column, item: Column, *, noisy: bool
+) -> Column:
+    """Return the standard deviation of ratings if `noisy`, else of their means."""
+    if state.posterior is not None:
+        users, items, user_precision = state.share(spark, "samples")
+        more = user_precision if noisy else None
+        return deviations(state.posterior.spread(), (users, items), more, user, item)
+    if state.ridge is None:
+        raise ParamError(
+            f"{' and '.join(_UNCERTAINTY)} are not for this model, which was trained with "
+            "implicitPrefs, nonnegative, ensemble or a ridge of 0, or is one of several kept "
+            "restarts; unset them"
+        )
+    [evidence] = state.share(spark, "evidence")
+    spread = state.ridge_spread._replace(of_ratings=noisy)
+    return deviations(spread, state.share(spark, "rows"), evidence, user, item)

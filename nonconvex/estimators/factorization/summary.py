@@ -1,4 +1,4 @@
-"""What a fit reports of itself."""
+"""Summary of a fit: its data, its regularization, and the course of each random start."""
 
 from __future__ import annotations
 
@@ -12,22 +12,23 @@ import numpy as np
 
 from nonconvex.distributed.factorization.gibbs import SamplingOptions
 from nonconvex.distributed.factorization.runs import Result
+from nonconvex.estimators.display import Summary, one_line
 from nonconvex.numerics.factorization.model import Ridge, Side
 from nonconvex.numerics.factorization.posterior import effective_size, split_r_hat
 
 __all__ = ["RestartSummary", "TrainingSummary", "sampling_summary"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class RestartSummary:
-    """How one random start went.
+    """Course of one random start.
 
     Parameters
     ----------
     restart : int
-        Its number: with the seed it determines where the fit started.
+        Its number, which with the seed determines the start.
     stop : str
-        Why it ended.
+        The reason why it ended.
     iteration : int
         The iteration that was kept, from 1 on.
     objective : float
@@ -60,10 +61,15 @@ class RestartSummary:
             history=[step._asdict() for step in fit.history],
         )
 
+    def __repr__(self) -> str:
+        """Return one line, without the history."""
+        facts = {name: value for name, value in vars(self).items() if name != "history"}
+        return one_line(type(self).__name__, facts)
 
-@dataclass(frozen=True)
-class TrainingSummary:
-    """What a model was trained on, with what, and how it went.
+
+@dataclass(frozen=True, repr=False)
+class TrainingSummary(Summary):
+    """Data, regularization and course of a fit.
 
     Parameters
     ----------
@@ -79,7 +85,7 @@ class TrainingSummary:
     reg_user, reg_item, bias_reg_ratio, reg_exponent : float
         λ₁, λ₂, ρ and ν as they were used.
     best : int
-        Position in `restarts` of the best: by validation RMSE where there is one, or else by f.
+        Position in `restarts` of the best: by validation RMSE if there is one, else by f.
     restarts : list of RestartSummary
     warm_start : dict or None
         For a fit that started from a model: how many users and items were ``kept``, ``new`` and
@@ -87,11 +93,19 @@ class TrainingSummary:
     seconds : float
         Wall-clock time of the fit.
     sampling : dict or None
-        With the solver "gibbs": ``burnIn``, ``samples`` of each chain, ``thinning``, how many were
-        ``kept``, and for ``tau``, ``alpha`` and ``train_rmse`` the ``effectiveSize`` and ``rHat``
-        of the samples of all chains (see
-        `nonconvex.numerics.factorization.posterior`), None if there are fewer than four.
+        With the solver "gibbs": ``burnIn``, ``samples`` of each chain, ``thinning``, the number
+        of ``kept`` samples, and for ``tau``, ``alpha`` and ``train_rmse`` the ``effectiveSize``
+        and ``rHat`` of the samples of all chains (see
+        `nonconvex.numerics.factorization.posterior`), None if there are fewer than four samples.
         λ₁ and λ₂ are then those of the start of the chains.
+
+    Examples
+    --------
+    >>> print(model.summary)
+    40 users, 20 items, 490 ratings: trained in ... s
+    restart  iteration         f  train RMSE  validation RMSE          stopped
+    0 *              8  1.348...     0.99...          1.72...  reached maxIter
+    1                8  1.334...     0.97...          1.74...  reached maxIter
     """
 
     ratings: int
@@ -120,18 +134,18 @@ class TrainingSummary:
 
     @property
     def objectiveHistory(self) -> list[float]:
-        """f after every half-step of the restart that the model is of."""
+        """The value f after every half-step of the restart that the model is from."""
         return [step["objective"] for step in self.restarts[self.best].history]
 
     @property
     def totalIterations(self) -> int:
-        """Number of iterations of the restart that the model is of."""
+        """Number of iterations of the restart that the model is from."""
         return int(self.restarts[self.best].history[-1]["iteration"])
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return a row for each restart and iteration, with what was reached at its end.
+        """Return a row for each restart and iteration, with the values at its end.
 
-        To be looked at as ``spark.createDataFrame(rows)`` or ``pandas.DataFrame(rows)``.
+        They are for ``spark.createDataFrame(rows)`` or ``pandas.DataFrame(rows)``.
         """
         return [
             {"restart": restart.restart, **step, "stop": restart.stop}
@@ -140,29 +154,70 @@ class TrainingSummary:
             if step["side"] != Side.ITEMS
         ]
 
+    def facts(self) -> dict[str, Any]:
+        """Return the size of the data, and the end of the restart that the model is from."""
+        facts: dict[str, Any] = {"users": self.users, "items": self.items, "ratings": self.ratings}
+        if self.restarts:
+            best = self.restarts[self.best]
+            facts |= {"objective": best.objective, "train_rmse": best.train_rmse}
+            if best.validation_rmse is not None:
+                facts["validation_rmse"] = best.validation_rmse
+            facts["stop"] = best.stop.partition(":")[0]
+        return facts
+
+    def _heading(self) -> str:
+        sizes = f"{self.users:,} users, {self.items:,} items, {self.ratings:,} ratings"
+        return f"{sizes}: trained in {self.seconds:.1f} s"
+
+    def _table(self) -> tuple[list[str], list[list[str]]]:
+        sampled = self.sampling is not None
+        validated = any(each.validation_rmse is not None for each in self.restarts)
+        header = ["chain", "sweeps", "τ"] if sampled else ["restart", "iteration", "f"]
+        header += ["train RMSE"]
+        header += ["validation RMSE of the mean" if sampled else "validation RMSE"] * validated
+        rows = []
+        for number, each in enumerate(self.restarts):
+            star = "" if sampled or number != self.best else " *"
+            value = f"{each.history[-1]['tau']:.4f}" if sampled else f"{each.objective:.6f}"
+            row = [f"{each.restart}{star}", f"{each.iteration}", value, f"{each.train_rmse:.4f}"]
+            rmse = each.validation_rmse
+            row += ["" if rmse is None else f"{rmse:.4f}"] * validated
+            rows.append([*row, each.stop.partition(":")[0]])
+        return [*header, "stopped"], rows
+
+    def _note(self) -> str:
+        """Return how many samples were kept, and how far they agree."""
+        if self.sampling is None:
+            return ""
+        drawn = len(self.restarts) * self.sampling["samples"]
+        note = f"{self.sampling['kept']} of {drawn} samples kept"
+        agreement, size = self.sampling["rHat"]["tau"], self.sampling["effectiveSize"]["tau"]
+        if agreement is not None and size is not None:
+            note += f"; τ has R̂ {agreement:.2f} and {size:.0f} effective samples"
+        return note
+
     def ridge(self, side: Side) -> Ridge:
         """Return the ridge of a side."""
-        reg, rows = (
-            (self.reg_user, self.users) if side == Side.USERS else (self.reg_item, self.items)
-        )
+        users, items = (self.reg_user, self.users), (self.reg_item, self.items)
+        reg, rows = users if side == Side.USERS else items
         return Ridge(reg, self.reg_exponent, self.total, self.total / rows, self.bias_reg_ratio)
 
     def to_json(self) -> str:
-        """Return the summary as JSON, to be read by `from_json`."""
+        """Return the summary as JSON that `from_json` reads."""
         return json.dumps(asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> TrainingSummary:
-        """Read what `to_json` wrote."""
+        """Read JSON that `to_json` wrote."""
         values = json.loads(text)
         restarts = [RestartSummary(**restart) for restart in values.pop("restarts")]
         return cls(restarts=restarts, **values)
 
 
 def sampling_summary(
-    chains: Sequence[RestartSummary], settings: SamplingOptions, kept: int
+    chains: Sequence[RestartSummary], options: SamplingOptions, kept: int
 ) -> dict[str, Any]:
-    """Say how chains were sampled, and how far their samples can be trusted."""
+    """Return ``TrainingSummary.sampling``, with how far the samples of all chains agree."""
     sizes, agreements = {}, {}
     for name in ("tau", "alpha", "train_rmse"):
         draws = np.array(
@@ -170,7 +225,7 @@ def sampling_summary(
                 [
                     step[name]
                     for step in chain.history
-                    if settings.sample_of(step["iteration"]) is not None
+                    if options.sample_of(step["iteration"]) is not None
                 ]
                 for chain in chains
             ]
@@ -179,9 +234,9 @@ def sampling_summary(
         sizes[name] = size if math.isfinite(size) else None
         agreements[name] = agreement if math.isfinite(agreement) else None
     return {
-        "burnIn": settings.burn_in,
-        "samples": settings.samples,
-        "thinning": settings.thinning,
+        "burnIn": options.burn_in,
+        "samples": options.samples,
+        "thinning": options.thinning,
         "kept": kept,
         "effectiveSize": sizes,
         "rHat": agreements,

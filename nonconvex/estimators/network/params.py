@@ -1,11 +1,8 @@
-"""Params of neural networks.
-
-Params of networks that contradict each other, or that would be set and then ignored.
-"""
+"""Params of networks, and the checks of their combinations."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Set
+from collections.abc import Callable, Mapping, Set
 from typing import Any
 
 from pyspark.ml.param.shared import (
@@ -42,7 +39,6 @@ __all__ = [
     "NetworkParams",
     "RegressorParams",
     "check_network",
-    "check_prepared_network",
 ]
 
 HANDLE_INVALID = ("error", "skip", "keep")
@@ -50,7 +46,7 @@ GRADIENTS = ("auto", "driver", "executors")
 
 
 def _each(convert: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Take what `convert` takes, or a list of such."""
+    """Return a converter of one value or of a list."""
 
     def convert_each(value: Any) -> Any:
         if isinstance(value, (list, tuple)):
@@ -61,30 +57,32 @@ def _each(convert: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 def _sizes(value: Any) -> list[int]:
-    if isinstance(value, (str, Mapping, Set)) or not isinstance(value, Iterable):
-        raise ValueError(f"layers must be a list of sizes, each an integer ≥ 1, got {value!r}")
-    size = integer("each entry of layers", 1)
-    return [size(entry) for entry in value]
+    size = integer(1)
+    try:
+        if isinstance(value, (str, Mapping, Set)):  # the last two have no order of their own
+            raise TypeError
+        return [size(entry) for entry in value]
+    except (TypeError, ValueError):
+        raise ValueError(f"must be a list of sizes, each an integer ≥ 1, got {value!r}") from None
 
 
 def _class_weight(value: Any) -> str | list[float]:
     if isinstance(value, str):
-        return choice("classWeight", ("balanced",))(value)
-    return numbers("classWeight", 0)(value)
+        return choice(("balanced",))(value)
+    return numbers(0)(value)
 
 
 def _thresholds(value: Any) -> list[float]:
-    given = numbers("thresholds", 0)(value)
+    given = numbers(0)(value)
     if given.count(0.0) > 1:
-        raise ValueError(f"thresholds must be > 0 except for one at most, got {value!r}")
+        raise ValueError(f"must be > 0 except for one at most, got {value!r}")
     return given
 
 
 def _solver(value: Any) -> str:
     if value != "gd":
         raise ValueError(
-            f"solver must be gd, gradient descent, got {value!r}; which kind of it is said by "
-            "optimizer, and the default, adam, needs no other solver"
+            f"must be gd, gradient descent, got {value!r}; set optimizer to choose its variant"
         )
     return str(value)
 
@@ -95,22 +93,19 @@ class NetworkModelParams(
     """Params that estimators of networks and their models share."""
 
     featuresCol = param(
-        "featuresCol",
         "column of features, vectors or arrays of numbers, or a list of columns of numbers",
-        names("featuresCol"),
+        names,
     )
-    labelCol = param("labelCol", "column of labels", text("labelCol"))
+    labelCol = param("column of labels", text())
     weightCol = FitParams.weightCol
     predictionCol = param(
-        "predictionCol",
-        "column of predictions, which is added, unless it is ''",
-        text("predictionCol", empty=True),
+        "column that transform adds with the predictions; '' adds none",
+        text(empty=True),
     )
     handleInvalid = param(
-        "handleInvalid",
-        "what prediction does with a row whose features are null, NaN or infinite: 'error' (the "
-        "query fails), 'skip' (no row) or 'keep' (its predictions are null); fit refuses it",
-        choice("handleInvalid", HANDLE_INVALID),
+        "treatment of rows with null, NaN or infinite features in predictions: 'error' (the query "
+        "fails), 'skip' (leave the row out) or 'keep' (null predictions); fit always fails",
+        choice(HANDLE_INVALID),
     )
 
     def __init__(self, *args: Any) -> None:
@@ -122,19 +117,16 @@ class ClassificationModelParams(NetworkModelParams, HasProbabilityCol, HasRawPre
     """Params that the classifier and its model share."""
 
     probabilityCol = param(
-        "probabilityCol",
-        "column of vectors of the probability of each class, which is added, unless it is ''",
-        text("probabilityCol", empty=True),
+        "column that transform adds with the vector of class probabilities; '' adds none",
+        text(empty=True),
     )
     rawPredictionCol = param(
-        "rawPredictionCol",
-        "column of vectors of the logit of each class, which is added, unless it is ''",
-        text("rawPredictionCol", empty=True),
+        "column that transform adds with the vector of class logits; '' adds none",
+        text(empty=True),
     )
     thresholds = param(
-        "thresholds",
-        "a number ≥ 0 for each class, of which one may be 0: the class with the greatest ratio of "
-        "probability to threshold is predicted; by default the most probable one",
+        "a number ≥ 0 for each class, at most one of them 0: the predicted class has the greatest "
+        "ratio of probability to threshold; by default the most probable class is predicted",
         optional(_thresholds),
     )
 
@@ -147,95 +139,64 @@ class NetworkParams(NetworkModelParams, DescentParams, FitParams):
     """Params that all estimators of networks share."""
 
     layers = param(
-        "layers",
-        "sizes of the layers, from the features to the outputs, or of the hidden layers alone; by "
-        "default there are none, and the model is linear",
+        "sizes of all layers, from the features to the outputs, or of the hidden layers alone; "
+        "by default there is no hidden layer, and the model is linear",
         optional(_sizes),
     )
     activation = param(
-        "activation",
-        f"of the hidden layers, one of {', '.join(ACTIVATIONS)}, or a list with one for each",
-        _each(choice("activation", tuple(ACTIVATIONS))),
+        f"activation of the hidden layers, one of {', '.join(ACTIVATIONS)}, or a list of one for "
+        "each layer",
+        _each(choice(tuple(ACTIVATIONS))),
     )
     stepGradient = param(
-        "stepGradient",
-        "'straight-through' trains through the activation step as if it were the identity; by "
-        "default it is refused, as its derivative is 0",
-        optional(choice("stepGradient", ("straight-through",))),
+        "'straight-through' uses the derivative of the identity for the activation step; by "
+        "default a network with this activation cannot be fitted, because its derivative is 0",
+        optional(choice(("straight-through",))),
     )
-    fitBiases = param("fitBiases", "whether layers have biases b", flag("fitBiases"))
+    fitBiases = param("whether layers have biases", flag)
     initialization = param(
-        "initialization",
-        f"how weights are drawn, one of {', '.join(SCHEMES)}; by default he-uniform with relu, "
-        "and else glorot-uniform",
-        optional(choice("initialization", SCHEMES)),
+        f"distribution of random initial weights, one of {', '.join(SCHEMES)}; by default "
+        "he-uniform with relu, otherwise glorot-uniform",
+        optional(choice(SCHEMES)),
     )
     initialWeights = param(
-        "initialWeights",
-        "all parameters to start from, W and b of the first layer, then of the next, each W by the "
-        "units it comes from: the order of model.weights, here and in MLlib; by default random",
-        optional(numbers("initialWeights")),
+        "all initial parameters in the order of model.weights, which is MLlib's: W and b of the "
+        "first layer, then of the next, each W by its input units; by default they are random",
+        optional(numbers()),
     )
     regParam = param(
-        "regParam",
-        "λ ≥ 0 of the penalty (λ/2) Σ ‖W‖² on weights, not on biases",
-        number("regParam", 0),
+        "strength λ ≥ 0 of the penalty (λ/2) Σ ‖W‖² on weights; biases have none",
+        number(0),
     )
     standardization = param(
-        "standardization",
-        "whether features get mean 0 and variance 1, as measured in fit",
-        flag("standardization"),
+        "whether features are standardized to mean 0 and variance 1 of the training data",
+        flag,
     )
-    maxIter = param("maxIter", "most epochs, passes over the data, ≥ 1", integer("maxIter", 1))
-    maxSteps = param(
-        "maxSteps", "most steps, ≥ 1; by default any number", optional(integer("maxSteps", 1))
-    )
-    batchSize = param("batchSize", "rows of a minibatch, ≥ 1", integer("batchSize", 1))
+    maxIter = param("maximum number of epochs (passes over the data), ≥ 1", integer(1))
+    maxSteps = param("maximum number of steps, ≥ 1; by default there is none", optional(integer(1)))
+    batchSize = param("number of rows of a minibatch, ≥ 1", integer(1))
     tol = param(
-        "tol",
-        "stop when an epoch changes the objective by less than tol times its value, ≥ 0",
-        number("tol", 0),
+        "stop when an epoch changes the objective by less than tol times its value; ≥ 0",
+        number(0),
     )
     patience = param(
-        "patience",
-        "stop when the validation loss has not improved for so many epochs, and return the best "
-        "epoch; needs validation rows",
-        optional(integer("patience", 1)),
+        "stop when the validation loss has not improved for this many epochs, and return the best "
+        "epoch; needs validationIndicatorCol",
+        optional(integer(1)),
     )
     gradients = param(
-        "gradients",
-        "where gradients are computed: 'driver', 'executors', or 'auto', where a step is shorter "
-        "by the sizes of the data and the network and the number of cores; summary.gradients says "
-        "which it was",
-        choice("gradients", GRADIENTS),
+        "place where gradients are computed: 'driver', 'executors', or 'auto', the one with the "
+        "shorter step, estimated from the sizes of the data and the network and the number of "
+        "cores; summary.gradients is the choice",
+        choice(GRADIENTS),
     )
 
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        self._setDefault(
-            layers=None,
-            activation="relu",
-            stepGradient=None,
-            fitBiases=True,
-            initialization=None,
-            initialWeights=None,
-            regParam=0.0,
-            standardization=True,
-            maxIter=100,
-            maxSteps=None,
-            batchSize=128,
-            tol=1e-6,
-            patience=None,
-            gradients="auto",
-            learningRate=1e-3,
-        )
-
     def _batch_size(self) -> int:
-        """Return the size of a minibatch that is meant."""
+        """Return the size of a minibatch, under either name."""
         return int(self.getOrDefault("batchSize"))
 
     def _standardize_targets(self) -> bool:
-        """Tell whether the numbers to predict are standardized."""
+        """Return whether regression targets are standardized."""
         return False
 
 
@@ -243,21 +204,14 @@ class RegressorParams(NetworkParams):
     """Params of `MultilayerPerceptronRegressor`."""
 
     labelCol = param(
-        "labelCol",
         "column of targets, numbers, vectors or arrays, or a list of columns of numbers",
-        names("labelCol"),
+        names,
     )
     targetStandardization = param(
-        "targetStandardization",
-        "whether targets get mean 0 and variance 1 in training, as measured in fit, so that "
-        "learningRate and regParam do not depend on their units; predictions are in those of the "
-        "data",
-        flag("targetStandardization"),
+        "whether targets are standardized in training, so that learningRate and regParam do not "
+        "depend on their units; predictions are in the units of the data",
+        flag,
     )
-
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        self._setDefault(targetStandardization=True)
 
     def _standardize_targets(self) -> bool:
         return bool(self.getOrDefault("targetStandardization"))
@@ -266,24 +220,15 @@ class RegressorParams(NetworkParams):
 class ClassifierParams(ClassificationModelParams, NetworkParams):
     """Params of `MultilayerPerceptronClassifier`."""
 
-    labelCol = param("labelCol", "column of labels, strings or whole numbers", text("labelCol"))
+    labelCol = param("column of labels, strings or whole numbers", text())
     classWeight = param(
-        "classWeight",
-        "what the weights of rows are multiplied by: a number ≥ 0 for each class, in the order of "
-        "the labels, or 'balanced', so that all classes weigh the same; by default nothing",
+        "factors of the weights of rows: a number ≥ 0 for each class, in the order of the labels, "
+        "or 'balanced', which gives all classes the same total weight; by default 1",
         optional(_class_weight),
     )
-    stepSize = param(
-        "stepSize", "MLlib's name of learningRate", optional(number("stepSize", 0, exclusive=True))
-    )
-    blockSize = param(
-        "blockSize", "MLlib's name of batchSize, if it is set", optional(integer("blockSize", 1))
-    )
-    solver = param("solver", "'gd': gradient descent by minibatches; see optimizer", _solver)
-
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        self._setDefault(classWeight=None, stepSize=None, blockSize=None, solver="gd")
+    stepSize = param("MLlib's name of learningRate", optional(number(0, exclusive=True)))
+    blockSize = param("MLlib's name of batchSize", optional(integer(1)))
+    solver = param("'gd': gradient descent by minibatches; see optimizer", _solver)
 
     def _rate(self) -> float:
         given = self.getOrDefault("stepSize")
@@ -294,35 +239,20 @@ class ClassifierParams(ClassificationModelParams, NetworkParams):
         return super()._batch_size() if given is None else int(given)
 
 
-# What is settled when examples are prepared.
-_PREPARED = ("featuresCol", "labelCol", "weightCol", "validationIndicatorCol")
-
-
 def check_network(params: NetworkParams, *, validated: bool, warm: bool) -> None:
-    """Raise for Params that do not go together, before any data are read.
+    """Raise ParamError for a wrong combination of Params, before any data are read.
 
-    Parameters
-    ----------
-    params : NetworkParams
-    validated : bool
-        Whether there are validation rows.
-    warm : bool
-        Whether the fit starts from an earlier model.
-
-    Raises
-    ------
-    ParamError
+    `validated`: there are validation rows; `warm`: the fit starts from an earlier model.
     """
     get = params.getOrDefault
     if get("patience") is not None and not validated:
         raise ParamError(
-            f"patience={get('patience')} needs validation rows to look at; set "
-            "validationIndicatorCol, or prepare the examples with it"
+            f"patience={get('patience')} needs validation rows; set validationIndicatorCol"
         )
     if get("checkpointPath") is None:
         refuse_set(params, ["checkpointInterval"], "needs checkpointPath, which is not set")
     if warm:
-        refuse_set(params, ["initialWeights"], "is for fits that do not start from a model")
+        refuse_set(params, ["initialWeights"], "cannot be used with an initial model")
     if warm or get("initialWeights") is not None:
         start = "an initial model" if warm else "initialWeights"
         if get("numRestarts") > 1:
@@ -331,7 +261,7 @@ def check_network(params: NetworkParams, *, validated: bool, warm: bool) -> None
                 "set numRestarts=1, or let the starts be random"
             )
         names = ["initialization", "firstRestart"]
-        refuse_set(params, names, f"is for random starts, and this one is {start}")
+        refuse_set(params, names, f"is for random starts, not for {start}")
     activation = get("activation")
     if "step" not in ([activation] if isinstance(activation, str) else activation):
         refuse_set(params, ["stepGradient"], "is for the activation step alone")
@@ -345,8 +275,3 @@ def check_network(params: NetworkParams, *, validated: bool, warm: bool) -> None
             if params.isSet(meant):
                 refuse_set(params, [name], f"is another name of {meant}, which is set too")
     params._optimizer()
-
-
-def check_prepared_network(params: NetworkParams) -> None:
-    """Raise `ParamError` for what a fit of prepared examples would ignore."""
-    refuse_set(params, _PREPARED, "is settled when examples are prepared")

@@ -1,38 +1,47 @@
-"""Networks on disk: Parquet for what was learned, JSON for all else."""
+"""Networks on disk: Parquet for the parameters, JSON for the rest."""
 
 from __future__ import annotations
 
 import json
 from typing import Any, TypeVar
 
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pyspark.sql import SparkSession
+
 from nonconvex.distributed.data.examples import Classes
-from nonconvex.distributed.model_tables import (
-    read_parameters,
-    read_standardization,
-    write_parameters,
-    write_standardization,
-)
+from nonconvex.distributed.model_tables import ModelError, read_rows
 from nonconvex.distributed.network.predict import Scorer
 from nonconvex.estimators.network.summary import NetworkSummary
 from nonconvex.estimators.persistence import ModelReader, ModelWriter
 from nonconvex.numerics.network.model import Network
+from nonconvex.numerics.network.standardize import Standardization
 
 __all__ = ["NetworkReader", "NetworkWriter"]
+
+_PARAMETERS = {
+    "index": "int",
+    "layer": "int",
+    "unit": "int",
+    "weights": "array<float> array<double>",
+}
+_STANDARDIZATION = {"index": "int", "mean": "double", "scale": "double"}
 
 ModelT = TypeVar("ModelT", bound=Any)  # a model of a network, whose module imports this one
 
 
 class NetworkWriter(ModelWriter[ModelT]):
-    """Writes ``weights/``, ``standardization/``, ``targets/`` if they are, and ``metadata/``."""
+    """Writer of ``weights/``, ``standardization/``, ``targets/`` if standardized, ``metadata/``."""
 
     def _write(self, path: str) -> dict[str, Any]:
         model, spark = self._model, self.sparkSession
         scorer: Scorer = model.scorer
         network = scorer.network
-        write_parameters(spark, f"{path}/weights", network, scorer.theta)
-        write_standardization(spark, f"{path}/standardization", scorer.standardization)
+        _write_parameters(spark, f"{path}/weights", network, scorer.theta)
+        _write_standardization(spark, f"{path}/standardization", scorer.standardization)
         if scorer.targets is not None:
-            write_standardization(spark, f"{path}/targets", scorer.targets)
+            _write_standardization(spark, f"{path}/targets", scorer.targets)
         return {
             "network": {
                 "layers": list(network.layers),
@@ -50,9 +59,9 @@ class NetworkWriter(ModelWriter[ModelT]):
 
 
 class NetworkReader(ModelReader[ModelT]):
-    """Reads what `NetworkWriter` wrote."""
+    """Reader of what `NetworkWriter` wrote."""
 
-    def _model(self, path: str, metadata: dict[str, Any]) -> ModelT:
+    def _make(self, path: str, metadata: dict[str, Any]) -> ModelT:
         about: dict[str, Any] = dict(metadata["network"])
         about |= {name: tuple(about[name]) for name in ("layers", "activations")}
         network = Network(**about)
@@ -65,10 +74,65 @@ class NetworkReader(ModelReader[ModelT]):
                 raise KeyError("classes")
         summary = NetworkSummary.from_json(json.dumps(metadata["summary"]))
         spark, precision = self.sparkSession, metadata["precision"]
-        theta = read_parameters(spark, f"{path}/weights", network, precision)
-        of = read_standardization(spark, f"{path}/standardization", network.layers[0])
+        theta = _read_parameters(spark, f"{path}/weights", network, precision)
+        of = _read_standardization(spark, f"{path}/standardization", network.layers[0])
         targets = None
         if metadata["targets"]:
-            targets = read_standardization(spark, f"{path}/targets", network.layers[-1])
+            targets = _read_standardization(spark, f"{path}/targets", network.layers[-1])
         model: ModelT = self._cls(Scorer(network, theta, of, classes, targets), summary)
         return model
+
+
+def _write_parameters(
+    spark: SparkSession, path: str, network: Network, theta: NDArray[np.floating]
+) -> None:
+    """Write θ as rows ``index, layer, unit, weights``.
+
+    The rows are W_1 by the units that it leads from, b_1, W_2, …, with ``unit`` null for b.
+    """
+    layers, units, lengths = [], [], []
+    for number, (weights, bias) in enumerate(network.views(theta), start=1):
+        below, above = weights.shape
+        rows = below + (bias is not None)
+        layers += [number] * rows
+        units += [*range(below), *([None] if bias is not None else [])]
+        lengths += [above] * rows
+    offsets = np.cumsum([0, *lengths])
+    values = pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), pa.array(theta))
+    index = pa.array(np.arange(len(layers)), pa.int32())
+    columns = [index, pa.array(layers, pa.int32()), pa.array(units, pa.int32()), values]
+    table = pa.table(columns, names=["index", "layer", "unit", "weights"])
+    spark.createDataFrame(table).write.parquet(path)
+
+
+def _read_parameters(
+    spark: SparkSession, path: str, network: Network, dtype: str
+) -> NDArray[np.floating]:
+    """Read the θ of `_write_parameters`; raise `ModelError` if it is not complete."""
+    table = read_rows(spark, path, _PARAMETERS)
+    values = table["weights"].combine_chunks()
+    theta: NDArray[np.floating] = values.flatten().to_numpy()
+    if len(theta) != network.size or theta.dtype != dtype:
+        raise ModelError(
+            f"{path} holds {len(theta):,} parameters of {theta.dtype} and not the "
+            f"{network.size:,} of {dtype} of the model; save the model again, or train it"
+        )
+    return theta
+
+
+def _write_standardization(spark: SparkSession, path: str, of: Standardization) -> None:
+    """Write means and scales of features or targets as rows ``index, mean, scale``."""
+    index = pa.array(np.arange(len(of.mean)), pa.int32())
+    table = pa.table([index, pa.array(of.mean), pa.array(of.scale)], ["index", "mean", "scale"])
+    spark.createDataFrame(table).write.parquet(path)
+
+
+def _read_standardization(spark: SparkSession, path: str, width: int) -> Standardization:
+    """Read a table of `_write_standardization`; errors are those of `_read_parameters`."""
+    table = read_rows(spark, path, _STANDARDIZATION)
+    if len(table) != width:
+        raise ModelError(
+            f"{path} holds {len(table):,} rows and not the {width:,} of the model; "
+            "save the model again, or train it"
+        )
+    return Standardization(table["mean"].to_numpy(), table["scale"].to_numpy())

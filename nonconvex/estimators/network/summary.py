@@ -1,4 +1,4 @@
-"""What a fit of a network reports of itself."""
+"""Summaries of fits of networks."""
 
 from __future__ import annotations
 
@@ -8,29 +8,29 @@ from dataclasses import asdict, dataclass
 from statistics import fmean, pstdev
 from typing import Any
 
+from nonconvex.estimators.display import Summary, one_line
 from nonconvex.numerics.network.training import Trained
 
-__all__ = ["NetworkSummary", "RestartSummary"]
+__all__ = ["NetworkRestart", "NetworkSummary"]
 
 
-@dataclass(frozen=True)
-class RestartSummary:
-    """How one random start went.
+@dataclass(frozen=True, repr=False)
+class NetworkRestart:
+    """Result and history of one random start.
 
     Parameters
     ----------
     restart : int
-        Its number: with the seed it determines where the fit started.
+        Its number, which with the seed determines the start.
     stop : str
-        Why it ended.
+        The reason why it ended.
     epoch : int
-        The epoch that was kept, from 1 on.
+        The epoch whose parameters were kept, from 1 on.
     objective, loss : float
-        f, and its part that is no penalty, over all training rows with the parameters that were
-        kept.
+        f, and f without the penalty, over all training rows with the kept parameters.
     metric : float
-        Over the same rows: accuracy, or for a regression √(Σ w ‖ŷ − y‖² / Σ w), of targets that
-        are standardized if ``targetStandardization`` says so, as they are in f.
+        Over the same rows: accuracy, or for a regression √(Σ w ‖ŷ − y‖² / Σ w), of standardized
+        targets unless ``targetStandardization`` is False.
     validation_loss, validation_metric : float or None
         The same over the validation rows.
     history : list of dict
@@ -50,7 +50,7 @@ class RestartSummary:
     @classmethod
     def of(
         cls, restart: int, trained: Trained, objective: float, loss: float, metric: float
-    ) -> RestartSummary:
+    ) -> NetworkRestart:
         """Summarize the training from one start."""
         kept = trained.history[trained.epoch - 1]
         return cls(
@@ -65,16 +65,23 @@ class RestartSummary:
             history=[epoch._asdict() for epoch in trained.history],
         )
 
+    def __repr__(self) -> str:
+        """Return one line, without the history."""
+        facts = {name: value for name, value in vars(self).items() if name != "history"}
+        return one_line(type(self).__name__, facts)
+
     @property
     def merit(self) -> float:
-        """What restarts are chosen by, the less the better: validation loss, or else f."""
+        """The figure that restarts are compared by, validation loss or else f; least is best."""
         value = self.objective if self.validation_loss is None else self.validation_loss
         return value if math.isfinite(self.objective) and math.isfinite(value) else math.inf
 
 
-@dataclass(frozen=True)
-class NetworkSummary:
-    """What a network was trained on, with what, and how it went.
+@dataclass(frozen=True, repr=False)
+class NetworkSummary(Summary):
+    """The data and the network of a fit, and the results of its restarts.
+
+    ``print(summary)`` shows a line and a table of the restarts.
 
     Parameters
     ----------
@@ -88,11 +95,11 @@ class NetworkSummary:
     loss : str
         One of `nonconvex.numerics.network.model.LOSSES`.
     parameters : int
-        p, how many a network has.
+        Number of parameters p.
     constant_features : int
-        Features that have one value in all training rows.
+        Number of features with a single value in all training rows.
     class_weights : list of float or None
-        What rows of each class were weighted with, in the order of the labels.
+        Factors of the weights of rows by class, in the order of the labels.
     gradients, gradients_reason : str
         Where gradients were computed, "driver" or "executors", and why.
     batch_size : int
@@ -100,7 +107,7 @@ class NetworkSummary:
         Whether the fit began at an earlier model or at given weights.
     best : int
         Position in `restarts` of the best: by validation loss where there is one, or else by f.
-    restarts : list of RestartSummary
+    restarts : list of NetworkRestart
     seconds : float
         Wall-clock time of the fit.
     """
@@ -119,7 +126,7 @@ class NetworkSummary:
     batch_size: int
     warm_start: bool
     best: int
-    restarts: list[RestartSummary]
+    restarts: list[NetworkRestart]
     seconds: float
 
     @property
@@ -134,14 +141,11 @@ class NetworkSummary:
 
     @property
     def totalIterations(self) -> int:
-        """Number of epochs of the restart that the model is of."""
+        """Number of epochs of the best restart."""
         return len(self.restarts[self.best].history)
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return a row for each restart and epoch.
-
-        To be looked at as ``spark.createDataFrame(rows)`` or ``pandas.DataFrame(rows)``.
-        """
+        """Return a row for each restart and epoch, for ``pandas.DataFrame`` or Spark."""
         return [
             {"restart": restart.restart, **epoch, "stop": restart.stop}
             for restart in self.restarts
@@ -149,13 +153,9 @@ class NetworkSummary:
         ]
 
     def spread(self) -> dict[str, float]:
-        """Say how far the restarts differ in what they were chosen by.
+        """Return ``best, worst, mean, deviation`` of the restarts, and how many ``diverged``.
 
-        Returns
-        -------
-        dict of str to float
-            ``best, worst, mean, deviation`` over the restarts that stayed finite, and ``diverged``,
-            how many did not.
+        The figures are validation losses, or else f, of the restarts that stayed finite.
         """
         merits = [restart.merit for restart in self.restarts if math.isfinite(restart.merit)]
         return {
@@ -172,7 +172,50 @@ class NetworkSummary:
 
     @classmethod
     def from_json(cls, text: str) -> NetworkSummary:
-        """Read what `to_json` wrote."""
+        """Read the JSON of `to_json`."""
         values = json.loads(text)
-        restarts = [RestartSummary(**restart) for restart in values.pop("restarts")]
+        restarts = [NetworkRestart(**restart) for restart in values.pop("restarts")]
         return cls(restarts=restarts, **values)
+
+    def facts(self) -> dict[str, Any]:
+        """Return the network and the end of the best restart, as `repr` shows them."""
+        best = self.restarts[self.best]
+        facts: dict[str, Any] = {
+            "layers": self.layers,
+            "activations": self.activations,
+            "parameters": self.parameters,
+            "loss": self.loss,
+            "rows": self.training_rows,
+            "objective": best.objective,
+            self._metric().lower(): best.metric,
+        }
+        if best.validation_loss is not None:
+            facts["validation_loss"] = best.validation_loss
+        return facts | {"stop": best.stop.partition(":")[0]}
+
+    def _metric(self) -> str:
+        return "RMSE" if self.loss == "squared-error" else "accuracy"
+
+    def _heading(self) -> str:
+        layers = "-".join(map(str, self.layers))
+        hidden = "/".join(dict.fromkeys(self.activations))
+        network = f"network {layers}{f' ({hidden})' if hidden else ''}"
+        rows = f"{self.training_rows:,} rows"
+        if self.validation_rows:
+            rows += f" and {self.validation_rows:,} to validate on"
+        return f"{network}, {self.parameters:,} parameters, {rows}: trained in {self.seconds:.1f} s"
+
+    def _table(self) -> tuple[list[str], list[list[str]]]:
+        metric = self._metric()
+        validated = any(each.validation_loss is not None for each in self.restarts)
+        added = ["validation loss", f"validation {metric}"] if validated else []
+        rows = []
+        for number, each in enumerate(self.restarts):
+            star = " *" if number == self.best else ""
+            row = [f"{each.restart}{star}", f"{each.epoch}", f"{each.objective:.6g}"]
+            row.append(f"{each.metric:.4f}")
+            if validated:
+                known = each.validation_loss, each.validation_metric
+                row += ["" if value is None else f"{value:.4f}" for value in known]
+            rows.append([*row, each.stop.partition(":")[0]])
+        return ["restart", "epoch", "f", metric, *added, "stopped"], rows

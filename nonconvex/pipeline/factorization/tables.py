@@ -15,17 +15,14 @@ from nonconvex.distributed.data.prepared import Manifest, PreparedRatings
 from nonconvex.distributed.factorization.dataset import Ids
 from nonconvex.distributed.files.atomic import read_verified
 from nonconvex.distributed.files.hadoop import FileSystem
-from nonconvex.estimators.factorization.summary import TrainingSummary
+from nonconvex.estimators.display import text_table
 from nonconvex.numerics.metrics import Evaluation, Scores
 from nonconvex.pipeline.runs import METRICS
-from nonconvex.pipeline.text import decimals, restart_table, strict_json, text_table
+from nonconvex.pipeline.text import strict_json
 from nonconvex.recommendation import MatrixFactorizationModel
 
 __all__ = [
-    "chain_table",
     "evaluation_report",
-    "factorization_restarts",
-    "fit_table",
     "id_changes",
     "metrics_json",
     "model_id_changes",
@@ -67,50 +64,6 @@ def evaluation_report(
         sides = {"user": evaluation.by_user, "item": evaluation.by_item}
         blocks += [_count_table(side, bins) for side, bins in sides.items()]
     return "\n\n".join(blocks)
-
-
-def fit_table(summary: TrainingSummary) -> str | None:
-    """Show the chains or random starts of a fit, None if there was one start alone."""
-    if summary.sampling is not None:
-        return chain_table(summary)
-    return factorization_restarts(summary) if summary.restarts[1:] else None
-
-
-def factorization_restarts(summary: TrainingSummary) -> str:
-    """Show the result of each random start, with a star at that of the model."""
-    header = ["iteration", "f", "train RMSE", "validation RMSE"]
-    rows = [
-        [
-            f"{one.iteration}",
-            f"{one.objective:.6f}",
-            f"{one.train_rmse:.4f}",
-            decimals(one.validation_rmse),
-        ]
-        for one in summary.restarts
-    ]
-    return restart_table(header, rows, summary)
-
-
-def chain_table(summary: TrainingSummary) -> str:
-    """Show the end of each chain of Gibbs sampling, and how well the chains agree."""
-    header = ["chain", "sweeps", "τ", "train RMSE", "validation RMSE of the mean"]
-    rows = [
-        [
-            f"{chain.restart}",
-            f"{chain.iteration}",
-            f"{chain.history[-1]['tau']:.4f}",
-            f"{chain.train_rmse:.4f}",
-            decimals(chain.validation_rmse),
-        ]
-        for chain in summary.restarts
-    ]
-    sampling = summary.sampling
-    assert sampling is not None
-    trust = f"{sampling['kept']} of {len(rows) * sampling['samples']} samples kept"
-    agreement, size = sampling["rHat"]["tau"], sampling["effectiveSize"]["tau"]
-    if agreement is not None and size is not None:
-        trust += f"; of τ R̂ {agreement:.2f} and {size:.0f} effective samples"
-    return f"{text_table(header, rows)}\n{trust}"
 
 
 def metrics_json(

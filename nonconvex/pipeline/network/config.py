@@ -10,7 +10,7 @@ from pyspark.sql import SparkSession
 
 from nonconvex.distributed.data.example_tables import (
     ExampleTable,
-    Intake,
+    InvalidRowPolicy,
     feature_columns,
     take_examples,
 )
@@ -77,8 +77,8 @@ class ExamplesSection(TableSection):
         columns = ExampleColumns(
             features if isinstance(features, str) else list(features), label, self.weight
         )
-        intake = Intake(split.split(), self.invalid)
-        return take_examples(source, columns, intake, classify=self.task == "classification")
+        policy = InvalidRowPolicy(split.split(), self.invalid)
+        return take_examples(source, columns, policy, classify=self.task == "classification")
 
 
 class NetworkConfig(Section):

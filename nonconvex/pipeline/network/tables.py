@@ -10,18 +10,18 @@ import numpy as np
 
 from nonconvex import __version__
 from nonconvex.distributed.data.example_tables import ExampleTable
+from nonconvex.estimators.display import text_table
 from nonconvex.estimators.network.summary import NetworkSummary
 from nonconvex.numerics.network.standardize import Standardization
 from nonconvex.pipeline.network.baselines import NetworkModel
 from nonconvex.pipeline.runs import Run
-from nonconvex.pipeline.text import decimals, restart_table, strict_json, text_table
+from nonconvex.pipeline.text import decimals, strict_json
 
 __all__ = [
     "comparison_report",
     "feature_drift",
     "feature_shift",
     "network_metrics",
-    "network_restarts",
     "overall",
     "write_rejected",
 ]
@@ -80,17 +80,6 @@ def comparison_report(comparison: Mapping[str, Mapping[str, Any]] | None, part: 
         ]
         blocks.append(text_table(["target", *_REGRESSION.values()], of_targets))
     return "\n\n".join(blocks)
-
-
-def network_restarts(summary: NetworkSummary) -> str | None:
-    """Show the result of each random start, with a star at the best; None if there is but one."""
-    if not summary.restarts[1:]:
-        return None
-    rows = [
-        [f"{one.epoch}", f"{one.objective:.6f}", decimals(one.validation_loss)]
-        for one in summary.restarts
-    ]
-    return restart_table(["epoch", "f", "validation loss"], rows, summary)
 
 
 def network_metrics(

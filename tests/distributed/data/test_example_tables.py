@@ -7,16 +7,16 @@ from pyspark.ml.linalg import Vectors
 from nonconvex.distributed.columns import ColumnError
 from nonconvex.distributed.data.example_tables import (
     ExampleTable,
-    Intake,
+    InvalidRowPolicy,
     feature_columns,
-    read_table,
+    read_example_table,
     take_examples,
 )
 from nonconvex.distributed.data.examples import ExampleColumns, ExamplesError
 from nonconvex.distributed.data.sources import Source, SourceError
 from nonconvex.distributed.data.splits import Split
 
-REJECT = Intake(invalid="reject")
+REJECT = InvalidRowPolicy(invalid="reject")
 TEXT = """a,b,kind,when,w
 1,2.5,cat,train,1
 -3,1e-2,dog,validation,2
@@ -37,11 +37,11 @@ def rows(frame):
 def test_rows_of_text_are_numbers_or_are_kept_with_the_reason(spark, tmp_path):
     path = tmp_path / "table.csv"
     path.write_text(TEXT)
-    source = read_table(spark, str(path))
+    source = read_example_table(spark, str(path))
     assert feature_columns(source, ["kind", "when", "w"]) == ["a", "b"]
     columns = ExampleColumns(["a", "b"], "kind", "w")
-    intake = Intake(Split("column", column="when"), "reject")
-    table = take_examples(source, columns, intake, classify=True)
+    policy = InvalidRowPolicy(Split("column", column="when"), "reject")
+    table = take_examples(source, columns, policy, classify=True)
     assert table.counts == {"train": 1, "validation": 1, "test": 1, "rejected": 6}
     missing = "is null, NaN, infinite or no number"
     assert table.reasons == {
@@ -61,14 +61,16 @@ def test_rows_of_text_are_numbers_or_are_kept_with_the_reason(spark, tmp_path):
     assert rejected[f"a {missing}"].a == "x", "what was there is kept"
     assert table.rejected.columns == [*source.rows.columns, "reason"]
     with pytest.raises(ExamplesError, match=r"^6 of the 9 rows of .*table.csv cannot be used \(a"):
-        take_examples(source, columns, Intake(Split("column", column="when")), classify=True)
+        take_examples(
+            source, columns, InvalidRowPolicy(Split("column", column="when")), classify=True
+        )
 
 
 def test_classes_of_text_are_numbers_if_all_are(spark, tmp_path):
     path = tmp_path / "table.csv"
     path.write_text("x,y\n1,0\n2,1\n3,\n")
     table = take_examples(
-        read_table(spark, str(path)), ExampleColumns(["x"], "y"), REJECT, classify=True
+        read_example_table(spark, str(path)), ExampleColumns(["x"], "y"), REJECT, classify=True
     )
     assert rows(table.training) == [(1.0, 0.0), (2.0, 1.0)]
 
@@ -94,11 +96,11 @@ def test_vectors_and_arrays_are_judged_by_their_entries(spark):
 def test_a_split_depends_on_the_rows_alone(spark):
     x = np.random.default_rng(0).integers(0, 50, (400, 2)).astype(float)
     frame = spark.createDataFrame(x.tolist(), ["x", "y"])
-    intake = Intake(Split("random", 0.2, 0.1, seed=3))
+    policy = InvalidRowPolicy(Split("random", 0.2, 0.1, seed=3))
 
     def parts(frame) -> ExampleTable:
         source = Source(frame, "memory", "parquet")
-        return take_examples(source, ExampleColumns(["x"], "y"), intake, classify=False)
+        return take_examples(source, ExampleColumns(["x"], "y"), policy, classify=False)
 
     table, other = parts(frame), parts(frame.repartition(3).orderBy("y"))
     assert table.counts == other.counts
@@ -110,12 +112,12 @@ def test_a_split_depends_on_the_rows_alone(spark):
 
 def test_what_is_refused(spark, tmp_path):
     with pytest.raises(SourceError, match=r"there is nothing at no\.csv"):
-        read_table(spark, "no.csv")
+        read_example_table(spark, "no.csv")
     with pytest.raises(ExamplesError, match="the data sets of scikit-learn are breast_cancer, "):
-        read_table(spark, "sklearn:mnist")
+        read_example_table(spark, "sklearn:mnist")
     empty = tmp_path / "empty.csv"
     empty.write_text("x,y\n")
-    source = read_table(spark, str(empty))
+    source = read_example_table(spark, str(empty))
     with pytest.raises(ExamplesError, match=r"empty\.csv has no rows: give examples"):
         take_examples(source, ExampleColumns(["x"], "y"), REJECT, classify=False)
     with pytest.raises(ColumnError, match=r"there is no column 'z' in .*; there are 'x', 'y'"):
@@ -123,4 +125,4 @@ def test_what_is_refused(spark, tmp_path):
     with pytest.raises(ColumnError, match="has no columns besides x, y: add features"):
         feature_columns(source, ["x", "y"])
     with pytest.raises(ValueError, match="method must be random or column, got 'time'"):
-        Intake(Split("time"))
+        InvalidRowPolicy(Split("time"))

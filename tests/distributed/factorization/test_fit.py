@@ -15,25 +15,9 @@ from nonconvex.distributed.runtime import job_description
 from nonconvex.numerics.convergence import FitError, Stop, StoppingRule
 from nonconvex.numerics.factorization.model import Factors, Ridge, initial_rows
 from tests.distributed.factorization.local import alternate
+from tests.factories import ITEMS, USERS, frame, same_bits, triples
 
-USERS, ITEMS, RANK = 40, 25, 3
-
-
-def triples(seed=0, n=300):
-    """Distinct pairs in a long-tailed pattern, with noisy ratings; every id occurs."""
-    generator = np.random.default_rng(seed)
-    pairs = generator.choice(USERS * ITEMS, n, replace=False)
-    pairs = np.union1d(pairs, np.arange(USERS) * ITEMS + np.arange(USERS) % ITEMS)
-    users, items = pairs // ITEMS, pairs % ITEMS
-    gamma = generator.normal(size=(USERS + ITEMS, 2))
-    signal = np.einsum("nk,nk->n", gamma[users], gamma[USERS + items])
-    return users, items, 3 + signal + 0.1 * generator.normal(size=len(pairs))
-
-
-def frame(spark, users, items, ratings, **more):
-    columns = {"user": users, "item": items, "rating": ratings, **more}
-    rows = list(zip(*(np.asarray(values).tolist() for values in columns.values()), strict=True))
-    return spark.createDataFrame(rows, list(columns))
+RANK = 3
 
 
 def problem(n, dtype, *, seed=0, reg=0.02, **settings):
@@ -72,12 +56,6 @@ def fit(
         )
     finally:
         training.release()
-
-
-def same_bits(a: Factors, b: Factors):
-    assert a.alpha == b.alpha
-    assert a.users.tobytes() == b.users.tobytes()
-    assert a.items.tobytes() == b.items.tobytes()
 
 
 @pytest.mark.parametrize("solver", ["als", "als-coordinate"])

@@ -22,8 +22,9 @@ from nonconvex.estimators.params import ParamError
 from nonconvex.numerics.factorization.model import Factors
 from nonconvex.numerics.factorization.ridge_posterior import MOMENT_ROWS, DesignMoments
 from nonconvex.recommendation import MatrixFactorization, MatrixFactorizationModel
-from tests.distributed.factorization.test_fit import fit, frame, problem, same_bits, triples
+from tests.distributed.factorization.test_fit import fit, problem
 from tests.distributed.test_checkpoints import fit_killed_after
+from tests.factories import frame, same_bits, triples
 
 
 @pytest.fixture(scope="module")
@@ -138,8 +139,10 @@ def test_from_ratings_to_a_saved_model_and_predictions_no_row_is_on_the_driver(
     never_gathered.undo()
     loaded = MatrixFactorizationModel.load(str(tmp_path / "model"))
     same_bits(loaded.factors, expected.factors)
-    assert loaded._ridge.noise == expected._ridge.noise
-    for found, wanted in zip(loaded._ridge.measured, expected._ridge.measured, strict=True):
+    assert loaded._state.ridge.noise == expected._state.ridge.noise
+    for found, wanted in zip(
+        loaded._state.ridge.measured, expected._state.ridge.measured, strict=True
+    ):
         assert found.tobytes() == wanted.tobytes()
     told = {model.predictionStdCol: "deviation"}
     for one in (model, loaded):  # whatever else a model does, its factors are gathered for
@@ -175,7 +178,9 @@ def test_a_fit_goes_on_from_a_checkpoint_however_rows_are_exchanged(
     assert "continuing after iteration 2" in caplog.text
     never_gathered.undo()
     same_bits(resumed.factors, whole.factors)
-    assert resumed._ridge.measured.noise.tobytes() == whole._ridge.measured.noise.tobytes()
+    assert (
+        resumed._state.ridge.measured.noise.tobytes() == whole._state.ridge.measured.noise.tobytes()
+    )
     assert resumed.summary.objectiveHistory == whole.summary.objectiveHistory
 
 

@@ -24,7 +24,7 @@ from nonconvex.numerics.factorization import blocks
 from nonconvex.numerics.factorization.blocks import parts_of
 from nonconvex.numerics.factorization.model import Ridge
 from nonconvex.recommendation import MatrixFactorization
-from tests.distributed.factorization.test_fit import ITEMS, USERS, same_bits, triples
+from tests.factories import ITEMS, USERS, same_bits, triples
 
 
 def packed(*, item_blocks, divided):

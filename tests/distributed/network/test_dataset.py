@@ -1,4 +1,4 @@
-"""Examples at the door, and the pieces that they become."""
+"""Examples: what is refused, and the shards that they become."""
 
 import logging
 from dataclasses import replace
@@ -15,18 +15,19 @@ from nonconvex.distributed.columns import ColumnError
 from nonconvex.distributed.data.examples import (
     Classes,
     ExampleColumns,
+    ExampleSchema,
     ExamplesError,
-    Outline,
+    raise_rejected,
     read_examples,
-    refuse,
 )
-from nonconvex.distributed.network.dataset import _level, pack_examples
-from nonconvex.distributed.network.shards import Layout, content_keys
+from nonconvex.distributed.network.dataset import shard_examples
+from nonconvex.distributed.network.gradients import _storage_level
+from nonconvex.distributed.network.shards import ShardLayout, content_keys
 from nonconvex.numerics.network.standardize import Moments
 
 COLUMNS = ExampleColumns(("a", "b", "c"), "label", "weight", "held")
 CLASSES = ("cat", "dog", "eel")
-PIECE = 4 * 3 * 50  # bytes of some fifty examples
+SHARD = 4 * 3 * 50  # bytes of some fifty examples
 
 
 def rows(n=300):
@@ -41,11 +42,11 @@ def rows(n=300):
     return [(*a, b, c, d) for a, b, c, d in zip(*columns, strict=True)]
 
 
-def pieces(examples):
-    """All packed pieces, as bytes."""
+def shards(examples):
+    """All shards, as bytes."""
     found = []
     for part in (examples.train, examples.validation):
-        found.append(part.run(lambda _, piece: tuple(piece)))
+        found.append(part.run(lambda _, shard: tuple(shard)))
     return found
 
 
@@ -59,24 +60,24 @@ def frame(spark):
 
 @pytest.fixture(scope="module")
 def packed(frame):
-    examples = pack_examples(frame, COLUMNS, classify=True, piece_bytes=PIECE)
+    examples = shard_examples(frame, COLUMNS, classify=True, shard_bytes=SHARD)
     yield examples
     examples.release()
 
 
-def test_pieces_hold_every_example_once_in_a_random_place(packed):
+def test_shards_hold_every_example_once_in_a_random_place(packed):
     sizes = packed.train.sizes, packed.validation.sizes
     assert all(20 < size < 90 for part in sizes for size in part)
     assert [len(part) for part in sizes] == [5, 2]
     found = []
-    for part, held in zip(pieces(packed), (False, True), strict=True):
-        for number, piece in part.items():
-            x = np.frombuffer(piece[3], piece[2]).reshape(piece[1], 3)
-            y, w = np.frombuffer(piece[4], np.int32), np.frombuffer(piece[5])
+    for part, held in zip(shards(packed), (False, True), strict=True):
+        for number, shard in part.items():
+            x = np.frombuffer(shard[3], shard[2]).reshape(shard[1], 3)
+            y, w = np.frombuffer(shard[4], np.int32), np.frombuffer(shard[5])
             first, second = content_keys([x, y, w])
             assert (np.lexsort((second, first)) == np.arange(len(x))).all(), "sorted by content"
-            pieces_of_part = 5 if not held else 2
-            assert ((first >> np.uint64(32)).astype(int) * pieces_of_part >> 32 == number).all()
+            shards_of_part = 5 if not held else 2
+            assert ((first >> np.uint64(32)).astype(int) * shards_of_part >> 32 == number).all()
             found += [
                 (*map(float, a), CLASSES[b], float(c), held)
                 for a, b, c in zip(x, y, w, strict=True)
@@ -93,10 +94,10 @@ def test_order_partitions_and_the_type_of_the_column_change_no_bit(frame, packed
     shuffled = frame.orderBy(F.rand(1)).repartition(3)
     for vector in (array, F.when(F.col("a") > 0, sparse(array)).otherwise(array_to_vector(array))):
         columns = ExampleColumns("x", "label", "weight", "held")
-        same = pack_examples(
-            shuffled.withColumn("x", vector), columns, classify=True, piece_bytes=PIECE
+        same = shard_examples(
+            shuffled.withColumn("x", vector), columns, classify=True, shard_bytes=SHARD
         )
-        assert pieces(same) == pieces(packed)
+        assert shards(same) == shards(packed)
         assert same.fingerprint == packed.fingerprint
         same.release()
     assert frame.sparkSession.sparkContext._jsc.sc().getPersistentRDDs().size() == before
@@ -106,21 +107,23 @@ def test_moments_classes_and_weights(packed, caplog):
     data = [row for row in rows() if not row[-1]]
     x, w = np.array([row[:3] for row in data]), np.array([row[4] for row in data])
     expected = Moments.of(x, w)
-    for found, wanted in zip(packed.measures.moments, expected, strict=True):
+    for found, wanted in zip(packed.stats.moments, expected, strict=True):
         np.testing.assert_allclose(found, wanted, rtol=1e-12, atol=1e-12)
     y = np.array([CLASSES.index(row[3]) for row in data])
-    np.testing.assert_allclose(packed.measures.class_weights, np.bincount(y, w, 3))
-    assert packed.outline.classes == Classes("string", CLASSES)
-    assert (packed.outline.rows, packed.outline.held_out) == (len(data), 300 - len(data))
+    np.testing.assert_allclose(packed.stats.class_weights, np.bincount(y, w, 3))
+    assert packed.schema.classes == Classes("string", CLASSES)
+    assert (packed.schema.rows, packed.schema.held_out) == (len(data), 300 - len(data))
     with caplog.at_level(logging.WARNING, logger="nonconvex"):
-        reading = packed.reading(class_weights=[1.0, 2.0, 3.0])
+        decoder = packed.decoder(class_weights=[1.0, 2.0, 3.0])
     assert [record.getMessage() for record in caplog.records] == [
-        "1 of 3 features are constant and say nothing: 'c'; leave them out"
+        "1 of 3 features are constant and carry no information: 'c'; leave them out"
     ]
-    great = packed.measures._replace(moments=Moments.of(x * [1, 1e200, 1], w))
-    with pytest.raises(ExamplesError, match=r"^'b' has values up to .*e\+200, whose squares are"):
-        replace(packed, measures=great).reading()
-    read = packed.train.run(lambda _, piece: reading(piece)).values()
+    great = packed.stats._replace(moments=Moments.of(x * [1, 1e200, 1], w))
+    with pytest.raises(
+        ExamplesError, match=r"^'b' has values up to .*e\+200, whose squares overflow"
+    ):
+        replace(packed, stats=great).decoder()
+    read = packed.train.run(lambda _, shard: decoder(shard)).values()
     z, labels, weights = (np.concatenate(column) for column in zip(*read, strict=True))
     assert z.dtype == np.float32
     assert (z[:, 2] == 0).all()
@@ -129,16 +132,16 @@ def test_moments_classes_and_weights(packed, caplog):
     assert weights.sum() == pytest.approx(float(w @ (1 + y)))
 
 
-def test_targets_of_a_regression_and_empty_pieces(spark):
+def test_targets_of_a_regression_and_empty_shards(spark):
     data = spark.createDataFrame(
         [([1, 2], [0.5, 1.5]), ([3, 4], [2.5, 3.5])], "x array<int>, y array<double>"
     )
-    examples = pack_examples(data, ExampleColumns("x", "y"), classify=False, piece_bytes=4)
-    assert examples.outline == Outline(2, 0, 2, 2, None)
+    examples = shard_examples(data, ExampleColumns("x", "y"), classify=False, shard_bytes=4)
+    assert examples.schema == ExampleSchema(2, 0, 2, 2, None)
     assert sum(examples.train.sizes) == 2
     assert len(examples.train.sizes) == 4
-    reading = examples.reading(standardize=False, dtype="float64")
-    found = [examples.train.run(lambda _, piece: reading(piece), [q]) for q in range(4)]
+    decoder = examples.decoder(standardize=False, dtype="float64")
+    found = [examples.train.run(lambda _, shard: decoder(shard), [q]) for q in range(4)]
     read = sorted(
         (part.x.tolist(), part.y.tolist()) for by_number in found for part in by_number.values()
     )
@@ -177,7 +180,7 @@ def test_targets_of_a_regression_and_empty_pieces(spark):
         ("named_struct('x', array(1D, id / 0D), 'y', id, 'w', 1D)", {}, ExamplesError,
          r"featuresCol='x' is null, NaN or infinite in 2 rows \(x\[1\] in 2\), of 2 in all; drop"),
         ("named_struct('x', array(1D), 'y', id, 'w', 0D)", {}, ExamplesError,
-         "weightCol='w' is 0 in all rows to train on; at least one must weigh something"),
+         "weightCol='w' is 0 in all rows to train on; at least one must be positive"),
     ],
 )  # fmt: skip
 def test_what_is_refused(spark, data, settings, error, message):
@@ -186,19 +189,19 @@ def test_what_is_refused(spark, data, settings, error, message):
         given = spark.range(2).selectExpr(f"inline(array({data}))").coalesce(1)
         columns = ExampleColumns("x", "y", "w" if "w" in given.columns else None)
         with pytest.raises(error, match=message):
-            pack_examples(given, columns, **{"classify": True, **settings})
+            shard_examples(given, columns, **{"classify": True, **settings})
     finally:
         spark.conf.unset("spark.sql.ansi.enabled")
 
 
 def test_no_rows_to_train_on(frame):
     with pytest.raises(ExamplesError, match="no examples to train on; at least one"):
-        pack_examples(frame.where("false"), COLUMNS, classify=True)
+        shard_examples(frame.where("false"), COLUMNS, classify=True)
     with pytest.raises(ExamplesError, match="to train on that are not held out for validation"):
-        pack_examples(frame.where("held"), COLUMNS, classify=True)
+        shard_examples(frame.where("held"), COLUMNS, classify=True)
     unknown = frame.withColumn("held", F.expr("if(a > 0, held, null)"))
     with pytest.raises(ExamplesError, match=r"validationIndicatorCol='held' is null in .* rows"):
-        pack_examples(unknown, COLUMNS, classify=True)
+        shard_examples(unknown, COLUMNS, classify=True)
 
 
 def test_every_complaint_is_one_sentence():
@@ -211,14 +214,14 @@ def test_every_complaint_is_one_sentence():
             "held_out": [False] * 6 + [True],
         }
     )
-    about = Outline(5, 2, 2, 1, None)
+    about = ExampleSchema(5, 2, 2, 1, None)
     accepted, reasons = read_examples(table, about)
     assert accepted.x.tolist() == [[3.0, 4.0]]
     assert accepted.y.tolist() == [[4.0]]
     assert accepted.held_out.tolist() == [True]
     columns = ExampleColumns(("age", "height"), "y", "w")
     with pytest.raises(ExamplesError) as raised:
-        refuse(reasons, columns, about)
+        raise_rejected(reasons, columns, about)
     assert str(raised.value) == (
         "featuresCol is null in 1 rows and "
         "featuresCol is null, NaN or infinite in 2 rows ('height' in 2, 'age' in 1) and "
@@ -229,27 +232,26 @@ def test_every_complaint_is_one_sentence():
     )
     classes = about._replace(classes=Classes("double", (1.0, 2.0, 3.0)))
     _, reasons = read_examples(table.slice(6), classes)
-    with pytest.raises(ExamplesError, match=r"that it did not have a moment ago; .* cache it"):
-        refuse(reasons, columns, classes)
+    with pytest.raises(ExamplesError, match=r"new labels in 1 rows since .* cache it"):
+        raise_rejected(reasons, columns, classes)
 
 
-def test_keys_depend_on_every_entry_and_numbers_of_pieces_on_size_alone():
+def test_keys_depend_on_every_entry_and_numbers_of_shards_on_size_alone():
     x = np.random.default_rng(0).integers(0, 3, (500, 8)).astype(float)  # few significant bits
     distinct = len(np.unique(x, axis=0))
     first, second = content_keys([x, None, x[:, 0]])
     assert len(np.unique(first)) == len(np.unique(second)) == distinct
     assert (content_keys([x[:9], x[:9, 0]])[0] == first[:9]).all()
     share = np.bincount((first >> np.uint64(61)).astype(int), minlength=8) / len(first)
-    assert share.min() > 0.07, "spread over pieces"
-    outline = Outline(60_000, 10_000, 784, 10, None)
-    assert Layout.of(outline)[1:] == (45, 8)
-    assert Layout.of(outline._replace(rows=10**9, held_out=0))[1:] == (4096, 0)
+    assert share.min() > 0.07, "spread over shards"
+    schema = ExampleSchema(60_000, 10_000, 784, 10, None)
+    assert ShardLayout.of(schema)[1:] == (45, 8)
+    assert ShardLayout.of(schema._replace(rows=10**9, held_out=0))[1:] == (4096, 0)
 
 
-def test_pieces_are_kept_on_disk_if_they_would_fill_the_memory(spark, caplog):
+def test_shards_are_kept_on_disk_if_they_would_fill_the_memory(spark, caplog):
     context = spark.sparkContext
-    small = Outline(1000, 10, 20, 1, None)
-    assert _level(context, small) == StorageLevel.MEMORY_AND_DISK
+    assert _storage_level(context, 21_210) == StorageLevel.MEMORY_AND_DISK
     with caplog.at_level(logging.INFO, logger="nonconvex"):
-        assert _level(context, small._replace(rows=10**9)) == StorageLevel.DISK_ONLY
+        assert _storage_level(context, 21 * 10**9) == StorageLevel.DISK_ONLY
     assert "are kept on the executors' disks" in caplog.text

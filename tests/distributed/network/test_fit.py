@@ -13,12 +13,14 @@ import pytest
 
 from nonconvex.distributed.checkpoints import Checkpoints
 from nonconvex.distributed.data.examples import ExampleColumns
-from nonconvex.distributed.network.dataset import pack_examples
+from nonconvex.distributed.network import gradients
+from nonconvex.distributed.network.dataset import shard_examples
 from nonconvex.distributed.network.fit import train_network
 from nonconvex.distributed.network.gradients import (
-    Sizes,
+    StepCost,
     Validation,
-    choose,
+    cheaper_mode,
+    choose_mode,
     fetch_examples,
     open_gradients,
 )
@@ -44,8 +46,8 @@ def examples(spark):
     frame = spark.createDataFrame(
         list(zip(*columns, strict=True)), "x array<double>, y long, w long, held boolean"
     )
-    packed = pack_examples(
-        frame, ExampleColumns("x", "y", "w", "held"), classify=True, piece_bytes=4 * 4 * 45
+    packed = shard_examples(
+        frame, ExampleColumns("x", "y", "w", "held"), classify=True, shard_bytes=4 * 4 * 45
     )
     assert len(packed.train.sizes) == 7
     yield packed
@@ -53,18 +55,19 @@ def examples(spark):
 
 
 @pytest.fixture(scope="module")
-def reading(examples):
-    return examples.reading(class_weights=[1.0, 2.0, 0.5])
+def decoder(examples):
+    return examples.decoder(class_weights=[1.0, 2.0, 0.5])
 
 
-def fit(examples, reading, epochs=3, **settings):
+def fit(examples, decoder, epochs=3, mode="driver", **settings):
     return train_network(
         NETWORK,
         THETA,
         examples,
-        reading,
+        decoder,
         make_optimizer("adam", 0.02),
         StoppingRule(epochs, max_steps=settings.pop("max_steps", None)),
+        mode,
         batch_size=BATCH,
         seed=5,
         **settings,
@@ -87,24 +90,30 @@ def left_behind(spark):
     return context._jsc.sc().getPersistentRDDs().size(), len(list(temporary.iterdir())), threads
 
 
-def test_the_driver_keeps_or_streams_to_the_same_bits(spark, examples, reading, caplog):
+def test_the_driver_keeps_or_streams_to_the_same_bits(
+    spark, examples, decoder, monkeypatch, caplog
+):
     before = left_behind(spark)
     with caplog.at_level(logging.INFO, logger="nonconvex"):
-        kept = fit(examples, reading)
+        settings = {"batch_size": BATCH, "restarts": 2, "asked": "auto"}
+        chosen = choose_mode(NETWORK, examples.train, decoder, **settings)
+        kept = fit(examples, decoder, mode=chosen.mode)
     lines = [record.getMessage() for record in caplog.records]
     assert re.match(r"gradients on the driver: 0\.\d+ MB of examples fit into the 537 MB", lines[0])
     assert len(lines) == 1 + 2 * 3
     assert lines[1].startswith("restart 0  epoch   1  f ")
     assert "validation loss" in lines[1]
     assert lines[-1].endswith("reached maxIter")
-    same(fit(examples, reading, place="driver", memory_bytes=2000), kept)
+    with monkeypatch.context() as patch:
+        patch.setattr(gradients, "MEMORY_BYTES", 2000)
+        same(fit(examples, decoder), kept)
     assert left_behind(spark) == before
     assert job_description(spark) is None
 
     # And as all of it in numpy, from the packed bytes.
-    parts = examples.train.run(lambda _, piece: tuple(piece.arrays(True)))
+    parts = examples.train.run(lambda _, shard: tuple(shard.arrays(True)))
     x, y, w = (np.concatenate(column) for column in zip(*parts.values(), strict=True))
-    whole = fetch_examples(examples.train, reading, chunk_bytes=1)
+    whole = fetch_examples(examples.train, decoder, chunk_bytes=1)
     mean, scale = np.average(x, axis=0, weights=w), 0.0
     scale = np.sqrt(np.average((x - mean) ** 2, axis=0, weights=w))
     np.testing.assert_allclose(whole.x, (x - mean) / scale, rtol=1e-5, atol=1e-6)
@@ -115,10 +124,10 @@ def test_the_driver_keeps_or_streams_to_the_same_bits(spark, examples, reading, 
     assert [end.theta.tobytes() for end in found] == [end.theta.tobytes() for end in kept]
 
 
-def test_driver_and_executors_agree_after_fifty_steps(spark, examples, reading):
+def test_driver_and_executors_agree_after_fifty_steps(spark, examples, decoder):
     before = left_behind(spark)
-    driver = fit(examples, reading, 99, max_steps=50, place="driver")
-    executors = fit(examples, reading, 99, max_steps=50, place="executors")
+    driver = fit(examples, decoder, 99, max_steps=50, mode="driver")
+    executors = fit(examples, decoder, 99, max_steps=50, mode="executors")
     for a, b in zip(driver, executors, strict=True):
         assert a.history[-1].steps == b.history[-1].steps == 50
         np.testing.assert_allclose(a.theta, b.theta, rtol=1e-5, atol=1e-5 * abs(a.theta).max())
@@ -126,15 +135,15 @@ def test_driver_and_executors_agree_after_fifty_steps(spark, examples, reading):
     assert left_behind(spark) == before
 
 
-def test_validation_is_the_sum_over_the_rows_that_are_held_out(examples, reading):
-    held = fetch_examples(examples.validation, reading)
+def test_validation_is_the_sum_over_the_rows_that_are_held_out(examples, decoder):
+    held = fetch_examples(examples.validation, decoder)
     assert len(held.x) == 60
     expected = evaluate(NETWORK, THETA, held)
-    with Validation(NETWORK, examples.validation, reading) as validation:
+    with Validation(NETWORK, examples.validation, decoder) as validation:
         found = validation(THETA)
     for a, b in zip(found, expected, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-6)
-    by_piece = examples.validation.run(lambda _, piece: evaluate(NETWORK, THETA, reading(piece)))
+    by_piece = examples.validation.run(lambda _, shard: evaluate(NETWORK, THETA, decoder(shard)))
     assert reduce(merge, by_piece.values()).loss.tolist() == found.loss.tolist()
 
 
@@ -144,12 +153,12 @@ class Killed(BaseException):
 
 @pytest.mark.parametrize("memory_bytes", [1 << 20, 2000])
 def test_an_interrupted_training_goes_on_to_the_same_bits_and_leaves_nothing(
-    spark, examples, reading, tmp_path, monkeypatch, memory_bytes, caplog
+    spark, examples, decoder, tmp_path, monkeypatch, memory_bytes, caplog
 ):
     path = tmp_path / "c"
     checkpoints = Checkpoints(spark, str(path), 2, {"data": examples.fingerprint})
-    settings = {"epochs": 5, "place": "driver", "memory_bytes": memory_bytes}
-    whole = fit(examples, reading, **settings)
+    monkeypatch.setattr(gradients, "MEMORY_BYTES", memory_bytes)
+    whole = fit(examples, decoder, 5)
     before = left_behind(spark)
     calls = itertools.count()
 
@@ -162,41 +171,39 @@ def test_an_interrupted_training_goes_on_to_the_same_bits_and_leaves_nothing(
     with monkeypatch.context() as patch:
         patch.setattr(Validation, "__call__", die)
         with pytest.raises(Killed):
-            fit(examples, reading, **settings, checkpoints=checkpoints)
+            fit(examples, decoder, 5, checkpoints=checkpoints)
     assert left_behind(spark) == before
     assert [entry.name for entry in path.iterdir()] == ["iteration=2"]
     with caplog.at_level(logging.INFO, logger="nonconvex"):
-        same(fit(examples, reading, **settings, checkpoints=checkpoints), whole)
-    assert "going on after epoch 2" in caplog.text
+        same(fit(examples, decoder, 5, checkpoints=checkpoints), whole)
+    assert "resuming after epoch 2" in caplog.text
     assert not path.exists()
 
 
-@pytest.mark.parametrize("place", ["driver", "executors"])
+@pytest.mark.parametrize("mode", ["driver", "executors"])
 def test_an_error_where_the_data_are_is_seen_and_everything_is_released(
-    spark, examples, reading, place
+    spark, examples, decoder, mode, monkeypatch
 ):
+    monkeypatch.setattr(gradients, "MEMORY_BYTES", 2000)
     before = left_behind(spark)
-    broken = reading._replace(class_weights=np.ones(1))  # there are three classes
-    streamed = open_gradients(
-        NETWORK, examples.train, broken, batch_size=BATCH, seed=5, place=place, memory_bytes=2000
-    )
-    with pytest.raises(Exception, match="IndexError"), streamed as gradients:
-        [minibatch(THETA) for minibatch in gradients.epoch(1)]
+    broken = decoder._replace(class_weights=np.ones(1))  # there are three classes
+    streamed = open_gradients(NETWORK, examples.train, broken, mode, batch_size=BATCH, seed=5)
+    with pytest.raises(Exception, match="IndexError"), streamed as opened:
+        [minibatch(THETA) for minibatch in opened.epoch(1)]
     assert left_behind(spark) == before
 
 
-def test_an_epoch_that_is_left_early_ends_its_thread(spark, examples, reading):
-    streamed = open_gradients(
-        NETWORK, examples.train, reading, batch_size=9, seed=5, place="driver", memory_bytes=2000
-    )
+def test_an_epoch_that_is_left_early_ends_its_thread(spark, examples, decoder, monkeypatch):
+    monkeypatch.setattr(gradients, "MEMORY_BYTES", 2000)
+    streamed = open_gradients(NETWORK, examples.train, decoder, "driver", batch_size=9, seed=5)
     before = left_behind(spark)
-    with streamed as gradients:
-        steps = gradients.epoch(1)
+    with streamed as opened:
+        steps = opened.epoch(1)
         next(steps)
     assert left_behind(spark) == before
     # Pieces are left out of memory once the epoch is done with them.
-    with streamed as gradients:
-        held = steps = gradients.epoch(1)
+    with streamed as opened:
+        held = steps = opened.epoch(1)
         seen = set()
         for batch in epoch_order(examples.train.sizes, 9, 5, 1):
             next(steps)
@@ -206,14 +213,14 @@ def test_an_epoch_that_is_left_early_ends_its_thread(spark, examples, reading):
             assert len(held) <= 3
 
 
-def test_only_the_pieces_of_a_minibatch_are_touched(spark, examples, reading):
+def test_only_the_pieces_of_a_minibatch_are_touched(spark, examples, decoder):
     tracker = spark.sparkContext.statusTracker()
     with open_gradients(
-        NETWORK, examples.train, reading, batch_size=BATCH, seed=5, place="executors"
-    ) as gradients:
+        NETWORK, examples.train, decoder, "executors", batch_size=BATCH, seed=5
+    ) as opened:
         spark.sparkContext.setJobGroup("step", "one")
         batch = next(epoch_order(examples.train.sizes, BATCH, 5, 1))
-        next(gradients.epoch(1))(THETA)
+        next(opened.epoch(1))(THETA)
         [job] = tracker.getJobIdsForGroup("step")
         describe_jobs(spark, None)
         spark.sparkContext.setLocalProperty("spark.jobGroup.id", None)
@@ -221,22 +228,22 @@ def test_only_the_pieces_of_a_minibatch_are_touched(spark, examples, reading):
         assert tracker.getStageInfo(stage).numTasks == len(batch)
 
 
-SMALL = Sizes(60_000, 3136, 45, 1024, 101_770, 4, 512 << 20, 2, 2)
+SMALL = StepCost(60_000, 3136, 45, 1024, 101_770, 4, 2, 2)
 
 
 @pytest.mark.parametrize(
-    ("changed", "place"),
+    ("changed", "mode"),
     [
         ({}, "driver"),
-        ({"rows": 3_000_000, "pieces": 2250}, "driver"),  # streamed: 11 ms a step
+        ({"rows": 3_000_000, "shards": 2250}, "driver"),  # streamed: 11 ms a step
         ({"batch_size": 60_000, "executor_cores": 64}, "executors"),
-        ({"rows": 300_000, "row_bytes": 400_000, "pieces": 4096, "parameters": 10**6}, "executors"),
+        ({"rows": 300_000, "row_bytes": 400_000, "shards": 4096, "parameters": 10**6}, "executors"),
         ({"batch_size": 10**9}, "driver"),
     ],
 )
-def test_the_place_of_the_shorter_step_is_chosen(changed, place):
-    sizes = replace(SMALL, **changed)
-    choice = choose(sizes)
-    assert choice.place == place
-    assert choice.reason.startswith(f"gradients on the {place}: ")
-    assert ("do not fit" in choice.reason) == (sizes.rows * sizes.row_bytes > 512 << 20)
+def test_the_place_of_the_shorter_step_is_chosen(changed, mode):
+    cost = replace(SMALL, **changed)
+    choice = cheaper_mode(cost)
+    assert choice.mode == mode
+    assert choice.reason.startswith(f"gradients on the {mode}: ")
+    assert ("do not fit" in choice.reason) == (cost.rows * cost.row_bytes > 512 << 20)

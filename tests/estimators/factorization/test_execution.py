@@ -2,12 +2,11 @@
 
 import logging
 
-import numpy as np
 import pytest
 
 from nonconvex.distributed.factorization.execution import fits_on_driver
 from nonconvex.recommendation import MatrixFactorization
-from tests.distributed.factorization.test_fit import frame, same_bits, triples
+from tests.factories import same_bits
 
 FITS = {
     "als": {
@@ -29,24 +28,13 @@ FITS = {
 }
 
 
-@pytest.fixture(scope="module")
-def ratings(spark):
-    users, items, values = triples()
-    generator = np.random.default_rng(0)
-    weight = generator.integers(1, 4, len(values)).astype(float)
-    held = generator.random(len(values)) < 0.2
-    data = frame(spark, users, items, values, weight=weight, held=held).cache()
-    yield data
-    data.unpersist()
-
-
 @pytest.mark.parametrize("fit", FITS)
-def test_the_driver_and_the_executors_come_to_the_same_bits(ratings, fit):
+def test_the_driver_and_the_executors_come_to_the_same_bits(weighted_ratings, fit):
     estimator = MatrixFactorization(rank=2, numUserBlocks=3, **FITS[fit])
     if fit != "gibbs":
         estimator.setMaxIter(2)
-    here = estimator.setUpdates("driver").fit(ratings)
-    there = estimator.setUpdates("executors").fit(ratings)
+    here = estimator.setUpdates("driver").fit(weighted_ratings)
+    there = estimator.setUpdates("executors").fit(weighted_ratings)
     same_bits(here.factors, there.factors)
     for ours, theirs in zip(here.summary.restarts, there.summary.restarts, strict=True):
         assert [step | {"seconds": 0} for step in ours.history] == [
@@ -54,14 +42,14 @@ def test_the_driver_and_the_executors_come_to_the_same_bits(ratings, fit):
         ]
 
 
-def test_few_ratings_are_worked_through_on_the_driver(ratings, caplog):
+def test_few_ratings_are_worked_through_on_the_driver(weighted_ratings, caplog):
     # One rating more, or one start more, and a job is worth its planning.
     assert fits_on_driver(1 << 18, 16)
     assert not fits_on_driver((1 << 18) + 1, 1)
     assert not fits_on_driver(1 << 18, 17)
     with caplog.at_level(logging.INFO, logger="nonconvex"):
-        MatrixFactorization(rank=2, maxIter=1).fit(ratings)
-    n = ratings.count()
+        MatrixFactorization(rank=2, maxIter=1).fit(weighted_ratings)
+    n = weighted_ratings.count()
     assert (
         f"updates on the driver: {n} ratings × 3 unknowns take less time than planning a job"
         in caplog.messages

@@ -5,6 +5,7 @@ import pyarrow as pa
 import pytest
 
 from nonconvex.distributed.factorization.dataset import Ids
+from nonconvex.estimators.factorization.predict import ModelState
 from nonconvex.estimators.factorization.summary import TrainingSummary
 from nonconvex.estimators.params import ParamError
 from nonconvex.numerics.factorization.als import solve_rows
@@ -54,12 +55,14 @@ def make(ratings, items, block):
 
     def make(posterior=None, histories=(ratings,), pairs=ratings):
         return MatrixFactorizationModel(
-            Factors(3.0, users, items),
-            ids,
-            SUMMARY,
-            posterior=posterior,
-            training_pairs=pairs,
-            histories=histories,
+            ModelState(
+                Factors(3.0, users, items),
+                ids,
+                SUMMARY,
+                posterior=posterior,
+                training_pairs=pairs,
+                histories=histories,
+            )
         )
 
     return make

@@ -3,7 +3,6 @@
 import signal
 
 import numpy as np
-import pandas as pd
 import pytest
 from pyspark.sql import functions as F
 
@@ -12,33 +11,14 @@ from nonconvex.distributed.factorization import gibbs as courses
 from nonconvex.distributed.factorization import gibbs as sampling
 from nonconvex.distributed.factorization import runs
 from nonconvex.estimators.params import ParamError
-from nonconvex.pipeline.factorization.tables import chain_table
 from nonconvex.recommendation import MatrixFactorization, MatrixFactorizationModel
 
 USERS, ITEMS, RANK, NOISE = 60, 40, 2, 0.5
 
 
 @pytest.fixture(scope="module")
-def table():
-    """Planted ratings, those of the last ids held out."""
-    generator = np.random.default_rng(3)
-    x, z = generator.normal(0, 0.8, (USERS, 1 + RANK)), generator.normal(0, 0.8, (ITEMS, 1 + RANK))
-    table = pd.DataFrame(
-        np.argwhere(generator.random((USERS, ITEMS)) < 0.7), columns=["user", "item"]
-    )
-    u, i = table["user"], table["item"]
-    mean = 3 + x[u, 0] + z[i, 0] + (x[u, 1:] * z[i, 1:]).sum(axis=1)
-    table["rating"] = mean + generator.normal(0, NOISE, len(table))
-    unseen = (table["user"] == USERS - 1) | (table["item"] == ITEMS - 1)
-    table["held_out"] = unseen | (generator.random(len(table)) < 0.2)
-    return table
-
-
-@pytest.fixture(scope="module")
-def ratings(spark, table):
-    frame = spark.createDataFrame(table).cache()
-    yield frame
-    frame.unpersist()
+def ratings(planted_ratings):
+    return planted_ratings
 
 
 def estimator(**params):
@@ -52,7 +32,7 @@ def model(ratings):
 
 
 def arrays_of(model):
-    posterior = model._posterior
+    posterior = model._state.posterior
     return [*model.factors[1:], posterior.users, posterior.items, posterior.user_precision]
 
 
@@ -69,7 +49,7 @@ def test_every_param_of_sampling_has_its_effect(ratings):
     assert predicted == [False, False, True, True, True]  # sweeps 3 and 5 end with a sample
     sampling = few.summary.sampling
     assert [sampling[name] for name in ("burnIn", "samples", "thinning", "kept")] == [1, 2, 2, 3]
-    assert len(few._posterior.taus) == 3
+    assert len(few._state.posterior.taus) == 3
     assert few.rank == 3
 
 
@@ -107,21 +87,11 @@ def test_the_summary_tells_of_every_sweep(model):
 
 
 def test_the_table_of_chains_is_for_reading(model):
-    lines = chain_table(model.summary).splitlines()
-    assert lines[0].split() == [
-        "chain",
-        "sweeps",
-        "τ",
-        "train",
-        "RMSE",
-        "validation",
-        "RMSE",
-        "of",
-        "the",
-        "mean",
-    ]
+    _, *lines = str(model.summary).splitlines()
+    title = "chain sweeps τ train RMSE validation RMSE of the mean stopped"
+    assert lines[0].split() == title.split()
     assert [line.split()[:2] for line in lines[1:3]] == [["0", "20"], ["1", "20"]]
-    assert lines[3].startswith("6 of 20 samples kept; of τ R̂ ")
+    assert lines[3].startswith("6 of 20 samples kept; τ has R̂ ")
 
 
 def test_the_validation_rmse_is_that_of_the_mean_model(model, ratings):
@@ -137,7 +107,9 @@ def test_a_model_comes_back_from_disk_with_its_samples(model, ratings, tmp_path)
     loaded = MatrixFactorizationModel.load(str(tmp_path / "model"))
     assert same(loaded, model)
     assert loaded.summary == model.summary
-    for one, other in zip(loaded._posterior.spread(), model._posterior.spread(), strict=True):
+    for one, other in zip(
+        loaded._state.posterior.spread(), model._state.posterior.spread(), strict=True
+    ):
         np.testing.assert_array_equal(one, other)
 
 
@@ -207,7 +179,9 @@ def test_a_training_user_is_folded_in_nearly_as_it_was_and_a_new_one_as_its_twin
     # one user alone is folded in to the same bits as among others
     alone = model.foldInUsers(twin.repartition(4))
     place = alone._ids.users.to_pylist().index(1007)
-    assert alone._posterior.users[place].tobytes() == folded._posterior.users[-1].tobytes()
+    assert (
+        alone._state.posterior.users[place].tobytes() == folded._state.posterior.users[-1].tobytes()
+    )
 
 
 def test_items_are_folded_in_too(model, ratings):

@@ -3,7 +3,7 @@
 import numpy as np
 
 from nonconvex.recommendation import MatrixFactorization
-from tests.distributed.factorization.test_fit import frame
+from tests.factories import frame
 
 
 def test_starts_reach_different_minima_and_the_best_is_kept(spark):

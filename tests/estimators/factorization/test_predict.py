@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 from pyspark.sql import functions as F
 
+from nonconvex.estimators.factorization.predict import ModelState
 from nonconvex.estimators.params import ParamError
 from nonconvex.recommendation import MatrixFactorization, MatrixFactorizationModel
 
@@ -12,19 +13,8 @@ USERS, ITEMS, NOISE = 60, 40, 0.5
 
 
 @pytest.fixture(scope="module")
-def ratings(spark):
-    generator = np.random.default_rng(3)
-    x, z = generator.normal(0, 0.8, (USERS, 3)), generator.normal(0, 0.8, (ITEMS, 3))
-    table = pd.DataFrame(
-        np.argwhere(generator.random((USERS, ITEMS)) < 0.7), columns=["user", "item"]
-    )
-    u, i = table["user"], table["item"]
-    mean = 3 + x[u, 0] + z[i, 0] + (x[u, 1:] * z[i, 1:]).sum(axis=1)
-    table["rating"] = mean + generator.normal(0, NOISE, len(table))
-    table["held_out"] = (u == USERS - 1) | (i == ITEMS - 1) | (generator.random(len(table)) < 0.2)
-    frame = spark.createDataFrame(table).cache()
-    yield frame
-    frame.unpersist()
+def ratings(planted_ratings):
+    return planted_ratings
 
 
 def estimator(**params):
@@ -84,18 +74,18 @@ def test_who_is_folded_in_again_is_as_sure_as_before(model, ratings):
 def test_the_same_wherever_and_however_it_was_minimized(model, ratings):
     train = ratings.where("not held_out")
     apart = estimator(updates="executors", numUserBlocks=3).fit(train)
-    assert apart._ridge.noise == model._ridge.noise
-    for one, other in zip(apart._ridge.measured, model._ridge.measured, strict=True):
+    assert apart._state.ridge.noise == model._state.ridge.noise
+    for one, other in zip(apart._state.ridge.measured, model._state.ridge.measured, strict=True):
         assert one.tobytes() == other.tobytes()
     # Descent does not end with an update of the users: their squares are a pass of their own.
     descended = estimator(solver="gd", maxIter=1, updates="executors").fit(train)
     errors = told(descended, train)
     squares = (errors["rating"] - errors["prediction"]) ** 2
-    left = descended._ridge.spread(descended.factors)
-    unknowns = left.users.unknowns(descended._ridge.measured.user_degrees.astype(float)).sum()
+    left = descended._state.ridge.spread(descended.factors)
+    unknowns = left.users.unknowns(descended._state.ridge.measured.user_degrees.astype(float)).sum()
     n = len(errors)
     expected = squares.sum() / (n * (1 - left.share) - unknowns)
-    assert descended._ridge.noise == pytest.approx(expected, rel=1e-5)
+    assert descended._state.ridge.noise == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -104,7 +94,7 @@ def test_the_same_wherever_and_however_it_was_minimized(model, ratings):
         ({"implicitPrefs": True}, "predictionStdCol='std' does not go with implicitPrefs=True"),
         ({"nonnegative": True}, "does not go with nonnegative=True, where rows are not normal"),
         ({"ensemble": True, "numRestarts": 2}, "does not go with ensemble=True"),
-        ({"regUser": 0.0}, "does not go with regUser=0.0, where nothing says how far from 0"),
+        ({"regUser": 0.0}, "does not go with regUser=0.0, which leaves the row of a new id"),
         ({"regItem": 0.1, "biasRegRatio": 0.0}, "does not go with biasRegRatio=0.0"),
     ],
 )
@@ -114,6 +104,6 @@ def test_what_has_no_intervals_is_refused(ratings, params, message):
 
 
 def test_a_model_without_intervals_is_not_asked_for_them(model, ratings):
-    bare = MatrixFactorizationModel(model.factors, model._ids, model._summary)
+    bare = MatrixFactorizationModel(ModelState(model.factors, model._ids, model.summary))
     with pytest.raises(ParamError, match="predictionIntervalCol are not for this model, which was"):
         bare.copy({bare.predictionStdCol: "std"}).transform(ratings)

@@ -21,27 +21,13 @@ from nonconvex.distributed.model_tables import ModelError
 from nonconvex.estimators.factorization.params import SAMPLING
 from nonconvex.estimators.params import ParamError
 from nonconvex.recommendation import MatrixFactorization, MatrixFactorizationModel
-from tests.distributed.factorization.test_fit import frame, triples
 
 QUICK = {"rank": 2, "maxIter": 3, "numUserBlocks": 2, "numItemBlocks": 2}
 
 
 @pytest.fixture(scope="module")
-def ratings(spark):
-    users, items, values = triples()
-    generator = np.random.default_rng(0)
-    data = frame(
-        spark,
-        users,
-        items,
-        values,
-        weight=generator.integers(1, 4, len(values)).astype(float),
-        held=generator.random(len(values)) < 0.2,
-    )
-    data = data.repartition(2, "user").cache()
-    data.count()
-    yield data
-    data.unpersist()
+def ratings(weighted_ratings):
+    return weighted_ratings
 
 
 @pytest.fixture(scope="module")
@@ -341,11 +327,6 @@ def test_predictions_can_be_clipped(model, ratings):
 # Persistence, pipelines, tuning
 
 
-def test_saved_models_name_modules_that_must_not_move():
-    assert MatrixFactorization.__module__ == "nonconvex.recommendation"
-    assert MatrixFactorizationModel.__module__ == "nonconvex.recommendation"
-
-
 def test_save_and_load(model, ratings, tmp_path):
     path = str(tmp_path / "model")
     model.save(path)
@@ -418,7 +399,7 @@ import sys
 from pyspark.ml import PipelineModel
 from nonconvex.recommendation import MatrixFactorization
 from nonconvex.session import get_session
-from tests.distributed.factorization.test_fit import frame, triples
+from tests.factories import frame, triples
 spark = get_session("restart", {"spark.master": "local[1]", "spark.sql.shuffle.partitions": "1"})
 model = PipelineModel.load(sys.argv[1])
 row = model.transform(spark.createDataFrame([(0, 3)], "user long, item long")).collect()[0]

@@ -5,10 +5,10 @@ import math
 import numpy as np
 import pytest
 
-from nonconvex.distributed.data.examples import Classes, ExamplesError, Outline
+from nonconvex.distributed.data.examples import Classes, ExampleSchema, ExamplesError
 from nonconvex.estimators.network.fit import complete_layers
 from nonconvex.estimators.network.params import check_network
-from nonconvex.estimators.network.summary import NetworkSummary, RestartSummary
+from nonconvex.estimators.network.summary import NetworkRestart, NetworkSummary
 from nonconvex.estimators.params import ParamError
 from nonconvex.neural_network import MultilayerPerceptronClassifier, MultilayerPerceptronRegressor
 
@@ -16,7 +16,7 @@ ESTIMATORS = [MultilayerPerceptronRegressor, MultilayerPerceptronClassifier]
 
 OUT_OF_RANGE = {
     "featuresCol": ([], "featuresCol must be a name, or a list of different names, got"),
-    "layers": ([4, 0], "each entry of layers must be an integer ≥ 1, got 0"),
+    "layers": ([4, 0], r"layers must be a list of sizes, each an integer ≥ 1, got \[4, 0\]"),
     "activation": (["relu", "elu"], "activation must be one of identity, .*, got 'elu'"),
     "stepGradient": ("identity", "stepGradient must be one of straight-through, got 'identity'"),
     "initialization": ("zeros", "initialization must be one of glorot-uniform, .*, got 'zeros'"),
@@ -34,7 +34,7 @@ OUT_OF_RANGE = {
     "gradients": ("here", "gradients must be one of auto, driver, executors, got 'here'"),
     "handleInvalid": ("drop", "handleInvalid must be one of error, skip, keep, got 'drop'"),
     "predictionCol": (3, "predictionCol must be a name or '', got 3"),
-    "solver": ("l-bfgs", "solver must be gd, gradient descent, got 'l-bfgs'; which kind of it"),
+    "solver": ("l-bfgs", "solver must be gd, gradient descent, got 'l-bfgs'; set optimizer to"),
     "learningRate": (0, "learningRate must be a finite number > 0, got 0"),
 }
 
@@ -80,13 +80,13 @@ def test_params_of_mllib_are_accepted_by_name():
     assert theirs <= ours
 
 
-IRIS = Outline(150, 0, 4, 3, Classes("string", ("a", "b", "c")))
-TWO = Outline(9, 0, 4, 2, Classes("double", (0.0, 1.0)))
-TARGETS = Outline(9, 0, 4, 2, None)
+IRIS = ExampleSchema(150, 0, 4, 3, Classes("string", ("a", "b", "c")))
+TWO = ExampleSchema(9, 0, 4, 2, Classes("double", (0.0, 1.0)))
+TARGETS = ExampleSchema(9, 0, 4, 2, None)
 
 
 @pytest.mark.parametrize(
-    ("outline", "layers", "complete"),
+    ("schema", "layers", "complete"),
     [
         (IRIS, [], (4, 3)),
         (IRIS, [7], (4, 7, 3)),
@@ -101,8 +101,8 @@ TARGETS = Outline(9, 0, 4, 2, None)
         (TARGETS, [4, 8, 2], (4, 8, 2)),
     ],
 )
-def test_layers_with_and_without_their_ends(outline, layers, complete):
-    assert complete_layers(layers, outline) == complete
+def test_layers_with_and_without_their_ends(schema, layers, complete):
+    assert complete_layers(layers, schema) == complete
 
 
 def test_layers_that_fit_at_one_end_are_refused_with_both_spellings():
@@ -124,7 +124,7 @@ def test_layers_that_fit_at_one_end_are_refused_with_both_spellings():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"patience": 2}, "patience=2 needs validation rows to look at; set"),
+        ({"patience": 2}, "patience=2 needs validation rows; set"),
         ({"checkpointInterval": 2}, "checkpointInterval=2 needs checkpointPath"),
         ({"activation": "step"}, 'learned through it; choose .*stepGradient="straight-through"'),
         ({"stepGradient": "straight-through"}, "is for the activation step alone; unset it"),
@@ -143,7 +143,7 @@ def test_params_that_contradict_each_other_are_refused_before_any_data_are_read(
 
 def test_a_restart_that_diverged_is_never_the_best_and_survives_json():
     def restart(number, objective, validation_loss):
-        return RestartSummary(
+        return NetworkRestart(
             number, "why", 1, objective, objective, 0.5, validation_loss, None, history=[]
         )
 

@@ -19,11 +19,10 @@ from pyspark.sql import functions as F
 
 from nonconvex.distributed.checkpoints import CheckpointError, Interrupted
 from nonconvex.distributed.data.examples import ExampleColumns, ExamplesError
-from nonconvex.distributed.data.prepared_examples import prepare_examples
 from nonconvex.distributed.files.atomic import write_checksums
 from nonconvex.distributed.model_tables import ModelError
 from nonconvex.distributed.network import fit as network_training
-from nonconvex.distributed.network.dataset import pack_examples
+from nonconvex.distributed.network.dataset import shard_examples
 from nonconvex.estimators.network.fit import plan_network
 from nonconvex.estimators.params import ParamError
 from nonconvex.neural_network import (
@@ -468,7 +467,7 @@ def test_driver_and_executors_agree_after_fifty_steps(frame):
     a, b = driver.scorer.theta, executors.scorer.theta
     assert np.linalg.norm(a - b) < 1e-5 * np.linalg.norm(a)
     assert (driver.summary.gradients, executors.summary.gradients) == ("driver", "executors")
-    assert executors.summary.gradients_reason == "gradients on the executors, as was asked for"
+    assert executors.summary.gradients_reason == "gradients on the executors, as requested"
     assert driver.summary.rows()[-1]["steps"] == 50
 
 
@@ -504,7 +503,7 @@ def test_a_killed_fit_goes_on_to_the_same_bits(frame, tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(network_training, "_show", ask)
-        with pytest.raises(Interrupted, match=r"after epoch 3, which is saved in .*/c; the same"):
+        with pytest.raises(Interrupted, match=r"after epoch 3, which is saved in .*/c; run"):
             saving.fit(frame)
     resumed = saving.fit(frame)
     assert theta(resumed) == theta(whole)
@@ -514,17 +513,24 @@ def test_a_killed_fit_goes_on_to_the_same_bits(frame, tmp_path, monkeypatch):
     assert not (tmp_path / "c").exists()
 
 
-def test_prepared_examples_give_the_same_model(frame, model, tmp_path):
-    names = ExampleColumns(("a", "b", "c"), "name", "weight")
-    prepared = prepare_examples(frame, names, str(tmp_path / "prepared"), classify=True)
-    estimator = MultilayerPerceptronClassifier(**QUICK)
-    fitted = estimator.fitPrepared(prepared)
-    assert theta(fitted) == theta(model)
-    assert fitted.evaluate(frame) == model.evaluate(frame)
-    with pytest.raises(ParamError, match="labelCol='name' is settled when examples are prepared"):
-        estimator.copy({estimator.labelCol: "name"}).fitPrepared(prepared)
-    with pytest.raises(ParamError, match="were prepared for a classification; use the other"):
-        MultilayerPerceptronRegressor().fitPrepared(prepared)
+def test_estimators_models_and_summaries_print_what_a_person_reads(model, regression):
+    shown = repr(MultilayerPerceptronClassifier(**QUICK))
+    assert shown.startswith("MultilayerPerceptronClassifier(uid='MultilayerPerceptronClassifier_")
+    assert "layers=[6], learningRate=0.05, maxIter=3" in shown
+    assert "momentum" not in shown, "Params that are not set"
+    shown = repr(model)
+    assert shown.startswith("MultilayerPerceptronClassificationModel(uid=")
+    network = "layers=[3, 6, 3], activations=['relu'], parameters=45, "
+    assert network + "loss='categorical-cross-entropy', rows=240, objective=" in shown
+    assert shown.endswith(", stop='reached maxIter')")
+    heading, header, row = str(model.summary).splitlines()
+    assert heading.startswith("network 3-6-3 (relu), 45 parameters, 240 rows: trained in ")
+    assert header.split() == ["restart", "epoch", "f", "accuracy", "stopped"]
+    assert row.startswith("0 *")
+    assert len(header) == len(row)
+    assert "history" not in repr(model.summary.restarts[0])
+    assert "<td>0 *</td>" in model._repr_html_()
+    assert str(regression.summary).splitlines()[1].split()[3] == "RMSE"
 
 
 # Restarts, validation, warm start
@@ -572,7 +578,7 @@ def test_a_warm_start_goes_on_from_what_the_model_predicts(frame, model):
     assert first == pytest.approx(model.evaluate(newer)["logLoss"], rel=0.05)
     for change, message in (
         ({"numRestarts": 2}, "numRestarts=2 with an initial model would repeat one fit"),
-        ({"initialWeights": [1.0]}, "is for fits that do not start from a model"),
+        ({"initialWeights": [1.0]}, "cannot be used with an initial model"),
         ({"layers": [7]}, r"initial model has layers \[3, 6, 3\] and this fit \[3, 7, 3\]"),
         ({"activation": "tanh"}, "initial model has activation"),
         ({"standardization": False}, "is not that of the initial model, which is kept; unset it"),
@@ -589,13 +595,13 @@ def test_a_warm_start_goes_on_from_what_the_model_predicts(frame, model):
 
 
 def test_params_that_contradict_the_data_give_one_sentence(frame):
-    examples = pack_examples(frame, ExampleColumns("features", "label"), classify=True)
+    examples = shard_examples(frame, ExampleColumns("features", "label"), classify=True)
     for params, message in (
         ({"layers": [3, 8]}, r"begins with the 3 features and does not end with the 3 classes"),
         ({"classWeight": [1.0]}, "classWeight has 1 numbers, and there are 3 classes, 0.0, 1.0"),
-        ({"classWeight": [0.0] * 3}, "is 0 for every class there is; let one at least"),
+        ({"classWeight": [0.0] * 3}, "is 0 for every class in the data; at least one"),
         ({"initialWeights": [1.0]}, r"and with layers=\[3, 3\] there are 12 parameters"),
-        ({"activation": "tanh"}, r"of hidden layers, and layers=\[3, 3\]; unset it"),
+        ({"activation": "tanh"}, r"needs hidden layers; layers=\[3, 3\] has none"),
         ({"layers": [4], "activation": ["tanh"] * 2}, "activation has 2 names, and layers="),
         ({"thresholds": [0.5]}, "thresholds has 1 numbers, and there are 3 classes; give one"),
     ):
@@ -631,17 +637,17 @@ def test_bad_data_give_one_sentence(frame, caplog):
     with caplog.at_level(logging.WARNING, logger="nonconvex"):
         model = MultilayerPerceptronClassifier(featuresCol=["a", "k"], maxIter=1).fit(constant)
     [warning] = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
-    assert warning == "1 of 2 features are constant and say nothing: 'k'; leave them out"
+    assert warning == "1 of 2 features are constant and carry no information: 'k'; leave them out"
     assert model.summary.constant_features == 1
     # Its weights are chance, so a value that training has not seen says nothing.
     logits = [model.predictRaw([1.0, k]) for k in (7.0, 700.0)]
     assert logits[0] == logits[1]
     caplog.clear()
-    examples = pack_examples(frame, ExampleColumns(["a", "b"], "label"), classify=True)
+    examples = shard_examples(frame, ExampleColumns(["a", "b"], "label"), classify=True)
     plan_network(MultilayerPerceptronClassifier(), examples, model.scorer)
     examples.release()
     [warning] = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
     assert warning == (
-        "1 features were constant when the initial model was trained, and it goes on without them: "
-        "'b'; start anew to learn of them"
+        "1 features were constant when the initial model was trained, and it ignores them: "
+        "'b'; start from random weights to use them"
     )

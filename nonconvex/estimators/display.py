@@ -1,0 +1,96 @@
+"""Objects as a person reads them: on one line, and as tables of text and of HTML."""
+
+from __future__ import annotations
+
+import html
+import reprlib
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+__all__ = ["Summary", "html_table", "one_line", "text_table"]
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 100
+
+
+def one_line(name: str, facts: Mapping[str, Any]) -> str:
+    """Return ``Name(key=value, …)``, with floats to six digits and long values shortened.
+
+    Examples
+    --------
+    >>> one_line("Model", {"rank": 10, "objective": 0.123456789, "layers": list(range(1000))})
+    'Model(rank=10, objective=0.123457, layers=[0, 1, 2, 3, 4, 5, ...])'
+    """
+    shown = (
+        f"{key}={value:.6g}" if isinstance(value, float) else f"{key}={_SHORT.repr(value)}"
+        for key, value in facts.items()
+    )
+    return f"{name}({', '.join(shown)})"
+
+
+def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Align rows under a header: the first column to the left, the others to the right.
+
+    Examples
+    --------
+    >>> print(text_table(["", "RMSE"], [["model", "1.52"], ["user mean", "10.73"]]))
+                RMSE
+    model       1.52
+    user mean  10.73
+    """
+    lines = [header, *rows]
+    first, *others = (max(map(len, column)) for column in zip(*lines, strict=True))
+    return "\n".join(
+        "  ".join([line[0].ljust(first), *map(str.rjust, line[1:], others)]).rstrip()
+        for line in lines
+    )
+
+
+def html_table(heading: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a heading and a table as HTML, for a notebook.
+
+    Examples
+    --------
+    >>> html_table("a < b", ["x"], [["1"]])
+    '<p>a &lt; b</p><table><tr><th>x</th></tr><tr><td>1</td></tr></table>'
+    """
+    lines = [("th", header), *(("td", row) for row in rows)]
+    cells = (
+        "".join(f"<{tag}>{html.escape(value)}</{tag}>" for value in line) for tag, line in lines
+    )
+    return (
+        f"<p>{html.escape(heading)}</p><table>{''.join(f'<tr>{row}</tr>' for row in cells)}</table>"
+    )
+
+
+class Summary:
+    """Base of the summaries of fits: `repr` is one line, `print` a table of the restarts."""
+
+    @abstractmethod
+    def facts(self) -> dict[str, Any]:
+        """Return the values that `repr` shows."""
+
+    @abstractmethod
+    def _heading(self) -> str:
+        """Return the line above the table."""
+
+    @abstractmethod
+    def _table(self) -> tuple[list[str], list[list[str]]]:
+        """Return the header of the table, and a row for each restart."""
+
+    def _note(self) -> str:
+        """Return the line below the table, if any."""
+        return ""
+
+    def __repr__(self) -> str:
+        """Return one line."""
+        return one_line(type(self).__name__, self.facts())
+
+    def __str__(self) -> str:
+        """Return a heading, and a table of the restarts with a star at the best one."""
+        return "\n".join(filter(None, [self._heading(), text_table(*self._table()), self._note()]))
+
+    def _repr_html_(self) -> str:
+        """Return the same for a notebook."""
+        return html_table(self._heading(), *self._table()) + f"<p>{html.escape(self._note())}</p>"

@@ -1,0 +1,101 @@
+"""Errors and ranking metrics of a fitted model on ratings that were held out."""
+
+from __future__ import annotations
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+from pyspark.sql.pandas.types import from_arrow_type
+
+from nonconvex.distributed.columns import check_frame, id_column, number_column
+from nonconvex.distributed.data.validation import RatingsError
+from nonconvex.distributed.factorization.evaluate import evaluate_ratings, retrieval
+from nonconvex.distributed.factorization.top_n import Ranker
+from nonconvex.estimators.factorization.params import FactorizationModelParams
+from nonconvex.estimators.factorization.predict import ModelState, add_predictions
+from nonconvex.estimators.factorization.recommend import (
+    excluded_pairs,
+    has_cold_lists,
+    model_sides,
+)
+from nonconvex.estimators.params import convert_argument, integer, number, optional
+
+__all__ = ["evaluate_model", "select_as_in_training"]
+
+_TRAINING = {"userCol": "user", "itemCol": "item", "predictionCol": "prediction"}
+
+
+def select_as_in_training(
+    state: ModelState, params: FactorizationModelParams, dataset: DataFrame
+) -> DataFrame:
+    """Select ``user, item, rating`` and, if training was weighted, ``weight``."""
+    check_frame("dataset", dataset)
+    get = params.getOrDefault
+    columns = {
+        name: id_column(dataset, get(f"{name}Col"), f"{name}Col", from_arrow_type(ids.type))
+        for name, ids in zip(("user", "item"), state.ids, strict=True)
+    }
+    columns["rating"] = number_column(dataset, get("ratingCol"), "ratingCol")
+    if get("weightCol") is not None:
+        columns["weight"] = number_column(dataset, get("weightCol"), "weightCol")
+    return dataset.select(*(column.alias(name) for name, column in columns.items()))
+
+
+def evaluate_model(
+    state: ModelState,
+    params: FactorizationModelParams,
+    dataset: DataFrame,
+    k: int,
+    threshold: float | None,
+    exclude: DataFrame | str | None,
+) -> dict[str, float]:
+    """Measure predictions and top-k lists; see ``MatrixFactorizationModel.evaluate``."""
+    k, pairs = convert_argument("k", k, integer(1)), excluded_pairs(state, params, exclude)
+    threshold = convert_argument("threshold", threshold, optional(number()))
+    implicit = params.getOrDefault("implicitPrefs")
+    ratings = select_as_in_training(state, params, dataset)
+    users, items = model_sides(state, params, dataset.sparkSession)
+    ratings.persist()
+    try:
+        rows = _count(ratings)
+        named = params.copy({params.getParam(role): name for role, name in _TRAINING.items()})
+        predicted = add_predictions(state, named, ratings)
+        if implicit:
+            predicted = predicted.withColumn("rating", (F.col("rating") > 0).cast("double"))
+        # All ratings are of one bin of counts.
+        predicted = predicted.withColumns({"user_count": F.lit(0), "item_count": F.lit(0)})
+        errors = evaluate_ratings(predicted, ["prediction"]).overall
+        if threshold is not None:
+            relevant = ratings.where(F.col("rating") >= threshold)
+        else:
+            relevant = ratings.where("rating > 0") if implicit else ratings
+        lists = retrieval(
+            relevant.select(F.col("user").alias("id"), F.col("item").alias("other")),
+            Ranker(float(state.held.alpha), users.rows, items.rows, k, None),
+            users,
+            items,
+            exclude=pairs,
+            unknown=has_cold_lists(params),
+        )
+    finally:
+        ratings.unpersist()
+    return {
+        "rmse": errors.rmse["prediction"],
+        "mae": errors.mae["prediction"],
+        "ratings": errors.ratings,
+        "unpredicted": rows - errors.ratings,
+        **lists,
+        "k": k,
+    }
+
+
+def _count(ratings: DataFrame) -> int:
+    """Return the number of ratings, all of which must be numbers."""
+    number = F.col("rating").isNotNull() & ~F.isnan("rating")
+    counts = ratings.agg(F.count("*"), F.count_if(~number)).first()
+    assert counts is not None
+    if counts[1]:
+        raise RatingsError(
+            f"{counts[1]:,} of the {counts[0]:,} ratings to evaluate with are null or NaN; "
+            "drop them"
+        )
+    return int(counts[0])
