@@ -63,6 +63,7 @@ from nonconvex.pipeline.factorization.config import (
 )
 from nonconvex.pipeline.network.config import ExampleSplitSection, ExamplesSection
 from nonconvex.pipeline.sections import ParamTable, SplitSection
+from nonconvex.pipeline.text import strict_json
 from nonconvex.recommendation import MatrixFactorization
 from nonconvex.session import get_session
 
