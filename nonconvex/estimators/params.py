@@ -250,18 +250,7 @@ class CheckedParams(Params):
         return super()._set(**kwargs)
 
     def copy(self, extra: ParamMap | None = None) -> Self:
-        """Return a copy with some Params set to other values.
-
-        Parameters
-        ----------
-        extra : dict, optional
-            By Params of this instance; those of other stages of a Pipeline are left to them.
-
-        Raises
-        ------
-        ParamError
-            For a Param of a class, which belongs to no instance and would be ignored.
-        """
+        """Return a copy with some Params set to other values."""
         for key in extra or ():
             if isinstance(key, Param) and key.parent == Params._dummy().uid:
                 raise ParamError(

@@ -25,15 +25,7 @@ class ModelWriter(MLWriter, Generic[ModelT]):
         self._model = model
 
     def saveImpl(self, path: str) -> None:
-        """Write the model into a new directory.
-
-        Raises
-        ------
-        ModelError
-            If `path` exists.
-        FileSystemError
-            If `path` cannot be written.
-        """
+        """Write the model into a new directory."""
         files = FileSystem(self.sparkSession, path)
         if files.exists(path):
             raise ModelError(
@@ -58,15 +50,7 @@ class ModelReader(MLReader[ModelT]):
         self._cls = cls
 
     def load(self, path: str) -> ModelT:
-        """Read a model.
-
-        Raises
-        ------
-        ModelError
-            If `path` does not hold a complete model, or a file of it has changed.
-        FileSystemError
-            If the file system of `path` cannot be reached.
-        """
+        """Read a model."""
         metadata = _metadata(self._cls, path, self.sparkSession)
         try:
             verify(self.sparkSession, path)
@@ -94,13 +78,7 @@ class EstimatorReader(DefaultParamsReader[ModelT]):
     """Reader of an estimator that pyspark's writer of Params wrote."""
 
     def load(self, path: str) -> ModelT:
-        """Read an estimator.
-
-        Raises
-        ------
-        ModelError
-            If `path` does not hold one.
-        """
+        """Read an estimator."""
         _metadata(self.cls, path, self.sparkSession)
         return super().load(path)
 
@@ -115,15 +93,7 @@ def _metadata(cls: type, path: str, spark: SparkSession) -> dict[str, Any]:
 
 
 def read_metadata(spark: SparkSession, path: str, kind: str = "model") -> dict[str, Any]:
-    """Read the metadata of a model or an estimator, called `kind` in messages.
-
-    Raises
-    ------
-    ModelError
-        If there is none.
-    FileSystemError
-        If the file system of `path` cannot be reached.
-    """
+    """Read the metadata of a model or an estimator, called `kind` in messages."""
     exists = FileSystem(spark, path).exists(path)
     try:
         metadata: dict[str, Any] = DefaultParamsReader.loadMetadata(path, spark)

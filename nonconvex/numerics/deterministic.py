@@ -74,14 +74,7 @@ class PartialSums(NamedTuple):
 
     @classmethod
     def of(cls, first: int, values: _Array) -> PartialSums:
-        """Sum the whole chunks of values of shape (s, rows).
-
-        Examples
-        --------
-        >>> sums = PartialSums.of(1000, np.ones((1, 1100)))
-        >>> sums.head.shape, sums.chunks.tolist(), sums.tail.shape
-        ((1, 24), [[1024.0]], (1, 52))
-        """
+        """Sum the whole chunks of values of shape (s, rows)."""
         rows = values.shape[1]
         start = min(-first % CHUNK, rows)
         stop = start + (rows - start) // CHUNK * CHUNK
@@ -262,13 +255,7 @@ class Stream(NamedTuple):
 
     @classmethod
     def of(cls, seed: int, *key: int) -> Stream:
-        """Return the stream of a seed and of integers ≥ 0 that identify its use.
-
-        Examples
-        --------
-        >>> Stream.of(42, 0, 1) == Stream.of(42, 1, 0)
-        False
-        """
+        """Return the stream of a seed and of integers ≥ 0 that identify its use."""
         first, second = _sequence(seed, key).generate_state(2, np.uint64).tolist()
         return cls(first, second)
 
@@ -283,10 +270,8 @@ def normal_rows(stream: Stream, rows: NDArray[np.integer], width: int) -> NDArra
 
     Parameters
     ----------
-    stream : Stream
     rows : int array of shape (r,)
         The number of each row, of up to 64 bits.
-    width : int
 
     Returns
     -------

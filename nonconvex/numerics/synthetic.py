@@ -111,11 +111,6 @@ class PlantedRatings:
         """Return a law of n ratings, by default with 7 users per 1,000 ratings and 3.5 √n items.
 
         There are at least twice as many items as the most active user rates.
-
-        Examples
-        --------
-        >>> PlantedRatings.of_size(10_000_000)
-        PlantedRatings(ratings=10000000, users=70000, items=11068, seed=0)
         """
         users = users or max(20, ratings * 7 // 1000)
         if items is None:

@@ -77,12 +77,6 @@ class Explanation:
     def text(self, n: int = 5, names: Mapping[Any, str] | None = None) -> str:
         """Return lines of text, with the `n` ratings that contribute most.
 
-        Parameters
-        ----------
-        n : int
-        names : mapping, optional
-            Names of items by id; an item without one is called by its id.
-
         Examples
         --------
         >>> reasons = (Reason(7, 9.0, 0.5), Reason(8, 3.0, -0.125), Reason(9, 6.0, 0.025))

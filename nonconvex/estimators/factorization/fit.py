@@ -221,25 +221,10 @@ def fit_together(
 ) -> list[FitResult]:
     """Fit from every start of every estimator, and choose the best start of each.
 
-    Parameters
-    ----------
-    training : TrainingSet
-    estimators : sequence of FactorizationParams
-        Equal in all Params that a pass over the data depends on.
-    initial : sequence of WarmStart or None
-        The start of each, instead of random ones.
-    identity : mapping
-        Identity of these fits in a checkpoint, as JSON values.
-
     Returns
     -------
     list of FitResult
         In the order of the estimators; ``summary.seconds`` is 0.
-
-    Raises
-    ------
-    FitError
-        If every start of a fit becomes non-finite.
     """
     get = estimators[0].getOrDefault
     problems: list[list[Problem]] = []

@@ -157,7 +157,6 @@ def conjugate_gradients(a: Array, b: Array, most_steps: int) -> tuple[Array, NDA
     ----------
     a : float array of shape (s, k, k)
     b : float array of shape (s, k)
-    most_steps : int
 
     Returns
     -------
@@ -226,7 +225,6 @@ def part_moments(block: RatingBlock, fixed: NDArray[np.floating], alpha: float) 
         Whose rows are parts of rows.
     fixed : float array of shape (m, 1 + K)
         The rows (β, γ) of the other side.
-    alpha : float
 
     Examples
     --------
@@ -374,12 +372,9 @@ def solve_rows(
 
     Parameters
     ----------
-    block : RatingBlock
     fixed : float array of shape (m, 1 + K)
         The other side's rows (β, γ).  Its dtype is the dtype of the arithmetic: float32 halves
         the time, float64 is exact to rounding.
-    alpha : float
-    ridge : Ridge
     biases : bool
         Without, β = 0 is kept: the design rows are (0, γ_i).
     nonnegative : bool
@@ -486,10 +481,6 @@ def sweep_rows(
         As for :func:`solve_rows`.
     start : float array of shape (r, 1 + K)
         The rows before the sweep.
-
-    Returns
-    -------
-    RowUpdate
 
     Examples
     --------

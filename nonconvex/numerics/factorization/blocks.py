@@ -212,12 +212,6 @@ class RatingBlock(NamedTuple):
 
         Equal triples in any order give the same block: pairs that occur more than once are
         ordered by rating, then by weight.
-
-        Examples
-        --------
-        >>> block = RatingBlock.from_triples([2, 0, 2, 0], [3, 2, 1, 0], [1, 3, 4, 5])
-        >>> block.rows.tolist(), block.offsets.tolist(), block.columns.tolist()
-        ([0, 2], [0, 2, 4], [0, 2, 1, 3])
         """
         row = np.asarray(rows, np.int32)
         column = np.asarray(columns, np.int32)
@@ -415,7 +409,6 @@ def held_out_in_block_of(block: RatingBlock, first: int) -> InBlock:
 
     Parameters
     ----------
-    block : RatingBlock
     first : int
         Index of the first row of the block of training ratings that these belong to.
 

@@ -36,10 +36,8 @@ def designs(
 
     Parameters
     ----------
-    block : RatingBlock
     fixed : float array of shape (m, 1 + K)
         The other side's rows (β, γ); the design has their dtype.
-    alpha : float
     biases : bool
         Without, the design rows are (0, γ_i), which keeps β = 0.
 

@@ -45,7 +45,6 @@ def contributions(
         Of one row, with n ratings.
     fixed : float array of shape (m, 1 + K)
         The other side's rows (β, γ).
-    alpha : float
     penalty : float64 array of shape (1 + K, 1 + K)
         P, of the regularization.
     target : float64 array of shape (1 + K,)

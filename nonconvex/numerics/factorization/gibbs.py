@@ -68,26 +68,11 @@ class RowDistribution(NamedTuple):
     least: float
 
     def means(self, degrees: Array) -> Array:
-        """Return μ + h ξ of rows with d ratings each, of shape (r, 1 + K).
-
-        Examples
-        --------
-        >>> rows = RowDistribution(np.array([1.0]), np.array([2.0]), np.eye(1), least=0.0)
-        >>> rows.means(np.array([0.0, np.e - 1]))
-        array([[1.],
-               [3.]])
-        """
+        """Return μ + h ξ of rows with d ratings each, of shape (r, 1 + K)."""
         return self.mean + _activity(degrees, self.least)[:, None] * self.slope
 
     def penalty(self, x: NDArray[np.floating], degrees: Array) -> Array:
-        """Compute (x − μ − h ξ)ᵀ Λ (x − μ − h ξ) of each row, of shape (r,).
-
-        Examples
-        --------
-        >>> rows = RowDistribution(np.array([1.0]), np.zeros(1), np.array([[2.0]]), least=1.0)
-        >>> rows.penalty(np.array([[4.0]]), np.array([1.0]))
-        array([18.])
-        """
+        """Compute (x − μ − h ξ)ᵀ Λ (x − μ − h ξ) of each row, of shape (r,)."""
         apart = x.astype(np.float64) - self.means(degrees)
         penalty: Array = np.einsum("rk,rk->r", np.einsum("rk,kl->rl", apart, self.precision), apart)
         return penalty
@@ -118,13 +103,7 @@ class RowPrior(NamedTuple):
 
     @classmethod
     def of(cls, deviation: float, rank: int) -> RowPrior:
-        """Return the prior for ratings of a standard deviation s: u is s for β and √s for γ.
-
-        Examples
-        --------
-        >>> RowPrior.of(4.0, 2).units
-        array([4., 2., 2.])
-        """
+        """Return the prior for ratings of a standard deviation s: u is s for β and √s for γ."""
         return cls(np.append(deviation, np.full(rank, np.sqrt(deviation))))
 
     def draw(
@@ -142,11 +121,6 @@ class RowPrior(NamedTuple):
         x : float array of shape (n, 1 + K)
         degrees : float64 array of shape (n,)
             d of each row.
-        generator : numpy.random.Generator
-
-        Returns
-        -------
-        RowDistribution
         """
         n, width = x.shape
         least = float(degrees.min())
@@ -212,7 +186,6 @@ class NoisePrior(NamedTuple):
             Σ ω w e, Σ ω w e² and Σ ω w over all ratings, with e = R − R̂ under that `alpha`.
         count : float
             n, the sum of the w.
-        generator : numpy.random.Generator
 
         Returns
         -------
@@ -240,7 +213,6 @@ class NoisePrior(NamedTuple):
 
         Parameters
         ----------
-        tau : float
         squares : float64 array of shape (n_u,)
             Σ w e² of each user.
         degrees : float64 array of shape (n_u,)
@@ -294,7 +266,6 @@ class Conditional(NamedTuple):
 
         Parameters
         ----------
-        block : RatingBlock
         fixed : float array of shape (m, 1 + K)
             The other side's rows (β, γ), whose dtype is that of the arithmetic.
         keys : int array of shape (r,), optional
@@ -305,18 +276,6 @@ class Conditional(NamedTuple):
         RowUpdate
             The penalty of a row is (x − μ)ᵀ Λ (x − μ), with its own μ; ω counts as part of the
             weights.
-
-        Examples
-        --------
-        One user who rated one item 5, with z = (1, 2) and y = 5 − 3 − 0.5, and a τ so large that
-        the rating is met exactly, whatever was drawn.
-
-        >>> block = RatingBlock.from_triples([0], [0], [5.0])
-        >>> rows = RowDistribution(np.zeros(2), np.zeros(2), np.eye(2), least=1.0)
-        >>> given = Conditional(3.0, 1e12, rows, Stream.of(42, 0))
-        >>> update = given.draw(block, np.array([[0.5, 2.0]]))
-        >>> float((update.x @ [1, 2])[0].round(3))
-        1.5
         """
         dtype, width = fixed.dtype, fixed.shape[1]
         size, omega = len(block.rows), np.ones(len(block.rows))
@@ -439,15 +398,7 @@ class Sample(NamedTuple):
         items: RowDistribution,
         user_precision: NDArray[np.float64],
     ) -> Sample:
-        """Change the coordinates of a draw.
-
-        Examples
-        --------
-        >>> factors = Factors(3.0, np.array([[0.5, 1.0]]), np.array([[0.5, 2.0]]))  # predicts 6
-        >>> rows = RowDistribution(np.array([0.25, 1.0]), np.zeros(2), np.eye(2), least=1.0)
-        >>> Sample.of(factors, 1.0, rows, rows, np.ones(1)).factors
-        Factors(alpha=4.5, users=array([[0.25, 0.  ]]), items=array([[1.25, 1.  ]]))
-        """
+        """Change the coordinates of a draw."""
         alpha, x, z = factors
         intercept = _intercept(alpha, users, items)
         own = [
@@ -536,7 +487,6 @@ class Chain:
 
         Parameters
         ----------
-        side : Side
         sweep : int
             From 1 on.
         """

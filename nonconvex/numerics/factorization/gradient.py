@@ -111,7 +111,6 @@ def sample_ratings(block: RatingBlock, sampled: NDArray[np.bool_], *, rows: bool
 
     Parameters
     ----------
-    block : RatingBlock
     sampled : bool array of shape (m,)
         By the dense index of the rows, or of the columns.
     rows : bool

@@ -116,27 +116,12 @@ class Ridge(NamedTuple):
     bias_ratio: float = 1.0
 
     def diagonal(self, degrees: NDArray[np.float64], width: int) -> NDArray[np.float64]:
-        """Diagonal added to each row's normal equation, of shape (r, width).
-
-        Examples
-        --------
-        >>> ridge = Ridge(reg=0.1, exponent=1.0, total=12, mean_degree=3.0, bias_ratio=0.5)
-        >>> ridge.diagonal(np.array([1.0, 6.0]), 3)
-        array([[0.2, 0.4, 0.4],
-               [1.2, 2.4, 2.4]])
-        """
+        """Diagonal added to each row's normal equation, of shape (r, width)."""
         rows = self.total * self.reg * (degrees / self.mean_degree) ** self.exponent  # (r,)
         return np.outer(rows, np.append(self.bias_ratio, np.ones(width - 1)))
 
     def penalty(self, degrees: NDArray[np.float64], x: NDArray[np.floating]) -> NDArray[np.float64]:
-        """n λ (d / d̄)^ν (ρ β² + ‖γ‖²) of each row, of shape (r,).
-
-        Examples
-        --------
-        >>> ridge = Ridge(reg=0.1, exponent=0.0, total=10, mean_degree=2.0)
-        >>> ridge.penalty(np.array([2.0]), np.array([[3.0, 4.0]]))
-        array([25.])
-        """
+        """n λ (d / d̄)^ν (ρ β² + ‖γ‖²) of each row, of shape (r,)."""
         squares = x.astype(np.float64) ** 2
         total: NDArray[np.float64] = np.sum(self.diagonal(degrees, x.shape[1]) * squares, axis=1)
         return total
@@ -246,7 +231,6 @@ def objective(
     users, items : int arrays of shape (n,)
         Dense indices of the observed pairs.
     ratings, weights : float arrays of shape (n,)
-    user_ridge, item_ridge : Ridge
 
     Examples
     --------
@@ -304,9 +288,6 @@ def initial_rows(
 
     Parameters
     ----------
-    rows, rank : int
-    scale : float
-    generator : numpy Generator
     first : int
         The first row to return; those before it are drawn and discarded.
 
@@ -449,12 +430,6 @@ class InitialRows(NamedTuple):
         """Draw the rows first, first + 1, …, stop − 1, of shape (stop − first, 1 + rank).
 
         The numbers of all rows before them are drawn, too, and discarded: some 15 ns each.
-
-        Examples
-        --------
-        >>> rows = InitialRows(1000, 2, 0.1, 7, 0, Side.ITEMS, np.float32, False)
-        >>> np.array_equal(rows.between(600, 700), rows.between(0, 1000)[600:700])
-        True
         """
         generator = Stream.generator(self.seed, self.restart, self.side.number)
         drawn = initial_rows(stop, self.rank, self.scale, generator, first)

@@ -213,7 +213,6 @@ def fold_rows(
 
     Parameters
     ----------
-    block : RatingBlock
     fixed : float array of shape (m, S (1 + K))
         The other side in all samples.
     given, projections

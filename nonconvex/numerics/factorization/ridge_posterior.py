@@ -125,7 +125,6 @@ def moment_of(rows: NDArray[np.floating], share: Array, *, biases: bool) -> Arra
     ----------
     rows : float array of shape (r, 1 + K)
     share : float64 array of shape (r,)
-    biases : bool
 
     Examples
     --------
@@ -247,7 +246,6 @@ class RidgeSpread(NamedTuple):
         Parameters
         ----------
         users, items : float arrays of shape (m, 1 + K)
-        measured : RowEvidence
         user, item : int arrays of shape (n,)
             -1 is an unknown id.
 
@@ -321,17 +319,6 @@ class RidgePosterior(NamedTuple):
             q_u = Σ w e² over the training ratings of each user.
         ridges : (Ridge, Ridge)
             Those of users and of items.
-        biases : bool
-
-        Examples
-        --------
-        >>> factors = Factors(3.0, np.zeros((2, 1)), np.zeros((1, 1)))
-        >>> ridge = Ridge(reg=100.0, exponent=0.0, total=40, mean_degree=20.0)
-        >>> d = np.array([20.0, 20.0]), np.array([40.0])
-        >>> q = np.array([80.0, 20.0])
-        >>> posterior = RidgePosterior.of(factors, d, q, (ridge, ridge), biases=True)
-        >>> round(posterior.noise, 2), posterior.measured.noise.round(2)
-        (2.5, array([3.7, 1.3]))
         """
         users, items = (np.asarray(side, np.float64) for side in degrees)
         posterior = cls(RowEvidence(users, items, np.ones(len(users))), 1.0, *ridges, biases)
