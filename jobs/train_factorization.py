@@ -21,6 +21,7 @@ from nonconvex.pipeline.factorization.tables import (
 from nonconvex.pipeline.release import Release
 from nonconvex.pipeline.runner import run
 from nonconvex.pipeline.runs import METRICS
+from nonconvex.pipeline.text import restart_table
 from nonconvex.report.run import factorization_report
 
 
@@ -44,7 +45,7 @@ def main(spark: SparkSession, config: FactorizationConfig) -> dict[str, Any]:
         release.files.write_text(f"{this.path}/{METRICS}", metrics)
         page = factorization_report(spark, config, metadata, model, prepared, errors, names)
     table = evaluation_report(errors, "test", clipped=model.getOrDefault("clipPredictions"))
-    release.show(this, page, drift, str(model.summary), table)
+    release.show(this, page, drift, restart_table(model.summary), table)
     release.publish(this, {} if errors is None else errors.overall.by_predictor, BASELINES)
     return release.outcome(this, page, drift, model.summary) | {
         "metrics": None if errors is None else asdict(errors.overall),

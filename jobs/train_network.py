@@ -21,6 +21,7 @@ from nonconvex.pipeline.network.tables import (
 from nonconvex.pipeline.release import Release
 from nonconvex.pipeline.runner import run
 from nonconvex.pipeline.runs import METRICS
+from nonconvex.pipeline.text import restart_table
 from nonconvex.report.run import network_report
 
 
@@ -43,7 +44,7 @@ def main(spark: SparkSession, config: NetworkConfig) -> dict[str, Any]:
         metrics = network_metrics(this.id, source, table, model.summary, comparison)
         release.files.write_text(f"{this.path}/{METRICS}", metrics)
         page = network_report(spark, config, metadata, model, table, comparison)
-    tables = str(model.summary), comparison_report(comparison, "test"), unused
+    tables = restart_table(model.summary), comparison_report(comparison, "test"), unused
     release.show(this, page, drift, *tables)
     release.publish(this, errors, ["baseline"])
     return release.outcome(this, page, drift, model.summary) | {

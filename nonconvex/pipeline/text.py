@@ -15,11 +15,17 @@ __all__ = [
     "decimals",
     "drift_report",
     "json_values",
+    "restart_table",
     "strict_json",
 ]
 
 Drift = dict[str, dict[str, float | None]]
 """By name of a figure, its value ``before`` and ``now``; None where it is not known."""
+
+
+def restart_table(summary: Any) -> str | None:
+    """Show the random starts or the chains of a fit; None if there was one start alone."""
+    return str(summary) if summary.restarts[1:] or getattr(summary, "sampling", None) else None
 
 
 def decimals(value: float | None) -> str:

@@ -22,37 +22,12 @@ from nonconvex.distributed.factorization.runs import FitState
 from nonconvex.distributed.files.atomic import verify
 from nonconvex.distributed.files.hadoop import ConcurrencyError, FileSystem
 from nonconvex.recommendation import MatrixFactorization
-from tests.factories import frame, triples
-
-
-class Killed(BaseException):
-    """What ends the process of a fit, as far as the fit can tell."""
-
-
-def fit_killed_after(saves, monkeypatch, estimator, data):
-    """FitState a fit that dies right after so many checkpoints."""
-    left = [saves]
-    save = Checkpoints.save
-
-    def save_and_die(self, state):
-        save(self, state)
-        left[0] -= 1
-        if not left[0]:
-            raise Killed
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Checkpoints, "save", save_and_die)
-        with pytest.raises(Killed):
-            estimator.fit(data)
+from tests.factories import fit_killed_after
 
 
 @pytest.fixture(scope="module")
-def ratings(spark):
-    users, items, values = triples()
-    held = np.random.default_rng(0).random(len(values)) < 0.2
-    data = frame(spark, users, items, values, held=held).cache()
-    yield data
-    data.unpersist()
+def ratings(weighted_ratings):
+    return weighted_ratings
 
 
 @pytest.mark.parametrize(

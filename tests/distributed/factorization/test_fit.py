@@ -8,54 +8,12 @@ import numpy as np
 import pytest
 from pyspark.sql import functions as F
 
-from nonconvex.distributed.factorization.dataset import pack_ratings
-from nonconvex.distributed.factorization.fit import fit_loop
-from nonconvex.distributed.factorization.runs import Broadcast, Problem
+from nonconvex.distributed.factorization.runs import Problem
 from nonconvex.distributed.runtime import job_description
-from nonconvex.numerics.convergence import FitError, Stop, StoppingRule
-from nonconvex.numerics.factorization.model import Factors, Ridge, initial_rows
+from nonconvex.numerics.convergence import FitError, Stop
+from nonconvex.numerics.factorization.model import Factors
 from tests.distributed.factorization.local import alternate
-from tests.factories import ITEMS, USERS, frame, same_bits, triples
-
-RANK = 3
-
-
-def problem(n, dtype, *, seed=0, reg=0.02, **settings):
-    generator = np.random.default_rng(seed)
-    users, items = (initial_rows(m, RANK, 0.3, generator).astype(dtype) for m in (USERS, ITEMS))
-    return Problem(
-        Factors(3.0, users, items),
-        Ridge(reg, 0.5, n, n / USERS, 0.5),
-        Ridge(reg, 0.5, n, n / ITEMS, 0.5),
-        **settings,
-    )
-
-
-def fit(
-    ratings,
-    problems,
-    dtype=np.float32,
-    blocks=2,
-    place="driver",
-    *,
-    max_iter=3,
-    tol=0.0,
-    patience=None,
-    exchange=Broadcast,
-):
-    """Minimize; on the driver, a pass takes a hundredth of the time of a job, to the same bits."""
-    training = pack_ratings(
-        ratings, user_blocks=blocks, item_blocks=blocks, dtype=dtype, place=place
-    )
-    try:
-        return fit_loop(
-            training.blocks,
-            problems,
-            StoppingRule(max_iter, tol=tol, patience=patience),
-            exchange=exchange,
-        )
-    finally:
-        training.release()
+from tests.factories import USERS, fit, frame, problem, same_bits, triples
 
 
 @pytest.mark.parametrize("solver", ["als", "als-coordinate"])

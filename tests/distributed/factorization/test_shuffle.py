@@ -22,9 +22,7 @@ from nonconvex.estimators.params import ParamError
 from nonconvex.numerics.factorization.model import Factors
 from nonconvex.numerics.factorization.ridge_posterior import MOMENT_ROWS, DesignMoments
 from nonconvex.recommendation import MatrixFactorization, MatrixFactorizationModel
-from tests.distributed.factorization.test_fit import fit, problem
-from tests.distributed.test_checkpoints import fit_killed_after
-from tests.factories import frame, same_bits, triples
+from tests.factories import fit, fit_killed_after, frame, problem, same_bits, triples
 
 
 @pytest.fixture(scope="module")
