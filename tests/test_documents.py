@@ -82,13 +82,13 @@ def test_named_files_exist(page):
 @pytest.mark.parametrize("page", PAGES)
 def test_named_modules_exist(page):
     for name in set(re.findall(r"`(nonconvex(?:\.\w+)+)`", PAGES[page])):
-        parts = name.split(".")
-        modules = [REPOSITORY.joinpath(*parts[:length]) for length in (len(parts), len(parts) - 1)]
-        found = [m for m in modules if m.is_dir() or m.with_suffix(".py").exists()]
-        assert found, f"{page}: there is no {name}"
-        if found[0] == modules[1]:
-            source = (found[0].with_suffix(".py")).read_text(encoding="utf-8")
-            assert re.search(rf"^(def|class) {parts[-1]}\b", source, re.MULTILINE), name
+        module = REPOSITORY.joinpath(*name.split("."))
+        if module.is_dir() or module.with_suffix(".py").exists():
+            continue
+        source = module.parent.with_suffix(".py")
+        assert source.exists(), f"{page}: there is no {name}"
+        defined = rf"^(def|class) {module.name}\b"
+        assert re.search(defined, source.read_text(encoding="utf-8"), re.MULTILINE), name
 
 
 @pytest.mark.parametrize("page", PAGES)
