@@ -82,7 +82,7 @@ def cluster(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def package(tmp_path_factory):
-    """The zip that the README makes."""
+    """The zip that docs/clusters.md makes."""
     path = tmp_path_factory.mktemp("package") / "nonconvex.zip"
     with zipfile.ZipFile(path, "w") as archive:
         for file in sorted((ROOT / "nonconvex").rglob("*")):

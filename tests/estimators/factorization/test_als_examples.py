@@ -1,7 +1,7 @@
 """The examples in pyspark's own documentation of ALS, with the import changed.
 
 Params that have other names here are replaced, and those that there are not are left out; see the
-table in the README.  What depends on the model is not compared digit by digit.
+table in docs/factorization.md.  What depends on the model is not compared digit by digit.
 """
 
 import doctest
@@ -54,7 +54,7 @@ def test_the_guide_to_collaborative_filtering(spark, capsys):
     source = renamed((SPARK / "examples/src/main/python/ml/als_example.py").read_text())
     source = source.replace("pyspark.ml.recommendation", "nonconvex.recommendation")
     for there, here in (
-        # 30 users and 100 films: ALS's λ for both sides, as the README has it
+        # 30 users and 100 films: ALS's λ for both sides, as docs/factorization.md says
         ("regUser=0.01", "regUser=0.01 / 30, regItem=0.01 / 100, regExponent=1.0"),
         ("randomSplit([0.8, 0.2])", "randomSplit([0.8, 0.2], seed=1)"),
         ('"data/mllib', f'"{SPARK}/data/mllib'),
