@@ -262,10 +262,11 @@ class ChainGroup:
         self.predicted: NDArray[np.float64] | None = None
         self.history: list[list[HalfStep]] = [[] for _ in task.starts]
         self.chains: list[Chain] = []
+        self._taus: list[float] = []  # the first of each chain, which Λ follows for `HELD` sweeps
 
     def begin(self, starts: Sequence[tuple[Factors, float]]) -> None:
         """Make the chains, from factors and the first τ of each."""
-        task = self.task
+        task, self._taus = self.task, [tau for _, tau in starts]
         self.chains = [
             Chain(
                 factors,
@@ -356,6 +357,7 @@ class ChainGroup:
         values: dict[str, Any] = {
             "history": [[list(step) for step in history] for history in self.history],
             "chains": [],
+            "taus": self._taus,
             "kept": {},
         }
         for number, chain in enumerate(self.chains):
@@ -380,7 +382,8 @@ class ChainGroup:
         """Restore the state that `save` returned."""
         self.history = [[HalfStep(*step) for step in history] for history in values["history"]]
         chains = [arrays["chains"][str(number)] for number in range(len(self.task.starts))]
-        self.begin([(Factors(0.0, rows["users"], rows["items"]), 1.0) for rows in chains])
+        starts = (Factors(0.0, rows["users"], rows["items"]) for rows in chains)
+        self.begin(list(zip(starts, values["taus"], strict=True)))
         for chain, rows, value in zip(self.chains, chains, values["chains"], strict=True):
             chain.restore(rows, value)
         if "mean" in values:

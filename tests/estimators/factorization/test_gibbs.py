@@ -158,6 +158,23 @@ def test_a_fit_that_was_interrupted_goes_on_to_the_same_bits_on_other_blocks(
     assert rmse[0] == rmse[1]
 
 
+def test_a_fit_that_was_interrupted_in_its_first_sweeps_has_the_same_bits(
+    model, ratings, tmp_path, monkeypatch
+):
+    def asked_to_end(self, sweep, *arguments):
+        if sweep == 2:  # Λ is fixed for five sweeps
+            signal.raise_signal(signal.SIGINT)
+        take(self, sweep, *arguments)
+
+    take = courses.ChainGroup.take
+    saving = estimator(numRestarts=2, checkpointPath=str(tmp_path / "fit"))
+    with monkeypatch.context() as patch:
+        patch.setattr(courses.ChainGroup, "take", asked_to_end)
+        with pytest.raises(Interrupted, match="after sweep 2"):
+            saving.fit(ratings)
+    assert same(saving.fit(ratings), model)
+
+
 def test_a_training_user_is_folded_in_nearly_as_it_was_and_a_new_one_as_its_twin(model, ratings):
     train = ratings.where("not held_out")
     twin = train.where("user = 7").withColumn("user", F.lit(1007).cast("long"))
