@@ -4,25 +4,19 @@ From δ⁽ᴸ⁾ = w ∂ℓ/∂z⁽ᴸ⁾, one row for each example, back throug
 
     ∂/∂W_l = h⁽ˡ⁻¹⁾ᵀ δ⁽ˡ⁾,   ∂/∂b_l = Σ_rows δ⁽ˡ⁾,   δ⁽ˡ⁻¹⁾ = (δ⁽ˡ⁾ W_lᵀ) σ'_{l−1}(z⁽ˡ⁻¹⁾)
 
-`sums` adds over examples, what it returns is added over pieces of data by `merge`, and `objective`
-makes f and its gradient of them:
+`sums` adds over examples, `merge` over pieces of data, and `network_objective` returns f and its
+gradient:
 
     f(θ) = Σ w ℓ / Σ w + (λ/2) Σ_l ‖W_l‖²
 
-**The same bits, whatever the cores.**  A minibatch is cut into *lanes*: up to 4 equal runs of
-rows, as many as its size and the network's say.  Each is computed by one thread, in pieces of at
-most 1024 rows, and their sums are added in order.  How many are computed at a time changes the
-time and nothing else.
+**Same bits, whatever the cores.**  A minibatch is cut into *lanes*: up to 4 equal runs of rows, by
+its size.  Each is computed by one thread, in pieces of at most 1024 rows, and the sums are added in
+order.
 
-The one seeded order of rows: epochs, cut into minibatches.
-
-Data are held in P pieces, which the data alone determine.  Epoch e visits the pieces in an order
-drawn for (seed, e), and the rows of piece q in an order drawn for (seed, e, q); minibatches are
-cut from that one sequence.  So which rows a step sees, and in which order, depends neither on
-where the pieces are held nor on how many cores there are; and whoever holds a piece can draw the
-order of its rows again, without being sent it.
-
-Gradients of minibatches computed in this process, from examples held in memory.
+**Order of rows.**  Data are held in P pieces.  Epoch e visits the pieces in an order drawn for
+(seed, e), and the rows of piece q in an order drawn for (seed, e, q); minibatches are cut from that
+sequence.  So the rows of a step depend on the pieces alone, and any holder of a piece can draw the
+order of its rows.
 """
 
 from __future__ import annotations
@@ -37,11 +31,11 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from nonconvex.numerics.deterministic import one_thread_per_product
+from nonconvex.numerics.deterministic import Stream, one_thread_per_product
 from nonconvex.numerics.network.model import ACTIVATIONS, Network, NetworkError, forward
 
 __all__ = [
-    "Evaluation",
+    "EvaluationSums",
     "Examples",
     "LocalGradients",
     "Slice",
@@ -51,7 +45,7 @@ __all__ = [
     "epoch_rows",
     "evaluate",
     "merge",
-    "objective",
+    "network_objective",
     "piece_order",
     "row_order",
     "steps_per_epoch",
@@ -61,17 +55,17 @@ __all__ = [
 Array = NDArray[np.floating]
 
 LANES = 4
-ROWS_OF_LANE = 64  # at least: below, adding up the gradients of lanes takes too much of the time
-ROWS_AT_A_TIME = 1024  # at most, so that memory does not grow with the data
+ROWS_OF_LANE = 64  # at least: below, adding the gradients of lanes takes too long
+ROWS_AT_A_TIME = 1024  # at most: memory must not grow with the data
 
 
 class Examples(NamedTuple):
-    """Rows to learn from.
+    """Rows of training data.
 
     Attributes
     ----------
     x : float array of shape (m, d_0)
-        In the dtype of θ; another one is converted at every use.
+        In the dtype of θ; any other is converted at every use.
     y : array
         Float of shape (m, k) for the squared error; integers of shape (m,), the classes, for the
         cross-entropies.
@@ -85,7 +79,7 @@ class Examples(NamedTuple):
 
 
 class Sums(NamedTuple):
-    """What a step needs to know of some examples; `merge` adds.
+    """Sums of loss and gradient over examples; `merge` adds.
 
     Attributes
     ----------
@@ -102,8 +96,8 @@ class Sums(NamedTuple):
     weight: float
 
 
-class Evaluation(NamedTuple):
-    """How well some examples are predicted; `merge` adds.
+class EvaluationSums(NamedTuple):
+    """Sums of loss and accuracy over examples; `merge` adds.
 
     Attributes
     ----------
@@ -130,7 +124,7 @@ class Evaluation(NamedTuple):
         return self.correct / self.weight
 
 
-S = TypeVar("S", Sums, Evaluation)
+S = TypeVar("S", Sums, EvaluationSums)
 
 
 class OrderedMap(Protocol):
@@ -141,7 +135,7 @@ class OrderedMap(Protocol):
 
 
 def merge(a: S, b: S) -> S:
-    """Put the sums over two sets of examples together."""
+    """Add the sums over two sets of examples."""
     return type(a)(*map(operator.add, a, b))
 
 
@@ -198,21 +192,19 @@ def sums(
 
     Parameters
     ----------
-    network : Network
     theta : float array of shape (R, p)
         R restarts; each gets the bits that it would get alone.
     examples : Examples
-        As `check` wants them.
+        Valid by `check`.
     rows : int array, optional
-        Which of them, in this order; all by default.  Giving rows is faster than taking them
-        beforehand, and the bits are the same.
+        Their order, by default that of `examples`; the same bits as taking them beforehand, faster.
     ordered_map : callable
         `map` computes lane after lane; the ``map`` of a ThreadPoolExecutor several at a time.
 
     Returns
     -------
     Sums
-        A loss that is too great to be a number is infinite or NaN, without a warning.
+        A loss that overflows is infinite or NaN, without a warning.
 
     Raises
     ------
@@ -242,8 +234,8 @@ def evaluate(
     rows: NDArray[np.integer] | None = None,
     *,
     ordered_map: OrderedMap = map,
-) -> Evaluation:
-    """Sum the loss and the classes that are right over examples: a forward pass.
+) -> EvaluationSums:
+    """Sum the loss and the correct classes over examples: a forward pass.
 
     Parameters
     ----------
@@ -262,15 +254,16 @@ def evaluate(
     )
 
 
-def objective(network: Network, theta: Array, sums: Sums) -> tuple[NDArray[np.float64], Array]:
+def network_objective(
+    network: Network, theta: Array, sums: Sums
+) -> tuple[NDArray[np.float64], Array]:
     """f(θ) = Σ w ℓ / Σ w + (λ/2) Σ_l ‖W_l‖² and its gradient; the only place of the penalty.
 
     Parameters
     ----------
-    network : Network
     theta : float array of shape (R, p)
     sums : Sums
-        Without any weight the data say nothing, and the penalty is all.
+        Without weight only the penalty is left.
 
     Returns
     -------
@@ -282,7 +275,7 @@ def objective(network: Network, theta: Array, sums: Sums) -> tuple[NDArray[np.fl
     Examples
     --------
     >>> network = Network((1, 1), (), "squared-error", bias=False, reg=0.5)
-    >>> objective(network, np.array([[3.0]]), Sums(np.array([1.0]), np.array([[4.0]]), 1.0))
+    >>> network_objective(network, np.array([[3.0]]), Sums(np.array([1.0]), np.array([[4.0]]), 1.0))
     (array([3.25]), array([[5.5]]))
     """
     weight = sums.weight or 1.0
@@ -301,13 +294,13 @@ def _total(
     rows: NDArray[np.integer] | None,
     ordered_map: OrderedMap,
 ) -> S:
-    """Add up a function of examples over all lanes, in their order."""
+    """Sum a function of examples over all lanes, in order."""
     count = len(examples.x) if rows is None else len(rows)
 
     def lane(place: slice) -> S:
         starts = range(place.start, place.stop, ROWS_AT_A_TIME) or [0]  # no rows: sums of 0
         parts = [slice(start, min(start + ROWS_AT_A_TIME, place.stop)) for start in starts]
-        with np.errstate(all="ignore"):  # divergence is seen in the loss
+        with np.errstate(all="ignore"):  # the loss shows divergence
             return reduce(
                 merge,
                 (function(_taken(examples, p if rows is None else rows[p])) for p in parts),
@@ -352,7 +345,7 @@ def _sums(network: Network, theta: Array, examples: Examples) -> Sums:
     return Sums(value.sum(axis=-1), gradient, _weight(examples))
 
 
-def _evaluate(network: Network, theta: Array, examples: Examples) -> Evaluation:
+def _evaluate(network: Network, theta: Array, examples: Examples) -> EvaluationSums:
     *_, z = forward(network, theta, examples.x)
     value, _ = network.output.evaluate(z, examples.y)  # (R, m)
     right = np.zeros(value.shape)
@@ -361,14 +354,14 @@ def _evaluate(network: Network, theta: Array, examples: Examples) -> Evaluation:
     if examples.weight is not None:
         value *= examples.weight
         right *= examples.weight
-    return Evaluation(value.sum(axis=-1), right.sum(axis=-1), _weight(examples))
+    return EvaluationSums(value.sum(axis=-1), right.sum(axis=-1), _weight(examples))
 
 
 def _weight(examples: Examples) -> float:
     return float(len(examples.x) if examples.weight is None else examples.weight.sum())
 
 
-_PIECES, _ROWS = 1, 2  # the purposes of these random numbers, beside that of `network`
+_PIECES, _ROWS = 1, 2  # uses of random numbers, beside that of `model`
 
 
 class Slice(NamedTuple):
@@ -389,7 +382,7 @@ class Slice(NamedTuple):
 def epoch_order(
     sizes: Sequence[int], batch_size: int, seed: int, epoch: int
 ) -> Iterator[list[Slice]]:
-    """Yield the minibatches of an epoch, each a list of slices to be put one after another.
+    """Yield the minibatches of an epoch, each a list of slices to concatenate.
 
     Every row occurs exactly once; the last minibatch may be short.
 
@@ -399,7 +392,6 @@ def epoch_order(
         The number of rows of each piece.
     batch_size : int
         B ≥ 1.
-    seed, epoch : int
 
     Examples
     --------
@@ -425,7 +417,7 @@ def epoch_order(
 def epoch_rows(
     sizes: Sequence[int], batch_size: int, seed: int, epoch: int
 ) -> Iterator[list[tuple[int, NDArray[np.int64]]]]:
-    """Yield what `epoch_order` does as pairs of a piece and the positions of rows within it.
+    """Yield the minibatches of `epoch_order` as pairs of a piece and positions of rows within it.
 
     Examples
     --------
@@ -444,12 +436,12 @@ def epoch_rows(
 
 def piece_order(pieces: int, seed: int, epoch: int) -> list[int]:
     """Return the order in which an epoch visits the pieces."""
-    return [int(piece) for piece in _generator(seed, _PIECES, epoch).permutation(pieces)]
+    return [int(piece) for piece in Stream.generator(seed, _PIECES, epoch).permutation(pieces)]
 
 
 def row_order(size: int, seed: int, epoch: int, piece: int) -> NDArray[np.int64]:
     """Return the order in which an epoch visits the rows of a piece, of shape (size,)."""
-    return _generator(seed, _ROWS, epoch, piece).permutation(size)
+    return Stream.generator(seed, _ROWS, epoch, piece).permutation(size)
 
 
 def steps_per_epoch(sizes: Sequence[int], batch_size: int) -> int:
@@ -457,25 +449,21 @@ def steps_per_epoch(sizes: Sequence[int], batch_size: int) -> int:
     return -(-sum(sizes) // batch_size)
 
 
-def _generator(seed: int, *key: int) -> np.random.Generator:
-    return np.random.default_rng(np.random.SeedSequence(seed & (2**64 - 1), spawn_key=key))
-
-
 class LocalGradients:
-    """A `nonconvex.numerics.network.training.Gradients`; as a context manager it ends its threads.
+    """Gradients of minibatches of examples in memory; a context manager that ends its threads.
 
     Parameters
     ----------
     network : Network
     examples : Examples
-        The pieces one after another.
+        The concatenated pieces.
     sizes : sequence of int
-        The number of rows of each piece; how the data are cut decides the order of rows.
+        The number of rows of each piece.
     batch_size : int
         B ≥ 1.
     seed : int
     threads : int
-        How many lanes to compute at a time; as many as there are cores.  The bits are the same.
+        Lanes to compute at a time; the bits are the same.
 
     Raises
     ------
@@ -514,7 +502,7 @@ class LocalGradients:
             self._pool.shutdown()
 
     def epoch(self, number: int) -> Iterator[Callable[[Array], Sums]]:
-        """Yield for each minibatch of an epoch what maps θ of shape (R, p) to its sums."""
+        """Yield for each minibatch of an epoch a function from θ of shape (R, p) to its sums."""
         ordered_map: Any = map if self._pool is None else self._pool.map
         for batch in epoch_rows(self._sizes, self._batch_size, self._seed, number):
             rows = np.concatenate([self._starts[piece] + rows for piece, rows in batch])
