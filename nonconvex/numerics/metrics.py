@@ -109,8 +109,6 @@ def add_errors(
 
     Parameters
     ----------
-    totals : dict
-        Changed in place; initially ``{}``.
     ratings : float64 array of shape (n,)
     predictions : float64 array of shape (P, n)
         A rating with a prediction that is not finite is left out of all, and counted.
@@ -210,8 +208,6 @@ def add_regression(totals: Totals, y: Array, predicted: Array, weight: Array | N
 
     Parameters
     ----------
-    totals : dict
-        Changed in place; initially ``{}``.
     y, predicted : float64 arrays of shape (m, k)
     weight : float64 array of shape (m,), optional
     """
@@ -285,15 +281,11 @@ def add_classification(
 
     Parameters
     ----------
-    totals : dict
-        Changed in place; initially ``{}``.
     y, predicted : int arrays of shape (m,)
         Indices of classes.
     loss : float64 array of shape (m,)
         −log p_y.
     weight : float64 array of shape (m,), optional
-    classes : int
-        k.
     """
     w = _add_rows(totals, len(y), weight)
     _add(totals, _LOG_LOSS, w * loss)

@@ -221,20 +221,8 @@ def part_moments(block: RatingBlock, fixed: NDArray[np.floating], alpha: float) 
 
     Parameters
     ----------
-    block : RatingBlock
-        Whose rows are parts of rows.
     fixed : float array of shape (m, 1 + K)
         The rows (β, γ) of the other side.
-
-    Examples
-    --------
-    One rating of 5, with m = (1, 2, 5 − 3 − 0.5).
-
-    >>> block = RatingBlock.from_triples([0], [0], [5.0])
-    >>> part_moments(block, np.array([[0.5, 2.0]]), 3.0)[0]
-    array([[1.  , 2.  , 1.5 ],
-           [2.  , 4.  , 3.  ],
-           [1.5 , 3.  , 2.25]])
     """
     size = fixed.shape[1] + 1
     moments = np.zeros((len(block.rows), size, size))
@@ -251,13 +239,6 @@ def row_moments(parts: _Array, row_of_part: NDArray[np.integer], rows: int) -> _
     ----------
     parts : float64 array of shape (p, K + 2, K + 2)
     row_of_part : int array of shape (p,)
-    rows : int
-        q.
-
-    Examples
-    --------
-    >>> row_moments(np.ones((3, 1, 1)), np.array([0, 0, 1]), 2).ravel()
-    array([2., 1.])
     """
     moments = np.zeros((rows, *parts.shape[1:]))
     for row, of_part in zip(row_of_part, parts, strict=True):

@@ -116,14 +116,7 @@ def pad(
     ratings: NDArray[np.floating],
     weights: NDArray[np.floating] | None,
 ) -> Padded:
-    """Pad the ratings of a block; the arrays are those of `RatingBlock`.
-
-    Examples
-    --------
-    >>> ten = np.arange(10, dtype=np.int32)
-    >>> pad(np.array([0, 10]), ten, ten / 2, None).columns.tolist()
-    [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
-    """
+    """Pad the ratings of a block; the arrays are those of `RatingBlock`."""
     counts = np.diff(offsets)
     first = np.zeros(len(counts), np.int64)  # where the ratings of each row begin, once padded
     size = 0
@@ -296,24 +289,12 @@ def _order(
 
 
 def part_of(columns: NDArray[np.int32]) -> NDArray[np.int32]:
-    """Return the part of a long row that each of these columns belongs to.
-
-    Examples
-    --------
-    >>> part_of(np.array([0, SPAN - 1, SPAN], np.int32)).tolist()
-    [0, 0, 1]
-    """
+    """Return the part of a long row that each of these columns belongs to."""
     return columns // np.int32(SPAN)
 
 
 def parts_of(columns: int) -> int:
-    """Return the greatest number of parts of a long row, given the number of columns.
-
-    Examples
-    --------
-    >>> parts_of(SPAN), parts_of(SPAN + 1)
-    (1, 2)
-    """
+    """Return the greatest number of parts of a long row, given the number of columns."""
     return -(-columns // SPAN)
 
 
@@ -406,17 +387,6 @@ def held_out_in_block_of(block: RatingBlock, first: int) -> InBlock:
     """Renumber the columns of a block of held-out ratings.
 
     Rows may have no ratings, and -1, an id unknown in training, stays -1.
-
-    Parameters
-    ----------
-    first : int
-        Index of the first row of the block of training ratings that these belong to.
-
-    Examples
-    --------
-    >>> needs = held_out_in_block_of(RatingBlock.from_triples([-1, 5, 5], [7, -1, 3], [1, 2, 3]), 4)
-    >>> needs.block.rows.tolist(), needs.block.columns.tolist(), needs.columns.tolist()
-    ([-1, 1], [1, 0, -1], [3, 7])
     """
     known = block.columns >= 0
     columns = np.unique(block.columns[known])
@@ -434,14 +404,6 @@ def out_block_parts(columns: NDArray[np.int32], firsts: NDArray[np.int64]) -> li
         Indices, ascending.
     firsts : int64 array of shape (B,)
         Index of the first row of each block.
-
-    Examples
-    --------
-    >>> for share in out_block_parts(np.array([2, 5, 9], np.int32), np.array([0, 4, 7, 9])):
-    ...     print(share.block, share.positions)
-    0 [2]
-    1 [1]
-    3 [0]
     """
     bounds = np.append(np.searchsorted(columns, firsts), len(columns))
     return [

@@ -175,22 +175,8 @@ class NoisePrior(NamedTuple):
     ) -> tuple[float, float]:
         """Draw α given τ, and then τ given that α.
 
-            α ~ N((τ Σ ω w (e + α) + c/s²) / p, 1/p) with p = τ Σ ω w + 1/s²
-            τ ~ Gamma((ν + n)/2, ½ (ν s² + Σ ω w e²))
-
-        Parameters
-        ----------
-        alpha, tau : float
-            The current values.
-        sums : (float, float, float)
-            Σ ω w e, Σ ω w e² and Σ ω w over all ratings, with e = R − R̂ under that `alpha`.
-        count : float
-            n, the sum of the w.
-
-        Returns
-        -------
-        (float, float)
-            α and τ.
+        α ~ N((τ Σ ω w (e + α) + c/s²) / p, 1/p) with p = τ Σ ω w + 1/s²
+        τ ~ Gamma((ν + n)/2, ½ (ν s² + Σ ω w e²))
         """
         residual, squares, weight = sums
         precision = tau * weight + self.unit**-2
@@ -217,8 +203,6 @@ class NoisePrior(NamedTuple):
             Σ w e² of each user.
         degrees : float64 array of shape (n_u,)
             d_u, the sum of the w of each user.
-        generator : numpy.random.Generator or None
-            None for the mean.
 
         Returns
         -------
@@ -270,12 +254,6 @@ class Conditional(NamedTuple):
             The other side's rows (β, γ), whose dtype is that of the arithmetic.
         keys : int array of shape (r,), optional
             Keys of the random numbers of each row; by default ``block.rows``.
-
-        Returns
-        -------
-        RowUpdate
-            The penalty of a row is (x − μ)ᵀ Λ (x − μ), with its own μ; ω counts as part of the
-            weights.
         """
         dtype, width = fixed.dtype, fixed.shape[1]
         size, omega = len(block.rows), np.ones(len(block.rows))
@@ -483,13 +461,7 @@ class Chain:
         self._squares = self._plain = 0.0  # Σ ω w e² and Σ w e²
 
     def conditional(self, side: Side, sweep: int) -> Conditional:
-        """Draw μ, ξ and Λ of a side, and return the conditions of its rows.
-
-        Parameters
-        ----------
-        sweep : int
-            From 1 on.
-        """
+        """Draw μ, ξ and Λ of a side, and return the conditions of its rows."""
         key = (self._number, sweep, side.number)
         stream, rows = Stream.of(self._seed, *key, _ROWS), self.rows[side]
         if sweep <= HELD:

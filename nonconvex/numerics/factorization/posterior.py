@@ -255,13 +255,7 @@ def fold_rows(
 
 
 def half_width(level: float) -> float:
-    """Return the half-width in standard deviations of a central interval of a normal.
-
-    Examples
-    --------
-    >>> round(half_width(0.95), 2)
-    1.96
-    """
+    """Return the half-width in standard deviations of a central interval of a normal."""
     return NormalDist().inv_cdf((1 + level) / 2)
 
 
@@ -390,20 +384,9 @@ def split_r_hat(draws: Array) -> float:
     draws : float64 array of shape (m, length)
         What m chains drew of one quantity.
 
-    Returns
-    -------
-    float
-        NaN if a chain has fewer than four draws.
-
     References
     ----------
     Gelman et al. (2013), Bayesian Data Analysis, third edition, section 11.4.
-
-    Examples
-    --------
-    >>> apart = np.array([[0.0, 1.0] * 10, [5.0, 6.0] * 10])
-    >>> split_r_hat(apart) > 3, split_r_hat(apart[:1]) < 1.01
-    (True, True)
     """
     halves = _halves(draws)
     n = halves.shape[1]

@@ -106,13 +106,7 @@ class DesignMoments(NamedTuple):
 
 
 def degree_shares(degrees: NDArray[np.floating]) -> Iterator[tuple[int, Array]]:
-    """Yield, for `MOMENT_ROWS` rows at a time, the index of the first and d/n of all.
-
-    Examples
-    --------
-    >>> list(degree_shares(np.array([1.0, 3.0])))
-    [(0, array([0.25, 0.75]))]
-    """
+    """Yield, for `MOMENT_ROWS` rows at a time, the index of the first and d/n of all."""
     share = degrees / np.sum(degrees, dtype=np.float64)
     for first in range(0, len(share), MOMENT_ROWS):
         yield first, share[first : first + MOMENT_ROWS]
@@ -125,12 +119,6 @@ def moment_of(rows: NDArray[np.floating], share: Array, *, biases: bool) -> Arra
     ----------
     rows : float array of shape (r, 1 + K)
     share : float64 array of shape (r,)
-
-    Examples
-    --------
-    >>> moment_of(np.array([[9.0, 2.0]]), np.array([0.5]), biases=True)
-    array([[0.5, 1. ],
-           [1. , 2. ]])
     """
     z = rows.astype(np.float64)
     z[:, 0] = 1.0 if biases else 0.0
@@ -168,12 +156,6 @@ class SideSpread(NamedTuple):
         ----------
         moment : float64 array of shape (1 + K, 1 + K)
             M of the other side.
-        degrees : float array
-            d of this side.
-        ridge : Ridge
-            Ridge of this side, with λ > 0 and ρ > 0.
-        biases : bool
-            Without, the design rows are (0, γ).
         """
         root = np.sqrt(ridge.diagonal(np.array([ridge.mean_degree]), len(moment))[0])
         if not biases:
@@ -312,13 +294,9 @@ class RidgePosterior(NamedTuple):
 
         Parameters
         ----------
-        factors : Factors or DesignMoments
-            DesignMoments suffice.
         degrees : (float array of shape (n_u,), float array of shape (n_i,))
         squares : float64 array of shape (n_u,)
             q_u = Σ w e² over the training ratings of each user.
-        ridges : (Ridge, Ridge)
-            Those of users and of items.
         """
         users, items = (np.asarray(side, np.float64) for side in degrees)
         posterior = cls(RowEvidence(users, items, np.ones(len(users))), 1.0, *ridges, biases)

@@ -140,20 +140,7 @@ def merge(a: S, b: S) -> S:
 
 
 def check(network: Network, examples: Examples) -> None:
-    """Refuse examples that do not fit the network.
-
-    Raises
-    ------
-    NetworkError
-        If shapes disagree, or a class is not an integer or outside 0 … k − 1.
-
-    Examples
-    --------
-    >>> network = Network((1, 3), (), "categorical-cross-entropy")
-    >>> check(network, Examples(np.zeros((2, 1)), np.array([0, 3])))
-    Traceback (most recent call last):
-    nonconvex.numerics.network.model.NetworkError: classes must be 0 … 2, got 3; ...
-    """
+    """Refuse examples that do not fit the network."""
     x, y, weight = examples
     if x.ndim != 2 or x.shape[1] != network.layers[0]:
         raise NetworkError(
@@ -235,20 +222,7 @@ def evaluate(
     *,
     ordered_map: OrderedMap = map,
 ) -> EvaluationSums:
-    """Sum the loss and the correct classes over examples: a forward pass.
-
-    Parameters
-    ----------
-    network, theta, examples, rows, ordered_map
-        As for `sums`.
-
-    Examples
-    --------
-    >>> network = Network((1, 1), (), "binary-cross-entropy", bias=False)
-    >>> examples = Examples(np.array([[2.0], [-1.0]]), np.array([1, 1]))
-    >>> evaluate(network, np.array([[1.0]]), examples).metric(network)
-    array([0.5])
-    """
+    """Sum the loss and the correct classes over examples: a forward pass."""
     return _total(
         lambda part: _evaluate(network, theta, part), network, examples, rows, ordered_map
     )
@@ -262,8 +236,6 @@ def network_objective(
     Parameters
     ----------
     theta : float array of shape (R, p)
-    sums : Sums
-        Without weight only the penalty is left.
 
     Returns
     -------
@@ -271,12 +243,6 @@ def network_objective(
         f.
     float array of shape (R, p)
         Its gradient, in the dtype of θ.
-
-    Examples
-    --------
-    >>> network = Network((1, 1), (), "squared-error", bias=False, reg=0.5)
-    >>> network_objective(network, np.array([[3.0]]), Sums(np.array([1.0]), np.array([[4.0]]), 1.0))
-    (array([3.25]), array([[5.5]]))
     """
     weight = sums.weight or 1.0
     value, gradient = sums.loss / weight, sums.gradient / weight
@@ -385,18 +351,6 @@ def epoch_order(
     """Yield the minibatches of an epoch, each a list of slices to concatenate.
 
     Every row occurs exactly once; the last minibatch may be short.
-
-    Parameters
-    ----------
-    sizes : sequence of int
-        The number of rows of each piece.
-    batch_size : int
-        B ≥ 1.
-
-    Examples
-    --------
-    >>> list(epoch_order([3, 2], 4, seed=0, epoch=1))
-    [[Slice(piece=1, start=0, stop=2), Slice(piece=0, start=0, stop=2)], ...]
     """
     batch: list[Slice] = []
     room = batch_size
@@ -417,13 +371,7 @@ def epoch_order(
 def epoch_rows(
     sizes: Sequence[int], batch_size: int, seed: int, epoch: int
 ) -> Iterator[list[tuple[int, NDArray[np.int64]]]]:
-    """Yield the minibatches of `epoch_order` as pairs of a piece and positions of rows within it.
-
-    Examples
-    --------
-    >>> list(epoch_rows([3, 2], 4, seed=0, epoch=1))
-    [[(1, array([0, 1])), (0, array([2, 0]))], [(0, array([1]))]]
-    """
+    """Yield the minibatches of `epoch_order` as pairs of a piece and positions of rows within it."""
     held, rows = -1, np.empty(0, np.int64)
     for batch in epoch_order(sizes, batch_size, seed, epoch):
         positions = []

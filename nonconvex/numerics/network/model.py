@@ -97,26 +97,14 @@ class Activation(NamedTuple):
 
 
 def sigmoid(z: Array) -> Array:
-    """1 / (1 + e⁻ᶻ), where no power overflows and small values keep their relative precision.
-
-    Examples
-    --------
-    >>> sigmoid(np.array([0.0, -1e4, 1e4]))
-    array([0.5, 0. , 1. ])
-    """
+    """1 / (1 + e⁻ᶻ), where no power overflows and small values keep their relative precision."""
     h: Array = np.exp(np.minimum(z, 0))
     h /= 1 + np.exp(-np.abs(z))
     return h
 
 
 def softmax(z: Array) -> Array:
-    """e^z_c / Σ_c' e^z_c' over the last axis.
-
-    Examples
-    --------
-    >>> softmax(np.array([1e4, 1e4, -1e4]))
-    array([0.5, 0.5, 0. ])
-    """
+    """e^z_c / Σ_c' e^z_c' over the last axis."""
     h: Array = np.exp(z - z.max(axis=-1, keepdims=True))
     h /= h.sum(axis=-1, keepdims=True)
     return h
@@ -331,9 +319,6 @@ class Network:
         ----------
         z : float array of shape (…, m, d_L)
             The logits.
-        thresholds : sequence of float, optional
-            t_c ≥ 0 of each class: the class of the greatest p_c / t_c is taken instead.  One of
-            them may be 0; its class is taken wherever it has any probability.
         """
         if thresholds is not None:
             with np.errstate(divide="ignore", invalid="ignore"):
@@ -361,13 +346,7 @@ class Network:
         return mask > 0
 
     def views(self, theta: Array) -> list[Layer]:
-        """Show a flat array (…, p) as W_1, b_1, …, W_L, b_L, without a copy.
-
-        Raises
-        ------
-        NetworkError
-            If its last axis is not p long.
-        """
+        """Show a flat array (…, p) as W_1, b_1, …, W_L, b_L, without a copy."""
         if theta.shape[-1:] != (self.size,):
             raise NetworkError(
                 f"theta must have {self.size} parameters with layers={self.layers}, got an array "
@@ -522,11 +501,6 @@ class Moments(NamedTuple):
             At least one example, of any numeric type.
         weight : ndarray of shape (m,), optional
             At least 0 each; all 1 by default.
-
-        Returns
-        -------
-        Moments
-            Without a warning where squares overflow, see `overflowed`.
         """
         values = x.astype(np.float64)
         w = np.ones((len(values), 1)) if weight is None else weight[:, None]
