@@ -53,24 +53,12 @@ _Array = NDArray[np.float64]
 
 
 class PartialSums(NamedTuple):
-    """Sums of s quantities over the rows first, first + 1, …, with partial chunks left open.
+    """Sums of s quantities over the rows first, first + 1, …, with partial chunks left open."""
 
-    Attributes
-    ----------
-    first : int
-        Index of the first row.
-    head : float64 array of shape (s, h)
-        Values of the rows before the first whole chunk.
-    chunks : float64 array of shape (s, c)
-        The sums of whole chunks.
-    tail : float64 array of shape (s, t)
-        Values of the rows after the last whole chunk.
-    """
-
-    first: int
-    head: _Array
-    chunks: _Array
-    tail: _Array
+    first: int  # index of the first row
+    head: _Array  # (s, h): Values of the rows before the first whole chunk
+    chunks: _Array  # (s, c): The sums of whole chunks
+    tail: _Array  # (s, t): Values of the rows after the last whole chunk
 
     @classmethod
     def of(cls, first: int, values: _Array) -> PartialSums:

@@ -250,37 +250,19 @@ class OptimizerError(ValueError):
 
 
 class OptimizerState(NamedTuple):
-    """Memory of an optimizer between updates; an array it does not use has shape (0,).
+    """Memory of an optimizer between updates; an array it does not use has shape (0,)."""
 
-    Attributes
-    ----------
-    updates : int64 array of shape ()
-        Updates made so far.
-    first : array like θ
-        The decaying sum or mean of the gradients.
-    second : array like θ
-        The decaying mean of the squared gradients.
-    """
-
-    updates: NDArray[np.int64]
-    first: Array
-    second: Array
+    updates: NDArray[np.int64]  # (): Updates made so far
+    first: Array  # the decaying sum or mean of the gradients
+    second: Array  # the decaying mean of the squared gradients
 
 
 class Optimizer(NamedTuple):
-    """The functions of an optimizer; none changes its arguments.
+    """The functions of an optimizer; none changes its arguments."""
 
-    Attributes
-    ----------
-    init : Callable
-        ``init(theta)`` is the state before the first update.
-    update : Callable
-        ``update(gradient, state, theta)`` is the step to add to θ, of its shape and dtype, and the
-        next state.  A gradient that is not finite gives a step that is not finite.
-    learning_rate : Schedule
-    """
-
-    init: Callable[[Array], OptimizerState]
+    init: Callable[[Array], OptimizerState]  # ``init(theta)`` is the state before the first update
+    # ``update(gradient, state, theta)`` is the step to add to θ, of its shape and dtype, and the
+    # next state. A gradient that is not finite gives a step that is not finite.
     update: Callable[[Array, OptimizerState, Array], tuple[Array, OptimizerState]]
     learning_rate: Schedule
 

@@ -39,16 +39,9 @@ GROUP = 16
 
 
 class Lists(NamedTuple):
-    """A list of columns for each of b rows, one after the other.
+    """A list of columns for each of b rows, one after the other."""
 
-    Attributes
-    ----------
-    offsets : int64 array of shape (b + 1,)
-        The list of row j is at ``offsets[j]:offsets[j + 1]``.
-    columns : int32 array
-    """
-
-    offsets: NDArray[np.int64]
+    offsets: NDArray[np.int64]  # (b + 1,): The list of row j is at ``offsets[j]:offsets[j + 1]``
     columns: NDArray[np.int32]
 
     @property

@@ -201,16 +201,10 @@ _Array = NDArray[np.float64]
 
 
 class Solved(NamedTuple):
-    """Solutions of q rows.
+    """Solutions of q rows."""
 
-    Attributes
-    ----------
-    x : float array of shape (q, 1 + K)
-    residual, squares, weight : float64 arrays of shape (q,)
-        Σ w e, Σ w e² and Σ w.
-    """
-
-    x: NDArray[np.floating]
+    x: NDArray[np.floating]  # (q, 1 + K)
+    # of shapes (q,): Σ w e, Σ w e² and Σ w
     residual: _Array
     squares: _Array
     weight: _Array
@@ -298,27 +292,13 @@ MOST_STEPS = 40  # then by elimination
 
 
 class RowUpdate(NamedTuple):
-    """New rows of a block, and the sums over their ratings that f and α need.
+    """New rows of a block, and the sums over their ratings that f and α need."""
 
-    Attributes
-    ----------
-    x : float array of shape (r, 1 + K)
-        The new rows (β, γ).
-    residual : float64 array of shape (r,)
-        Σ w (R − R̂).
-    squares : float64 array of shape (r,)
-        Σ w (R − R̂)².
-    penalty : float64 array of shape (r,)
-        See `Ridge.penalty`.
-    weight : float64 array of shape (r,)
-        Σ w, so that α's closed form adds Σ residual / Σ weight.
-    """
-
-    x: NDArray[np.floating]
-    residual: NDArray[np.float64]
-    squares: NDArray[np.float64]
-    penalty: NDArray[np.float64]
-    weight: NDArray[np.float64]
+    x: NDArray[np.floating]  # (r, 1 + K): The new rows (β, γ)
+    residual: NDArray[np.float64]  # (r,): Σ w (R − R̂)
+    squares: NDArray[np.float64]  # (r,): Σ w (R − R̂)²
+    penalty: NDArray[np.float64]  # (r,): See `Ridge.penalty`
+    weight: NDArray[np.float64]  # (r,): Σ w, so that α's closed form adds Σ residual / Σ weight
 
     @classmethod
     def of(

@@ -60,58 +60,30 @@ ROWS_AT_A_TIME = 1024  # at most: memory must not grow with the data
 
 
 class Examples(NamedTuple):
-    """Rows of training data.
+    """Rows of training data."""
 
-    Attributes
-    ----------
-    x : float array of shape (m, d_0)
-        In the dtype of θ; any other is converted at every use.
-    y : array
-        Float of shape (m, k) for the squared error; integers of shape (m,), the classes, for the
-        cross-entropies.
-    weight : float64 array of shape (m,), optional
-        w ≥ 0; None means that every weight is 1.
-    """
-
-    x: Array
+    x: Array  # (m, d_0): In the dtype of θ; any other is converted at every use
+    # float of shape (m, k) for the squared error; integers of shape (m,), the classes, for the
+    # cross-entropies
     y: NDArray[Any]
-    weight: NDArray[np.float64] | None = None
+    weight: NDArray[np.float64] | None = None  # (m,): w ≥ 0; None means that every weight is 1
 
 
 class Sums(NamedTuple):
-    """Sums of loss and gradient over examples; `merge` adds.
+    """Sums of loss and gradient over examples; `merge` adds."""
 
-    Attributes
-    ----------
-    loss : float64 array of shape (R,)
-        Σ w ℓ, without the penalty.
-    gradient : float array of shape (R, p)
-        Its gradient, in the dtype of θ.
-    weight : float
-        Σ w.
-    """
-
-    loss: NDArray[np.float64]
-    gradient: Array
-    weight: float
+    loss: NDArray[np.float64]  # (R,): Σ w ℓ, without the penalty
+    gradient: Array  # (R, p): Its gradient, in the dtype of θ
+    weight: float  # Σ w
 
 
 class EvaluationSums(NamedTuple):
-    """Sums of loss and accuracy over examples; `merge` adds.
+    """Sums of loss and accuracy over examples; `merge` adds."""
 
-    Attributes
-    ----------
-    loss : float64 array of shape (R,)
-        Σ w ℓ.
-    correct : float64 array of shape (R,)
-        Σ w over the examples whose class is predicted; 0 for the squared error.
-    weight : float
-        Σ w.
-    """
-
-    loss: NDArray[np.float64]
+    loss: NDArray[np.float64]  # (R,): Σ w ℓ
+    # (R,): Σ w over the examples whose class is predicted; 0 for the squared error
     correct: NDArray[np.float64]
-    weight: float
+    weight: float  # Σ w
 
     def mean_loss(self) -> NDArray[np.float64]:
         """Σ w ℓ / Σ w, of shape (R,)."""
@@ -331,16 +303,10 @@ _PIECES, _ROWS = 1, 2  # uses of random numbers, beside that of `model`
 
 
 class Slice(NamedTuple):
-    """A run of the shuffled rows of one piece.
-
-    Attributes
-    ----------
-    piece : int
-    start, stop : int
-        The rows are ``row_order(size, seed, epoch, piece)[start:stop]``.
-    """
+    """A run of the shuffled rows of one piece."""
 
     piece: int
+    # the rows are ``row_order(size, seed, epoch, piece)[start:stop]``
     start: int
     stop: int
 
@@ -371,7 +337,7 @@ def epoch_order(
 def epoch_rows(
     sizes: Sequence[int], batch_size: int, seed: int, epoch: int
 ) -> Iterator[list[tuple[int, NDArray[np.int64]]]]:
-    """Yield the minibatches of `epoch_order` as pairs of a piece and positions of rows within it."""
+    """Yield the minibatches of `epoch_order` as pairs of a piece and positions of rows in it."""
     held, rows = -1, np.empty(0, np.int64)
     for batch in epoch_order(sizes, batch_size, seed, epoch):
         positions = []

@@ -78,13 +78,6 @@ Array = NDArray[np.floating]
 class Activation(NamedTuple):
     """Both directions of an activation, which may overwrite their first argument; NaN stays NaN.
 
-    Attributes
-    ----------
-    forward : Callable
-        ``forward(z)`` is h = σ(z).
-    backward : Callable
-        ``backward(delta, h)`` is δ σ'(z), where h = σ(z).
-
     Examples
     --------
     >>> h = ACTIVATIONS["relu"].forward(np.array([-1.0, 2.0]))
@@ -92,8 +85,8 @@ class Activation(NamedTuple):
     (array([0., 2.]), array([0., 5.]))
     """
 
-    forward: Callable[[Array], Array]
-    backward: Callable[[Array, Array], Array]
+    forward: Callable[[Array], Array]  # ``forward(z)`` is h = σ(z)
+    backward: Callable[[Array, Array], Array]  # ``backward(delta, h)`` is δ σ'(z), where h = σ(z)
 
 
 def sigmoid(z: Array) -> Array:
@@ -140,18 +133,6 @@ ACTIVATIONS: Mapping[str, Activation] = MappingProxyType(
 class Loss(NamedTuple):
     """A loss with its output activation.
 
-    Attributes
-    ----------
-    activation : str
-        The name of σ_L.
-    output : Callable
-        ``output(z)`` is ŷ, of the shape (…, m, k) of z.
-    evaluate : Callable
-        ``evaluate(z, y)`` is ℓ of shape (…, m), in float64, and ∂ℓ/∂z of shape (…, m, k), in the
-        dtype of z.  y is a float array of shape (m, k) for the squared error, and an integer
-        array (m,) of classes for the cross-entropies: 0 or 1 for the binary one, which has k = 1,
-        and 0, …, k − 1 for the categorical one.
-
     Examples
     --------
     >>> value, slope = LOSSES["binary-cross-entropy"].evaluate(np.array([[-1e4]]), np.array([1]))
@@ -159,8 +140,12 @@ class Loss(NamedTuple):
     (array([10000.]), array([[-1.]]))
     """
 
-    activation: str
-    output: Callable[[Array], Array]
+    activation: str  # the name of σ_L
+    output: Callable[[Array], Array]  # ``output(z)`` is ŷ, of the shape (…, m, k) of z
+    # ``evaluate(z, y)`` is ℓ of shape (…, m), in float64, and ∂ℓ/∂z of shape (…, m, k), in the
+    # dtype of z. y is a float array of shape (m, k) for the squared error, and an integer array
+    # (m,) of classes for the cross-entropies: 0 or 1 for the binary one, which has k = 1, and 0, …,
+    # k − 1 for the categorical one.
     evaluate: Callable[[Array, NDArray[Any]], tuple[NDArray[np.float64], Array]]
 
 
@@ -209,38 +194,15 @@ class NetworkError(ValueError):
 
 
 class Layer(NamedTuple):
-    """The parameters of a layer, or their derivatives: views of a flat array.
+    """The parameters of a layer, or their derivatives: views of a flat array."""
 
-    Attributes
-    ----------
-    weights : float array of shape (…, d_{l−1}, d_l)
-        W_l.
-    bias : float array of shape (…, d_l), or None in a network without
-        b_l.
-    """
-
-    weights: Array
-    bias: Array | None
+    weights: Array  # (…, d_{l−1}, d_l): W_l
+    bias: Array | None  # (…, d_l): b_l
 
 
 @dataclass(frozen=True)
 class Network:
     """A network without its parameters.
-
-    Parameters
-    ----------
-    layers : tuple of int
-        (d_0, …, d_L), from the inputs to the outputs; L = 1 is a network without hidden layer.
-    activations : tuple of str
-        σ_1, …, σ_{L−1} of the hidden layers, from `ACTIVATIONS`; σ_L follows from the loss.
-    loss : str
-        One of `LOSSES`.
-    bias : bool
-        Without, b = 0 as in the lecture.
-    step_gradient : str, optional
-        "straight-through" permits training through the activation "step".
-    reg : float
-        λ ≥ 0 of the penalty (λ/2) Σ_l ‖W_l‖²; biases are free.
 
     Raises
     ------
@@ -253,12 +215,15 @@ class Network:
     101770
     """
 
+    # (d_0, …, d_L), from the inputs to the outputs; L = 1 is a network without hidden layer
     layers: tuple[int, ...]
+    # σ_1, …, σ_{L−1} of the hidden layers, from `ACTIVATIONS`; σ_L follows from the loss
     activations: tuple[str, ...]
-    loss: str
-    bias: bool = True
+    loss: str  # one of `LOSSES`
+    bias: bool = True  # without, b = 0 as in the lecture
+    # "straight-through" permits training through the activation "step"
     step_gradient: str | None = None
-    reg: float = 0.0
+    reg: float = 0.0  # λ ≥ 0 of the penalty (λ/2) Σ_l ‖W_l‖²; biases are free
 
     def __post_init__(self) -> None:
         """Check the parts."""
@@ -464,17 +429,6 @@ DoubleArray = NDArray[np.float64]
 class Moments(NamedTuple):
     """Moments of the features of examples; two can be merged.
 
-    Attributes
-    ----------
-    weight : float
-        W, the sum of the weights.
-    mean : ndarray of shape (d,)
-        m.
-    squares : ndarray of shape (d,)
-        Σ w_i (x_i − m)².
-    minimum, maximum : ndarray of shape (d,)
-        Over all examples, whatever they weigh.
-
     Examples
     --------
     >>> x = np.array([[1.0, 7.0], [2.0, 7.0], [6.0, 7.0]])
@@ -485,9 +439,10 @@ class Moments(NamedTuple):
     array([4.66666667,        inf])
     """
 
-    weight: float
-    mean: DoubleArray
-    squares: DoubleArray
+    weight: float  # W, the sum of the weights
+    mean: DoubleArray  # (d,): m
+    squares: DoubleArray  # (d,): Σ w_i (x_i − m)²
+    # of shapes (d,): Over all examples, whatever they weigh
     minimum: DoubleArray
     maximum: DoubleArray
 
@@ -555,13 +510,9 @@ class Moments(NamedTuple):
 
 
 class Standardization(NamedTuple):
-    """x ↦ (x − mean) / scale, feature by feature.
+    """x ↦ (x − mean) / scale, feature by feature."""
 
-    Attributes
-    ----------
-    mean, scale : ndarray of shape (d,)
-    """
-
+    # of shapes (d,)
     mean: DoubleArray
     scale: DoubleArray
 

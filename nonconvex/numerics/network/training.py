@@ -31,39 +31,22 @@ class Gradients(Protocol):
 
 
 class Trained(NamedTuple):
-    """Result of a restart.
+    """Result of a restart."""
 
-    Attributes
-    ----------
-    theta : float array of shape (p,)
-        The parameters: with patience those of the epoch of the least validation loss, else the
-        last ones.
-    epoch : int
-        The epoch of these parameters.
-    history : list of Epoch
-    stop : Stop
-    """
-
+    # (p,): The parameters: with patience those of the epoch of the least validation loss, else the
+    # last ones
     theta: Array
-    epoch: int
+    epoch: int  # the epoch of these parameters
     history: list[Epoch]
     stop: Stop
 
 
 class Saved(NamedTuple):
-    """State of training at the end of an epoch.
-
-    Attributes
-    ----------
-    epoch : int
-    arrays : nested dict of str to array
-    values : dict
-        JSON values.
-    """
+    """State of training at the end of an epoch."""
 
     epoch: int
     arrays: dict[str, Any]
-    values: dict[str, Any]
+    values: dict[str, Any]  # JSON values
 
 
 class Restart:
