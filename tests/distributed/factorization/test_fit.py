@@ -13,7 +13,7 @@ from nonconvex.distributed.runtime import job_description
 from nonconvex.numerics.convergence import FitError, Stop
 from nonconvex.numerics.factorization.model import Factors
 from tests.distributed.factorization.local import alternate
-from tests.factories import USERS, fit, frame, problem, same_bits, triples
+from tests.factories import RANK, USERS, fit, frame, problem, same_bits, triples
 
 
 @pytest.mark.parametrize("solver", ["als", "als-coordinate"])
