@@ -31,9 +31,9 @@ from nonconvex.distributed.factorization.dataset import (
     load_prepared,
     pack_ratings,
 )
+from nonconvex.distributed.factorization.factors import ShardedFactors
 from nonconvex.distributed.factorization.fold_in import Drawing, Equation, fold_in, fold_in_samples
 from nonconvex.distributed.model_tables import factor_table
-from nonconvex.distributed.rows import ShardedFactors
 from nonconvex.distributed.serving import training_ratings
 from nonconvex.estimators.factorization.evaluate import evaluate_model, select_as_in_training
 from nonconvex.estimators.factorization.explain import Explanation, explain_prediction

@@ -18,20 +18,15 @@ from pyspark.sql import DataFrame, SparkSession
 
 from nonconvex.distributed.runtime import freeze_gc_once, partitions, rows_of
 from nonconvex.numerics.deterministic import PartialSums
-from nonconvex.numerics.factorization.model import Factors, InitialRows
 
 __all__ = [
     "PIECES",
     "CachedRows",
     "CheckpointedRows",
     "Element",
-    "RandomRows",
     "Rows",
-    "ShardedFactors",
     "ShardedRows",
     "by_number",
-    "factors_of",
-    "gather_factors",
     "group_by_type",
     "joined",
     "row_squares",
@@ -122,39 +117,6 @@ class ShardedRows(Protocol):
 
     def gather(self) -> NDArray[np.floating]:
         """Return all rows as an array on the driver."""
-
-
-@dataclass(frozen=True)
-class RandomRows:
-    """Random rows that executors draw."""
-
-    random: InitialRows
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Number of rows, and 1 + K."""
-        return self.random.rows, 1 + self.random.rank
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Dtype of the rows."""
-        return np.dtype(self.random.dtype)
-
-    def placed(self, spark: SparkSession, slices: Sequence[slice]) -> RDD[Element]:
-        """Return an element of `Rows` for each slice, in the partition of its number."""
-        random = self.random
-
-        def draw(elements: _Elements) -> Iterator[Element]:
-            freeze_gc_once()
-            for number, (first, stop) in elements:
-                yield number, Rows(random.between(first, stop), None, None)
-
-        bounds = [(place.start, place.stop) for place in slices]
-        return scatter(spark, bounds).mapPartitions(draw, True)
-
-    def gather(self) -> NDArray[np.floating]:
-        """Return all rows, drawn on the driver."""
-        return self.random.between(0, self.random.rows)
 
 
 class CachedRows:
@@ -280,45 +242,6 @@ def joined(
     return np.frombuffer(content, dtype).reshape(shape).copy()
 
 
-class ShardedFactors:
-    """All parameters of the model, with sharded rows.
-
-    Parameters
-    ----------
-    alpha : float
-    users, items : ShardedRows
-    """
-
-    def __init__(self, alpha: float, users: ShardedRows, items: ShardedRows) -> None:
-        self.alpha, self.users, self.items = alpha, users, items
-        self._gathered: Factors | None = None
-
-    def gather(self) -> Factors:
-        """Return all parameters as arrays on the driver; they stay on the executors, too."""
-        if self._gathered is None:
-            sides = (self.users, self.items)
-            size = sum(rows.shape[0] * rows.shape[1] * rows.dtype.itemsize for rows in sides)
-            counts = [rows.shape[0] for rows in sides]
-            _log.info(
-                "collecting the factors of %s users and %s items on the driver, %s bytes",
-                *(f"{number:,}" for number in (*counts, size)),
-            )
-            self._gathered = Factors(self.alpha, *(rows.gather() for rows in sides))
-        return self._gathered
-
-
-def factors_of(alpha: float, users: Any, items: Any) -> Factors | ShardedFactors:
-    """Return the parameters with these rows, arrays or sharded ones."""
-    if isinstance(users, np.ndarray):
-        return Factors(alpha, users, items)
-    return ShardedFactors(alpha, users, items)
-
-
 def row_squares(squares: NDArray[np.float64] | None, rows: Any) -> NDArray[np.float64] | None:
     """Return Σ w e² of each row, from the executors if the rows are there."""
     return rows.squares() if squares is None and isinstance(rows, CachedRows) else squares
-
-
-def gather_factors(factors: Factors | ShardedFactors) -> Factors:
-    """Return factors as arrays on the driver."""
-    return factors.gather() if isinstance(factors, ShardedFactors) else factors

@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nonconvex.distributed.factorization.execution import BlockStore, Value
+from nonconvex.distributed.factorization.factors import ShardedFactors, factors_of
 from nonconvex.distributed.factorization.steps import Step, update_side, validation_rmse
-from nonconvex.distributed.rows import ShardedFactors, factors_of, row_squares
+from nonconvex.distributed.rows import row_squares
 from nonconvex.distributed.runtime import Progress, describe_jobs, job_description, report
 from nonconvex.numerics.convergence import HalfStep, Stop, StoppingRule
 from nonconvex.numerics.deterministic import squared_moves, total

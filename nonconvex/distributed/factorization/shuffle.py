@@ -22,6 +22,7 @@ from pyspark import RDD, StorageLevel
 from pyspark.sql import SparkSession
 
 from nonconvex.distributed.factorization.execution import CachedBlocks
+from nonconvex.distributed.factorization.factors import ShardedFactors
 from nonconvex.distributed.factorization.packing import unpack
 from nonconvex.distributed.factorization.runs import Blocks, FitState, RowExchange, SideUpdate
 from nonconvex.distributed.factorization.steps import Step
@@ -30,7 +31,6 @@ from nonconvex.distributed.rows import (
     CheckpointedRows,
     Element,
     Rows,
-    ShardedFactors,
     ShardedRows,
     by_number,
     group_by_type,

@@ -21,12 +21,12 @@ from nonconvex.distributed.checkpoints import Checkpoints
 from nonconvex.distributed.columns import boolean_column, check_frame, id_column, number_column
 from nonconvex.distributed.factorization.dataset import Ids, TrainingSet
 from nonconvex.distributed.factorization.execution import ExchangePolicy
+from nonconvex.distributed.factorization.factors import RandomRows, ShardedFactors, gather_factors
 from nonconvex.distributed.factorization.fit import DescentOptions, fit_loop
 from nonconvex.distributed.factorization.gibbs import SamplingOptions, SamplingTask, sample
 from nonconvex.distributed.factorization.runs import Broadcast, Problem, Result
 from nonconvex.distributed.factorization.shuffle import Shuffle, design_moments
 from nonconvex.distributed.factorization.steps import user_squares
-from nonconvex.distributed.rows import RandomRows, ShardedFactors, gather_factors
 from nonconvex.estimators.factorization.params import FactorizationParams
 from nonconvex.estimators.factorization.summary import (
     RestartSummary,

@@ -5,21 +5,21 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
 from nonconvex.distributed.factorization.gibbs import SamplingOptions
 from nonconvex.distributed.factorization.runs import Result
-from nonconvex.estimators.display import Summary, one_line
+from nonconvex.estimators.display import Summary
 from nonconvex.numerics.factorization.model import Ridge, Side
 from nonconvex.numerics.factorization.posterior import effective_size, split_r_hat
 
 __all__ = ["RestartSummary", "TrainingSummary", "sampling_summary"]
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class RestartSummary:
     """Course of one random start.
 
@@ -45,7 +45,7 @@ class RestartSummary:
     objective: float
     train_rmse: float
     validation_rmse: float | None
-    history: list[dict[str, Any]]
+    history: list[dict[str, Any]] = field(repr=False)
 
     @classmethod
     def of(cls, restart: int, fit: Result) -> RestartSummary:
@@ -60,11 +60,6 @@ class RestartSummary:
             validation_rmse=end.validation_rmse,
             history=[step._asdict() for step in fit.history],
         )
-
-    def __repr__(self) -> str:
-        """Return one line, without the history."""
-        facts = {name: value for name, value in vars(self).items() if name != "history"}
-        return one_line(type(self).__name__, facts)
 
 
 @dataclass(frozen=True, repr=False)
@@ -218,18 +213,13 @@ def sampling_summary(
     chains: Sequence[RestartSummary], options: SamplingOptions, kept: int
 ) -> dict[str, Any]:
     """Return ``TrainingSummary.sampling``, with how far the samples of all chains agree."""
+    steps = [
+        [step for step in chain.history if options.sample_of(step["iteration"]) is not None]
+        for chain in chains
+    ]
     sizes, agreements = {}, {}
     for name in ("tau", "alpha", "train_rmse"):
-        draws = np.array(
-            [
-                [
-                    step[name]
-                    for step in chain.history
-                    if options.sample_of(step["iteration"]) is not None
-                ]
-                for chain in chains
-            ]
-        )
+        draws = np.array([[step[name] for step in of_chain] for of_chain in steps])
         size, agreement = effective_size(draws), split_r_hat(draws)
         sizes[name] = size if math.isfinite(size) else None
         agreements[name] = agreement if math.isfinite(agreement) else None
