@@ -31,8 +31,8 @@ from nonconvex.distributed.factorization.dataset import (
     load_prepared,
     pack_ratings,
 )
-from nonconvex.distributed.factorization.factors import ShardedFactors
 from nonconvex.distributed.factorization.fold_in import Drawing, Equation, fold_in, fold_in_samples
+from nonconvex.distributed.factorization.runs import ShardedFactors
 from nonconvex.distributed.model_tables import factor_table
 from nonconvex.distributed.serving import training_ratings
 from nonconvex.estimators.factorization.evaluate import evaluate_model, select_as_in_training

@@ -20,10 +20,15 @@ from numpy.typing import NDArray
 
 from nonconvex.distributed.checkpoints import Checkpoints, Interrupted, Interruption, State
 from nonconvex.distributed.factorization.execution import BlockStore
-from nonconvex.distributed.factorization.factors import gather_factors
 from nonconvex.distributed.factorization.fit import fit_loop
 from nonconvex.distributed.factorization.packing import unpack
-from nonconvex.distributed.factorization.runs import Blocks, Broadcast, Problem, Result
+from nonconvex.distributed.factorization.runs import (
+    Blocks,
+    Broadcast,
+    Problem,
+    Result,
+    gather_factors,
+)
 from nonconvex.distributed.factorization.steps import Draw, Rows, update_side
 from nonconvex.distributed.runtime import Progress, report
 from nonconvex.numerics.convergence import FitError, HalfStep, Stop, StoppingRule

@@ -22,9 +22,14 @@ from pyspark import RDD, StorageLevel
 from pyspark.sql import SparkSession
 
 from nonconvex.distributed.factorization.execution import CachedBlocks
-from nonconvex.distributed.factorization.factors import ShardedFactors
 from nonconvex.distributed.factorization.packing import unpack
-from nonconvex.distributed.factorization.runs import Blocks, FitState, RowExchange, SideUpdate
+from nonconvex.distributed.factorization.runs import (
+    Blocks,
+    FitState,
+    RowExchange,
+    ShardedFactors,
+    SideUpdate,
+)
 from nonconvex.distributed.factorization.steps import Step
 from nonconvex.distributed.rows import (
     CachedRows,

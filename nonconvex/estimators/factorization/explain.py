@@ -28,50 +28,29 @@ __all__ = ["Explanation", "Reason", "explain_prediction"]
 
 @dataclass(frozen=True)
 class Reason:
-    """One rating of the user, and what it adds to γ_u·γ_i.
-
-    Parameters
-    ----------
-    item : str or number
-    rating : float
-    contribution : float
-        In the units of ratings; above 0 if it raises the prediction.
-    """
+    """One rating of the user, and what it adds to γ_u·γ_i."""
 
     item: Any
     rating: float
-    contribution: float
+    contribution: float  # in the units of ratings; above 0 if it raises the prediction
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """R̂_ui = α + β_u + β_i + γ_u·γ_i, term by term.
-
-    Parameters
-    ----------
-    user, item : str or number
-    prediction : float
-        The sum of the four terms, not clipped.
-    global_bias, user_bias, item_bias : float
-        α, β_u and β_i; the bias of an id that is not in the training data is 0.
-    interaction : float
-        γ_u·γ_i.
-    reasons : tuple of Reason
-        Every rating of the user, by falling size of its contribution.
-    rest : float
-        The interaction minus all contributions: about 0 if the row of the user is at its minimum,
-        as after "als"; with ``implicitPrefs`` the contribution of all items without feedback; for
-        a sampled model the difference between all samples and the kept ones.
-    """
+    """R̂_ui = α + β_u + β_i + γ_u·γ_i, term by term."""
 
     user: Any
     item: Any
-    prediction: float
+    prediction: float  # the sum of the four terms, not clipped
+    # α, β_u and β_i; the bias of an id that is not in the training data is 0
     global_bias: float
     user_bias: float
     item_bias: float
-    interaction: float
-    reasons: tuple[Reason, ...]
+    interaction: float  # γ_u·γ_i
+    reasons: tuple[Reason, ...]  # every rating of the user, by falling size of its contribution
+    # the interaction minus all contributions: about 0 if the row of the user is at its minimum, as
+    # after "als"; with ``implicitPrefs`` the contribution of all items without feedback; for a
+    # sampled model the difference between all samples and the kept ones
     rest: float
 
     def text(self, n: int = 5, names: Mapping[Any, str] | None = None) -> str:

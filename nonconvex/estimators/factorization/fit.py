@@ -21,10 +21,16 @@ from nonconvex.distributed.checkpoints import Checkpoints
 from nonconvex.distributed.columns import boolean_column, check_frame, id_column, number_column
 from nonconvex.distributed.factorization.dataset import Ids, TrainingSet
 from nonconvex.distributed.factorization.execution import ExchangePolicy
-from nonconvex.distributed.factorization.factors import RandomRows, ShardedFactors, gather_factors
 from nonconvex.distributed.factorization.fit import DescentOptions, fit_loop
 from nonconvex.distributed.factorization.gibbs import SamplingOptions, SamplingTask, sample
-from nonconvex.distributed.factorization.runs import Broadcast, Problem, Result
+from nonconvex.distributed.factorization.runs import (
+    Broadcast,
+    Problem,
+    RandomRows,
+    Result,
+    ShardedFactors,
+    gather_factors,
+)
 from nonconvex.distributed.factorization.shuffle import Shuffle, design_moments
 from nonconvex.distributed.factorization.steps import user_squares
 from nonconvex.estimators.factorization.params import FactorizationParams
@@ -69,25 +75,13 @@ class StartError(ValueError):
 
 
 class FitResult(NamedTuple):
-    """The parts of a fitted model.
+    """The parts of a fitted model."""
 
-    Attributes
-    ----------
-    factors : Factors, or ShardedFactors if rows were exchanged by shuffle
-        Of the best restart, or of the ensemble.
-    restarts : list of Factors or ShardedFactors
-    summary : TrainingSummary
-    posterior : Posterior or None
-        The kept samples, with the solver "gibbs".
-    ridge : RidgePosterior or None
-        The uncertainty at the minimum, if it is known.
-    """
-
-    factors: Factors | ShardedFactors
+    factors: Factors | ShardedFactors  # of the best restart, or of the ensemble
     restarts: list[Factors | ShardedFactors]
     summary: TrainingSummary
-    posterior: Posterior | None = None
-    ridge: RidgePosterior | None = None
+    posterior: Posterior | None = None  # the kept samples, with the solver "gibbs"
+    ridge: RidgePosterior | None = None  # the uncertainty at the minimum, if it is known
 
 
 def select_ratings(params: FactorizationParams, dataset: DataFrame) -> DataFrame:

@@ -19,7 +19,6 @@ from pyspark.sql import functions as F
 
 from nonconvex.distributed.columns import check_frame, check_new, id_column, id_type
 from nonconvex.distributed.factorization.dataset import Ids
-from nonconvex.distributed.factorization.factors import ShardedFactors, gather_factors
 from nonconvex.distributed.factorization.predict import (
     add_uncertainty,
     deviations,
@@ -29,6 +28,7 @@ from nonconvex.distributed.factorization.predict import (
     with_index,
     with_row,
 )
+from nonconvex.distributed.factorization.runs import ShardedFactors, gather_factors
 from nonconvex.distributed.model_tables import factor_table
 from nonconvex.distributed.runtime import broadcast
 from nonconvex.estimators.factorization.params import FactorizationModelParams

@@ -21,30 +21,15 @@ __all__ = ["RestartSummary", "TrainingSummary", "sampling_summary"]
 
 @dataclass(frozen=True)
 class RestartSummary:
-    """Course of one random start.
+    """Course of one random start."""
 
-    Parameters
-    ----------
-    restart : int
-        Its number, which with the seed determines the start.
-    stop : str
-        The reason why it ended.
-    iteration : int
-        The iteration that was kept, from 1 on.
-    objective : float
-        f at that iteration.
-    train_rmse : float
-    validation_rmse : float or None
-    history : list of dict
-        One for each half-step, with the fields of `nonconvex.numerics.convergence.HalfStep`.
-    """
-
-    restart: int
-    stop: str
-    iteration: int
-    objective: float
+    restart: int  # its number, which with the seed determines the start
+    stop: str  # the reason why it ended
+    iteration: int  # the iteration that was kept, from 1 on
+    objective: float  # f at that iteration
     train_rmse: float
     validation_rmse: float | None
+    # one for each half-step, with the fields of `nonconvex.numerics.convergence.HalfStep`
     history: list[dict[str, Any]] = field(repr=False)
 
     @classmethod
@@ -66,34 +51,6 @@ class RestartSummary:
 class TrainingSummary(Summary):
     """Data, regularization and course of a fit.
 
-    Parameters
-    ----------
-    ratings : int
-        Number of training ratings.
-    total : float
-        n of the objective: that number, or the sum of the weights.
-    users, items : int
-    duplicates : int
-        Ratings that repeat the pair of another one.
-    mean, deviation, minimum, maximum : float
-        Of the training ratings.
-    reg_user, reg_item, bias_reg_ratio, reg_exponent : float
-        λ₁, λ₂, ρ and ν as they were used.
-    best : int
-        Position in `restarts` of the best: by validation RMSE if there is one, else by f.
-    restarts : list of RestartSummary
-    warm_start : dict or None
-        For a fit that started from a model: how many users and items were ``kept``, ``new`` and
-        ``gone``.
-    seconds : float
-        Wall-clock time of the fit.
-    sampling : dict or None
-        With the solver "gibbs": ``burnIn``, ``samples`` of each chain, ``thinning``, the number
-        of ``kept`` samples, and for ``tau``, ``alpha`` and ``train_rmse`` the ``effectiveSize``
-        and ``rHat`` of the samples of all chains (see
-        `nonconvex.numerics.factorization.posterior`), None if there are fewer than four samples.
-        λ₁ and λ₂ are then those of the start of the chains.
-
     Examples
     --------
     >>> print(model.summary)
@@ -103,23 +60,31 @@ class TrainingSummary(Summary):
     1                8  1.334...     0.97...          1.74...  reached maxIter
     """
 
-    ratings: int
-    total: float
+    ratings: int  # number of training ratings
+    total: float  # n of the objective: that number, or the sum of the weights
     users: int
     items: int
-    duplicates: int
+    duplicates: int  # ratings that repeat the pair of another one
+    # of the training ratings
     mean: float
     deviation: float
     minimum: float
     maximum: float
+    # λ₁, λ₂, ρ and ν as they were used
     reg_user: float
     reg_item: float
     bias_reg_ratio: float
     reg_exponent: float
-    best: int
+    best: int  # position in `restarts` of the best: by validation RMSE if there is one, else by f
     restarts: list[RestartSummary]
+    # for a fit that started from a model: how many users and items were ``kept``, ``new`` and
+    # ``gone``
     warm_start: dict[str, dict[str, int]] | None
-    seconds: float
+    seconds: float  # wall-clock time of the fit
+    # with the solver "gibbs": ``burnIn``, ``samples`` of each chain, ``thinning``, the number of
+    # ``kept`` samples, and for ``tau``, ``alpha`` and ``train_rmse`` the ``effectiveSize`` and
+    # ``rHat`` of the samples of all chains (see `nonconvex.numerics.factorization.posterior`), None
+    # if there are fewer than four samples. λ₁ and λ₂ are then those of the start of the chains.
     sampling: dict[str, Any] | None = None
 
     @property

@@ -16,35 +16,21 @@ __all__ = ["NetworkRestart", "NetworkSummary"]
 
 @dataclass(frozen=True, repr=False)
 class NetworkRestart:
-    """Result and history of one random start.
+    """Result and history of one random start."""
 
-    Parameters
-    ----------
-    restart : int
-        Its number, which with the seed determines the start.
-    stop : str
-        The reason why it ended.
-    epoch : int
-        The epoch whose parameters were kept, from 1 on.
-    objective, loss : float
-        f, and f without the penalty, over all training rows with the kept parameters.
-    metric : float
-        Over the same rows: accuracy, or for a regression √(Σ w ‖ŷ − y‖² / Σ w), of standardized
-        targets unless ``targetStandardization`` is False.
-    validation_loss, validation_metric : float or None
-        The same over the validation rows.
-    history : list of dict
-        One for each epoch, with the fields of `nonconvex.numerics.convergence.Epoch`.
-    """
-
-    restart: int
-    stop: str
-    epoch: int
+    restart: int  # its number, which with the seed determines the start
+    stop: str  # the reason why it ended
+    epoch: int  # the epoch whose parameters were kept, from 1 on
+    # f, and f without the penalty, over all training rows with the kept parameters
     objective: float
     loss: float
+    # over the same rows: accuracy, or for a regression √(Σ w ‖ŷ − y‖² / Σ w), of standardized
+    # targets unless ``targetStandardization`` is False
     metric: float
+    # the same over the validation rows
     validation_loss: float | None
     validation_metric: float | None
+    # one for each epoch, with the fields of `nonconvex.numerics.convergence.Epoch`
     history: list[dict[str, Any]]
 
     @classmethod
@@ -82,52 +68,27 @@ class NetworkSummary(Summary):
     """The data and the network of a fit, and the results of its restarts.
 
     ``print(summary)`` shows a line and a table of the restarts.
-
-    Parameters
-    ----------
-    training_rows, validation_rows : int
-    weight : float
-        Σ w over the training rows, before class weights.
-    layers : list of int
-        From the features to the outputs.
-    activations : list of str
-        Of the hidden layers.
-    loss : str
-        One of `nonconvex.numerics.network.model.LOSSES`.
-    parameters : int
-        Number of parameters p.
-    constant_features : int
-        Number of features with a single value in all training rows.
-    class_weights : list of float or None
-        Factors of the weights of rows by class, in the order of the labels.
-    gradients, gradients_reason : str
-        Where gradients were computed, "driver" or "executors", and why.
-    batch_size : int
-    warm_start : bool
-        Whether the fit began at an earlier model or at given weights.
-    best : int
-        Position in `restarts` of the best: by validation loss where there is one, or else by f.
-    restarts : list of NetworkRestart
-    seconds : float
-        Wall-clock time of the fit.
     """
 
     training_rows: int
     validation_rows: int
-    weight: float
-    layers: list[int]
-    activations: list[str]
-    loss: str
-    parameters: int
-    constant_features: int
+    weight: float  # Σ w over the training rows, before class weights
+    layers: list[int]  # from the features to the outputs
+    activations: list[str]  # of the hidden layers
+    loss: str  # one of `nonconvex.numerics.network.model.LOSSES`
+    parameters: int  # number of parameters p
+    constant_features: int  # number of features with a single value in all training rows
+    # factors of the weights of rows by class, in the order of the labels
     class_weights: list[float] | None
+    # where gradients were computed, "driver" or "executors", and why
     gradients: str
     gradients_reason: str
     batch_size: int
-    warm_start: bool
+    warm_start: bool  # whether the fit began at an earlier model or at given weights
+    # position in `restarts` of the best: by validation loss where there is one, or else by f
     best: int
     restarts: list[NetworkRestart]
-    seconds: float
+    seconds: float  # wall-clock time of the fit
 
     @property
     def objective(self) -> float:

@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
-from nonconvex.distributed.factorization.factors import RandomRows, ShardedFactors, gather_factors
+from nonconvex.distributed.factorization.runs import RandomRows, ShardedFactors, gather_factors
 from nonconvex.distributed.factorization.shuffle import Shuffle, design_moments
 from nonconvex.distributed.rows import CachedRows, CheckpointedRows, Rows, by_number
 from nonconvex.estimators.factorization.fit import exchange_policy
