@@ -53,41 +53,22 @@ class CheckpointError(ValueError):
 
 
 class State(NamedTuple):
-    """The whole state of a fit.
+    """The whole state of a fit."""
 
-    Attributes
-    ----------
-    iteration : int
-        The last complete iteration.
-    arrays : nested dict of str to array or `nonconvex.distributed.rows.ShardedRows`
-    values : dict
-        JSON values; floats come back to the bit.
-    """
-
-    iteration: int
+    iteration: int  # the last complete iteration
     arrays: dict[str, Any]
-    values: dict[str, Any]
+    values: dict[str, Any]  # JSON values; floats come back to the bit
 
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """The checkpoints of a fit: where, how often, and of which fit.
-
-    Parameters
-    ----------
-    spark : SparkSession
-    path : str
-        A directory for this fit alone.
-    interval : int
-        Iterations between two checkpoints.
-    identity : mapping
-        Settings and data of the fit, as JSON values.  A fit continues only from a checkpoint of
-        equal identity.
-    """
+    """The checkpoints of a fit: where, how often, and of which fit."""
 
     spark: SparkSession
-    path: str
-    interval: int
+    path: str  # A directory for this fit alone
+    interval: int  # iterations between two checkpoints
+    # settings and data of the fit, as JSON values. A fit continues only from a checkpoint of equal
+    # identity.
     identity: Mapping[str, Any]
 
     def due(self, iteration: int, ending: bool = False) -> bool:

@@ -176,17 +176,9 @@ class CachedRows:
 
 @dataclass(frozen=True)
 class CheckpointedRows:
-    """Rows of a checkpoint, cached until `release`.
+    """Rows of a checkpoint, cached until `release`."""
 
-    Parameters
-    ----------
-    pieces : DataFrame
-        Their bytes, in the columns of `PIECES`.
-    shape : (int, int)
-    dtype : numpy dtype
-    """
-
-    pieces: DataFrame
+    pieces: DataFrame  # their bytes, in the columns of `PIECES`
     shape: tuple[int, int]
     dtype: np.dtype[Any]
 

@@ -40,31 +40,16 @@ T = TypeVar("T")
 
 
 class Progress(NamedTuple):
-    """Progress of one start of a fit.
+    """Progress of one start of a fit."""
 
-    Attributes
-    ----------
-    name : str
-        The start, such as "restart 3"; empty if there is only one.
-    unit : str
-        "iteration", "sweep" or "epoch".
-    done, most : int
-        Units done, and the most there can be.
-    figures : mapping of str to str
-        Measurements, formatted.
-    seconds : float
-        Duration of the last unit, shared by all starts.
-    stop : str or None
-        The reason why it ended, if it has.
-    """
-
-    name: str
-    unit: str
+    name: str  # the start, such as "restart 3"; empty if there is only one
+    unit: str  # "iteration", "sweep" or "epoch"
+    # units done, and the most there can be
     done: int
     most: int
-    figures: Mapping[str, str]
-    seconds: float
-    stop: str | None = None
+    figures: Mapping[str, str]  # measurements, formatted
+    seconds: float  # duration of the last unit, shared by all starts
+    stop: str | None = None  # the reason why it ended, if it has
 
     def line(self) -> str:
         """Return one line of a log.

@@ -56,9 +56,9 @@ class PartialSums(NamedTuple):
     """Sums of s quantities over the rows first, first + 1, …, with partial chunks left open."""
 
     first: int  # index of the first row
-    head: _Array  # (s, h): Values of the rows before the first whole chunk
-    chunks: _Array  # (s, c): The sums of whole chunks
-    tail: _Array  # (s, t): Values of the rows after the last whole chunk
+    head: _Array  # (s, h): values of the rows before the first whole chunk
+    chunks: _Array  # (s, c): the sums of whole chunks
+    tail: _Array  # (s, t): values of the rows after the last whole chunk
 
     @classmethod
     def of(cls, first: int, values: _Array) -> PartialSums:

@@ -41,7 +41,7 @@ GROUP = 16
 class Lists(NamedTuple):
     """A list of columns for each of b rows, one after the other."""
 
-    offsets: NDArray[np.int64]  # (b + 1,): The list of row j is at ``offsets[j]:offsets[j + 1]``
+    offsets: NDArray[np.int64]  # (b + 1,): the list of row j is at ``offsets[j]:offsets[j + 1]``
     columns: NDArray[np.int32]
 
     @property

@@ -67,42 +67,23 @@ class Ids(NamedTuple):
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """The packed ratings of a fit and their statistics; cached until `release`.
-
-    Parameters
-    ----------
-    blocks : Blocks
-    ids : Ids
-    ratings : int
-        Number of training ratings.
-    total : float
-        n of the objective: the sum of the degrees of all users.
-    weight : float
-        Sum of the weights in the blocks.
-    mean, deviation : float
-        Weighted mean and standard deviation of the ratings in the blocks.
-    minimum, maximum : float
-        Of the original training ratings.
-    duplicates : int
-        Training ratings that repeat the pair of another one; each is in the objective.
-    exchange : {"broadcast", "shuffle"}
-        The exchange that the policy has chosen.
-    lookups : broadcast, optional
-        For packing again, should an executor lose its blocks.
-    """
+    """The packed ratings of a fit and their statistics; cached until `release`."""
 
     blocks: Blocks
     ids: Ids
-    ratings: int
-    total: float
-    weight: float
+    ratings: int  # number of training ratings
+    total: float  # n of the objective: the sum of the degrees of all users
+    weight: float  # sum of the weights in the blocks
+    # weighted mean and standard deviation of the ratings in the blocks
     mean: float
     deviation: float
+    # of the original training ratings
     minimum: float
     maximum: float
+    # training ratings that repeat the pair of another one; each is in the objective
     duplicates: int
-    exchange: Exchange = "broadcast"
-    lookups: Lookups | None = None
+    exchange: Exchange = "broadcast"  # the exchange that the policy has chosen
+    lookups: Lookups | None = None  # for packing again, should an executor lose its blocks
 
     def fingerprint(self) -> str:
         """Return a hash of the ids and of sums over their ratings, independent of order."""

@@ -61,25 +61,13 @@ def fits_on_driver(ratings: int, unknowns: int) -> bool:
 
 
 class ExchangePolicy(NamedTuple):
-    """The choice between broadcasting the rows of a side and exchanging them by shuffle.
-
-    Attributes
-    ----------
-    asked : {"auto", "broadcast", "shuffle"}
-    row_bytes : int
-        Bytes of a row, over all problems.
-    max_bytes : int
-        With "auto", the most bytes of a side that are broadcast.
-    obstacle : str
-        The property of the fit that rules out a shuffle, if any.
-    divisible : bool
-        Whether the ratings of a long row may be divided among tasks, if rows are broadcast.
-    """
+    """The choice between broadcasting the rows of a side and exchanging them by shuffle."""
 
     asked: str = "broadcast"
-    row_bytes: int = 0
-    max_bytes: int = 0
-    obstacle: str = ""
+    row_bytes: int = 0  # bytes of a row, over all problems
+    max_bytes: int = 0  # with "auto", the most bytes of a side that are broadcast
+    obstacle: str = ""  # the property of the fit that rules out a shuffle, if any
+    # whether the ratings of a long row may be divided among tasks, if rows are broadcast
     divisible: bool = False
 
     def choose(self, rows: int) -> Exchange:

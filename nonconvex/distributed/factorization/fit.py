@@ -37,21 +37,12 @@ Array = NDArray[np.floating]
 
 @dataclass(frozen=True)
 class DescentOptions:
-    """Options of the solver "gd".
+    """Options of the solver "gd"."""
 
-    Parameters
-    ----------
-    optimizer : Optimizer
-        Of all parameters of a problem as one flat vector.
-    fraction : float
-        Share of the users in a step, in (0, 1]; below 1 an iteration is ⌈1/fraction⌉ steps.
-    seed : int
-        The users of a step depend on it and on the step alone.
-    """
-
-    optimizer: Optimizer
+    optimizer: Optimizer  # of all parameters of a problem as one flat vector
+    # share of the users in a step, in (0, 1]; below 1 an iteration is ⌈1/fraction⌉ steps
     fraction: float = 1.0
-    seed: int = 0
+    seed: int = 0  # the users of a step depend on it and on the step alone
 
 
 class Descent:

@@ -42,36 +42,20 @@ _NOUNS = ("user", "item")
 
 
 class Equation(NamedTuple):
-    """The normal equation of folded rows, apart from the ratings.
+    """The normal equation of folded rows, apart from the ratings."""
 
-    Attributes
-    ----------
-    ridge : Ridge
-        With n and the mean degree of training.
-    biases, nonnegative : bool
-        Whether there are β, and whether γ ≥ 0 is required.
-    confidence : float or None
-        κ of implicit feedback; None if ratings are explicit.
-    """
-
-    ridge: Ridge
+    ridge: Ridge  # with n and the mean degree of training
+    # whether there are β, and whether γ ≥ 0 is required
     biases: bool
     nonnegative: bool
-    confidence: float | None
+    confidence: float | None  # κ of implicit feedback; None if ratings are explicit
 
 
 class Drawing(NamedTuple):
-    """The kept samples that folded rows are drawn in.
-
-    Attributes
-    ----------
-    posterior : Posterior
-    shared : two broadcast float arrays
-        Users and items of the posterior.
-    """
+    """The kept samples that folded rows are drawn in."""
 
     posterior: Posterior
-    shared: Sequence[Broadcast[NDArray[np.floating]]]
+    shared: Sequence[Broadcast[NDArray[np.floating]]]  # users and items of the posterior
 
 
 def fold_in(

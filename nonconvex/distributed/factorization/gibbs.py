@@ -175,24 +175,12 @@ _SKETCHES = 1 << 21  # a key of random numbers that is no number of a chain
 
 
 class SamplingOptions(NamedTuple):
-    """Lengths of chains.
+    """Lengths of chains."""
 
-    Attributes
-    ----------
-    burn_in : int
-        Discarded sweeps.
-    samples : int
-        Samples of each chain in the mean.
-    thinning : int
-        Sweeps per sample.
-    kept : int
-        Samples that are kept whole, over all chains of a fit.
-    """
-
-    burn_in: int
-    samples: int
-    thinning: int
-    kept: int
+    burn_in: int  # discarded sweeps
+    samples: int  # samples of each chain in the mean
+    thinning: int  # sweeps per sample
+    kept: int  # samples that are kept whole, over all chains of a fit
 
     @property
     def sweeps(self) -> int:
@@ -213,45 +201,23 @@ class SamplingOptions(NamedTuple):
 
 @dataclass(frozen=True)
 class SamplingTask:
-    """A fit to sample.
+    """A fit to sample."""
 
-    Parameters
-    ----------
-    starts : list of Problem
-        The problem that each chain minimizes first.
-    numbers : list of int
-        The number of each chain.
-    center, deviation : float
-        Mean and standard deviation of the ratings.
-    seed : int
-    mean_rank : int
-        Rank of the mean model.
-    """
-
-    starts: list[Problem]
-    numbers: list[int]
+    starts: list[Problem]  # the problem that each chain minimizes first
+    numbers: list[int]  # the number of each chain
+    # mean and standard deviation of the ratings
     center: float
     deviation: float
     seed: int
-    mean_rank: int
+    mean_rank: int  # rank of the mean model
 
 
 class SamplingResult(NamedTuple):
-    """Result of a sampled fit.
+    """Result of a sampled fit."""
 
-    Attributes
-    ----------
-    factors : Factors
-        The mean of all samples.
-    posterior : Posterior
-        The kept samples.
-    chains : list of Result
-        The history of each chain.
-    """
-
-    factors: Factors
-    posterior: Posterior
-    chains: list[Result]
+    factors: Factors  # the mean of all samples
+    posterior: Posterior  # the kept samples
+    chains: list[Result]  # the history of each chain
 
 
 class ChainGroup:

@@ -82,38 +82,22 @@ _SQL = (
 
 
 class Checked(NamedTuple):
-    """Number and range of checked ratings.
+    """Number and range of checked ratings."""
 
-    Attributes
-    ----------
-    rows : int
-        Number of ratings.
-    minimum, maximum : float
-        Range of the training ratings.
-    """
-
-    rows: int
+    rows: int  # number of ratings
+    # range of the training ratings
     minimum: float
     maximum: float
 
 
 class Chunk(NamedTuple):
-    """Some ratings, in the order in which they were read.
+    """Some ratings, in the order in which they were read."""
 
-    Attributes
-    ----------
-    ids : dict of str to Arrow table
-        For ``"user"`` and ``"item"``: ``id, count``, each id of the chunk and its ratings.
-    places : dict of str to int32 array of shape (n,)
-        Place of the id of each rating in these.
-    ratings : float array of shape (n,)
-    weights : float array of shape (n,) or None
-    """
-
+    # for ``"user"`` and ``"item"``: ``id, count``, each id of the chunk and its ratings
     ids: dict[str, pa.Table]
-    places: dict[str, NDArray[np.int32]]
-    ratings: NDArray[np.floating]
-    weights: NDArray[np.floating] | None
+    places: dict[str, NDArray[np.int32]]  # (n,): place of the id of each rating in these
+    ratings: NDArray[np.floating]  # (n,)
+    weights: NDArray[np.floating] | None  # (n,)
 
     @classmethod
     def read(cls, batch: pa.RecordBatch, index: int, dtype: type[np.floating]) -> Chunk:
@@ -261,23 +245,12 @@ def _chunk(table: pa.Table, dtype: type[np.floating]) -> dict[str, Any]:
 
 
 class IdLookup(NamedTuple):
-    """The ids of one side in the order of their dense indices.
+    """The ids of one side in the order of their dense indices."""
 
-    Attributes
-    ----------
-    ids : Arrow array of shape (m,)
-        In ascending order.
-    block : int32 array of shape (m,)
-        The block of each id.
-    blocks : int
-        Number of blocks, some of which may be empty.
-    long : int64 array
-        The indices of ids with more ratings than `numerics.factorization.blocks.LONG`, ascending.
-    """
-
-    ids: pa.ChunkedArray
-    block: NDArray[np.int32]
-    blocks: int
+    ids: pa.ChunkedArray  # (m,): In ascending order
+    block: NDArray[np.int32]  # (m,): the block of each id
+    blocks: int  # number of blocks, some of which may be empty
+    # the indices of ids with more ratings than `numerics.factorization.blocks.LONG`, ascending
     long: NDArray[np.int64]
 
     def indices_of(self, ids: pa.ChunkedArray) -> NDArray[np.int32]:
@@ -361,32 +334,17 @@ _TYPES = {"rows": np.int32, "offsets": np.int64, "columns": np.int32, "degrees":
 
 
 class PackingSide(NamedTuple):
-    """The rows of the blocks, and the columns that name them.
+    """The rows of the blocks, and the columns that name them."""
 
-    Attributes
-    ----------
-    row, column : str
-        Names of the columns with the dense index of the side itself and of the other side, or
-        with their ids.
-    block : str or None
-        Name of the column with the block; None where the others hold ids.
-    blocks : int
-        Number of blocks.
-    parts : int
-        Additional blocks of each long row, for its parts; 0 leaves it in one block.
-    long : int
-        Number of long rows.
-    first : int
-        Number of the first block.
-    """
-
+    # names of the columns with the dense index of the side itself and of the other side, or with
+    # their ids
     row: str
     column: str
-    block: str | None
-    blocks: int
-    parts: int = 0
-    long: int = 0
-    first: int = 0
+    block: str | None  # name of the column with the block; None where the others hold ids
+    blocks: int  # number of blocks
+    parts: int = 0  # additional blocks of each long row, for its parts; 0 leaves it in one block
+    long: int = 0  # number of long rows
+    first: int = 0  # number of the first block
 
 
 def pack_blocks(

@@ -120,26 +120,16 @@ def gather_factors(factors: Factors | ShardedFactors) -> Factors:
 
 
 class Blocks(NamedTuple):
-    """The ratings of a fit, packed by `nonconvex.distributed.factorization.packing`.
+    """The ratings of a fit, packed by `nonconvex.distributed.factorization.packing`."""
 
-    Attributes
-    ----------
-    users, items : BlockStore
-        The same ratings twice, with users and with items as the rows of the blocks.
-    validation : BlockStore or None
-        Validation ratings, packed by users.
-    user_degrees, item_degrees : float64 arrays of shape (n_u,) and (n_i,)
-        The degrees in the blocks, in the order of the indices.
-    dtype : float type
-        Of the blocks, the factors and the arithmetic.
-    """
-
+    # the same ratings twice, with users and with items as the rows of the blocks
     users: BlockStore
     items: BlockStore
-    validation: BlockStore | None
+    validation: BlockStore | None  # validation ratings, packed by users
+    # of shapes (n_u,) and (n_i,): The degrees in the blocks, in the order of the indices
     user_degrees: NDArray[np.float64]
     item_degrees: NDArray[np.float64]
-    dtype: type[np.floating]
+    dtype: type[np.floating]  # of the blocks, the factors and the arithmetic
 
     def by(self, side: Side) -> BlockStore:
         """Return the blocks whose rows are of a side."""
@@ -153,33 +143,22 @@ class Blocks(NamedTuple):
 
 @dataclass(frozen=True)
 class Problem:
-    """One objective, and the factors to start from.
+    """One objective, and the factors to start from."""
 
-    Parameters
-    ----------
-    start : Factors or ShardedFactors
-        The first α, and a row for every user and item.  The solver "als" solves for the items
-        before it uses them.
-    user_ridge, item_ridge : Ridge
-    solver : {"als", "als-coordinate", "gd"}
-    intercept, biases, nonnegative : bool
-        Whether α is updated, whether β is, and whether γ ≥ 0 is required.
-    implicit : bool
-        Whether all pairs count; the blocks then hold
-        `nonconvex.numerics.factorization.model.preferences`.
-    name : str
-        Name in the log; may be empty.
-    """
-
+    # the first α, and a row for every user and item. The solver "als" solves for the items before
+    # it uses them.
     start: Factors | ShardedFactors
     user_ridge: Ridge
     item_ridge: Ridge
     solver: str = "als"
+    # whether α is updated, whether β is, and whether γ ≥ 0 is required
     intercept: bool = True
     biases: bool = True
     nonnegative: bool = False
+    # whether all pairs count; the blocks then hold
+    # `nonconvex.numerics.factorization.model.preferences`
     implicit: bool = False
-    name: str = ""
+    name: str = ""  # name in the log; may be empty
 
     def ridge(self, side: Side) -> Ridge:
         """Return the ridge of one side."""
@@ -187,24 +166,14 @@ class Problem:
 
 
 class Result(NamedTuple):
-    """The best iteration of a fit of one problem.
+    """The best iteration of a fit of one problem."""
 
-    Attributes
-    ----------
-    factors : Factors, or ShardedFactors if rows were exchanged by shuffle
-        Of the best iteration: by validation RMSE if there is patience, else the last.
-    history : list of HalfStep
-    iteration : int
-        The iteration of `factors`.
-    stop : Stop
-    squares : float64 array of shape (n_u,), optional
-        Σ w (R̂ − R)² of each user, if `factors` came from an update of the users.
-    """
-
+    # of the best iteration: by validation RMSE if there is patience, else the last
     factors: Factors | ShardedFactors
     history: list[HalfStep]
-    iteration: int
+    iteration: int  # the iteration of `factors`
     stop: Stop
+    # (n_u,): σ w (R̂ − R)² of each user, if `factors` came from an update of the users
     squares: NDArray[np.float64] | None = None
 
     @property
@@ -224,24 +193,15 @@ class Result(NamedTuple):
 
 
 class SideUpdate(NamedTuple):
-    """New rows of a side, and the totals of `RowUpdate` over them.
+    """New rows of a side, and the totals of `RowUpdate` over them."""
 
-    Attributes
-    ----------
-    x : float array of shape (m, 1 + K), or ShardedRows
-    residual, squares, penalty, weight : float
-    distance : float
-        Σ ‖x − x_before‖².
-    row_squares : float64 array of shape (m,), optional
-        Σ w e² of each row; None if it stays on the executors.
-    """
-
-    x: Any
+    x: Any  # (m, 1 + K)
     residual: float
     squares: float
     penalty: float
     weight: float
-    distance: float
+    distance: float  # Σ ‖x − x_before‖²
+    # (m,): σ w e² of each row; None if it stays on the executors
     row_squares: NDArray[np.float64] | None = None
 
     @classmethod

@@ -71,26 +71,13 @@ class Routes(NamedTuple):
 
 @dataclass(frozen=True)
 class SideLayout:
-    """Layout of one side of the ratings.
-
-    Parameters
-    ----------
-    ratings : RDD of (int, InBlock)
-    routes : RDD of (int, Routes)
-        Cached, with a partition for each block.
-    firsts : int64 array of shape (B,)
-        Index of the first row of each block.
-    rows : int
-        Number of rows in all blocks.
-    needed : int
-        Rows of the other side that the blocks need, each counted once for each block.
-    """
+    """Layout of one side of the ratings."""
 
     ratings: RDD[Element]
-    routes: RDD[Element]
-    firsts: NDArray[np.int64]
-    rows: int
-    needed: int
+    routes: RDD[Element]  # cached, with a partition for each block
+    firsts: NDArray[np.int64]  # (B,): index of the first row of each block
+    rows: int  # number of rows in all blocks
+    needed: int  # rows of the other side that the blocks need, each counted once for each block
 
     def slices(self) -> list[slice]:
         """Return the rows of each block."""

@@ -44,24 +44,13 @@ _ERRORS = ("squares", "weight")
 
 
 class UserSample(NamedTuple):
-    """The users of a step of stochastic gradient descent.
-
-    Attributes
-    ----------
-    seed, step : int
-    fraction : float
-        The share of the users, in (0, 1).
-    users : int
-        Number of users.
-    rows : bool
-        Whether they are the rows of the blocks, not the columns.
-    """
+    """The users of a step of stochastic gradient descent."""
 
     seed: int
     step: int
-    fraction: float
-    users: int
-    rows: bool
+    fraction: float  # the share of the users, in (0, 1)
+    users: int  # number of users
+    rows: bool  # whether they are the rows of the blocks, not the columns
 
     def draw(self) -> NDArray[np.bool_]:
         """Return for every user whether it is in the sample, the same on every executor."""
@@ -123,21 +112,11 @@ class Step(NamedTuple):
 
 
 class Draw(NamedTuple):
-    """Draw of the rows of one side in one chain; sent to the executors.
+    """Draw of the rows of one side in one chain; sent to the executors."""
 
-    Attributes
-    ----------
-    conditional : Conditional
-        Without ω, which would be sent with every task.
-    user_precision : shared list of float64 arrays
-        ω in every chain.
-    number : int
-        Number of the chain.
-    """
-
-    conditional: Conditional
-    user_precision: Value[list[NDArray[np.float64]]]
-    number: int
+    conditional: Conditional  # without ω, which would be sent with every task
+    user_precision: Value[list[NDArray[np.float64]]]  # ω in every chain
+    number: int  # number of the chain
     sample: None = None
 
     def dtype(self, rows: np.dtype[Any]) -> np.dtype[Any]:

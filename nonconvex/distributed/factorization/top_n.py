@@ -52,25 +52,14 @@ _TASKS = 2
 
 
 class ModelSide(NamedTuple):
-    """One side of a model, with its ids and factors as broadcasts.
+    """One side of a model, with its ids and factors as broadcasts."""
 
-    Attributes
-    ----------
-    role, column : str
-        The Param of the column of ids, and its value.
-    ids : pyarrow array of shape (m,)
-        In the order of their indices.
-    shared_ids : broadcast pyarrow array
-        The same ids.
-    rows : broadcast float array of shape (m, 1 + K)
-        Rows (β, γ).
-    """
-
+    # the Param of the column of ids, and its value
     role: str
     column: str
-    ids: pa.ChunkedArray
-    shared_ids: Broadcast[pa.ChunkedArray]
-    rows: Broadcast[NDArray[np.floating]]
+    ids: pa.ChunkedArray  # (m,): In the order of their indices
+    shared_ids: Broadcast[pa.ChunkedArray]  # the same ids
+    rows: Broadcast[NDArray[np.floating]]  # (m, 1 + K): rows (β, γ)
 
     @property
     def type(self) -> DataType:
@@ -84,22 +73,14 @@ class ModelSide(NamedTuple):
 
 
 class Ranker(NamedTuple):
-    """Ranking of columns for batches of `requests`; sent to the executors.
-
-    Attributes
-    ----------
-    alpha : float
-    rows, columns : broadcast float arrays of shape (m, 1 + K)
-    n : int
-    allowed : int32 array, optional
-        Indices of the allowed columns; by default all.
-    """
+    """Ranking of columns for batches of `requests`; sent to the executors."""
 
     alpha: float
+    # of shapes (m, 1 + K)
     rows: Broadcast[NDArray[np.floating]]
     columns: Broadcast[NDArray[np.floating]]
     n: int
-    allowed: NDArray[np.int32] | None
+    allowed: NDArray[np.int32] | None  # indices of the allowed columns; by default all
 
     def __call__(self, batch: pa.RecordBatch) -> Ranked:
         """Return the n best columns of each row."""

@@ -46,7 +46,7 @@ _T = TypeVar("_T", bound=np.generic)
 class Padded(NamedTuple):
     """The ratings of a block, class after class, in the order of `batches`."""
 
-    # (p,): Dense index on the other side; `PADDING` where there is no rating
+    # (p,): dense index on the other side; `PADDING` where there is no rating
     columns: NDArray[np.int32]
     ratings: NDArray[np.floating]  # (p,): 0 where there is no rating
     weights: NDArray[np.floating] | None  # (p,): Likewise; None means that every weight is 1
@@ -55,7 +55,7 @@ class Padded(NamedTuple):
 class Batch(NamedTuple):
     """Rows of similar length, to be solved together."""
 
-    members: NDArray[np.int64]  # (s,): Positions of the rows in their block
+    members: NDArray[np.int64]  # (s,): positions of the rows in their block
     length: int  # the padded length; at least the number of ratings of each of these rows
     start: int  # place of their padded ratings, which are of shape (s, length)
 
@@ -147,13 +147,13 @@ class RatingBlock(NamedTuple):
     ``ratings = [5, 3, 4, 1]``: the ratings of ``rows[j]`` are at ``offsets[j]:offsets[j + 1]``.
     """
 
-    rows: NDArray[np.int32]  # (r,): Dense index of each row on its own side, ascending
-    offsets: NDArray[np.int64]  # (r + 1,): Where each row's ratings begin and end
-    columns: NDArray[np.int32]  # (n,): Dense index on the other side, ascending within a row
+    rows: NDArray[np.int32]  # (r,): dense index of each row on its own side, ascending
+    offsets: NDArray[np.int64]  # (r + 1,): where each row's ratings begin and end
+    columns: NDArray[np.int32]  # (n,): dense index on the other side, ascending within a row
     ratings: NDArray[np.floating]  # (n,)
-    # (n,): Weight of each rating, ≥ 0; ``None`` means that every weight is 1
+    # (n,): weight of each rating, ≥ 0; ``None`` means that every weight is 1
     weights: NDArray[np.floating] | None
-    # (r,): Degree of each row in the regularization: the sum of its weights, |I_u| (or |U_i|) when
+    # (r,): degree of each row in the regularization: the sum of its weights, |I_u| (or |U_i|) when
     # there are none
     degrees: NDArray[np.float64]
     padded: Padded | None = None  # the same ratings padded, if they have been already

@@ -75,8 +75,8 @@ class Factors(NamedTuple):
     """All parameters of the model."""
 
     alpha: float  # the global bias α
-    users: NDArray[np.floating]  # (n_u, 1 + K): Row u is x_u = (β_u, γ_u)
-    items: NDArray[np.floating]  # (n_i, 1 + K): Row i is x_i = (β_i, γ_i)
+    users: NDArray[np.floating]  # (n_u, 1 + K): row u is x_u = (β_u, γ_u)
+    items: NDArray[np.floating]  # (n_i, 1 + K): row i is x_i = (β_i, γ_i)
 
 
 class Ridge(NamedTuple):
@@ -321,9 +321,9 @@ def default_implicit_reg(total: float, mean_weight: float) -> float:
 class Background(NamedTuple):
     """Σ_j (o_j + z_jᵀx)² over all columns j, where o_j = α + β_j and z_j = (1, γ_j)."""
 
-    gram: NDArray[np.float64]  # (1 + K, 1 + K): Σ z zᵀ
+    gram: NDArray[np.float64]  # (1 + K, 1 + K): σ z zᵀ
     rhs: NDArray[np.float64]  # (1 + K,): −Σ o z
-    sums: NDArray[np.float64]  # (1 + K,): Σ z
+    sums: NDArray[np.float64]  # (1 + K,): σ z
     # Σ o and Σ o²
     total: float
     square: float

@@ -33,7 +33,7 @@ class Gradients(Protocol):
 class Trained(NamedTuple):
     """Result of a restart."""
 
-    # (p,): The parameters: with patience those of the epoch of the least validation loss, else the
+    # (p,): the parameters: with patience those of the epoch of the least validation loss, else the
     # last ones
     theta: Array
     epoch: int  # the epoch of these parameters
