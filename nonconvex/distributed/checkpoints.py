@@ -31,16 +31,6 @@ from nonconvex.distributed.files.hadoop import ConcurrencyError, FileSystem, Fil
 from nonconvex.distributed.model_tables import reason_of
 from nonconvex.distributed.rows import PIECES, CachedRows, CheckpointedRows, joined
 
-__all__ = [
-    "CheckpointError",
-    "Checkpoints",
-    "Interrupted",
-    "Interruption",
-    "State",
-    "flatten",
-    "nest",
-]
-
 _MANIFEST = "manifest.json"
 _PIECE = 1 << 26  # bytes of an array in a row of Parquet
 _ATTEMPTS = 5  # to read checkpoints that another process replaces meanwhile

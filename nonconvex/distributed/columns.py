@@ -24,23 +24,6 @@ from pyspark.sql.types import (
 
 from nonconvex.numerics.deterministic import Totals, add_exactly, fractions_of
 
-__all__ = [
-    "TOTALS",
-    "ColumnError",
-    "batch_of",
-    "boolean_column",
-    "check_frame",
-    "check_new",
-    "exact_sums",
-    "free_name",
-    "id_column",
-    "id_type",
-    "named_column",
-    "number_column",
-    "text_column",
-    "totals_in",
-]
-
 
 class ColumnError(ValueError):
     """A column that is missing or of a wrong type; the message names it and the remedy."""

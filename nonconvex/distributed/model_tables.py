@@ -26,15 +26,6 @@ from nonconvex.distributed.rows import (
 )
 from nonconvex.distributed.runtime import freeze_gc_once, from_bytes, to_bytes
 
-__all__ = [
-    "ModelError",
-    "factor_table",
-    "read_factors",
-    "read_rows",
-    "reason_of",
-    "write_factors",
-]
-
 _BATCH = 1 << 16  # rows of a table that an executor writes at a time
 _TYPES = {
     "index": "int",

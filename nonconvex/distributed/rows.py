@@ -19,21 +19,6 @@ from pyspark.sql import DataFrame, SparkSession
 from nonconvex.distributed.runtime import freeze_gc_once, partitions, rows_of
 from nonconvex.numerics.deterministic import PartialSums
 
-__all__ = [
-    "PIECES",
-    "CachedRows",
-    "CheckpointedRows",
-    "Element",
-    "Rows",
-    "ShardedRows",
-    "by_number",
-    "group_by_type",
-    "joined",
-    "row_squares",
-    "scatter",
-    "zip_partitions",
-]
-
 Element = tuple[int, Any]
 """The number of a block, and a value that belongs to it."""
 

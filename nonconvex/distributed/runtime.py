@@ -13,26 +13,6 @@ import pyarrow as pa
 from pyspark import RDD, Broadcast
 from pyspark.sql import DataFrame, SparkSession
 
-__all__ = [
-    "Progress",
-    "broadcast",
-    "broadcasting",
-    "collect_garbage",
-    "describe_jobs",
-    "described",
-    "executors",
-    "freeze_gc_once",
-    "from_bytes",
-    "java_version",
-    "job_description",
-    "parallelism",
-    "partitions",
-    "report",
-    "rows_of",
-    "to_bytes",
-    "with_frozen_gc",
-]
-
 _log = logging.getLogger("nonconvex")
 _PROPERTY = "spark.job.description"
 

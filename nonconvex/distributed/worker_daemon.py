@@ -19,8 +19,6 @@ import pyarrow.compute
 import pyspark.worker
 from pyspark import daemon
 
-__all__ = ["SHARED", "worker"]
-
 SHARED = (pandas, pyarrow.compute, pyspark.worker)
 """What workers have from the start, with NumPy.
 

@@ -36,29 +36,6 @@ from nonconvex.numerics.optim import (
 if TYPE_CHECKING:
     from pyspark.ml._typing import ParamMap
 
-__all__ = [
-    "DESCENT",
-    "CheckedParams",
-    "DescentParams",
-    "FitParams",
-    "LazyFits",
-    "ParamError",
-    "choice",
-    "convert_argument",
-    "declared",
-    "flag",
-    "fraction",
-    "integer",
-    "names",
-    "number",
-    "numbers",
-    "optional",
-    "param",
-    "refuse_set",
-    "set_defaults",
-    "text",
-    "with_accessors",
-]
 
 Converter = Callable[[Any], Any]
 

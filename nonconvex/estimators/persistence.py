@@ -12,8 +12,6 @@ from nonconvex.distributed.files.atomic import ChecksumError, verify, write_chec
 from nonconvex.distributed.files.hadoop import FileSystem
 from nonconvex.distributed.model_tables import ModelError
 
-__all__ = ["EstimatorReader", "ModelReader", "ModelWriter", "read_metadata"]
-
 ModelT = TypeVar("ModelT", bound=Any)
 
 

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from enum import Enum
 from typing import NamedTuple
 
-__all__ = ["Epoch", "FitError", "HalfStep", "Stop", "StoppingRule", "best_epoch"]
-
 
 class Stop(Enum):
     """The reason why a fit ended; the value says it in words."""

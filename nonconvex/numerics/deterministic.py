@@ -32,21 +32,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = [
-    "CHUNK",
-    "PartialSums",
-    "Stream",
-    "Totals",
-    "add_exactly",
-    "complete",
-    "fractions_of",
-    "normal_rows",
-    "one_thread_per_product",
-    "squared_moves",
-    "total",
-    "uniform_rows",
-]
-
 CHUNK = 1 << 10
 
 _Array = NDArray[np.float64]

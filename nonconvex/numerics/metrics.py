@@ -22,19 +22,6 @@ from numpy.typing import NDArray
 
 from nonconvex.numerics.deterministic import Totals, add_exactly, fractions_of
 
-__all__ = [
-    "BINS",
-    "Evaluation",
-    "EvaluationError",
-    "Scores",
-    "add_classification",
-    "add_errors",
-    "add_regression",
-    "classification_errors",
-    "evaluation_of",
-    "regression_errors",
-]
-
 BINS = ("0", "1–2", "3–5", "6–10", "11–20", "21–50", "51–100", "> 100")
 """The bins of the number of training ratings that a user or an item has."""
 

@@ -57,35 +57,6 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = [
-    "OPTIMIZERS",
-    "SCHEDULES",
-    "WEIGHT_DECAY",
-    "Optimizer",
-    "OptimizerError",
-    "OptimizerState",
-    "Rule",
-    "Schedule",
-    "ScheduleError",
-    "adam",
-    "adamw",
-    "clip_by_norm",
-    "constant",
-    "cosine_decay",
-    "descent",
-    "exponential_decay",
-    "given_settings",
-    "gradient_descent",
-    "inverse_time_decay",
-    "make_optimizer",
-    "make_schedule",
-    "momentum",
-    "nesterov",
-    "rmsprop",
-    "step_decay",
-    "warm_up",
-]
-
 SettingT = TypeVar("SettingT")
 
 

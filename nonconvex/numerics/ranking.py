@@ -15,20 +15,6 @@ from numpy.typing import NDArray
 
 from nonconvex.numerics.factorization.model import Factors, predict
 
-__all__ = [
-    "Lists",
-    "Ranked",
-    "average_precision",
-    "directions",
-    "hits",
-    "ndcg",
-    "precision",
-    "rank_lists",
-    "recall",
-    "top_n",
-]
-
-
 # Scores are computed in tiles of this many rows and columns: 4 megabytes of float32, which stay in
 # a core's cache.  If every column of a tile ties, all of it is sorted, in some 100 megabytes.
 ROWS, COLUMNS = 128, 8192

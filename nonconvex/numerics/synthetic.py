@@ -14,8 +14,6 @@ from numpy.typing import NDArray
 
 from nonconvex.numerics.deterministic import Stream, normal_rows, uniform_rows
 
-__all__ = ["PlantedExamples", "PlantedRatings", "PowerLaw"]
-
 _MEAN, _BIAS, _NOISE = 3.5, 0.4, 0.6
 _USER_SCALE, _ITEM_SCALE, _RANK = 0.35, 0.6, 8
 # What the streams of random numbers are for.

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Bars
     from rich.progress import TaskID
 
-__all__ = ["LiveView", "log_handler", "logging_to_stderr", "showing_progress"]
 
 _log = logging.getLogger("nonconvex")
 

@@ -19,15 +19,6 @@ from nonconvex.distributed.data.sources import Source, Window, read_source
 from nonconvex.distributed.data.splits import Split, part_by_hash
 from nonconvex.distributed.data.validation import PARTS
 
-__all__ = [
-    "BUNDLED",
-    "ExampleTable",
-    "InvalidRowPolicy",
-    "feature_columns",
-    "read_example_table",
-    "take_examples",
-]
-
 BUNDLED = ("breast_cancer", "diabetes", "digits", "iris", "wine")
 """Data sets that come with scikit-learn; ``sklearn:<name>`` is a path to one."""
 

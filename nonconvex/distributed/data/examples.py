@@ -23,22 +23,6 @@ from pyspark.sql.types import ArrayType, DecimalType, NumericType, StringType
 
 from nonconvex.distributed.columns import ColumnError, boolean_column, named_column, number_column
 
-__all__ = [
-    "MOST_CLASSES",
-    "Accepted",
-    "Classes",
-    "ExampleColumns",
-    "ExampleSchema",
-    "ExamplesError",
-    "Vectors",
-    "infer_schema",
-    "raise_rejected",
-    "read_examples",
-    "read_vectors",
-    "select_examples",
-    "select_vectors",
-]
-
 MOST_CLASSES = 10_000
 """Most classes; more different labels are numbers for a regression."""
 

@@ -13,16 +13,6 @@ from pyspark.sql import functions as F
 from nonconvex.distributed.data.validation import RatingsError
 from nonconvex.distributed.runtime import parallelism
 
-__all__ = [
-    "RATINGS_PER_BLOCK",
-    "IdIndex",
-    "SortedCounts",
-    "attach_indices",
-    "default_blocks",
-    "index_ids",
-    "sorted_counts",
-]
-
 RATINGS_PER_BLOCK = 1_000_000
 """Default number of ratings in a block: some 20 MB, read and solved by a task in a second."""
 

@@ -41,15 +41,6 @@ from nonconvex.distributed.data.validation import (
 from nonconvex.distributed.files.atomic import publish, write_checksums
 from nonconvex.distributed.files.hadoop import FileSystem
 
-__all__ = [
-    "Duplicates",
-    "PreparedRatings",
-    "count_duplicates",
-    "needs_timestamps",
-    "prepare_ratings",
-    "resolve_duplicates",
-]
-
 _PAIR = ("user", "item")
 
 

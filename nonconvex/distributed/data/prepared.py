@@ -9,16 +9,6 @@ from pyspark.sql import DataFrame, SparkSession
 from nonconvex.distributed.files.atomic import CHECKSUMS, ChecksumError, verify
 from nonconvex.distributed.files.hadoop import FileSystem
 
-__all__ = [
-    "LAYOUT",
-    "MANIFEST",
-    "TABLES",
-    "Content",
-    "Manifest",
-    "PreparedError",
-    "PreparedRatings",
-]
-
 LAYOUT = 1
 """The version of the layout that this version of the package writes and reads."""
 

@@ -18,17 +18,6 @@ from pyspark.sql.types import StringType, StructField, StructType
 
 from nonconvex.distributed.files.hadoop import FileSystem
 
-__all__ = [
-    "FORMATS",
-    "Source",
-    "SourceError",
-    "Window",
-    "WindowError",
-    "read_source",
-    "reading",
-    "refuse_empty_files",
-]
-
 _logger = logging.getLogger("nonconvex")
 
 

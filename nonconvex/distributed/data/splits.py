@@ -9,8 +9,6 @@ from pyspark.sql import functions as F
 from nonconvex.distributed.data.ids import sorted_counts
 from nonconvex.distributed.data.validation import PARTS
 
-__all__ = ["METHODS", "Split", "part_by_hash", "split_ratings"]
-
 METHODS = ("random", "time", "last", "column")
 """The methods of splitting."""
 

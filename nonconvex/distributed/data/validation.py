@@ -23,19 +23,6 @@ from pyspark.sql.types import (
 
 from nonconvex.distributed.columns import named_column
 
-__all__ = [
-    "DUPLICATES",
-    "ID_TYPES",
-    "PARTS",
-    "Columns",
-    "RatingsError",
-    "Rules",
-    "ValidationReport",
-    "accepted_ratings",
-    "count_reasons",
-    "label_ratings",
-]
-
 ID_TYPES = ("auto", "string", "long")
 """Types that ids can be converted to."""
 

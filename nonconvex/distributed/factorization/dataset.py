@@ -47,8 +47,6 @@ from nonconvex.distributed.factorization.runs import Blocks
 from nonconvex.distributed.runtime import broadcast
 from nonconvex.numerics.factorization.blocks import LONG, RatingBlock, parts_of
 
-__all__ = ["Ids", "TrainingSet", "load_prepared", "pack_ratings"]
-
 _Batches = Iterator[pa.RecordBatch]
 _Transform = Callable[[RatingBlock], RatingBlock]
 

@@ -19,8 +19,6 @@ from nonconvex.numerics.deterministic import Totals
 from nonconvex.numerics.metrics import Evaluation, EvaluationError, add_errors, evaluation_of
 from nonconvex.numerics.ranking import average_precision, hits, ndcg, precision, recall
 
-__all__ = ["METRICS", "evaluate_ratings", "retrieval"]
-
 METRICS = ("ndcgAtK", "recallAtK", "precisionAtK", "meanAveragePrecisionAtK")
 """Means over the rows, by the names of Spark's ``RankingEvaluator``."""
 

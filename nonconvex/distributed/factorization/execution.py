@@ -20,19 +20,6 @@ from pyspark.sql import DataFrame, Row, SparkSession
 from nonconvex.distributed.runtime import broadcast, freeze_gc_once
 from nonconvex.numerics.deterministic import one_thread_per_product
 
-__all__ = [
-    "DRIVER_NUMBERS",
-    "DRIVER_RATINGS",
-    "BlockStore",
-    "CachedBlocks",
-    "ExchangePolicy",
-    "ExecutionMode",
-    "LocalBlocks",
-    "LocalValue",
-    "Value",
-    "fits_on_driver",
-]
-
 ExecutionMode = Literal["auto", "driver", "executors"]
 Exchange = Literal["broadcast", "shuffle"]
 

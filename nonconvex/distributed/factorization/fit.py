@@ -30,8 +30,6 @@ from nonconvex.numerics.factorization.gradient import Gradient, gradient
 from nonconvex.numerics.factorization.model import Factors, Side
 from nonconvex.numerics.optim import Optimizer, OptimizerState
 
-__all__ = ["Descent", "DescentOptions", "alternate", "fit_loop"]
-
 Array = NDArray[np.floating]
 
 

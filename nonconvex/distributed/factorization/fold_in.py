@@ -30,8 +30,6 @@ from nonconvex.numerics.factorization.model import Background, Factors, Ridge, S
 from nonconvex.numerics.factorization.posterior import Posterior, fold_rows
 from nonconvex.numerics.factorization.ridge_posterior import RidgePosterior, RidgeSpread
 
-__all__ = ["Drawing", "Equation", "fold_in", "fold_in_samples"]
-
 _log = logging.getLogger("nonconvex")
 
 _Batches = Iterator[pa.RecordBatch]

@@ -51,8 +51,6 @@ from nonconvex.numerics.factorization.gibbs import (
 from nonconvex.numerics.factorization.model import Factors, Side, predict
 from nonconvex.numerics.factorization.posterior import LowRankMean, Posterior
 
-__all__ = ["ChainGroup", "HeldOut", "SamplingOptions", "SamplingResult", "SamplingTask", "sample"]
-
 MOST = 1 << 20
 """Approximate number of validation ratings that are followed at most."""
 

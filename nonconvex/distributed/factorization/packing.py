@@ -27,29 +27,6 @@ from nonconvex.distributed.factorization.execution import BlockStore, LocalValue
 from nonconvex.distributed.runtime import from_bytes, to_bytes, with_frozen_gc
 from nonconvex.numerics.factorization.blocks import LONG, SPAN, RatingBlock, part_of, parts_of
 
-__all__ = [
-    "Checked",
-    "Chunk",
-    "IdLookup",
-    "Lookups",
-    "PackingSide",
-    "check_chunks",
-    "collect_ids",
-    "combined",
-    "count_ids",
-    "encode",
-    "ids_of",
-    "look_up",
-    "pack_blocks",
-    "pack_divided",
-    "pack_in_place",
-    "pack_locally",
-    "read_chunks",
-    "row_sums",
-    "triples",
-    "unpack",
-]
-
 _Batches = Iterator[pa.RecordBatch]
 
 _CHUNK = 1 << 20  # ratings

@@ -21,18 +21,6 @@ from nonconvex.numerics.factorization.model import Factors, predict
 from nonconvex.numerics.factorization.posterior import Spread
 from nonconvex.numerics.factorization.ridge_posterior import RidgeSpread
 
-__all__ = [
-    "add_uncertainty",
-    "at_index",
-    "deviations",
-    "index_table",
-    "predictions",
-    "row_predictions",
-    "with_index",
-    "with_row",
-]
-
-
 # Up to this many ids, the table of indices is broadcast and nothing is shuffled.
 _BROADCAST_IDS = 2_000_000
 

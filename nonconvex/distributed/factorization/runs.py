@@ -28,22 +28,6 @@ from nonconvex.numerics.deterministic import squared_moves, total
 from nonconvex.numerics.factorization.als import RowUpdate
 from nonconvex.numerics.factorization.model import Background, Factors, InitialRows, Ridge, Side
 
-__all__ = [
-    "Blocks",
-    "Broadcast",
-    "FitState",
-    "HasRows",
-    "Problem",
-    "RandomRows",
-    "Result",
-    "RowExchange",
-    "ShardedFactors",
-    "SideUpdate",
-    "factors_of",
-    "gather_factors",
-    "unfinished",
-]
-
 _log = logging.getLogger("nonconvex")
 
 

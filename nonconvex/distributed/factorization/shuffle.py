@@ -60,8 +60,6 @@ from nonconvex.numerics.factorization.ridge_posterior import (
     moment_of,
 )
 
-__all__ = ["Layout", "Routes", "Shuffle", "SideLayout", "design_moments", "lay_out"]
-
 
 class Routes(NamedTuple):
     """The out-block of a block: each part with the number of the block that needs it."""

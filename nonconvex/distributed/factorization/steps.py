@@ -32,8 +32,6 @@ from nonconvex.numerics.factorization.gibbs import Conditional
 from nonconvex.numerics.factorization.gradient import gradient_sums, sample_ratings
 from nonconvex.numerics.factorization.model import Background, Factors, Ridge, squared_errors
 
-__all__ = ["Draw", "Rows", "Step", "UserSample", "update_side", "user_squares", "validation_rmse"]
-
 Rows = Value[list[NDArray[np.floating]]]
 """The rows of one side in every problem, each of shape (m, 1 + K)."""
 

@@ -26,19 +26,6 @@ from nonconvex.distributed.runtime import freeze_gc_once, parallelism
 from nonconvex.numerics.factorization.model import Factors
 from nonconvex.numerics.ranking import Lists, Ranked, directions, rank_lists, top_n
 
-__all__ = [
-    "ModelSide",
-    "Ranker",
-    "collected",
-    "keys",
-    "lists_of",
-    "neighbours",
-    "pairs",
-    "recommendations",
-    "requests",
-    "tasks",
-]
-
 _Batches = Iterator[pa.RecordBatch]
 _Rank = Callable[[pa.RecordBatch], Ranked]
 

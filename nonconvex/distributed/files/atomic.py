@@ -17,15 +17,6 @@ from pyspark.sql import SparkSession
 
 from nonconvex.distributed.files.hadoop import ConcurrencyError, FileSystem, FileSystemError
 
-__all__ = [
-    "CHECKSUMS",
-    "ChecksumError",
-    "publish",
-    "read_verified",
-    "verify",
-    "write_checksums",
-]
-
 CHECKSUMS = "checksums.json"
 """The file with the size, and the SHA-256 if wanted, of every other file of a directory."""
 

@@ -23,15 +23,6 @@ from typing import Any
 from py4j.protocol import Py4JJavaError
 from pyspark.sql import SparkSession
 
-__all__ = [
-    "ConcurrencyError",
-    "FileSystem",
-    "FileSystemError",
-    "is_stale",
-    "java_class",
-    "process_token",
-]
-
 _TOKEN = r"[0-9a-f]{8}-\d+-\d+"
 _PROC = Path("/proc")
 

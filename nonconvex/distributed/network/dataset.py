@@ -34,8 +34,6 @@ from nonconvex.distributed.network.shards import (
 )
 from nonconvex.numerics.network.model import Moments, Standardization
 
-__all__ = ["ExampleSet", "ExampleStats", "shard_examples"]
-
 _log = logging.getLogger("nonconvex")
 
 _RESULT_BYTES = 64 << 20  # of moments that come to the driver at a time

@@ -30,8 +30,6 @@ from nonconvex.numerics.metrics import (
     regression_errors,
 )
 
-__all__ = ["evaluate_network"]
-
 _Batches = Iterator[pa.RecordBatch]
 
 _UNUSABLE = ("features.null", "features.finite")  # reasons that handle_invalid may leave out

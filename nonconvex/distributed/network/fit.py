@@ -19,8 +19,6 @@ from nonconvex.numerics.network.model import Network
 from nonconvex.numerics.network.training import Saved, Trained, Training, train
 from nonconvex.numerics.optim import Optimizer
 
-__all__ = ["train_network"]
-
 _log = logging.getLogger("nonconvex")
 
 

@@ -44,21 +44,6 @@ from nonconvex.numerics.network.backprop import (
 from nonconvex.numerics.network.model import Network
 from nonconvex.numerics.network.training import Gradients
 
-__all__ = [
-    "ExecutorGradients",
-    "GradientChoice",
-    "GradientMode",
-    "Shards",
-    "StepCost",
-    "StreamedGradients",
-    "Validation",
-    "cache_shards",
-    "cheaper_mode",
-    "choose_mode",
-    "fetch_examples",
-    "open_gradients",
-]
-
 GradientMode = Literal["driver", "executors"]
 
 MEMORY_BYTES = 512 << 20

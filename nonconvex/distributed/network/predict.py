@@ -21,8 +21,6 @@ from nonconvex.distributed.runtime import freeze_gc_once
 from nonconvex.numerics.deterministic import one_thread_per_product
 from nonconvex.numerics.network.model import Network, Standardization, forward
 
-__all__ = ["HandleInvalid", "OutputColumns", "Scorer", "raw_predictions", "score"]
-
 HandleInvalid = Literal["error", "skip", "keep"]
 
 _FIELDS = ("prediction", "probability", "raw", "refused")

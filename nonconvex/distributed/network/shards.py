@@ -23,8 +23,6 @@ from nonconvex.distributed.data.examples import ExampleSchema, read_examples
 from nonconvex.numerics.network.backprop import Examples
 from nonconvex.numerics.network.model import Standardization
 
-__all__ = ["ExampleDecoder", "Shard", "ShardLayout", "content_keys", "to_shards"]
-
 SHARD_BYTES = 4 << 20  # of its features in float32
 MOST_SHARDS = 4096  # each is a task in every pass: with more data the shards are larger
 _BATCHED_BYTES = 32 << 20

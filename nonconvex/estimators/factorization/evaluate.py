@@ -15,8 +15,6 @@ from nonconvex.estimators.factorization.predict import ModelState, add_predictio
 from nonconvex.estimators.factorization.recommend import excluded_pairs, has_cold_lists, model_sides
 from nonconvex.estimators.params import convert_argument, integer, number, optional
 
-__all__ = ["evaluate_model", "select_as_in_training"]
-
 _TRAINING = {"userCol": "user", "itemCol": "item", "predictionCol": "prediction"}
 
 

@@ -23,8 +23,6 @@ from nonconvex.numerics.factorization.blocks import RatingBlock
 from nonconvex.numerics.factorization.explain import contributions
 from nonconvex.numerics.factorization.model import Background, Side, preferences
 
-__all__ = ["Explanation", "Reason", "explain_prediction"]
-
 
 @dataclass(frozen=True)
 class Reason:

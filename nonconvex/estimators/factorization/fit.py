@@ -53,17 +53,6 @@ from nonconvex.numerics.factorization.model import (
 from nonconvex.numerics.factorization.posterior import Posterior
 from nonconvex.numerics.factorization.ridge_posterior import RidgePosterior
 
-__all__ = [
-    "FitResult",
-    "StartError",
-    "WarmStart",
-    "check_exchange",
-    "exchange_policy",
-    "fit_together",
-    "select_ratings",
-    "warm_start",
-]
-
 WarmStart = tuple[Factors, dict[str, dict[str, int]]]
 """Initial factors, and for ``users`` and ``items`` how many ids were kept, are new and are gone."""
 

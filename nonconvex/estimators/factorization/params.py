@@ -25,18 +25,6 @@ from nonconvex.estimators.params import (
     text,
 )
 
-__all__ = [
-    "BATCHED_TOGETHER",
-    "DESCENT_ONLY",
-    "NON_IDENTITY_PARAMS",
-    "SAMPLING",
-    "FactorizationModelParams",
-    "FactorizationParams",
-    "SamplingParams",
-    "check_combination",
-    "check_prepared",
-]
-
 
 def _positive_scale(value: Any) -> float:
     if value == 0:

@@ -18,8 +18,6 @@ from nonconvex.numerics.factorization.model import Factors, Side
 from nonconvex.numerics.factorization.posterior import Posterior
 from nonconvex.numerics.factorization.ridge_posterior import RidgePosterior, RowEvidence
 
-__all__ = ["FactorizationReader", "FactorizationWriter"]
-
 _TABLES = ("userFactors", "itemFactors")
 
 ModelT = TypeVar("ModelT", bound=Any)  # MatrixFactorizationModel, which imports this module

@@ -38,8 +38,6 @@ from nonconvex.numerics.factorization.model import Factors
 from nonconvex.numerics.factorization.posterior import Posterior, half_width
 from nonconvex.numerics.factorization.ridge_posterior import RidgePosterior, RidgeSpread
 
-__all__ = ["ModelState", "add_predictions", "prediction_limits"]
-
 _UNCERTAINTY = ("predictionStdCol", "predictionIntervalCol")
 _NAN = float("nan")
 

@@ -17,8 +17,6 @@ from nonconvex.estimators.factorization.params import FactorizationModelParams
 from nonconvex.estimators.factorization.predict import ModelState, prediction_limits
 from nonconvex.estimators.params import convert_argument, integer
 
-__all__ = ["excluded_pairs", "has_cold_lists", "model_sides", "recommend", "similar_rows"]
-
 
 def model_sides(
     state: ModelState, params: FactorizationModelParams, spark: SparkSession

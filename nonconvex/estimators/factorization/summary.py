@@ -16,8 +16,6 @@ from nonconvex.estimators.display import Summary
 from nonconvex.numerics.factorization.model import Ridge, Side
 from nonconvex.numerics.factorization.posterior import effective_size, split_r_hat
 
-__all__ = ["RestartSummary", "TrainingSummary", "sampling_summary"]
-
 
 @dataclass(frozen=True)
 class RestartSummary:

@@ -28,8 +28,6 @@ from nonconvex.numerics.network.backprop import Sums, network_objective
 from nonconvex.numerics.network.model import Network, initialize
 from nonconvex.numerics.network.training import Trained
 
-__all__ = ["Plan", "complete_layers", "fit_network", "plan_network"]
-
 _log = logging.getLogger("nonconvex")
 
 

@@ -32,15 +32,6 @@ from nonconvex.estimators.params import (
 )
 from nonconvex.numerics.network.model import ACTIVATIONS, SCHEMES
 
-__all__ = [
-    "ClassificationModelParams",
-    "ClassifierParams",
-    "NetworkModelParams",
-    "NetworkParams",
-    "RegressorParams",
-    "check_network",
-]
-
 HANDLE_INVALID = ("error", "skip", "keep")
 GRADIENTS = ("auto", "driver", "executors")
 

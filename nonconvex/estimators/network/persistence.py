@@ -17,8 +17,6 @@ from nonconvex.estimators.network.summary import NetworkSummary
 from nonconvex.estimators.persistence import ModelReader, ModelWriter
 from nonconvex.numerics.network.model import Network, Standardization
 
-__all__ = ["NetworkReader", "NetworkWriter"]
-
 _PARAMETERS = {
     "index": "int",
     "layer": "int",

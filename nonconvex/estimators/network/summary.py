@@ -11,8 +11,6 @@ from typing import Any
 from nonconvex.estimators.display import Summary, one_line
 from nonconvex.numerics.network.training import Trained
 
-__all__ = ["NetworkRestart", "NetworkSummary"]
-
 
 @dataclass(frozen=True, repr=False)
 class NetworkRestart:

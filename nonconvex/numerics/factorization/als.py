@@ -30,18 +30,6 @@ from nonconvex.numerics.factorization.blocks import LONG, RatingBlock
 from nonconvex.numerics.factorization.design import designs
 from nonconvex.numerics.factorization.model import Background, Ridge
 
-__all__ = [
-    "RowUpdate",
-    "Solved",
-    "conjugate_gradients",
-    "part_moments",
-    "row_moments",
-    "solve_moments",
-    "solve_quadratics",
-    "solve_rows",
-    "sweep_rows",
-]
-
 ROUNDS_PER_UNKNOWN = 10  # far more than needed: rounding must not make active sets cycle
 
 

@@ -15,24 +15,6 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = [
-    "LONG",
-    "PADDING",
-    "SPAN",
-    "Batch",
-    "InBlock",
-    "OutBlockPart",
-    "Padded",
-    "RatingBlock",
-    "batches",
-    "held_out_in_block_of",
-    "in_block_of",
-    "out_block_parts",
-    "pad",
-    "part_of",
-    "parts_of",
-]
-
 PADDING = -1
 """The column of what is not a rating."""
 

@@ -14,8 +14,6 @@ from numpy.typing import NDArray
 
 from nonconvex.numerics.factorization.blocks import Batch, Padded, RatingBlock, batches
 
-__all__ = ["Design", "Segments", "designs"]
-
 # Padded ratings × unknowns gathered at a time: two megabytes of float32 stay in a core's cache
 # between the gather, the product and the residual.
 CACHE_ELEMENTS = 1 << 19

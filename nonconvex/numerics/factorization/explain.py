@@ -21,8 +21,6 @@ from numpy.typing import NDArray
 from nonconvex.numerics.factorization.blocks import RatingBlock
 from nonconvex.numerics.factorization.model import Background
 
-__all__ = ["contributions", "principal_axes"]
-
 Array = NDArray[np.float64]
 
 

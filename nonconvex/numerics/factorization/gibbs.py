@@ -29,18 +29,6 @@ from nonconvex.numerics.factorization.blocks import RatingBlock
 from nonconvex.numerics.factorization.design import designs
 from nonconvex.numerics.factorization.model import Factors, Side
 
-__all__ = [
-    "HELD",
-    "SWEEP",
-    "Chain",
-    "Conditional",
-    "NoisePrior",
-    "RowDistribution",
-    "RowPrior",
-    "Sample",
-    "draw_normals",
-]
-
 Array = NDArray[np.float64]
 
 

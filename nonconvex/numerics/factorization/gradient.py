@@ -20,8 +20,6 @@ from nonconvex.numerics.factorization.blocks import RatingBlock
 from nonconvex.numerics.factorization.design import designs
 from nonconvex.numerics.factorization.model import Background, Factors, Ridge
 
-__all__ = ["Gradient", "gradient", "gradient_sums", "sample_ratings"]
-
 
 def gradient_sums(
     block: RatingBlock,

@@ -28,23 +28,6 @@ from numpy.typing import NDArray
 from nonconvex.numerics.deterministic import Stream
 from nonconvex.numerics.factorization.blocks import RatingBlock
 
-__all__ = [
-    "Background",
-    "Factors",
-    "InitialRows",
-    "Ridge",
-    "Side",
-    "default_implicit_reg",
-    "default_reg",
-    "ensemble",
-    "initial_rows",
-    "objective",
-    "predict",
-    "preferences",
-    "squared_errors",
-]
-
-
 # Numbers gathered of one side at a time: with their doubles, they stay in a core's cache.
 _CACHE_ELEMENTS = 1 << 17
 

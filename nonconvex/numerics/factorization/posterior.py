@@ -21,16 +21,6 @@ from nonconvex.numerics.factorization.blocks import RatingBlock
 from nonconvex.numerics.factorization.gibbs import Conditional, NoisePrior, RowDistribution, Sample
 from nonconvex.numerics.factorization.model import Factors, Side
 
-__all__ = [
-    "LowRankMean",
-    "Posterior",
-    "Spread",
-    "effective_size",
-    "fold_rows",
-    "half_width",
-    "split_r_hat",
-]
-
 Array = NDArray[np.float64]
 
 _ELEMENTS = 1 << 20  # pairs × samples × unknowns gathered at a time

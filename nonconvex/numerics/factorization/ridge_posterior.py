@@ -39,17 +39,6 @@ from nonconvex.numerics.deterministic import one_thread_per_product
 from nonconvex.numerics.factorization.gibbs import NoisePrior
 from nonconvex.numerics.factorization.model import Factors, Ridge
 
-__all__ = [
-    "MOMENT_ROWS",
-    "DesignMoments",
-    "RidgePosterior",
-    "RidgeSpread",
-    "RowEvidence",
-    "SideSpread",
-    "degree_shares",
-    "moment_of",
-]
-
 Array = NDArray[np.float64]
 
 _ELEMENTS = 1 << 20  # pairs × unknowns gathered at a time

@@ -34,24 +34,6 @@ from numpy.typing import NDArray
 from nonconvex.numerics.deterministic import Stream, one_thread_per_product
 from nonconvex.numerics.network.model import ACTIVATIONS, Network, NetworkError, forward
 
-__all__ = [
-    "EvaluationSums",
-    "Examples",
-    "LocalGradients",
-    "Slice",
-    "Sums",
-    "check",
-    "epoch_order",
-    "epoch_rows",
-    "evaluate",
-    "merge",
-    "network_objective",
-    "piece_order",
-    "row_order",
-    "steps_per_epoch",
-    "sums",
-]
-
 Array = NDArray[np.floating]
 
 LANES = 4

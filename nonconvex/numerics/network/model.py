@@ -55,23 +55,6 @@ from numpy.typing import DTypeLike, NDArray
 
 from nonconvex.numerics.deterministic import Stream
 
-__all__ = [
-    "ACTIVATIONS",
-    "LOSSES",
-    "SCHEMES",
-    "Activation",
-    "Layer",
-    "Loss",
-    "Moments",
-    "Network",
-    "NetworkError",
-    "Standardization",
-    "forward",
-    "initialize",
-    "sigmoid",
-    "softmax",
-]
-
 Array = NDArray[np.floating]
 
 

@@ -18,8 +18,6 @@ from nonconvex.numerics.network.backprop import EvaluationSums, Sums, network_ob
 from nonconvex.numerics.network.model import Network, NetworkError
 from nonconvex.numerics.optim import Optimizer, OptimizerState
 
-__all__ = ["Gradients", "Restart", "Saved", "Trained", "Training", "train"]
-
 Array = NDArray[np.floating]
 
 

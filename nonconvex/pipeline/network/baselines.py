@@ -19,8 +19,6 @@ from nonconvex.neural_network import (
 )
 from nonconvex.numerics.network.model import Network, Standardization
 
-__all__ = ["NetworkModel", "compare_network", "constant_predictor"]
-
 NetworkModel = MultilayerPerceptronClassificationModel | MultilayerPerceptronRegressionModel
 
 
