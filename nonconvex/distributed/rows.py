@@ -22,6 +22,7 @@ from nonconvex.numerics.factorization.model import Factors, InitialRows
 
 __all__ = [
     "PIECES",
+    "AnyFactors",
     "CachedRows",
     "CheckpointedRows",
     "Element",
@@ -307,7 +308,11 @@ class ShardedFactors:
         return self._gathered
 
 
-def factors_of(alpha: float, users: Any, items: Any) -> Factors | ShardedFactors:
+AnyFactors = Factors | ShardedFactors
+"""All parameters of the model, wherever its rows are."""
+
+
+def factors_of(alpha: float, users: Any, items: Any) -> AnyFactors:
     """Return the parameters with these rows, arrays or sharded ones."""
     if isinstance(users, np.ndarray):
         return Factors(alpha, users, items)
@@ -319,6 +324,6 @@ def row_squares(squares: NDArray[np.float64] | None, rows: Any) -> NDArray[np.fl
     return rows.squares() if squares is None and isinstance(rows, CachedRows) else squares
 
 
-def gather_factors(factors: Factors | ShardedFactors) -> Factors:
+def gather_factors(factors: AnyFactors) -> Factors:
     """Return factors as arrays on the driver."""
     return factors.gather() if isinstance(factors, ShardedFactors) else factors

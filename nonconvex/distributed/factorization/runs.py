@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from nonconvex.distributed.factorization.execution import BlockStore, Value
 from nonconvex.distributed.factorization.steps import Step, update_side, validation_rmse
-from nonconvex.distributed.rows import ShardedFactors, factors_of, row_squares
+from nonconvex.distributed.rows import AnyFactors, factors_of, row_squares
 from nonconvex.distributed.runtime import Progress, describe_jobs, job_description, report
 from nonconvex.numerics.convergence import HalfStep, Stop, StoppingRule
 from nonconvex.numerics.deterministic import squared_moves, total
 from nonconvex.numerics.factorization.als import RowUpdate
-from nonconvex.numerics.factorization.model import Background, Factors, Ridge, Side
+from nonconvex.numerics.factorization.model import Background, Factors, InitialRows, Ridge, Side
 
 __all__ = [
     "Blocks",
@@ -70,7 +70,7 @@ class Problem:
 
     Parameters
     ----------
-    start : Factors or ShardedFactors
+    start : AnyFactors
         The first α, and a row for every user and item.  The solver "als" solves for the items
         before it uses them.
     user_ridge, item_ridge : Ridge
@@ -84,7 +84,7 @@ class Problem:
         Name in the log; may be empty.
     """
 
-    start: Factors | ShardedFactors
+    start: AnyFactors
     user_ridge: Ridge
     item_ridge: Ridge
     solver: str = "als"
@@ -104,7 +104,7 @@ class Result(NamedTuple):
 
     Attributes
     ----------
-    factors : Factors, or ShardedFactors if rows were exchanged by shuffle
+    factors : AnyFactors
         Of the best iteration: by validation RMSE if there is patience, else the last.
     history : list of HalfStep
     iteration : int
@@ -114,7 +114,7 @@ class Result(NamedTuple):
         Σ w (R̂ − R)² of each user, if `factors` came from an update of the users.
     """
 
-    factors: Factors | ShardedFactors
+    factors: AnyFactors
     history: list[HalfStep]
     iteration: int
     stop: Stop
@@ -202,7 +202,7 @@ class FitState:
 
     @property
     def factors(self) -> Any:
-        """The current parameters: Factors, or ShardedFactors if rows are sharded."""
+        """The current parameters, an `AnyFactors`."""
         return factors_of(self.alpha, *(self.rows[side] for side in Side))
 
     def begin(self, exchange: RowExchange) -> None:
@@ -425,6 +425,11 @@ class RowExchange(ABC):
         """Name the jobs that follow, for Spark's web page."""
         describe_jobs(self._session, text)
 
+    @staticmethod
+    @abstractmethod
+    def initial(alpha: float, users: InitialRows, items: InitialRows) -> AnyFactors:
+        """Return random factors to start from, drawn where the exchange has the rows."""
+
     @abstractmethod
     def place(self, side: Side, rows: Any) -> Any:
         """Return rows where the exchange needs them."""
@@ -465,6 +470,11 @@ class Broadcast(RowExchange):
         for _, values in self._shared.values():
             values.destroy()
         super().__exit__(*exception)
+
+    @staticmethod
+    def initial(alpha: float, users: InitialRows, items: InitialRows) -> AnyFactors:
+        """Draw the rows on the driver."""
+        return Factors(alpha, *(side.between(0, side.rows) for side in (users, items)))
 
     def place(self, side: Side, rows: Any) -> Any:
         """Return the rows as they are."""

@@ -26,9 +26,11 @@ from nonconvex.distributed.factorization.packing import unpack
 from nonconvex.distributed.factorization.runs import Blocks, FitState, RowExchange, SideUpdate
 from nonconvex.distributed.factorization.steps import Step
 from nonconvex.distributed.rows import (
+    AnyFactors,
     CachedRows,
     CheckpointedRows,
     Element,
+    RandomRows,
     Rows,
     ShardedFactors,
     ShardedRows,
@@ -47,7 +49,7 @@ from nonconvex.numerics.factorization.blocks import (
     in_block_of,
     out_block_parts,
 )
-from nonconvex.numerics.factorization.model import Factors, Ridge, Side, squared_errors
+from nonconvex.numerics.factorization.model import Factors, InitialRows, Ridge, Side, squared_errors
 from nonconvex.numerics.factorization.ridge_posterior import (
     MOMENT_ROWS,
     DesignMoments,
@@ -208,7 +210,7 @@ def _routes(elements: Iterable[tuple[int, OutBlockPart]]) -> Iterator[Element]:
 
 
 def design_moments(
-    factors: Factors | ShardedFactors,
+    factors: AnyFactors,
     degrees: Sequence[NDArray[np.floating]],
     *,
     biases: bool,
@@ -313,6 +315,11 @@ class Shuffle(RowExchange):
             of_side.release()
         self._release_but(self._detached)
         super().__exit__(*exception)
+
+    @staticmethod
+    def initial(alpha: float, users: InitialRows, items: InitialRows) -> AnyFactors:
+        """Leave it to the executors to draw the rows."""
+        return ShardedFactors(alpha, RandomRows(users), RandomRows(items))
 
     def place(self, side: Side, rows: Any) -> CachedRows:
         """Send rows to their blocks."""
