@@ -1,4 +1,4 @@
-"""What should user 42 watch, and why? From the raw ratings of MovieTweetings to reasons.
+"""Recommend films to user 42, and say why: from the raw ratings of MovieTweetings to reasons.
 
 To be read from top to bottom, and run: ``python jobs/tutorial.py``, or cell by cell (``# %%``) in
 an editor that knows them. It needs about a minute, and writes to ``output/tutorial``.

@@ -2,8 +2,12 @@
 
 import ast
 import graphlib
+import importlib
+import inspect
+import re
 import subprocess
 import sys
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,6 +34,14 @@ RINGS = {
     "nonconvex.benchmark": "numpy psutil pyarrow pydantic pyspark sklearn",
     "jobs": "airflow pydantic pyspark",
 }
+# Only these may touch what a session over Spark Connect does not have.
+CLASSIC = re.compile(r"\b(sparkContext|_jvm|_jdf)\b|\.rdd\b")
+CLASSIC_ONLY = {
+    "nonconvex.distributed.runtime",
+    "nonconvex.distributed.files.hadoop",
+    "nonconvex.distributed.factorization.execution",
+    "nonconvex.distributed.network.gradients",
+}
 
 
 def ring(module: str) -> str | None:
@@ -49,7 +61,7 @@ def imports(module: str) -> Iterator[str]:
                 yield full if full in FILES else node.module or ""
 
 
-@pytest.mark.parametrize("module", [module for module in FILES if ring(module)])
+@pytest.mark.parametrize("module", FILES)
 def test_imports_go_down_the_rings(module):
     names = list(RINGS)
     for name in imports(module):
@@ -88,3 +100,47 @@ def test_numerics_import_numpy_alone():
     )
     loaded = {name.partition(".")[0] for name in done.stdout.split()}
     assert not loaded & {"pandas", "py4j", "pyarrow", "pydantic", "pyspark"}
+
+
+def test_a_name_is_defined_once():
+    where = defaultdict(list)
+    for module, tree in TREES.items():
+        for node in tree.body:
+            if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name[0] != "_":
+                where[node.name].append(module)
+    del where["main"]  # of each job
+    assert not {name: modules for name, modules in where.items() if len(modules) > 1}
+
+
+def test_what_is_saved_carries_a_public_path():
+    """Spark writes the path of a class into its files, so these paths are for ever."""
+    saved = {}
+    for path in ("nonconvex.recommendation", "nonconvex.neural_network"):
+        module = importlib.import_module(path)
+        for name, one in inspect.getmembers(module, inspect.isclass):
+            if hasattr(one, "read") and hasattr(one, "write") and name in module.__all__:
+                saved[name] = one.__module__
+    assert saved == {
+        "MatrixFactorization": "nonconvex.recommendation",
+        "MatrixFactorizationModel": "nonconvex.recommendation",
+        "MultilayerPerceptronClassificationModel": "nonconvex.neural_network",
+        "MultilayerPerceptronClassifier": "nonconvex.neural_network",
+        "MultilayerPerceptronRegressionModel": "nonconvex.neural_network",
+        "MultilayerPerceptronRegressor": "nonconvex.neural_network",
+    }
+
+
+def test_classic_spark_is_touched_in_four_modules():
+    touching = {m for m, path in FILES.items() if CLASSIC.search(path.read_text(encoding="utf-8"))}
+    assert touching <= CLASSIC_ONLY
+
+
+def test_docstrings_name_or_command():
+    asked = [
+        f"{module}: {getattr(node, 'name', module)}"
+        for module, tree in TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
+        and re.match(r"(What|How|Which|Where|Who|Why|Whether)\b", ast.get_docstring(node) or "")
+    ]
+    assert not asked

@@ -28,44 +28,22 @@ class FitError(ArithmeticError):
 
 
 class HalfStep(NamedTuple):
-    """Result of the update of one side.
+    """Result of the update of one side."""
 
-    Attributes
-    ----------
-    iteration : int
-        From 1 on.
-    side : str
-        "items" or "users", the side that was updated, or "both".
-    objective : float
-        f after the update, exactly.
-    alpha : float
-        The global bias that the update was made with.
-    train_rmse : float
-        Root mean squared error over the training ratings, weighted as they are.
-    validation_rmse : float or None
-        The same over the validation ratings, where there are any: known at the end of an
-        iteration, which is the update of the users.
-    step_norm : float
-        Euclidean norm of the change of all rows that were updated.
-    gradient_norm : float or None
-        Euclidean norm of the gradient of f, where the solver knows it.
-    seconds : float
-        Wall-clock time of the half-step.
-    tau : float or None
-        With the solver "gibbs", the precision of ratings that was drawn.  A half-step is then a
-        whole sweep, f has the ridge that was drawn, and the validation RMSE is that of the mean of
-        all samples so far.
-    """
-
-    iteration: int
-    side: str
-    objective: float
-    alpha: float
-    train_rmse: float
+    iteration: int  # from 1 on
+    side: str  # "items" or "users", the side that was updated, or "both"
+    objective: float  # f after the update, exactly
+    alpha: float  # the global bias that the update was made with
+    train_rmse: float  # root mean squared error over the training ratings, weighted as they are
+    # the same over the validation ratings, where there are any: known at the end of an iteration,
+    # which is the update of the users
     validation_rmse: float | None
-    step_norm: float
-    gradient_norm: float | None
-    seconds: float
+    step_norm: float  # euclidean norm of the change of all rows that were updated
+    gradient_norm: float | None  # euclidean norm of the gradient of f, where the solver knows it
+    seconds: float  # wall-clock time of the half-step
+    # with the solver "gibbs", the precision of ratings that was drawn. A half-step is then a whole
+    # sweep, f has the ridge that was drawn, and the validation RMSE is that of the mean of all
+    # samples so far.
     tau: float | None = None
 
     @property
@@ -83,38 +61,20 @@ class Epoch(NamedTuple):
     """Result of an epoch of a restart.
 
     Loss and objective are those of the minibatches before their steps: no extra pass over the data.
-
-    Attributes
-    ----------
-    epoch : int
-        From 1 on.
-    steps : int
-        Made so far, in all epochs.
-    loss : float
-        Σ w ℓ / Σ w over the rows of the epoch, without the penalty.
-    objective : float
-        The mean of f over its minibatches, by their weight: the loss and the penalty.
-    learning_rate : float
-        Of the last step.
-    gradient_norm : float
-        Euclidean norm of the gradient of f at the last minibatch, before any clipping.
-    validation_loss : float or None
-        Σ w ℓ / Σ w over the validation rows, with the parameters at the end of the epoch.
-    validation_metric : float or None
-        Their `Evaluation.metric`.
-    seconds : float
-        Wall-clock time of the epoch, shared by all restarts.
     """
 
-    epoch: int
-    steps: int
-    loss: float
+    epoch: int  # from 1 on
+    steps: int  # made so far, in all epochs
+    loss: float  # Σ w ℓ / Σ w over the rows of the epoch, without the penalty
+    # the mean of f over its minibatches, by their weight: the loss and the penalty
     objective: float
-    learning_rate: float
+    learning_rate: float  # of the last step
+    # euclidean norm of the gradient of f at the last minibatch, before any clipping
     gradient_norm: float
+    # Σ w ℓ / Σ w over the validation rows, with the parameters at the end of the epoch
     validation_loss: float | None
-    validation_metric: float | None
-    seconds: float
+    validation_metric: float | None  # their `Evaluation.metric`
+    seconds: float  # wall-clock time of the epoch, shared by all restarts
 
     @property
     def ends_iteration(self) -> bool:
@@ -130,20 +90,6 @@ class Epoch(NamedTuple):
 class StoppingRule(NamedTuple):
     """The conditions under which a fit ends, of factors as of networks.
 
-    Attributes
-    ----------
-    max_iter : int
-        Most iterations, or epochs.
-    max_steps : int, optional
-        Most steps of the optimizer; the last epoch may be cut short.
-    tol : float
-        Stop when an iteration changes the objective by less than ``tol`` times the objective; 0
-        asks for all iterations.
-    patience : int, optional
-        Stop when the validation error has not improved for this many iterations.
-    gradient_tol : float, optional
-        Stop when the norm of the gradient is at most this.
-
     Examples
     --------
     >>> step = HalfStep(1, "users", 2.0, 0.0, 1.0, None, 0.5, None, 0.1)
@@ -152,11 +98,14 @@ class StoppingRule(NamedTuple):
     'TOLERANCE'
     """
 
-    max_iter: int
-    max_steps: int | None = None
+    max_iter: int  # most iterations, or epochs
+    max_steps: int | None = None  # most steps of the optimizer; the last epoch may be cut short
+    # stop when an iteration changes the objective by less than ``tol`` times the objective; 0 asks
+    # for all iterations
     tol: float = 0.0
+    # stop when the validation error has not improved for this many iterations
     patience: int | None = None
-    gradient_tol: float | None = None
+    gradient_tol: float | None = None  # stop when the norm of the gradient is at most this
 
     def reached(self, history: Sequence[HalfStep] | Sequence[Epoch]) -> Stop | None:
         """Return why to stop after these iterations, or None to continue."""

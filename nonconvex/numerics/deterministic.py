@@ -53,24 +53,12 @@ _Array = NDArray[np.float64]
 
 
 class PartialSums(NamedTuple):
-    """Sums of s quantities over the rows first, first + 1, …, with partial chunks left open.
+    """Sums of s quantities over the rows first, first + 1, …, with partial chunks left open."""
 
-    Attributes
-    ----------
-    first : int
-        Index of the first row.
-    head : float64 array of shape (s, h)
-        Values of the rows before the first whole chunk.
-    chunks : float64 array of shape (s, c)
-        The sums of whole chunks.
-    tail : float64 array of shape (s, t)
-        Values of the rows after the last whole chunk.
-    """
-
-    first: int
-    head: _Array
-    chunks: _Array
-    tail: _Array
+    first: int  # index of the first row
+    head: _Array  # (s, h): Values of the rows before the first whole chunk
+    chunks: _Array  # (s, c): The sums of whole chunks
+    tail: _Array  # (s, t): Values of the rows after the last whole chunk
 
     @classmethod
     def of(cls, first: int, values: _Array) -> PartialSums:
@@ -94,28 +82,14 @@ def total(values: _Array) -> float:
 
 
 def squared_moves(after: NDArray[np.floating], before: NDArray[np.floating]) -> _Array:
-    """Return ‖x_after − x_before‖² of each row, from arrays of shape (r, 1 + K).
-
-    Examples
-    --------
-    >>> squared_moves(np.array([[3.0, 5.0]]), np.array([[0.0, 1.0]]))
-    array([25.])
-    """
+    """Return ‖x_after − x_before‖² of each row, from arrays of shape (r, 1 + K)."""
     change = after.astype(np.float64) - before
     squares: _Array = np.einsum("rk,rk->r", change, change)
     return squares
 
 
 def complete(parts: Sequence[PartialSums]) -> list[float]:
-    """Return `total` of each of s quantities, from partial sums that cover all rows.
-
-    Examples
-    --------
-    >>> values = np.arange(4000.0)[None] / 3
-    >>> parts = [PartialSums.of(1500, values[:, 1500:]), PartialSums.of(0, values[:, :1500])]
-    >>> complete(parts) == [total(values[0])]
-    True
-    """
+    """Return `total` of each of s quantities, from partial sums that cover all rows."""
     ordered = sorted(parts, key=lambda part: part.first)
     return [_complete_one(ordered, number) for number in range(len(ordered[0].head))]
 
@@ -182,14 +156,7 @@ def add_exactly(totals: Totals, groups: NDArray[np.integer], values: NDArray[np.
 
 
 def fractions_of(totals: Mapping[tuple[int, int], int]) -> dict[int, Fraction]:
-    """Return the sum of each group; ``float`` of it is the double nearest to it.
-
-    Examples
-    --------
-    >>> tenths = add_exactly({}, np.zeros(10, int), np.full(10, 0.1))
-    >>> float(fractions_of(tenths)[0])
-    1.0
-    """
+    """Return the sum of each group; ``float`` of it is the double nearest to it."""
     sums: dict[int, Fraction] = {}
     for (group, exponent), q in totals.items():
         sums[group] = sums.get(group, Fraction()) + q * Fraction(2) ** (exponent - 53)
@@ -302,21 +269,9 @@ def normal_rows(stream: Stream, rows: NDArray[np.integer], width: int) -> NDArra
 def uniform_rows(stream: Stream, rows: NDArray[np.integer], width: int) -> NDArray[np.float64]:
     """Return `width` independent numbers for each row, uniform in [0, 1).
 
-    Parameters
-    ----------
-    stream, rows, width
-        As for `normal_rows`.
-
     Returns
     -------
     float64 array of shape (r, width)
-
-    Examples
-    --------
-    >>> stream = Stream.of(42, 0)
-    >>> both = uniform_rows(stream, np.array([7, 9]), 3)
-    >>> bool(np.all(both[1] == uniform_rows(stream, np.array([9]), 3)[0]))
-    True
     """
     whole = (_bits(stream, rows, width) >> np.uint64(11)).astype(np.float64)  # exact: 53 bits
     return whole * 2.0**-53

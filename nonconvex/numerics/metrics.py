@@ -52,21 +52,12 @@ class EvaluationError(ValueError):
 
 @dataclass(frozen=True)
 class Scores:
-    """Errors of several predictors on the same ratings.
+    """Errors of several predictors on the same ratings."""
 
-    Parameters
-    ----------
-    ratings : int
-        Number of ratings.
-    rmse : dict of str to float
-        √(Σ w (R̂ − R)² / Σ w) of each predictor, with w = 1 where there are no weights.
-    mae : dict of str to float
-        Σ w |R̂ − R| / Σ w of each predictor.
-    """
-
-    ratings: int
+    ratings: int  # number of ratings
+    # √(Σ w (R̂ − R)² / Σ w) of each predictor, with w = 1 where there are no weights
     rmse: dict[str, float]
-    mae: dict[str, float]
+    mae: dict[str, float]  # Σ w |R̂ − R| / Σ w of each predictor
 
     @property
     def by_predictor(self) -> dict[str, dict[str, float]]:
@@ -76,22 +67,13 @@ class Scores:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Errors of several predictors on the same held-out ratings.
+    """Errors of several predictors on the same held-out ratings."""
 
-    Parameters
-    ----------
-    overall : Scores
-        Errors on all ratings that have a prediction.
-    by_user, by_item : dict of str to Scores
-        Errors by the number of training ratings of the user (or item), for each non-empty bin.
-    unpredicted : int
-        Number of ratings left out because a predictor has no prediction.
-    """
-
-    overall: Scores
+    overall: Scores  # errors on all ratings that have a prediction
+    # errors by the number of training ratings of the user (or item), for each non-empty bin
     by_user: dict[str, Scores]
     by_item: dict[str, Scores]
-    unpredicted: int
+    unpredicted: int  # number of ratings left out because a predictor has no prediction
 
 
 def add_errors(
@@ -109,8 +91,6 @@ def add_errors(
 
     Parameters
     ----------
-    totals : dict
-        Changed in place; initially ``{}``.
     ratings : float64 array of shape (n,)
     predictions : float64 array of shape (P, n)
         A rating with a prediction that is not finite is left out of all, and counted.
@@ -210,8 +190,6 @@ def add_regression(totals: Totals, y: Array, predicted: Array, weight: Array | N
 
     Parameters
     ----------
-    totals : dict
-        Changed in place; initially ``{}``.
     y, predicted : float64 arrays of shape (m, k)
     weight : float64 array of shape (m,), optional
     """
@@ -285,15 +263,11 @@ def add_classification(
 
     Parameters
     ----------
-    totals : dict
-        Changed in place; initially ``{}``.
     y, predicted : int arrays of shape (m,)
         Indices of classes.
     loss : float64 array of shape (m,)
         −log p_y.
     weight : float64 array of shape (m,), optional
-    classes : int
-        k.
     """
     w = _add_rows(totals, len(y), weight)
     _add(totals, _LOG_LOSS, w * loss)

@@ -1,6 +1,6 @@
 """First-order optimizers, each a pair of pure functions from gradients to steps.
 
-An optimizer remembers nothing itself::
+An optimizer has no state of its own::
 
     state = optimizer.init(theta)
     step, state = optimizer.update(gradient, state, theta)
@@ -26,13 +26,9 @@ name                  memory, from 0                          step
 
 where m̂ = m / (1 − μᵗ) and ŝ = s / (1 − ρᵗ) undo the start from 0, at updates t = 1, 2, …
 
-Functions chosen by name, with settings of which none is ignored.
-
-Learning-rate schedules: functions of the step.
-
-A schedule η maps t, the number of updates already made (0 before the first), to the learning
-rate of the next one.  It remembers nothing, so a resumed run finds its rate from t alone.  Every
-schedule here is an initial rate η₀ times a shape, η(t) = η₀ s(t/T), where T is ``decay_steps``:
+η may be a *schedule*, which maps t, the number of updates already made, to the learning rate of the
+next one: it has no state, so a resumed run continues with the right rate.  Each is an initial rate
+η₀ > 0 times a shape, η(t) = η₀ s(t/T), where T ≥ 1 is ``decay_steps``:
 
 ================  ==========================  ======================  ====================
 name              s(x)                        setting                 function
@@ -44,12 +40,9 @@ name              s(x)                        setting                 function
 ``cosine``        φ + (1−φ)(1 + cos πx)/2     φ = ``final_fraction``  `cosine_decay`
 ================  ==========================  ======================  ====================
 
-`warm_up` puts a linear ramp before any of them; `make_schedule` chooses one by name.
-
-The step of gradient descent: θ ← θ − η(d + wθ), with a direction d made from gradients.
-
-What all optimizers have in common is here: their state, the learning rate and its sign, decoupled
-weight decay, and clipping.  What sets them apart, the rule from gradients to d, is in `optimizers`.
+`warm_up` puts a linear ramp before any of them.  `make_schedule` and `make_optimizer` choose by
+name and refuse settings that would be ignored; every setting out of range raises ScheduleError or
+OptimizerError.
 """
 
 from __future__ import annotations
@@ -103,34 +96,13 @@ def given_settings(
     settings: Mapping[str, SettingT | None],
     error: type[Exception],
 ) -> dict[str, SettingT]:
-    """Return the settings that are given, which are all that the member of this name takes.
-
-    Parameters
-    ----------
-    kind : str
-        What the members are, for the message.
-    name : str
-        One of them.
-    members : mapping
-        Functions of a first argument, which is no setting, and of settings.
-    settings : mapping
-        None is the member's default.
-    error : type
-        What is raised.
-
-    Raises
-    ------
-    error
-        If there is no such member, or a setting is not one of its settings.
+    """Return the settings that are not None; raise `error` if `members[name]` does not take one.
 
     Examples
     --------
     >>> members = {"constant": lambda rate: rate, "step": lambda rate, steps=1: rate / steps}
     >>> given_settings("schedule", "step", members, {"steps": 3, "fraction": None}, ValueError)
     {'steps': 3}
-    >>> given_settings("schedule", "constant", members, {"steps": 3}, ValueError)
-    Traceback (most recent call last):
-    ValueError: schedule 'constant' takes no settings, got steps=3; leave it unset
     """
     if name not in members:
         raise error(f"{kind} must be one of {', '.join(members)}, got {name!r}")
@@ -149,48 +121,16 @@ Schedule = Callable[[int], float]
 
 
 class ScheduleError(ValueError):
-    """A schedule is unknown, or one of its settings is missing, foreign to it or out of range."""
+    """An unknown schedule, or a setting that is missing, not its own or out of range."""
 
 
 def constant(learning_rate: float) -> Schedule:
-    """η(t) = η₀.
-
-    Parameters
-    ----------
-    learning_rate : float
-        η₀ > 0.
-
-    Raises
-    ------
-    ScheduleError
-        If a setting is out of range; so for every schedule.
-
-    Examples
-    --------
-    >>> constant(0.1)(1000)
-    0.1
-    """
+    """η(t) = η₀."""
     return _scaled(learning_rate, 1, lambda x: 1.0)
 
 
 def step_decay(learning_rate: float, decay_steps: int, *, decay_rate: float = 0.1) -> Schedule:
-    """η(t) = η₀ r^⌊t/T⌋: the rate is multiplied by r every T steps.
-
-    Parameters
-    ----------
-    learning_rate : float
-        η₀ > 0.
-    decay_steps : int
-        T ≥ 1.
-    decay_rate : float
-        r in (0, 1].
-
-    Examples
-    --------
-    >>> rate = step_decay(1.0, 10, decay_rate=0.5)
-    >>> rate(0), rate(9), rate(10), rate(20)
-    (1.0, 1.0, 0.5, 0.25)
-    """
+    """η(t) = η₀ r^⌊t/T⌋: multiplied by r in (0, 1] every T steps."""
     _check("decay_rate", decay_rate, "in (0, 1]", lambda r: 0 < r <= 1)
     return _scaled(learning_rate, decay_steps, lambda x: decay_rate ** math.floor(x))
 
@@ -198,23 +138,7 @@ def step_decay(learning_rate: float, decay_steps: int, *, decay_rate: float = 0.
 def exponential_decay(
     learning_rate: float, decay_steps: int, *, decay_rate: float = 0.5
 ) -> Schedule:
-    """η(t) = η₀ r^(t/T): the decay of `step_decay`, spread evenly over the steps.
-
-    Parameters
-    ----------
-    learning_rate : float
-        η₀ > 0.
-    decay_steps : int
-        T ≥ 1.
-    decay_rate : float
-        r in (0, 1]; the default makes T the half-life.
-
-    Examples
-    --------
-    >>> rate = exponential_decay(1.0, 10, decay_rate=0.25)
-    >>> rate(0), rate(5), rate(10)
-    (1.0, 0.5, 0.25)
-    """
+    """η(t) = η₀ r^(t/T), with r in (0, 1]; the default makes T the half-life."""
     _check("decay_rate", decay_rate, "in (0, 1]", lambda r: 0 < r <= 1)
     return _scaled(learning_rate, decay_steps, lambda x: decay_rate**x)
 
@@ -222,25 +146,10 @@ def exponential_decay(
 def inverse_time_decay(
     learning_rate: float, decay_steps: int, *, decay_rate: float = 1.0
 ) -> Schedule:
-    """η(t) = η₀ / (1 + r t/T).
+    """η(t) = η₀ / (1 + r t/T), with r > 0; the default halves the rate after T steps.
 
-    Its sum diverges and the sum of its squares does not, which is what Robbins and Monro (1951)
-    ask of the rates of a stochastic approximation.  No other schedule here satisfies both.
-
-    Parameters
-    ----------
-    learning_rate : float
-        η₀ > 0.
-    decay_steps : int
-        T ≥ 1.
-    decay_rate : float
-        r > 0; the default halves the rate after T steps.
-
-    Examples
-    --------
-    >>> rate = inverse_time_decay(1.0, 10)
-    >>> rate(0), rate(10), rate(30)
-    (1.0, 0.5, 0.25)
+    Its sum diverges and the sum of its squares does not, the conditions of Robbins and Monro (1951)
+    on the rates of a stochastic approximation.  No other schedule here satisfies both.
     """
     _check("decay_rate", decay_rate, "finite and > 0", lambda r: 0 < r < math.inf)
     return _scaled(learning_rate, decay_steps, lambda x: 1 / (1 + decay_rate * x))
@@ -249,24 +158,10 @@ def inverse_time_decay(
 def cosine_decay(
     learning_rate: float, decay_steps: int, *, final_fraction: float = 0.0
 ) -> Schedule:
-    """η(t) = η₀ [φ + (1 − φ)(1 + cos πt/T)/2] up to t = T, and η₀ φ from then on.
+    """η(t) = η₀ [φ + (1 − φ)(1 + cos πt/T)/2] up to t = T, then η₀ φ, with φ in [0, 1].
 
-    One period of Loshchilov and Hutter (SGDR, 2017), without its restarts.
-
-    Parameters
-    ----------
-    learning_rate : float
-        η₀ > 0.
-    decay_steps : int
-        T ≥ 1, counted from the end of a warm-up.
-    final_fraction : float
-        φ in [0, 1].
-
-    Examples
-    --------
-    >>> rate = cosine_decay(1.0, 10, final_fraction=0.1)
-    >>> rate(0), rate(5), rate(10), rate(99)
-    (1.0, 0.55, 0.1, 0.1)
+    One period of Loshchilov and Hutter (SGDR, 2017), without its restarts; T counts from the end of
+    a warm-up.
     """
     _check("final_fraction", final_fraction, "in [0, 1]", lambda phi: 0 <= phi <= 1)
 
@@ -278,18 +173,10 @@ def cosine_decay(
 
 
 def warm_up(schedule: Schedule, warmup_steps: int) -> Schedule:
-    """η(0)·(t + 1)/(w + 1) for t < w, then η(t − w).
+    """η(0)·(t + 1)/(w + 1) for t < w = ``warmup_steps``, then η(t − w).
 
-    The ramp rises by equal amounts to the schedule's first rate.  It starts at 1/(w + 1) of it,
-    not at 0 as in optax: a step of length 0 is wasted, and a stopping rule takes it for
-    convergence.
-
-    Parameters
-    ----------
-    schedule : Schedule
-        η, whose own step 0 follows the ramp.
-    warmup_steps : int
-        w ≥ 0; 0 is no ramp.
+    The ramp starts at 1/(w + 1) of the first rate, not at 0 as in optax: a step of length 0 is
+    wasted, and a stopping rule takes it for convergence.
 
     Examples
     --------
@@ -321,25 +208,7 @@ SCHEDULES: Mapping[str, Callable[..., Schedule]] = MappingProxyType(
 def make_schedule(
     name: str, learning_rate: float, *, warmup_steps: int = 0, **settings: float | None
 ) -> Schedule:
-    """Build a schedule from its name and settings.
-
-    Parameters
-    ----------
-    name : str
-        One of `SCHEDULES`.
-    learning_rate : float
-        η₀ > 0, the rate after any warm-up.
-    warmup_steps : int
-        Length of the ramp of `warm_up`.
-    **settings
-        Those of the schedule's own function: ``decay_steps``, ``decay_rate``, ``final_fraction``;
-        None is its default.
-
-    Raises
-    ------
-    ScheduleError
-        If the name is unknown, or a setting is missing, out of range, or not one of this
-        schedule's: nothing given is ignored.
+    """Build a schedule of `SCHEDULES` by name; a setting of None is its default.
 
     Examples
     --------
@@ -370,51 +239,30 @@ def _check(name: str, value: float, allowed: str, holds: Callable[[float], bool]
 
 
 Array = NDArray[np.floating]
+Directed = tuple[Array, Array, Array]
 
-Rule = Callable[[Array, Array, Array, int], tuple[Array, Array, Array]]
+Rule = Callable[[Array, Array, Array, int], Directed]
 """``rule(g, first, second, t)``: the direction of update t = 1, 2, …, and the new memory."""
 
 
 class OptimizerError(ValueError):
-    """An optimizer is unknown, or was given a setting or an array it cannot work with."""
+    """An unknown optimizer, or a setting or an array that it cannot use."""
 
 
 class OptimizerState(NamedTuple):
-    """What an optimizer remembers between updates: three arrays, whichever the optimizer.
+    """Memory of an optimizer between updates; an array it does not use has shape (0,)."""
 
-    ``state._asdict()`` is all there is to store, and ``OptimizerState(**stored)`` goes on from
-    there to the same bits.
-
-    Attributes
-    ----------
-    updates : int64 array of shape ()
-        Updates made so far.
-    first : array like θ, or of shape (0,) in an optimizer without
-        The decaying sum or mean of the gradients.
-    second : array like θ, or of shape (0,) in an optimizer without
-        The decaying mean of the squared gradients.
-    """
-
-    updates: NDArray[np.int64]
-    first: Array
-    second: Array
+    updates: NDArray[np.int64]  # (): Updates made so far
+    first: Array  # the decaying sum or mean of the gradients
+    second: Array  # the decaying mean of the squared gradients
 
 
 class Optimizer(NamedTuple):
-    """The functions of an optimizer; none changes its arguments.
+    """The functions of an optimizer; none changes its arguments."""
 
-    Attributes
-    ----------
-    init : Callable
-        ``init(theta)`` is the state before the first update.
-    update : Callable
-        ``update(gradient, state, theta)`` is the step to add to θ, of its shape and dtype, and the
-        next state.  A gradient that is not finite gives a step that is not.
-    learning_rate : Schedule
-        η as a function of the number of updates already made.
-    """
-
-    init: Callable[[Array], OptimizerState]
+    init: Callable[[Array], OptimizerState]  # ``init(theta)`` is the state before the first update
+    # ``update(gradient, state, theta)`` is the step to add to θ, of its shape and dtype, and the
+    # next state. A gradient that is not finite gives a step that is not finite.
     update: Callable[[Array, OptimizerState, Array], tuple[Array, OptimizerState]]
     learning_rate: Schedule
 
@@ -429,22 +277,8 @@ def descent(
 ) -> Optimizer:
     """Make an optimizer of a rule; the only place of the learning rate and the minus sign.
 
-    Parameters
-    ----------
-    learning_rate : float or Schedule
-        η > 0, or a function of the number of updates already made.
-    rule : Rule
-        From the gradient and the memory to the direction d and the next memory.
-    first, second : bool
-        Which memory the rule has; it starts at 0.  The other comes and goes empty.
-    weight_decay : float, or array that broadcasts to the shape of θ
-        w ≥ 0.
-
-    Raises
-    ------
-    ScheduleError, OptimizerError
-        If a setting is out of range.  ``init`` and ``update`` raise OptimizerError for arrays that
-        do not fit θ, and ``update`` for a schedule's rate that is negative or not finite.
+    `first` and `second` tell which memory the rule has; it starts at 0.  `weight_decay` is w ≥ 0,
+    or an array that broadcasts to the shape of θ.
 
     Examples
     --------
@@ -501,23 +335,10 @@ def clip_by_norm(
     """Scale gradients down to a Euclidean norm before an optimizer sees them: g · min(1, c/‖g‖).
 
     Pascanu et al. (2013), in the variant of optax: nothing is added to ‖g‖, so a gradient within
-    the bound keeps its bits.  ‖g‖ is summed in float64.  Where it is infinite the clipped gradient
-    is NaN: divergence must be seen, not scaled to a step of 0.
-
-    Parameters
-    ----------
-    optimizer : Optimizer
-        Its ``init`` and state stay as they are.
-    clip_norm : float
-        c > 0.
-    axis : int or tuple of int, optional
-        The axes over which one gradient extends, each gradient having a norm of its own: −1 for R
-        restarts stacked as (R, p).  By default the whole array is one gradient.
-
-    Raises
-    ------
-    OptimizerError
-        If ``clip_norm`` is out of range.
+    the bound c = ``clip_norm`` > 0 keeps its bits.  ‖g‖ is summed in float64 over `axis`: −1 for R
+    restarts
+    stacked as (R, p), by default the whole array.  Where it is infinite the clipped gradient is
+    NaN: divergence must be seen, not scaled to a step of 0.
 
     Examples
     --------
@@ -551,24 +372,12 @@ def _check_like(name: str, array: Array, shape: tuple[int, ...], dtype: np.dtype
         )
 
 
-Directed = tuple[Array, Array, Array]
-
 WEIGHT_DECAY = 0.01
-"""The default of AdamW, PyTorch's."""
+"""PyTorch's default of AdamW."""
 
 
 def gradient_descent(learning_rate: float | Schedule) -> Optimizer:
     """Gradient descent: θ ← θ − ηg.
-
-    Parameters
-    ----------
-    learning_rate : float or Schedule
-        η > 0, or a function of the number of updates already made.
-
-    Raises
-    ------
-    ScheduleError, OptimizerError
-        If the learning rate or another setting is out of range; so for every optimizer.
 
     Examples
     --------
@@ -586,25 +395,12 @@ def gradient_descent(learning_rate: float | Schedule) -> Optimizer:
 
 
 def momentum(learning_rate: float | Schedule, *, momentum: float = 0.9) -> Optimizer:
-    """Momentum (Polyak, 1964): v ← μv + g, θ ← θ − ηv.
+    """Momentum (Polyak, 1964): v ← μv + g, θ ← θ − ηv, with μ in [0, 1).
 
     The variant of optax and PyTorch: g enters v whole, not times 1 − μ, and η multiplies v when it
-    is used.  Sutskever et al. (2013) put η inside, v ← μv − ηg, the same only while η is constant.
-
-    Parameters
-    ----------
-    learning_rate : float or Schedule
-        η > 0.  Under a constant gradient the steps grow to η/(1 − μ) times it.
-    momentum : float
-        μ in [0, 1).
-
-    Examples
-    --------
-    >>> theta, optimizer = np.zeros(1), momentum(1.0, momentum=0.5)
-    >>> step, state = optimizer.update(np.ones(1), optimizer.init(theta), theta)
-    >>> step, state = optimizer.update(np.ones(1), state, theta + step)
-    >>> step
-    array([-1.5])
+    is
+    used; under a constant gradient the steps grow to η/(1 − μ) times it.  Sutskever et al. (2013)
+    put η inside, v ← μv − ηg, the same only while η is constant.
     """
     _check_decay("momentum", momentum)
 
@@ -616,22 +412,10 @@ def momentum(learning_rate: float | Schedule, *, momentum: float = 0.9) -> Optim
 
 
 def nesterov(learning_rate: float | Schedule, *, momentum: float = 0.9) -> Optimizer:
-    """Nesterov's momentum (1983): v ← μv + g, θ ← θ − η(g + μv).
+    """Nesterov's momentum (1983): v ← μv + g, θ ← θ − η(g + μv), with μ in [0, 1).
 
     The variant of optax and PyTorch, after Sutskever et al. (2013): g is the gradient at θ itself,
-    because θ here stands for the point that the original looks ahead to.
-
-    Parameters
-    ----------
-    learning_rate, momentum
-        As in `momentum`.
-
-    Examples
-    --------
-    >>> theta, optimizer = np.zeros(1), nesterov(1.0, momentum=0.5)
-    >>> step, state = optimizer.update(np.ones(1), optimizer.init(theta), theta)
-    >>> step
-    array([-1.5])
+    because θ here is the point that the original looks ahead to.
     """
     _check_decay("momentum", momentum)
 
@@ -647,25 +431,10 @@ def rmsprop(
 ) -> Optimizer:
     """RMSProp (Tieleman and Hinton, 2012): s ← ρs + (1 − ρ)g², θ ← θ − ηg / (√s + ε).
 
-    The variant of PyTorch: ε outside the root (optax has it inside), not centered, no momentum.
-    The start s = 0 is not corrected for, so the first step is η/√(1 − ρ) in every entry: ten times
-    η at the default.
-
-    Parameters
-    ----------
-    learning_rate : float or Schedule
-        η > 0.
-    decay : float
-        ρ in [0, 1), PyTorch's alpha.
-    epsilon : float
-        ε > 0.
-
-    Examples
-    --------
-    >>> theta, optimizer = np.zeros(2), rmsprop(0.1, decay=0.75)
-    >>> step, state = optimizer.update(np.array([3.0, -0.1]), optimizer.init(theta), theta)
-    >>> step.round(4)
-    array([-0.2,  0.2])
+    The variant of PyTorch, whose alpha is ρ in [0, 1): ε > 0 outside the root (optax has it
+    inside),
+    not centered, no momentum.  The start s = 0 is not corrected for, so the first step is η/√(1 −
+    ρ) in every entry: ten times η at the default.
     """
     _check_decay("decay", decay)
     _check_positive("epsilon", epsilon)
@@ -686,19 +455,9 @@ def adam(
 ) -> Optimizer:
     """Adam (Kingma and Ba, 2015): θ ← θ − ηm̂ / (√ŝ + ε), with the means m̂ of g and ŝ of g².
 
-    The variant of the paper's Algorithm 1, optax and PyTorch: ε is added to the corrected root.
+    μ in [0, 1) is the paper's β₁, ρ in [0, 1) its β₂; η is about the largest change of an entry in
+    a step.  The variant of Algorithm 1, optax and PyTorch: ε > 0 is added to the corrected root.
     scikit-learn adds it to √s, the paper's shortcut, so its ε is larger in the first steps.
-
-    Parameters
-    ----------
-    learning_rate : float or Schedule
-        η > 0, about the largest change of an entry in one step.
-    momentum : float
-        μ in [0, 1), the paper's β₁.
-    decay : float
-        ρ in [0, 1), the paper's β₂.
-    epsilon : float
-        ε > 0.
 
     Examples
     --------
@@ -720,23 +479,10 @@ def adamw(
 ) -> Optimizer:
     """AdamW (Loshchilov and Hutter, 2019): θ ← θ − η(m̂ / (√ŝ + ε) + wθ), m̂ and ŝ as in `adam`.
 
-    The decay is decoupled: it enters neither m nor s, so it is not the gradient of a penalty.  The
-    variant of optax and PyTorch, in which η multiplies w too; the default w is PyTorch's.
-
-    Parameters
-    ----------
-    learning_rate, momentum, decay, epsilon
-        As in `adam`.
-    weight_decay : float, or array that broadcasts to the shape of θ
-        w ≥ 0.  An array says which entries decay; the others, biases say, have 0.
-
-    Examples
-    --------
-    >>> theta = np.array([10.0, 10.0])
-    >>> optimizer = adamw(0.1, weight_decay=np.array([0.5, 0.0]))
-    >>> step, state = optimizer.update(np.zeros(2), optimizer.init(theta), theta)
-    >>> theta + step
-    array([ 9.5, 10. ])
+    The decay w ≥ 0 is decoupled: it enters neither m nor s, so it is not the gradient of a penalty.
+     An
+    array that broadcasts to θ chooses the entries that decay, such as weights but not biases.  The
+    variant of optax and PyTorch, in which η multiplies w too.
     """
     _check_decay("momentum", momentum)
     _check_decay("decay", decay)
@@ -771,25 +517,9 @@ def make_optimizer(
     axis: int | tuple[int, ...] | None = None,
     **settings: float | Array | None,
 ) -> Optimizer:
-    """Build an optimizer from its name and settings.
+    """Build an optimizer of `OPTIMIZERS` by name; a setting of None is its default.
 
-    Parameters
-    ----------
-    name : str
-        One of `OPTIMIZERS`.
-    learning_rate : float or Schedule
-        η > 0, or what `make_schedule` returns.
-    clip_norm, axis : optional
-        As in `clip_by_norm`; None is no clipping.
-    **settings
-        As in the optimizer's own function: ``momentum``, ``decay``, ``epsilon``,
-        ``weight_decay``; None is its default.
-
-    Raises
-    ------
-    OptimizerError
-        If the name is unknown, or a setting is out of range or not one of this optimizer's:
-        nothing given is ignored.
+    `clip_norm` and `axis` are those of `clip_by_norm`; without, gradients are not clipped.
 
     Examples
     --------

@@ -39,16 +39,9 @@ GROUP = 16
 
 
 class Lists(NamedTuple):
-    """A list of columns for each of b rows, one after the other.
+    """A list of columns for each of b rows, one after the other."""
 
-    Attributes
-    ----------
-    offsets : int64 array of shape (b + 1,)
-        The list of row j is at ``offsets[j]:offsets[j + 1]``.
-    columns : int32 array
-    """
-
-    offsets: NDArray[np.int64]
+    offsets: NDArray[np.int64]  # (b + 1,): The list of row j is at ``offsets[j]:offsets[j + 1]``
     columns: NDArray[np.int32]
 
     @property
@@ -131,15 +124,7 @@ def top_n(
 
 
 def rank_lists(factors: Factors, rows: NDArray[np.integer], n: int, lists: Lists) -> Ranked:
-    """Like `top_n`, where each row has its own list of allowed columns.
-
-    Examples
-    --------
-    >>> users, items = np.array([[0.0, 1.0]]), np.array([[0.0, 2.0], [0.5, 1.5], [1.0, 0.0]])
-    >>> allowed = Lists(np.array([0, 2]), np.array([2, 1], np.int32))
-    >>> rank_lists(Factors(3.0, users, items), np.array([0]), 1, allowed).columns
-    array([1], dtype=int32)
-    """
+    """Like `top_n`, where each row has its own list of allowed columns."""
     found = _Found.predict(factors, rows, lists.rows, lists.columns)
     return found.best(n).ranked(len(rows))
 
@@ -148,12 +133,6 @@ def directions(x: NDArray[np.floating]) -> NDArray[np.float64]:
     """(0, γ / ‖γ‖) of each row (β, γ), of shape (m, 1 + K); zeros where γ = 0.
 
     With α = 0, the prediction for two of these is the cosine of their γ.
-
-    Examples
-    --------
-    >>> directions(np.array([[7.0, 3.0, 4.0], [7.0, 0.0, 0.0]]))
-    array([[0. , 0.6, 0.8],
-           [0. , 0. , 0. ]])
     """
     gamma = x.astype(np.float64)
     gamma[:, 0] = 0
@@ -323,13 +302,7 @@ def hits(ranked: Lists, relevant: Lists, k: int) -> NDArray[np.bool_]:
 
 
 def precision(hits: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Fraction of k places that are hits: (1/k) Σ_r hit_r, of shape (b,).
-
-    Examples
-    --------
-    >>> precision(np.array([[True, False, True, False]]))
-    array([0.5])
-    """
+    """Fraction of k places that are hits: (1/k) Σ_r hit_r, of shape (b,)."""
     return np.asarray(hits.sum(axis=1) / hits.shape[1])
 
 
@@ -341,11 +314,6 @@ def recall(hits: NDArray[np.bool_], relevant: NDArray[np.integer]) -> NDArray[np
     hits : bool array of shape (b, k)
     relevant : int array of shape (b,)
         Number of relevant columns of each row, at least 1.
-
-    Examples
-    --------
-    >>> recall(np.array([[True, False, True, False]]), np.array([4]))
-    array([0.5])
     """
     return np.asarray(hits.sum(axis=1) / relevant)
 

@@ -27,15 +27,6 @@ _DISTANCE = 7.0
 class PowerLaw:
     """Shares that fall with the place: p(x) ∝ (x + s)^(−a) for 0 ≤ x < n.
 
-    Parameters
-    ----------
-    size : int
-        n.
-    shift : float
-        s > 0, which flattens the head.
-    exponent : float
-        a in (0, 1).
-
     Examples
     --------
     >>> law = PowerLaw(100, 20.0, 0.9)
@@ -43,9 +34,9 @@ class PowerLaw:
     True
     """
 
-    size: int
-    shift: float
-    exponent: float
+    size: int  # n
+    shift: float  # s > 0, which flattens the head
+    exponent: float  # a in (0, 1)
 
     def share(self, place: NDArray[np.float64]) -> NDArray[np.float64]:
         """F(x) = ((x + s)^(1−a) − s^(1−a)) / ((n + s)^(1−a) − s^(1−a)), of all places below x."""
@@ -71,11 +62,6 @@ class PlantedRatings:
 
     β ~ N(0, 0.4²), γ_u ~ N(0, 0.35²) and γ_i ~ N(0, 0.6²) in 8 dimensions, ε ~ N(0, 0.6²), so no
     prediction has an RMSE below 0.6.  Users and items are numbered from 0; no pair occurs twice.
-
-    Parameters
-    ----------
-    ratings, users, items : int
-    seed : int
 
     Raises
     ------
@@ -193,13 +179,6 @@ class PlantedExamples:
     The centres μ_g lie about 7 apart in any number of dimensions, so the clouds overlap a little,
     and no hyperplane parts one class from the others.
 
-    Parameters
-    ----------
-    features, classes : int
-    seed : int
-    clouds : int
-        Number of clouds of a class.
-
     Examples
     --------
     >>> x, y = PlantedExamples(4, 3, 0).examples(np.arange(5))
@@ -210,7 +189,7 @@ class PlantedExamples:
     features: int
     classes: int
     seed: int
-    clouds: int = 3
+    clouds: int = 3  # number of clouds of a class
 
     def examples(self, rows: NDArray[np.integer]) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
         """Return the features and classes of the rows of these numbers.

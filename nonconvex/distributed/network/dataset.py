@@ -32,7 +32,7 @@ from nonconvex.distributed.network.shards import (
     content_keys,
     to_shards,
 )
-from nonconvex.numerics.network.standardize import Moments, Standardization
+from nonconvex.numerics.network.model import Moments, Standardization
 
 __all__ = ["ExampleSet", "ExampleStats", "shard_examples"]
 

@@ -28,7 +28,7 @@ from nonconvex.distributed.network.shards import ExampleDecoder, Shard
 from nonconvex.distributed.runtime import freeze_gc_once
 from nonconvex.numerics.network.backprop import (
     LANES,
-    Evaluation,
+    EvaluationSums,
     Examples,
     LocalGradients,
     Slice,
@@ -367,12 +367,12 @@ class Validation:
         """Destroy the broadcast."""
         self._broadcast.destroy()
 
-    def __call__(self, theta: Array) -> Evaluation:
+    def __call__(self, theta: Array) -> EvaluationSums:
         """Evaluate every restart."""
         broadcast = self._shards.context.broadcast(theta)
         network, decoder = self._network, self._broadcast
 
-        def task(_: int, shard: Shard) -> Evaluation:
+        def task(_: int, shard: Shard) -> EvaluationSums:
             return evaluate(network, broadcast.value, decoder.value(shard))
 
         try:

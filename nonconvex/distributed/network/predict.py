@@ -19,8 +19,7 @@ from nonconvex.distributed.columns import free_name
 from nonconvex.distributed.data.examples import Classes, read_vectors, select_vectors
 from nonconvex.distributed.runtime import freeze_gc_once
 from nonconvex.numerics.deterministic import one_thread_per_product
-from nonconvex.numerics.network.model import Network, forward
-from nonconvex.numerics.network.standardize import Standardization
+from nonconvex.numerics.network.model import Network, Standardization, forward
 
 __all__ = ["HandleInvalid", "OutputColumns", "Scorer", "raw_predictions", "score"]
 

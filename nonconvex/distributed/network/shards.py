@@ -21,7 +21,7 @@ from pyspark.sql import functions as F
 
 from nonconvex.distributed.data.examples import ExampleSchema, read_examples
 from nonconvex.numerics.network.backprop import Examples
-from nonconvex.numerics.network.standardize import Standardization
+from nonconvex.numerics.network.model import Standardization
 
 __all__ = ["ExampleDecoder", "Shard", "ShardLayout", "content_keys", "to_shards"]
 

@@ -12,11 +12,7 @@ from nonconvex.distributed.factorization.evaluate import evaluate_ratings, retri
 from nonconvex.distributed.factorization.top_n import Ranker
 from nonconvex.estimators.factorization.params import FactorizationModelParams
 from nonconvex.estimators.factorization.predict import ModelState, add_predictions
-from nonconvex.estimators.factorization.recommend import (
-    excluded_pairs,
-    has_cold_lists,
-    model_sides,
-)
+from nonconvex.estimators.factorization.recommend import excluded_pairs, has_cold_lists, model_sides
 from nonconvex.estimators.params import convert_argument, integer, number, optional
 
 __all__ = ["evaluate_model", "select_as_in_training"]

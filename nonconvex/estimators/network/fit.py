@@ -24,7 +24,7 @@ from nonconvex.estimators.network.params import NetworkParams
 from nonconvex.estimators.network.summary import NetworkRestart, NetworkSummary
 from nonconvex.estimators.params import ParamError, refuse_set
 from nonconvex.numerics.convergence import StoppingRule
-from nonconvex.numerics.network.backprop import Sums, objective
+from nonconvex.numerics.network.backprop import Sums, network_objective
 from nonconvex.numerics.network.model import Network, initialize
 from nonconvex.numerics.network.training import Trained
 
@@ -341,7 +341,9 @@ def _restarts(examples: ExampleSet, plan: Plan, trained: list[Trained]) -> list[
     with Validation(network, examples.train, plan.decoder) as evaluate:
         reached = evaluate(theta)
     with np.errstate(all="ignore"):  # of a restart that diverged
-        f, _ = objective(network, theta, Sums(reached.loss, np.zeros_like(theta), reached.weight))
+        f, _ = network_objective(
+            network, theta, Sums(reached.loss, np.zeros_like(theta), reached.weight)
+        )
         losses, metrics = reached.mean_loss(), reached.metric(network)
     columns = (values.tolist() for values in (f, losses, metrics))
     return [

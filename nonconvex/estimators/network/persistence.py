@@ -15,8 +15,7 @@ from nonconvex.distributed.model_tables import ModelError, read_rows
 from nonconvex.distributed.network.predict import Scorer
 from nonconvex.estimators.network.summary import NetworkSummary
 from nonconvex.estimators.persistence import ModelReader, ModelWriter
-from nonconvex.numerics.network.model import Network
-from nonconvex.numerics.network.standardize import Standardization
+from nonconvex.numerics.network.model import Network, Standardization
 
 __all__ = ["NetworkReader", "NetworkWriter"]
 

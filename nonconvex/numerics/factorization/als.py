@@ -201,16 +201,10 @@ _Array = NDArray[np.float64]
 
 
 class Solved(NamedTuple):
-    """Solutions of q rows.
+    """Solutions of q rows."""
 
-    Attributes
-    ----------
-    x : float array of shape (q, 1 + K)
-    residual, squares, weight : float64 arrays of shape (q,)
-        Σ w e, Σ w e² and Σ w.
-    """
-
-    x: NDArray[np.floating]
+    x: NDArray[np.floating]  # (q, 1 + K)
+    # of shapes (q,): Σ w e, Σ w e² and Σ w
     residual: _Array
     squares: _Array
     weight: _Array
@@ -221,20 +215,8 @@ def part_moments(block: RatingBlock, fixed: NDArray[np.floating], alpha: float) 
 
     Parameters
     ----------
-    block : RatingBlock
-        Whose rows are parts of rows.
     fixed : float array of shape (m, 1 + K)
         The rows (β, γ) of the other side.
-
-    Examples
-    --------
-    One rating of 5, with m = (1, 2, 5 − 3 − 0.5).
-
-    >>> block = RatingBlock.from_triples([0], [0], [5.0])
-    >>> part_moments(block, np.array([[0.5, 2.0]]), 3.0)[0]
-    array([[1.  , 2.  , 1.5 ],
-           [2.  , 4.  , 3.  ],
-           [1.5 , 3.  , 2.25]])
     """
     size = fixed.shape[1] + 1
     moments = np.zeros((len(block.rows), size, size))
@@ -251,13 +233,6 @@ def row_moments(parts: _Array, row_of_part: NDArray[np.integer], rows: int) -> _
     ----------
     parts : float64 array of shape (p, K + 2, K + 2)
     row_of_part : int array of shape (p,)
-    rows : int
-        q.
-
-    Examples
-    --------
-    >>> row_moments(np.ones((3, 1, 1)), np.array([0, 0, 1]), 2).ravel()
-    array([2., 1.])
     """
     moments = np.zeros((rows, *parts.shape[1:]))
     for row, of_part in zip(row_of_part, parts, strict=True):
@@ -317,27 +292,13 @@ MOST_STEPS = 40  # then by elimination
 
 
 class RowUpdate(NamedTuple):
-    """New rows of a block, and the sums over their ratings that f and α need.
+    """New rows of a block, and the sums over their ratings that f and α need."""
 
-    Attributes
-    ----------
-    x : float array of shape (r, 1 + K)
-        The new rows (β, γ).
-    residual : float64 array of shape (r,)
-        Σ w (R − R̂).
-    squares : float64 array of shape (r,)
-        Σ w (R − R̂)².
-    penalty : float64 array of shape (r,)
-        See `Ridge.penalty`.
-    weight : float64 array of shape (r,)
-        Σ w, so that α's closed form adds Σ residual / Σ weight.
-    """
-
-    x: NDArray[np.floating]
-    residual: NDArray[np.float64]
-    squares: NDArray[np.float64]
-    penalty: NDArray[np.float64]
-    weight: NDArray[np.float64]
+    x: NDArray[np.floating]  # (r, 1 + K): The new rows (β, γ)
+    residual: NDArray[np.float64]  # (r,): Σ w (R − R̂)
+    squares: NDArray[np.float64]  # (r,): Σ w (R − R̂)²
+    penalty: NDArray[np.float64]  # (r,): See `Ridge.penalty`
+    weight: NDArray[np.float64]  # (r,): Σ w, so that α's closed form adds Σ residual / Σ weight
 
     @classmethod
     def of(

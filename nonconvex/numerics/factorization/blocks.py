@@ -44,39 +44,20 @@ _T = TypeVar("_T", bound=np.generic)
 
 
 class Padded(NamedTuple):
-    """The ratings of a block, class after class, in the order of `batches`.
+    """The ratings of a block, class after class, in the order of `batches`."""
 
-    Attributes
-    ----------
-    columns : int32 array of shape (p,)
-        Dense index on the other side; `PADDING` where there is no rating.
-    ratings : float array of shape (p,)
-        0 where there is no rating.
-    weights : float array of shape (p,) or None
-        Likewise; None means that every weight is 1.
-    """
-
+    # (p,): Dense index on the other side; `PADDING` where there is no rating
     columns: NDArray[np.int32]
-    ratings: NDArray[np.floating]
-    weights: NDArray[np.floating] | None
+    ratings: NDArray[np.floating]  # (p,): 0 where there is no rating
+    weights: NDArray[np.floating] | None  # (p,): Likewise; None means that every weight is 1
 
 
 class Batch(NamedTuple):
-    """Rows of similar length, to be solved together.
+    """Rows of similar length, to be solved together."""
 
-    Attributes
-    ----------
-    members : int64 array of shape (s,)
-        Positions of the rows in their block.
-    length : int
-        The padded length; at least the number of ratings of each of these rows.
-    start : int
-        Place of their padded ratings, which are of shape (s, length).
-    """
-
-    members: NDArray[np.int64]
-    length: int
-    start: int
+    members: NDArray[np.int64]  # (s,): Positions of the rows in their block
+    length: int  # the padded length; at least the number of ratings of each of these rows
+    start: int  # place of their padded ratings, which are of shape (s, length)
 
     def of(self, values: NDArray[_T]) -> NDArray[_T]:
         """Return the values of these rows in a padded array, of shape (s, length)."""
@@ -116,14 +97,7 @@ def pad(
     ratings: NDArray[np.floating],
     weights: NDArray[np.floating] | None,
 ) -> Padded:
-    """Pad the ratings of a block; the arrays are those of `RatingBlock`.
-
-    Examples
-    --------
-    >>> ten = np.arange(10, dtype=np.int32)
-    >>> pad(np.array([0, 10]), ten, ten / 2, None).columns.tolist()
-    [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
-    """
+    """Pad the ratings of a block; the arrays are those of `RatingBlock`."""
     counts = np.diff(offsets)
     first = np.zeros(len(counts), np.int64)  # where the ratings of each row begin, once padded
     size = 0
@@ -171,32 +145,18 @@ class RatingBlock(NamedTuple):
 
     is ``rows = [0, 2]``, ``offsets = [0, 2, 4]``, ``columns = [0, 2, 1, 3]`` and
     ``ratings = [5, 3, 4, 1]``: the ratings of ``rows[j]`` are at ``offsets[j]:offsets[j + 1]``.
-
-    Attributes
-    ----------
-    rows : int32 array of shape (r,)
-        Dense index of each row on its own side, ascending.
-    offsets : int64 array of shape (r + 1,)
-        Where each row's ratings begin and end.
-    columns : int32 array of shape (n,)
-        Dense index on the other side, ascending within a row.
-    ratings : float array of shape (n,)
-    weights : float array of shape (n,) or None
-        Weight of each rating, ≥ 0; ``None`` means that every weight is 1.
-    degrees : float64 array of shape (r,)
-        Degree of each row in the regularization: the sum of its weights, |I_u| (or |U_i|) when
-        there are none.
-    padded : Padded, optional
-        The same ratings padded, if they have been already.
     """
 
-    rows: NDArray[np.int32]
-    offsets: NDArray[np.int64]
-    columns: NDArray[np.int32]
-    ratings: NDArray[np.floating]
+    rows: NDArray[np.int32]  # (r,): Dense index of each row on its own side, ascending
+    offsets: NDArray[np.int64]  # (r + 1,): Where each row's ratings begin and end
+    columns: NDArray[np.int32]  # (n,): Dense index on the other side, ascending within a row
+    ratings: NDArray[np.floating]  # (n,)
+    # (n,): Weight of each rating, ≥ 0; ``None`` means that every weight is 1
     weights: NDArray[np.floating] | None
+    # (r,): Degree of each row in the regularization: the sum of its weights, |I_u| (or |U_i|) when
+    # there are none
     degrees: NDArray[np.float64]
-    padded: Padded | None = None
+    padded: Padded | None = None  # the same ratings padded, if they have been already
 
     @classmethod
     def from_triples(
@@ -296,24 +256,12 @@ def _order(
 
 
 def part_of(columns: NDArray[np.int32]) -> NDArray[np.int32]:
-    """Return the part of a long row that each of these columns belongs to.
-
-    Examples
-    --------
-    >>> part_of(np.array([0, SPAN - 1, SPAN], np.int32)).tolist()
-    [0, 0, 1]
-    """
+    """Return the part of a long row that each of these columns belongs to."""
     return columns // np.int32(SPAN)
 
 
 def parts_of(columns: int) -> int:
-    """Return the greatest number of parts of a long row, given the number of columns.
-
-    Examples
-    --------
-    >>> parts_of(SPAN), parts_of(SPAN + 1)
-    (1, 2)
-    """
+    """Return the greatest number of parts of a long row, given the number of columns."""
     return -(-columns // SPAN)
 
 
@@ -350,35 +298,18 @@ def _parts(
 
 
 class InBlock(NamedTuple):
-    """The ratings of a block, with columns renumbered to those that occur.
+    """The ratings of a block, with columns renumbered to those that occur."""
 
-    Attributes
-    ----------
-    first : int
-        Index of its first row; the others follow it without a gap.
-    block : RatingBlock
-        Rows are counted from `first`, columns are positions in `columns`.
-    columns : int32 array of shape (c,)
-        Indices on the other side, ascending, each once.
-    """
-
-    first: int
-    block: RatingBlock
-    columns: NDArray[np.int32]
+    first: int  # index of its first row; the others follow it without a gap
+    block: RatingBlock  # rows are counted from `first`, columns are positions in `columns`
+    columns: NDArray[np.int32]  # (c,): Indices on the other side, ascending, each once
 
 
 class OutBlockPart(NamedTuple):
-    """Rows of one block of the other side.
-
-    Attributes
-    ----------
-    block : int
-    positions : int32 array
-        Counted from the first row of that block, ascending.
-    """
+    """Rows of one block of the other side."""
 
     block: int
-    positions: NDArray[np.int32]
+    positions: NDArray[np.int32]  # counted from the first row of that block, ascending
 
 
 def in_block_of(block: RatingBlock) -> InBlock:
@@ -406,17 +337,6 @@ def held_out_in_block_of(block: RatingBlock, first: int) -> InBlock:
     """Renumber the columns of a block of held-out ratings.
 
     Rows may have no ratings, and -1, an id unknown in training, stays -1.
-
-    Parameters
-    ----------
-    first : int
-        Index of the first row of the block of training ratings that these belong to.
-
-    Examples
-    --------
-    >>> needs = held_out_in_block_of(RatingBlock.from_triples([-1, 5, 5], [7, -1, 3], [1, 2, 3]), 4)
-    >>> needs.block.rows.tolist(), needs.block.columns.tolist(), needs.columns.tolist()
-    ([-1, 1], [1, 0, -1], [3, 7])
     """
     known = block.columns >= 0
     columns = np.unique(block.columns[known])
@@ -434,14 +354,6 @@ def out_block_parts(columns: NDArray[np.int32], firsts: NDArray[np.int64]) -> li
         Indices, ascending.
     firsts : int64 array of shape (B,)
         Index of the first row of each block.
-
-    Examples
-    --------
-    >>> for share in out_block_parts(np.array([2, 5, 9], np.int32), np.array([0, 4, 7, 9])):
-    ...     print(share.block, share.positions)
-    0 [2]
-    1 [1]
-    3 [0]
     """
     bounds = np.append(np.searchsorted(columns, firsts), len(columns))
     return [

@@ -38,15 +38,11 @@ def designs(
     ----------
     fixed : float array of shape (m, 1 + K)
         The other side's rows (β, γ); the design has their dtype.
-    biases : bool
-        Without, the design rows are (0, γ_i), which keeps β = 0.
 
     Yields
     ------
     int64 array of shape (s,)
         Positions in ``block.rows``.
-    Segments
-        Their designs, valid until the next ones are requested.
     """
     padded = block.with_padding().padded
     assert padded is not None

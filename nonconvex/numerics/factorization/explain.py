@@ -105,12 +105,6 @@ def principal_axes(users: NDArray[np.floating], items: NDArray[np.floating]) -> 
         is at its positive end.
     float64 array of shape (K,)
         S² / Σ S², of each axis.
-
-    Examples
-    --------
-    >>> coordinates, shares = principal_axes(np.array([[2.0], [2.0]]), np.array([[1.0], [-3.0]]))
-    >>> coordinates.ravel(), shares
-    (array([-2.,  6.]), array([1.]))
     """
     gram = users.T.astype(np.float64) @ users
     values, vectors = np.linalg.eigh(gram)

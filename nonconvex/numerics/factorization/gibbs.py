@@ -49,23 +49,12 @@ class RowDistribution(NamedTuple):
 
     Heavy raters and popular items behave differently, so the prior mean depends on the number d of
     ratings: h = log((1 + d)/(1 + d₀)), where d₀ is the least d of the side.
-
-    Attributes
-    ----------
-    mean : float64 array of shape (1 + K,)
-        μ, the mean of a row with d₀ ratings.
-    slope : float64 array of shape (1 + K,)
-        ξ.
-    precision : float64 array of shape (1 + K, 1 + K)
-        Λ.
-    least : float
-        d₀ ≥ 0.
     """
 
-    mean: Array
-    slope: Array
-    precision: Array
-    least: float
+    mean: Array  # (1 + K,): μ, the mean of a row with d₀ ratings
+    slope: Array  # (1 + K,): ξ
+    precision: Array  # (1 + K, 1 + K): Λ
+    least: float  # d₀ ≥ 0
 
     def means(self, degrees: Array) -> Array:
         """Return μ + h ξ of rows with d ratings each, of shape (r, 1 + K)."""
@@ -86,20 +75,11 @@ class RowPrior(NamedTuple):
     A full Λ with a Normal–Wishart prior, as in Salakhutdinov and Mnih (2008), predicted no better
     on real ratings: test RMSE at rank 10 was 0.8067 against 0.8050 on ml-latest-small, and 1.4889
     against 1.4865 on MovieTweetings.
-
-    Attributes
-    ----------
-    units : float64 array of shape (1 + K,)
-        u.
-    degrees : float
-        ν > 0, the weight of the prior of λ in rows.
-    rows : float
-        b > 0, the weight of the prior of μ in rows.
     """
 
-    units: Array
-    degrees: float = 1.0
-    rows: float = 1.0
+    units: Array  # (1 + K,): u
+    degrees: float = 1.0  # ν > 0, the weight of the prior of λ in rows
+    rows: float = 1.0  # b > 0, the weight of the prior of μ in rows
 
     @classmethod
     def of(cls, deviation: float, rank: int) -> RowPrior:
@@ -146,24 +126,13 @@ def _activity(degrees: Array, least: float) -> Array:
 class NoisePrior(NamedTuple):
     """The prior of the intercept α and of the noise of ratings.
 
-        α ~ N(c, s²),   τ ~ Gamma(ν/2, ν s²/2),   ω_u ~ Gamma(κ/2, κ/2)
-
-    Attributes
-    ----------
-    center : float
-        c.
-    unit : float
-        s > 0.
-    degrees : float
-        ν > 0, the weight of the prior of τ in ratings.
-    user_degrees : float
-        κ > 2, the weight of the prior of ω_u in ratings of the user.
+    α ~ N(c, s²),   τ ~ Gamma(ν/2, ν s²/2),   ω_u ~ Gamma(κ/2, κ/2)
     """
 
-    center: float
-    unit: float
-    degrees: float = 1.0
-    user_degrees: float = 5.0
+    center: float  # c
+    unit: float  # s > 0
+    degrees: float = 1.0  # ν > 0, the weight of the prior of τ in ratings
+    user_degrees: float = 5.0  # κ > 2, the weight of the prior of ω_u in ratings of the user
 
     def draw(
         self,
@@ -175,22 +144,8 @@ class NoisePrior(NamedTuple):
     ) -> tuple[float, float]:
         """Draw α given τ, and then τ given that α.
 
-            α ~ N((τ Σ ω w (e + α) + c/s²) / p, 1/p) with p = τ Σ ω w + 1/s²
-            τ ~ Gamma((ν + n)/2, ½ (ν s² + Σ ω w e²))
-
-        Parameters
-        ----------
-        alpha, tau : float
-            The current values.
-        sums : (float, float, float)
-            Σ ω w e, Σ ω w e² and Σ ω w over all ratings, with e = R − R̂ under that `alpha`.
-        count : float
-            n, the sum of the w.
-
-        Returns
-        -------
-        (float, float)
-            α and τ.
+        α ~ N((τ Σ ω w (e + α) + c/s²) / p, 1/p) with p = τ Σ ω w + 1/s²
+        τ ~ Gamma((ν + n)/2, ½ (ν s² + Σ ω w e²))
         """
         residual, squares, weight = sums
         precision = tau * weight + self.unit**-2
@@ -217,8 +172,6 @@ class NoisePrior(NamedTuple):
             Σ w e² of each user.
         degrees : float64 array of shape (n_u,)
             d_u, the sum of the w of each user.
-        generator : numpy.random.Generator or None
-            None for the mean.
 
         Returns
         -------
@@ -231,30 +184,15 @@ class NoisePrior(NamedTuple):
 
 
 class Conditional(NamedTuple):
-    """The conditions of a draw of rows, apart from their ratings and the other side.
+    """The conditions of a draw of rows, apart from their ratings and the other side."""
 
-    Attributes
-    ----------
-    alpha : float
-        α.
-    tau : float
-        τ > 0, the precision of a rating of weight 1 by a user with ω = 1.
-    rows : RowDistribution
-        μ and Λ.
-    stream : Stream or None
-        Random numbers; without, rows are set to their mean.
-    user_precision : float64 array, optional
-        ω of all users, by dense index; by default 1.
-    of_rows : bool
-        Whether users are the rows of the blocks, not the columns.
-    """
-
-    alpha: float
-    tau: float
-    rows: RowDistribution
-    stream: Stream | None
+    alpha: float  # α
+    tau: float  # τ > 0, the precision of a rating of weight 1 by a user with ω = 1
+    rows: RowDistribution  # μ and Λ
+    stream: Stream | None  # random numbers; without, rows are set to their mean
+    # ω of all users, by dense index; by default 1
     user_precision: NDArray[np.float64] | None = None
-    of_rows: bool = True
+    of_rows: bool = True  # whether users are the rows of the blocks, not the columns
 
     def draw(
         self,
@@ -270,12 +208,6 @@ class Conditional(NamedTuple):
             The other side's rows (β, γ), whose dtype is that of the arithmetic.
         keys : int array of shape (r,), optional
             Keys of the random numbers of each row; by default ``block.rows``.
-
-        Returns
-        -------
-        RowUpdate
-            The penalty of a row is (x − μ)ᵀ Λ (x − μ), with its own μ; ω counts as part of the
-            weights.
         """
         dtype, width = fixed.dtype, fixed.shape[1]
         size, omega = len(block.rows), np.ones(len(block.rows))
@@ -371,23 +303,14 @@ class Sample(NamedTuple):
         β_u' = β_u − μ_βu + δ_u·μ_γi,   β_i' = β_i − μ_βi + μ_γu·δ_i,   γ' = δ
 
     so an unknown id, whose best guess is the mean μ of the rows with fewest ratings, contributes 0.
-
-    Attributes
-    ----------
-    factors : Factors
-    tau : float
-        τ.
-    users, items : RowDistribution
-        The distribution of the rows of each side, with μ = 0.
-    user_precision : float64 array of shape (n_u,)
-        ω.
     """
 
     factors: Factors
-    tau: float
+    tau: float  # τ
+    # the distribution of the rows of each side, with μ = 0
     users: RowDistribution
     items: RowDistribution
-    user_precision: NDArray[np.float64]
+    user_precision: NDArray[np.float64]  # (n_u,): ω
 
     @classmethod
     def of(
@@ -483,13 +406,7 @@ class Chain:
         self._squares = self._plain = 0.0  # Σ ω w e² and Σ w e²
 
     def conditional(self, side: Side, sweep: int) -> Conditional:
-        """Draw μ, ξ and Λ of a side, and return the conditions of its rows.
-
-        Parameters
-        ----------
-        sweep : int
-            From 1 on.
-        """
+        """Draw μ, ξ and Λ of a side, and return the conditions of its rows."""
         key = (self._number, sweep, side.number)
         stream, rows = Stream.of(self._seed, *key, _ROWS), self.rows[side]
         if sweep <= HELD:

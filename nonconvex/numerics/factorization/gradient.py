@@ -113,8 +113,6 @@ def sample_ratings(block: RatingBlock, sampled: NDArray[np.bool_], *, rows: bool
     ----------
     sampled : bool array of shape (m,)
         By the dense index of the rows, or of the columns.
-    rows : bool
-        Which of the two.
     """
     keep = sampled[np.repeat(block.rows, block.counts) if rows else block.columns]
     scale = len(sampled) / max(1, int(sampled.sum()))

@@ -72,21 +72,11 @@ class Side(StrEnum):
 
 
 class Factors(NamedTuple):
-    """All parameters of the model.
+    """All parameters of the model."""
 
-    Attributes
-    ----------
-    alpha : float
-        The global bias α.
-    users : float array of shape (n_u, 1 + K)
-        Row u is x_u = (β_u, γ_u).
-    items : float array of shape (n_i, 1 + K)
-        Row i is x_i = (β_i, γ_i).
-    """
-
-    alpha: float
-    users: NDArray[np.floating]
-    items: NDArray[np.floating]
+    alpha: float  # the global bias α
+    users: NDArray[np.floating]  # (n_u, 1 + K): Row u is x_u = (β_u, γ_u)
+    items: NDArray[np.floating]  # (n_i, 1 + K): Row i is x_i = (β_i, γ_i)
 
 
 class Ridge(NamedTuple):
@@ -94,26 +84,13 @@ class Ridge(NamedTuple):
 
     ν = 0 and ρ = 1 is the plain λ Σ (β² + ‖γ‖²) of the lecture's objective.  ν = 1 grows with the
     number of ratings, as in MLlib's ALS, where λ_MLlib = λ · (number of rows).
-
-    Attributes
-    ----------
-    reg : float
-        λ₁ for users, λ₂ for items, ≥ 0.
-    exponent : float
-        ν.
-    total : float
-        n, the number of ratings (or the sum of their weights).
-    mean_degree : float
-        d̄ = n / (number of rows).
-    bias_ratio : float
-        ρ, the regularization of β relative to that of γ.
     """
 
-    reg: float
-    exponent: float
-    total: float
-    mean_degree: float
-    bias_ratio: float = 1.0
+    reg: float  # λ₁ for users, λ₂ for items, ≥ 0
+    exponent: float  # ν
+    total: float  # n, the number of ratings (or the sum of their weights)
+    mean_degree: float  # d̄ = n / (number of rows)
+    bias_ratio: float = 1.0  # ρ, the regularization of β relative to that of γ
 
     def diagonal(self, degrees: NDArray[np.float64], width: int) -> NDArray[np.float64]:
         """Diagonal added to each row's normal equation, of shape (r, width)."""
@@ -337,46 +314,20 @@ def preferences(block: RatingBlock, confidence: float) -> RatingBlock:
 
 
 def default_implicit_reg(total: float, mean_weight: float) -> float:
-    """Return the λ that ranks well on real data without tuning: n λ = 5 · mean of κ |R|.
-
-    Parameters
-    ----------
-    total : float
-        n, the number of positive ratings.
-    mean_weight : float
-        Mean of κ |R_ui| over them.
-
-    Examples
-    --------
-    >>> default_implicit_reg(100_000, 2.0)
-    0.0001
-    """
+    """Return the λ that ranks well on real data without tuning: n λ = 5 · mean of κ |R|."""
     return 5.0 * mean_weight / total
 
 
 class Background(NamedTuple):
-    """Σ_j (o_j + z_jᵀx)² over all columns j, where o_j = α + β_j and z_j = (1, γ_j).
+    """Σ_j (o_j + z_jᵀx)² over all columns j, where o_j = α + β_j and z_j = (1, γ_j)."""
 
-    Attributes
-    ----------
-    gram : float64 array of shape (1 + K, 1 + K)
-        Σ z zᵀ.
-    rhs : float64 array of shape (1 + K,)
-        −Σ o z.
-    sums : float64 array of shape (1 + K,)
-        Σ z.
-    total, square : float
-        Σ o and Σ o².
-    columns : int
-        Number of columns.
-    """
-
-    gram: NDArray[np.float64]
-    rhs: NDArray[np.float64]
-    sums: NDArray[np.float64]
+    gram: NDArray[np.float64]  # (1 + K, 1 + K): Σ z zᵀ
+    rhs: NDArray[np.float64]  # (1 + K,): −Σ o z
+    sums: NDArray[np.float64]  # (1 + K,): Σ z
+    # Σ o and Σ o²
     total: float
     square: float
-    columns: int
+    columns: int  # number of columns
 
     @classmethod
     def of(cls, fixed: NDArray[np.floating], alpha: float, *, biases: bool) -> Background:
@@ -406,15 +357,6 @@ class InitialRows(NamedTuple):
 
     The numbers depend on the seed, the restart, the side and the index of the row alone, not on
     other restarts or on the process that draws them.
-
-    Attributes
-    ----------
-    rows, rank : int
-    scale : float
-    seed, restart : int
-    side : Side
-    dtype : float type
-    nonnegative : bool
     """
 
     rows: int

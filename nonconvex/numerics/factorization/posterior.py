@@ -39,18 +39,12 @@ _FOLDING = 1 << 20  # a key of streams that is no number of a chain
 
 
 class Spread(NamedTuple):
-    """Parameters of the standard deviation of predictions, apart from the rows.
+    """Parameters of the standard deviation of predictions, apart from the rows."""
 
-    Attributes
-    ----------
-    alphas, taus : float64 arrays of shape (S,)
-        α and τ of each sample.
-    user_covariances, item_covariances : float64 arrays of shape (S, 1 + K, 1 + K)
-        Λ⁻¹ of each side: the covariance of the row of an unknown id.
-    """
-
+    # of shapes (S,): α and τ of each sample
     alphas: Array
     taus: Array
+    # of shapes (S, 1 + K, 1 + K): Λ⁻¹ of each side: the covariance of the row of an unknown id
     user_covariances: Array
     item_covariances: Array
 
@@ -115,29 +109,19 @@ class Spread(NamedTuple):
 
 
 class Posterior(NamedTuple):
-    """Kept samples of a fit.
+    """Kept samples of a fit."""
 
-    Attributes
-    ----------
-    alphas, taus : float64 arrays of shape (S,)
-    users, items : float arrays of shape (m, S (1 + K))
-        The rows (β, γ) of all samples side by side.
-    user_precision : float array of shape (n_u, S)
-        ω of all samples.
-    user_rows, item_rows : list of RowDistribution
-        Distributions of the rows of each sample, with μ = 0.
-    seed : int
-        Seed of the fit; folding in draws from it, too.
-    """
-
+    # of shapes (S,)
     alphas: Array
     taus: Array
+    # of shapes (m, S (1 + K)): The rows (β, γ) of all samples side by side
     users: NDArray[np.floating]
     items: NDArray[np.floating]
-    user_precision: NDArray[np.floating]
+    user_precision: NDArray[np.floating]  # (n_u, S): ω of all samples
+    # distributions of the rows of each sample, with μ = 0
     user_rows: list[RowDistribution]
     item_rows: list[RowDistribution]
-    seed: int
+    seed: int  # seed of the fit; folding in draws from it, too
 
     @classmethod
     def of(cls, samples: Sequence[Sample], seed: int) -> Posterior:
@@ -255,13 +239,7 @@ def fold_rows(
 
 
 def half_width(level: float) -> float:
-    """Return the half-width in standard deviations of a central interval of a normal.
-
-    Examples
-    --------
-    >>> round(half_width(0.95), 2)
-    1.96
-    """
+    """Return the half-width in standard deviations of a central interval of a normal."""
     return NormalDist().inv_cdf((1 + level) / 2)
 
 
@@ -390,20 +368,9 @@ def split_r_hat(draws: Array) -> float:
     draws : float64 array of shape (m, length)
         What m chains drew of one quantity.
 
-    Returns
-    -------
-    float
-        NaN if a chain has fewer than four draws.
-
     References
     ----------
     Gelman et al. (2013), Bayesian Data Analysis, third edition, section 11.4.
-
-    Examples
-    --------
-    >>> apart = np.array([[0.0, 1.0] * 10, [5.0, 6.0] * 10])
-    >>> split_r_hat(apart) > 3, split_r_hat(apart[:1]) < 1.01
-    (True, True)
     """
     halves = _halves(draws)
     n = halves.shape[1]

@@ -61,34 +61,21 @@ _PRIOR = NoisePrior(0.0, 1.0)
 
 
 class RowEvidence(NamedTuple):
-    """Degrees and noise of each row.
+    """Degrees and noise of each row."""
 
-    Attributes
-    ----------
-    user_degrees, item_degrees : float arrays of shape (n_u,) and (n_i,)
-        d, the sum of the weights of each row.
-    noise : float array of shape (n_u,)
-        s_u² of a rating of weight 1.
-    """
-
+    # of shapes (n_u,) and (n_i,): d, the sum of the weights of each row
     user_degrees: NDArray[np.floating]
     item_degrees: NDArray[np.floating]
-    noise: NDArray[np.floating]
+    noise: NDArray[np.floating]  # (n_u,): s_u² of a rating of weight 1
 
 
 class DesignMoments(NamedTuple):
-    """M = Σ_r d_r z_r z_rᵀ / n of both sides, with z_r = (1, γ_r), or (0, γ_r) without biases.
+    """M = Σ_r d_r z_r z_rᵀ / n of both sides, with z_r = (1, γ_r), or (0, γ_r) without biases."""
 
-    Attributes
-    ----------
-    users, items : float64 arrays of shape (1 + K, 1 + K)
-    dtype : float type
-        Dtype of the factors.
-    """
-
+    # of shapes (1 + K, 1 + K)
     users: Array
     items: Array
-    dtype: np.dtype[Any]
+    dtype: np.dtype[Any]  # dtype of the factors
 
     @classmethod
     def of(
@@ -106,13 +93,7 @@ class DesignMoments(NamedTuple):
 
 
 def degree_shares(degrees: NDArray[np.floating]) -> Iterator[tuple[int, Array]]:
-    """Yield, for `MOMENT_ROWS` rows at a time, the index of the first and d/n of all.
-
-    Examples
-    --------
-    >>> list(degree_shares(np.array([1.0, 3.0])))
-    [(0, array([0.25, 0.75]))]
-    """
+    """Yield, for `MOMENT_ROWS` rows at a time, the index of the first and d/n of all."""
     share = degrees / np.sum(degrees, dtype=np.float64)
     for first in range(0, len(share), MOMENT_ROWS):
         yield first, share[first : first + MOMENT_ROWS]
@@ -125,12 +106,6 @@ def moment_of(rows: NDArray[np.floating], share: Array, *, biases: bool) -> Arra
     ----------
     rows : float array of shape (r, 1 + K)
     share : float64 array of shape (r,)
-
-    Examples
-    --------
-    >>> moment_of(np.array([[9.0, 2.0]]), np.array([0.5]), biases=True)
-    array([[0.5, 1. ],
-           [1. , 2. ]])
     """
     z = rows.astype(np.float64)
     z[:, 0] = 1.0 if biases else 0.0
@@ -140,20 +115,12 @@ def moment_of(rows: NDArray[np.floating], share: Array, *, biases: bool) -> Arra
 
 
 class SideSpread(NamedTuple):
-    """A⁻¹ of all rows of a side: V diag(1/(d m_k + c_d)) Vᵀ with c_d = (d/d̄)^ν.
+    """A⁻¹ of all rows of a side: V diag(1/(d m_k + c_d)) Vᵀ with c_d = (d/d̄)^ν."""
 
-    Attributes
-    ----------
-    vectors : float64 array of shape (1 + K, 1 + K)
-        V, with Vᵀ P₀ V = I and Vᵀ M V = diag(m), where P₀ is P of a row with d = d̄.
-    moments : float64 array of shape (1 + K,)
-        m ≥ 0.
-    exponent, mean_degree, least : float
-        ν, d̄, and the least d > 0 of a row, whose P an unknown id has.
-    """
-
+    # (1 + K, 1 + K): V, with Vᵀ P₀ V = I and Vᵀ M V = diag(m), where P₀ is P of a row with d = d̄
     vectors: Array
-    moments: Array
+    moments: Array  # (1 + K,): m ≥ 0
+    # ν, d̄, and the least d > 0 of a row, whose P an unknown id has
     exponent: float
     mean_degree: float
     least: float
@@ -168,12 +135,6 @@ class SideSpread(NamedTuple):
         ----------
         moment : float64 array of shape (1 + K, 1 + K)
             M of the other side.
-        degrees : float array
-            d of this side.
-        ridge : Ridge
-            Ridge of this side, with λ > 0 and ρ > 0.
-        biases : bool
-            Without, the design rows are (0, γ).
         """
         root = np.sqrt(ridge.diagonal(np.array([ridge.mean_degree]), len(moment))[0])
         if not biases:
@@ -203,27 +164,14 @@ class SideSpread(NamedTuple):
 
 
 class RidgeSpread(NamedTuple):
-    """Parameters of the standard deviation of predictions, apart from the rows.
-
-    Attributes
-    ----------
-    users, items : SideSpread
-    noise : float
-        s².
-    share : float
-        Effective unknowns of items per rating.
-    of_ratings : bool
-        Whether deviations are those of ratings, not of their mean R̂.
-    biases : bool
-        Whether there are β.
-    """
+    """Parameters of the standard deviation of predictions, apart from the rows."""
 
     users: SideSpread
     items: SideSpread
-    noise: float
-    share: float
-    of_ratings: bool
-    biases: bool
+    noise: float  # s²
+    share: float  # effective unknowns of items per rating
+    of_ratings: bool  # whether deviations are those of ratings, not of their mean R̂
+    biases: bool  # whether there are β
 
     def levels(self, degrees: Array, squares: Array) -> Array:
         """Return s_u² of users with d ratings each and q_u = squares, of shape (r,)."""
@@ -279,24 +227,14 @@ class RidgeSpread(NamedTuple):
 
 
 class RidgePosterior(NamedTuple):
-    """Laplace approximation of the posterior at a minimum.
-
-    Attributes
-    ----------
-    measured : RowEvidence
-    noise : float
-        s² over all users.
-    user_ridge, item_ridge : Ridge
-        Ridges of training, with λ > 0 and ρ > 0.
-    biases : bool
-        Whether there are β.
-    """
+    """Laplace approximation of the posterior at a minimum."""
 
     measured: RowEvidence
-    noise: float
+    noise: float  # s² over all users
+    # ridges of training, with λ > 0 and ρ > 0
     user_ridge: Ridge
     item_ridge: Ridge
-    biases: bool
+    biases: bool  # whether there are β
 
     @classmethod
     def of(
@@ -312,13 +250,9 @@ class RidgePosterior(NamedTuple):
 
         Parameters
         ----------
-        factors : Factors or DesignMoments
-            DesignMoments suffice.
         degrees : (float array of shape (n_u,), float array of shape (n_i,))
         squares : float64 array of shape (n_u,)
             q_u = Σ w e² over the training ratings of each user.
-        ridges : (Ridge, Ridge)
-            Those of users and of items.
         """
         users, items = (np.asarray(side, np.float64) for side in degrees)
         posterior = cls(RowEvidence(users, items, np.ones(len(users))), 1.0, *ridges, biases)

@@ -4,25 +4,19 @@ From δ⁽ᴸ⁾ = w ∂ℓ/∂z⁽ᴸ⁾, one row for each example, back throug
 
     ∂/∂W_l = h⁽ˡ⁻¹⁾ᵀ δ⁽ˡ⁾,   ∂/∂b_l = Σ_rows δ⁽ˡ⁾,   δ⁽ˡ⁻¹⁾ = (δ⁽ˡ⁾ W_lᵀ) σ'_{l−1}(z⁽ˡ⁻¹⁾)
 
-`sums` adds over examples, what it returns is added over pieces of data by `merge`, and `objective`
-makes f and its gradient of them:
+`sums` adds over examples, `merge` over pieces of data, and `network_objective` returns f and its
+gradient:
 
     f(θ) = Σ w ℓ / Σ w + (λ/2) Σ_l ‖W_l‖²
 
-**The same bits, whatever the cores.**  A minibatch is cut into *lanes*: up to 4 equal runs of
-rows, as many as its size and the network's say.  Each is computed by one thread, in pieces of at
-most 1024 rows, and their sums are added in order.  How many are computed at a time changes the
-time and nothing else.
+**Same bits, whatever the cores.**  A minibatch is cut into *lanes*: up to 4 equal runs of rows, by
+its size.  Each is computed by one thread, in pieces of at most 1024 rows, and the sums are added in
+order.
 
-The one seeded order of rows: epochs, cut into minibatches.
-
-Data are held in P pieces, which the data alone determine.  Epoch e visits the pieces in an order
-drawn for (seed, e), and the rows of piece q in an order drawn for (seed, e, q); minibatches are
-cut from that one sequence.  So which rows a step sees, and in which order, depends neither on
-where the pieces are held nor on how many cores there are; and whoever holds a piece can draw the
-order of its rows again, without being sent it.
-
-Gradients of minibatches computed in this process, from examples held in memory.
+**Order of rows.**  Data are held in P pieces.  Epoch e visits the pieces in an order drawn for
+(seed, e), and the rows of piece q in an order drawn for (seed, e, q); minibatches are cut from that
+sequence.  So the rows of a step depend on the pieces alone, and any holder of a piece can draw the
+order of its rows.
 """
 
 from __future__ import annotations
@@ -37,11 +31,11 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from nonconvex.numerics.deterministic import one_thread_per_product
+from nonconvex.numerics.deterministic import Stream, one_thread_per_product
 from nonconvex.numerics.network.model import ACTIVATIONS, Network, NetworkError, forward
 
 __all__ = [
-    "Evaluation",
+    "EvaluationSums",
     "Examples",
     "LocalGradients",
     "Slice",
@@ -51,7 +45,7 @@ __all__ = [
     "epoch_rows",
     "evaluate",
     "merge",
-    "objective",
+    "network_objective",
     "piece_order",
     "row_order",
     "steps_per_epoch",
@@ -61,63 +55,35 @@ __all__ = [
 Array = NDArray[np.floating]
 
 LANES = 4
-ROWS_OF_LANE = 64  # at least: below, adding up the gradients of lanes takes too much of the time
-ROWS_AT_A_TIME = 1024  # at most, so that memory does not grow with the data
+ROWS_OF_LANE = 64  # at least: below, adding the gradients of lanes takes too long
+ROWS_AT_A_TIME = 1024  # at most: memory must not grow with the data
 
 
 class Examples(NamedTuple):
-    """Rows to learn from.
+    """Rows of training data."""
 
-    Attributes
-    ----------
-    x : float array of shape (m, d_0)
-        In the dtype of θ; another one is converted at every use.
-    y : array
-        Float of shape (m, k) for the squared error; integers of shape (m,), the classes, for the
-        cross-entropies.
-    weight : float64 array of shape (m,), optional
-        w ≥ 0; None means that every weight is 1.
-    """
-
-    x: Array
+    x: Array  # (m, d_0): In the dtype of θ; any other is converted at every use
+    # float of shape (m, k) for the squared error; integers of shape (m,), the classes, for the
+    # cross-entropies
     y: NDArray[Any]
-    weight: NDArray[np.float64] | None = None
+    weight: NDArray[np.float64] | None = None  # (m,): w ≥ 0; None means that every weight is 1
 
 
 class Sums(NamedTuple):
-    """What a step needs to know of some examples; `merge` adds.
+    """Sums of loss and gradient over examples; `merge` adds."""
 
-    Attributes
-    ----------
-    loss : float64 array of shape (R,)
-        Σ w ℓ, without the penalty.
-    gradient : float array of shape (R, p)
-        Its gradient, in the dtype of θ.
-    weight : float
-        Σ w.
-    """
-
-    loss: NDArray[np.float64]
-    gradient: Array
-    weight: float
+    loss: NDArray[np.float64]  # (R,): Σ w ℓ, without the penalty
+    gradient: Array  # (R, p): Its gradient, in the dtype of θ
+    weight: float  # Σ w
 
 
-class Evaluation(NamedTuple):
-    """How well some examples are predicted; `merge` adds.
+class EvaluationSums(NamedTuple):
+    """Sums of loss and accuracy over examples; `merge` adds."""
 
-    Attributes
-    ----------
-    loss : float64 array of shape (R,)
-        Σ w ℓ.
-    correct : float64 array of shape (R,)
-        Σ w over the examples whose class is predicted; 0 for the squared error.
-    weight : float
-        Σ w.
-    """
-
-    loss: NDArray[np.float64]
+    loss: NDArray[np.float64]  # (R,): Σ w ℓ
+    # (R,): Σ w over the examples whose class is predicted; 0 for the squared error
     correct: NDArray[np.float64]
-    weight: float
+    weight: float  # Σ w
 
     def mean_loss(self) -> NDArray[np.float64]:
         """Σ w ℓ / Σ w, of shape (R,)."""
@@ -130,7 +96,7 @@ class Evaluation(NamedTuple):
         return self.correct / self.weight
 
 
-S = TypeVar("S", Sums, Evaluation)
+S = TypeVar("S", Sums, EvaluationSums)
 
 
 class OrderedMap(Protocol):
@@ -141,25 +107,12 @@ class OrderedMap(Protocol):
 
 
 def merge(a: S, b: S) -> S:
-    """Put the sums over two sets of examples together."""
+    """Add the sums over two sets of examples."""
     return type(a)(*map(operator.add, a, b))
 
 
 def check(network: Network, examples: Examples) -> None:
-    """Refuse examples that do not fit the network.
-
-    Raises
-    ------
-    NetworkError
-        If shapes disagree, or a class is not an integer or outside 0 … k − 1.
-
-    Examples
-    --------
-    >>> network = Network((1, 3), (), "categorical-cross-entropy")
-    >>> check(network, Examples(np.zeros((2, 1)), np.array([0, 3])))
-    Traceback (most recent call last):
-    nonconvex.numerics.network.model.NetworkError: classes must be 0 … 2, got 3; ...
-    """
+    """Refuse examples that do not fit the network."""
     x, y, weight = examples
     if x.ndim != 2 or x.shape[1] != network.layers[0]:
         raise NetworkError(
@@ -198,21 +151,19 @@ def sums(
 
     Parameters
     ----------
-    network : Network
     theta : float array of shape (R, p)
         R restarts; each gets the bits that it would get alone.
     examples : Examples
-        As `check` wants them.
+        Valid by `check`.
     rows : int array, optional
-        Which of them, in this order; all by default.  Giving rows is faster than taking them
-        beforehand, and the bits are the same.
+        Their order, by default that of `examples`; the same bits as taking them beforehand, faster.
     ordered_map : callable
         `map` computes lane after lane; the ``map`` of a ThreadPoolExecutor several at a time.
 
     Returns
     -------
     Sums
-        A loss that is too great to be a number is infinite or NaN, without a warning.
+        A loss that overflows is infinite or NaN, without a warning.
 
     Raises
     ------
@@ -242,35 +193,21 @@ def evaluate(
     rows: NDArray[np.integer] | None = None,
     *,
     ordered_map: OrderedMap = map,
-) -> Evaluation:
-    """Sum the loss and the classes that are right over examples: a forward pass.
-
-    Parameters
-    ----------
-    network, theta, examples, rows, ordered_map
-        As for `sums`.
-
-    Examples
-    --------
-    >>> network = Network((1, 1), (), "binary-cross-entropy", bias=False)
-    >>> examples = Examples(np.array([[2.0], [-1.0]]), np.array([1, 1]))
-    >>> evaluate(network, np.array([[1.0]]), examples).metric(network)
-    array([0.5])
-    """
+) -> EvaluationSums:
+    """Sum the loss and the correct classes over examples: a forward pass."""
     return _total(
         lambda part: _evaluate(network, theta, part), network, examples, rows, ordered_map
     )
 
 
-def objective(network: Network, theta: Array, sums: Sums) -> tuple[NDArray[np.float64], Array]:
+def network_objective(
+    network: Network, theta: Array, sums: Sums
+) -> tuple[NDArray[np.float64], Array]:
     """f(θ) = Σ w ℓ / Σ w + (λ/2) Σ_l ‖W_l‖² and its gradient; the only place of the penalty.
 
     Parameters
     ----------
-    network : Network
     theta : float array of shape (R, p)
-    sums : Sums
-        Without any weight the data say nothing, and the penalty is all.
 
     Returns
     -------
@@ -278,12 +215,6 @@ def objective(network: Network, theta: Array, sums: Sums) -> tuple[NDArray[np.fl
         f.
     float array of shape (R, p)
         Its gradient, in the dtype of θ.
-
-    Examples
-    --------
-    >>> network = Network((1, 1), (), "squared-error", bias=False, reg=0.5)
-    >>> objective(network, np.array([[3.0]]), Sums(np.array([1.0]), np.array([[4.0]]), 1.0))
-    (array([3.25]), array([[5.5]]))
     """
     weight = sums.weight or 1.0
     value, gradient = sums.loss / weight, sums.gradient / weight
@@ -301,13 +232,13 @@ def _total(
     rows: NDArray[np.integer] | None,
     ordered_map: OrderedMap,
 ) -> S:
-    """Add up a function of examples over all lanes, in their order."""
+    """Sum a function of examples over all lanes, in order."""
     count = len(examples.x) if rows is None else len(rows)
 
     def lane(place: slice) -> S:
         starts = range(place.start, place.stop, ROWS_AT_A_TIME) or [0]  # no rows: sums of 0
         parts = [slice(start, min(start + ROWS_AT_A_TIME, place.stop)) for start in starts]
-        with np.errstate(all="ignore"):  # divergence is seen in the loss
+        with np.errstate(all="ignore"):  # the loss shows divergence
             return reduce(
                 merge,
                 (function(_taken(examples, p if rows is None else rows[p])) for p in parts),
@@ -352,7 +283,7 @@ def _sums(network: Network, theta: Array, examples: Examples) -> Sums:
     return Sums(value.sum(axis=-1), gradient, _weight(examples))
 
 
-def _evaluate(network: Network, theta: Array, examples: Examples) -> Evaluation:
+def _evaluate(network: Network, theta: Array, examples: Examples) -> EvaluationSums:
     *_, z = forward(network, theta, examples.x)
     value, _ = network.output.evaluate(z, examples.y)  # (R, m)
     right = np.zeros(value.shape)
@@ -361,27 +292,21 @@ def _evaluate(network: Network, theta: Array, examples: Examples) -> Evaluation:
     if examples.weight is not None:
         value *= examples.weight
         right *= examples.weight
-    return Evaluation(value.sum(axis=-1), right.sum(axis=-1), _weight(examples))
+    return EvaluationSums(value.sum(axis=-1), right.sum(axis=-1), _weight(examples))
 
 
 def _weight(examples: Examples) -> float:
     return float(len(examples.x) if examples.weight is None else examples.weight.sum())
 
 
-_PIECES, _ROWS = 1, 2  # the purposes of these random numbers, beside that of `network`
+_PIECES, _ROWS = 1, 2  # uses of random numbers, beside that of `model`
 
 
 class Slice(NamedTuple):
-    """A run of the shuffled rows of one piece.
-
-    Attributes
-    ----------
-    piece : int
-    start, stop : int
-        The rows are ``row_order(size, seed, epoch, piece)[start:stop]``.
-    """
+    """A run of the shuffled rows of one piece."""
 
     piece: int
+    # the rows are ``row_order(size, seed, epoch, piece)[start:stop]``
     start: int
     stop: int
 
@@ -389,22 +314,9 @@ class Slice(NamedTuple):
 def epoch_order(
     sizes: Sequence[int], batch_size: int, seed: int, epoch: int
 ) -> Iterator[list[Slice]]:
-    """Yield the minibatches of an epoch, each a list of slices to be put one after another.
+    """Yield the minibatches of an epoch, each a list of slices to concatenate.
 
     Every row occurs exactly once; the last minibatch may be short.
-
-    Parameters
-    ----------
-    sizes : sequence of int
-        The number of rows of each piece.
-    batch_size : int
-        B ≥ 1.
-    seed, epoch : int
-
-    Examples
-    --------
-    >>> list(epoch_order([3, 2], 4, seed=0, epoch=1))
-    [[Slice(piece=1, start=0, stop=2), Slice(piece=0, start=0, stop=2)], ...]
     """
     batch: list[Slice] = []
     room = batch_size
@@ -425,13 +337,7 @@ def epoch_order(
 def epoch_rows(
     sizes: Sequence[int], batch_size: int, seed: int, epoch: int
 ) -> Iterator[list[tuple[int, NDArray[np.int64]]]]:
-    """Yield what `epoch_order` does as pairs of a piece and the positions of rows within it.
-
-    Examples
-    --------
-    >>> list(epoch_rows([3, 2], 4, seed=0, epoch=1))
-    [[(1, array([0, 1])), (0, array([2, 0]))], [(0, array([1]))]]
-    """
+    """Yield the minibatches of `epoch_order` as pairs of a piece and positions of rows in it."""
     held, rows = -1, np.empty(0, np.int64)
     for batch in epoch_order(sizes, batch_size, seed, epoch):
         positions = []
@@ -444,12 +350,12 @@ def epoch_rows(
 
 def piece_order(pieces: int, seed: int, epoch: int) -> list[int]:
     """Return the order in which an epoch visits the pieces."""
-    return [int(piece) for piece in _generator(seed, _PIECES, epoch).permutation(pieces)]
+    return [int(piece) for piece in Stream.generator(seed, _PIECES, epoch).permutation(pieces)]
 
 
 def row_order(size: int, seed: int, epoch: int, piece: int) -> NDArray[np.int64]:
     """Return the order in which an epoch visits the rows of a piece, of shape (size,)."""
-    return _generator(seed, _ROWS, epoch, piece).permutation(size)
+    return Stream.generator(seed, _ROWS, epoch, piece).permutation(size)
 
 
 def steps_per_epoch(sizes: Sequence[int], batch_size: int) -> int:
@@ -457,25 +363,21 @@ def steps_per_epoch(sizes: Sequence[int], batch_size: int) -> int:
     return -(-sum(sizes) // batch_size)
 
 
-def _generator(seed: int, *key: int) -> np.random.Generator:
-    return np.random.default_rng(np.random.SeedSequence(seed & (2**64 - 1), spawn_key=key))
-
-
 class LocalGradients:
-    """A `nonconvex.numerics.network.training.Gradients`; as a context manager it ends its threads.
+    """Gradients of minibatches of examples in memory; a context manager that ends its threads.
 
     Parameters
     ----------
     network : Network
     examples : Examples
-        The pieces one after another.
+        The concatenated pieces.
     sizes : sequence of int
-        The number of rows of each piece; how the data are cut decides the order of rows.
+        The number of rows of each piece.
     batch_size : int
         B ≥ 1.
     seed : int
     threads : int
-        How many lanes to compute at a time; as many as there are cores.  The bits are the same.
+        Lanes to compute at a time; the bits are the same.
 
     Raises
     ------
@@ -514,7 +416,7 @@ class LocalGradients:
             self._pool.shutdown()
 
     def epoch(self, number: int) -> Iterator[Callable[[Array], Sums]]:
-        """Yield for each minibatch of an epoch what maps θ of shape (R, p) to its sums."""
+        """Yield for each minibatch of an epoch a function from θ of shape (R, p) to its sums."""
         ordered_map: Any = map if self._pool is None else self._pool.map
         for batch in epoch_rows(self._sizes, self._batch_size, self._seed, number):
             rows = np.concatenate([self._starts[piece] + rows for piece, rows in batch])

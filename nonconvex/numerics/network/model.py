@@ -1,4 +1,4 @@
-"""Feed-forward neural networks: their shape, their parameters and the forward pass.
+"""Feed-forward neural networks: shape, parameters, standardization and forward pass.
 
 With the rows of a minibatch as the rows of matrices, h⁽⁰⁾ = x and
 
@@ -8,10 +8,8 @@ so W_l has the shape (d_{l−1}, d_l): it is the transpose of the lecture's, whi
 columns.  All W_l and b_l are views of one flat vector θ = (W_1, b_1, W_2, b_2, …).  Arrays with a
 leading axis of R restarts go through the same lines: R networks, one x.
 
-Activation functions of a layer: h = σ(z), entry by entry, and the way back through them.
-
 ============  ======================  ======================================
-name          σ(z)                    σ'(z), from h = σ(z)
+activation    σ(z)                    σ'(z), from h = σ(z)
 ============  ======================  ======================================
 ``identity``  z                       1
 ``step``      1 if z ≥ 0, else 0      1, see below
@@ -21,18 +19,14 @@ name          σ(z)                    σ'(z), from h = σ(z)
 ============  ======================  ======================================
 
 The derivative of ``step`` is 0 wherever it exists, so nothing could be learned through it.  The
-straight-through estimator (Bengio, Léonard and Courville, 2013) takes that of the identity for
-it; a `Network` has to ask for it by name.
+straight-through estimator (Bengio, Léonard and Courville, 2013) uses that of the identity instead;
+a `Network` has to ask for it by name.
 
-`softmax` mixes the entries of a row; it belongs to the output and to its loss, see `losses`.
-
-Loss functions ℓ(ŷ, y) of a row, with the output activation that belongs to each.
-
-The output ŷ = σ_L(z) is never formed where the loss is: from z itself, the *logits*, both
-cross-entropies are exact where ŷ would have been rounded to 0 or 1, and σ' cancels.
+Each loss ℓ(ŷ, y) of a row has its output activation.  ŷ = σ_L(z) is never formed in a loss: from
+the *logits* z, both cross-entropies are exact where ŷ would have been rounded to 0 or 1.
 
 =============================  =========  ====================================  ==============
-name                           σ_L        ℓ                                     ∂ℓ/∂z
+loss                           σ_L        ℓ                                     ∂ℓ/∂z
 =============================  =========  ====================================  ==============
 ``squared-error``              identity   ‖ŷ − y‖² = Σ_j (z_j − y_j)²           2 (ŷ − y)
 ``binary-cross-entropy``       sigmoid    −y log ŷ − (1−y) log(1−ŷ)             ŷ − y
@@ -41,6 +35,9 @@ name                           σ_L        ℓ                                  
 =============================  =========  ====================================  ==============
 
 The squared error is the lecture's, without ½ and summed, not averaged, over the targets.
+
+Features are standardized by mean and variance: with weights w_i and W = Σ w_i, m = Σ w_i x_i / W
+and Σ w_i (x_i − m)² / W, that of these examples and not an estimate: there is no n − 1.
 """
 
 from __future__ import annotations
@@ -54,7 +51,9 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
+
+from nonconvex.numerics.deterministic import Stream
 
 __all__ = [
     "ACTIVATIONS",
@@ -63,8 +62,10 @@ __all__ = [
     "Activation",
     "Layer",
     "Loss",
+    "Moments",
     "Network",
     "NetworkError",
+    "Standardization",
     "forward",
     "initialize",
     "sigmoid",
@@ -75,16 +76,7 @@ Array = NDArray[np.floating]
 
 
 class Activation(NamedTuple):
-    """The two directions of an activation; each may overwrite its first argument, to spare a copy.
-
-    NaN stays NaN in both, so that divergence is seen.
-
-    Attributes
-    ----------
-    forward : Callable
-        ``forward(z)`` is h = σ(z).
-    backward : Callable
-        ``backward(delta, h)`` is δ σ'(z), where h = σ(z).
+    """Both directions of an activation, which may overwrite their first argument; NaN stays NaN.
 
     Examples
     --------
@@ -93,31 +85,19 @@ class Activation(NamedTuple):
     (array([0., 2.]), array([0., 5.]))
     """
 
-    forward: Callable[[Array], Array]
-    backward: Callable[[Array, Array], Array]
+    forward: Callable[[Array], Array]  # ``forward(z)`` is h = σ(z)
+    backward: Callable[[Array, Array], Array]  # ``backward(delta, h)`` is δ σ'(z), where h = σ(z)
 
 
 def sigmoid(z: Array) -> Array:
-    """1 / (1 + e⁻ᶻ), where no power overflows and small values keep their relative precision.
-
-    Examples
-    --------
-    >>> sigmoid(np.array([0.0, -1e4, 1e4]))
-    array([0.5, 0. , 1. ])
-    """
+    """1 / (1 + e⁻ᶻ), where no power overflows and small values keep their relative precision."""
     h: Array = np.exp(np.minimum(z, 0))
     h /= 1 + np.exp(-np.abs(z))
     return h
 
 
 def softmax(z: Array) -> Array:
-    """e^z_c / Σ_c' e^z_c' over the last axis.
-
-    Examples
-    --------
-    >>> softmax(np.array([1e4, 1e4, -1e4]))
-    array([0.5, 0.5, 0. ])
-    """
+    """e^z_c / Σ_c' e^z_c' over the last axis."""
     h: Array = np.exp(z - z.max(axis=-1, keepdims=True))
     h /= h.sum(axis=-1, keepdims=True)
     return h
@@ -151,19 +131,7 @@ ACTIVATIONS: Mapping[str, Activation] = MappingProxyType(
 
 
 class Loss(NamedTuple):
-    """A loss, its derivative, and the output that it is a loss of.
-
-    Attributes
-    ----------
-    activation : str
-        The name of σ_L.
-    output : Callable
-        ``output(z)`` is ŷ, of the shape (…, m, k) of z.
-    evaluate : Callable
-        ``evaluate(z, y)`` is ℓ of shape (…, m), in float64, and ∂ℓ/∂z of shape (…, m, k), in the
-        dtype of z.  y is a float array of shape (m, k) for the squared error, and an integer
-        array (m,) of classes for the cross-entropies: 0 or 1 for the binary one, which has k = 1,
-        and 0, …, k − 1 for the categorical one.
+    """A loss with its output activation.
 
     Examples
     --------
@@ -172,8 +140,12 @@ class Loss(NamedTuple):
     (array([10000.]), array([[-1.]]))
     """
 
-    activation: str
-    output: Callable[[Array], Array]
+    activation: str  # the name of σ_L
+    output: Callable[[Array], Array]  # ``output(z)`` is ŷ, of the shape (…, m, k) of z
+    # ``evaluate(z, y)`` is ℓ of shape (…, m), in float64, and ∂ℓ/∂z of shape (…, m, k), in the
+    # dtype of z. y is a float array of shape (m, k) for the squared error, and an integer array
+    # (m,) of classes for the cross-entropies: 0 or 1 for the binary one, which has k = 1, and 0, …,
+    # k − 1 for the categorical one.
     evaluate: Callable[[Array, NDArray[Any]], tuple[NDArray[np.float64], Array]]
 
 
@@ -212,48 +184,25 @@ LOSSES: Mapping[str, Loss] = MappingProxyType(
 
 SCHEMES = ("glorot-uniform", "glorot-normal", "he-uniform", "he-normal")
 
-_INITIALIZATION = 0  # the purpose of these random numbers, beside those of `minibatches`
+_INITIALIZATION = 0  # a use of random numbers, beside those of `backprop`
 
 
 class NetworkError(ValueError):
-    """A network that cannot be, or data that do not fit it."""
+    """An impossible network, or data that do not fit it."""
 
     exit_status = 2
 
 
 class Layer(NamedTuple):
-    """The parameters of a layer, or their derivatives: views of a flat array.
+    """The parameters of a layer, or their derivatives: views of a flat array."""
 
-    Attributes
-    ----------
-    weights : float array of shape (…, d_{l−1}, d_l)
-        W_l.
-    bias : float array of shape (…, d_l), or None in a network without
-        b_l.
-    """
-
-    weights: Array
-    bias: Array | None
+    weights: Array  # (…, d_{l−1}, d_l): W_l
+    bias: Array | None  # (…, d_l): b_l
 
 
 @dataclass(frozen=True)
 class Network:
-    """What a network is, apart from its parameters.
-
-    Parameters
-    ----------
-    layers : tuple of int
-        (d_0, …, d_L), from the inputs to the outputs; L = 1 is a network without hidden layer.
-    activations : tuple of str
-        σ_1, …, σ_{L−1} of the hidden layers, from `ACTIVATIONS`; σ_L follows from the loss.
-    loss : str
-        One of `LOSSES`.
-    bias : bool
-        Without, b = 0: the lecture's networks.
-    step_gradient : str, optional
-        "straight-through" allows to train through the activation "step", see `activations`.
-    reg : float
-        λ ≥ 0 of the penalty (λ/2) Σ_l ‖W_l‖²; biases are free.
+    """A network without its parameters.
 
     Raises
     ------
@@ -266,12 +215,15 @@ class Network:
     101770
     """
 
+    # (d_0, …, d_L), from the inputs to the outputs; L = 1 is a network without hidden layer
     layers: tuple[int, ...]
+    # σ_1, …, σ_{L−1} of the hidden layers, from `ACTIVATIONS`; σ_L follows from the loss
     activations: tuple[str, ...]
-    loss: str
-    bias: bool = True
+    loss: str  # one of `LOSSES`
+    bias: bool = True  # without, b = 0 as in the lecture
+    # "straight-through" permits training through the activation "step"
     step_gradient: str | None = None
-    reg: float = 0.0
+    reg: float = 0.0  # λ ≥ 0 of the penalty (λ/2) Σ_l ‖W_l‖²; biases are free
 
     def __post_init__(self) -> None:
         """Check the parts."""
@@ -310,7 +262,7 @@ class Network:
 
     @property
     def classes(self) -> int | None:
-        """How many classes there are; None for the squared error."""
+        """Number of classes; None for the squared error."""
         if self.loss == "squared-error":
             return None
         return max(2, self.layers[-1])
@@ -332,15 +284,6 @@ class Network:
         ----------
         z : float array of shape (…, m, d_L)
             The logits.
-        thresholds : sequence of float, optional
-            t_c ≥ 0 of each class: the class of the greatest p_c / t_c is taken instead.  One of
-            them may be 0; its class is taken wherever it has any probability.
-
-        Examples
-        --------
-        >>> network = Network((1, 1), (), "binary-cross-entropy")
-        >>> network.predicted(np.array([[0.5]])), network.predicted(np.array([[0.5]]), (0.1, 0.9))
-        (array([1]), array([0]))
         """
         if thresholds is not None:
             with np.errstate(divide="ignore", invalid="ignore"):
@@ -360,7 +303,7 @@ class Network:
 
     @cached_property
     def is_weight(self) -> NDArray[np.bool_]:
-        """Which entries of θ are weights, of shape (p,); the others are biases."""
+        """Mask of weights in θ, of shape (p,); the others are biases."""
         mask = np.ones(self.size)
         for layer in self.views(mask):
             if layer.bias is not None:
@@ -368,20 +311,7 @@ class Network:
         return mask > 0
 
     def views(self, theta: Array) -> list[Layer]:
-        """Show a flat array (…, p) as W_1, b_1, …, W_L, b_L, without a copy.
-
-        Raises
-        ------
-        NetworkError
-            If its last axis is not p long.
-
-        Examples
-        --------
-        >>> network = Network((2, 1), (), "squared-error")
-        >>> network.views(np.array([1.0, 2.0, 3.0]))
-        [Layer(weights=array([[1.],
-               [2.]]), bias=array([3.]))]
-        """
+        """Show a flat array (…, p) as W_1, b_1, …, W_L, b_L, without a copy."""
         if theta.shape[-1:] != (self.size,):
             raise NetworkError(
                 f"theta must have {self.size} parameters with layers={self.layers}, got an array "
@@ -412,11 +342,8 @@ def initialize(
 
     Parameters
     ----------
-    network : Network
     scheme : str
         One of `SCHEMES`.
-    seed, restart : int
-    dtype : numpy float type
 
     Returns
     -------
@@ -437,10 +364,7 @@ def initialize(
     _check_name("initialization", scheme, SCHEMES)
     theta = np.zeros(network.size, dtype)
     for number, (weights, _) in enumerate(network.views(theta)):
-        sequence = np.random.SeedSequence(
-            seed & (2**64 - 1), spawn_key=(_INITIALIZATION, restart, number)
-        )
-        generator = np.random.default_rng(sequence)
+        generator = Stream.generator(seed, _INITIALIZATION, restart, number)
         below, above = weights.shape
         variance = 2 / (below + above) if scheme.startswith("glorot") else 2 / below
         if scheme.endswith("uniform"):
@@ -456,7 +380,6 @@ def forward(network: Network, theta: Array, x: Array) -> list[Array]:
 
     Parameters
     ----------
-    network : Network
     theta : float array of shape (R, p) or (p,)
         Its dtype is the dtype of the arithmetic.
     x : float array of shape (m, d_0)
@@ -498,3 +421,111 @@ def forward(network: Network, theta: Array, x: Array) -> list[Array]:
 def _check_name(what: str, given: str, allowed: tuple[str, ...]) -> None:
     if given not in allowed:
         raise NetworkError(f"{what} must be one of {', '.join(allowed)}, got {given!r}")
+
+
+DoubleArray = NDArray[np.float64]
+
+
+class Moments(NamedTuple):
+    """Moments of the features of examples; two can be merged.
+
+    Examples
+    --------
+    >>> x = np.array([[1.0, 7.0], [2.0, 7.0], [6.0, 7.0]])
+    >>> parts = Moments.of(x[:1]), Moments.of(x[1:])
+    >>> parts[0].merge(parts[1]).mean
+    array([3., 7.])
+    >>> Moments.of(x).standardization().scale ** 2
+    array([4.66666667,        inf])
+    """
+
+    weight: float  # W, the sum of the weights
+    mean: DoubleArray  # (d,): m
+    squares: DoubleArray  # (d,): Σ w_i (x_i − m)²
+    # of shapes (d,): Over all examples, whatever they weigh
+    minimum: DoubleArray
+    maximum: DoubleArray
+
+    @classmethod
+    def of(cls, x: NDArray[Any], weight: DoubleArray | None = None) -> Moments:
+        """Compute the moments of examples.
+
+        Parameters
+        ----------
+        x : ndarray of shape (m, d)
+            At least one example, of any numeric type.
+        weight : ndarray of shape (m,), optional
+            At least 0 each; all 1 by default.
+        """
+        values = x.astype(np.float64)
+        w = np.ones((len(values), 1)) if weight is None else weight[:, None]
+        total = float(w.sum())
+        # Not a matrix product, whose order of additions may change.
+        mean = (w * values).sum(axis=0) / total if total > 0 else np.zeros(values.shape[1])
+        with np.errstate(over="ignore", invalid="ignore"):
+            squares = (w * (values - mean) ** 2).sum(axis=0)
+        return cls(total, mean, squares, values.min(axis=0), values.max(axis=0))
+
+    def merge(self, other: Moments) -> Moments:
+        """Return the moments of both sets of examples together.
+
+        References
+        ----------
+        Chan, Golub and LeVeque (1983), Algorithms for computing the sample variance.
+        """
+        total = self.weight + other.weight
+        share = other.weight / total if total > 0 else 0.0
+        with np.errstate(over="ignore", invalid="ignore"):
+            apart = other.mean - self.mean
+            mean = self.mean + share * apart
+            squares = self.squares + other.squares + share * self.weight * apart**2
+        return Moments(
+            total,
+            mean,
+            squares,
+            np.minimum(self.minimum, other.minimum),
+            np.maximum(self.maximum, other.maximum),
+        )
+
+    def constant(self) -> NDArray[np.bool_]:
+        """Return the mask of constant features, of shape (d,)."""
+        same: NDArray[np.bool_] = self.minimum == self.maximum
+        return same
+
+    def overflowed(self) -> NDArray[np.bool_]:
+        """Return the mask of features whose sums of squares overflow, of shape (d,)."""
+        return ~np.isfinite(self.squares)
+
+    def standardization(self, still: float = np.inf) -> Standardization:
+        """Return the map of every feature to mean 0 and variance 1, and of a constant one to 0.
+
+        `still` is the scale of a constant feature.  By default also new values of it become 0, as
+        its weights are random.
+        """
+        deviation = np.sqrt(self.squares / self.weight)
+        # A feature that is constant where weights are positive has no spread either.
+        without = self.constant() | (deviation == 0)
+        mean = np.where(self.constant(), self.minimum, self.mean)  # so that 0 is exact
+        return Standardization(mean, np.where(without, still, deviation))
+
+
+class Standardization(NamedTuple):
+    """x ↦ (x − mean) / scale, feature by feature."""
+
+    # of shapes (d,)
+    mean: DoubleArray
+    scale: DoubleArray
+
+    @classmethod
+    def none(cls, features: int) -> Standardization:
+        """Return the identity."""
+        return cls(np.zeros(features), np.ones(features))
+
+    def apply(self, x: NDArray[Any], dtype: DTypeLike) -> NDArray[np.floating]:
+        """Standardize in float64, then round to `dtype`; shape (m, d)."""
+        standardized: DoubleArray = (x - self.mean) / self.scale
+        return standardized.astype(dtype)
+
+    def invert(self, standardized: DoubleArray) -> DoubleArray:
+        """Undo `apply`, in float64."""
+        return standardized * self.scale + self.mean

@@ -1,8 +1,7 @@
 """Training of networks: epochs of minibatches, for several restarts at once, until each stops.
 
-The loop knows neither where the data are nor where gradients are computed: a `Gradients` yields,
-minibatch by minibatch, what computes the sums over it.  Every restart sees the same minibatches;
-one that stops leaves the others with the bits that they would have had without it.
+The loop does not know where data are and gradients computed: a `Gradients` yields a function for
+each minibatch.  Every restart sees the same minibatches, and has the same bits alone.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nonconvex.numerics.convergence import Epoch, FitError, Stop, StoppingRule, best_epoch
-from nonconvex.numerics.network.backprop import Evaluation, Sums, objective
+from nonconvex.numerics.network.backprop import EvaluationSums, Sums, network_objective
 from nonconvex.numerics.network.model import Network, NetworkError
 from nonconvex.numerics.optim import Optimizer, OptimizerState
 
@@ -25,60 +24,43 @@ Array = NDArray[np.floating]
 
 
 class Gradients(Protocol):
-    """A place where gradients are computed: here, or on the executors."""
+    """The place where gradients are computed: this process, or the executors."""
 
     def epoch(self, number: int) -> Iterator[Callable[[Array], Sums]]:
-        """Yield for each minibatch of epoch 1, 2, … what maps θ of shape (R, p) to its sums."""
+        """Yield for each minibatch of an epoch, from 1 on, a function from θ (R, p) to its sums."""
 
 
 class Trained(NamedTuple):
-    """What a restart came to.
+    """Result of a restart."""
 
-    Attributes
-    ----------
-    theta : float array of shape (p,)
-        The parameters: with patience those of the epoch of the least validation loss, else the
-        last ones.
-    epoch : int
-        The epoch at whose end they were these.
-    history : list of Epoch
-    stop : Stop
-    """
-
+    # (p,): The parameters: with patience those of the epoch of the least validation loss, else the
+    # last ones
     theta: Array
-    epoch: int
+    epoch: int  # the epoch of these parameters
     history: list[Epoch]
     stop: Stop
 
 
 class Saved(NamedTuple):
-    """All that training goes on from, at the end of an epoch.
-
-    Attributes
-    ----------
-    epoch : int
-    arrays : nested dict of str to array
-    values : dict
-        What JSON can hold.
-    """
+    """State of training at the end of an epoch."""
 
     epoch: int
     arrays: dict[str, Any]
-    values: dict[str, Any]
+    values: dict[str, Any]  # JSON values
 
 
 class Restart:
-    """One restart, under way or ended.
+    """Current state of one restart.
 
     Attributes
     ----------
     history : list of Epoch
     stop : Stop or None
-        Why it has ended, if it has.
+        The reason why it ended, if it has.
     theta : float array of shape (p,), or None
         The best parameters so far, or the final ones.
     epoch : int
-        The epoch at whose end they were these.
+        The epoch of these parameters.
     """
 
     def __init__(self) -> None:
@@ -88,7 +70,7 @@ class Restart:
         self.epoch = 0
 
     def end_epoch(self, record: Epoch, theta: Array, rule: StoppingRule, *, finite: bool) -> None:
-        """Take note of what an epoch has reached, and decide whether to stop."""
+        """Add an epoch to the history, and apply the stopping rule."""
         self.history.append(record)
         self.stop = rule.reached(self.history) if finite else Stop.NONFINITE
         if not finite:
@@ -101,22 +83,22 @@ class Restart:
             self.theta, self.epoch = theta.copy(), record.epoch
 
     def result(self) -> Trained:
-        """Return what it came to."""
+        """Return the result."""
         assert self.theta is not None
         assert self.stop is not None
         return Trained(self.theta, self.epoch, self.history, self.stop)
 
 
 class Training:
-    """Several restarts on their way.
+    """Current state of several restarts.
 
     Attributes
     ----------
     epoch, steps : int
-        How many are done.
+        Numbers of finished ones.
     restarts : list of Restart
     active : list of int
-        Which of them have not ended, in order.
+        Numbers of the unfinished ones, in order.
     """
 
     def __init__(
@@ -130,17 +112,17 @@ class Training:
         self._state = optimizer.init(theta)
 
     def run_epoch(
-        self, gradients: Gradients, validate: Callable[[Array], Evaluation] | None
+        self, gradients: Gradients, validate: Callable[[Array], EvaluationSums] | None
     ) -> None:
-        """Take the steps of an epoch, evaluate where they led, and end what has reached its end."""
+        """Take the steps of an epoch, evaluate, and stop restarts."""
         started = time.perf_counter()
         self.epoch += 1
         running = _Running(len(self.restarts))
         diverged: dict[int, Array] = {}
         for minibatch in gradients.epoch(self.epoch):
             sums = minibatch(self._theta)
-            with np.errstate(all="ignore"):  # what is not finite is seen, and ends
-                value, gradient = objective(self._network, self._theta, sums)
+            with np.errstate(all="ignore"):  # non-finite restarts are dropped below
+                value, gradient = network_objective(self._network, self._theta, sums)
                 running.add(self.active, sums, value, gradient)
                 finite = np.isfinite(value)
                 if not finite.all():
@@ -176,7 +158,7 @@ class Training:
         self._drop(np.array([self.restarts[number].stop is not None for number in self.active]))
 
     def _drop(self, ended: NDArray[np.bool_]) -> dict[int, Array]:
-        """Take restarts out of the batch; return their numbers and parameters."""
+        """Remove restarts from the batch; return their numbers and parameters."""
         dropped = {self.active[row]: self._theta[row] for row in np.flatnonzero(ended)}
         if dropped:
             self.active = [number for number in self.active if number not in dropped]
@@ -187,7 +169,7 @@ class Training:
         return dropped
 
     def save(self) -> Saved:
-        """Return all that `restore` needs."""
+        """Return the state."""
         best = {
             str(number): restart.theta
             for number, restart in enumerate(self.restarts)
@@ -209,7 +191,7 @@ class Training:
         return Saved(self.epoch, arrays, values)
 
     def restore(self, saved: Saved) -> None:
-        """Go back to what `save` returned."""
+        """Restore the state that `save` returned."""
         arrays, values = saved.arrays, saved.values
         self.epoch, self.steps, self.active = saved.epoch, values["steps"], list(values["active"])
         self._theta = arrays["theta"]
@@ -233,7 +215,7 @@ class _Running:
     def add(
         self, active: list[int], sums: Sums, value: NDArray[np.float64], gradient: Array
     ) -> None:
-        """Take note of what a minibatch was before its step."""
+        """Add the sums of a minibatch before its step."""
         self._loss[active] += sums.loss
         self._objective[active] += sums.weight * value
         self._weight[active] += sums.weight
@@ -262,7 +244,7 @@ def train(
     optimizer: Optimizer,
     rule: StoppingRule,
     *,
-    validate: Callable[[Array], Evaluation] | None = None,
+    validate: Callable[[Array], EvaluationSums] | None = None,
     on_epoch: Callable[[Training], None] | None = None,
     saved: Saved | None = None,
 ) -> list[Trained]:
@@ -272,19 +254,16 @@ def train(
 
     Parameters
     ----------
-    network : Network
     theta : float array of shape (R, p)
-        Where the restarts begin.
-    gradients : Gradients
+        Initial parameters.
     optimizer : Optimizer
-        To clip the gradients of restarts one by one, make it with ``axis=-1``.
-    rule : StoppingRule
+        Clipping each restart needs ``axis=-1``.
     validate : callable, optional
-        Evaluates θ of shape (R, p) on validation rows, at the end of every epoch.
+        Evaluates θ of shape (R, p) on validation rows at the end of every epoch.
     on_epoch : callable, optional
-        Is given the training at the end of every epoch, to show its progress or to `save` it.
+        Called at the end of every epoch, to report or `save`.
     saved : Saved, optional
-        From where to go on, to the bits that training without interruption has.
+        State to continue from, to the same bits.
 
     Returns
     -------
@@ -296,7 +275,7 @@ def train(
     FitError
         If no restart stays finite, or there is no row.
     NetworkError
-        If patience is given and nothing to validate with.
+        For patience without validation.
 
     Examples
     --------

@@ -17,8 +17,7 @@ from nonconvex.neural_network import (
     MultilayerPerceptronClassificationModel,
     MultilayerPerceptronRegressionModel,
 )
-from nonconvex.numerics.network.model import Network
-from nonconvex.numerics.network.standardize import Standardization
+from nonconvex.numerics.network.model import Network, Standardization
 
 __all__ = ["NetworkModel", "compare_network", "constant_predictor"]
 

@@ -12,7 +12,7 @@ from nonconvex import __version__
 from nonconvex.distributed.data.example_tables import ExampleTable
 from nonconvex.estimators.display import text_table
 from nonconvex.estimators.network.summary import NetworkSummary
-from nonconvex.numerics.network.standardize import Standardization
+from nonconvex.numerics.network.model import Standardization
 from nonconvex.pipeline.network.baselines import NetworkModel
 from nonconvex.pipeline.runs import Run
 from nonconvex.pipeline.text import decimals, strict_json

@@ -73,7 +73,7 @@ class Frame:
 
 @pytest.mark.parametrize("weighted", [False, True])
 def test_chunks_are_the_ratings(weighted, monkeypatch):
-    monkeypatch.setattr(chunks.gathered, "__defaults__", (5,))  # so that there are several
+    monkeypatch.setattr(chunks.combined, "__defaults__", (5,))  # so that there are several
 
     @settings(deadline=None)
     @given(tables(weighted))

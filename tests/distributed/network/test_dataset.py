@@ -23,7 +23,7 @@ from nonconvex.distributed.data.examples import (
 from nonconvex.distributed.network.dataset import shard_examples
 from nonconvex.distributed.network.gradients import _storage_level
 from nonconvex.distributed.network.shards import ShardLayout, content_keys
-from nonconvex.numerics.network.standardize import Moments
+from nonconvex.numerics.network.model import Moments
 
 COLUMNS = ExampleColumns(("a", "b", "c"), "label", "weight", "held")
 CLASSES = ("cat", "dog", "eel")

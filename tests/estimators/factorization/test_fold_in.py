@@ -171,5 +171,5 @@ class TestBadCalls:
         with pytest.raises(ColumnError, match="weightCol='weight': there is no such column"):
             weighted.foldInUsers(new)
         negative = ratings.withColumn("weight", F.lit(-1.0))
-        with pytest.raises(RatingsError, match="a weight below 0; drop or mend them"):
+        with pytest.raises(RatingsError, match="a negative weight; drop or fix them"):
             weighted.foldInUsers(negative)

@@ -31,7 +31,13 @@ from nonconvex.numerics.factorization.als import (
 )
 from nonconvex.numerics.factorization.blocks import RatingBlock
 from nonconvex.numerics.factorization.model import Factors, Ridge, predict
-from nonconvex.numerics.network.backprop import Examples, LocalGradients, evaluate, objective, sums
+from nonconvex.numerics.network.backprop import (
+    Examples,
+    LocalGradients,
+    evaluate,
+    network_objective,
+    sums,
+)
 from nonconvex.numerics.network.model import Network, initialize
 from nonconvex.numerics.network.training import train
 from nonconvex.numerics.optim import adam, nesterov
@@ -260,7 +266,7 @@ def test_the_lecture_s_ratings_are_reproduced_from_any_start(solver, seed):
 
 
 @both_solvers
-def test_the_lecture_s_starts_reach_the_same_objective(solver):
+def test_the_lecture_s_starts_reach_the_same_network_objective(solver):
     reached = [fit(lecture(s, reg=1e-3), solver, 200, intercept=False) for s in range(3)]
     assert np.ptp([r.objective() for r in reached]) < 1e-4
     pair = np.array([1]), np.array([3])
@@ -844,7 +850,7 @@ def test_xor_succeeds_from_some_starts_and_from_the_best_of_ten_always(capsys):
         print(f"\nXOR, 2-2-1 sigmoid: {succeeded.mean():.0%} of 50 starts succeed")
     assert 0.4 <= succeeded.mean() <= 0.8
     # the others rest at local minima: flat, and at ½ log 2 or more
-    f, gradient = objective(network, theta, sums(network, theta, XOR))
+    f, gradient = network_objective(network, theta, sums(network, theta, XOR))
     assert f[succeeded].max() < 0.01
     assert f[~succeeded].min() > 0.34
     assert np.abs(gradient[~succeeded]).max() < 1e-3

@@ -22,7 +22,7 @@ from nonconvex.numerics.network.backprop import (
     epoch_rows,
     evaluate,
     merge,
-    objective,
+    network_objective,
     piece_order,
     row_order,
     steps_per_epoch,
@@ -51,7 +51,7 @@ def test_the_gradient_is_that_of_central_differences(loss, activation):
         network, theta, examples = case(
             loss, hidden, activation=activation, bias=bias, weighted=weighted, reg=reg, restarts=1
         )
-        f, gradient = objective(network, theta, sums(network, theta, examples))
+        f, gradient = network_objective(network, theta, sums(network, theta, examples))
         step = 1e-5 * np.eye(network.size)  # every parameter in turn, as so many restarts
         ahead = value(network, theta + step, examples)
         behind = value(network, theta - step, examples)
@@ -186,7 +186,7 @@ def test_a_weight_is_a_number_of_copies():
 def test_examples_without_weight_leave_the_penalty():
     network, theta, examples = case("squared-error", reg=0.5)
     nothing = sums(network, theta, examples._replace(weight=np.zeros(len(examples.x))))
-    f, gradient = objective(network, theta, nothing)
+    f, gradient = network_objective(network, theta, nothing)
     weights = theta * network.is_weight
     np.testing.assert_allclose(f, 0.25 * (weights**2).sum(axis=1))
     np.testing.assert_array_equal(gradient, 0.5 * weights)
@@ -225,13 +225,13 @@ def test_a_restart_has_the_bits_it_has_alone(loss, rows, dtype):
             dtype=dtype,
         )
         together = sums(network, theta, examples)
-        f, gradient = objective(network, theta, together)
+        f, gradient = network_objective(network, theta, together)
         right = evaluate(network, theta, examples)
         for row in range(3):
             alone = sums(network, theta[row : row + 1], examples)
             assert together.gradient[row].tobytes() == alone.gradient[0].tobytes()
             assert together.loss[row] == alone.loss[0]
-            f_alone, gradient_alone = objective(network, theta[row : row + 1], alone)
+            f_alone, gradient_alone = network_objective(network, theta[row : row + 1], alone)
             assert f[row] == f_alone[0]
             assert gradient[row].tobytes() == gradient_alone[0].tobytes()
             assert right.loss[row] == evaluate(network, theta[row : row + 1], examples).loss[0]
@@ -290,7 +290,7 @@ def test_float32_is_computed_in_float32():
     found = sums(network, theta, examples)
     assert found.gradient.dtype == np.float32
     assert found.loss.dtype == np.float64
-    assert objective(network, theta, found)[1].dtype == np.float32
+    assert network_objective(network, theta, found)[1].dtype == np.float32
     double = sums(network, theta.astype(float), examples)
     np.testing.assert_allclose(found.gradient, double.gradient, rtol=1e-4, atol=1e-5)
 

@@ -8,11 +8,11 @@ import pytest
 
 from nonconvex.numerics.convergence import Epoch, FitError, Stop, StoppingRule, best_epoch
 from nonconvex.numerics.network.backprop import (
-    Evaluation,
+    EvaluationSums,
     LocalGradients,
     epoch_rows,
     evaluate,
-    objective,
+    network_objective,
     sums,
 )
 from nonconvex.numerics.network.model import NetworkError
@@ -57,7 +57,7 @@ def test_the_loop_is_the_one_written_out():
         for batch in epoch_rows(SIZES, BATCH, 4, epoch):
             rows = np.concatenate([[0, 60][piece] + part for piece, part in batch])
             found = sums(network, theta, examples, rows)
-            value, gradient = objective(network, theta, found)
+            value, gradient = network_objective(network, theta, found)
             step, state = optimizer.update(gradient, state, theta)
             theta, t = theta + step, t + 1
             loss, value_sum = loss + found.loss, value_sum + found.weight * value
@@ -150,7 +150,7 @@ def scripted(losses):
 
     def validate(theta):
         seen.append(theta.copy())
-        return Evaluation(np.array(next(steps)), np.zeros(len(theta)), 1.0)
+        return EvaluationSums(np.array(next(steps)), np.zeros(len(theta)), 1.0)
 
     return seen, validate
 
