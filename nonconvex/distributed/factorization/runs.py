@@ -91,14 +91,18 @@ class ShardedFactors:
         return self._gathered
 
 
-def factors_of(alpha: float, users: Any, items: Any) -> Factors | ShardedFactors:
+AnyFactors = Factors | ShardedFactors
+"""All parameters of the model, wherever its rows are."""
+
+
+def factors_of(alpha: float, users: Any, items: Any) -> AnyFactors:
     """Return the parameters with these rows, arrays or sharded ones."""
     if isinstance(users, np.ndarray):
         return Factors(alpha, users, items)
     return ShardedFactors(alpha, users, items)
 
 
-def gather_factors(factors: Factors | ShardedFactors) -> Factors:
+def gather_factors(factors: AnyFactors) -> Factors:
     """Return factors as arrays on the driver."""
     return factors.gather() if isinstance(factors, ShardedFactors) else factors
 
@@ -131,7 +135,7 @@ class Problem:
 
     # the first α, and a row for every user and item. The solver "als" solves for the items before
     # it uses them.
-    start: Factors | ShardedFactors
+    start: AnyFactors
     user_ridge: Ridge
     item_ridge: Ridge
     solver: str = "als"
@@ -153,11 +157,11 @@ class Result(NamedTuple):
     """The best iteration of a fit of one problem."""
 
     # of the best iteration: by validation RMSE if there is patience, else the last
-    factors: Factors | ShardedFactors
+    factors: AnyFactors
     history: list[HalfStep]
     iteration: int  # the iteration of `factors`
     stop: Stop
-    # (n_u,): σ w (R̂ − R)² of each user, if `factors` came from an update of the users
+    # (n_u,): Σ w (R̂ − R)² of each user, if `factors` came from an update of the users
     squares: NDArray[np.float64] | None = None
 
     @property
@@ -185,7 +189,7 @@ class SideUpdate(NamedTuple):
     penalty: float
     weight: float
     distance: float  # Σ ‖x − x_before‖²
-    # (m,): σ w e² of each row; None if it stays on the executors
+    # (m,): Σ w e² of each row; None if it stays on the executors
     row_squares: NDArray[np.float64] | None = None
 
     @classmethod
@@ -233,7 +237,7 @@ class FitState:
 
     @property
     def factors(self) -> Any:
-        """The current parameters: Factors, or ShardedFactors if rows are sharded."""
+        """The current parameters, an `AnyFactors`."""
         return factors_of(self.alpha, *(self.rows[side] for side in Side))
 
     def begin(self, exchange: RowExchange) -> None:
@@ -456,6 +460,11 @@ class RowExchange(ABC):
         """Name the jobs that follow, for Spark's web page."""
         describe_jobs(self._session, text)
 
+    @staticmethod
+    @abstractmethod
+    def initial(alpha: float, users: InitialRows, items: InitialRows) -> AnyFactors:
+        """Return random factors to start from, drawn where the exchange has the rows."""
+
     @abstractmethod
     def place(self, side: Side, rows: Any) -> Any:
         """Return rows where the exchange needs them."""
@@ -496,6 +505,11 @@ class Broadcast(RowExchange):
         for _, values in self._shared.values():
             values.destroy()
         super().__exit__(*exception)
+
+    @staticmethod
+    def initial(alpha: float, users: InitialRows, items: InitialRows) -> AnyFactors:
+        """Draw the rows on the driver."""
+        return Factors(alpha, *(side.between(0, side.rows) for side in (users, items)))
 
     def place(self, side: Side, rows: Any) -> Any:
         """Return the rows as they are."""

@@ -4,7 +4,7 @@ The rows of both sides stay on the executors, in the blocks of their updates, fr
 to the written model.  A half-step sends a few sums to the driver, independent of the blocks.
 
 The layout is made once for a fit.  On each side, a block is a partition of RDDs with its ratings
-(in-block), its rows, and its routes (out-block): its rows that each block of the other side needs.
+(`InBlock`), its rows, and an `OutBlock`: its rows that each block of the other side needs.
 """
 
 from __future__ import annotations
@@ -24,8 +24,10 @@ from pyspark.sql import SparkSession
 from nonconvex.distributed.factorization.execution import CachedBlocks
 from nonconvex.distributed.factorization.packing import unpack
 from nonconvex.distributed.factorization.runs import (
+    AnyFactors,
     Blocks,
     FitState,
+    RandomRows,
     RowExchange,
     ShardedFactors,
     SideUpdate,
@@ -52,7 +54,7 @@ from nonconvex.numerics.factorization.blocks import (
     in_block_of,
     out_block_parts,
 )
-from nonconvex.numerics.factorization.model import Factors, Ridge, Side, squared_errors
+from nonconvex.numerics.factorization.model import Factors, InitialRows, Ridge, Side, squared_errors
 from nonconvex.numerics.factorization.ridge_posterior import (
     MOMENT_ROWS,
     DesignMoments,
@@ -61,7 +63,7 @@ from nonconvex.numerics.factorization.ridge_posterior import (
 )
 
 
-class Routes(NamedTuple):
+class OutBlock(NamedTuple):
     """The out-block of a block: each part with the number of the block that needs it."""
 
     parts: list[OutBlockPart]
@@ -72,7 +74,7 @@ class SideLayout:
     """Layout of one side of the ratings."""
 
     ratings: RDD[Element]
-    routes: RDD[Element]  # cached, with a partition for each block
+    out_blocks: RDD[Element]  # cached, with a partition for each block
     firsts: NDArray[np.int64]  # (B,): index of the first row of each block
     rows: int  # number of rows in all blocks
     needed: int  # rows of the other side that the blocks need, each counted once for each block
@@ -85,11 +87,11 @@ class SideLayout:
     def release(self) -> None:
         """Remove everything from the cache."""
         self.ratings.unpersist()
-        self.routes.unpersist()
+        self.out_blocks.unpersist()
 
 
 Layout = dict[str, SideLayout]
-"""By side; ``held_out`` has the validation ratings by users, and the routes of items to them."""
+"""By side; ``held_out`` has the validation ratings by users, and out-blocks of items for them."""
 
 
 def lay_out(
@@ -121,7 +123,7 @@ def lay_out(
     layout: Layout = {
         side: SideLayout(
             ratings[side],
-            _routes_to(ratings[side.other], firsts[side]),
+            _out_blocks(ratings[side.other], firsts[side]),
             firsts[side],
             rows[side],
             needed[side],
@@ -134,9 +136,9 @@ def lay_out(
             _blocks(held_out, dtype, len(starts)),
             lambda block, number: held_out_in_block_of(block, int(starts[number])),
         )
-        routes = _routes_to(held, firsts[Side.ITEMS])
+        out_blocks = _out_blocks(held, firsts[Side.ITEMS])
         wanted = sum(count for _, _, count in held.map(_sizes).collect())
-        layout["held_out"] = SideLayout(held, routes, starts, rows[Side.USERS], wanted)
+        layout["held_out"] = SideLayout(held, out_blocks, starts, rows[Side.USERS], wanted)
     return layout
 
 
@@ -167,10 +169,10 @@ def _in_blocks(blocks: RDD[Element], make: Callable[[RatingBlock, int], InBlock]
     return blocks.mapPartitions(in_blocks, True).persist(StorageLevel.MEMORY_AND_DISK_DESER)
 
 
-def _routes_to(ratings: RDD[Element], firsts: NDArray[np.int64]) -> RDD[Element]:
-    """Cache the routes of the blocks of one side to the ratings that need their rows."""
+def _out_blocks(ratings: RDD[Element], firsts: NDArray[np.int64]) -> RDD[Element]:
+    """Cache the out-blocks of one side, for the ratings that need its rows."""
     wanted = ratings.flatMap(_wanted(firsts)).partitionBy(len(firsts), by_number)
-    return wanted.mapPartitions(_routes, True).persist(StorageLevel.MEMORY_AND_DISK_DESER)
+    return wanted.mapPartitions(_out_block, True).persist(StorageLevel.MEMORY_AND_DISK_DESER)
 
 
 def _sizes(element: tuple[int, InBlock]) -> tuple[int, int, int]:
@@ -189,16 +191,16 @@ def _wanted(firsts: NDArray[np.int64]) -> Callable[[tuple[int, InBlock]], list[E
     return wanted
 
 
-def _routes(elements: Iterable[tuple[int, OutBlockPart]]) -> Iterator[Element]:
+def _out_block(elements: Iterable[tuple[int, OutBlockPart]]) -> Iterator[Element]:
     parts: dict[int, list[OutBlockPart]] = {}
     for number, part in elements:
         parts.setdefault(number, []).append(part)
     for number, of_block in parts.items():
-        yield number, Routes(sorted(of_block, key=lambda part: part.block))
+        yield number, OutBlock(sorted(of_block, key=lambda part: part.block))
 
 
 def design_moments(
-    factors: Factors | ShardedFactors,
+    factors: AnyFactors,
     degrees: Sequence[NDArray[np.floating]],
     *,
     biases: bool,
@@ -304,6 +306,11 @@ class Shuffle(RowExchange):
         self._release_but(self._detached)
         super().__exit__(*exception)
 
+    @staticmethod
+    def initial(alpha: float, users: InitialRows, items: InitialRows) -> AnyFactors:
+        """Leave it to the executors to draw the rows."""
+        return ShardedFactors(alpha, RandomRows(users), RandomRows(items))
+
     def place(self, side: Side, rows: Any) -> CachedRows:
         """Send rows to their blocks."""
         slices = self._layout[side].slices()
@@ -331,7 +338,7 @@ class Shuffle(RowExchange):
         """Send the rows of the other side to the ratings, and update the rows of this one."""
         [state] = states
         layout = self._layout[side]
-        joined = self._joined(layout, side, self._layout[side.other].routes)
+        joined = self._joined(layout, side, self._layout[side.other].out_blocks)
         updated = joined.mapPartitions(_update(state.step(side)), True)
         after = self._cache(side, updated, state.rows[side].shape[1])
         residual, squares, penalty, weight, moved = complete(after.elements.map(_sums).collect())
@@ -342,7 +349,7 @@ class Shuffle(RowExchange):
         """Send rows of items to the validation ratings, which are in the blocks of their users."""
         [state] = states
         layout = self._layout["held_out"]
-        joined = self._joined(layout, Side.USERS, layout.routes)
+        joined = self._joined(layout, Side.USERS, layout.out_blocks)
         found = joined.mapPartitions(_errors(state.alpha, layout.rows)).collect()
         seen = {number for number, _ in found}
         parts = [sums for _, sums in found]
@@ -362,9 +369,9 @@ class Shuffle(RowExchange):
                 rows.release()
         self._cached = [rows for rows in self._cached if rows in kept]
 
-    def _joined(self, layout: SideLayout, side: Side, routes: RDD[Element]) -> RDD[Element]:
+    def _joined(self, layout: SideLayout, side: Side, out_blocks: RDD[Element]) -> RDD[Element]:
         """Bring together the rows of a block, its ratings, and the rows that these need."""
-        sent = zip_partitions(self._rows[side.other].elements, routes).mapPartitions(_send)
+        sent = zip_partitions(self._rows[side.other].elements, out_blocks).mapPartitions(_send)
         received = sent.partitionBy(len(layout.firsts), by_number)
         return zip_partitions(self._rows[side].elements, layout.ratings, received)
 
@@ -398,7 +405,7 @@ class Shuffle(RowExchange):
 def _send(elements: Iterable[Element]) -> Iterator[Element]:
     """Send the rows of a block that other blocks need."""
     freeze_gc_once()
-    for number, (found, of_rows) in group_by_type(elements, Routes, Rows).items():
+    for number, (found, of_rows) in group_by_type(elements, OutBlock, Rows).items():
         for part in found[0].parts if found else ():
             yield part.block, Shipment(number, of_rows[0].x[part.positions])
 

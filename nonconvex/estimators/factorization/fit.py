@@ -24,11 +24,11 @@ from nonconvex.distributed.factorization.execution import ExchangePolicy
 from nonconvex.distributed.factorization.fit import DescentOptions, fit_loop
 from nonconvex.distributed.factorization.gibbs import SamplingOptions, SamplingTask, sample
 from nonconvex.distributed.factorization.runs import (
+    AnyFactors,
     Broadcast,
     Problem,
-    RandomRows,
     Result,
-    ShardedFactors,
+    RowExchange,
     gather_factors,
 )
 from nonconvex.distributed.factorization.shuffle import Shuffle, design_moments
@@ -66,8 +66,8 @@ class StartError(ValueError):
 class FitResult(NamedTuple):
     """The parts of a fitted model."""
 
-    factors: Factors | ShardedFactors  # of the best restart, or of the ensemble
-    restarts: list[Factors | ShardedFactors]
+    factors: AnyFactors  # of the best restart, or of the ensemble
+    restarts: list[AnyFactors]
     summary: TrainingSummary
     posterior: Posterior | None = None  # the kept samples, with the solver "gibbs"
     ridge: RidgePosterior | None = None  # the uncertainty at the minimum, if it is known
@@ -210,9 +210,10 @@ def fit_together(
         In the order of the estimators; ``summary.seconds`` is 0.
     """
     get = estimators[0].getOrDefault
+    exchange = Shuffle if training.exchange == "shuffle" else Broadcast
     problems: list[list[Problem]] = []
     for index, (params, warm) in enumerate(zip(estimators, initial, strict=True)):
-        starts = _starts(params, training, warm)
+        starts = _starts(params, training, warm, exchange)
         labels = [f"fit {index}"] if len(estimators) > 1 else []
         problems.append(
             [
@@ -251,7 +252,7 @@ def fit_together(
             ),
             descent=descent,
             checkpoints=checkpoints,
-            exchange=Shuffle if training.exchange == "shuffle" else Broadcast,
+            exchange=exchange,
         )
     )
     return [
@@ -315,15 +316,18 @@ def _ridges(params: FactorizationParams, training: TrainingSet) -> tuple[Ridge, 
 
 
 def _starts(
-    params: FactorizationParams, training: TrainingSet, warm: WarmStart | None
-) -> list[Factors | ShardedFactors]:
-    """Return the initial factors of each restart; by shuffle, executors draw the rows."""
+    params: FactorizationParams,
+    training: TrainingSet,
+    warm: WarmStart | None,
+    exchange: type[RowExchange],
+) -> list[AnyFactors]:
+    """Return the initial factors of each restart."""
     if warm is not None:
         return [warm[0]]
     get = params.getOrDefault
     # α of implicit feedback is a mean over all pairs, which the first update computes.
     alpha = training.mean if get("fitIntercept") and not get("implicitPrefs") else 0.0
-    starts: list[Factors | ShardedFactors] = []
+    starts: list[AnyFactors] = []
     for restart in range(get("firstRestart"), get("firstRestart") + get("numRestarts")):
         users, items = (
             InitialRows(
@@ -338,16 +342,12 @@ def _starts(
             )
             for side, members in zip(Side, training.ids, strict=True)
         )
-        if training.exchange == "shuffle":
-            starts.append(ShardedFactors(alpha, RandomRows(users), RandomRows(items)))
-        else:
-            rows = (side.between(0, side.rows) for side in (users, items))
-            starts.append(Factors(alpha, *rows))
+        starts.append(exchange.initial(alpha, users, items))
     return starts
 
 
 def _problem(
-    params: FactorizationParams, training: TrainingSet, start: Factors | ShardedFactors, name: str
+    params: FactorizationParams, training: TrainingSet, start: AnyFactors, name: str
 ) -> Problem:
     get = params.getOrDefault
     user_ridge, item_ridge = _ridges(params, training)

@@ -267,7 +267,7 @@ weight=array([1.]))
     curvature += np.maximum(ridge.diagonal(degrees, len(used)), rounding)
     x = solve_quadratics(a, b, nonnegative=nonnegative).astype(dtype)
     error = np.concatenate([-x.astype(np.float64) * used, np.ones((len(x), 1))], axis=1)
-    of_error = np.einsum("qkl,ql->qk", moments, error)  # (q, K + 2): σ w m e
+    of_error = np.einsum("qkl,ql->qk", moments, error)  # (q, K + 2): Σ w m e
     squares = np.einsum("qk,qk->q", error, of_error)
     return Solved(x, of_error[:, 0], np.maximum(squares, 0), moments[:, 0, 0].copy())
 
@@ -283,10 +283,10 @@ class RowUpdate(NamedTuple):
     """New rows of a block, and the sums over their ratings that f and α need."""
 
     x: NDArray[np.floating]  # (r, 1 + K): the new rows (β, γ)
-    residual: NDArray[np.float64]  # (r,): σ w (R − R̂)
-    squares: NDArray[np.float64]  # (r,): σ w (R − R̂)²
+    residual: NDArray[np.float64]  # (r,): Σ w (R − R̂)
+    squares: NDArray[np.float64]  # (r,): Σ w (R − R̂)²
     penalty: NDArray[np.float64]  # (r,): See `Ridge.penalty`
-    weight: NDArray[np.float64]  # (r,): σ w, so that α's closed form adds Σ residual / Σ weight
+    weight: NDArray[np.float64]  # (r,): Σ w, so that α's closed form adds Σ residual / Σ weight
 
     @classmethod
     def of(

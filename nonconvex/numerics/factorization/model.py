@@ -304,9 +304,9 @@ def default_implicit_reg(total: float, mean_weight: float) -> float:
 class Background(NamedTuple):
     """Σ_j (o_j + z_jᵀx)² over all columns j, where o_j = α + β_j and z_j = (1, γ_j)."""
 
-    gram: NDArray[np.float64]  # (1 + K, 1 + K): σ z zᵀ
+    gram: NDArray[np.float64]  # (1 + K, 1 + K): Σ z zᵀ
     rhs: NDArray[np.float64]  # (1 + K,): −Σ o z
-    sums: NDArray[np.float64]  # (1 + K,): σ z
+    sums: NDArray[np.float64]  # (1 + K,): Σ z
     # Σ o and Σ o²
     total: float
     square: float

@@ -54,7 +54,7 @@ class Examples(NamedTuple):
 class Sums(NamedTuple):
     """Sums of loss and gradient over examples; `merge` adds."""
 
-    loss: NDArray[np.float64]  # (R,): σ w ℓ, without the penalty
+    loss: NDArray[np.float64]  # (R,): Σ w ℓ, without the penalty
     gradient: Array  # (R, p): Its gradient, in the dtype of θ
     weight: float  # Σ w
 
@@ -62,8 +62,8 @@ class Sums(NamedTuple):
 class EvaluationSums(NamedTuple):
     """Sums of loss and accuracy over examples; `merge` adds."""
 
-    loss: NDArray[np.float64]  # (R,): σ w ℓ
-    # (R,): σ w over the examples whose class is predicted; 0 for the squared error
+    loss: NDArray[np.float64]  # (R,): Σ w ℓ
+    # (R,): Σ w over the examples whose class is predicted; 0 for the squared error
     correct: NDArray[np.float64]
     weight: float  # Σ w
 

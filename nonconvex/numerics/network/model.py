@@ -424,7 +424,7 @@ class Moments(NamedTuple):
 
     weight: float  # W, the sum of the weights
     mean: DoubleArray  # (d,): m
-    squares: DoubleArray  # (d,): σ w_i (x_i − m)²
+    squares: DoubleArray  # (d,): Σ w_i (x_i − m)²
     # of shapes (d,): Over all examples, whatever they weigh
     minimum: DoubleArray
     maximum: DoubleArray
