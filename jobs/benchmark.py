@@ -12,7 +12,7 @@ from pyspark.sql import SparkSession
 
 from nonconvex.benchmark.measure import ratios
 from nonconvex.benchmark.run import BenchmarkConfig, benchmark_json, benchmark_table, run_benchmark
-from nonconvex.distributed.files.hadoop import FileSystem
+from nonconvex.distributed.files import FileSystem
 from nonconvex.pipeline.runner import run
 from nonconvex.pipeline.runs import METRICS, new_run
 

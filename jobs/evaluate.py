@@ -12,7 +12,7 @@ from typing import Any
 from pyspark.sql import SparkSession
 
 from nonconvex.distributed.data.prepared import PreparedRatings
-from nonconvex.distributed.files.hadoop import FileSystem
+from nonconvex.distributed.files import FileSystem
 from nonconvex.pipeline.factorization.baselines import compare
 from nonconvex.pipeline.factorization.config import FactorizationConfig
 from nonconvex.pipeline.factorization.tables import evaluation_report, trained_on

@@ -9,8 +9,7 @@ from typing import Any
 
 from pyspark.sql import SparkSession
 
-from nonconvex.distributed.files.atomic import publish
-from nonconvex.distributed.files.hadoop import FileSystem
+from nonconvex.distributed.files import FileSystem, publish
 from nonconvex.distributed.serving import MANIFEST, check_place
 from nonconvex.pipeline.models import load_model, predict_table
 from nonconvex.pipeline.runner import run

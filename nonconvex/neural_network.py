@@ -25,8 +25,13 @@ from pyspark.sql import DataFrame, SparkSession
 from nonconvex.distributed.columns import check_frame, check_new
 from nonconvex.distributed.data.examples import ExampleColumns
 from nonconvex.distributed.network.dataset import ExampleSet, shard_examples
-from nonconvex.distributed.network.evaluate import evaluate_network
-from nonconvex.distributed.network.predict import OutputColumns, Scorer, raw_predictions, score
+from nonconvex.distributed.network.predict import (
+    OutputColumns,
+    Scorer,
+    evaluate_network,
+    raw_predictions,
+    score,
+)
 from nonconvex.distributed.runtime import broadcast
 from nonconvex.estimators.network.fit import fit_network
 from nonconvex.estimators.network.params import (

@@ -38,7 +38,7 @@ RINGS = {
 CLASSIC = re.compile(r"\b(sparkContext|_jvm|_jdf)\b|\.rdd\b")
 CLASSIC_ONLY = {
     "nonconvex.distributed.runtime",
-    "nonconvex.distributed.files.hadoop",
+    "nonconvex.distributed.files",
     "nonconvex.distributed.factorization.execution",
     "nonconvex.distributed.network.gradients",
 }

@@ -14,12 +14,11 @@ from pyspark.ml.linalg import VectorUDT
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from nonconvex.distributed.data.example_tables import ExampleTable
+from nonconvex.distributed.data.examples import ExampleTable
 from nonconvex.distributed.data.prepared import PreparedRatings
 from nonconvex.distributed.data.splits import Split, part_by_hash
 from nonconvex.distributed.data.validation import PARTS
-from nonconvex.distributed.files.atomic import publish
-from nonconvex.distributed.files.hadoop import FileSystem
+from nonconvex.distributed.files import FileSystem, publish
 from nonconvex.numerics.synthetic import PlantedExamples, PlantedRatings
 
 _TRAIN, _VALIDATION, _TEST = PARTS

@@ -26,8 +26,14 @@ from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from nonconvex.distributed.files.atomic import publish, verify, write_checksums
-from nonconvex.distributed.files.hadoop import ConcurrencyError, FileSystem, FileSystemError
+from nonconvex.distributed.files import (
+    ConcurrencyError,
+    FileSystem,
+    FileSystemError,
+    publish,
+    verify,
+    write_checksums,
+)
 from nonconvex.distributed.model_tables import reason_of
 from nonconvex.distributed.rows import PIECES, CachedRows, CheckpointedRows, joined
 

@@ -11,7 +11,7 @@ from pyspark.sql import functions as F
 
 from nonconvex.distributed.data.prepared import PreparedRatings
 from nonconvex.distributed.data.sources import refuse_empty_files
-from nonconvex.distributed.files.hadoop import FileSystem
+from nonconvex.distributed.files import FileSystem
 
 MANIFEST = "serving.json"
 """The file that describes a directory of this job, and allows a later run to replace it."""

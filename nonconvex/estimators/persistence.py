@@ -8,8 +8,7 @@ from typing import Any, Generic, TypeVar
 from pyspark.ml.util import DefaultParamsReader, DefaultParamsWriter, MLReader, MLWriter
 from pyspark.sql import SparkSession
 
-from nonconvex.distributed.files.atomic import ChecksumError, verify, write_checksums
-from nonconvex.distributed.files.hadoop import FileSystem
+from nonconvex.distributed.files import ChecksumError, FileSystem, verify, write_checksums
 from nonconvex.distributed.model_tables import ModelError
 
 ModelT = TypeVar("ModelT", bound=Any)

@@ -12,7 +12,7 @@ from typing import Any
 from pyspark.sql import SparkSession
 
 from nonconvex import __version__
-from nonconvex.distributed.files.hadoop import FileSystem
+from nonconvex.distributed.files import FileSystem
 from nonconvex.pipeline.models import load_model
 from nonconvex.pipeline.runs import METRICS, REPORT, find_model
 

@@ -14,8 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 from pyspark.ml import Model
 from pyspark.sql import SparkSession
 
-from nonconvex.distributed.files.atomic import ChecksumError, read_verified
-from nonconvex.distributed.files.hadoop import FileSystem
+from nonconvex.distributed.files import ChecksumError, FileSystem, read_verified
 from nonconvex.distributed.model_tables import ModelError
 from nonconvex.pipeline.config import ConfigError, Section, dump
 from nonconvex.pipeline.models import load_model

@@ -24,13 +24,13 @@ from typing import Any, NamedTuple
 
 from pyspark.sql import SparkSession
 
-from nonconvex.distributed.files.atomic import write_checksums
-from nonconvex.distributed.files.hadoop import (
+from nonconvex.distributed.files import (
     ConcurrencyError,
     FileSystem,
     FileSystemError,
     is_stale,
     process_token,
+    write_checksums,
 )
 
 POINTER = "published.json"

@@ -10,7 +10,7 @@ from pydantic import Field, FiniteFloat, PositiveInt, model_validator
 from pyspark.ml import Estimator
 from pyspark.sql import SparkSession
 
-from nonconvex.distributed.data.example_tables import read_example_table
+from nonconvex.distributed.data.examples import read_example_table
 from nonconvex.distributed.data.sources import Source, Window, read_source
 from nonconvex.distributed.data.splits import Split
 from nonconvex.pipeline.config import ConfigError, Section, check_keys
@@ -76,7 +76,7 @@ class TableSection(FilesSection):
 
     path: Text
     """A file, a directory or a pattern with wildcards; or ``sklearn:digits``, and others that
-    `nonconvex.distributed.data.example_tables.BUNDLED` names."""
+    `nonconvex.distributed.data.examples.BUNDLED` names."""
 
     def read(self, spark: SparkSession) -> Source:
         """Open the table, without reading its rows yet."""

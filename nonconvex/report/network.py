@@ -14,7 +14,7 @@ from pyspark.ml.functions import vector_to_array
 from pyspark.sql import functions as F
 
 from nonconvex.distributed.calibration import PredictedVsActual, Reliability, agreement, reliability
-from nonconvex.distributed.data.example_tables import ExampleTable
+from nonconvex.distributed.data.examples import ExampleTable
 from nonconvex.estimators.network.summary import NetworkSummary
 from nonconvex.neural_network import (
     MultilayerPerceptronClassificationModel,

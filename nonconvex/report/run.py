@@ -14,12 +14,12 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from nonconvex import __version__
-from nonconvex.distributed.files.hadoop import FileSystem
+from nonconvex.distributed.files import FileSystem
 from nonconvex.pipeline.runs import REPORT, RunMetadata
 from nonconvex.report.page import Page, render
 
 if TYPE_CHECKING:
-    from nonconvex.distributed.data.example_tables import ExampleTable
+    from nonconvex.distributed.data.examples import ExampleTable
     from nonconvex.distributed.data.prepared import PreparedRatings
     from nonconvex.numerics.metrics import Evaluation
     from nonconvex.pipeline.factorization.config import FactorizationConfig

@@ -19,8 +19,7 @@ from nonconvex.distributed.checkpoints import (
     State,
 )
 from nonconvex.distributed.factorization.runs import FitState
-from nonconvex.distributed.files.atomic import verify
-from nonconvex.distributed.files.hadoop import ConcurrencyError, FileSystem
+from nonconvex.distributed.files import ConcurrencyError, FileSystem, verify
 from nonconvex.recommendation import MatrixFactorization
 from tests.factories import fit_killed_after
 

@@ -10,7 +10,7 @@ import pytest
 from pyspark.sql import DataFrame
 
 from jobs import prepare_ratings, recommend, train_factorization
-from nonconvex.distributed.files.hadoop import FileSystem
+from nonconvex.distributed.files import FileSystem
 from nonconvex.pipeline.factorization.config import (
     FactorizationConfig,
     PreparationConfig,

@@ -6,12 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from nonconvex.distributed.files.hadoop import (
-    ConcurrencyError,
-    FileSystem,
-    FileSystemError,
-    process_token,
-)
+from nonconvex.distributed.files import ConcurrencyError, FileSystem, FileSystemError, process_token
 from nonconvex.pipeline.runs import (
     POINTER,
     PublicationError,

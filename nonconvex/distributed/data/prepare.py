@@ -38,8 +38,7 @@ from nonconvex.distributed.data.validation import (
     count_reasons,
     label_ratings,
 )
-from nonconvex.distributed.files.atomic import publish, write_checksums
-from nonconvex.distributed.files.hadoop import FileSystem
+from nonconvex.distributed.files import FileSystem, publish, write_checksums
 
 _PAIR = ("user", "item")
 

@@ -6,8 +6,7 @@ from typing import Any
 
 from pyspark.sql import DataFrame, SparkSession
 
-from nonconvex.distributed.files.atomic import CHECKSUMS, ChecksumError, verify
-from nonconvex.distributed.files.hadoop import FileSystem
+from nonconvex.distributed.files import CHECKSUMS, ChecksumError, FileSystem, verify
 
 LAYOUT = 1
 """The version of the layout that this version of the package writes and reads."""

@@ -13,8 +13,7 @@ from pyspark.sql import SparkSession
 from nonconvex import __version__
 from nonconvex.distributed.data.prepared import Manifest, PreparedRatings
 from nonconvex.distributed.factorization.dataset import Ids
-from nonconvex.distributed.files.atomic import read_verified
-from nonconvex.distributed.files.hadoop import FileSystem
+from nonconvex.distributed.files import FileSystem, read_verified
 from nonconvex.estimators.display import text_table
 from nonconvex.numerics.metrics import Evaluation, Scores
 from nonconvex.pipeline.runs import METRICS

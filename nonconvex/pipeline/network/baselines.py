@@ -9,9 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pyspark.sql import DataFrame
 
-from nonconvex.distributed.data.example_tables import ExampleTable
-from nonconvex.distributed.network.evaluate import evaluate_network
-from nonconvex.distributed.network.predict import Scorer
+from nonconvex.distributed.data.examples import ExampleTable
+from nonconvex.distributed.network.predict import Scorer, evaluate_network
 from nonconvex.distributed.runtime import broadcasting
 from nonconvex.neural_network import (
     MultilayerPerceptronClassificationModel,

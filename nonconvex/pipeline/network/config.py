@@ -8,13 +8,13 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 from pyspark.sql import SparkSession
 
-from nonconvex.distributed.data.example_tables import (
+from nonconvex.distributed.data.examples import (
+    ExampleColumns,
     ExampleTable,
     InvalidRowPolicy,
     feature_columns,
     take_examples,
 )
-from nonconvex.distributed.data.examples import ExampleColumns
 from nonconvex.neural_network import MultilayerPerceptronClassifier, MultilayerPerceptronRegressor
 from nonconvex.pipeline.config import Section
 from nonconvex.pipeline.sections import (

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from nonconvex import __version__
-from nonconvex.distributed.data.example_tables import ExampleTable
+from nonconvex.distributed.data.examples import ExampleTable
 from nonconvex.estimators.display import text_table
 from nonconvex.estimators.network.summary import NetworkSummary
 from nonconvex.numerics.network.model import Standardization

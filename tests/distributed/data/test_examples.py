@@ -1,10 +1,26 @@
-"""Columns of vectors against the same vectors one by one; no Spark is needed."""
+"""Columns of vectors against the same vectors one by one; no Spark is needed.
+
+Tables of examples: what is read, which rows can be used, and how they are split.
+"""
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from pyspark.ml.linalg import Vectors
 
-from nonconvex.distributed.data.examples import read_vectors
+from nonconvex.distributed.columns import ColumnError
+from nonconvex.distributed.data.examples import (
+    ExampleColumns,
+    ExamplesError,
+    ExampleTable,
+    InvalidRowPolicy,
+    feature_columns,
+    read_example_table,
+    read_vectors,
+    take_examples,
+)
+from nonconvex.distributed.data.sources import Source, SourceError
+from nonconvex.distributed.data.splits import Split
 
 VECTOR = pa.struct(
     [
@@ -69,3 +85,115 @@ def test_numbers_are_vectors_of_one_entry():
     found = read_vectors(pa.array([1, None, 3]), 1)
     np.testing.assert_array_equal(found.values, [[1], [np.nan], [3]])
     assert found.finite.tolist() == [True, False, True]
+
+
+REJECT = InvalidRowPolicy(invalid="reject")
+TEXT = """a,b,kind,when,w
+1,2.5,cat,train,1
+-3,1e-2,dog,validation,2
+x,1,cat,train,1
+1,nan,dog,train,1
+1,1,,train,1
+4,4,cat,someday,1
+5,5,dog,test,-1
+6,6,dog,test,0
+7,7
+"""
+
+
+def rows(frame):
+    return sorted(tuple(row) for row in frame.collect())
+
+
+def test_rows_of_text_are_numbers_or_are_kept_with_the_reason(spark, tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text(TEXT)
+    source = read_example_table(spark, str(path))
+    assert feature_columns(source, ["kind", "when", "w"]) == ["a", "b"]
+    columns = ExampleColumns(["a", "b"], "kind", "w")
+    policy = InvalidRowPolicy(Split("column", column="when"), "reject")
+    table = take_examples(source, columns, policy, classify=True)
+    assert table.counts == {"train": 1, "validation": 1, "test": 1, "rejected": 6}
+    missing = "is null, NaN, infinite or no number"
+    assert table.reasons == {
+        "the line is malformed": 1,
+        f"a {missing}": 1,
+        f"b {missing}": 1,
+        f"kind {missing}": 1,
+        "w is negative": 1,
+        "when is none of train, validation, test": 1,
+    }
+    assert rows(table.training) == [
+        (-3.0, 0.01, "dog", 2.0, True),
+        (1.0, 2.5, "cat", 1.0, False),
+    ]
+    assert rows(table.part("test")) == [(6.0, 6.0, "dog", 0.0)]
+    rejected = {row.reason: row for row in table.rejected.collect()}
+    assert rejected[f"a {missing}"].a == "x", "what was there is kept"
+    assert table.rejected.columns == [*source.rows.columns, "reason"]
+    with pytest.raises(ExamplesError, match=r"^6 of the 9 rows of .*table.csv cannot be used \(a"):
+        take_examples(
+            source, columns, InvalidRowPolicy(Split("column", column="when")), classify=True
+        )
+
+
+def test_classes_of_text_are_numbers_if_all_are(spark, tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text("x,y\n1,0\n2,1\n3,\n")
+    table = take_examples(
+        read_example_table(spark, str(path)), ExampleColumns(["x"], "y"), REJECT, classify=True
+    )
+    assert rows(table.training) == [(1.0, 0.0), (2.0, 1.0)]
+
+
+def test_vectors_and_arrays_are_judged_by_their_entries(spark):
+    frame = spark.createDataFrame(
+        [
+            (Vectors.dense(1.0, 2.0), [1.0, 2.0], 1.0),
+            (Vectors.sparse(2, [1], [float("inf")]), [1.0, 2.0], 1.0),
+            (Vectors.sparse(2, [1], [3.0]), [1.0, None], 1.0),
+            (Vectors.sparse(2, [1], [3.0]), [0.0, 3.0], None),
+            (None, None, 1.0),
+        ],
+        ["v", "l", "y"],
+    )
+    for features, used in (("v", 2), ("l", 2)):
+        source = Source(frame, "memory", "parquet")
+        table = take_examples(source, ExampleColumns(features, "y"), REJECT, classify=False)
+        assert table.counts["train"] == used
+        assert table.counts["rejected"] == 3
+
+
+def test_a_split_depends_on_the_rows_alone(spark):
+    x = np.random.default_rng(0).integers(0, 50, (400, 2)).astype(float)
+    frame = spark.createDataFrame(x.tolist(), ["x", "y"])
+    policy = InvalidRowPolicy(Split("random", 0.2, 0.1, seed=3))
+
+    def parts(frame) -> ExampleTable:
+        source = Source(frame, "memory", "parquet")
+        return take_examples(source, ExampleColumns(["x"], "y"), policy, classify=False)
+
+    table, other = parts(frame), parts(frame.repartition(3).orderBy("y"))
+    assert table.counts == other.counts
+    assert 50 < table.counts["validation"] < 110
+    test = rows(table.part("test"))
+    assert test == rows(other.part("test"))
+    assert not set(test) & {row[:2] for row in rows(table.training)}, "equal rows stay together"
+
+
+def test_what_is_refused(spark, tmp_path):
+    with pytest.raises(SourceError, match=r"there is nothing at no\.csv"):
+        read_example_table(spark, "no.csv")
+    with pytest.raises(ExamplesError, match="the data sets of scikit-learn are breast_cancer, "):
+        read_example_table(spark, "sklearn:mnist")
+    empty = tmp_path / "empty.csv"
+    empty.write_text("x,y\n")
+    source = read_example_table(spark, str(empty))
+    with pytest.raises(ExamplesError, match=r"empty\.csv has no rows: give examples"):
+        take_examples(source, ExampleColumns(["x"], "y"), REJECT, classify=False)
+    with pytest.raises(ColumnError, match=r"there is no column 'z' in .*; there are 'x', 'y'"):
+        take_examples(source, ExampleColumns(["z"], "y"), REJECT, classify=False)
+    with pytest.raises(ColumnError, match="has no columns besides x, y: add features"):
+        feature_columns(source, ["x", "y"])
+    with pytest.raises(ValueError, match="method must be random or column, got 'time'"):
+        InvalidRowPolicy(Split("time"))

@@ -15,8 +15,7 @@ from pyspark.ml.recommendation import ALS
 from pyspark.ml.tuning import CrossValidator, ParamGridBuilder, TrainValidationSplit
 from pyspark.sql import functions as F
 
-from nonconvex.distributed.files.atomic import write_checksums
-from nonconvex.distributed.files.hadoop import FileSystemError
+from nonconvex.distributed.files import FileSystemError, write_checksums
 from nonconvex.distributed.model_tables import ModelError
 from nonconvex.estimators.factorization.params import SAMPLING
 from nonconvex.estimators.params import ParamError

@@ -19,7 +19,7 @@ from pyspark.sql import functions as F
 
 from nonconvex.distributed.checkpoints import CheckpointError, Interrupted
 from nonconvex.distributed.data.examples import ExampleColumns, ExamplesError
-from nonconvex.distributed.files.atomic import write_checksums
+from nonconvex.distributed.files import write_checksums
 from nonconvex.distributed.model_tables import ModelError
 from nonconvex.distributed.network import fit as network_training
 from nonconvex.distributed.network.dataset import shard_examples

@@ -1,1 +1,0 @@
-"""File systems, and writing that is atomic and verified."""
