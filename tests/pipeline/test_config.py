@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import Field, field_validator, model_validator
 
@@ -275,6 +275,7 @@ VALUE = st.recursive(
 
 
 class TestDump:
+    @settings(deadline=None)
     @given(st.dictionaries(TEXT, VALUE, max_size=4), TEXT)
     def test_loads_back_equal(self, tmp_path_factory, factorization, title):
         written = Config(title=title, factorization=factorization)
