@@ -18,16 +18,6 @@ from pyspark.sql import functions as F
 from nonconvex.neural_network import MultilayerPerceptronClassifier
 from nonconvex.recommendation import MatrixFactorization
 
-__all__ = [
-    "Contender",
-    "has_sklearn",
-    "mllib_factorization",
-    "mllib_network",
-    "our_factorization",
-    "our_network",
-    "sklearn_network",
-]
-
 
 @dataclass(frozen=True)
 class Contender:

@@ -22,16 +22,6 @@ from nonconvex.distributed.files.atomic import publish
 from nonconvex.distributed.files.hadoop import FileSystem
 from nonconvex.numerics.synthetic import PlantedExamples, PlantedRatings
 
-__all__ = [
-    "BenchmarkTables",
-    "example_tables",
-    "planted_examples",
-    "planted_ratings",
-    "prepared_tables",
-    "without_unknown_ids",
-    "write_tables",
-]
-
 _TRAIN, _VALIDATION, _TEST = PARTS
 _AT_ONCE = 1000  # users or examples whose rows are made together
 

@@ -20,23 +20,6 @@ from nonconvex.benchmark.contenders import Contender
 from nonconvex.benchmark.data import BenchmarkTables
 from nonconvex.distributed.runtime import collect_garbage
 
-__all__ = [
-    "BenchmarkPlan",
-    "Clock",
-    "CommandError",
-    "Measurement",
-    "Ratio",
-    "has_psutil",
-    "interleaved",
-    "measure_contenders",
-    "peak_memory",
-    "per_step",
-    "perform_once",
-    "ratios",
-    "resident",
-    "steps_to_target",
-]
-
 _logger = logging.getLogger("nonconvex")
 
 _INTERVAL = 0.1  # seconds between two looks at the memory

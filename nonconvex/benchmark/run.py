@@ -67,18 +67,6 @@ from nonconvex.pipeline.text import strict_json
 from nonconvex.recommendation import MatrixFactorization
 from nonconvex.session import get_session
 
-__all__ = [
-    "Benchmark",
-    "BenchmarkConfig",
-    "BenchmarkOutputSection",
-    "FactorizationBenchmarkSection",
-    "MemoryTask",
-    "NetworkBenchmarkSection",
-    "benchmark_json",
-    "benchmark_table",
-    "run_benchmark",
-]
-
 _LAYOUT = 1  # of the JSON
 _PACKAGES = ("pyspark", "numpy", "pyarrow", "scikit-learn")
 

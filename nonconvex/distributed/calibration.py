@@ -9,8 +9,6 @@ from numpy.typing import NDArray
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-__all__ = ["PredictedVsActual", "Reliability", "agreement", "reliability"]
-
 _FINE = 81  # most levels of the actual values
 _FEW = 21  # most actual values with a row of tiles each
 _PREDICTED = 30

@@ -13,19 +13,6 @@ from nonconvex.distributed.data.prepared import PreparedRatings
 from nonconvex.distributed.data.sources import refuse_empty_files
 from nonconvex.distributed.files.hadoop import FileSystem
 
-__all__ = [
-    "MANIFEST",
-    "ServingError",
-    "check_place",
-    "item_vectors",
-    "list_lengths",
-    "read_named_table",
-    "seen_pairs",
-    "training_ratings",
-    "user_vectors",
-    "write_lists",
-]
-
 
 MANIFEST = "serving.json"
 """The file that describes a directory of this job, and allows a later run to replace it."""

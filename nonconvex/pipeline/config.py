@@ -13,8 +13,6 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
-__all__ = ["ConfigError", "Section", "check_keys", "dump", "load"]
-
 
 _RUN_DATE = "{run_date}"
 

@@ -16,8 +16,6 @@ from nonconvex.distributed.files.hadoop import FileSystem
 from nonconvex.pipeline.models import load_model
 from nonconvex.pipeline.runs import METRICS, REPORT, find_model
 
-__all__ = ["TrackingError", "log_run"]
-
 _FILES = (REPORT, METRICS, "config.toml")
 _LONGEST = 500  # characters of a Param that MLflow takes everywhere
 

@@ -21,8 +21,6 @@ from nonconvex.distributed.model_tables import ModelError
 from nonconvex.estimators.params import ParamError
 from nonconvex.estimators.persistence import read_metadata
 
-__all__ = ["load_model", "predict_table"]
-
 # A name in a file chooses among these, and imports nothing else.
 _MODULES = {
     "MatrixFactorizationModel": "nonconvex.recommendation",

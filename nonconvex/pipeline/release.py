@@ -41,8 +41,6 @@ from nonconvex.pipeline.sections import (
 )
 from nonconvex.pipeline.text import Drift, compare_figures, drift_report, strict_json
 
-__all__ = ["LineageError", "Release", "RunLineage", "Stages", "predecessor", "write_lineage"]
-
 EstimatorT = TypeVar("EstimatorT", bound=Any)
 ModelT = TypeVar("ModelT", bound=Any)
 

@@ -22,8 +22,6 @@ from nonconvex.pipeline.live import logging_to_stderr
 from nonconvex.pipeline.text import json_values
 from nonconvex.session import get_session
 
-__all__ = ["JsonLines", "run"]
-
 ConfigT = TypeVar("ConfigT", bound=Section)
 Job = Callable[[SparkSession, ConfigT], Mapping[str, Any]]
 

@@ -33,23 +33,6 @@ from nonconvex.distributed.files.hadoop import (
     process_token,
 )
 
-__all__ = [
-    "DATA",
-    "METRICS",
-    "POINTER",
-    "REPORT",
-    "PublicationError",
-    "Run",
-    "RunMetadata",
-    "find_model",
-    "find_run",
-    "new_run",
-    "publish_run",
-    "published_run",
-    "recover",
-    "remove_old_runs",
-]
-
 POINTER = "published.json"
 """The small file that names the run whose model is the published one."""
 

@@ -15,23 +15,6 @@ from nonconvex.distributed.data.sources import Source, Window, read_source
 from nonconvex.distributed.data.splits import Split
 from nonconvex.pipeline.config import ConfigError, Section, check_keys
 
-__all__ = [
-    "PUBLISHED",
-    "DailySection",
-    "FilesSection",
-    "GateError",
-    "GateSection",
-    "ModelSection",
-    "OutputSection",
-    "ParamTable",
-    "PredictionConfig",
-    "ReportSection",
-    "SplitSection",
-    "StartSection",
-    "TableSection",
-    "Text",
-]
-
 Text = Annotated[str, Field(min_length=1)]
 """A string that is not empty."""
 

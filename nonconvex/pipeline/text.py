@@ -9,15 +9,6 @@ from typing import Any
 
 from nonconvex.estimators.display import text_table
 
-__all__ = [
-    "Drift",
-    "compare_figures",
-    "decimals",
-    "drift_report",
-    "json_values",
-    "strict_json",
-]
-
 Drift = dict[str, dict[str, float | None]]
 """By name of a figure, its value ``before`` and ``now``; None where it is not known."""
 

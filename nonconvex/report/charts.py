@@ -19,22 +19,6 @@ from numpy.typing import NDArray
 from nonconvex.distributed.calibration import PredictedVsActual
 from nonconvex.report.page import COLOURS, Picture
 
-__all__ = [
-    "SIZE",
-    "axis_labels",
-    "bands",
-    "bins",
-    "colour",
-    "curves_picture",
-    "densities",
-    "histogram_picture",
-    "item_map",
-    "lines",
-    "picture",
-    "spread_picture",
-    "tiles",
-]
-
 Array = NDArray[Any]
 
 Curve = Sequence[tuple[float, float]]

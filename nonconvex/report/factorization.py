@@ -37,15 +37,6 @@ from nonconvex.report.page import (
     training_facts,
 )
 
-__all__ = [
-    "ExtremeItems",
-    "FactorizationPageData",
-    "collect_factorization",
-    "extreme_items",
-    "factorization_page",
-    "map_picture",
-]
-
 _AXES = 5  # in the table of axes
 _ENDS = 4  # items at each end of an axis
 _KNOWN = 1000  # the most rated items, among which ends are looked for

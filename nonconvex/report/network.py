@@ -36,8 +36,6 @@ from nonconvex.report.page import (
     training_facts,
 )
 
-__all__ = ["NetworkPageData", "collect_network", "network_page"]
-
 _CLASSIFICATION = {"accuracy": "accuracy", "logLoss": "log loss"}
 _REGRESSION = {"rmse": "RMSE", "mae": "MAE", "r2": "R²"}
 _CLASSES_LISTED = 30  # with a row of their own

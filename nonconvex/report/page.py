@@ -9,22 +9,6 @@ from typing import Any, NamedTuple
 
 from nonconvex.pipeline.runs import RunMetadata
 
-__all__ = [
-    "COLOURS",
-    "Fact",
-    "Page",
-    "Part",
-    "Picture",
-    "Table",
-    "comparison_table",
-    "duration",
-    "format_number",
-    "render",
-    "run_page",
-    "table_of_restarts",
-    "training_facts",
-]
-
 COLOURS = {
     "surface": ("#ffffff", "#15191f"),
     "raised": ("#f6f7f9", "#1d232b"),

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from nonconvex.pipeline.network.config import NetworkConfig
     from nonconvex.recommendation import MatrixFactorizationModel
 
-__all__ = ["FIGURES", "factorization_report", "network_report"]
-
 FIGURES = "figures"
 """The directory beside it that has every figure as SVG and as PNG."""
 

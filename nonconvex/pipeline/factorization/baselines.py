@@ -21,16 +21,6 @@ from nonconvex.distributed.runtime import broadcasting
 from nonconvex.numerics.metrics import Evaluation, EvaluationError
 from nonconvex.recommendation import MatrixFactorization, MatrixFactorizationModel
 
-__all__ = [
-    "BASELINES",
-    "bias_model",
-    "compare",
-    "compare_trained",
-    "global_mean",
-    "rating_counts",
-    "user_means",
-]
-
 BASELINES = ("biases", "user_mean", "global_mean")
 """The names of the baselines, from the strongest to the weakest on most ratings."""
 

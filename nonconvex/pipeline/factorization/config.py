@@ -29,14 +29,6 @@ from nonconvex.pipeline.sections import (
 )
 from nonconvex.recommendation import MatrixFactorization, MatrixFactorizationModel
 
-__all__ = [
-    "FactorizationConfig",
-    "PreparationConfig",
-    "PreparedSection",
-    "RatingsSection",
-    "ServingConfig",
-]
-
 # Params that the sections of prepared ratings set.
 _PREPARED = {
     *("ratingCol", "weightCol", "validationIndicatorCol"),

@@ -21,15 +21,6 @@ from nonconvex.pipeline.runs import METRICS
 from nonconvex.pipeline.text import strict_json
 from nonconvex.recommendation import MatrixFactorizationModel
 
-__all__ = [
-    "evaluation_report",
-    "id_changes",
-    "metrics_json",
-    "model_id_changes",
-    "ratings_figures",
-    "trained_on",
-]
-
 
 def evaluation_report(
     evaluation: Evaluation | None, part: str, *, clipped: bool, by_count: bool = False

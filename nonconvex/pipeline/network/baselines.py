@@ -20,8 +20,6 @@ from nonconvex.neural_network import (
 from nonconvex.numerics.network.model import Network
 from nonconvex.numerics.network.standardize import Standardization
 
-__all__ = ["NetworkModel", "compare_network", "constant_predictor"]
-
 NetworkModel = MultilayerPerceptronClassificationModel | MultilayerPerceptronRegressionModel
 
 

@@ -28,8 +28,6 @@ from nonconvex.pipeline.sections import (
     Text,
 )
 
-__all__ = ["ExampleSplitSection", "ExamplesSection", "NetworkConfig"]
-
 NetworkEstimator = MultilayerPerceptronClassifier | MultilayerPerceptronRegressor
 
 _Texts = Annotated[tuple[Text, ...], Field(min_length=1)]

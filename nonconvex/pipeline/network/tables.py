@@ -17,15 +17,6 @@ from nonconvex.pipeline.network.baselines import NetworkModel
 from nonconvex.pipeline.runs import Run
 from nonconvex.pipeline.text import decimals, strict_json
 
-__all__ = [
-    "comparison_report",
-    "feature_drift",
-    "feature_shift",
-    "network_metrics",
-    "overall",
-    "write_rejected",
-]
-
 _CLASSIFICATION = {"accuracy": "accuracy", "logLoss": "log loss"}
 _REGRESSION = {"rmse": "RMSE", "mae": "MAE", "r2": "R²"}
 _SHOWN = 5  # features
