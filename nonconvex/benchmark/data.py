@@ -53,11 +53,7 @@ def planted_ratings(
 
 
 def planted_examples(
-    spark: SparkSession,
-    law: PlantedExamples,
-    rows: int,
-    test: float,
-    partitions: int | None = None,
+    spark: SparkSession, law: PlantedExamples, rows: int, test: float, partitions: int | None = None
 ) -> DataFrame:
     """Make examples on the executors: the same, whatever the partitions.
 
@@ -110,9 +106,7 @@ def example_tables(table: ExampleTable) -> DataFrame:
     parts = [table.part(part).withColumn("part", F.lit(part)) for part in (_TRAIN, _TEST)]
     rows = parts[0].unionByName(parts[1])
     return rows.select(
-        _features(rows, columns.features).alias("features"),
-        numbers[label].alias("label"),
-        "part",
+        _features(rows, columns.features).alias("features"), numbers[label].alias("label"), "part"
     ).where(F.col("label").isNotNull())
 
 

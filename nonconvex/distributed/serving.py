@@ -110,9 +110,7 @@ def user_vectors(factors: DataFrame, alpha: float) -> DataFrame:
         ``id, bias, features``.
     """
     return factors.select(
-        "id",
-        _vector(F.lit(1.0)),
-        (F.lit(alpha) + F.col("bias")).cast("double").alias("offset"),
+        "id", _vector(F.lit(1.0)), (F.lit(alpha) + F.col("bias")).cast("double").alias("offset")
     )
 
 

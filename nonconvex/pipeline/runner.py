@@ -131,9 +131,7 @@ def _parser(description: str | None) -> _Parser:
         help="replace one value of the configuration; may be given again",
     )
     parser.add_argument(
-        "--run-date",
-        metavar="YYYY-MM-DD",
-        help="what {run_date} in the configuration stands for",
+        "--run-date", metavar="YYYY-MM-DD", help="what {run_date} in the configuration stands for"
     )
     parser.add_argument(
         "--log-format",

@@ -47,20 +47,14 @@ def comparison_report(comparison: Mapping[str, Mapping[str, Any]] | None, part: 
     names = _REGRESSION if classes is None else _CLASSIFICATION
     constant = "mean" if classes is None else "share of each class"
     rows = [
-        [
-            constant if title == "baseline" else title,
-            *(decimals(errors[name]) for name in names),
-        ]
+        [constant if title == "baseline" else title, *(decimals(errors[name]) for name in names)]
         for title, errors in comparison.items()
     ]
     table = text_table(["", *names.values()], rows)
     blocks = [f"{table}\non {model['rows']:,} {part} rows"]
     if classes is not None:
         of_classes = [
-            [
-                _label(one["label"]),
-                *(decimals(one[name]) for name in ("precision", "recall", "f1")),
-            ]
+            [_label(one["label"]), *(decimals(one[name]) for name in ("precision", "recall", "f1"))]
             for one in classes
         ]
         blocks.append(text_table(["class", "precision", "recall", "F1"], of_classes))
