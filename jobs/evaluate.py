@@ -13,9 +13,8 @@ from pyspark.sql import SparkSession
 
 from nonconvex.distributed.data.prepared import PreparedRatings
 from nonconvex.distributed.files import FileSystem
-from nonconvex.pipeline.factorization.baselines import compare
 from nonconvex.pipeline.factorization.config import FactorizationConfig
-from nonconvex.pipeline.factorization.tables import evaluation_report, trained_on
+from nonconvex.pipeline.factorization.results import compare, evaluation_report, trained_on
 from nonconvex.pipeline.runner import run
 from nonconvex.pipeline.runs import find_model
 from nonconvex.pipeline.text import strict_json

@@ -10,8 +10,7 @@ from typing import Any
 from pyspark.sql import SparkSession
 
 from nonconvex.distributed.files import FileSystem, publish
-from nonconvex.distributed.serving import MANIFEST, check_place
-from nonconvex.pipeline.models import load_model, predict_table
+from nonconvex.pipeline.models import OUTPUT_MANIFEST, check_place, load_model, predict_table
 from nonconvex.pipeline.runner import run
 from nonconvex.pipeline.runs import find_model
 from nonconvex.pipeline.sections import PredictionConfig
@@ -29,7 +28,9 @@ def main(spark: SparkSession, config: PredictionConfig) -> dict[str, Any]:
         predicted.write.parquet(f"{directory}/predictions")
         rows = spark.read.parquet(f"{directory}/predictions").count()
         manifest = {"model": path, "table": table.path, "rows": rows}
-        FileSystem(spark, directory).write_text(f"{directory}/{MANIFEST}", strict_json(manifest))
+        FileSystem(spark, directory).write_text(
+            f"{directory}/{OUTPUT_MANIFEST}", strict_json(manifest)
+        )
     return {"path": output.path, **manifest}
 
 

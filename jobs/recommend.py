@@ -9,9 +9,10 @@ from typing import Any
 
 from pyspark.sql import SparkSession
 
+from nonconvex.distributed.factorization.top_n import list_lengths, write_lists
 from nonconvex.distributed.files import FileSystem, publish
-from nonconvex.distributed.serving import MANIFEST, check_place, list_lengths, write_lists
 from nonconvex.pipeline.factorization.config import ServingConfig
+from nonconvex.pipeline.models import OUTPUT_MANIFEST, check_place
 from nonconvex.pipeline.runner import run
 from nonconvex.pipeline.runs import find_model
 from nonconvex.pipeline.text import strict_json
@@ -30,7 +31,9 @@ def main(spark: SparkSession, config: ServingConfig) -> dict[str, Any]:
         lengths = list_lengths(spark, f"{directory}/recommendations")
         manifest = {"model": path, "n": asked.n, "buckets": asked.buckets, **lengths}
         manifest |= output.write_vectors(model, directory)
-        FileSystem(spark, directory).write_text(f"{directory}/{MANIFEST}", strict_json(manifest))
+        FileSystem(spark, directory).write_text(
+            f"{directory}/{OUTPUT_MANIFEST}", strict_json(manifest)
+        )
     return {"path": output.path, **manifest}
 
 

@@ -10,9 +10,10 @@ from typing import Any
 
 from pyspark.sql import SparkSession
 
-from nonconvex.pipeline.factorization.baselines import BASELINES, compare_trained
 from nonconvex.pipeline.factorization.config import FactorizationConfig
-from nonconvex.pipeline.factorization.tables import (
+from nonconvex.pipeline.factorization.results import (
+    BASELINES,
+    compare_trained,
     evaluation_report,
     metrics_json,
     model_id_changes,

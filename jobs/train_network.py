@@ -9,9 +9,9 @@ from typing import Any
 
 from pyspark.sql import SparkSession
 
-from nonconvex.pipeline.network.baselines import compare_network
 from nonconvex.pipeline.network.config import NetworkConfig
-from nonconvex.pipeline.network.tables import (
+from nonconvex.pipeline.network.results import (
+    compare_network,
     comparison_report,
     feature_drift,
     network_metrics,

@@ -23,7 +23,7 @@ from pyspark.ml.util import (
 from pyspark.sql import DataFrame, SparkSession
 
 from nonconvex.distributed.columns import check_frame
-from nonconvex.distributed.data.prepared import PreparedRatings
+from nonconvex.distributed.data.prepared import PreparedRatings, training_ratings
 from nonconvex.distributed.data.validation import RatingsError
 from nonconvex.distributed.factorization.dataset import (
     Ids,
@@ -34,7 +34,6 @@ from nonconvex.distributed.factorization.dataset import (
 from nonconvex.distributed.factorization.fold_in import Drawing, Equation, fold_in, fold_in_samples
 from nonconvex.distributed.factorization.runs import ShardedFactors
 from nonconvex.distributed.model_tables import factor_table
-from nonconvex.distributed.serving import training_ratings
 from nonconvex.estimators.factorization.evaluate import evaluate_model, select_as_in_training
 from nonconvex.estimators.factorization.explain import Explanation, explain_prediction
 from nonconvex.estimators.factorization.fit import (

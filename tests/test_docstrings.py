@@ -33,7 +33,7 @@ from nonconvex.pipeline.factorization.config import (
     PreparedSection,
     RatingsSection,
 )
-from nonconvex.pipeline.factorization.tables import metrics_json
+from nonconvex.pipeline.factorization.results import metrics_json
 from nonconvex.pipeline.network.config import ExampleSplitSection, ExamplesSection, NetworkConfig
 from nonconvex.pipeline.release import Release
 from nonconvex.pipeline.runs import METRICS

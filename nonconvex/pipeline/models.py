@@ -1,4 +1,4 @@
-"""Saved models of any kind, and their predictions for a table in files.
+"""Saved models of any kind, the tables they predict, and the directories they predict into.
 
 A class is found by its name in a table and imported when a model of it is asked for: a program
 that uses factorizations imports no network, and the other way round.
@@ -10,13 +10,15 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
+from pyspark.errors import PySparkException
 from pyspark.ml import Model
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import ArrayType, StringType
 
 from nonconvex.distributed.columns import ColumnError, named_column
-from nonconvex.distributed.data.sources import Source
+from nonconvex.distributed.data.sources import Source, refuse_empty_files
+from nonconvex.distributed.files import FileSystem
 from nonconvex.distributed.model_tables import ModelError
 from nonconvex.estimators.params import ParamError
 from nonconvex.estimators.persistence import read_metadata
@@ -27,6 +29,15 @@ _MODULES = {
     "MultilayerPerceptronClassificationModel": "nonconvex.neural_network",
     "MultilayerPerceptronRegressionModel": "nonconvex.neural_network",
 }
+
+OUTPUT_MANIFEST = "serving.json"
+"""The file that describes a directory of this job, and allows a later run to replace it."""
+
+
+class ServingError(ValueError):
+    """A table that cannot be read, or a place that cannot be written to."""
+
+    exit_status = 3
 
 
 def load_model(spark: SparkSession, path: str, *, handle_invalid: str | None = None) -> Model:
@@ -87,3 +98,30 @@ def _cast(rows: DataFrame, name: str, kind: Any) -> Column:
     if isinstance(found, ArrayType):
         return F.transform(column, lambda value: value.try_cast(kind))
     return column.try_cast(kind) if isinstance(found, StringType) else column
+
+
+def check_place(spark: SparkSession, path: str, *, overwrite: bool) -> None:
+    """Raise ServingError if something at `path` must not be replaced."""
+    files = FileSystem(spark, path)
+    if not files.exists(path):
+        return
+    if not files.exists(f"{path}/{OUTPUT_MANIFEST}"):
+        raise ServingError(
+            f"output.path: there is something at {path} that this job did not write, as it has no "
+            f"{OUTPUT_MANIFEST}; name another directory"
+        )
+    if not overwrite:
+        raise ServingError(
+            f"output.path: this job has written to {path} already; set "
+            "output.overwrite=true, or name another directory"
+        )
+
+
+def read_named_table(spark: SparkSession, path: str, key: str) -> DataFrame:
+    """Read Parquet that the configuration names as `key`."""
+    refuse_empty_files(FileSystem(spark, path), path)
+    try:
+        return spark.read.parquet(path)
+    except PySparkException as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ServingError(f"{key}: {path} cannot be read as Parquet: {reason}") from None

@@ -14,16 +14,16 @@ from numpy.typing import NDArray
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from nonconvex.distributed.calibration import PredictedVsActual, agreement
 from nonconvex.distributed.data.prepared import Manifest, PreparedRatings
 from nonconvex.estimators.factorization.summary import TrainingSummary
 from nonconvex.numerics.factorization.explain import principal_axes
 from nonconvex.numerics.factorization.model import Factors
 from nonconvex.numerics.metrics import Evaluation, Scores
-from nonconvex.pipeline.factorization.baselines import rating_counts
+from nonconvex.pipeline.factorization.results import rating_counts
 from nonconvex.pipeline.runs import RunMetadata
 from nonconvex.recommendation import MatrixFactorizationModel
 from nonconvex.report import charts
+from nonconvex.report.charts import PredictedVsActual, agreement
 from nonconvex.report.page import (
     Fact,
     Page,

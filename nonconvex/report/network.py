@@ -13,16 +13,16 @@ from numpy.typing import NDArray
 from pyspark.ml.functions import vector_to_array
 from pyspark.sql import functions as F
 
-from nonconvex.distributed.calibration import PredictedVsActual, Reliability, agreement, reliability
 from nonconvex.distributed.data.examples import ExampleTable
 from nonconvex.estimators.network.summary import NetworkSummary
 from nonconvex.neural_network import (
     MultilayerPerceptronClassificationModel,
     MultilayerPerceptronRegressionModel,
 )
-from nonconvex.pipeline.network.baselines import NetworkModel
+from nonconvex.pipeline.network.results import NetworkModel
 from nonconvex.pipeline.runs import RunMetadata
 from nonconvex.report import charts
+from nonconvex.report.charts import PredictedVsActual, Reliability, agreement, reliability
 from nonconvex.report.page import (
     Fact,
     Page,

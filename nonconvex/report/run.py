@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from nonconvex.distributed.data.prepared import PreparedRatings
     from nonconvex.numerics.metrics import Evaluation
     from nonconvex.pipeline.factorization.config import FactorizationConfig
-    from nonconvex.pipeline.network.baselines import NetworkModel
     from nonconvex.pipeline.network.config import NetworkConfig
+    from nonconvex.pipeline.network.results import NetworkModel
     from nonconvex.recommendation import MatrixFactorizationModel
 
 

@@ -13,7 +13,7 @@ from nonconvex.distributed.data.prepare import prepare_ratings
 from nonconvex.distributed.data.sources import read_source
 from nonconvex.distributed.data.splits import Split
 from nonconvex.distributed.data.validation import Columns, Rules
-from nonconvex.pipeline.factorization.tables import metrics_json
+from nonconvex.pipeline.factorization.results import metrics_json
 from nonconvex.pipeline.runner import run
 from nonconvex.pipeline.runs import METRICS, new_run, publish_run
 from nonconvex.recommendation import MatrixFactorization

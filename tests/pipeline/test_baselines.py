@@ -11,7 +11,7 @@ from nonconvex.distributed.data.sources import read_source
 from nonconvex.distributed.data.splits import Split
 from nonconvex.distributed.data.validation import Columns, Rules
 from nonconvex.numerics.metrics import EvaluationError
-from nonconvex.pipeline.factorization.baselines import (
+from nonconvex.pipeline.factorization.results import (
     BASELINES,
     bias_model,
     compare,

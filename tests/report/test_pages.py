@@ -10,13 +10,13 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from nonconvex.distributed.calibration import PredictedVsActual, Reliability
 from nonconvex.distributed.data.prepared import Manifest
 from nonconvex.estimators.factorization.summary import RestartSummary, TrainingSummary
 from nonconvex.estimators.network.summary import NetworkRestart, NetworkSummary
 from nonconvex.numerics.factorization.model import Factors
 from nonconvex.numerics.metrics import BINS, Evaluation, Scores
 from nonconvex.pipeline.runs import Run, RunMetadata
+from nonconvex.report.charts import PredictedVsActual, Reliability
 from nonconvex.report.factorization import (
     FactorizationPageData,
     extreme_items,

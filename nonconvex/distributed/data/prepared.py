@@ -1,10 +1,13 @@
 """Prepared ratings on disk: their layout, their manifest, and opening them."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import reduce
 from typing import Any
 
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
 
 from nonconvex.distributed.files import CHECKSUMS, ChecksumError, FileSystem, verify
 
@@ -210,3 +213,27 @@ class PreparedRatings:
     def _read(self, name: str, types: dict[str, str]) -> DataFrame:
         schema = ", ".join(f"{column} {kind}" for column, kind in types.items())
         return self.spark.read.schema(schema).parquet(f"{self.path}/{name}")
+
+
+def training_ratings(prepared: PreparedRatings) -> DataFrame:
+    """Return ``user, item, rating``, and ``weight`` if there is one, by the ids they came with."""
+
+    def ids(side: str) -> DataFrame:
+        table = prepared.users if side == "user" else prepared.items
+        return table.select(F.col("index").alias(f"{side}_index"), F.col("id").alias(side))
+
+    weight = ["weight"] if "weight" in prepared.manifest.types else []
+    named = prepared.by_user.join(ids("user"), on="user_index").join(ids("item"), on="item_index")
+    return named.select("user", "item", "rating", *weight)
+
+
+def seen_pairs(prepared: PreparedRatings, parts: Sequence[str], user: str, item: str) -> DataFrame:
+    """Return the pairs in some parts of prepared ratings, by the ids that they came with."""
+    tables = {
+        "train": training_ratings(prepared),
+        "validation": prepared.validation,
+        "test": prepared.test,
+    }
+    return reduce(DataFrame.union, (tables[part].select("user", "item") for part in parts)).toDF(
+        user, item
+    )

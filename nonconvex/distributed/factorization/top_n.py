@@ -1,4 +1,6 @@
-"""Top-N lists: rows of one side are streamed past the broadcast rows of the other side.
+"""Top-N lists, and tables of them and of vectors for a service.
+
+Rows of one side are streamed past the broadcast rows of the other side.
 
 A task holds the factors of both sides, one Arrow batch of rows, and one tile of scores; see
 `nonconvex.numerics.ranking.top_n`.  Excluded or candidate columns of a row are a list, made by one
@@ -20,7 +22,7 @@ from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_type
 from pyspark.sql.types import ArrayType, DataType, FloatType, StructField, StructType
 
-from nonconvex.distributed.columns import id_column
+from nonconvex.distributed.columns import id_column, named_column
 from nonconvex.distributed.factorization.predict import index_table, with_index
 from nonconvex.distributed.runtime import freeze_gc_once, parallelism
 from nonconvex.numerics.factorization.model import Factors
@@ -243,3 +245,59 @@ def _listed(
     member = StructType([StructField(column_name, columns.type), StructField(score, FloatType())])
     schema = StructType([StructField(row_name, rows.type), StructField(name, ArrayType(member))])
     return requests.mapInArrow(task, schema)
+
+
+def write_lists(lists: DataFrame, path: str, buckets: int) -> None:
+    """Write a row for each id, so that one is found by opening one small file.
+
+    Parameters
+    ----------
+    path : str
+        A directory with ``bucket=<b>/`` in it, where b is the CRC-32 of the id, written as text in
+        UTF-8, modulo `buckets`.  A bucket is one file, sorted by id.
+    """
+    name = lists.columns[0]
+    key = named_column(name)
+    bucket = F.crc32(key.cast("string").cast("binary")) % buckets
+    placed = lists.withColumn("bucket", bucket.cast("int")).repartitionById(buckets, "bucket")
+    placed.sortWithinPartitions("bucket", key).write.partitionBy("bucket").parquet(path)
+
+
+def list_lengths(spark: SparkSession, path: str) -> dict[str, int]:
+    """Return how many ``users`` have a row in `write_lists`, how many of them an ``empty`` list."""
+    empty = F.count_if(F.size("recommendations") == 0)
+    counts = spark.read.parquet(path).agg(F.count("*"), empty).first()
+    assert counts is not None
+    return {"users": counts[0], "empty": counts[1]}
+
+
+def user_vectors(factors: DataFrame, alpha: float) -> DataFrame:
+    """Return ``id, vector, offset`` with the vector (γ_u, 1) and the offset α + β_u.
+
+    The prediction for a user and an item is the offset and the inner product of this vector and
+    that of `item_vectors`.
+
+    Parameters
+    ----------
+    factors : DataFrame
+        ``id, bias, features``.
+    """
+    return factors.select(
+        "id", _vector(F.lit(1.0)), (F.lit(alpha) + F.col("bias")).cast("double").alias("offset")
+    )
+
+
+def item_vectors(factors: DataFrame) -> DataFrame:
+    """Return ``id, vector`` with the vector (γ_i, β_i); see `user_vectors`.
+
+    Parameters
+    ----------
+    factors : DataFrame
+        ``id, bias, features``.
+    """
+    return factors.select("id", _vector(F.col("bias")))
+
+
+def _vector(last: Column) -> Column:
+    joined = F.concat(F.col("features").cast("array<float>"), F.array(last.cast("float")))
+    return joined.alias("vector")

@@ -10,11 +10,12 @@ from pyspark.sql import DataFrame, SparkSession
 
 from nonconvex.distributed.columns import id_column, text_column
 from nonconvex.distributed.data.prepare import needs_timestamps, prepare_ratings
-from nonconvex.distributed.data.prepared import PreparedRatings
+from nonconvex.distributed.data.prepared import PreparedRatings, seen_pairs
 from nonconvex.distributed.data.sources import read_source
 from nonconvex.distributed.data.validation import Columns, Rules
-from nonconvex.distributed.serving import item_vectors, read_named_table, seen_pairs, user_vectors
+from nonconvex.distributed.factorization.top_n import item_vectors, user_vectors
 from nonconvex.pipeline.config import Section
+from nonconvex.pipeline.models import read_named_table
 from nonconvex.pipeline.sections import (
     FilesSection,
     GateSection,

@@ -1,4 +1,4 @@
-"""Tables, metrics and figures of the data that the training of a network reports."""
+"""Results of training a network: the baseline, tables, metrics, figures of the data."""
 
 from __future__ import annotations
 
@@ -7,15 +7,75 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from pyspark.sql import DataFrame
 
 from nonconvex import __version__
 from nonconvex.distributed.data.examples import ExampleTable
+from nonconvex.distributed.network.predict import Scorer, evaluate_network
+from nonconvex.distributed.runtime import broadcasting
 from nonconvex.estimators.display import text_table
 from nonconvex.estimators.network.summary import NetworkSummary
-from nonconvex.numerics.network.model import Standardization
-from nonconvex.pipeline.network.baselines import NetworkModel
+from nonconvex.neural_network import (
+    MultilayerPerceptronClassificationModel,
+    MultilayerPerceptronRegressionModel,
+)
+from nonconvex.numerics.network.model import Network, Standardization
 from nonconvex.pipeline.runs import Run
 from nonconvex.pipeline.text import decimals, strict_json
+
+NetworkModel = MultilayerPerceptronClassificationModel | MultilayerPerceptronRegressionModel
+
+
+def compare_network(
+    model: NetworkModel,
+    table: ExampleTable,
+    part: str,
+    *,
+    others: Mapping[str, NetworkModel] | None = None,
+) -> dict[str, Any]:
+    """Evaluate a model on a part of a table, beside a constant fitted on the training rows.
+
+    Returns ``model``, `others` and ``baseline``, each with the result of ``model.evaluate``.
+    """
+    frame = table.part(part)
+    constant = constant_predictor(model, table)
+    models = {"model": model, **(others or {})}
+    evaluated = {name: one.evaluate(frame) for name, one in models.items()}
+    return {**evaluated, "baseline": _evaluate(constant, frame, table)}
+
+
+def constant_predictor(model: NetworkModel, table: ExampleTable) -> Scorer:
+    """Return the network without weights that fits the training rows of a table best.
+
+    It has the outputs and classes of `model`.  Its outputs are its biases: ȳ = Σ w y / Σ w for
+    numbers, and for classes log p_c with p_c = (1 + Σ_{y = c} w) / (k + Σ w), so that no class has
+    probability 0.
+    """
+    trained = model.scorer
+    features, outputs = trained.network.layers[0], trained.network.layers[-1]
+    network = Network((features, outputs), (), trained.network.loss)
+    none = Standardization.none(features)
+    empty = Scorer(network, np.zeros(network.size), none, trained.classes)
+    statistics = _evaluate(empty, table.part("train"), table)
+    [(_, bias)] = network.views(empty.theta)
+    assert bias is not None
+    bias[:] = _biases(statistics, outputs)
+    return empty
+
+
+def _biases(statistics: dict[str, Any], outputs: int) -> NDArray[np.float64]:
+    if "classes" not in statistics:
+        return np.array([target["mean"] for target in statistics["targets"]])
+    logs = np.log([1 + one["weight"] for one in statistics["classes"]])
+    logs -= np.log(len(logs) + statistics["weight"])
+    return logs if outputs > 1 else logs[1:] - logs[:1]
+
+
+def _evaluate(scorer: Scorer, frame: DataFrame, table: ExampleTable) -> dict[str, Any]:
+    with broadcasting(frame.sparkSession) as share:
+        return evaluate_network(frame, table.columns, share(scorer))
+
 
 _CLASSIFICATION = {"accuracy": "accuracy", "logLoss": "log loss"}
 _REGRESSION = {"rmse": "RMSE", "mae": "MAE", "r2": "R²"}
