@@ -29,32 +29,20 @@ _PREDICTED = 30
 
 
 class PredictedVsActual(NamedTuple):
-    """2-D histogram of predicted against actual values.
+    """2-D histogram of predicted against actual values."""
 
-    Attributes
-    ----------
-    counts : int64 array of shape (rows, columns)
-        By actual value and by prediction; values outside are counted at the edge.
-    actual, predicted : float64 arrays of shape (rows + 1,) and (columns + 1,)
-        The edges of the tiles.
-    """
-
+    # (rows, columns): by actual value and by prediction; values outside are counted at the edge
     counts: NDArray[np.int64]
+    # of shapes (rows + 1,) and (columns + 1,): the edges of the tiles
     actual: NDArray[np.float64]
     predicted: NDArray[np.float64]
 
 
 class Reliability(NamedTuple):
-    """Mean confidence and accuracy of predictions, in bins of confidence.
+    """Mean confidence and accuracy of predictions, in bins of confidence."""
 
-    Attributes
-    ----------
-    rows : int64 array of shape (b,)
-    confidence, accuracy : float64 arrays of shape (b,)
-        Means over the rows of each bin.
-    """
-
-    rows: NDArray[np.int64]
+    rows: NDArray[np.int64]  # (b,)
+    # of shapes (b,): means over the rows of each bin
     confidence: NDArray[np.float64]
     accuracy: NDArray[np.float64]
 

@@ -41,25 +41,15 @@ class ExamplesError(ValueError):
 
 @dataclass(frozen=True)
 class ExampleColumns:
-    """Names of the columns of examples.
+    """Names of the columns of examples."""
 
-    Parameters
-    ----------
-    features : str or sequence of str
-        One column of ml vectors or arrays, or a sequence of columns of numbers.
-    label : str or sequence of str
-        For a classification, a column of strings or whole numbers.  For a regression, a column
-        of numbers, ml vectors or arrays, or a sequence of columns of numbers.
-    weight : str, optional
-        A column of numbers ≥ 0.
-    held_out : str, optional
-        A boolean column, true for the validation rows.
-    """
-
+    # one column of ml vectors or arrays, or a sequence of columns of numbers
     features: str | Sequence[str]
+    # for a classification, a column of strings or whole numbers. For a regression, a column of
+    # numbers, ml vectors or arrays, or a sequence of columns of numbers.
     label: str | Sequence[str]
-    weight: str | None = None
-    held_out: str | None = None
+    weight: str | None = None  # a column of numbers ≥ 0
+    held_out: str | None = None  # a boolean column, true for the validation rows
 
     def feature_name(self, index: int) -> str:
         """Return the name of a feature, for messages."""

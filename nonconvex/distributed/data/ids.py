@@ -40,21 +40,12 @@ class SortedCounts:
 
 @dataclass(frozen=True)
 class IdIndex:
-    """The ids of one side with their dense indices and blocks.
+    """The ids of one side with their dense indices and blocks."""
 
-    Parameters
-    ----------
-    table : DataFrame
-        ``id, index int, count long, block int``, one row for each id, in ascending order.
-    size : int
-        Number m of ids.
-    blocks : int
-        Number of blocks, some of which may be empty.
-    """
-
+    # ``id, index int, count long, block int``, one row for each id, in ascending order
     table: DataFrame
-    size: int
-    blocks: int
+    size: int  # number m of ids
+    blocks: int  # number of blocks, some of which may be empty
     _counts: SortedCounts
 
     def unpersist(self) -> None:

@@ -26,33 +26,21 @@ class PreparedError(ValueError):
 
 @dataclass(frozen=True)
 class Content:
-    """Everything that determines prepared ratings: equal content means equal tables.
+    """Everything that determines prepared ratings: equal content means equal tables."""
 
-    Parameters
-    ----------
-    configuration : dict
-        The choices, as they were given.
-    types : dict of str to str
-        Spark's name of the type of each column of a rating: ``user``, ``item``, ``rating`` and,
-        if there are any, ``weight`` and ``timestamp``.
-    counts : dict
-        Numbers of rows: ``read``, ``accepted``, ``rejected`` (by reason), ``duplicates``
-        (``rows`` beyond the first of a pair, ``pairs``, ``conflicting`` pairs) and of each part.
-    mean, minimum, maximum : float
-        Of the training ratings.  The mean is rounded once, so that no order matters.
-    weight : float or None
-        Sum of the weights of the training ratings, if they have weights.
-    fingerprint : str
-        64-bit hash, in hexadecimal, of all ratings and their parts; no order matters.
-    """
-
-    configuration: dict[str, Any]
+    configuration: dict[str, Any]  # the choices, as they were given
+    # Spark's name of the type of each column of a rating: ``user``, ``item``, ``rating`` and, if
+    # there are any, ``weight`` and ``timestamp``
     types: dict[str, str]
+    # numbers of rows: ``read``, ``accepted``, ``rejected`` (by reason), ``duplicates`` (``rows``
+    # beyond the first of a pair, ``pairs``, ``conflicting`` pairs) and of each part
     counts: dict[str, Any]
+    # of the training ratings. The mean is rounded once, so that no order matters.
     mean: float
     minimum: float
     maximum: float
-    weight: float | None
+    weight: float | None  # sum of the weights of the training ratings, if they have weights
+    # 64-bit hash, in hexadecimal, of all ratings and their parts; no order matters
     fingerprint: str
 
     def differences(self, other: "Content") -> list[str]:
@@ -63,25 +51,16 @@ class Content:
 
 @dataclass(frozen=True)
 class Manifest(Content):
-    """Description of a directory of prepared ratings.
+    """Description of a directory of prepared ratings."""
 
-    Parameters
-    ----------
-    source : dict of str to str
-        ``path`` and ``format`` of the raw ratings.
-    users, items : int
-        Number of distinct ids in training.
-    user_blocks, item_blocks : int
-        Number of blocks of each side.
-    unknown : dict
-        For validation and test, the number of ratings whose ``user``, ``item`` is not in training.
-    """
-
-    source: dict[str, str]
+    source: dict[str, str]  # ``path`` and ``format`` of the raw ratings
+    # number of distinct ids in training
     users: int
     items: int
+    # number of blocks of each side
     user_blocks: int
     item_blocks: int
+    # for validation and test, the number of ratings whose ``user``, ``item`` is not in training
     unknown: dict[str, dict[str, int]]
 
     def to_json(self) -> str:
@@ -107,15 +86,6 @@ class PreparedRatings:
     is one file with one row group, sorted by both indices, so that one task reads a block whole and
     in order.  In validation and test, an index is null if the id is not in training.
 
-    Parameters
-    ----------
-    spark : SparkSession
-        The session that reads.
-    path : str
-    manifest : Manifest
-    reused : bool
-        Whether they existed already when they were to be prepared.
-
     Examples
     --------
     >>> prepared = PreparedRatings.open(spark, "prepared/films")
@@ -125,10 +95,10 @@ class PreparedRatings:
     490
     """
 
-    spark: SparkSession
+    spark: SparkSession  # the session that reads
     path: str
     manifest: Manifest
-    reused: bool = False
+    reused: bool = False  # whether they existed already when they were to be prepared
 
     @classmethod
     def open(cls, spark: SparkSession, path: str) -> "PreparedRatings":

@@ -28,21 +28,11 @@ class WindowError(ValueError):
 
 
 class Window(NamedTuple):
-    """The last days of a table in directories ``<column>=<YYYY-MM-DD>``.
+    """The last days of a table in directories ``<column>=<YYYY-MM-DD>``."""
 
-    Attributes
-    ----------
-    column : str
-        What the directories are named by.
-    until : date
-        The last day, which must be there.
-    days : int
-        How many days, at least 1, the last one among them; others may be missing.
-    """
-
-    column: str
-    until: date
-    days: int
+    column: str  # what the directories are named by
+    until: date  # the last day, which must be there
+    days: int  # how many days, at least 1, the last one among them; others may be missing
 
     def directories(self, path: str, names: Collection[str]) -> list[str]:
         """Return those of `names` that are in the window, ascending; the last day must be there.
@@ -91,24 +81,13 @@ class SourceError(ValueError):
 
 @dataclass(frozen=True)
 class Source:
-    """Rows as they are in files.
+    """Rows as they are in files."""
 
-    Parameters
-    ----------
-    rows : DataFrame
-        Every column of the files; in the text formats all of them strings.
-    path : str
-        Where the files are.
-    format : str
-        One of `FORMATS`.
-    malformed : str, optional
-        In the text formats, the column of `rows` with the whole line if it could not be parsed,
-        else null.
-    """
-
-    rows: DataFrame
-    path: str
-    format: str
+    rows: DataFrame  # every column of the files; in the text formats all of them strings
+    path: str  # where the files are
+    format: str  # one of `FORMATS`
+    # in the text formats, the column of `rows` with the whole line if it could not be parsed, else
+    # null
     malformed: str | None = None
 
     @property

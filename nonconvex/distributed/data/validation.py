@@ -45,27 +45,18 @@ class Columns:
 
     A name is that of a column, whatever its characters, or else a path with dots into structs.
 
-    Parameters
-    ----------
-    user, item : str
-        Ids: strings, integers or decimals.
-    rating : str
-        The rating, a number.
-    weight : str, optional
-        Weight of the rating, a finite number ≥ 0.
-    timestamp : str, optional
-        Time of the rating: a number in any unit, or a timestamp or date, taken as Unix seconds.
-
     Examples
     --------
     >>> Columns(user="userId", item="movieId").named()
     {'user': 'userId', 'item': 'movieId', 'rating': 'rating'}
     """
 
+    # ids: strings, integers or decimals
     user: str = "user"
     item: str = "item"
-    rating: str = "rating"
-    weight: str | None = None
+    rating: str = "rating"  # the rating, a number
+    weight: str | None = None  # weight of the rating, a finite number ≥ 0
+    # time of the rating: a number in any unit, or a timestamp or date, taken as Unix seconds
     timestamp: str | None = None
 
     def named(self) -> dict[str, str]:
@@ -78,26 +69,20 @@ class Columns:
 class Rules:
     """Rules of validation.
 
-    Parameters
-    ----------
-    ids : {"auto", "string", "long"}
-        The type of ids. "auto" keeps the type of a typed column; ids from text are strings
-        unless every accepted one is an integer, written without leading zeros, of 64 bits.
-    minimum, maximum : float, optional
-        The least and the greatest valid rating.
-    duplicates : {"error", "first", "last", "mean"}
-        For several ratings of one item by one user: raise, keep the first in the order of the
-        files, keep the one with the latest timestamp, or take their mean.
-
     Examples
     --------
     >>> Rules(minimum=0, maximum=10).duplicates
     'error'
     """
 
+    # the type of ids. "auto" keeps the type of a typed column; ids from text are strings unless
+    # every accepted one is an integer, written without leading zeros, of 64 bits.
     ids: str = "auto"
+    # the least and the greatest valid rating
     minimum: float | None = None
     maximum: float | None = None
+    # for several ratings of one item by one user: raise, keep the first in the order of the files,
+    # keep the one with the latest timestamp, or take their mean
     duplicates: str = "error"
 
     def __post_init__(self) -> None:
