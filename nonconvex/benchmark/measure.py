@@ -70,17 +70,7 @@ class Ratio(NamedTuple):
 
 @dataclass
 class Clock:
-    """A stopwatch and a record of values, in the order in which they were first recorded.
-
-    Examples
-    --------
-    >>> clock = Clock("network", now=iter([1.0, 3.5]).__next__)
-    >>> clock.time(lambda: "done")
-    ('done', 2.5)
-    >>> clock.record("a", "epoch", "ours", 2.5)
-    >>> clock.measurements[0].median
-    2.5
-    """
+    """A stopwatch and a record of values, in the order in which they were first recorded."""
 
     section: str
     now: Callable[[], float] = time.perf_counter
@@ -114,13 +104,7 @@ class Clock:
 
 
 def interleaved(contenders: Sequence[ContenderT], repeats: int) -> Iterator[ContenderT]:
-    """Yield every contender in turn, `repeats` times, so that all see the same machine.
-
-    Examples
-    --------
-    >>> list(interleaved(["ours", "peer"], 2))
-    ['ours', 'peer', 'ours', 'peer']
-    """
+    """Yield every contender in turn, `repeats` times, so that all see the same machine."""
     for _ in range(repeats):
         yield from contenders
 
@@ -130,28 +114,13 @@ def per_step(lengths: tuple[int, int], seconds: tuple[float, float]) -> tuple[fl
 
     A fit of n steps takes a + b n seconds: b is the difference of the two fits over that of their
     lengths, and a is the rest of the longer one.  No contender has to report anything.
-
-    Examples
-    --------
-    >>> per_step((2, 6), (9.0, 11.0))
-    (0.5, 8.0)
     """
     slope = (seconds[1] - seconds[0]) / (lengths[1] - lengths[0])
     return slope, seconds[1] - lengths[1] * slope
 
 
 def ratios(measurements: Sequence[Measurement]) -> list[Ratio]:
-    """Return the ratios of the first contender of each work to all others.
-
-    Examples
-    --------
-    >>> both = [
-    ...     Measurement("network", "a", "epoch", name, "s", "less", (value,))
-    ...     for name, value in {"ours": 2.0, "peer": 3.0}.items()
-    ... ]
-    >>> [ratio.value for ratio in ratios(both)]
-    [1.5]
-    """
+    """Return the ratios of the first contender of each work to all others."""
     first: dict[tuple[str, str, str], Measurement] = {}
     found = []
     for one in measurements:

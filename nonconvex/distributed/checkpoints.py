@@ -179,13 +179,7 @@ _SCHEMA = pa.schema(list(zip(PIECES, (pa.string(), pa.int64(), pa.binary()), str
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return the leaves of nested dicts by dotted names.
-
-    Examples
-    --------
-    >>> flatten({"0": {"users": 1, "best": {"users": 2}}})
-    {'0.users': 1, '0.best.users': 2}
-    """
+    """Return the leaves of nested dicts by dotted names."""
     flat: dict[str, Any] = {}
     for name, value in tree.items():
         if isinstance(value, Mapping):
@@ -196,13 +190,7 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """Undo `flatten`.
-
-    Examples
-    --------
-    >>> nest({"0.users": 1, "0.best.users": 2})
-    {'0': {'users': 1, 'best': {'users': 2}}}
-    """
+    """Undo `flatten`."""
     tree: dict[str, Any] = {}
     for name, value in flat.items():
         *parents, leaf = name.split(".")

@@ -390,16 +390,6 @@ def write_checksums(
 
     Each file is read once, on the driver, for its digest.  Files that Spark ignores, those in
     `without`, and unless `deep` those in subdirectories, are left out.
-
-    Examples
-    --------
-    >>> files = FileSystem(spark, "sealed")
-    >>> files.write_text("sealed/model.json", "[1, 2]")
-    >>> write_checksums(spark, "sealed")
-    >>> files.write_text("sealed/model.json", "[1, 3]")
-    >>> verify(spark, "sealed")
-    Traceback (most recent call last):
-    ChecksumError: sealed/model.json is damaged: its checksum differs
     """
     files = FileSystem(spark, path)
     entries = {

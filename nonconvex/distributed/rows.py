@@ -38,25 +38,13 @@ def zip_partitions(*rdds: RDD[Element]) -> RDD[Element]:
 
 
 def scatter(spark: SparkSession, values: Sequence[Any]) -> RDD[Element]:
-    """Send each value to the partition of its number.
-
-    Examples
-    --------
-    >>> scatter(spark, ["a", "b"]).glom().collect()
-    [[(0, 'a')], [(1, 'b')]]
-    """
+    """Send each value to the partition of its number."""
     numbered: list[Element] = list(enumerate(values))
     return partitions(spark, numbered).partitionBy(len(numbered), by_number)
 
 
 def group_by_type(elements: Iterable[Element], *kinds: type) -> dict[int, list[list[Any]]]:
-    """Group the values of each block by their types.
-
-    Examples
-    --------
-    >>> group_by_type([(0, "a"), (3, 2.5), (0, 1.5), (0, "b")], str, float)
-    {0: [['a', 'b'], [1.5]], 3: [[], [2.5]]}
-    """
+    """Group the values of each block by their types."""
     found: dict[int, list[list[Any]]] = {}
     for number, value in elements:
         found.setdefault(number, [[] for _ in kinds])[kinds.index(type(value))].append(value)

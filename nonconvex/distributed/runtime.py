@@ -32,13 +32,7 @@ class Progress(NamedTuple):
     stop: str | None = None  # the reason why it ended, if it has
 
     def line(self) -> str:
-        """Return one line of a log.
-
-        Examples
-        --------
-        >>> Progress("restart 1", "iteration", 2, 15, {"f": "0.81"}, 0.25).line()
-        'restart 1  iteration   2  f 0.81  0.25 s'
-        """
+        """Return one line of a log."""
         parts = [self.name, f"{self.unit} {self.done:3d}"]
         parts += [f"{name} {value}" for name, value in self.figures.items()]
         parts += [f"{self.seconds:.2f} s", self.stop or ""]
@@ -106,14 +100,7 @@ def rows_of(frame: DataFrame) -> RDD[Any]:
 
 @contextmanager
 def described(spark: SparkSession, text: str) -> Iterator[None]:
-    """Describe the Spark jobs of a block, and restore the description afterwards.
-
-    Examples
-    --------
-    >>> with described(spark, "evaluation"):
-    ...     job_description(spark)
-    'evaluation'
-    """
+    """Describe the Spark jobs of a block, and restore the description afterwards."""
     before = job_description(spark)
     describe_jobs(spark, text)
     try:
@@ -157,13 +144,7 @@ def with_frozen_gc(task: _Task) -> _Task:
 
 
 def to_bytes(table: pa.Table) -> bytes:
-    """Write a table as a stream of Arrow.
-
-    Examples
-    --------
-    >>> from_bytes(to_bytes(pa.table({"id": [3, 4]})))["id"].to_pylist()
-    [3, 4]
-    """
+    """Write a table as a stream of Arrow."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as stream:
         stream.write_table(table)

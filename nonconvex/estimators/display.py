@@ -13,13 +13,7 @@ _SHORT.maxstring = _SHORT.maxother = 100
 
 
 def one_line(name: str, facts: Mapping[str, Any]) -> str:
-    """Return ``Name(key=value, …)``, with floats to six digits and long values shortened.
-
-    Examples
-    --------
-    >>> one_line("Model", {"rank": 10, "objective": 0.123456789, "layers": list(range(1000))})
-    'Model(rank=10, objective=0.123457, layers=[0, 1, 2, 3, 4, 5, ...])'
-    """
+    """Return ``Name(key=value, …)``, with floats to six digits and long values shortened."""
     shown = (
         f"{key}={value:.6g}" if isinstance(value, float) else f"{key}={_SHORT.repr(value)}"
         for key, value in facts.items()
@@ -46,13 +40,7 @@ def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def html_table(heading: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a heading and a table as HTML, for a notebook.
-
-    Examples
-    --------
-    >>> html_table("a < b", ["x"], [["1"]])
-    '<p>a &lt; b</p><table><tr><th>x</th></tr><tr><td>1</td></tr></table>'
-    """
+    """Return a heading and a table as HTML, for a notebook."""
     lines = [("th", header), *(("td", row) for row in rows)]
     cells = (
         "".join(f"<{tag}>{html.escape(value)}</{tag}>" for value in line) for tag, line in lines

@@ -67,13 +67,7 @@ def log_run(spark: SparkSession, path: str) -> str:
 
 
 def _numbers(values: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, float]]:
-    """Yield the numbers of nested mappings by names that MLflow takes.
-
-    Examples
-    --------
-    >>> list(_numbers({"rmse": {"α": 1.5, "model": 2}, "path": "a", "ok": True, "history": [3]}))
-    [('rmse._', 1.5), ('rmse.model', 2.0)]
-    """
+    """Yield the numbers of nested mappings by names that MLflow takes."""
     for key, value in values.items():
         name = before + re.sub(r"[^\w\-. /]", "_", key, flags=re.ASCII)
         if isinstance(value, Mapping):

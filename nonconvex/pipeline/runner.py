@@ -53,11 +53,8 @@ def run(
     ``exit_status`` (2 for usage and configuration, 3 for bad input data, 4 for a quality gate)
     ends the job with that status and one sentence, also when a Python worker raised it; so does a
     check inside a query plan, with 3. The ``details`` of such an exception are reported beside
-    the sentence. Anything else is a defect: status 1, with the traceback.
-
-    Examples
-    --------
-    The last line of a job is ``sys.exit(run(main, Config, description=__doc__))``.
+    the sentence. Anything else is a defect: status 1, with the traceback. The last line of a job
+    is ``sys.exit(run(main, Config, description=__doc__))``.
     """
     parser = _parser(description)
     with _logging() as handler:
@@ -88,14 +85,7 @@ def run(
 
 
 class JsonLines(logging.Formatter):
-    """Writes ``time, level, job, message``, and ``traceback`` of an exception, as one JSON line.
-
-    Examples
-    --------
-    >>> record = logging.makeLogRecord({"msg": "2 of 3", "levelname": "INFO", "created": 0.0})
-    >>> JsonLines("fit").format(record)
-    '{"time": "1970-01-01T00:00:00.000+00:00", "level": "INFO", "job": "fit", "message": "2 of 3"}'
-    """
+    """Writes ``time, level, job, message``, and ``traceback`` of an exception, as one JSON line."""
 
     def __init__(self, job: str) -> None:
         super().__init__()

@@ -89,16 +89,7 @@ def agreement(
 
 
 def reliability(frame: DataFrame, confidence: Column, right: Column, bins: int = 10) -> Reliability:
-    """Compare how sure predictions are with how many of them are right.
-
-    Examples
-    --------
-    >>> predicted = spark.createDataFrame(
-    ...     [(0.5, False), (0.9375, True), (1.0, True)], ["confidence", "right"]
-    ... )
-    >>> reliability(predicted, F.col("confidence"), F.col("right"))
-    Reliability(rows=array([1, 2]), confidence=array([0.5    , 0.96875]), accuracy=array([0., 1.]))
-    """
+    """Compare how sure predictions are with how many of them are right."""
     place = _bin(confidence * bins, bins)
     rows = (
         frame.where(confidence.isNotNull())
@@ -146,14 +137,7 @@ def picture(
     draw: Callable[[Axes], None],
     size: tuple[float, float] = SIZE,
 ) -> Picture:
-    """Draw a figure with one pair of axes, in colours of `colour`; the same gives the same bytes.
-
-    Examples
-    --------
-    >>> drawn = picture("f", "f", "", "f falls from 2 to 1.", lambda axes: axes.plot([2, 1]))
-    >>> "prefers-color-scheme: dark" in drawn.svg, drawn.png[1:4]
-    (True, b'PNG')
-    """
+    """Draw a figure with one pair of axes, in colours of `colour`, to the same bytes each time."""
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=size, layout="constrained")
         axes = figure.add_subplot()

@@ -177,19 +177,7 @@ def _names(
 
 
 def factorization_page(data: FactorizationPageData) -> Page:
-    """Put a page together.
-
-    Examples
-    --------
-    >>> from nonconvex.pipeline.runs import Run
-    >>> metadata = RunMetadata(Run("a", "runs/a"), "", {"train": 2.5})
-    >>> data = collect_factorization(model, prepared, None, metadata, None, "als")
-    >>> page = factorization_page(data)
-    >>> page.lead
-    'A factorization of rank 2, trained by als on 490 ratings of 20 items by 40 users.'
-    >>> [part.title for part in page.parts]
-    ['Training', 'The model', 'Data', 'Configuration', 'Versions and times']
-    """
+    """Put a page together."""
     summary = data.summary
     lead = (
         f"A factorization of rank {data.factors.items.shape[1] - 1}, trained by {data.solver} on "

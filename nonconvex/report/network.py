@@ -106,16 +106,7 @@ def _histograms(
 
 
 def network_page(data: NetworkPageData) -> Page:
-    """Put a page together.
-
-    Examples
-    --------
-    >>> from nonconvex.pipeline.runs import Run
-    >>> metadata = RunMetadata(Run("a", "runs/a"), "", {"train": 2.5})
-    >>> page = network_page(collect_network(classifier, "flowers.csv", examples, None, metadata))
-    >>> page.lead
-    'A network of layers 4–8–3 with 67 parameters, trained on 111 rows of flowers.csv.'
-    """
+    """Put a page together."""
     summary = data.summary
     lead = (
         f"A network of layers {'–'.join(map(str, summary.layers))} with {summary.parameters:,} "

@@ -79,14 +79,7 @@ class Page:
 
 
 def render(page: Page) -> str:
-    """Return a page as HTML: style and figures inside, no script, all text escaped.
-
-    Examples
-    --------
-    >>> html = render(Page("A run", "Of <films>", [Fact("RMSE", "0.9")], [], "by nonconvex"))
-    >>> "Of &lt;films&gt;" in html, "<script" in html, "http" in html
-    (True, False, False)
-    """
+    """Return a page as HTML: style and figures inside, no script, all text escaped."""
     from jinja2 import Environment, StrictUndefined
 
     text = files("nonconvex.report").joinpath("page.html.j2").read_text(encoding="utf-8")
@@ -180,13 +173,7 @@ def format_number(value: float | None, form: str = ".4f") -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return a duration to read.
-
-    Examples
-    --------
-    >>> duration(3.14159), duration(75), duration(7384)
-    ('3.1 s', '1 min 15 s', '2 h 3 min')
-    """
+    """Return a duration to read."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

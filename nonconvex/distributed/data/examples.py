@@ -271,13 +271,6 @@ def read_vectors(column: pa.Array, width: int) -> Vectors:
 
     The column has lists of numbers, or the structs (type, size, indices, values) of ml vectors, or
     numbers, which are vectors of one entry.
-
-    Examples
-    --------
-    >>> read_vectors(pa.array([[1, 2], None, [3]]), 2)
-    Vectors(values=array([[ 1.,  2.],
-           [nan, nan],
-           [nan, nan]]), lengths=array([ 2, -1,  1]))
     """
     if pa.types.is_struct(column.type):
         return _structs(column, width)

@@ -58,20 +58,6 @@ def sorted_counts(frame: DataFrame, column: str) -> SortedCounts:
 
     Two shuffles of the distinct values, which are then cached: the caller calls
     `SortedCounts.unpersist`.  The driver sees three numbers for each partition.
-
-    Examples
-    --------
-    >>> counts = sorted_counts(ratings, "rating")
-    >>> counts.table.orderBy("index").show(3)
-    +---+-----+-----+------+
-    | id|index|count|before|
-    +---+-----+-----+------+
-    |1.0|    0|    1|     0|
-    |2.0|    1|    3|     1|
-    |3.0|    2|    4|     4|
-    +---+-----+-----+------+
-    only showing top 3 rows
-    >>> counts.unpersist()
     """
     counts = frame.groupBy(F.col(column).alias("id")).agg(F.count("*").alias("count"))
     # As many partitions as cores: Spark does not coalesce cached partitions.
@@ -99,13 +85,6 @@ def index_ids(ratings: DataFrame, column: str, blocks: int | None = None) -> IdI
     With n ratings and B blocks, an id with c ratings of smaller ids is in block ⌊c B / n⌋: blocks
     are ranges of indices with n / B ratings each, up to those of one id.  The result is cached;
     the caller calls `IdIndex.unpersist`.
-
-    Examples
-    --------
-    >>> users = index_ids(ratings, "user", blocks=4)
-    >>> users.size, users.table.select("block").distinct().count()
-    (40, 4)
-    >>> users.unpersist()
     """
     if blocks is not None and blocks < 1:
         raise ValueError(f"the number of blocks must be at least 1, got {blocks}")
@@ -132,16 +111,7 @@ def default_blocks(ratings: DataFrame, rows: int) -> int:
 
 
 def attach_indices(ratings: DataFrame, users: IdIndex, items: IdIndex) -> DataFrame:
-    """Add ``user_index, user_block, item_index, item_block`` to ratings, null for unknown ids.
-
-    Examples
-    --------
-    >>> users, items = index_ids(ratings, "user"), index_ids(ratings, "item")
-    >>> attach_indices(ratings, users, items).where("item = 'Argo'").first().item_index
-    0
-    >>> users.unpersist()
-    >>> items.unpersist()
-    """
+    """Add ``user_index, user_block, item_index, item_block`` to ratings, null for unknown ids."""
     for side, index in (("user", users), ("item", items)):
         columns = {"id": side, "index": f"{side}_index", "block": f"{side}_block"}
         table = index.table.select(*(F.col(name).alias(new) for name, new in columns.items()))

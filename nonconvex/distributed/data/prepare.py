@@ -69,14 +69,7 @@ class Duplicates(NamedTuple):
 
 
 def count_duplicates(ratings: DataFrame) -> Duplicates:
-    """Count the rows that repeat a (user, item) pair; no shuffle if partitioned by user.
-
-    Examples
-    --------
-    >>> twice = count_duplicates(ratings.union(ratings))
-    >>> twice.rows, twice.pairs, twice.conflicting
-    (603, 603, 0)
-    """
+    """Count the rows that repeat a (user, item) pair; no shuffle if partitioned by user."""
     differ = F.col("low") < F.col("high")
     example = F.struct(~differ, "user", "item", "rows", "low", "high")
     found = (
@@ -103,16 +96,6 @@ def resolve_duplicates(ratings: DataFrame, policy: str) -> tuple[DataFrame, Data
     weights, and the sum of the weights, so that the squared errors of the one and of the many
     differ by a constant; the latest timestamp; of a ready-made split the first of test, train,
     validation.
-
-    Examples
-    --------
-    >>> twice = spark.createDataFrame(
-    ...     [("ann", 1, 5.0, 100, 0), ("ann", 1, 3.0, 200, 1)],
-    ...     ["user", "item", "rating", "timestamp", "position"],
-    ... )
-    >>> kept, dropped = resolve_duplicates(twice, "last")
-    >>> kept.first().rating, dropped.first().reason
-    (3.0, 'duplicate of a later row: its rating is 3.0')
     """
     if policy == "mean":
         return _merge(ratings), None
@@ -245,13 +228,7 @@ def prepare_ratings(
 
 
 def needs_timestamps(columns: Columns, rules: Rules, split: Split) -> bool:
-    """Return whether every rating must have a timestamp; raise ValueError if no column is named.
-
-    Examples
-    --------
-    >>> needs_timestamps(Columns(timestamp="when"), Rules(), Split("time", test=0.1))
-    True
-    """
+    """Return whether every rating must have a timestamp; raise ValueError if no column is named."""
     uses = [f"split {split.method!r}"] if split.method in ("time", "last") else []
     uses += ["duplicates 'last'"] if rules.duplicates == "last" else []
     if uses and columns.timestamp is None:

@@ -35,14 +35,7 @@ class Window(NamedTuple):
     days: int  # how many days, at least 1, the last one among them; others may be missing
 
     def directories(self, path: str, names: Collection[str]) -> list[str]:
-        """Return those of `names` that are in the window, ascending; the last day must be there.
-
-        Examples
-        --------
-        >>> window = Window("date", date(2026, 3, 1), 3)
-        >>> window.directories("ratings", ["date=2026-02-26", "date=2026-02-28", "date=2026-03-01"])
-        ['date=2026-02-28', 'date=2026-03-01']
-        """
+        """Return those of `names` that are in the window, ascending; the last day must be there."""
         days = [self.until - timedelta(days=back) for back in reversed(range(self.days))]
         wanted = [f"{self.column}={day.isoformat()}" for day in days]
         there = [name for name in wanted if name in names]

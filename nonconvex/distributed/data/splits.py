@@ -35,15 +35,6 @@ class Split:
         The seed of "random".
     column : str, optional
         The column of "column", each value of which is one of `PARTS`.
-
-    Examples
-    --------
-    >>> Split("random", test=0.1)
-    Split(method='random', validation=0, test=0.1, seed=0, column=None)
-    >>> Split("random", validation=0.5, test=0.5)
-    Traceback (most recent call last):
-        ...
-    ValueError: validation and test must leave rows for training, got 0.5 + 0.5
     """
 
     method: str = "random"

@@ -44,11 +44,6 @@ class Columns:
     """Names of the columns of raw ratings.
 
     A name is that of a column, whatever its characters, or else a path with dots into structs.
-
-    Examples
-    --------
-    >>> Columns(user="userId", item="movieId").named()
-    {'user': 'userId', 'item': 'movieId', 'rating': 'rating'}
     """
 
     # ids: strings, integers or decimals
@@ -67,13 +62,7 @@ class Columns:
 
 @dataclass(frozen=True)
 class Rules:
-    """Rules of validation.
-
-    Examples
-    --------
-    >>> Rules(minimum=0, maximum=10).duplicates
-    'error'
-    """
+    """Rules of validation."""
 
     # the type of ids. "auto" keeps the type of a typed column; ids from text are strings unless
     # every accepted one is an integer, written without leading zeros, of 64 bits.
@@ -151,19 +140,6 @@ def label_ratings(
     DataFrame
         ``user, item, rating double, [weight double], [timestamp long], [split string], reason``
         and the extra columns.
-
-    Examples
-    --------
-    >>> rows = spark.createDataFrame(
-    ...     [("ann", 1, 5.0), ("ann", 2, 9.0)], ["user", "item", "rating"]
-    ... )
-    >>> labelled = label_ratings(rows, Columns(), Rules(maximum=5))
-    >>> labelled.where("reason is not null").show(truncate=False)
-    +----+----+------+----------------------+
-    |user|item|rating|reason                |
-    +----+----+------+----------------------+
-    |ann |2   |9.0   |rating is above 5: 9.0|
-    +----+----+------+----------------------+
     """
     names = columns.named() | ({} if split is None else {"split": split})
     _refuse_shared_columns(names)

@@ -127,14 +127,6 @@ def evaluate_ratings(ratings: DataFrame, predictors: Sequence[str]) -> Evaluatio
     ratings : DataFrame
         ``rating``, ``user_count`` and ``item_count`` (how many training ratings the user and the
         item have), ``weight`` if there are weights, and a column of doubles for each predictor.
-
-    Examples
-    --------
-    >>> ratings = spark.createDataFrame(
-    ...     [(4.0, 3.0, 10, 0), (2.0, 2.0, 0, 10)], ["rating", "mean", "user_count", "item_count"]
-    ... )
-    >>> evaluate_ratings(ratings, ["mean"]).overall
-    Scores(ratings=2, rmse={'mean': 0.7071067811865476}, mae={'mean': 0.5})
     """
     weighted = "weight" in ratings.columns
     named = [F.col("`" + name.replace("`", "``") + "`") for name in predictors]

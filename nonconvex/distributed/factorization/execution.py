@@ -37,13 +37,7 @@ _Batches = Iterator[pa.RecordBatch]
 
 
 def fits_on_driver(ratings: int, unknowns: int) -> bool:
-    """Tell whether a pass on the driver is faster than a job; `unknowns`: 1 + K of all problems.
-
-    Examples
-    --------
-    >>> fits_on_driver(100_000, 11), fits_on_driver(100_000, 8 * 11), fits_on_driver(1_000_000, 1)
-    (True, False, False)
-    """
+    """Tell whether a pass on the driver is faster than a job; `unknowns`: 1 + K of all problems."""
     return ratings <= DRIVER_RATINGS and ratings * unknowns <= DRIVER_NUMBERS
 
 
@@ -58,13 +52,7 @@ class ExchangePolicy(NamedTuple):
     divisible: bool = False
 
     def choose(self, rows: int) -> Exchange:
-        """Choose by the number of rows of the larger side, and log the reason.
-
-        Examples
-        --------
-        >>> ExchangePolicy("auto", row_bytes=44, max_bytes=1 << 20).choose(1_000_000)
-        'shuffle'
-        """
+        """Choose by the number of rows of the larger side, and log the reason."""
         if self.asked != "auto":
             return "broadcast" if self.asked == "broadcast" else "shuffle"
         size = rows * self.row_bytes

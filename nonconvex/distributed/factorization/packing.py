@@ -258,17 +258,7 @@ class IdLookup(NamedTuple):
 
 
 def collect_ids(chunks: DataFrame, side: str, kind: str, blocks: int | None = None) -> IdLookup:
-    """Give every id the index and the block that `index_ids` gives it, in one job.
-
-    Examples
-    --------
-    >>> from nonconvex.distributed.factorization.packing import read_chunks
-    >>> chunks = read_chunks(ratings, np.float32)
-    >>> items = collect_ids(chunks, "item", "string")
-    >>> items.indices_of(pa.chunked_array([["Argo", "Alien"]]))
-    array([ 0, -1], dtype=int32)
-    >>> chunks = chunks.unpersist()
-    """
+    """Give every id the index and the block that `index_ids` gives it, in one job."""
     counted = count_ids(chunks, side, kind)
     rows = int(pc.sum(counted["count"]).as_py())
     return look_up(counted["id"], counted["count"], blocks or default_blocks(chunks, rows))
@@ -283,11 +273,6 @@ def look_up(ids: pa.ChunkedArray, counts: pa.ChunkedArray, blocks: int) -> IdLoo
         Distinct, in any order.
     counts : Arrow array of shape (m,)
         Number of ratings of each.
-
-    Examples
-    --------
-    >>> look_up(pa.chunked_array([["bob", "ann"]]), pa.chunked_array([[1, 3]]), 2).block
-    array([0, 1], dtype=int32)
     """
     order = pc.sort_indices(ids)
     of_id = counts.take(order).to_numpy()
@@ -538,14 +523,6 @@ def row_sums(packed: BlockStore, rows: int, dtype: type[np.floating]) -> dict[st
         ``degrees, weights, sums, squares``: float64 arrays of shape (m,) in the order of the
         indices, the last two of w R and w R²; ``counts`` and ``duplicates``, the numbers of
         ratings and of repeated pairs in all.
-
-    Examples
-    --------
-    >>> from nonconvex.distributed.factorization.dataset import load_prepared
-    >>> training = load_prepared(prepared, dtype=np.float32, place="driver")
-    >>> sums = row_sums(training.blocks.users, 40, np.float32)
-    >>> sums["counts"], int(sums["degrees"].max())
-    (490, 17)
     """
     parts = packed.run(_sums(dtype)).to_pylist()
     seen = [part["block"] for part in parts]

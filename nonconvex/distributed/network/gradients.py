@@ -428,14 +428,7 @@ class GradientChoice(NamedTuple):
 
 
 def cheaper_mode(cost: StepCost) -> GradientChoice:
-    """Return the mode of the shorter step.
-
-    Examples
-    --------
-    >>> print(cheaper_mode(StepCost(60_000, 3136, 45, 1024, 101_770, 4, 2, 2)).reason)
-    gradients on the driver: 188 MB of examples fit into the 537 MB that the driver may keep, and a
-    step takes some 16 ms on the driver and 98 ms on the executors
-    """
+    """Return the mode of the shorter step."""
     here, there = cost.driver_seconds(), cost.executors_seconds()
     mode: GradientMode = "driver" if here <= there else "executors"
     return GradientChoice(

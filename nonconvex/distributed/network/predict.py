@@ -92,15 +92,6 @@ def score(
     evaluators of MLlib want it; of one number, a double; of several, an array of doubles.  A row
     with null, NaN or infinite features makes the query fail ("error"), is left out ("skip") or
     has null predictions ("keep").  Raises ColumnError if a column is missing or of a wrong type.
-
-    Examples
-    --------
-    >>> from nonconvex.distributed.runtime import broadcast
-    >>> frame = spark.read.parquet("flowers.parquet")
-    >>> scorer = broadcast(spark, classifier.scorer)
-    >>> score(frame, "features", scorer, OutputColumns()).first().prediction
-    'setosa'
-    >>> scorer.destroy()
     """
     about = scorer.value
     inputs = select_vectors(frame, features, "featuresCol")

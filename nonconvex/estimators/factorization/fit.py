@@ -77,13 +77,6 @@ def select_ratings(params: FactorizationParams, dataset: DataFrame) -> DataFrame
     """Select ``user, item, rating double``, and if named ``weight`` and ``held_out boolean``.
 
     Raises ColumnError if a column is missing or has a wrong type.
-
-    Examples
-    --------
-    >>> from nonconvex.recommendation import MatrixFactorization
-    >>> frame = ratings.withColumnRenamed("user", "who")
-    >>> select_ratings(MatrixFactorization(userCol="who"), frame).columns
-    ['user', 'item', 'rating']
     """
     check_frame("dataset", dataset)
     get = params.getOrDefault

@@ -91,16 +91,6 @@ def complete_layers(layers: Sequence[int], schema: ExampleSchema) -> tuple[int, 
     outputs: the targets, the classes, or 1 for two classes.  If neither is so, or it has one entry
     or none, it is the hidden layers.  Raises ParamError if only one is so, and ExamplesError if
     the list is complete and labels are not 0 … k − 1.
-
-    Examples
-    --------
-    >>> from nonconvex.distributed.data.examples import Classes
-    >>> iris = ExampleSchema(150, 0, 4, 3, Classes("string", ("setosa", "versicolor", "virginica")))
-    >>> complete_layers([4, 8, 3], iris), complete_layers([8], iris), complete_layers([], iris)
-    ((4, 8, 3), (4, 8, 3), (4, 3))
-    >>> complete_layers([4, 8], iris)
-    Traceback (most recent call last):
-    ParamError: layers=[4, 8] begins with the 4 features and does not end with...
     """
     given, features, targets = tuple(layers), schema.features, schema.targets
     allowed = (1, 2) if schema.classes is not None and targets == 2 else (targets,)

@@ -248,13 +248,7 @@ def trained_on(spark: SparkSession, model_path: str) -> str | None:
 
 
 def ratings_figures(manifest: Manifest) -> dict[str, float]:
-    """Return the figures of prepared ratings in which a later run looks for drift.
-
-    Examples
-    --------
-    >>> round(ratings_figures(prepared.manifest)["mean"], 2)
-    7.41
-    """
+    """Return the figures of prepared ratings in which a later run looks for drift."""
     counts = manifest.counts
     figures = {
         "read": counts["read"],
@@ -280,15 +274,7 @@ def model_id_changes(
 
 
 def id_changes(before: Ids, now: Ids) -> dict[str, float]:
-    """Return how many users and items are new, and how many are gone.
-
-    Examples
-    --------
-    >>> ids = Ids(pa.chunked_array([["ann", "bob"]]), pa.chunked_array([[1, 2]]))
-    >>> later = Ids(pa.chunked_array([["bob", "cid"]]), pa.chunked_array([[1, 2, 3]]))
-    >>> id_changes(ids, later)
-    {'new users': 1, 'users gone': 1, 'new items': 1, 'items gone': 0}
-    """
+    """Return how many users and items are new, and how many are gone."""
     changes: dict[str, float] = {}
     for side in ("users", "items"):
         old, new = getattr(before, side), getattr(now, side)
