@@ -599,8 +599,7 @@ def test_divergence_is_not_clipped_away(bad):
 def test_a_bad_rate_of_a_schedule_is_refused(rate):
     optimizer, theta = descent(lambda t: rate, identity), np.zeros(1)
     with pytest.raises(
-        OptimizerError,
-        match=rf"^a schedule's rates must be finite and ≥ 0, got {rate} at step 0$",
+        OptimizerError, match=rf"^a schedule's rates must be finite and ≥ 0, got {rate} at step 0$"
     ):
         optimizer.update(np.ones(1), optimizer.init(theta), theta)
 

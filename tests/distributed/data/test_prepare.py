@@ -248,10 +248,7 @@ def test_opened_tables_have_the_schemas_of_the_layout(spark, prepared):
 
 
 def test_a_block_is_read_by_one_task_however_files_are_cut(spark, prepared):
-    settings = {
-        "spark.sql.files.maxPartitionBytes": "500",
-        "spark.sql.files.openCostInBytes": "0",
-    }
+    settings = {"spark.sql.files.maxPartitionBytes": "500", "spark.sql.files.openCostInBytes": "0"}
     before = {key: spark.conf.get(key) for key in settings}
     try:
         for key, value in settings.items():
@@ -502,10 +499,7 @@ def test_without_duplicates_there_is_nothing_to_refuse(ratings):
 
 @pytest.mark.parametrize(
     ("policy", "expected", "dropped"),
-    [
-        ("first", [5.0, 2.0, 1.0, 4.0], [2, 3, 6, 8]),
-        ("last", [4.0, 2.0, 1.5, 4.0], [1, 2, 5, 7]),
-    ],
+    [("first", [5.0, 2.0, 1.0, 4.0], [2, 3, 6, 8]), ("last", [4.0, 2.0, 1.5, 4.0], [1, 2, 5, 7])],
 )
 def test_one_row_is_kept_and_the_others_are_not_lost(ratings, policy, expected, dropped):
     kept, lost = resolve_duplicates(ratings, policy)
