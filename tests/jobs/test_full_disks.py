@@ -9,7 +9,7 @@ import pytest
 
 from jobs import train_factorization
 from nonconvex.pipeline.factorization.config import FactorizationConfig
-from tests.jobs.test_cluster import ROOT, model_bits
+from tests.jobs.cluster import ROOT, model_bits
 
 pytestmark = [
     pytest.mark.thorough,

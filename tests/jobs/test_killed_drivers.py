@@ -19,11 +19,10 @@ from typing import NamedTuple
 import pyarrow.parquet as pq
 import pytest
 
-from tests.jobs.test_cluster import model_bits
+from tests.jobs.cluster import ROOT, model_bits
 
 pytestmark = pytest.mark.thorough
 
-ROOT = Path(__file__).parents[2]
 JOB = ROOT / "jobs/train_factorization.py"
 STEPS = {
     "preparing": [r"rows accepted", r"users in", r"wrote prepared ratings"],
