@@ -21,7 +21,6 @@ top = 3
 repeats = 1
 memory = false
 mllib = {{numUserBlocks = 1, numItemBlocks = 1}}
-
 [network]
 layers = [4]
 batch_size = 32
@@ -31,12 +30,10 @@ most_epochs = 1
 repeats = 1
 memory = false
 peers = ["mllib"]
-
 [network.examples]
 path = "{root}/flowers.parquet"
 task = "classification"
 label = "kind"
-
 [output]
 path = "{root}/out"
 """

@@ -13,7 +13,6 @@ from nonconvex.pipeline.factorization.config import FactorizationConfig
 CONFIG = """
 [prepared]
 path = "{root}/prepared"
-
 [output]
 path = "{root}/runs"
 """

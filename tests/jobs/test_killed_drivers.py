@@ -38,22 +38,18 @@ WHOLE = {"config.toml", "prepared", "ratings.parquet", "runs"}
 CONFIG = """
 [ratings]
 path = "{ratings}"
-
 [prepared]
 path = "{root}/prepared"
 overwrite = true
-
 [factorization]
 rank = 4
 maxIter = 12
 tol = 0.0
 checkpointPath = "{root}/checkpoint"
 checkpointInterval = 1
-
 [output]
 path = "{root}/runs"
 keep = 1
-
 [report]
 write = false
 """

@@ -15,11 +15,9 @@ user = "userId"
 timestamp = "when"
 minimum = 1
 maximum = 5
-
 [split]
 method = "last"
 test = 1
-
 [prepared]
 path = "{target}"
 user_blocks = 2

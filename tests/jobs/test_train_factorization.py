@@ -17,24 +17,19 @@ CONFIG = """
 [ratings]
 path = "{root}/ratings.csv"
 user = "who"
-
 [split]
 validation = 0.15
 test = 0.25
-
 [prepared]
 path = "{root}/prepared"
-
 [factorization]
 rank = 1
 maxIter = 2
 numRestarts = 2
 ensemble = true
 clipPredictions = true
-
 [output]
 path = "{root}/runs"
-
 [report]
 names = "{root}/titles.csv"
 """

@@ -23,31 +23,25 @@ path = "{root}/flowers.csv"
 task = "classification"
 label = "kind"
 invalid = "reject"
-
 [split]
 validation = 0.2
 test = 0.2
-
 [network]
 layers = [5]
 maxIter = 30
 learningRate = 0.05
 numRestarts = 2
-
 [output]
 path = "{root}/runs"
 """
 PREDICT = """
 [model]
 path = "{root}/runs"
-
 [table]
 path = "{root}/flowers.csv"
-
 [predictions]
 keep = ["kind"]
 invalid = "skip"
-
 [output]
 path = "{root}/predictions"
 """

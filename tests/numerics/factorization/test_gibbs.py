@@ -125,9 +125,7 @@ def test_a_matrix_that_rounding_made_indefinite_is_drawn_by_alone():
     assert x[0].tobytes() == draw_normals(a[:1], b[:1], normals[:1])[0].tobytes()
 
 
-# --- against exact integration -------------------------------------------------------------------
-
-
+# Against exact integration
 def test_posterior_means_and_variances_of_a_planted_model_are_exact():
     """Two users, two items, K = 1, with α, τ, μ and Λ given.
 
@@ -187,8 +185,7 @@ def integrate(ratings, alpha, tau, precision, nodes=14):
     return first, second - first**2
 
 
-# --- Geweke's joint distribution test ------------------------------------------------------------
-
+# Geweke's joint distribution test
 USERS, ITEMS, RANK = 3, 2, 1
 LEVEL = NoisePrior(center=1.0, unit=0.7, degrees=12.0, user_degrees=14.0)
 ROW_PRIOR = RowPrior(np.array([0.5, 0.8]), degrees=12.0, rows=4.0)
@@ -258,9 +255,7 @@ def test_geweke():
     assert np.abs(z).max() < 3.5, z.round(1)
 
 
-# --- one chain ------------------------------------------------------------------------------------
-
-
+# One chain
 def degrees_of(problem):
     return {"users": problem.block.degrees, "items": problem.transposed.block.degrees}
 

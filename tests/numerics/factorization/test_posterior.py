@@ -172,10 +172,7 @@ ROWS, COLUMNS, TURNED = 60, 45, 3
 def samples_of(count, noise, seed=0):
     """Samples about one matrix, each in coordinates of its own."""
     generator = np.random.default_rng(seed)
-    x, z = (
-        generator.normal(size=(ROWS, TURNED)),
-        generator.normal(size=(COLUMNS, TURNED)),
-    )
+    x, z = (generator.normal(size=(ROWS, TURNED)), generator.normal(size=(COLUMNS, TURNED)))
     samples = []
     for _ in range(count):
         turn = np.linalg.qr(generator.normal(size=(TURNED, TURNED)))[0]
