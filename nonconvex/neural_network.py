@@ -329,19 +329,9 @@ class _NetworkEstimator(Estimator[ModelT], NetworkParams, DefaultParamsWritable,
     def fitMultiple(
         self, dataset: DataFrame, paramMaps: Sequence[ParamMap]
     ) -> Iterator[tuple[int, ModelT]]:
-        """Fit a model for each of several sets of Params, such as a grid.
+        """Fit a model for each set of Params, such as a grid; yield its position and it.
 
         The examples are checked and sharded once for all that read the same columns.
-
-        Parameters
-        ----------
-        dataset : DataFrame
-        paramMaps : sequence of dict
-
-        Yields
-        ------
-        int, model
-            The position in `paramMaps`, and the model.
         """
         estimators = [self.copy(params) for params in paramMaps]
         groups: dict[str, list[int]] = {}

@@ -575,14 +575,6 @@ class MatrixFactorization(
         """Fit prepared ratings, which are read from disk block by block without a shuffle.
 
         ``patience`` and the choice among restarts use their validation ratings.
-
-        Parameters
-        ----------
-        prepared : PreparedRatings
-
-        Returns
-        -------
-        MatrixFactorizationModel
         """
         check_prepared(self)
         self._check(validated=prepared.manifest.counts["validation"] > 0)
@@ -596,20 +588,10 @@ class MatrixFactorization(
     def fitMultiple(
         self, dataset: DataFrame, paramMaps: Sequence[ParamMap]
     ) -> Iterator[tuple[int, MatrixFactorizationModel]]:
-        """Fit a model for each of several sets of Params, such as a regularization path.
+        """Fit a model for each set of Params, such as a path of λ; yield its position and it.
 
         Fits that differ only in the objective and the start (``rank``, ``regUser``, ``regItem``,
         ``seed``, …) share every pass over the data.
-
-        Parameters
-        ----------
-        dataset : DataFrame
-        paramMaps : sequence of dict
-
-        Yields
-        ------
-        int, MatrixFactorizationModel
-            The position in `paramMaps`, and the model.
         """
         estimators = [self.copy(params) for params in paramMaps]
         groups: dict[tuple[Any, ...], list[int]] = {}

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,6 +65,24 @@ def _remembering(look_up: Any) -> Any:
         return found
 
     return remember
+
+
+@pytest.fixture
+def configure(spark: "SparkSession") -> "Iterator[Callable[[dict[str, str]], None]]":
+    """Change settings of the session for one test."""
+    before: dict[str, str | None] = {}
+
+    def change(settings: dict[str, str]) -> None:
+        for name, value in settings.items():
+            before.setdefault(name, spark.conf.get(name, None))
+            spark.conf.set(name, value)
+
+    yield change
+    for name, value in before.items():
+        if value is None:
+            spark.conf.unset(name)
+        else:
+            spark.conf.set(name, value)
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,8 @@ from nonconvex.distributed.checkpoints import Checkpoints
 from nonconvex.distributed.factorization.dataset import pack_ratings
 from nonconvex.distributed.factorization.fit import fit_loop
 from nonconvex.distributed.factorization.runs import Broadcast, Problem
+from nonconvex.estimators.factorization.summary import TrainingSummary
+from nonconvex.estimators.network.summary import NetworkSummary
 from nonconvex.numerics.convergence import StoppingRule
 from nonconvex.numerics.factorization.model import Factors, Ridge, initial_rows
 
@@ -43,6 +45,39 @@ def planted_table(users=60, items=40, rank=2, noise=0.5):
     table["rating"] = mean + generator.normal(0, noise, len(table))
     unseen = (u == users - 1) | (i == items - 1)
     table["held_out"] = unseen | (generator.random(len(table)) < 0.2)
+    return table
+
+
+def training_summary(**changes):
+    """The summary of a fit of no starts."""
+    about = {
+        "ratings": 1234, "total": 1234.0, "users": 1000, "items": 40, "duplicates": 0, "mean": 3.0,
+        "deviation": 1.0, "minimum": 1.0, "maximum": 5.0, "reg_user": 0.02, "reg_item": 0.02,
+        "bias_reg_ratio": 0.5, "reg_exponent": 0.0, "best": 0, "restarts": [], "warm_start": None,
+        "seconds": 2.06,
+    }  # fmt: skip
+    return TrainingSummary(**about | changes)
+
+
+def network_summary(**changes):
+    """The summary of a fit of no starts."""
+    about = {
+        "training_rows": 300, "validation_rows": 40, "weight": 300.0, "layers": [4, 8, 3],
+        "activations": ["relu"], "loss": "softmax-cross-entropy", "parameters": 67,
+        "constant_features": 1, "class_weights": None, "gradients": "driver",
+        "gradients_reason": "gradients on the driver, as was asked for", "batch_size": 32,
+        "warm_start": False, "best": 0, "restarts": [], "seconds": 4.0,
+    }  # fmt: skip
+    return NetworkSummary(**about | changes)
+
+
+def flowers(rows):
+    """Three measurements of three kinds of flowers, which they tell apart."""
+    generator = np.random.default_rng(0)
+    kind = generator.integers(0, 3, rows)
+    measured = generator.normal(3 * kind[:, None], 1, (rows, 3))
+    table = pd.DataFrame(measured, columns=["a", "b", "c"])
+    table["kind"] = np.array(["iris", "lily", "rose"])[kind]
     return table
 
 

@@ -7,7 +7,7 @@ import logging
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
@@ -25,7 +25,6 @@ _logger = logging.getLogger("nonconvex")
 _INTERVAL = 0.1  # seconds between two looks at the memory
 _SHOWN = 2000  # characters of the output of a command that failed
 
-ContenderT = TypeVar("ContenderT")
 ResultT = TypeVar("ResultT")
 _Better = Literal["less", "more"]
 _Key = tuple[str, str, str]  # subject, work, contender
@@ -103,12 +102,6 @@ class Clock:
         ]
 
 
-def interleaved(contenders: Sequence[ContenderT], repeats: int) -> Iterator[ContenderT]:
-    """Yield every contender in turn, `repeats` times, so that all see the same machine."""
-    for _ in range(repeats):
-        yield from contenders
-
-
 def per_step(lengths: tuple[int, int], seconds: tuple[float, float]) -> tuple[float, float]:
     """Return the seconds of a step, b, and of the rest, a, from fits of two lengths.
 
@@ -170,7 +163,7 @@ def measure_contenders(
         perform_once(contender, data, plan)
     for plan, contenders in subjects:
         needed = {one.name: steps_to_target(one, data, plan) for one in contenders}
-        for contender in interleaved(contenders, plan.repeats):
+        for contender in [*contenders] * plan.repeats:  # in turns: all see the same machine
             # No contender is to pay for the caches and the garbage of the one before.
             spark.catalog.clearCache()
             gc.collect()

@@ -95,15 +95,8 @@ class ShardedRows(Protocol):
 class CachedRows:
     """Rows in the cache of executors, in the blocks of their update.
 
-    Parameters
-    ----------
-    elements : RDD of (int, Rows)
-        Persisted, with a partition for each block.
-    slices : sequence of slice
-        The rows of each block.
-    width : int
-        1 + K.
-    dtype : numpy dtype
+    The RDD `elements` of (int, Rows) is persisted, with a partition for each block; `slices` are
+    the rows of each block, and `width` is 1 + K.
     """
 
     def __init__(

@@ -117,12 +117,6 @@ def add_exactly(totals: Totals, groups: NDArray[np.integer], values: NDArray[np.
         0 ≤ group < 2⁵⁰.
     values : float64 array of shape (n,)
         Finite.
-
-    Examples
-    --------
-    >>> totals = add_exactly({}, np.zeros(3, int), np.array([1e300, 0.5, -1e300]))
-    >>> float(fractions_of(totals)[0])
-    0.5
     """
     for start in range(0, len(values), _MOST):
         part = slice(start, start + _MOST)
@@ -172,12 +166,6 @@ def one_thread_per_product() -> Iterator[None]:
     The setting holds for the whole process.  Contexts may overlap, also among threads; the last one
     restores the number.  Another BLAS than OpenBLAS (MKL, Accelerate) is not touched: set its own
     variable, such as ``MKL_NUM_THREADS=1``, for equal bits.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> with one_thread_per_product():
-    ...     product = np.ones((2, 3)) @ np.ones((3, 2))
     """
     global _inside, _before
     with _lock:

@@ -106,14 +106,6 @@ def evaluation_of(totals: Totals, predictors: Sequence[str]) -> Evaluation:
     ------
     EvaluationError
         If there are no ratings, none is predicted, or none of those has a weight.
-
-    Examples
-    --------
-    >>> counts = np.array([0, 10])
-    >>> ratings, predicted = np.array([3.0, 2.0]), np.array([[4.0, 2.0]])
-    >>> totals = add_errors({}, ratings, predicted, None, counts, counts)
-    >>> evaluation_of(totals, ["mean"]).overall
-    Scores(ratings=2, rmse={'mean': 0.7071067811865476}, mae={'mean': 0.5})
     """
     width = 2 + 2 * len(predictors)
     cells: dict[int, list[Fraction]] = defaultdict(lambda: [Fraction()] * width)

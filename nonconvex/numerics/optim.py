@@ -148,12 +148,6 @@ def warm_up(schedule: Schedule, warmup_steps: int) -> Schedule:
 
     The ramp starts at 1/(w + 1) of the first rate, not at 0 as in optax: a step of length 0 is
     wasted, and a stopping rule takes it for convergence.
-
-    Examples
-    --------
-    >>> rate = warm_up(constant(1.0), 3)
-    >>> [rate(t) for t in range(5)]
-    [0.25, 0.5, 0.75, 1.0, 1.0]
     """
     _check("warmup_steps", warmup_steps, "an integer ≥ 0", _is_integer_from(0))
 
@@ -310,16 +304,6 @@ def clip_by_norm(
     restarts
     stacked as (R, p), by default the whole array.  Where it is infinite the clipped gradient is
     NaN: divergence must be seen, not scaled to a step of 0.
-
-    Examples
-    --------
-    >>> identity = descent(1.0, lambda g, first, second, t: (g, first, second))
-    >>> theta, gradient = np.zeros((2, 2)), np.array([[3.0, 4.0], [0.3, 0.4]])
-    >>> optimizer = clip_by_norm(identity, 1.0, axis=-1)
-    >>> step, state = optimizer.update(gradient, optimizer.init(theta), theta)
-    >>> step
-    array([[-0.6, -0.8],
-           [-0.3, -0.4]])
     """
     if not (isinstance(clip_norm, Real) and 0 < clip_norm < math.inf):
         raise OptimizerError(f"clip_norm must be finite and > 0, got {clip_norm!r}")
@@ -348,16 +332,7 @@ WEIGHT_DECAY = 0.01
 
 
 def gradient_descent(learning_rate: float | Schedule) -> Optimizer:
-    """Gradient descent: θ ← θ − ηg.
-
-    Examples
-    --------
-    >>> theta = np.array([1.0, -2.0])
-    >>> optimizer = gradient_descent(0.25)
-    >>> step, state = optimizer.update(2 * theta, optimizer.init(theta), theta)
-    >>> theta + step
-    array([ 0.5, -1. ])
-    """
+    """Gradient descent: θ ← θ − ηg."""
 
     def rule(g: Array, first: Array, second: Array, t: int) -> Directed:
         return g, first, second

@@ -65,13 +65,6 @@ class PlantedRatings:
     ------
     ValueError
         If the most active user would have more ratings than there are items.
-
-    Examples
-    --------
-    >>> law = PlantedRatings(500, 20, 100, 0)
-    >>> users, items, ratings = law.of_users(np.arange(20))
-    >>> len(ratings), len(set(zip(users.tolist(), items.tolist())))
-    (500, 500)
     """
 
     ratings: int
@@ -111,11 +104,6 @@ class PlantedRatings:
         self, users: NDArray[np.integer]
     ) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float32]]:
         """Return all ratings of these users.
-
-        Parameters
-        ----------
-        users : int array of shape (m,)
-            From 0 on.
 
         Returns
         -------
@@ -176,12 +164,6 @@ class PlantedExamples:
 
     The centres μ_g lie about 7 apart in any number of dimensions, so the clouds overlap a little,
     and no hyperplane parts one class from the others.
-
-    Examples
-    --------
-    >>> x, y = PlantedExamples(4, 3, 0).examples(np.arange(5))
-    >>> x.shape, y.shape
-    ((5, 4), (5,))
     """
 
     features: int

@@ -5,19 +5,16 @@ from dataclasses import replace
 
 import pytest
 
-from nonconvex.estimators.factorization.summary import RestartSummary, TrainingSummary
-from nonconvex.neural_network import MultilayerPerceptronRegressor
+from nonconvex.estimators.factorization.summary import RestartSummary
+from nonconvex.neural_network import MultilayerPerceptronClassifier, MultilayerPerceptronRegressor
 from nonconvex.recommendation import MatrixFactorization
+from tests.factories import training_summary
 
 RESTARTS = [
     RestartSummary(3, "reached maxIter", 15, 0.81234567, 0.75, 0.9, [{"iteration": 15}]),
     RestartSummary(4, "non-finite: raise regUser", 2, 1.5, 1.25, None, [{"iteration": 2}]),
 ]
-SUMMARY = TrainingSummary(
-    ratings=1234, total=1234.0, users=1000, items=40, duplicates=0, mean=3.0, deviation=1.0,
-    minimum=1.0, maximum=5.0, reg_user=0.02, reg_item=0.02, bias_reg_ratio=0.5, reg_exponent=0.0,
-    best=0, restarts=RESTARTS, warm_start=None, seconds=2.06,
-)  # fmt: skip
+SUMMARY = training_summary(restarts=RESTARTS)
 TABLE = """\
 1,000 users, 40 items, 1,234 ratings: trained in 2.1 s
 restart  iteration         f  train RMSE  validation RMSE          stopped
@@ -31,6 +28,7 @@ restart  iteration         f  train RMSE  validation RMSE          stopped
         (MatrixFactorization(), ""),
         (MatrixFactorization(rank=3, regUser=0.1, solver="gd"), "rank=3, regUser=0.1, solver='gd'"),
         (MultilayerPerceptronRegressor(layers=[9] * 40), "layers=[9, 9, 9, 9, 9, 9, ...]"),
+        (MultilayerPerceptronClassifier(layers=[6], maxIter=3), "layers=[6], maxIter=3"),
     ],
 )
 def test_an_estimator_shows_the_params_that_were_set(estimator, shown):
@@ -51,27 +49,32 @@ def test_a_summary_of_samples_tells_how_far_they_agree():
     chains = [replace(one, history=[{"tau": 4.0}]) for one in RESTARTS]
     sampling = {"samples": 20, "kept": 6, "rHat": {"tau": 1.01}, "effectiveSize": {"tau": 33.3}}
     lines = str(replace(SUMMARY, restarts=chains, sampling=sampling)).splitlines()
-    assert lines[1].split()[:3] == ["chain", "sweeps", "τ"]
+    title = "chain sweeps τ train RMSE validation RMSE of the mean stopped"
+    assert " ".join(lines[1].split()) == title
     assert lines[2].split()[:3] == ["3", "15", "4.0000"]
     assert lines[-1] == "6 of 40 samples kept; τ has R̂ 1.01 and 33 effective samples"
 
 
 def test_a_network_shows_its_layers_and_its_end(spark):
     corners = spark.createDataFrame([(0, 0.0), (1, 1.0)], ["x", "label"])
-    given = {"featuresCol": ["x"], "maxIter": 1, "tol": 0.0, "numRestarts": 2}
+    given = {"featuresCol": ["x"], "layers": [2], "maxIter": 1, "tol": 0.0, "numRestarts": 2}
     model = MultilayerPerceptronRegressor(**given).fit(corners)
-    network = r"layers=\[1, 1\], activations=\[\], parameters=2, loss='squared-error'"
+    network = r"layers=\[1, 2, 1\], activations=\['relu'\], parameters=7, loss='squared-error'"
     facts = network + r", rows=2, objective=[\d.]+, rmse=[\d.]+, stop='reached maxIter'"
     assert re.fullmatch(rf"NetworkSummary\({facts}\)", repr(model.summary))
     uid = "uid='MultilayerPerceptronRegressor_\\w+'"
     assert re.fullmatch(rf"MultilayerPerceptronRegressionModel\({uid}, {facts}\)", repr(model))
     heading, header, *rows = str(model.summary).splitlines()
-    assert re.fullmatch(r"network 1-1, 2 parameters, 2 rows: trained in [\d.]+ s", heading)
-    assert header.split() == ["restart", "epoch", "f", "RMSE", "stopped"]
-    assert len(rows) == 2
-    assert model._repr_html_().startswith(
-        "<p>MultilayerPerceptronRegressionModel</p><p>network 1-1"
+    assert re.fullmatch(
+        r"network 1-2-1 \(relu\), 7 parameters, 2 rows: trained in [\d.]+ s", heading
     )
+    assert header.split() == ["restart", "epoch", "f", "RMSE", "stopped"]
+    assert sorted(row[:3] for row in rows) in (["0  ", "1 *"], ["0 *", "1  "])
+    assert {len(row) for row in rows} == {len(header)}
+    assert "history" not in repr(model.summary.restarts[0])
+    html = model._repr_html_()
+    assert html.startswith("<p>MultilayerPerceptronRegressionModel</p><p>network 1-2-1 (relu)")
+    assert "<td>0 *</td>" in html or "<td>1 *</td>" in html
 
 
 def test_repr_is_one_line_without_the_history():

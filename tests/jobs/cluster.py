@@ -11,8 +11,10 @@ import urllib.request
 from contextlib import suppress
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pyspark
 
+ROOT = Path(__file__).parents[2]
 SPARK_HOME = Path(pyspark.__file__).parent
 
 
@@ -135,6 +137,16 @@ class Cluster:
                 self.stop()
                 raise TimeoutError(f"the cluster in {self.directory} did not start")
             time.sleep(0.2)
+
+
+def model_bits(path):
+    """All numbers of a factorization, read without Spark."""
+    sides = []
+    for side in ("userFactors", "itemFactors"):
+        table = pq.read_table(Path(path) / side).sort_by("index").combine_chunks()
+        sides.append(table.to_pydict())
+    metadata = json.loads(next((Path(path) / "metadata").glob("part-*")).read_text())
+    return metadata["globalBias"], *sides
 
 
 def _free_port():

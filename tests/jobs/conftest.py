@@ -27,6 +27,11 @@ class Ended(NamedTuple):
     outcome: dict[str, Any]
     log: str
 
+    def refused(self, status, message):
+        """Assert the exit status, and what the one sentence says."""
+        assert message in self.outcome["error"], self.outcome
+        assert self.status == status
+
 
 @pytest.fixture(scope="session")
 def run_job(spark):
@@ -43,7 +48,10 @@ def run_job(spark):
         outcome = json.loads(last)
         assert outcome["exit"] == status
         if status:
-            assert "\n" not in outcome["error"].strip(), outcome
+            assert "\n" not in outcome["error"], outcome
+        if status in (2, 3):  # of what is given to a job, which is no defect and prints nothing
+            assert "Traceback" not in log.getvalue(), log.getvalue()
+            assert printed == []
         return Ended(status, printed, outcome, log.getvalue())
 
     return run_job

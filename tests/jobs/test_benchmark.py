@@ -1,20 +1,17 @@
 """The job that measures this project beside its peers: tables, JSON, refusals."""
 
 import json
-from contextlib import redirect_stderr, redirect_stdout
-from io import StringIO
+from functools import partial
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
 import pytest
 
 from jobs import benchmark
 from nonconvex.benchmark.run import BenchmarkConfig
 from nonconvex.pipeline.config import load
-from nonconvex.pipeline.runner import run
+from tests.factories import flowers
+from tests.jobs.cluster import ROOT
 
-REPOSITORY = Path(__file__).parent.parent.parent
 CONFIG = """
 [factorization]
 ratings = 400
@@ -24,7 +21,6 @@ top = 3
 repeats = 1
 memory = false
 mllib = {{numUserBlocks = 1, numItemBlocks = 1}}
-
 [network]
 layers = [4]
 batch_size = 32
@@ -34,12 +30,10 @@ most_epochs = 1
 repeats = 1
 memory = false
 peers = ["mllib"]
-
 [network.examples]
 path = "{root}/flowers.parquet"
 task = "classification"
 label = "kind"
-
 [output]
 path = "{root}/out"
 """
@@ -48,32 +42,14 @@ path = "{root}/out"
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     root = tmp_path_factory.mktemp("benchmark")
-    rng = np.random.default_rng(0)
-    kind = rng.integers(0, 3, 200)
-    table = pd.DataFrame(rng.normal(3 * kind[:, None], 1, (200, 3)), columns=["a", "b", "c"])
-    table["kind"] = np.array(["iris", "lily", "rose"])[kind]
-    table.to_parquet(root / "flowers.parquet")
+    flowers(200).to_parquet(root / "flowers.parquet")
     (root / "benchmark.toml").write_text(CONFIG.format(root=root))
     return root
 
 
 @pytest.fixture(scope="module")
-def job(spark, root):
-    """Run the job; return its exit status, what it printed, the last line of it, and its log."""
-    del spark  # the job finds it
-
-    def job(*overrides):
-        sets = [word for override in overrides for word in ("--set", override)]
-        out, log = StringIO(), StringIO()
-        with redirect_stdout(out), redirect_stderr(log):
-            arguments = ["--config", str(root / "benchmark.toml"), *sets]
-            status = run(benchmark.main, BenchmarkConfig, description="", argv=arguments)
-        *printed, last = out.getvalue().splitlines()
-        outcome = json.loads(last)
-        assert outcome["exit"] == status
-        return status, printed, outcome, log.getvalue()
-
-    return job
+def job(run_job, root):
+    return partial(run_job, benchmark.main, BenchmarkConfig, root / "benchmark.toml")
 
 
 @pytest.fixture(scope="module")
@@ -148,14 +124,10 @@ def test_a_later_run_uses_the_planted_data_again_and_measures_memory(measured, j
     ],
 )
 def test_what_cannot_be_measured_is_refused(job, overrides, status, message):
-    found, printed, outcome, log = job(*overrides)
-    assert message in outcome["error"]
-    assert found == status
-    assert printed == []
-    assert "Traceback" not in log
+    job(*overrides).refused(status, message)
 
 
 def test_the_shipped_configuration_is_valid():
-    config = load(BenchmarkConfig, REPOSITORY / "conf" / "benchmark.toml")
+    config = load(BenchmarkConfig, ROOT / "conf" / "benchmark.toml")
     assert config.factorization.law().ratings == 100_000
     assert config.network.plan([64, 128, 10]).subject == "64-128-10, batch 256"

@@ -19,32 +19,27 @@ import pyarrow.parquet as pq
 import pytest
 
 from nonconvex.benchmark.measure import resident
-from tests.jobs.cluster import Cluster
+from tests.jobs.cluster import ROOT, Cluster, model_bits
 
 pytestmark = pytest.mark.thorough
 
-ROOT = Path(__file__).parents[2]
 JOB = ROOT / "jobs/train_factorization.py"
 _NEEDED = ("numpy", "pyarrow", "pandas", "python-dateutil", "pytz", "six", "tzdata")
 
 CONFIG = """
 [ratings]
 path = "{ratings}"
-
 [prepared]
 path = "{root}/prepared"
 user_blocks = 4
 item_blocks = 4
-
 [factorization]
 rank = 8
 maxIter = 12
 tol = 0.0
 updates = "executors"
-
 [output]
 path = "{root}/runs"
-
 [report]
 write = false
 """
@@ -54,20 +49,16 @@ NETWORK = """
 [examples]
 path = "{root}/examples.parquet"
 task = "classification"
-
 [split]
 validation = 0.2
 test = 0.2
-
 [network]
 layers = [8]
 batchSize = 128
 maxIter = 3
 numRestarts = 2
-
 [output]
 path = "{root}/networks"
-
 [report]
 write = false
 """
@@ -113,16 +104,6 @@ def run_here(job, *arguments):
     outcome = json.loads(done.stdout.splitlines()[-1])
     assert outcome["exit"] == 0, done.stderr[-4000:]
     return outcome
-
-
-def model_bits(path):
-    """All numbers of a factorization, read without Spark."""
-    sides = []
-    for side in ("userFactors", "itemFactors"):
-        table = pq.read_table(Path(path) / side).sort_by("index").combine_chunks()
-        sides.append(table.to_pydict())
-    metadata = json.loads(next((Path(path) / "metadata").glob("part-*")).read_text())
-    return metadata["globalBias"], *sides
 
 
 def network_bits(path):

@@ -31,8 +31,7 @@ def job(run_job, tmp_path):
             ratings, places = "", ""
         config.write_text(ratings + places + text.format(root=tmp_path))
         ended = run_job(module.main, config_type, config)
-        if ended.status:
-            assert "Traceback" not in ended.log, ended.log
+        assert ended.status in (0, 3), ended
         return ended.outcome
 
     return job
@@ -153,26 +152,9 @@ def test_a_file_that_vanishes_while_it_is_read(prepare, tmp_path, monkeypatch):
 
 
 STRANGE = [
-    "a",
-    "a ",
-    "a  ",
-    " a",
-    "A",
-    "",
-    "🎬",
-    "👩‍👩‍👧",
-    "\u202eabc",
-    "a\nb",
-    "a\tb",
-    "\x00",
-    "\x01\x7f",
-    "null",
-    "NaN",
-    "é",
-    "e\u0301",
-    "${jndi:ldap://x}",
-    "'; DROP TABLE users; --",
-    "../../etc/passwd",
+    *("a", "a ", "a  ", " a", "A", "", "🎬", "👩‍👩‍👧", "\u202eabc", "a\nb", "a\tb", "\x00"),
+    *("\x01\x7f", "null", "NaN", "é", "e\u0301", "${jndi:ldap://x}"),
+    *("'; DROP TABLE users; --", "../../etc/passwd"),
 ]
 
 
@@ -253,6 +235,4 @@ def test_damaged_prepared_ratings(job, run_job, tmp_path, table):
     config = tmp_path / "config.toml"
     body = text.replace(split, "").format(root=tmp_path)
     config.write_text(f'[prepared]\npath = "{tmp_path}/prepared"\n{body}')
-    ended = run_job(train_factorization.main, FactorizationConfig, config)
-    assert ended.status == 3, ended.outcome
-    assert "Traceback" not in ended.log
+    assert run_job(train_factorization.main, FactorizationConfig, config).status == 3

@@ -9,7 +9,7 @@ import pytest
 
 from jobs import train_factorization
 from nonconvex.pipeline.factorization.config import FactorizationConfig
-from tests.jobs.test_cluster import ROOT, model_bits
+from tests.jobs.cluster import ROOT, model_bits
 
 pytestmark = [
     pytest.mark.thorough,
@@ -19,20 +19,16 @@ pytestmark = [
 CONFIG = """
 [ratings]
 path = "{ratings}"
-
 [prepared]
 path = "{prepared}"
-
 [factorization]
 rank = 8
 maxIter = 4
 tol = 0.0
 checkpointPath = "{checkpoint}"
 checkpointInterval = 1
-
 [output]
 path = "{output}"
-
 [report]
 write = false
 """

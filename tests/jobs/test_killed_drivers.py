@@ -19,11 +19,10 @@ from typing import NamedTuple
 import pyarrow.parquet as pq
 import pytest
 
-from tests.jobs.test_cluster import model_bits
+from tests.jobs.cluster import ROOT, model_bits
 
 pytestmark = pytest.mark.thorough
 
-ROOT = Path(__file__).parents[2]
 JOB = ROOT / "jobs/train_factorization.py"
 STEPS = {
     "preparing": [r"rows accepted", r"users in", r"wrote prepared ratings"],
@@ -39,22 +38,18 @@ WHOLE = {"config.toml", "prepared", "ratings.parquet", "runs"}
 CONFIG = """
 [ratings]
 path = "{ratings}"
-
 [prepared]
 path = "{root}/prepared"
 overwrite = true
-
 [factorization]
 rank = 4
 maxIter = 12
 tol = 0.0
 checkpointPath = "{root}/checkpoint"
 checkpointInterval = 1
-
 [output]
 path = "{root}/runs"
 keep = 1
-
 [report]
 write = false
 """

@@ -14,9 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs import nightly
-from tests.jobs.test_cluster import model_bits
-
-ROOT = Path(nightly.__file__).parents[1]
+from tests.jobs.cluster import ROOT, model_bits
 
 
 def write_day(root, day, users):

@@ -1,4 +1,4 @@
-from pathlib import Path
+from functools import partial
 
 import pyarrow.parquet as pq
 import pytest
@@ -6,8 +6,8 @@ import pytest
 from jobs.prepare_ratings import main
 from nonconvex.pipeline.config import ConfigError, load
 from nonconvex.pipeline.factorization.config import PreparationConfig
+from tests.jobs.cluster import ROOT
 
-REPOSITORY = Path(__file__).parent.parent.parent
 CONFIG = """
 [ratings]
 path = "{source}"
@@ -15,11 +15,9 @@ user = "userId"
 timestamp = "when"
 minimum = 1
 maximum = 5
-
 [split]
 method = "last"
 test = 1
-
 [prepared]
 path = "{target}"
 user_blocks = 2
@@ -38,17 +36,11 @@ def config(tmp_path):
 
 @pytest.fixture
 def job(run_job, config):
-    """Run the job, return its exit status and the JSON object on its last line."""
-
-    def job(*overrides):
-        ended = run_job(main, PreparationConfig, config, *overrides)
-        return ended.status, ended.outcome
-
-    return job
+    return partial(run_job, main, PreparationConfig, config)
 
 
 def test_the_job_reports_what_it_prepared(job, tmp_path):
-    status, found = job()
+    status, _, found, _ = job()
     assert status == found["exit"] == 0
     assert found["path"] == str(tmp_path / "out")
     assert not found["reused"]
@@ -57,8 +49,7 @@ def test_the_job_reports_what_it_prepared(job, tmp_path):
     assert (found["counts"]["train"], found["counts"]["test"]) == (25, 5)
     train = pq.read_table(tmp_path / "out" / "by_user")
     assert found["mean"] == pytest.approx(train["rating"].to_numpy().mean())
-    again = job()[1]
-    assert again == {**found, "reused": True}
+    assert job().outcome == {**found, "reused": True}
 
 
 @pytest.mark.parametrize(
@@ -78,10 +69,9 @@ def test_the_job_reports_what_it_prepared(job, tmp_path):
 def test_what_is_wrong_is_one_sentence_and_writes_nothing(
     job, tmp_path, overrides, status, message
 ):
-    code, found = job(*overrides)
-    assert (code, found["status"]) == (status, "error")
-    assert message in found["error"]
-    assert "\n" not in found["error"]
+    ended = job(*overrides)
+    ended.refused(status, message)
+    assert ended.outcome["status"] == "error"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.toml", "ratings.csv"]
 
 
@@ -93,7 +83,7 @@ def test_a_split_in_time_without_times_is_a_matter_of_configuration(config):
 
 
 def test_the_sample_is_shipped_with_its_licence_and_a_configuration():
-    config = load(PreparationConfig, REPOSITORY / "conf" / "prepare_movietweetings.toml")
-    sample = REPOSITORY / config.ratings.path
+    config = load(PreparationConfig, ROOT / "conf" / "prepare_movietweetings.toml")
+    sample = ROOT / config.ratings.path
     assert pq.read_metadata(sample).num_rows == 141_695
     assert "MIT License" in (sample.parent / "LICENSE").read_text()

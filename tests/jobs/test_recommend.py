@@ -3,7 +3,6 @@
 import json
 import zlib
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,8 +11,8 @@ import pytest
 from jobs.recommend import main
 from nonconvex.pipeline.config import load
 from nonconvex.pipeline.factorization.config import ServingConfig
+from tests.jobs.cluster import ROOT
 
-REPOSITORY = Path(__file__).parent.parent.parent
 USERS, ITEMS = 30, 12
 CONFIG = """
 [model]
@@ -30,13 +29,12 @@ path = "{directory}/out"
 
 @pytest.fixture(scope="module")
 def recommend(run_job, films):
-    """Run the job on the published run; return its exit status and the object on its last line."""
+    """Run the job on the published run."""
 
     def recommend(directory, *overrides):
         config = directory / "recommend.toml"
         config.write_text(CONFIG.format(root=films.root, directory=directory))
-        ended = run_job(main, ServingConfig, config, *overrides)
-        return ended.status, ended.outcome
+        return run_job(main, ServingConfig, config, *overrides)
 
     return recommend
 
@@ -50,9 +48,9 @@ def job(recommend, tmp_path):
 def written(recommend, tmp_path_factory):
     """What the job writes without options, and what it reports."""
     directory = tmp_path_factory.mktemp("written")
-    status, found = recommend(directory)
-    assert status == 0
-    return directory / "out", found
+    ended = recommend(directory)
+    assert ended.status == 0
+    return directory / "out", ended.outcome
 
 
 def read(directory):
@@ -116,16 +114,12 @@ def test_options(job, films, tmp_path):
     pd.DataFrame({"user": ["ü3", "ü4", "new"]}).to_parquet(users)
     options = [f"recommendations.candidates={candidates}", f"recommendations.users={users}"]
     run_path = next((films.root / "runs").glob("run_id=*"))
-    status, found = job(
-        *options, "seen.parts=[]", "output.vectors=false", f"model.path={run_path / 'model'}"
-    )
+    options += ["seen.parts=[]", "output.vectors=false", f"model.path={run_path / 'model'}"]
+    status, _, found, _ = job(*options)
     assert (status, found["users"], found["empty"]) == (0, 3, 0)
     lists = read(tmp_path / "out")
-    assert {user: {item for item, _ in list_} for user, list_ in lists.items()} == {
-        "ü3": {1, 2, 5},
-        "ü4": {1, 2, 5},
-        "new": {1, 2, 5},
-    }
+    offered = {user: {item for item, _ in list_} for user, list_ in lists.items()}
+    assert offered == {user: {1, 2, 5} for user in ("ü3", "ü4", "new")}
     assert not (tmp_path / "out" / "user_vectors").exists()
 
 
@@ -144,19 +138,15 @@ def test_ratings_that_were_held_out_may_be_recommended(job, spark, films, tmp_pa
 def test_what_is_there_stays(job, tmp_path):
     job("recommendations.n=1")
     before = read(tmp_path / "out")
-    status, found = job()
-    assert status == 3
-    assert "this job has written to" in found["error"]
-    status, found = job("output.overwrite=true", "recommendations.users=/no/such/file")
-    assert status == 3
-    assert found["error"].startswith("recommendations.users: /no/such/file cannot be read as")
+    job().refused(3, "this job has written to")
+    unread = job("output.overwrite=true", "recommendations.users=/no/such/file")
+    unread.refused(3, "recommendations.users: /no/such/file cannot be read as")
     assert read(tmp_path / "out") == before
-    assert job("output.overwrite=true")[0] == 0
+    assert job("output.overwrite=true").status == 0
     assert read(tmp_path / "out") != before
     (tmp_path / "mine").mkdir()
-    status, found = job(f"output.path={tmp_path / 'mine'}", "output.overwrite=true")
-    assert status == 3
-    assert "that this job did not write" in found["error"]
+    of_others = job(f"output.path={tmp_path / 'mine'}", "output.overwrite=true")
+    of_others.refused(3, "that this job did not write")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "out", "recommend.toml"]
 
 
@@ -171,9 +161,7 @@ def test_what_is_there_stays(job, tmp_path):
     ],
 )
 def test_what_is_wrong_is_said_in_one_sentence(job, tmp_path, override, status, error):
-    found = job(override)
-    assert found[0] == status
-    assert error in found[1]["error"]
+    job(override).refused(status, error)
     assert not (tmp_path / "out").exists()
 
 
@@ -183,5 +171,5 @@ def test_what_was_seen_must_be_known():
 
 
 def test_the_configuration_that_is_shipped():
-    config = load(ServingConfig, REPOSITORY / "conf" / "recommend.toml")
+    config = load(ServingConfig, ROOT / "conf" / "recommend.toml")
     assert config.recommendations.n == 10

@@ -57,6 +57,7 @@ def test_scores_are_those_of_numpy(weighted):
         add_errors(totals, ratings[part], predictions[:, part], given_weights, *sizes)
     found = evaluation_of(totals, ["a", "b"])
     edges = [0, 1, 3, 6, 11, 21, 51, 101, math.inf]
+    assert BINS == ("0", "1–2", "3–5", "6–10", "11–20", "21–50", "51–100", "> 100")
     for side, by_count in ((users, found.by_user), (items, found.by_item)):
         for label, low, high in zip(BINS, edges, edges[1:], strict=False):
             members = (side >= low) & (side < high)

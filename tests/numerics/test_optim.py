@@ -5,7 +5,6 @@ Schedules against values worked out by hand and against PyTorch's.
 The step that all optimizers share: learning rate, weight decay, clipping, refused arrays.
 """
 
-import doctest
 import json
 import math
 from pathlib import Path
@@ -13,9 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nonconvex.numerics import optim as module
-from nonconvex.numerics import optim as optimizers
-from nonconvex.numerics import optim as schedules
 from nonconvex.numerics.optim import (
     OPTIMIZERS,
     SCHEDULES,
@@ -79,21 +75,19 @@ def five_steps(optimizer, start):
     return thetas[:, 0].tolist()
 
 
-def test_gradient_descent_by_hand():
-    # θ ← θ − 0.5 g
-    assert five_steps(gradient_descent(0.5), 1.0) == [0.5, 1.5, 1.25, -0.25, 0.25]
-
-
-def test_momentum_by_hand():
-    # v = 1, −1.5, −0.25, 2.875, 0.4375 and θ ← θ − 0.5 v
-    thetas = [0.5, 1.25, 1.375, -0.0625, -0.28125]
-    assert five_steps(momentum(0.5, momentum=0.5), 1.0) == thetas
-
-
-def test_nesterov_by_hand():
-    # the same v; g + 0.5 v = 1.5, −2.75, 0.375, 4.4375, −0.78125 and θ ← θ − 0.5 (g + 0.5 v)
-    thetas = [0.25, 1.625, 1.4375, -0.78125, -0.390625]
-    assert five_steps(nesterov(0.5, momentum=0.5), 1.0) == thetas
+@pytest.mark.parametrize(
+    ("optimizer", "thetas"),
+    [
+        # θ ← θ − 0.5 g
+        (gradient_descent(0.5), [0.5, 1.5, 1.25, -0.25, 0.25]),
+        # v = 1, −1.5, −0.25, 2.875, 0.4375 and θ ← θ − 0.5 v
+        (momentum(0.5, momentum=0.5), [0.5, 1.25, 1.375, -0.0625, -0.28125]),
+        # the same v; g + 0.5 v = 1.5, −2.75, 0.375, 4.4375, −0.78125 and θ ← θ − 0.5 (g + 0.5 v)
+        (nesterov(0.5, momentum=0.5), [0.25, 1.625, 1.4375, -0.78125, -0.390625]),
+    ],
+)
+def test_steps_by_hand(optimizer, thetas):
+    assert five_steps(optimizer, 1.0) == thetas
 
 
 def test_rmsprop_by_hand():
@@ -280,20 +274,13 @@ def test_a_diverged_problem_is_seen_and_spoils_no_other(name):
 
 # Names and settings
 @pytest.mark.parametrize("name", TABLE)
-def test_an_optimizer_by_name_is_its_function(name):
+def test_an_optimizer_by_name_is_its_function_and_none_means_the_default(name):
     gradients, settings = np.array(GOLDEN["gradients"]), TABLE[name][2]
-    by_name, _ = run(make_optimizer(name, 0.1, **settings), np.ones(3), gradients)
-    direct, _ = run(OPTIMIZERS[name](0.1, **settings), np.ones(3), gradients)
-    np.testing.assert_array_equal(by_name, direct)
-
-
-@pytest.mark.parametrize("name", TABLE)
-def test_none_means_the_default(name):
-    gradients = np.array(GOLDEN["gradients"])
     unset = dict.fromkeys(("momentum", "decay", "epsilon", "weight_decay"))
-    by_name, _ = run(make_optimizer(name, 0.1, **unset), np.ones(3), gradients)
-    direct, _ = run(OPTIMIZERS[name](0.1), np.ones(3), gradients)
-    np.testing.assert_array_equal(by_name, direct)
+    for given, own in ((settings, settings), (unset, {})):
+        by_name, _ = run(make_optimizer(name, 0.1, **given), np.ones(3), gradients)
+        direct, _ = run(OPTIMIZERS[name](0.1, **own), np.ones(3), gradients)
+        np.testing.assert_array_equal(by_name, direct)
 
 
 @pytest.mark.parametrize(
@@ -351,12 +338,6 @@ def test_bad_settings_are_refused_in_one_sentence(call, message):
 def test_a_bad_learning_rate_is_refused(name):
     with pytest.raises(ScheduleError, match=r"^learning_rate must be finite and > 0, got -0\.1$"):
         make_optimizer(name, -0.1)
-
-
-def test_examples_of_the_docstrings_run():
-    result = doctest.testmod(optimizers)
-    assert result.attempted > 0
-    assert result.failed == 0
 
 
 SETTINGS = {
@@ -420,7 +401,7 @@ def test_a_schedule_by_name_is_its_function(name):
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
-def test_none_means_the_default_test_schedules(name):
+def test_none_means_the_default_of_a_schedule(name):
     steps = {} if name == "constant" else {"decay_steps": 5}
     unset = dict.fromkeys(("decay_rate", "final_fraction"))
     rate, default = make_schedule(name, 0.1, **steps, **unset), SCHEDULES[name](0.1, **steps)
@@ -493,15 +474,9 @@ def test_numpy_integers_are_steps():
         ),
     ],
 )
-def test_bad_settings_are_refused_in_one_sentence_test_schedules(call, message):
+def test_bad_settings_of_a_schedule_are_refused_in_one_sentence(call, message):
     with pytest.raises(ScheduleError, match=message):
         call()
-
-
-def test_examples_of_the_docstrings_run_test_schedules():
-    result = doctest.testmod(schedules)
-    assert result.attempted > 0
-    assert result.failed == 0
 
 
 def identity(g, first, second, t):
@@ -599,8 +574,7 @@ def test_divergence_is_not_clipped_away(bad):
 def test_a_bad_rate_of_a_schedule_is_refused(rate):
     optimizer, theta = descent(lambda t: rate, identity), np.zeros(1)
     with pytest.raises(
-        OptimizerError,
-        match=rf"^a schedule's rates must be finite and ≥ 0, got {rate} at step 0$",
+        OptimizerError, match=rf"^a schedule's rates must be finite and ≥ 0, got {rate} at step 0$"
     ):
         optimizer.update(np.ones(1), optimizer.init(theta), theta)
 
@@ -650,9 +624,3 @@ def test_the_state_of_another_optimizer_is_refused():
     plain, heavy = descent(1.0, identity), descent(1.0, identity, first=True)
     with pytest.raises(OptimizerError, match=r"^state\.first must be float64 of shape \(0,\)"):
         plain.update(np.ones(2), heavy.init(theta), theta)
-
-
-def test_examples_of_the_docstrings_run_test_descent():
-    result = doctest.testmod(module)
-    assert result.attempted > 0
-    assert result.failed == 0

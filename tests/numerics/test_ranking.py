@@ -187,8 +187,7 @@ def test_metrics_are_those_of_the_books(k):
     relevant = [rng.choice(40, rng.integers(1, 15), replace=False) for _ in range(50)]
     ranked_lists, relevant_lists = (
         Lists(
-            np.append(0, np.cumsum([len(x) for x in lists])),
-            np.concatenate(lists).astype(np.int32),
+            np.append(0, np.cumsum([len(x) for x in lists])), np.concatenate(lists).astype(np.int32)
         )
         for lists in (ranked, relevant)
     )

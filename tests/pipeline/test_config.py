@@ -124,13 +124,12 @@ class TestLoad:
         with pytest.raises(ValueError, match="frozen"):
             config().training.rank = 4
 
-    def test_a_file_that_is_not_there(self, tmp_path):
-        with pytest.raises(ConfigError, match=r"cannot read the configuration .*: No such file"):
-            load(Config, tmp_path / "absent.toml")
-
-    def test_a_directory(self, tmp_path):
-        with pytest.raises(ConfigError, match=r"cannot read the configuration .*: Is a directory"):
-            load(Config, tmp_path)
+    @pytest.mark.parametrize(
+        ("name", "reason"), [("absent.toml", "No such file"), (".", "Is a directory")]
+    )
+    def test_what_is_no_file(self, tmp_path, name, reason):
+        with pytest.raises(ConfigError, match=f"cannot read the configuration .*: {reason}"):
+            load(Config, tmp_path / name)
 
     def test_broken_toml(self, config):
         with pytest.raises(ConfigError, match=r"job.toml is not valid TOML: .*line 2"):
@@ -144,34 +143,32 @@ class TestLoad:
 
 
 class TestRefusal:
-    def test_unknown_key_names_the_nearest(self, refusal):
-        message = refusal("[training]\nrnak = 3")
-        assert message == "unknown key training.rnak; did you mean training.rank?"
-
-    @pytest.mark.parametrize("key", ["RANK", "Rank"])
-    def test_case_does_not_hide_the_nearest(self, refusal, key):
-        assert "did you mean training.rank?" in refusal(f"[training]\n{key} = 3")
-
-    def test_snake_case_finds_the_param(self, refusal):
-        assert "did you mean training.maxIter?" in refusal("[training]\nmax_iter = 3")
-
-    def test_unknown_section(self, refusal):
-        assert refusal("[trainig]\nrank = 3") == "unknown key trainig; did you mean training?"
-
-    def test_a_key_near_to_nothing_lists_what_there_is(self, refusal):
-        message = refusal("[split]\nxyz = 3")
-        assert message == "unknown key split.xyz; allowed: kind, fraction, seed, since"
-
-    def test_what_is_allowed_is_listed_once(self, refusal):
-        message = refusal("[split]\nxyz = 3\nsede = 1\nuvw = 3")
-        assert message == (
-            "unknown key split.sede; did you mean split.seed?; "
-            "unknown keys split.xyz, split.uvw; allowed: kind, fraction, seed, since"
-        )
-
-    def test_unknown_key_in_a_list_of_tables(self, refusal):
-        message = refusal('[[columns]]\nname = "user"\n[[columns]]\nname = "item"\nwdth = 3')
-        assert message == "unknown key columns.1.wdth; did you mean columns.1.width?"
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("[training]\nrnak = 3", "unknown key training.rnak; did you mean training.rank?"),
+            ("[training]\nRANK = 3", "unknown key training.RANK; did you mean training.rank?"),
+            ("[training]\nRank = 3", "unknown key training.Rank; did you mean training.rank?"),
+            (
+                "[training]\nmax_iter = 3",
+                "unknown key training.max_iter; did you mean training.maxIter?",
+            ),
+            ("[trainig]\nrank = 3", "unknown key trainig; did you mean training?"),
+            (
+                '[[columns]]\nname = "user"\n[[columns]]\nname = "item"\nwdth = 3',
+                "unknown key columns.1.wdth; did you mean columns.1.width?",
+            ),
+            # A key near to nothing: what there is is listed, and once.
+            ("[split]\nxyz = 3", "unknown key split.xyz; allowed: kind, fraction, seed, since"),
+            (
+                "[split]\nxyz = 3\nsede = 1\nuvw = 3",
+                "unknown key split.sede; did you mean split.seed?; "
+                "unknown keys split.xyz, split.uvw; allowed: kind, fraction, seed, since",
+            ),
+        ],
+    )
+    def test_unknown_key_names_the_nearest(self, refusal, text, message):
+        assert refusal(text) == message
 
     def test_unknown_key_with_a_dot_is_quoted(self, refusal):
         assert refusal('"a.b" = 3').startswith('unknown key "a.b";')
@@ -194,24 +191,19 @@ class TestRefusal:
             ("training = 3", "training must be a table, got 3"),
             ("[title]\na = 3", "title must be a string, got a table"),
             ("[[columns]]\nwidth = 3", "columns.0.name is required and not given"),
+            # A validator says it, of a section or of a field.
+            ("[split]\nkind = 'temporal'", "split: a temporal split needs since"),
+            ("[training]\ntolerance = nan", "training.tolerance: must be a number, got nan"),
+            # Every fault is named.
+            (
+                "titel = 'x'\n[training]\nrank = -1",
+                "training.rank must be greater than or equal to 0, got -1; "
+                "unknown key titel; did you mean title?",
+            ),
         ],
     )
     def test_wrong_value(self, refusal, text, message):
         assert refusal(text) == message
-
-    def test_what_a_validator_says(self, refusal):
-        assert refusal("[split]\nkind = 'temporal'") == "split: a temporal split needs since"
-
-    def test_what_a_validator_of_a_field_says(self, refusal):
-        message = refusal("[training]\ntolerance = nan")
-        assert message == "training.tolerance: must be a number, got nan"
-
-    def test_every_fault_is_named(self, refusal):
-        message = refusal("titel = 'x'\n[training]\nrank = -1")
-        assert message == (
-            "training.rank must be greater than or equal to 0, got -1; "
-            "unknown key titel; did you mean title?"
-        )
 
 
 class TestOverrides:

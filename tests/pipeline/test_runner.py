@@ -149,28 +149,23 @@ class TestFailed:
         assert (status, outcome["error"]) == (130, "interrupted")
         assert "Traceback" not in log
 
-    def test_an_expected_error_in_a_worker(self, job):
-        def refuse(batches):
-            raise ConfigError("column 'stars' has 3 null values; drop them")
+    @pytest.mark.parametrize(
+        ("error", "status", "told"),
+        [
+            (ConfigError("'stars' has 3 null values; drop"), 2, "'stars' has 3 null values; drop"),
+            (ZeroDivisionError("by zero"), 1, "ZeroDivisionError: by zero"),
+        ],
+    )
+    def test_an_error_in_a_worker(self, job, error, status, told):
+        def work(batches):
+            raise error
 
         def main(spark, config):
-            return {"rows": spark.range(2).mapInArrow(refuse, "id long").collect()}
+            return {"rows": spark.range(2).mapInArrow(work, "id long").collect()}
 
-        status, outcome, log = job(main)
-        assert status == 2
-        assert outcome["error"] == "column 'stars' has 3 null values; drop them"
-        assert "Traceback" not in log
-
-    def test_a_defect_in_a_worker(self, job):
-        def divide(batches):
-            yield 1 / 0
-
-        def main(spark, config):
-            return {"rows": spark.range(2).mapInArrow(divide, "id long").collect()}
-
-        status, outcome, log = job(main)
-        assert (status, outcome["error"]) == (1, "ZeroDivisionError: division by zero")
-        assert "Traceback" in log
+        code, outcome, log = job(main)
+        assert (code, outcome["error"]) == (status, told)
+        assert ("Traceback" in log) == (status == 1)  # of a defect
 
     def test_a_check_in_a_plan(self, job, tmp_path):
         def main(spark, config):

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from nonconvex.distributed.data.prepared import Manifest
-from nonconvex.estimators.factorization.summary import RestartSummary, TrainingSummary
-from nonconvex.estimators.network.summary import NetworkRestart, NetworkSummary
+from nonconvex.estimators.factorization.summary import RestartSummary
+from nonconvex.estimators.network.summary import NetworkRestart
 from nonconvex.numerics.factorization.model import Factors
 from nonconvex.numerics.metrics import BINS, Evaluation, Scores
 from nonconvex.pipeline.runs import Run, RunMetadata
@@ -25,6 +25,7 @@ from nonconvex.report.factorization import (
 )
 from nonconvex.report.network import NetworkPageData, network_page
 from nonconvex.report.page import COLOURS, render
+from tests.factories import network_summary, training_summary
 
 METADATA = RunMetadata(
     Run("20261122T103600Z-7e2733", "runs/run_id=20261122T103600Z-7e2733"),
@@ -53,11 +54,9 @@ def factorization_summary(restarts, sampling=None):
             end["validation_rmse"], history,
         )  # fmt: skip
 
-    return TrainingSummary(
-        ratings=5000, total=5000.0, users=60, items=40, duplicates=0, mean=3.2, deviation=1.1,
-        minimum=1.0, maximum=5.0, reg_user=0.1, reg_item=0.1, bias_reg_ratio=1.0, reg_exponent=0.0,
-        best=0, restarts=[restart(number) for number in range(restarts)], warm_start=None,
-        seconds=12.0, sampling=sampling,
+    return training_summary(
+        ratings=5000, total=5000.0, users=60, mean=3.2, deviation=1.1, sampling=sampling,
+        restarts=[restart(number) for number in range(restarts)],
     )  # fmt: skip
 
 
@@ -110,19 +109,13 @@ def network_run(**changes):
         )
         for number in range(3)
     ]
-    summary = NetworkSummary(
-        training_rows=300, validation_rows=40, weight=300.0, layers=[4, 8, 3], activations=["relu"],
-        loss="softmax-cross-entropy", parameters=67, constant_features=1, class_weights=None,
-        gradients="driver", gradients_reason="gradients on the driver, as was asked for",
-        batch_size=32, warm_start=False, best=0, restarts=restarts, seconds=4.0,
-    )  # fmt: skip
     errors = {"accuracy": 0.9, "logLoss": 0.3, "rows": 50, "unpredicted": 2}
     errors["classes"] = [
         {"label": label, "precision": 0.9, "recall": 0.8, "f1": 0.85} for label in ("a", "<b>", "c")
     ]
     errors["confusionMatrix"] = [[20.0, 1.0, 0.0], [0.0, 14.0, 3.0], [0.0, 0.0, 12.0]]
     run = NetworkPageData(
-        summary=summary, source="flowers.csv",
+        summary=network_summary(restarts=restarts), source="flowers.csv",
         counts={"train": 300, "validation": 40, "test": 50, "rejected": 3},
         reasons={"a feature is NaN": 3}, comparison={"model": errors, "baseline": errors},
         calibration=Reliability(np.array([9, 41]), np.array([0.6, 0.95]), np.array([0.5, 0.97])),

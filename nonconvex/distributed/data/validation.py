@@ -135,11 +135,8 @@ def label_ratings(
     infinite or negative; the timestamp is neither number nor date-time, or is null though
     required; the split is none of `PARTS`.  In a reason, the value follows ": ".
 
-    Returns
-    -------
-    DataFrame
-        ``user, item, rating double, [weight double], [timestamp long], [split string], reason``
-        and the extra columns.
+    The columns are ``user, item, rating double, [weight double], [timestamp long], [split string],
+    reason`` and the extra ones.
     """
     names = columns.named() | ({} if split is None else {"split": split})
     _refuse_shared_columns(names)

@@ -155,12 +155,7 @@ def pack_ratings(
         if validated:
             held_out = pack_blocks(chunks.where("held_out"), by_user, dtype, lookups=lookups)
             blocks.append(CachedBlocks(held_out))
-        training = _finish(
-            blocks,
-            Ids(users.ids, items.ids),
-            dtype,
-            extremes,
-        )
+        training = _finish(blocks, Ids(users.ids, items.ids), dtype, extremes)
         return replace(training, lookups=lookups, exchange=exchange)
     except BaseException:
         if lookups is not None:
@@ -279,10 +274,7 @@ def _pack_on_driver(
 
 
 def _finish(
-    packed: Sequence[BlockStore],
-    ids: Ids,
-    dtype: type[np.floating],
-    extremes: tuple[float, float],
+    packed: Sequence[BlockStore], ids: Ids, dtype: type[np.floating], extremes: tuple[float, float]
 ) -> TrainingSet:
     """Sum the statistics of blocks by users, by items and held out, and make the training set."""
     for name, blocks in zip(("users", "items"), packed, strict=False):

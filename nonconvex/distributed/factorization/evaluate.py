@@ -42,20 +42,13 @@ def retrieval(
         ``id, other``: the ids of a row and of a column that is relevant for it, in the types of
         training; a repeated pair counts once.
 
-    Returns
-    -------
-    dict of str to float
-        `METRICS`, as means over the rows, which are summed exactly, so no order matters;
-        ``coverageAtK``, the fraction of all columns that are in any list; and ``users``, the
-        number of rows.
+    Returned are the `METRICS`, as means over the rows, which are summed exactly, so no order
+    matters; ``coverageAtK``, the fraction of all columns that are in any list; and ``users``, the
+    number of rows.
     """
     keys = _relevant(relevant, rows, columns)
     asked, ranker = requests(
-        keys if unknown else keys.where("index is not null"),
-        ranker,
-        rows,
-        columns,
-        exclude=exclude,
+        keys if unknown else keys.where("index is not null"), ranker, rows, columns, exclude=exclude
     )
     schema = "metrics binary, found binary"
     parts = asked.mapInArrow(_measure(ranker), schema).toArrow().to_pylist()

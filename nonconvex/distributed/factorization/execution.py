@@ -121,13 +121,8 @@ class CachedBlocks:
 
     They are cached as elements of an RDD, pickled as Python has them: the first task of a job over
     these works after some 60 ms, and of one that is planned from a dataframe after 150 to 200.
-
-    Attributes
-    ----------
-    rdd : RDD of Arrow batches
-        An element for each block, with the columns of the dataframe.
-    whole : int or None
-        Number of the first block that is a part of a long row; None if there is none.
+    An element of `rdd` is the Arrow batch of a block; `whole` is the number of the first block that
+    is a part of a long row, or None.
     """
 
     def __init__(self, blocks: DataFrame, whole: int | None = None) -> None:

@@ -63,13 +63,8 @@ _RATINGS = ("rows", "columns", "ratings", "weights")
 class HeldOut:
     """Validation ratings in an order that does not depend on their blocks.
 
-    Parameters
-    ----------
-    packed : BlockStore
-        Ratings packed by users; -1 is an id that training does not know.
-    dtype : float type
-    most : int
-        About how many of them are followed at most.
+    They are packed by users, and -1 is an id that training does not know; about `most` of them are
+    followed.
     """
 
     def __init__(self, packed: BlockStore, dtype: type[np.floating], most: int = MOST) -> None:
@@ -399,11 +394,7 @@ def sample(
         _begin(blocks, groups)
     chains = [chain for group in groups for chain in group.chains]
     held_out = None if blocks.validation is None else HeldOut(blocks.validation, blocks.dtype)
-    with (
-        Interruption() as interruption,
-        Broadcast(blocks) as shared,
-        one_thread_per_product(),
-    ):
+    with Interruption() as interruption, Broadcast(blocks) as shared, one_thread_per_product():
         shared.put(chains)
         shared.share("user_precision", [chain.user_precision for chain in chains])
         for sweep in range(done + 1, settings.sweeps + 1):

@@ -99,11 +99,7 @@ def predictions(
 
 
 def row_predictions(
-    alpha: float,
-    rank: int,
-    user_row: Column,
-    item_row: Column,
-    limits: tuple[float, float] | None,
+    alpha: float, rank: int, user_row: Column, item_row: Column, limits: tuple[float, float] | None
 ) -> Column:
     """Return what `predictions` does, to the bit, of two columns that `with_row` has added."""
 
@@ -138,13 +134,9 @@ def deviations(
 ) -> Column:
     """Return the standard deviation of predictions, or of ratings, of two columns of indices.
 
-    Parameters
-    ----------
-    rows : two broadcast float arrays of shape (m, S (1 + K)), or (m, 1 + K) of a minimum
-        Those of users and of items, of all samples side by side.
-    more : broadcast, optional
-        What it takes beside them: ω of the users in all samples, of shape (n_u, S), for
-        deviations of ratings; `RowEvidence` of a minimum.
+    The broadcast `rows` of users and of items have shape (m, S (1 + K)), all samples side by side,
+    or (m, 1 + K) of a minimum.  `more` is, for deviations of ratings, ω of the users in all
+    samples, of shape (n_u, S); of a minimum it is `RowEvidence`.
     """
 
     def deviate(user: pa.Array, item: pa.Array) -> pa.Array:

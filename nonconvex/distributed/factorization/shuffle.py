@@ -200,10 +200,7 @@ def _out_block(elements: Iterable[tuple[int, OutBlockPart]]) -> Iterator[Element
 
 
 def design_moments(
-    factors: AnyFactors,
-    degrees: Sequence[NDArray[np.floating]],
-    *,
-    biases: bool,
+    factors: AnyFactors, degrees: Sequence[NDArray[np.floating]], *, biases: bool
 ) -> DesignMoments:
     """Return `DesignMoments.of`; sharded rows send a matrix per `MOMENT_ROWS` rows."""
     if isinstance(factors, Factors):

@@ -250,11 +250,8 @@ def _listed(
 def write_lists(lists: DataFrame, path: str, buckets: int) -> None:
     """Write a row for each id, so that one is found by opening one small file.
 
-    Parameters
-    ----------
-    path : str
-        A directory with ``bucket=<b>/`` in it, where b is the CRC-32 of the id, written as text in
-        UTF-8, modulo `buckets`.  A bucket is one file, sorted by id.
+    The directory `path` has ``bucket=<b>/`` in it, where b is the CRC-32 of the id, written as text
+    in UTF-8, modulo `buckets`.  A bucket is one file, sorted by id.
     """
     name = lists.columns[0]
     key = named_column(name)
@@ -275,12 +272,7 @@ def user_vectors(factors: DataFrame, alpha: float) -> DataFrame:
     """Return ``id, vector, offset`` with the vector (γ_u, 1) and the offset α + β_u.
 
     The prediction for a user and an item is the offset and the inner product of this vector and
-    that of `item_vectors`.
-
-    Parameters
-    ----------
-    factors : DataFrame
-        ``id, bias, features``.
+    that of `item_vectors`.  The columns of `factors` are ``id, bias, features``.
     """
     return factors.select(
         "id", _vector(F.lit(1.0)), (F.lit(alpha) + F.col("bias")).cast("double").alias("offset")
@@ -288,13 +280,7 @@ def user_vectors(factors: DataFrame, alpha: float) -> DataFrame:
 
 
 def item_vectors(factors: DataFrame) -> DataFrame:
-    """Return ``id, vector`` with the vector (γ_i, β_i); see `user_vectors`.
-
-    Parameters
-    ----------
-    factors : DataFrame
-        ``id, bias, features``.
-    """
+    """Return ``id, vector`` with the vector (γ_i, β_i); see `user_vectors`."""
     return factors.select("id", _vector(F.col("bias")))
 
 

@@ -293,12 +293,7 @@ class ExecutorGradients:
     """
 
     def __init__(
-        self,
-        network: Network,
-        shards: Shards,
-        decoder: ExampleDecoder,
-        batch_size: int,
-        seed: int,
+        self, network: Network, shards: Shards, decoder: ExampleDecoder, batch_size: int, seed: int
     ) -> None:
         self._network, self._shards, self._decoder = network, shards, decoder
         self._batch_size, self._seed = batch_size, seed

@@ -47,21 +47,10 @@ class ModelState:
 
     Broadcasts are made once and kept as long as the model, as dataframes are lazy.
 
-    Attributes
-    ----------
-    held : Factors or ShardedFactors
-        The second as long as nothing has needed them on the driver.
-    ids : Ids
-        In the order of the rows.
-    summary : TrainingSummary
-    posterior : Posterior or None
-        Of a sampled model.
-    ridge : RidgePosterior or None
-        Of a minimum, if it has one.
-    training_pairs : DataFrame or None
-        ``user, item``; None if the model was loaded.
-    histories : sequence of DataFrame
-        Ratings; the first that has a user has all of the user's ratings.
+    `held` is sharded as long as nothing has needed the factors on the driver, and `ids` are in the
+    order of the rows.  A sampled model has a `posterior`, a minimum may have a `ridge`.  A loaded
+    model has no `training_pairs` ``user, item``.  Of `histories`, dataframes of ratings, the first
+    that has a user has all of the user's ratings.
     """
 
     def __init__(

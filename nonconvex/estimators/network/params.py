@@ -84,14 +84,12 @@ class NetworkModelParams(
     """Params that estimators of networks and their models share."""
 
     featuresCol = param(
-        "column of features, vectors or arrays of numbers, or a list of columns of numbers",
-        names,
+        "column of features, vectors or arrays of numbers, or a list of columns of numbers", names
     )
     labelCol = param("column of labels", text())
     weightCol = FitParams.weightCol
     predictionCol = param(
-        "column that transform adds with the predictions; '' adds none",
-        text(empty=True),
+        "column that transform adds with the predictions; '' adds none", text(empty=True)
     )
     handleInvalid = param(
         "treatment of rows with null, NaN or infinite features in predictions: 'error' (the query "
@@ -112,8 +110,7 @@ class ClassificationModelParams(NetworkModelParams, HasProbabilityCol, HasRawPre
         text(empty=True),
     )
     rawPredictionCol = param(
-        "column that transform adds with the vector of class logits; '' adds none",
-        text(empty=True),
+        "column that transform adds with the vector of class logits; '' adds none", text(empty=True)
     )
     thresholds = param(
         "a number ≥ 0 for each class, at most one of them 0: the predicted class has the greatest "
@@ -156,19 +153,16 @@ class NetworkParams(NetworkModelParams, DescentParams, FitParams):
         optional(numbers()),
     )
     regParam = param(
-        "strength λ ≥ 0 of the penalty (λ/2) Σ ‖W‖² on weights; biases have none",
-        number(0),
+        "strength λ ≥ 0 of the penalty (λ/2) Σ ‖W‖² on weights; biases have none", number(0)
     )
     standardization = param(
-        "whether features are standardized to mean 0 and variance 1 of the training data",
-        flag,
+        "whether features are standardized to mean 0 and variance 1 of the training data", flag
     )
     maxIter = param("maximum number of epochs (passes over the data), ≥ 1", integer(1))
     maxSteps = param("maximum number of steps, ≥ 1; by default there is none", optional(integer(1)))
     batchSize = param("number of rows of a minibatch, ≥ 1", integer(1))
     tol = param(
-        "stop when an epoch changes the objective by less than tol times its value; ≥ 0",
-        number(0),
+        "stop when an epoch changes the objective by less than tol times its value; ≥ 0", number(0)
     )
     patience = param(
         "stop when the validation loss has not improved for this many epochs, and return the best "
@@ -195,8 +189,7 @@ class RegressorParams(NetworkParams):
     """Params of `MultilayerPerceptronRegressor`."""
 
     labelCol = param(
-        "column of targets, numbers, vectors or arrays, or a list of columns of numbers",
-        names,
+        "column of targets, numbers, vectors or arrays, or a list of columns of numbers", names
     )
     targetStandardization = param(
         "whether targets are standardized in training, so that learningRate and regParam do not "

@@ -50,14 +50,6 @@ def solve_quadratics(
     float array of shape (s, k)
         Where elimination meets a pivot of 0, the solution of least norm.  The bits of a solution
         depend on its own A and b only.
-
-    Examples
-    --------
-    >>> a, b = np.array([[[2.0, 0.0], [0.0, 4.0]]]), np.array([[2.0, -4.0]])
-    >>> solve_quadratics(a, b)
-    array([[ 1., -1.]])
-    >>> solve_quadratics(a, b, nonnegative=True)
-    array([[1., 0.]])
     """
     if nonnegative:
         return _solve_nonnegative(a.astype(np.float64), b.astype(np.float64))
@@ -151,12 +143,6 @@ def conjugate_gradients(a: Array, b: Array, most_steps: int) -> tuple[Array, NDA
     float array of shape (s, k)
     bool array of shape (s,)
         True where ‖r‖ ≤ `TOLERANCE` ‖b‖.
-
-    Examples
-    --------
-    >>> a, b = np.array([[[2.0, 0.0], [0.0, 4.0]]]), np.array([[2.0, -4.0]])
-    >>> conjugate_gradients(a, b, 2)
-    (array([[ 1., -1.]]), array([ True]))
     """
     x, r, p = np.zeros_like(b), b.copy(), b.copy()
     square = _dot(r, r)
@@ -247,16 +233,6 @@ def solve_moments(
         As for `solve_rows`.
     dtype : float type
         Type of the solutions; the arithmetic is in float64.
-
-    Examples
-    --------
-    (zzᵀ + I) x = z y with z = (1, 2) and y = 1.5, so that e = 1.5 − (1, 2)·x = 0.25.
-
-    >>> m = np.array([1.0, 2.0, 1.5])
-    >>> ridge = Ridge(1.0, 0.0, 1, 1.0)
-    >>> solve_moments(np.outer(m, m)[None], np.ones(1), ridge, dtype=np.float64)
-    Solved(x=array([[0.25, 0.5 ]]), residual=array([0.25]), squares=array([0.0625]), \
-weight=array([1.]))
     """
     used = np.ones(moments.shape[1] - 1)
     used[0] = biases
@@ -430,15 +406,6 @@ def sweep_rows(
         As for :func:`solve_rows`.
     start : float array of shape (r, 1 + K)
         The rows before the sweep.
-
-    Examples
-    --------
-    One user who rated one item 5, with z = (1, 2): first β = 1.5 / 2, then γ = 2 · 0.75 / 5.
-
-    >>> block = RatingBlock.from_triples([0], [0], [5.0])
-    >>> fixed, start = np.array([[0.5, 2.0]]), np.zeros((1, 2))
-    >>> sweep_rows(block, fixed, 3.0, Ridge(1.0, 0.0, 1, 1.0), start).x
-    array([[0.75, 0.3 ]])
     """
     diagonal = ridge.diagonal(block.degrees, fixed.shape[1])
     row = block.row_of_rating()  # (n,)

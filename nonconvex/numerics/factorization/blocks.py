@@ -52,11 +52,6 @@ def batches(counts: NDArray[np.int64], budget: int) -> Iterator[Batch]:
 
     The padded length of a row depends on the number of its ratings alone, so that its sums have the
     same bits in every block.
-
-    Examples
-    --------
-    >>> [(batch.members.tolist(), batch.length) for batch in batches(np.array([2, 7, 0, 6]), 100)]
-    [([0], 2), ([3], 6), ([1], 7)]
     """
     lengths = _padded_lengths(int(counts.max(initial=0)))
     kind = np.searchsorted(lengths, counts)
@@ -248,9 +243,7 @@ def parts_of(columns: int) -> int:
 
 
 def _sums(
-    offsets: NDArray[np.int64],
-    columns: NDArray[np.int32],
-    values: NDArray[np.floating] | None,
+    offsets: NDArray[np.int64], columns: NDArray[np.int32], values: NDArray[np.floating] | None
 ) -> NDArray[np.float64]:
     if values is None:
         return np.diff(offsets).astype(np.float64)
@@ -298,12 +291,6 @@ def in_block_of(block: RatingBlock) -> InBlock:
     """Renumber the columns of a block of training ratings.
 
     The order of columns stays, and with it the bits of all sums over ratings.
-
-    Examples
-    --------
-    >>> needs = in_block_of(RatingBlock.from_triples([4, 4, 5], [9, 2, 9], [1, 2, 3]))
-    >>> needs.first, needs.block.rows.tolist(), needs.block.columns.tolist(), needs.columns.tolist()
-    (4, [0, 1], [0, 1, 1], [2, 9])
     """
     first, rows = int(block.rows[0]), np.arange(len(block.rows), dtype=np.int32)
     if not np.array_equal(block.rows, first + rows):

@@ -458,10 +458,7 @@ class Chain:
         return {
             **{str(side): x for side, x in self.rows.items()},
             "user_precision": self.user_precision,
-        }, {
-            "alpha": self.alpha,
-            "tau": self.tau,
-        }
+        }, {"alpha": self.alpha, "tau": self.tau}
 
     def restore(self, arrays: Mapping[str, NDArray[Any]], values: Mapping[str, Any]) -> None:
         """Restore the state that `save` returned, at the end of a sweep."""

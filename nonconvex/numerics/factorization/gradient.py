@@ -44,15 +44,6 @@ def gradient_sums(
     -------
     RowUpdate
         ``x`` holds Σ w e z; the other sums are those of the given rows.
-
-    Examples
-    --------
-    R = 5, z = (1, 2), x = 0: e = 5 − 3 − 0.5, times z.
-
-    >>> block = RatingBlock.from_triples([0], [0], [5.0])
-    >>> fixed, rows = np.array([[0.5, 2.0]]), np.zeros((1, 2))
-    >>> gradient_sums(block, fixed, 3.0, Ridge(1.0, 0.0, 1, 1.0), rows).x
-    array([[1.5, 3. ]])
     """
     sums = np.zeros(rows.shape)
     residual, squares = np.zeros(len(rows)), np.zeros(len(rows))

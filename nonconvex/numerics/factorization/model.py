@@ -141,13 +141,6 @@ def ensemble(members: Sequence[Factors]) -> Factors:
     ----------
     members : sequence of Factors
         Of the same users and items.
-
-    Examples
-    --------
-    >>> one = Factors(1.0, np.array([[0.0, 2.0]]), np.array([[0.0, 3.0]]))  # predicts 7
-    >>> two = Factors(3.0, np.array([[0.0, 1.0]]), np.array([[0.0, 0.0]]))  # predicts 3
-    >>> predict(ensemble([one, two]), np.array([0]), np.array([0])).round(12)
-    array([5.])
     """
     share = 1 / np.sqrt(len(members))
     users, items = (
@@ -204,10 +197,7 @@ def objective(
     w = np.ones(len(ratings)) if weights is None else weights.astype(np.float64)
     error = predict(factors, users, items) - ratings
     penalty = 0.0
-    for x, ridge, index in (
-        (factors.users, user_ridge, users),
-        (factors.items, item_ridge, items),
-    ):
+    for x, ridge, index in ((factors.users, user_ridge, users), (factors.items, item_ridge, items)):
         degrees = np.bincount(index, w, minlength=len(x)).astype(np.float64)  # (rows,)
         penalty += float(ridge.penalty(degrees, x).sum())
     return (float(w @ error**2) + penalty) / float(w.sum())
@@ -228,11 +218,6 @@ def default_reg(total: float, deviation: float) -> tuple[float, float]:
         n, the number of ratings or the sum of their weights.
     deviation : float
         Standard deviation of the ratings.
-
-    Examples
-    --------
-    >>> default_reg(100_000, 1.0)
-    (0.00016, 0.1875)
     """
     factor_ridge = 16.0 * deviation if deviation > 0 else 16.0
     return factor_ridge / total, 3.0 / factor_ridge
@@ -279,14 +264,6 @@ def preferences(block: RatingBlock, confidence: float) -> RatingBlock:
     """Return the explicit problem of the observed pairs of implicit feedback.
 
     Ratings of 0 have weight 0.  A row's degree is its number of positive ratings.
-
-    Examples
-    --------
-    κ = 1 and R = 1 give c = 2, a = 1 and R' = 2.
-
-    >>> block = preferences(RatingBlock.from_triples([0], [0], [1.0]), 1.0)
-    >>> block.ratings, block.weights
-    (array([2.]), array([1.]))
     """
     strength = block.ratings
     weights = confidence * np.abs(strength)

@@ -259,21 +259,6 @@ class LowRankMean:
     ----------
     Tropp, Yurtsever, Udell and Cevher (2017), Practical sketching algorithms for low-rank matrix
     approximation.
-
-    Examples
-    --------
-    >>> generator = np.random.default_rng(0)
-    >>> samples = [
-    ...     Factors(1.0, generator.normal(size=(20, 3)), generator.normal(size=(15, 3)))
-    ...     for _ in range(2)
-    ... ]
-    >>> mean = LowRankMean(samples[:1], 4, generator)
-    >>> for sample in samples:
-    ...     mean.add(sample)
-    >>> _, x, z = mean.result()
-    >>> exact = sum(s.users[:, 1:] @ s.items[:, 1:].T for s in samples) / 2
-    >>> bool(np.allclose(x[:, 1:] @ z[:, 1:].T, exact))
-    True
     """
 
     def __init__(self, first: Sequence[Factors], rank: int, generator: np.random.Generator) -> None:
@@ -387,14 +372,6 @@ def effective_size(draws: Array) -> float:
     -------
     float
         NaN if a chain has fewer than four draws.
-
-    Examples
-    --------
-    >>> independent = np.random.default_rng(0).standard_normal((2, 500))
-    >>> 800 < effective_size(independent) < 1300
-    True
-    >>> effective_size(np.cumsum(independent, axis=1)) < 30
-    True
     """
     halves = _halves(draws)
     m, n = halves.shape

@@ -222,8 +222,7 @@ def _total(
         parts = [slice(start, min(start + ROWS_AT_A_TIME, place.stop)) for start in starts]
         with np.errstate(all="ignore"):  # the loss shows divergence
             return reduce(
-                merge,
-                (function(_taken(examples, p if rows is None else rows[p])) for p in parts),
+                merge, (function(_taken(examples, p if rows is None else rows[p])) for p in parts)
             )
 
     lanes = max(1, min(LANES, count // ROWS_OF_LANE))
@@ -239,9 +238,7 @@ def _taken(examples: Examples, rows: slice | NDArray[np.integer]) -> Examples:
         return Examples(x[rows], y[rows], None if weight is None else weight[rows])
     # np.take is several times faster than an index
     return Examples(
-        x.take(rows, axis=0),
-        y.take(rows, axis=0),
-        None if weight is None else weight.take(rows),
+        x.take(rows, axis=0), y.take(rows, axis=0), None if weight is None else weight.take(rows)
     )
 
 
@@ -361,10 +358,7 @@ class LocalGradients:
     threads : int
         Lanes to compute at a time; the bits are the same.
 
-    Raises
-    ------
-    NetworkError
-        If the examples do not fit the network or the sizes, or the batch size is not ≥ 1.
+    Examples that do not fit the network or the sizes, or a batch size below 1, raise NetworkError.
     """
 
     def __init__(

@@ -410,17 +410,7 @@ DoubleArray = NDArray[np.float64]
 
 
 class Moments(NamedTuple):
-    """Moments of the features of examples; two can be merged.
-
-    Examples
-    --------
-    >>> x = np.array([[1.0, 7.0], [2.0, 7.0], [6.0, 7.0]])
-    >>> parts = Moments.of(x[:1]), Moments.of(x[1:])
-    >>> parts[0].merge(parts[1]).mean
-    array([3., 7.])
-    >>> Moments.of(x).standardization().scale ** 2
-    array([4.66666667,        inf])
-    """
+    """Moments of the features of examples; two can be merged."""
 
     weight: float  # W, the sum of the weights
     mean: DoubleArray  # (d,): m

@@ -123,10 +123,7 @@ def test_rows_of_text_are_numbers_or_are_kept_with_the_reason(spark, tmp_path):
         "w is negative": 1,
         "when is none of train, validation, test": 1,
     }
-    assert rows(table.training) == [
-        (-3.0, 0.01, "dog", 2.0, True),
-        (1.0, 2.5, "cat", 1.0, False),
-    ]
+    assert rows(table.training) == [(-3.0, 0.01, "dog", 2.0, True), (1.0, 2.5, "cat", 1.0, False)]
     assert rows(table.part("test")) == [(6.0, 6.0, "dog", 0.0)]
     rejected = {row.reason: row for row in table.rejected.collect()}
     assert rejected[f"a {missing}"].a == "x", "what was there is kept"

@@ -62,18 +62,14 @@ def test_ids_in_ascending_order_in_blocks_of_equal_ratings(spark, blocks, kind, 
     assert held.blocks_of(index).tolist() == [*(row[3] for row in table[1:]), 0]
 
 
-def test_no_partitioning_and_no_order_changes_an_index(spark):
+def test_no_partitioning_and_no_order_changes_an_index(spark, configure):
     ids = skewed(1000)
     frame = spark.createDataFrame([(i,) for i in ids], "user bigint")
     expected = len(set(ids)), twin(ids, 5)
-    batch = "spark.sql.execution.arrow.maxRecordsPerBatch"
-    before = spark.conf.get(batch)
-    try:
-        spark.conf.set(batch, "7")  # so that a partition comes to Python in several pieces
-        for partitions in (1, 7):
-            assert indexed(frame.repartition(partitions, F.rand(partitions)), 5) == expected
-    finally:
-        spark.conf.set(batch, before)
+    # so that a partition comes to Python in several pieces
+    configure({"spark.sql.execution.arrow.maxRecordsPerBatch": "7"})
+    for partitions in (1, 7):
+        assert indexed(frame.repartition(partitions, F.rand(partitions)), 5) == expected
 
 
 def test_blocks_beyond_the_ids_stay_empty(spark):

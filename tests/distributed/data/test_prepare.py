@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
+from nonconvex.distributed.files.hadoop import FileSystem, FileSystemError
 from pyspark.sql import functions as F
 
 from nonconvex.distributed.data.prepare import (
@@ -20,7 +21,6 @@ from nonconvex.distributed.data.prepared import PreparedError, PreparedRatings
 from nonconvex.distributed.data.sources import read_source
 from nonconvex.distributed.data.splits import Split
 from nonconvex.distributed.data.validation import Columns, RatingsError, Rules
-from nonconvex.distributed.files import FileSystem, FileSystemError
 
 COLUMNS = Columns(timestamp="when", weight="w")
 RULES = Rules(minimum=0, maximum=5)
@@ -191,25 +191,20 @@ def test_the_manifest_says_what_is_there(prepared):
     assert manifest.source["format"] == "parquet"
 
 
-def test_no_value_depends_on_files_order_or_partitions(spark, prepared, table, tmp_path):
+def test_no_value_depends_on_files_order_or_partitions(spark, prepared, table, tmp_path, configure):
     shuffled = table.take(np.random.default_rng(0).permutation(len(table)))
     (tmp_path / "in").mkdir()
     for number, rows in enumerate((shuffled.slice(0, 100), shuffled.slice(100))):
         pq.write_table(rows, tmp_path / "in" / f"{number}.parquet", row_group_size=300)
-    settings = {
-        "spark.sql.shuffle.partitions": "5",
-        "spark.sql.files.maxPartitionBytes": "10000",
-        "spark.sql.autoBroadcastJoinThreshold": "-1",
-        "spark.sql.adaptive.enabled": "false",
-    }
-    before = {key: spark.conf.get(key) for key in settings}
-    try:
-        for key, value in settings.items():
-            spark.conf.set(key, value)
-        prepare(spark, tmp_path / "in", tmp_path / "out", user_blocks=4, item_blocks=3)
-    finally:
-        for key, value in before.items():
-            spark.conf.set(key, value)
+    configure(
+        {
+            "spark.sql.shuffle.partitions": "5",
+            "spark.sql.files.maxPartitionBytes": "10000",
+            "spark.sql.autoBroadcastJoinThreshold": "-1",
+            "spark.sql.adaptive.enabled": "false",
+        }
+    )
+    prepare(spark, tmp_path / "in", tmp_path / "out", user_blocks=4, item_blocks=3)
     assert contents(tmp_path / "out") == contents(Path(prepared.path))
 
 
@@ -247,22 +242,12 @@ def test_opened_tables_have_the_schemas_of_the_layout(spark, prepared):
         assert getattr(opened, name).count() == len(read(prepared, name))
 
 
-def test_a_block_is_read_by_one_task_however_files_are_cut(spark, prepared):
-    settings = {
-        "spark.sql.files.maxPartitionBytes": "500",
-        "spark.sql.files.openCostInBytes": "0",
-    }
-    before = {key: spark.conf.get(key) for key in settings}
-    try:
-        for key, value in settings.items():
-            spark.conf.set(key, value)
-        rows = prepared.by_user.withColumn("task", F.spark_partition_id())
-        assert rows.rdd.getNumPartitions() > prepared.manifest.user_blocks  # files were cut
-        tasks = rows.groupBy("block").agg(F.count_distinct("task").alias("tasks")).collect()
-        assert [row.tasks for row in tasks] == [1] * prepared.manifest.user_blocks
-    finally:
-        for key, value in before.items():
-            spark.conf.set(key, value)
+def test_a_block_is_read_by_one_task_however_files_are_cut(prepared, configure):
+    configure({"spark.sql.files.maxPartitionBytes": "500", "spark.sql.files.openCostInBytes": "0"})
+    rows = prepared.by_user.withColumn("task", F.spark_partition_id())
+    assert rows.rdd.getNumPartitions() > prepared.manifest.user_blocks  # files were cut
+    tasks = rows.groupBy("block").agg(F.count_distinct("task").alias("tasks")).collect()
+    assert [row.tasks for row in tasks] == [1] * prepared.manifest.user_blocks
 
 
 def test_the_same_again_is_left_and_another_is_refused_or_replaced(
@@ -502,10 +487,7 @@ def test_without_duplicates_there_is_nothing_to_refuse(ratings):
 
 @pytest.mark.parametrize(
     ("policy", "expected", "dropped"),
-    [
-        ("first", [5.0, 2.0, 1.0, 4.0], [2, 3, 6, 8]),
-        ("last", [4.0, 2.0, 1.5, 4.0], [1, 2, 5, 7]),
-    ],
+    [("first", [5.0, 2.0, 1.0, 4.0], [2, 3, 6, 8]), ("last", [4.0, 2.0, 1.5, 4.0], [1, 2, 5, 7])],
 )
 def test_one_row_is_kept_and_the_others_are_not_lost(ratings, policy, expected, dropped):
     kept, lost = resolve_duplicates(ratings, policy)

@@ -86,22 +86,15 @@ def test_the_format_of_a_directory_is_that_of_its_files(spark, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["csv", "json", "parquet"])
-def test_positions_are_the_order_of_the_files(spark, tmp_path, kind):
+def test_positions_are_the_order_of_the_files(spark, tmp_path, kind, configure):
     path = str(tmp_path / kind)
     numbers = spark.range(3000, numPartitions=2).select(F.col("id").cast("string"))
     numbers.write.option("header", True).format(kind).save(path)
-    small = {"spark.sql.files.maxPartitionBytes": "2000", "spark.sql.files.openCostInBytes": "0"}
-    before = {key: spark.conf.get(key) for key in small}
-    try:
-        for key, value in small.items():
-            spark.conf.set(key, value)
-        source = read_source(spark, path)
-        numbered = source.rows.select("id", source.position.alias("position"))
-        in_order = numbered.repartition(5, F.rand(1)).orderBy("position").select("id").collect()
-        assert numbered.rdd.getNumPartitions() > 2
-    finally:
-        for key, value in before.items():
-            spark.conf.set(key, value)
+    configure({"spark.sql.files.maxPartitionBytes": "2000", "spark.sql.files.openCostInBytes": "0"})
+    source = read_source(spark, path)
+    numbered = source.rows.select("id", source.position.alias("position"))
+    in_order = numbered.repartition(5, F.rand(1)).orderBy("position").select("id").collect()
+    assert numbered.rdd.getNumPartitions() > 2
     assert [int(row.id) for row in in_order] == list(range(3000))
 
 

@@ -216,11 +216,6 @@ def test_no_rows_and_no_good_rows_are_errors(spark):
         count_reasons(label_ratings(rows, Columns(), Rules()), "r")
 
 
-def test_columns_that_are_not_there_have_no_role():
-    assert Columns().named() == {"user": "user", "item": "item", "rating": "rating"}
-    assert Columns(timestamp="when").named()["timestamp"] == "when"
-
-
 @pytest.mark.parametrize(
     ("choices", "message"),
     [
@@ -232,8 +227,3 @@ def test_columns_that_are_not_there_have_no_role():
 def test_rules_that_cannot_be_are_refused(choices, message):
     with pytest.raises(ValueError, match=message):
         Rules(**choices)
-
-
-def test_bad_ratings_are_bad_input():
-    assert issubclass(RatingsError, ValueError)
-    assert RatingsError.exit_status == 3

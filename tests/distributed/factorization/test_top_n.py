@@ -67,25 +67,11 @@ def ask(spark, sides, factors, asked=None, **options):
     return recommendations(asked, ranker, users, items, None)
 
 
-@pytest.fixture
-def settings(spark):
-    """Change settings of the session for one test."""
-    before = {}
-
-    def change(name, value):
-        before[name] = spark.conf.get(name)
-        spark.conf.set(name, value)
-
-    yield change
-    for name, value in before.items():
-        spark.conf.set(name, value)
-
-
 @pytest.mark.parametrize(("batch", "partitions"), [("10000", 1), ("17", 5)])
 def test_batches_and_partitions_change_no_bit(
-    spark, sides, factors, expected, settings, batch, partitions
+    spark, sides, factors, expected, configure, batch, partitions
 ):
-    settings("spark.sql.execution.arrow.maxRecordsPerBatch", batch)
+    configure({"spark.sql.execution.arrow.maxRecordsPerBatch": batch})
     asked = keys(spark, sides[0], None, unknown=True).repartition(partitions)
     assert collect(ask(spark, sides, factors, asked)) == expected
 
@@ -95,8 +81,8 @@ def test_few_lists_are_handed_on_at_a_time(spark, sides, factors, expected, monk
     assert collect(ask(spark, sides, factors)) == expected
 
 
-def test_joining_lists_leaves_the_work_in_several_tasks(spark, sides, factors, settings):
-    settings("spark.sql.adaptive.enabled", "true")  # which puts small partitions together
+def test_joining_lists_leaves_the_work_in_several_tasks(spark, sides, factors, configure):
+    configure({"spark.sql.adaptive.enabled": "true"})  # which puts small partitions together
     seen = spark.createDataFrame([(0, 0)], "user long, item long")
     lists = ask(spark, sides, factors, exclude=seen)
     parts = lists.selectExpr("spark_partition_id() as part").distinct().count()

@@ -183,15 +183,12 @@ def test_targets_of_a_regression_and_empty_shards(spark):
          "weightCol='w' is 0 in all rows to train on; at least one must be positive"),
     ],
 )  # fmt: skip
-def test_what_is_refused(spark, data, settings, error, message):
-    spark.conf.set("spark.sql.ansi.enabled", "false")
-    try:
-        given = spark.range(2).selectExpr(f"inline(array({data}))").coalesce(1)
-        columns = ExampleColumns("x", "y", "w" if "w" in given.columns else None)
-        with pytest.raises(error, match=message):
-            shard_examples(given, columns, **{"classify": True, **settings})
-    finally:
-        spark.conf.unset("spark.sql.ansi.enabled")
+def test_what_is_refused(spark, configure, data, settings, error, message):
+    configure({"spark.sql.ansi.enabled": "false"})
+    given = spark.range(2).selectExpr(f"inline(array({data}))").coalesce(1)
+    columns = ExampleColumns("x", "y", "w" if "w" in given.columns else None)
+    with pytest.raises(error, match=message):
+        shard_examples(given, columns, **{"classify": True, **settings})
 
 
 def test_no_rows_to_train_on(frame):

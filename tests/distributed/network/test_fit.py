@@ -30,6 +30,7 @@ from nonconvex.numerics.network.backprop import LocalGradients, epoch_order, eva
 from nonconvex.numerics.network.model import Network, initialize
 from nonconvex.numerics.network.training import train
 from nonconvex.numerics.optim import make_optimizer
+from tests.factories import Killed
 
 NETWORK = Network((4, 6, 3), ("tanh",), "categorical-cross-entropy", reg=1e-3)
 THETA = np.stack([initialize(NETWORK, "glorot-uniform", 1, restart) for restart in range(2)])
@@ -145,10 +146,6 @@ def test_validation_is_the_sum_over_the_rows_that_are_held_out(examples, decoder
         np.testing.assert_allclose(a, b, rtol=1e-6)
     by_piece = examples.validation.run(lambda _, shard: evaluate(NETWORK, THETA, decoder(shard)))
     assert reduce(merge, by_piece.values()).loss.tolist() == found.loss.tolist()
-
-
-class Killed(BaseException):
-    """What ends the process of a fit, as far as the fit can tell."""
 
 
 @pytest.mark.parametrize("memory_bytes", [1 << 20, 2000])

@@ -6,7 +6,6 @@ import pytest
 
 from nonconvex.distributed.factorization.dataset import Ids
 from nonconvex.estimators.factorization.predict import ModelState
-from nonconvex.estimators.factorization.summary import TrainingSummary
 from nonconvex.estimators.params import ParamError
 from nonconvex.numerics.factorization.als import solve_rows
 from nonconvex.numerics.factorization.blocks import RatingBlock
@@ -14,17 +13,14 @@ from nonconvex.numerics.factorization.gibbs import RowDistribution, Sample
 from nonconvex.numerics.factorization.model import Factors, Ridge
 from nonconvex.numerics.factorization.posterior import Posterior
 from nonconvex.recommendation import MatrixFactorizationModel
+from tests.factories import training_summary
 
 TRIPLES = [
     ("ann", 3, 5.0), ("ann", 5, 1.0), ("ann", 8, 4.0), ("bob", 3, 2.0), ("bob", 8, 4.0),
     ("cy", 5, 3.0), ("cy", 9, 5.0),
 ]  # fmt: skip
 USERS, ITEMS = ["ann", "bob", "cy"], [3, 5, 8, 9]
-SUMMARY = TrainingSummary(
-    ratings=7, total=7.0, users=3, items=4, duplicates=0, mean=3.0, deviation=1.0, minimum=1.0,
-    maximum=5.0, reg_user=0.02, reg_item=0.02, bias_reg_ratio=0.5, reg_exponent=0.0, best=0,
-    restarts=[], warm_start=None, seconds=0.0,
-)  # fmt: skip
+SUMMARY = training_summary(ratings=7, total=7.0, users=3, items=4)
 
 
 @pytest.fixture(scope="module")
@@ -54,16 +50,9 @@ def make(ratings, items, block):
     users = solve_rows(block, items, 3.0, Ridge(0.02, 0.0, 7.0, 7 / 3, 0.5)).x
 
     def make(posterior=None, histories=(ratings,), pairs=ratings):
-        return MatrixFactorizationModel(
-            ModelState(
-                Factors(3.0, users, items),
-                ids,
-                SUMMARY,
-                posterior=posterior,
-                training_pairs=pairs,
-                histories=histories,
-            )
-        )
+        known = {"posterior": posterior, "training_pairs": pairs, "histories": histories}
+        factors = Factors(3.0, users, items)
+        return MatrixFactorizationModel(ModelState(factors, ids, SUMMARY, **known))
 
     return make
 

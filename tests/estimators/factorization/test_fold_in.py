@@ -123,10 +123,7 @@ def test_folded_users_are_served(model, new):
     folded = model.foldInUsers(new)
     lists = folded.recommendForUserSubset(new, ITEMS, exclude="train")
     offered = {row.user: {item for item, _ in row.recommendations} for row in lists.collect()}
-    assert offered == {
-        "u03½": set(range(ITEMS)) - {0, 4, 7},
-        "zoe": set(range(ITEMS)) - {2},
-    }
+    assert offered == {"u03½": set(range(ITEMS)) - {0, 4, 7}, "zoe": set(range(ITEMS)) - {2}}
     first = folded.transform(new.where("user = 'zoe'")).first()
     row, item = rows_of(folded.userFactors)["zoe"], rows_of(model.itemFactors)[2]
     expected = model.globalBias + row[0] + item[0] + row[1:] @ item[1:]

@@ -1,15 +1,14 @@
 """Gibbs sampling in Spark: what it predicts, how sure it is, and that its bits are the same."""
 
 import signal
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
 from pyspark.sql import functions as F
 
 from nonconvex.distributed.checkpoints import Interrupted
-from nonconvex.distributed.factorization import gibbs as courses
-from nonconvex.distributed.factorization import gibbs as sampling
-from nonconvex.distributed.factorization import runs
+from nonconvex.distributed.factorization import gibbs, runs
 from nonconvex.estimators.params import ParamError
 from nonconvex.recommendation import MatrixFactorization, MatrixFactorizationModel
 
@@ -86,14 +85,6 @@ def test_the_summary_tells_of_every_sweep(model):
     assert 1 <= summary.sampling["effectiveSize"]["tau"] <= 80
 
 
-def test_the_table_of_chains_is_for_reading(model):
-    _, *lines = str(model.summary).splitlines()
-    title = "chain sweeps τ train RMSE validation RMSE of the mean stopped"
-    assert lines[0].split() == title.split()
-    assert [line.split()[:2] for line in lines[1:3]] == [["0", "20"], ["1", "20"]]
-    assert lines[3].startswith("6 of 20 samples kept; τ has R̂ ")
-
-
 def test_the_validation_rmse_is_that_of_the_mean_model(model, ratings):
     predicted = model.transform(ratings.where("held_out")).toPandas()
     rmse = np.sqrt(np.mean((predicted["prediction"] - predicted["rating"]) ** 2))
@@ -113,6 +104,21 @@ def test_a_model_comes_back_from_disk_with_its_samples(model, ratings, tmp_path)
         np.testing.assert_array_equal(one, other)
 
 
+@contextmanager
+def asked_to_end(at):
+    """Press Ctrl-C in one sweep."""
+    take = gibbs.ChainGroup.take
+
+    def interrupted(self, sweep, *arguments):
+        if sweep == at:
+            signal.raise_signal(signal.SIGINT)
+        take(self, sweep, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gibbs.ChainGroup, "take", interrupted)
+        yield
+
+
 def test_a_fit_that_was_interrupted_goes_on_to_the_same_bits_on_other_blocks(
     model, ratings, tmp_path, monkeypatch
 ):
@@ -123,17 +129,12 @@ def test_a_fit_that_was_interrupted_goes_on_to_the_same_bits_on_other_blocks(
             raise KeyboardInterrupt
         take(self, sweep, *arguments)
 
-    def asked_to_end(self, sweep, *arguments):
-        if sweep == 17:
-            signal.raise_signal(signal.SIGINT)
-        take(self, sweep, *arguments)
-
     def asked_at_the_start(self, rule):
         if self.problem.name == "restart 0":  # a second one would end it at once
             signal.raise_signal(signal.SIGINT)
         end_iteration(self, rule)
 
-    take, end_iteration = courses.ChainGroup.take, runs.FitState.end_iteration
+    take, end_iteration = gibbs.ChainGroup.take, runs.FitState.end_iteration
     params = {"checkpointPath": str(tmp_path / "fit"), "checkpointInterval": 5, "numRestarts": 2}
     interrupted = estimator(numUserBlocks=3, numItemBlocks=2, **params)
     with monkeypatch.context() as patch:
@@ -141,15 +142,13 @@ def test_a_fit_that_was_interrupted_goes_on_to_the_same_bits_on_other_blocks(
         with pytest.raises(Interrupted, match="before the first sweep, and nothing is saved yet; "):
             interrupted.fit(ratings)
     with monkeypatch.context() as patch:
-        patch.setattr(courses.ChainGroup, "take", killed)
+        patch.setattr(gibbs.ChainGroup, "take", killed)
         with pytest.raises(KeyboardInterrupt):
             interrupted.fit(ratings)
+    with asked_to_end(17), pytest.raises(Interrupted, match=r"17, which is saved in .*/fit; run"):
+        interrupted.fit(ratings)
     with monkeypatch.context() as patch:
-        patch.setattr(courses.ChainGroup, "take", asked_to_end)
-        with pytest.raises(Interrupted, match=r"after sweep 17, which is saved in .*/fit; run"):
-            interrupted.fit(ratings)
-    with monkeypatch.context() as patch:
-        patch.setattr(sampling, "fit_loop", None)  # chains go on, and do not start again
+        patch.setattr(gibbs, "fit_loop", None)  # chains go on, and do not start again
         again = estimator(numUserBlocks=1, numItemBlocks=4, **params).fit(ratings.repartition(3))
     assert same(again, model)
     values = [[step["tau"] for step in m.summary.restarts[1].history] for m in (again, model)]
@@ -158,20 +157,11 @@ def test_a_fit_that_was_interrupted_goes_on_to_the_same_bits_on_other_blocks(
     assert rmse[0] == rmse[1]
 
 
-def test_a_fit_that_was_interrupted_in_its_first_sweeps_has_the_same_bits(
-    model, ratings, tmp_path, monkeypatch
-):
-    def asked_to_end(self, sweep, *arguments):
-        if sweep == 2:  # Λ is fixed for five sweeps
-            signal.raise_signal(signal.SIGINT)
-        take(self, sweep, *arguments)
-
-    take = courses.ChainGroup.take
+def test_a_fit_that_was_interrupted_in_its_first_sweeps_has_the_same_bits(model, ratings, tmp_path):
     saving = estimator(numRestarts=2, checkpointPath=str(tmp_path / "fit"))
-    with monkeypatch.context() as patch:
-        patch.setattr(courses.ChainGroup, "take", asked_to_end)
-        with pytest.raises(Interrupted, match="after sweep 2"):
-            saving.fit(ratings)
+    # Λ is fixed for five sweeps
+    with asked_to_end(2), pytest.raises(Interrupted, match="after sweep 2"):
+        saving.fit(ratings)
     assert same(saving.fit(ratings), model)
 
 

@@ -102,23 +102,16 @@ def fitted(model, counted):
 
 def check(spark, directory, tables, policy):
     """Read, check and fit all tables at once; compare each with loops."""
-    columns = {"user": [], "item": [], "rating": [], "weight": []}
-    for number, table in enumerate(tables):
-        for user, item, rating, weight in table:
-            for name, value in (("user", user), ("item", item)):
-                columns[name].append(None if value is None else f"{number}|{value}")
-            columns["rating"].append(rating)
-            columns["weight"].append(float(weight))
-    arrow = pa.table(
-        {
-            "user": pa.array(columns["user"], pa.string()),
-            "item": pa.array(columns["item"], pa.string()),
-            "rating": pa.array(columns["rating"], pa.float64(), from_pandas=False),
-            "weight": pa.array(columns["weight"], pa.float64()),
-        }
-    )
+    rows = [
+        (*(None if of is None else f"{number}|{of}" for of in pair), rating, float(weight))
+        for number, table in enumerate(tables)
+        for *pair, rating, weight in table
+    ]
+    schema = [("user", "string"), ("item", "string"), ("rating", "double"), ("weight", "double")]
+    names, types = zip(*schema, strict=True)
+    columns = map(pa.array, zip(*rows, strict=True), map(pa.type_for_alias, types))
     path = directory / "ratings.parquet"
-    pa.parquet.write_table(arrow, path)
+    pa.parquet.write_table(pa.table(dict(zip(names, columns, strict=True))), path)
     counted = {}
     for number, table in enumerate(tables):
         for (user, item), value in accepted(table, policy).items():

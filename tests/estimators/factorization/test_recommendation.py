@@ -46,8 +46,6 @@ def scores(model):
 
 
 # Params
-
-
 OUT_OF_RANGE = {
     "rank": (-5, "rank must be an integer ≥ 0, got -5"),
     "maxIter": (0, "maxIter must be an integer ≥ 1, got 0"),
@@ -251,8 +249,6 @@ def test_no_param_is_left_out():
 
 
 # Ids and columns
-
-
 @pytest.mark.parametrize("kind", ["string", "int", "bigint", "decimal(9,1)"])
 def test_ids_of_any_comparable_type_come_back_as_they_were(ratings, kind):
     user, item = F.col("user"), F.col("item")
@@ -297,8 +293,6 @@ def test_odd_column_names_and_other_columns_are_kept(ratings):
 
 
 # Prediction
-
-
 def test_prediction_is_the_formula_and_cold_start_is_bias(spark, model, ratings):
     users = {r.id: (r.bias, np.array(r.features)) for r in model.userFactors.collect()}
     items = {r.id: (r.bias, np.array(r.features)) for r in model.itemFactors.collect()}
@@ -324,8 +318,6 @@ def test_predictions_can_be_clipped(model, ratings):
 
 
 # Persistence, pipelines, tuning
-
-
 def test_save_and_load(model, ratings, tmp_path):
     path = str(tmp_path / "model")
     model.save(path)
@@ -448,8 +440,6 @@ def test_tuning_chooses_by_the_evaluator(ratings):
 
 
 # Validation, restarts, warm start
-
-
 def test_patience_and_restarts_look_at_validation_ratings(ratings):
     estimator = MatrixFactorization(
         rank=4, maxIter=20, tol=0.0, validationIndicatorCol="held", patience=2, numRestarts=3
@@ -508,8 +498,6 @@ def test_a_warm_start_goes_on_from_the_earlier_model(ratings, model):
 
 
 # Bad calls
-
-
 def test_bad_calls_give_one_sentence(spark, ratings, model):
     fit = MatrixFactorization(**QUICK).fit
     for data, message in (
@@ -585,8 +573,6 @@ def test_duplicates_count_twice_and_are_counted(spark):
 
 
 # Beside MLlib
-
-
 @pytest.fixture(scope="module")
 def sample(spark):
     """The 1,501 ratings that come with pyspark.  More iterations of ALS overflow Java's stack."""

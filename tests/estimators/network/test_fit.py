@@ -11,6 +11,7 @@ from nonconvex.estimators.network.params import check_network
 from nonconvex.estimators.network.summary import NetworkRestart, NetworkSummary
 from nonconvex.estimators.params import ParamError
 from nonconvex.neural_network import MultilayerPerceptronClassifier, MultilayerPerceptronRegressor
+from tests.factories import network_summary
 
 ESTIMATORS = [MultilayerPerceptronRegressor, MultilayerPerceptronClassifier]
 
@@ -148,24 +149,7 @@ def test_a_restart_that_diverged_is_never_the_best_and_survives_json():
         )
 
     restarts = [restart(0, math.nan, None), restart(1, 0.5, None), restart(2, 0.25, None)]
-    summary = NetworkSummary(
-        9,
-        0,
-        9.0,
-        [4, 3],
-        [],
-        "squared-error",
-        15,
-        0,
-        None,
-        "driver",
-        "why",
-        9,
-        False,
-        2,
-        restarts,
-        1,
-    )
+    summary = network_summary(restarts=restarts, best=2)
     assert summary.spread() == {
         "best": 0.25, "worst": 0.5, "mean": 0.375, "deviation": 0.125, "diverged": 1,
     }  # fmt: skip

@@ -32,6 +32,7 @@ from nonconvex.neural_network import (
     MultilayerPerceptronRegressor,
 )
 from nonconvex.numerics.convergence import FitError
+from tests.factories import Killed
 
 ROWS = 240
 LABELS = np.array(["cat", "dog", "eel"])
@@ -84,8 +85,6 @@ def theta(model):
 
 
 # Params
-
-
 CHANGES = [
     {"layers": [5]},
     {"layers": None},
@@ -166,8 +165,6 @@ def test_every_param_changes_the_model_and_fit_multiple_equals_fit(frame):
 
 
 # Models
-
-
 def test_strings_are_predicted_and_one_row_is_predicted_as_all_are(frame, model):
     assert model.labels == ["cat", "dog", "eel"]
     assert (model.layers, model.numFeatures, model.numClasses) == ([3, 6, 3], 3, 3)
@@ -341,8 +338,6 @@ def test_a_missing_or_damaged_model_is_refused(spark, model, tmp_path):
 
 
 # Pipelines and tuning
-
-
 def test_a_pipeline_is_saved_and_loaded(frame, tmp_path):
     assembler = VectorAssembler(inputCols=["a", "b", "c"], outputCol="x")
     network = MultilayerPerceptronClassifier(featuresCol="x", labelCol="two", **QUICK)
@@ -384,8 +379,6 @@ def test_tuning_chooses_by_the_evaluator(frame):
 
 
 # Beside others
-
-
 def test_no_hidden_layer_reaches_least_squares(frame):
     linear_model = pytest.importorskip("sklearn.linear_model")
     model = MultilayerPerceptronRegressor(
@@ -449,8 +442,6 @@ def test_the_example_of_mllib_runs_with_the_import_changed(spark, tmp_path):
 
 
 # Determinism, places, checkpoints
-
-
 def test_partitions_and_order_change_no_bit(frame, model):
     shuffled = frame.orderBy(F.rand(1)).repartition(5)
     estimator = MultilayerPerceptronClassifier(
@@ -469,10 +460,6 @@ def test_driver_and_executors_agree_after_fifty_steps(frame):
     assert (driver.summary.gradients, executors.summary.gradients) == ("driver", "executors")
     assert executors.summary.gradients_reason == "gradients on the executors, as requested"
     assert driver.summary.rows()[-1]["steps"] == 50
-
-
-class Killed(BaseException):
-    """What ends the process of a fit, as far as the fit can tell."""
 
 
 def test_a_killed_fit_goes_on_to_the_same_bits(frame, tmp_path, monkeypatch):
@@ -513,29 +500,7 @@ def test_a_killed_fit_goes_on_to_the_same_bits(frame, tmp_path, monkeypatch):
     assert not (tmp_path / "c").exists()
 
 
-def test_estimators_models_and_summaries_print_what_a_person_reads(model, regression):
-    shown = repr(MultilayerPerceptronClassifier(**QUICK))
-    assert shown.startswith("MultilayerPerceptronClassifier(uid='MultilayerPerceptronClassifier_")
-    assert "layers=[6], learningRate=0.05, maxIter=3" in shown
-    assert "momentum" not in shown, "Params that are not set"
-    shown = repr(model)
-    assert shown.startswith("MultilayerPerceptronClassificationModel(uid=")
-    network = "layers=[3, 6, 3], activations=['relu'], parameters=45, "
-    assert network + "loss='categorical-cross-entropy', rows=240, objective=" in shown
-    assert shown.endswith(", stop='reached maxIter')")
-    heading, header, row = str(model.summary).splitlines()
-    assert heading.startswith("network 3-6-3 (relu), 45 parameters, 240 rows: trained in ")
-    assert header.split() == ["restart", "epoch", "f", "accuracy", "stopped"]
-    assert row.startswith("0 *")
-    assert len(header) == len(row)
-    assert "history" not in repr(model.summary.restarts[0])
-    assert "<td>0 *</td>" in model._repr_html_()
-    assert str(regression.summary).splitlines()[1].split()[3] == "RMSE"
-
-
 # Restarts, validation, warm start
-
-
 def test_restarts_and_patience_look_at_the_rows_that_are_held_out(frame):
     estimator = MultilayerPerceptronClassifier(
         layers=[8], batchSize=16, learningRate=0.2, maxIter=30, tol=0.0, numRestarts=3, patience=3,
@@ -592,8 +557,6 @@ def test_a_warm_start_goes_on_from_what_the_model_predicts(frame, model):
 
 
 # Bad data
-
-
 def test_params_that_contradict_the_data_give_one_sentence(frame):
     examples = shard_examples(frame, ExampleColumns("features", "label"), classify=True)
     for params, message in (

@@ -59,6 +59,11 @@ class Problem(NamedTuple):
         alpha, users, items = self.factors
         return self._replace(factors=Factors(alpha, users.astype(dtype), items.astype(dtype)))
 
+    def part(self, chosen):
+        """The problem of some of the ratings."""
+        columns = self.users, self.items, self.ratings, self.weights
+        return Problem(*(None if c is None else c[chosen] for c in columns), *self[4:])
+
     def objective(self):
         return objective(
             self.factors,
@@ -86,6 +91,13 @@ class Problem(NamedTuple):
 
     def with_alpha(self, alpha):
         return self._replace(factors=self.factors._replace(alpha=alpha))
+
+
+def assert_same_bits(one, other):
+    """Assert that the arrays of two named tuples are equal to the bit, or lacking in both."""
+    for name, a, b in zip(one._fields, one, other, strict=True):
+        assert (a is None) == (b is None), name
+        assert a is None or (a.dtype, a.tobytes()) == (b.dtype, b.tobytes()), name
 
 
 def solve(problem, block=None, **options):

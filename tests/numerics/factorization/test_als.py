@@ -19,9 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nonconvex.numerics.convergence import StoppingRule
-from nonconvex.numerics.factorization import als as least_squares
-from nonconvex.numerics.factorization import als as quadratic
-from nonconvex.numerics.factorization import design as designs
+from nonconvex.numerics.factorization import als, design
 from nonconvex.numerics.factorization.als import (
     TOLERANCE,
     conjugate_gradients,
@@ -46,6 +44,7 @@ from tests.numerics.factorization.problems import (
     PROPERTY,
     SOLVERS,
     Problem,
+    assert_same_bits,
     fit,
     half_steps,
     lecture,
@@ -57,22 +56,6 @@ from tests.numerics.factorization.problems import (
 )
 
 both_solvers = pytest.mark.parametrize("solver", SOLVERS)
-
-
-def assert_same_bits(update, other):
-    for name, one, two in zip(update._fields, update, other, strict=True):
-        assert one.tobytes() == two.tobytes(), name
-
-
-def part_of(problem, chosen):
-    """The block of some of the ratings."""
-    weights = None if problem.weights is None else problem.weights[chosen]
-    return problem._replace(
-        users=problem.users[chosen],
-        items=problem.items[chosen],
-        ratings=problem.ratings[chosen],
-        weights=weights,
-    ).block
 
 
 @pytest.mark.parametrize("nonnegative", [False, True])
@@ -151,12 +134,12 @@ def test_rows_get_the_same_bits_in_whatever_block_they_stand(solver, dtype, nonn
     whole = solver(problem, nonnegative=nonnegative)
     generator = np.random.default_rng(len(problem.users))
     order = generator.permutation(len(problem.users))
-    assert_same_bits(solver(problem, part_of(problem, order), nonnegative=nonnegative), whole)
+    assert_same_bits(solver(problem, problem.part(order).block, nonnegative=nonnegative), whole)
     home = generator.integers(0, 3, len(problem.factors.users))  # rows over three blocks
     for block in range(3):
         if np.any(home[problem.users] == block):
             mine = home[problem.block.rows] == block
-            part = part_of(problem, home[problem.users] == block)
+            part = problem.part(home[problem.users] == block).block
             update = solver(problem, part, nonnegative=nonnegative)
             assert_same_bits(update, type(whole)(*(values[mine] for values in whole)))
 
@@ -170,7 +153,7 @@ def test_long_rows_get_the_same_bits_alone(solver, rank, weighted):
     ).astype(np.float32)
     whole = solver(problem)
     for j in range(12):
-        alone = solver(problem, part_of(problem, problem.users == j))
+        alone = solver(problem, problem.part(problem.users == j).block)
         assert_same_bits(alone, type(whole)(*(values[j : j + 1] for values in whole)))
 
 
@@ -323,19 +306,24 @@ def test_a_row_solves_its_own_ridge_regression(problem):
         np.testing.assert_allclose(x, twin, rtol=1e-10, atol=1e-10 * np.abs(twin).max())
 
 
+def assert_slope_0(after, k):
+    """Assert that ∂f/∂x_k is 0 for all users, by its formula and by central differences of f."""
+    alpha, x, z = after.factors
+    n, f = after.total, after.objective()
+    for u, rated in after.rows.items():
+        diagonal = twins.ridges(after.user_ridge, twins.degree(rated), x.shape[1])
+        value, size = twins.slope(rated, z, alpha, diagonal, x[u], k)
+        assert abs(value) <= 1e-8 * size
+        # f is a parabola along x_k, so central differences are exact for any step
+        assert abs(after.central_difference(u, k)) * n / 2 <= 1e-8 * size + 1e-13 * n * f
+
+
 @PROPERTY
 @given(problems())
 def test_every_partial_derivative_is_0_after_the_update(problem):
     after = problem.with_users(solve(problem).x, problem.block.rows)
-    alpha, x, z = after.factors
-    n, f = problem.total, after.objective()
-    for u, rated in problem.rows.items():
-        diagonal = twins.ridges(problem.user_ridge, twins.degree(rated), x.shape[1])
-        for k in range(0 if problem.biases else 1, x.shape[1]):
-            value, size = twins.slope(rated, z, alpha, diagonal, x[u], k)
-            assert abs(value) <= 1e-8 * size
-            # f is a parabola along x_k, so central differences are exact for any step
-            assert abs(after.central_difference(u, k)) * n / 2 <= 1e-8 * size + 1e-13 * n * f
+    for k in range(0 if problem.biases else 1, after.factors.users.shape[1]):
+        assert_slope_0(after, k)
 
 
 @PROPERTY
@@ -359,7 +347,7 @@ def test_long_rows_are_summed_in_segments_to_the_same_result(monkeypatch, dtype,
     problem = random_problem(np.random.default_rng(7), 12, 60, 4, density=0.6, weighted=weighted)
     problem = problem._replace(users=np.where(problem.items > 40, 0, problem.users)).astype(dtype)
     whole = solve(problem)
-    monkeypatch.setattr(designs, "SEGMENT", 8)
+    monkeypatch.setattr(design, "SEGMENT", 8)
     cut = solve(problem)
     assert max(problem.block.counts) > 3 * 8
     tolerance = {np.float32: 1e-4, np.float64: 1e-11}[dtype]
@@ -367,14 +355,7 @@ def test_long_rows_are_summed_in_segments_to_the_same_result(monkeypatch, dtype,
         assert one.dtype == two.dtype
         np.testing.assert_allclose(one, two, rtol=tolerance, atol=tolerance * np.abs(two).max())
     for j, u in enumerate(problem.block.rows):  # and to the same bits in any block
-        chosen = problem.users == u
-        part = problem._replace(
-            users=problem.users[chosen],
-            items=problem.items[chosen],
-            ratings=problem.ratings[chosen],
-            weights=None if problem.weights is None else problem.weights[chosen],
-        )
-        assert solve(part).x.tobytes() == cut.x[j].tobytes()
+        assert solve(problem.part(problem.users == u)).x.tobytes() == cut.x[j].tobytes()
 
 
 def test_a_very_long_row_in_single_precision_keeps_its_digits():
@@ -394,9 +375,8 @@ def test_the_bits_do_not_depend_on_how_many_rows_are_gathered_at_a_time(monkeypa
     problem = random_problem(np.random.default_rng(8), 40, 30, 5, weighted=True).astype(dtype)
     whole = solve(problem)
     for elements in (1, 200, 2000):
-        monkeypatch.setattr(designs, "CACHE_ELEMENTS", elements)
-        for one, two in zip(solve(problem), whole, strict=True):
-            assert one.tobytes() == two.tobytes()
+        monkeypatch.setattr(design, "CACHE_ELEMENTS", elements)
+        assert_same_bits(solve(problem), whole)
 
 
 @pytest.mark.parametrize("exponent", [0.0, 0.5, 1.0])
@@ -548,7 +528,7 @@ def test_rows_in_float32_solve_their_equation_as_exactly_as_by_elimination(monke
     ridge = Ridge(20 / len(block.ratings), 0.0, len(block.ratings), 10.0, 0.2)
     solved = []
     monkeypatch.setattr(
-        least_squares,
+        als,
         "conjugate_gradients",
         lambda a, b, steps: solved.append(len(a)) or conjugate_gradients(a, b, steps),
     )
@@ -564,16 +544,16 @@ def test_rows_in_float32_solve_their_equation_as_exactly_as_by_elimination(monke
 def test_rows_that_do_not_converge_are_eliminated(monkeypatch):
     block, z = long_rows()
     ridge = Ridge(1e-6, 0.0, len(block.ratings), 10.0)
-    monkeypatch.setattr(least_squares, "MOST_STEPS", 2)
+    monkeypatch.setattr(als, "MOST_STEPS", 2)
     hasty = solve_rows(block, z, 3.0, ridge).x
-    monkeypatch.setattr(least_squares, "LEAST_UNKNOWNS", 1000)
+    monkeypatch.setattr(als, "LEAST_UNKNOWNS", 1000)
     assert hasty.tobytes() == solve_rows(block, z, 3.0, ridge).x.tobytes()
 
 
 SEEDS = st.integers(0, 2**32 - 1)
 
 
-def stack_test_quadratic(seed, size, width, ridge=0.1, rank=6):
+def quadratics(seed, size, width, ridge=0.1, rank=6):
     """Return A = ZᵀZ + ridge I and b = Zᵀy."""
     generator = np.random.default_rng(seed)
     z = generator.normal(size=(size, rank, width))
@@ -602,7 +582,7 @@ def best_of_all_active_sets(a, b):
 @PROPERTY
 @given(SEEDS, st.integers(0, 6), st.integers(1, 7))
 def test_the_gradient_is_0_at_the_minimum(seed, size, width):
-    a, b = stack_test_quadratic(seed, size, width)
+    a, b = quadratics(seed, size, width)
     x = solve_quadratics(a, b)
     assert x.shape == b.shape
     np.testing.assert_allclose(np.einsum("skl,sl->sk", a, x), b, atol=1e-12)
@@ -621,7 +601,7 @@ def test_a_singular_system_has_the_solution_of_least_norm():
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_a_singular_system_does_not_touch_the_others(dtype):
-    a, b = (part.astype(dtype) for part in stack_test_quadratic(0, 5, 4))
+    a, b = (part.astype(dtype) for part in quadratics(0, 5, 4))
     alone = solve_quadratics(a, b)
     a[2] = 0
     b[2] = 0
@@ -633,10 +613,8 @@ def test_a_singular_system_does_not_touch_the_others(dtype):
 
 @PROPERTY
 @given(SEEDS, st.integers(1, 6), st.sampled_from([np.float32, np.float64]), st.booleans())
-def test_the_bits_of_a_solution_depend_on_its_own_system_alone_test_quadratic(
-    seed, width, dtype, nonnegative
-):
-    a, b = (part.astype(dtype) for part in stack_test_quadratic(seed, 9, width, ridge=1e-3))
+def test_the_bits_of_a_minimum_depend_on_its_own_quadratic_alone(seed, width, dtype, nonnegative):
+    a, b = (part.astype(dtype) for part in quadratics(seed, 9, width, ridge=1e-3))
     together = solve_quadratics(a, b, nonnegative=nonnegative)
     order = np.random.default_rng(seed).permutation(9)
     shuffled = solve_quadratics(a[order], b[order], nonnegative=nonnegative)
@@ -649,7 +627,7 @@ def test_the_bits_of_a_solution_depend_on_its_own_system_alone_test_quadratic(
 @PROPERTY
 @given(SEEDS, st.integers(1, 6), st.sampled_from([1e-6, 1e-3, 1.0]))
 def test_the_nonnegative_minimum_is_the_best_of_all_active_sets(seed, width, ridge):
-    a, b = stack_test_quadratic(seed, 4, width, ridge, rank=4)
+    a, b = quadratics(seed, 4, width, ridge, rank=4)
     x = solve_quadratics(a, b, nonnegative=True)
     assert np.all(x[:, 1:] >= 0)
     for a_s, b_s, x_s in zip(a, b, x, strict=True):
@@ -661,7 +639,7 @@ def test_the_nonnegative_minimum_is_the_best_of_all_active_sets(seed, width, rid
 @PROPERTY
 @given(SEEDS, st.integers(1, 30), st.sampled_from([1e-6, 1e-3, 1.0]))
 def test_the_nonnegative_minimum_satisfies_karush_kuhn_and_tucker(seed, width, ridge):
-    a, b = stack_test_quadratic(seed, 5, width, ridge, rank=20)
+    a, b = quadratics(seed, 5, width, ridge, rank=20)
     x = solve_quadratics(a, b, nonnegative=True)
     slope = np.einsum("skl,sl->sk", a, x) - b
     rounding = 1e-12 * (np.einsum("skl,sl->sk", np.abs(a), np.abs(x)) + np.abs(b))
@@ -673,7 +651,7 @@ def test_the_nonnegative_minimum_satisfies_karush_kuhn_and_tucker(seed, width, r
 
 
 def test_demanding_what_holds_anyway_changes_nothing():
-    a, b = stack_test_quadratic(1, 50, 4)
+    a, b = quadratics(1, 50, 4)
     free = solve_quadratics(a, b)
     kept = np.all(free[:, 1:] >= 0, axis=1)
     assert 0 < kept.sum() < 50
@@ -688,17 +666,17 @@ def test_the_bias_may_be_negative():
 
 
 def test_nonnegative_unknowns_are_found_in_a_bounded_number_of_rounds(monkeypatch):
-    a, b = stack_test_quadratic(3, 200, 30, ridge=1e-8, rank=20)
+    a, b = quadratics(3, 200, 30, ridge=1e-8, rank=20)
     expected = solve_quadratics(a, b, nonnegative=True)
-    monkeypatch.setattr(quadratic, "ROUNDS_PER_UNKNOWN", 1)
+    monkeypatch.setattr(als, "ROUNDS_PER_UNKNOWN", 1)
     assert solve_quadratics(a, b, nonnegative=True).tobytes() == expected.tobytes()
 
 
 def test_what_is_reached_when_the_rounds_run_out_is_nonnegative_too(monkeypatch):
-    monkeypatch.setattr(quadratic, "ROUNDS_PER_UNKNOWN", 1)
-    a, b = stack_test_quadratic(4, 5000, 4, ridge=1e-6, rank=4)
+    monkeypatch.setattr(als, "ROUNDS_PER_UNKNOWN", 1)
+    a, b = quadratics(4, 5000, 4, ridge=1e-6, rank=4)
     assert solve_quadratics(a, b, nonnegative=True)[:, 1:].min() >= 0
-    monkeypatch.setattr(quadratic, "ROUNDS_PER_UNKNOWN", 0)
+    monkeypatch.setattr(als, "ROUNDS_PER_UNKNOWN", 0)
     assert not solve_quadratics(a, b, nonnegative=True).any()
 
 
@@ -732,17 +710,8 @@ def test_every_partial_derivative_is_0_right_after_its_own_update(problem):
     # A sweep goes from left to right: after x_k, what stands right of k is as it was.
     new, start = sweep(problem).x, problem.factors.users[problem.block.rows]
     for k in range(0 if problem.biases else 1, new.shape[1]):
-        after = problem.with_users(
-            np.hstack([new[:, : k + 1], start[:, k + 1 :]]), problem.block.rows
-        )
-        alpha, x, z = after.factors
-        n, f = problem.total, after.objective()
-        for u, rated in problem.rows.items():
-            diagonal = twins.ridges(problem.user_ridge, twins.degree(rated), x.shape[1])
-            value, size = twins.slope(rated, z, alpha, diagonal, x[u], k)
-            assert abs(value) <= 1e-8 * size
-            # f is a parabola along x_k, so central differences are exact for any step
-            assert abs(after.central_difference(u, k)) * n / 2 <= 1e-8 * size + 1e-13 * n * f
+        x = np.hstack([new[:, : k + 1], start[:, k + 1 :]])
+        assert_slope_0(problem.with_users(x, problem.block.rows), k)
 
 
 def test_sweeps_over_one_side_end_at_its_exact_solution():

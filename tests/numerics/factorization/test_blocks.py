@@ -22,7 +22,7 @@ from nonconvex.numerics.factorization.blocks import (
 )
 from nonconvex.numerics.factorization.model import Factors, Ridge, squared_errors
 from tests.numerics.factorization import twins
-from tests.numerics.factorization.problems import PROPERTY
+from tests.numerics.factorization.problems import PROPERTY, assert_same_bits
 
 EMPTY = RatingBlock.from_triples([], [], [])
 
@@ -41,15 +41,6 @@ TRIPLES = st.lists(
 def from_triples(triples, *, weighted=True, dtype=np.float64):
     columns = list(zip(*triples, strict=True)) or [()] * 4
     return RatingBlock.from_triples(*columns[: 4 if weighted else 3], dtype=dtype)
-
-
-def assert_same_bits(block, other):
-    for name, one, two in zip(block._fields, block, other, strict=True):
-        if one is None or two is None:
-            assert one is two, name
-        else:
-            assert one.dtype == two.dtype, name
-            assert one.tobytes() == two.tobytes(), name
 
 
 def test_the_matrix_of_the_docstring():
@@ -160,19 +151,13 @@ def test_every_rating_is_read_once_and_in_order_and_all_else_is_padding(counts, 
         assert batch.start == size
         size += len(batch.members) * batch.length
         for row, member in enumerate(batch.members):
-            whole = slice(offsets[member], offsets[member + 1])
-            assert (
-                batch.of(padded.columns)[row, : counts[member]].tolist() == columns[whole].tolist()
-            )
-            assert (
-                batch.of(padded.ratings)[row, : counts[member]].tolist() == ratings[whole].tolist()
-            )
-            assert np.all(batch.of(padded.columns)[row, counts[member] :] == PADDING)
-            assert not batch.of(padded.ratings)[row, counts[member] :].any()
-            if weighted:
-                weights = batch.of(padded.weights)[row]
-                assert weights[: counts[member]].tolist() == (ratings[whole] + 0.5).tolist()
-                assert not weights[counts[member] :].any()
+            whole, count = slice(offsets[member], offsets[member + 1]), counts[member]
+            expected = [(padded.columns, columns, PADDING), (padded.ratings, ratings, 0)]
+            expected += [(padded.weights, ratings + 0.5, 0)] if weighted else []
+            for array, values, padding in expected:
+                found = batch.of(array)[row]
+                assert found[:count].tolist() == values[whole].tolist()
+                assert np.all(found[count:] == padding)
     assert len(padded.columns) == len(padded.ratings) == size
 
 
@@ -207,18 +192,9 @@ def test_a_block_by_itself_solves_to_the_same_bits():
     assert needs.columns.tolist() == sorted(set(whole.columns.tolist()))
     fixed, own = np.random.default_rng(1).normal(size=(2, ITEMS, 4)).astype(np.float32)
     ridge = Ridge(0.1, 0.0, 400, 10.0)
-    for here, there in (
-        (
-            solve_rows(whole, fixed, 1.0, ridge),
-            solve_rows(needs.block, fixed[needs.columns], 1.0, ridge),
-        ),
-        (
-            sweep_rows(whole, fixed, 1.0, ridge, own[:USERS]),
-            sweep_rows(needs.block, fixed[needs.columns], 1.0, ridge, own[:USERS]),
-        ),
-    ):
-        for ours, theirs in zip(here, there, strict=True):
-            assert ours.tobytes() == theirs.tobytes()
+    for solver, more in ((solve_rows, ()), (sweep_rows, (own[:USERS],))):
+        here = solver(whole, fixed, 1.0, ridge, *more)
+        assert_same_bits(here, solver(needs.block, fixed[needs.columns], 1.0, ridge, *more))
 
 
 @pytest.mark.parametrize("firsts", [[0], [0, 50, 50, 120], [0, 0, 199]])

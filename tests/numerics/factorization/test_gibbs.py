@@ -23,7 +23,12 @@ from nonconvex.numerics.factorization.gibbs import (
 from nonconvex.numerics.factorization.model import Factors, predict
 from nonconvex.numerics.factorization.posterior import effective_size
 from tests.numerics.factorization import twins
-from tests.numerics.factorization.problems import PROPERTY, problems, random_problem
+from tests.numerics.factorization.problems import (
+    PROPERTY,
+    assert_same_bits,
+    problems,
+    random_problem,
+)
 
 STREAM = Stream.of(42, 0)
 
@@ -105,18 +110,10 @@ def test_the_bits_of_a_row_depend_on_no_other_row(monkeypatch, dtype):
     assert whole.x.dtype == dtype
     rows = problem.block.rows
     for j in (0, 7, len(rows) - 1):
-        chosen = problem.users == rows[j]
-        part = problem._replace(
-            users=problem.users[chosen],
-            items=problem.items[chosen],
-            ratings=problem.ratings[chosen],
-            weights=problem.weights[chosen],
-        )
-        for one, all_ in zip(draw(part), whole, strict=True):
-            assert one.tobytes() == all_[j].tobytes()
+        alone = draw(problem.part(problem.users == rows[j]))
+        assert_same_bits(alone, type(whole)(*(values[j : j + 1] for values in whole)))
     monkeypatch.setattr(designs, "CACHE_ELEMENTS", 100)
-    for one, two in zip(draw(problem), whole, strict=True):
-        assert one.tobytes() == two.tobytes()
+    assert_same_bits(draw(problem), whole)
 
 
 def test_a_matrix_that_rounding_made_indefinite_is_drawn_by_alone():
@@ -128,9 +125,7 @@ def test_a_matrix_that_rounding_made_indefinite_is_drawn_by_alone():
     assert x[0].tobytes() == draw_normals(a[:1], b[:1], normals[:1])[0].tobytes()
 
 
-# --- against exact integration -------------------------------------------------------------------
-
-
+# Against exact integration
 def test_posterior_means_and_variances_of_a_planted_model_are_exact():
     """Two users, two items, K = 1, with α, τ, μ and Λ given.
 
@@ -190,8 +185,7 @@ def integrate(ratings, alpha, tau, precision, nodes=14):
     return first, second - first**2
 
 
-# --- Geweke's joint distribution test ------------------------------------------------------------
-
+# Geweke's joint distribution test
 USERS, ITEMS, RANK = 3, 2, 1
 LEVEL = NoisePrior(center=1.0, unit=0.7, degrees=12.0, user_degrees=14.0)
 ROW_PRIOR = RowPrior(np.array([0.5, 0.8]), degrees=12.0, rows=4.0)
@@ -261,9 +255,7 @@ def test_geweke():
     assert np.abs(z).max() < 3.5, z.round(1)
 
 
-# --- one chain ------------------------------------------------------------------------------------
-
-
+# One chain
 def degrees_of(problem):
     return {"users": problem.block.degrees, "items": problem.transposed.block.degrees}
 

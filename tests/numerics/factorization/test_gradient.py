@@ -35,8 +35,9 @@ def random_factors(generator, *, biases=True):
     return Factors(0.7, users, items)
 
 
-def slope(factors, users, items, ratings, ridges, weights=None, *, biases=True, transform=None):
-    """The gradient by the kernels: both sides of the same ratings."""
+def slope(factors, data, ridges, weights=None, *, biases=True, transform=None, sampled=None):
+    """The gradient by the kernels: both sides of the same ratings, of some users or of all."""
+    users, items, ratings = data
     pulls, diagonals = [], []
     for rows, columns, own, other, ridge in (
         (users, items, factors.users, factors.items, ridges[0]),
@@ -49,15 +50,10 @@ def slope(factors, users, items, ratings, ridges, weights=None, *, biases=True, 
             background = Background.of(other, factors.alpha, biases=biases)
         degrees = np.zeros(len(own))
         degrees[block.rows] = block.degrees
-        part = gradient_sums(
-            block,
-            other,
-            factors.alpha,
-            ridge,
-            own[block.rows],
-            biases=biases,
-            background=background,
-        )
+        if sampled is not None:
+            block = sample_ratings(block, sampled, rows=own is factors.users)
+        options = {"biases": biases, "background": background}
+        part = gradient_sums(block, other, factors.alpha, ridge, own[block.rows], **options)
         x = np.zeros_like(own)
         x[block.rows] = part.x
         pulls.append(part._replace(x=x))
@@ -87,7 +83,7 @@ def test_equals_central_differences(exponent, weighted, biases):
     total = len(ratings) if weights is None else float(weights.sum())
     ridges = [Ridge(0.03, exponent, total, total / m, 0.4) for m in (USERS, ITEMS)]
     factors = random_factors(generator, biases=biases)
-    found = slope(factors, users, items, ratings, ridges, weights, biases=biases)
+    found = slope(factors, (users, items, ratings), ridges, weights, biases=biases)
 
     def f(at):
         return objective(at, users, items, ratings, *ridges, weights)
@@ -122,7 +118,7 @@ def test_equals_central_differences_for_implicit_feedback():
         )
         return (np.sum(confidence * (preference - predicted) ** 2) + penalty) / total
 
-    found = slope(factors, users, items, ratings, ridges, transform=transform)
+    found = slope(factors, (users, items, ratings), ridges, transform=transform)
     for _ in range(5):
         direction = random_factors(generator)
         expected = central_difference(f, factors, direction)
@@ -135,23 +131,9 @@ def test_samples_average_to_the_whole():
     total = float(len(ratings))
     ridges = [Ridge(0.03, 0.0, total, total / m) for m in (USERS, ITEMS)]
     factors = random_factors(generator)
-    whole = slope(factors, users, items, ratings, ridges)
-    parts = []
-    for user in range(USERS):  # each user alone once
-        sampled = np.arange(USERS) == user
-        pulls = []
-        for rows, columns, own, other, ridge in (
-            (users, items, factors.users, factors.items, ridges[0]),
-            (items, users, factors.items, factors.users, ridges[1]),
-        ):
-            block = RatingBlock.from_triples(rows, columns, ratings)
-            part = sample_ratings(block, sampled, rows=own is factors.users)
-            pull = gradient_sums(part, other, factors.alpha, ridge, own[part.rows])
-            x = np.zeros_like(own)
-            x[part.rows] = pull.x
-            pulls.append(pull._replace(x=x))
-        diagonals = [np.full(x.shape, 0.03 * total) for x in (factors.users, factors.items)]
-        parts.append(gradient(factors, *pulls, *diagonals, total))
+    whole = slope(factors, (users, items, ratings), ridges)
+    each = (np.arange(USERS) == user for user in range(USERS))  # each user alone once
+    parts = [slope(factors, (users, items, ratings), ridges, sampled=user) for user in each]
     mean = Gradient(*(np.mean([part[i] for part in parts], axis=0) for i in range(3)))
     for found, expected in zip(mean, whole, strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-14)
@@ -212,9 +194,9 @@ def test_descent_reaches_what_als_reaches(name):
     theta = flat(start)
     state = optimizer.init(theta)
     for _ in range(1500):
-        found = slope(unflat(theta), users, items, ratings, ridges)
+        found = slope(unflat(theta), (users, items, ratings), ridges)
         step, state = optimizer.update(flat(found), state, theta)
         theta = theta + step
     reached = objective(unflat(theta), users, items, ratings, *ridges)
     assert reached == pytest.approx(expected, rel=5e-3)
-    assert np.linalg.norm(flat(slope(unflat(theta), users, items, ratings, ridges))) < 1e-3
+    assert np.linalg.norm(flat(slope(unflat(theta), (users, items, ratings), ridges))) < 1e-3

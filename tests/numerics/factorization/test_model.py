@@ -30,6 +30,7 @@ from tests.numerics.factorization.problems import (
     PROPERTY,
     SOLVERS,
     Problem,
+    assert_same_bits,
     lecture,
     problems,
     random_problem,
@@ -202,15 +203,12 @@ class Feedback:
     def __init__(self, problem: Problem, confidence: float):
         positive = float(max(1, (problem.ratings > 0).sum()))
         alpha, users, items = problem.factors
-        self.problem = problem._replace(
-            user_ridge=problem.user_ridge._replace(
-                total=positive, mean_degree=positive / len(users)
-            ),
-            item_ridge=problem.item_ridge._replace(
-                total=positive, mean_degree=positive / len(items)
-            ),
-            weights=None,
+        ridges = (
+            ridge._replace(total=positive, mean_degree=positive / len(rows))
+            for ridge, rows in ((problem.user_ridge, users), (problem.item_ridge, items))
         )
+        names = ("user_ridge", "item_ridge")
+        self.problem = problem._replace(weights=None, **dict(zip(names, ridges, strict=True)))
         self.confidence = confidence
         self.block = preferences(self.problem.block, confidence)
         self.background = Background.of(items, alpha, biases=problem.biases)
@@ -371,11 +369,7 @@ def test_the_objective_over_all_pairs_never_rises(solver, nonnegative, feedback)
 @PROPERTY
 @given(feedback())
 def test_a_strength_of_0_says_as_little_as_none(feedback):
-    said = feedback.problem.ratings != 0
-    problem = feedback.problem
-    problem = problem._replace(
-        users=problem.users[said], items=problem.items[said], ratings=problem.ratings[said]
-    )
+    problem = feedback.problem.part(feedback.problem.ratings != 0)
     without = Feedback(problem, feedback.confidence)
     x = dict(zip(feedback.block.rows, feedback.update(solve).x, strict=True))
     for u, found in zip(without.block.rows, without.update(solve).x, strict=True):
@@ -390,14 +384,9 @@ def test_rows_get_the_same_bits_in_whatever_block_they_stand(solver, dtype):
     feedback = Feedback(problem, 10.0)
     whole = feedback.update(solver)
     for j, u in enumerate(feedback.block.rows):
-        mine = problem.users == u
-        block = RatingBlock.from_triples(
-            problem.users[mine], problem.items[mine], problem.ratings[mine], dtype=dtype
-        )
-        block = preferences(block, 10.0)
+        block = preferences(problem.part(problem.users == u).block, 10.0)
         alone = solver(feedback.problem, block, background=feedback.background)
-        for one, all_rows in zip(alone, whole, strict=True):
-            assert one.tobytes() == all_rows[j : j + 1].tobytes()
+        assert_same_bits(alone, type(whole)(*(values[j : j + 1] for values in whole)))
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -166,19 +166,16 @@ def test_the_half_width_of_an_interval(level, deviations):
     assert half_width(level) == pytest.approx(deviations)
 
 
-USERS_test_averaging, ITEMS_test_averaging, RANK_test_averaging = 60, 45, 3
+ROWS, COLUMNS, TURNED = 60, 45, 3
 
 
 def samples_of(count, noise, seed=0):
     """Samples about one matrix, each in coordinates of its own."""
     generator = np.random.default_rng(seed)
-    x, z = (
-        generator.normal(size=(USERS_test_averaging, RANK_test_averaging)),
-        generator.normal(size=(ITEMS_test_averaging, RANK_test_averaging)),
-    )
+    x, z = (generator.normal(size=(ROWS, TURNED)), generator.normal(size=(COLUMNS, TURNED)))
     samples = []
     for _ in range(count):
-        turn = np.linalg.qr(generator.normal(size=(RANK_test_averaging, RANK_test_averaging)))[0]
+        turn = np.linalg.qr(generator.normal(size=(TURNED, TURNED)))[0]
         rows = [(side + noise * generator.normal(size=side.shape)) @ turn for side in (x, z)]
         biases = [generator.normal(size=(len(side), 1)) for side in rows]
         users, items = (np.hstack(pair) for pair in zip(biases, rows, strict=True))
@@ -201,7 +198,7 @@ def mean_model(samples, rank):
 def test_it_is_exact_where_the_rank_suffices():
     samples = samples_of(4, noise=0.5)
     exact = np.mean([matrix(sample) for sample in samples], axis=0)
-    result = mean_model(samples, 4 * RANK_test_averaging).result()
+    result = mean_model(samples, 4 * TURNED).result()
     np.testing.assert_allclose(matrix(result), exact, atol=1e-10)
 
 
@@ -212,7 +209,7 @@ def test_a_low_rank_is_nearly_as_good_as_the_best_of_that_rank():
     left, values, right = np.linalg.svd(exact)
     best = np.linalg.norm((left[:, :6] * values[:6]) @ right[:6] - exact)
     found = np.linalg.norm(result.users[:, 1:] @ result.items[:, 1:].T - exact)
-    assert result.users.shape == (USERS_test_averaging, 7)
+    assert result.users.shape == (ROWS, 7)
     assert found < 1.5 * best
     # and much better than two samples side by side, which are of the same rank
     pair = np.mean([s.users[:, 1:] @ s.items[:, 1:].T for s in samples[:2]], axis=0)
