@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import math
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
@@ -50,6 +51,12 @@ def report(progress: Progress) -> None:
 def parallelism(spark: SparkSession) -> int:
     """Return the number of tasks that can run at once."""
     return spark.sparkContext.defaultParallelism
+
+
+def driver_cores() -> int:
+    """Return the number of cores that this process may use."""
+    found = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return found or 1
 
 
 def executors(spark: SparkSession) -> int:

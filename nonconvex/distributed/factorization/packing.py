@@ -24,13 +24,7 @@ from pyspark.sql import functions as F
 from nonconvex.distributed.data.ids import default_blocks
 from nonconvex.distributed.data.validation import RatingsError
 from nonconvex.distributed.factorization.execution import BlockStore, LocalValue, Value
-from nonconvex.distributed.runtime import (
-    binary_row,
-    combined,
-    from_bytes,
-    to_bytes,
-    with_frozen_gc,
-)
+from nonconvex.distributed.runtime import binary_row, combined, from_bytes, to_bytes, with_frozen_gc
 from nonconvex.numerics.factorization.blocks import LONG, SPAN, RatingBlock, part_of, parts_of
 
 _Batches = Iterator[pa.RecordBatch]
