@@ -157,11 +157,6 @@ def totals_in(collected: pa.Table) -> Totals:
 def exact_sums(frame: DataFrame, column: str, by: str) -> dict[str, Fraction]:
     """Sum a column of doubles within groups, without rounding, in one job.
 
-    Returns
-    -------
-    dict of str to Fraction
-        The sum of each group; ``float`` of it is the double nearest to it.
-
     Examples
     --------
     >>> frame = spark.createDataFrame([(0.1, "train")] * 3, ["rating", "part"])

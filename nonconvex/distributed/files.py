@@ -102,14 +102,7 @@ def java_class(jvm: Any, name: str) -> Any:
 
 
 class FileSystem:
-    """The file system that a path is on, be it local, HDFS or an object store.
-
-    Parameters
-    ----------
-    spark : SparkSession
-        Whose Hadoop configuration to use.
-    path : str
-        Any path on the file system; without a scheme, it is one of the default file system.
+    """The file system of a path, local, HDFS or an object store; the default one without a scheme.
 
     Examples
     --------
@@ -446,7 +439,6 @@ def _files(files: FileSystem, path: str) -> dict[str, int]:
 
 
 def _checksums(files: FileSystem, path: str) -> dict[str, dict[str, Any]]:
-    damaged = f"{path}/{CHECKSUMS} is damaged"
     try:
         expected = json.loads(files.read_text(f"{path}/{CHECKSUMS}"))["files"]
         return {
@@ -456,7 +448,7 @@ def _checksums(files: FileSystem, path: str) -> dict[str, dict[str, Any]]:
     except FileSystemError as error:
         raise ChecksumError(f"{path} has no readable {CHECKSUMS}: {error}") from None
     except (ValueError, TypeError, KeyError, AttributeError):
-        raise ChecksumError(damaged) from None
+        raise ChecksumError(f"{path}/{CHECKSUMS} is damaged") from None
 
 
 @contextmanager

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import gc
 import logging
-from collections.abc import Callable, Iterator, Mapping
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from typing import Any, NamedTuple, TypeVar
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 from pyspark import RDD, Broadcast
 from pyspark.sql import DataFrame, SparkSession
 
@@ -47,6 +51,12 @@ def report(progress: Progress) -> None:
 def parallelism(spark: SparkSession) -> int:
     """Return the number of tasks that can run at once."""
     return spark.sparkContext.defaultParallelism
+
+
+def driver_cores() -> int:
+    """Return the number of cores that this process may use."""
+    found = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return found or 1
 
 
 def executors(spark: SparkSession) -> int:
@@ -156,3 +166,29 @@ def from_bytes(content: bytes | pa.Buffer) -> pa.Table:
     """Read the table that `to_bytes` wrote."""
     with pa.ipc.open_stream(content) as stream:
         return stream.read_all()
+
+
+def combined(
+    batches: Iterable[pa.RecordBatch], most_bytes: int, most_rows: float = math.inf
+) -> Iterator[pa.Table]:
+    """Combine batches until they have that many bytes or rows; empty ones are left out."""
+    held: list[pa.RecordBatch] = []
+    size = rows = 0
+    for batch in filter(len, batches):
+        held.append(batch)
+        size, rows = size + batch.nbytes, rows + len(batch)
+        if size >= most_bytes or rows >= most_rows:
+            yield pa.Table.from_batches(held)
+            held, size, rows = [], 0, 0
+    if held:
+        yield pa.Table.from_batches(held)
+
+
+def binary_row(
+    numbers: Mapping[str, int | None], arrays: Mapping[str, NDArray[np.generic] | None]
+) -> pa.RecordBatch:
+    """Return a batch of one row: int columns, then the bytes of arrays as binary columns."""
+    contents = [None if values is None else values.tobytes() for values in arrays.values()]
+    columns = [pa.array([number], pa.int32()) for number in numbers.values()]
+    columns += [pa.array([content], pa.binary()) for content in contents]
+    return pa.RecordBatch.from_arrays(columns, [*numbers, *arrays])

@@ -46,14 +46,10 @@ _PAIR = ("user", "item")
 class Duplicates(NamedTuple):
     """Counts of (user, item) pairs with more than one rating."""
 
-    rows: int
-    """Rows beyond the first of each pair."""
-    pairs: int
-    """Pairs with more than one row."""
-    conflicting: int
-    """Pairs with different ratings."""
-    example: Row | None
-    """``user, item, rows, low, high`` of one such pair, conflicting if any is."""
+    rows: int  # beyond the first of each pair
+    pairs: int  # with more than one row
+    conflicting: int  # pairs with different ratings
+    example: Row | None  # ``user, item, rows, low, high`` of such a pair, conflicting if any is
 
     def refuse(self) -> None:
         """Raise RatingsError, with an example and a remedy, if there are any."""
@@ -375,7 +371,12 @@ def _write(
     values = _values_of(parts)
     indexed = _persist(cache, attach_indices(parts, users, items))
     unknown = {part: {"user": 0, "item": 0} for part in _HELD_OUT}
-    for row in _count_unknown(indexed):
+    counted = (
+        indexed.where(F.col("part") != _TRAIN)
+        .groupBy("part")
+        .agg(*(F.count_if(F.col(f"{side}_index").isNull()).alias(side) for side in _PAIR))
+    )
+    for row in counted.collect():
         unknown[row.part] = {"user": row.user, "item": row.item}
     for side, other, index in (("user", "item", users), ("item", "user", items)):
         block = F.col(f"{side}_block").alias("block")
@@ -404,18 +405,6 @@ def _write(
         user_blocks=users.blocks,
         item_blocks=items.blocks,
         unknown=unknown,
-    )
-
-
-def _count_unknown(indexed: DataFrame) -> list[Row]:
-    return (
-        indexed.where(F.col("part") != _TRAIN)
-        .groupBy("part")
-        .agg(
-            F.count_if(F.col("user_index").isNull()).alias("user"),
-            F.count_if(F.col("item_index").isNull()).alias("item"),
-        )
-        .collect()
     )
 
 

@@ -111,12 +111,7 @@ def read_source(
     separator: str | None = None,
     window: Window | None = None,
 ) -> Source:
-    r"""Open files lazily.
-
-    Parameters
-    ----------
-    separator : str, optional
-        Between the fields of CSV: by default a tab in ``.tsv``, else a comma.
+    r"""Open files lazily; fields of CSV are separated by tabs in ``.tsv``, else by commas.
 
     Examples
     --------

@@ -28,20 +28,14 @@ class Split:
         - "last": likewise with the last ratings of each user, of equal times that of the greater
           item; a user without any other rating keeps all of them in training;
         - "column": as the column of the ratings for it says.
-    validation, test : float or int
-        How much to hold out: a fraction of the ratings, or for "last" a number per user; without
-        them, all ratings are for training.
-    seed : int
-        The seed of "random".
-    column : str, optional
-        The column of "column", each value of which is one of `PARTS`.
     """
 
     method: str = "random"
+    # a fraction of the ratings to hold out, or for "last" a number per user
     validation: float = 0
     test: float = 0
-    seed: int = 0
-    column: str | None = None
+    seed: int = 0  # of "random"
+    column: str | None = None  # of "column"; each value is one of `PARTS`
 
     def __post_init__(self) -> None:
         """Refuse impossible parts."""

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from nonconvex.distributed.columns import TOTALS, batch_of, totals_in
+from nonconvex.distributed.columns import TOTALS, batch_of, named_column, totals_in
 from nonconvex.distributed.factorization.predict import index_table, with_index
 from nonconvex.distributed.factorization.top_n import ModelSide, Ranker, lists_of, requests, tasks
-from nonconvex.distributed.runtime import freeze_gc_once
+from nonconvex.distributed.runtime import binary_row, freeze_gc_once
 from nonconvex.numerics.deterministic import Totals
 from nonconvex.numerics.metrics import Evaluation, EvaluationError, add_errors, evaluation_of
 from nonconvex.numerics.ranking import average_precision, hits, ndcg, precision, recall
@@ -97,11 +97,7 @@ def _measure(ranker: Ranker) -> Callable[[_Batches], _Batches]:
                     average_precision(hit, total),
                 ]
             )
-            columns = [
-                pa.array([values.tobytes()], pa.binary())
-                for values in (metrics, np.unique(ranked.columns))
-            ]
-            yield pa.RecordBatch.from_arrays(columns, ["metrics", "found"])
+            yield binary_row({}, {"metrics": metrics, "found": np.unique(ranked.columns)})
 
     return measure
 
@@ -122,8 +118,7 @@ def evaluate_ratings(ratings: DataFrame, predictors: Sequence[str]) -> Evaluatio
         item have), ``weight`` if there are weights, and a column of doubles for each predictor.
     """
     weighted = "weight" in ratings.columns
-    named = [F.col("`" + name.replace("`", "``") + "`") for name in predictors]
-    predictions = [column.alias(f"p{number}") for number, column in enumerate(named)]
+    predictions = [named_column(name).alias(f"p{i}") for i, name in enumerate(predictors)]
     used = ratings.select("rating", *_COUNTS, *(["weight"] if weighted else []), *predictions)
     collected = used.mapInArrow(_errors(len(predictions), weighted), TOTALS).toArrow()
     return evaluation_of(totals_in(collected), predictors)

@@ -7,17 +7,16 @@ ratings. Every `BlockStore` runs the same function over the same bytes, so all g
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar
+from typing import Generic, Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import pyarrow as pa
 from pyspark import StorageLevel
 from pyspark.sql import DataFrame, Row, SparkSession
 
-from nonconvex.distributed.runtime import broadcast, freeze_gc_once
+from nonconvex.distributed.runtime import broadcast, driver_cores, freeze_gc_once
 from nonconvex.numerics.deterministic import one_thread_per_product
 
 ExecutionMode = Literal["auto", "driver", "executors"]
@@ -177,7 +176,7 @@ class LocalBlocks:
             return list(task(iter([block])))
 
         # Executors have one thread per product: with several the bits would differ.
-        with one_thread_per_product(), ThreadPoolExecutor(_cores()) as threads:
+        with one_thread_per_product(), ThreadPoolExecutor(driver_cores()) as threads:
             parts = threads.map(over, self._blocks)
             return pa.Table.from_batches([batch for part in parts for batch in part])
 
@@ -188,8 +187,3 @@ class LocalBlocks:
     def release(self) -> None:
         """Drop the blocks."""
         self._blocks = []
-
-
-def _cores() -> int:
-    has_affinity: Any = getattr(os, "sched_getaffinity", None)
-    return len(has_affinity(0)) if has_affinity else os.cpu_count() or 1

@@ -67,14 +67,9 @@ def fold_in(
 ) -> tuple[Factors, Ids, RidgePosterior | None]:
     """Solve the rows of one side that have ratings, given the other side.
 
-    One shuffle brings the ratings of a row together; a task holds about a million ratings, see
-    `nonconvex.distributed.data.ids.default_blocks`.
-
-    Parameters
-    ----------
-    ratings : DataFrame
-        ``user``, ``item``, in the types of the model, ``rating double``, and ``weight double`` if
-        there are weights: all ratings of each row to solve.
+    Takes all ratings of each such row, as ``user, item, rating double[, weight double]``, with ids
+    in the types of the model.  One shuffle brings the ratings of a row together; a task holds about
+    a million ratings, see `nonconvex.distributed.data.ids.default_blocks`.
     """
     own = Ids._fields.index(side)
     other = 1 - own

@@ -30,7 +30,7 @@ from nonconvex.distributed.factorization.runs import (
     gather_factors,
 )
 from nonconvex.distributed.factorization.steps import Draw, Rows, update_side
-from nonconvex.distributed.runtime import Progress, report
+from nonconvex.distributed.runtime import Progress, binary_row, report
 from nonconvex.numerics.convergence import FitError, HalfStep, Stop, StoppingRule
 from nonconvex.numerics.deterministic import (
     Stream,
@@ -128,10 +128,8 @@ class HeldOut:
                 numbers = batch.column("block").to_pylist()
                 for number, block in zip(numbers, unpack(batch, dtype), strict=True):
                     chosen = _choose(block, share)
-                    found = {name: found[chosen] for name, found in arrays(block).items()}
-                    columns = [pa.array([number], pa.int32())]
-                    columns += [pa.array([found[name].tobytes()], pa.binary()) for name in names]
-                    yield pa.RecordBatch.from_arrays(columns, ["block", *names])
+                    found = arrays(block)
+                    yield binary_row({"block": number}, {n: found[n][chosen] for n in names})
 
         table = self._packed.run(task)
         return table.take(pc.sort_indices(table["block"]))

@@ -24,7 +24,7 @@ from pyspark.sql import functions as F
 from nonconvex.distributed.data.ids import default_blocks
 from nonconvex.distributed.data.validation import RatingsError
 from nonconvex.distributed.factorization.execution import BlockStore, LocalValue, Value
-from nonconvex.distributed.runtime import from_bytes, to_bytes, with_frozen_gc
+from nonconvex.distributed.runtime import binary_row, combined, from_bytes, to_bytes, with_frozen_gc
 from nonconvex.numerics.factorization.blocks import LONG, SPAN, RatingBlock, part_of, parts_of
 
 _Batches = Iterator[pa.RecordBatch]
@@ -90,13 +90,9 @@ class Chunk(NamedTuple):
 
 
 def read_chunks(ratings: DataFrame, dtype: type[np.floating]) -> DataFrame:
-    """Encode ratings as cached chunks; the first job over them reads the ratings.
+    """Encode ``user, item, rating double[, weight double][, held_out boolean]`` as cached chunks.
 
-    Parameters
-    ----------
-    ratings : DataFrame
-        ``user``, ``item``, ``rating double``, and where there are any ``weight double`` and
-        ``held_out boolean``, which says what is not to train on.
+    The first job over them reads the ratings.
     """
     return ratings.mapInArrow(with_frozen_gc(encode(dtype)), _SQL).persist()
 
@@ -125,20 +121,6 @@ def check_chunks(chunks: DataFrame, *, validated: bool) -> Checked:
     return Checked(rows, pc.min(train["minimum"]).as_py(), pc.max(train["maximum"]).as_py())
 
 
-def count_ids(chunks: DataFrame, side: str, kind: str) -> pa.Table:
-    """Count the ratings of each id, over all chunks to train on.
-
-    Returns
-    -------
-    Arrow table
-        ``id, count``, in any order.
-    """
-    ids = chunks.where("not held_out").mapInArrow(
-        with_frozen_gc(ids_of(side)), f"id {kind}, count bigint"
-    )
-    return ids.groupBy("id").agg(F.sum("count").alias("count")).toArrow()
-
-
 def ids_of(side: str) -> Callable[[_Batches], _Batches]:
     """Return a task that yields ``id, count`` of each chunk."""
 
@@ -150,27 +132,11 @@ def ids_of(side: str) -> Callable[[_Batches], _Batches]:
     return ids
 
 
-def combined(batches: _Batches, rows: int = _CHUNK) -> Iterator[pa.Table]:
-    """Combine batches until they have that many rows, or are very large."""
-    held: list[pa.RecordBatch] = []
-    length = size = 0
-    for batch in batches:
-        if not len(batch):
-            continue
-        held.append(batch)
-        length, size = length + len(batch), size + batch.nbytes
-        if length >= rows or size >= _CHUNK_BYTES:
-            yield pa.Table.from_batches(held)
-            held, length, size = [], 0, 0
-    if held:
-        yield pa.Table.from_batches(held)
-
-
 def encode(dtype: type[np.floating]) -> Callable[[_Batches], _Batches]:
     """Return a task that encodes ratings as chunks."""
 
     def task(batches: _Batches) -> _Batches:
-        for table in combined(batches):
+        for table in combined(batches, _CHUNK_BYTES, _CHUNK):
             problems = _problems(table)
             if any(problems):  # these end the fit
                 yield _record(rows=len(table), held_out=False, problems=problems)
@@ -242,12 +208,9 @@ class IdLookup(NamedTuple):
     def divided_blocks_of(
         self, index: NDArray[np.int32], column: NDArray[np.int32], parts: int
     ) -> NDArray[np.int32]:
-        """Return the block of each rating, where each part of a long row has a block of its own.
+        """Return the block of each rating (n,), with a block of its own for a part of a long row.
 
-        Parameters
-        ----------
-        index, column : int32 arrays of shape (n,)
-            Dense indices of this side and of the other.
+        Takes the dense indices of this side and of the other.
         """
         block = self.blocks_of(index)
         if not len(self.long):
@@ -259,21 +222,15 @@ class IdLookup(NamedTuple):
 
 def collect_ids(chunks: DataFrame, side: str, kind: str, blocks: int | None = None) -> IdLookup:
     """Give every id the index and the block that `index_ids` gives it, in one job."""
-    counted = count_ids(chunks, side, kind)
+    train, schema = chunks.where("not held_out"), f"id {kind}, count bigint"
+    ids = train.mapInArrow(with_frozen_gc(ids_of(side)), schema)
+    counted = ids.groupBy("id").agg(F.sum("count").alias("count")).toArrow()
     rows = int(pc.sum(counted["count"]).as_py())
     return look_up(counted["id"], counted["count"], blocks or default_blocks(chunks, rows))
 
 
 def look_up(ids: pa.ChunkedArray, counts: pa.ChunkedArray, blocks: int) -> IdLookup:
-    """Give every id the index and the block that `index_ids` gives it.
-
-    Parameters
-    ----------
-    ids : Arrow array of shape (m,)
-        Distinct, in any order.
-    counts : Arrow array of shape (m,)
-        Number of ratings of each.
-    """
+    """Give each of m distinct ids the index and the block that `index_ids` gives it."""
     order = pc.sort_indices(ids)
     of_id = counts.take(order).to_numpy()
     rows = int(of_id.sum())
@@ -318,19 +275,10 @@ def pack_blocks(
 ) -> DataFrame:
     """Pack ratings into blocks, each on a partition of its own.
 
-    Only packed pieces are shuffled, which takes a third of the time that ratings would.
-
-    Parameters
-    ----------
-    ratings : DataFrame
-        Chunks of ratings, or the columns of `side`, ``rating``, and ``weight`` where there are
-        weights.  A null index is an id that training does not know: it becomes -1.
-
-    Returns
-    -------
-    DataFrame
-        ``block int`` and the fields of `RatingBlock` as binary columns; not cached.  The bytes of
-        a block depend on its ratings only, and not on the partitions of `ratings`.
+    Takes chunks of ratings with their lookups, or else what `triples` takes.  Only packed pieces
+    are shuffled, which takes a third of the time that ratings would.  Returns ``block int`` and the
+    fields of `RatingBlock` as binary columns, not cached.  The bytes of a block depend on its
+    ratings only, and not on the partitions of `ratings`.
     """
     source = triples(ratings, side) if lookups is None else ratings
     pieces = source.mapInArrow(with_frozen_gc(_cut(dtype, side, lookups)), _sql(_PIECE))
@@ -392,12 +340,10 @@ def unpack(batch: pa.RecordBatch, dtype: type[np.floating]) -> Iterator[RatingBl
 
 
 def triples(ratings: DataFrame, side: PackingSide) -> DataFrame:
-    """Choose the columns to pack; rows and columns are ids if the side has no blocks yet.
+    """Choose ``block, rows, columns, ratings double, weights double``.
 
-    Returns
-    -------
-    DataFrame
-        ``block, rows, columns, ratings double, weights double``.
+    Rows and columns are ids if the side has no blocks yet.  A null index is an id that training
+    does not know: it becomes -1.
     """
     block, row, column = F.lit(0), F.col(side.row), F.col(side.column)
     if side.block is not None:
@@ -430,14 +376,15 @@ def _cut(
             starts = np.flatnonzero(np.append(True, np.diff(block[order])))
             for members in np.split(order, starts[1:]):
                 taken = [None if values is None else values[members] for values in arrays]
-                yield _row(int(block[members[0]]), _PIECE, taken)
+                number = int(block[members[0]])
+                yield binary_row({"block": number}, dict(zip(_PIECE, taken, strict=True)))
 
     return cut
 
 
 def _indexed(batches: _Batches, dtype: type[np.floating]) -> Iterator[Sequence[Any]]:
     """Yield block, row, column, rating and weight of what `triples` has chosen."""
-    for table in combined(batches):
+    for table in combined(batches, _CHUNK_BYTES, _CHUNK):
         weights = table["weights"]
         yield (
             *(table[name].to_numpy() for name in ("block", "rows", "columns")),
@@ -483,18 +430,9 @@ def _join(dtype: type[np.floating], transform: _Transform | None) -> Callable[[_
                 dtype=dtype,
             )
             block = transform(block) if transform else block
-            yield _row(number, _BLOCK, [getattr(block, name) for name in _BLOCK])
+            yield binary_row({"block": number}, {name: getattr(block, name) for name in _BLOCK})
 
     return join
-
-
-def _row(
-    block: int, names: tuple[str, ...], arrays: Sequence[NDArray[np.generic] | None]
-) -> pa.RecordBatch:
-    buffers = [None if values is None else values.tobytes() for values in arrays]
-    columns = [pa.array([block], pa.int32())]
-    columns += [pa.array([buffer], pa.binary()) for buffer in buffers]
-    return pa.RecordBatch.from_arrays(columns, ["block", *names])
 
 
 def _arrays(
@@ -511,18 +449,14 @@ def _sql(names: tuple[str, ...]) -> str:
     return ", ".join(["block int", *(f"{name} binary" for name in names)])
 
 
-_SUMS = ("rows", "degrees", "weights", "sums", "squares")
+_SUMS = ("degrees", "weights", "sums", "squares")
 
 
 def row_sums(packed: BlockStore, rows: int, dtype: type[np.floating]) -> dict[str, Any]:
     """Add up the ratings of each row, in a first pass over the blocks, which fills the cache.
 
-    Returns
-    -------
-    dict
-        ``degrees, weights, sums, squares``: float64 arrays of shape (m,) in the order of the
-        indices, the last two of w R and w R²; ``counts`` and ``duplicates``, the numbers of
-        ratings and of repeated pairs in all.
+    Returns `_SUMS`, float64 arrays of shape (m,) in the order of the indices, the last two of w R
+    and w R², and ``counts`` and ``duplicates``, the numbers of ratings and of repeated pairs.
     """
     parts = packed.run(_sums(dtype)).to_pylist()
     seen = [part["block"] for part in parts]
@@ -531,10 +465,10 @@ def row_sums(packed: BlockStore, rows: int, dtype: type[np.floating]) -> dict[st
             "a block of the prepared ratings is in several files or row groups; "
             "prepare the ratings again"
         )
-    whole: dict[str, Any] = {name: np.zeros(rows) for name in _SUMS[1:]}
+    whole: dict[str, Any] = {name: np.zeros(rows) for name in _SUMS}
     for part in sorted(parts, key=itemgetter("block")):
         index = np.frombuffer(part["rows"], np.int32)
-        for name in _SUMS[1:]:
+        for name in _SUMS:
             whole[name][index] += np.frombuffer(part[name])  # parts of a long row, in order
     for name in ("counts", "duplicates"):
         whole[name] = sum(part[name] for part in parts)
@@ -547,20 +481,14 @@ def _sums(dtype: type[np.floating]) -> Callable[[_Batches], _Batches]:
             numbers = batch.column("block").to_pylist()
             for number, block in zip(numbers, unpack(batch, dtype), strict=True):
                 ones = np.ones(len(block.ratings)) if block.weights is None else block.weights
-                arrays = (
-                    block.rows,
-                    block.degrees,
-                    block.total_weights(),
-                    block.over_rows(ones * block.ratings),
-                    block.over_rows(ones * block.ratings.astype(np.float64) ** 2),
-                )
-                columns = [
-                    pa.array([number], pa.int32()),
-                    pa.array([len(ones)]),
-                    pa.array([block.duplicates]),
-                    *(pa.array([values.tobytes()], pa.binary()) for values in arrays),
-                ]
-                names = ["block", "counts", "duplicates", *_SUMS]
-                yield pa.RecordBatch.from_arrays(columns, names)
+                arrays: dict[str, NDArray[Any]] = {
+                    "rows": block.rows,
+                    "degrees": block.degrees,
+                    "weights": block.total_weights(),
+                    "sums": block.over_rows(ones * block.ratings),
+                    "squares": block.over_rows(ones * block.ratings.astype(np.float64) ** 2),
+                }
+                counts = {"counts": len(ones), "duplicates": block.duplicates}
+                yield binary_row({"block": number, **counts}, arrays)
 
     return sums

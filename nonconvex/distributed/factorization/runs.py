@@ -65,13 +65,7 @@ class RandomRows:
 
 
 class ShardedFactors:
-    """All parameters of the model, with sharded rows.
-
-    Parameters
-    ----------
-    alpha : float
-    users, items : ShardedRows
-    """
+    """All parameters of the model, with sharded rows."""
 
     def __init__(self, alpha: float, users: ShardedRows, items: ShardedRows) -> None:
         self.alpha, self.users, self.items = alpha, users, items
@@ -207,31 +201,17 @@ class SideUpdate(NamedTuple):
 
 
 class FitState:
-    """The current state of one problem.
-
-    Attributes
-    ----------
-    problem : Problem
-    alpha : float
-    rows : dict of Side to array, or to ShardedRows if they are exchanged by shuffle
-    penalty : dict of Side to float
-        Their regularization; empty before `begin`.
-    history : list of HalfStep
-    stop : Stop or None
-        The reason why it ended, if it has.
-    """
+    """The current state of one problem."""
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
         self.alpha = problem.start.alpha
-        self.rows: dict[Side, Any] = {
-            Side.USERS: problem.start.users,
-            Side.ITEMS: problem.start.items,
-        }
-        self.penalty: dict[Side, float] = {}
+        # arrays, or ShardedRows if they are exchanged by shuffle
+        self.rows: dict[Side, Any] = {side: getattr(problem.start, side) for side in Side}
+        self.penalty: dict[Side, float] = {}  # regularization of the rows; empty before `begin`
         self._drift = 0.0  # mean residual: the next change of α
         self.history: list[HalfStep] = []
-        self.stop: Stop | None = None
+        self.stop: Stop | None = None  # the reason why it ended, if it has
         self._best: Result | None = None
         self._squares: NDArray[np.float64] | None = None  # of each user, for the current rows
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from nonconvex.distributed.factorization.execution import BlockStore, Value
 from nonconvex.distributed.factorization.packing import unpack
+from nonconvex.distributed.runtime import binary_row
 from nonconvex.numerics.deterministic import Stream, one_thread_per_product, total
 from nonconvex.numerics.factorization.als import (
     RowUpdate,
@@ -156,12 +157,7 @@ def validation_rmse(
 def user_squares(
     packed: BlockStore, factors: Factors, dtype: type[np.floating]
 ) -> NDArray[np.float64]:
-    """Sum w (R̂ − R)² over the ratings of each user, in blocks whose rows are users.
-
-    Returns
-    -------
-    float64 array of shape (n_u,)
-    """
+    """Sum w (R̂ − R)² over the ratings of each user (n_u,), in blocks whose rows are users."""
     users, items = packed.share([factors.users]), packed.share([factors.items])
     try:
         task = _squared_errors([factors.alpha], users, items, dtype)
@@ -197,9 +193,9 @@ def _update(
                         chosen = step.sample.draw()
                         part = sample_ratings(block, chosen, rows=step.sample.rows)
                     result = step(part, fixed.value[number], own.value[number])
-                    yield _report(number, names, (part.rows, *result))
+                    arrays = {"rows": part.rows, **result._asdict()}
+                    yield binary_row({"problem": number, "part": None}, arrays)
 
-    names = ("rows", *RowUpdate._fields)
     return update
 
 
@@ -207,13 +203,13 @@ def _moments(place: int, block: RatingBlock, steps: Sequence[Step | Draw], fixed
     """Return the moments of a part of a long row in every problem."""
     for number, step in enumerate(steps):
         assert isinstance(step, Step)
-        sums: dict[str, NDArray[np.generic]] = {
+        arrays = {
             "rows": block.rows,
+            **dict.fromkeys(RowUpdate._fields),
             "x": part_moments(block, fixed.value[number], step.alpha),
             "weight": block.degrees,
         }
-        names = ("rows", *RowUpdate._fields)
-        yield _report(number, names, tuple(sums.get(name) for name in names), place)
+        yield binary_row({"problem": number, "part": place}, arrays)
 
 
 def _squared_errors(
@@ -224,22 +220,14 @@ def _squared_errors(
             for block in unpack(batch, dtype):
                 for number, alpha in enumerate(alphas):
                     factors = Factors(alpha, users.value[number], items.value[number])
-                    sums = (squared_errors(factors, block), block.total_weights())
-                    yield _report(number, ("rows", *_ERRORS), (block.rows, *sums))
+                    arrays: dict[str, NDArray[Any]] = {
+                        "rows": block.rows,
+                        "squares": squared_errors(factors, block),
+                        "weight": block.total_weights(),
+                    }
+                    yield binary_row({"problem": number, "part": None}, arrays)
 
     return errors
-
-
-def _report(
-    problem: int,
-    names: tuple[str, ...],
-    arrays: tuple[NDArray[np.generic] | None, ...],
-    part: int | None = None,
-) -> pa.RecordBatch:
-    columns = [pa.array([problem], pa.int32()), pa.array([part], pa.int32())]
-    buffers = [None if values is None else values.tobytes() for values in arrays]
-    columns += [pa.array([buffer], pa.binary()) for buffer in buffers]
-    return pa.RecordBatch.from_arrays(columns, ["problem", "part", *names])
 
 
 def _parts(table: pa.Table, problem: int) -> list[dict[str, Any]]:

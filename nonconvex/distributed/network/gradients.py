@@ -9,7 +9,6 @@ module.  `Shards` runs tasks on shards.  `LocalGradients`, `StreamedGradients` a
 from __future__ import annotations
 
 import logging
-import os
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -25,7 +24,7 @@ from pyspark import RDD, Broadcast, InheritableThread, SparkContext, StorageLeve
 from pyspark.sql import DataFrame
 
 from nonconvex.distributed.network.shards import ExampleDecoder, Shard
-from nonconvex.distributed.runtime import freeze_gc_once
+from nonconvex.distributed.runtime import driver_cores, freeze_gc_once
 from nonconvex.numerics.network.backprop import (
     LANES,
     EvaluationSums,
@@ -458,7 +457,7 @@ def choose_mode(
         batch_size=batch_size,
         parameters=restarts * network.size,
         parameter_bytes=np.dtype(decoder.dtype).itemsize,
-        driver_cores=_cores(),
+        driver_cores=driver_cores(),
         executor_cores=shards.context.defaultParallelism,
     )
     choice = cheaper_mode(cost)
@@ -483,14 +482,9 @@ def open_gradients(
     """
     if mode == "executors":
         return ExecutorGradients(network, shards, decoder, batch_size, seed)
-    threads = min(_cores(), LANES)
+    threads = min(driver_cores(), LANES)
     chunk_bytes = min(CHUNK_BYTES, MEMORY_BYTES // 8)
     if sum(shards.sizes) * decoder.row_bytes() > MEMORY_BYTES:
         return StreamedGradients(network, shards, decoder, batch_size, seed, threads, chunk_bytes)
     examples = fetch_examples(shards, decoder, chunk_bytes)
     return LocalGradients(network, examples, shards.sizes, batch_size, seed, threads)
-
-
-def _cores() -> int:
-    found = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return found or 1

@@ -20,6 +20,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from nonconvex.distributed.data.examples import ExampleSchema, read_examples
+from nonconvex.distributed.runtime import combined
 from nonconvex.numerics.network.backprop import Examples
 from nonconvex.numerics.network.model import Standardization
 
@@ -156,7 +157,8 @@ def _cut(layout: ShardLayout) -> Callable[[_Batches], _Batches]:
 
     def cut(batches: _Batches) -> _Batches:
         reasons: Counter[str] = Counter()
-        for table in _large_tables(batches):
+        # Large tables, so that a shard comes in few parts.
+        for table in combined(batches, _BATCHED_BYTES):
             examples, rejected = read_examples(table, layout.schema)
             reasons.update(rejected)
             if not len(examples.x):
@@ -203,19 +205,6 @@ def _join(layout: ShardLayout) -> Callable[[_Batches], _Batches]:
             yield _batch([_encode(number, *arrays)])
 
     return join
-
-
-def _large_tables(batches: _Batches) -> Iterator[pa.Table]:
-    """Concatenate small batches, so that a shard comes in few parts."""
-    held: list[pa.RecordBatch] = []
-    for batch in batches:
-        if len(batch):
-            held.append(batch)
-        if sum(batch.nbytes for batch in held) >= _BATCHED_BYTES:
-            yield pa.Table.from_batches(held)
-            held = []
-    if held:
-        yield pa.Table.from_batches(held)
 
 
 def _encode(number: int, x: Any, y: Any, weight: Any) -> Shard:
