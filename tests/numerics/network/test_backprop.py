@@ -1,7 +1,4 @@
-"""The loss and its gradient: central differences, a slow twin, the lecture's chain, equal bits.
-
-The order of rows: every row once in an epoch, whoever holds the pieces.
-"""
+"""The loss, its gradient, and the order of rows: differences, a slow twin, equal bits."""
 
 import itertools
 import math
