@@ -386,15 +386,9 @@ def test_fewer_ratings_than_unknowns_and_no_ridge_give_a_small_solution(dtype, r
         count, rank = generator.integers(1, 5), 8
         z = generator.normal(size=(count, 1 + rank)).astype(dtype)
         ratings = generator.normal(size=count).astype(dtype)
-        problem = Problem(
-            np.zeros(count, int),
-            np.arange(count),
-            ratings,
-            None,
-            Factors(0.0, np.zeros((1, 1 + rank), dtype), z),
-            *ridges(reg, count, 1, count),
-            biases=True,
-        )
+        users, items = np.zeros(count, int), np.arange(count)
+        start, both = Factors(0.0, np.zeros((1, 1 + rank), dtype), z), ridges(reg, count, 1, count)
+        problem = Problem(users, items, ratings, None, start, *both, biases=True)
         update = solve(problem)
         shortest = twins.solve_row(problem.rows[0], z.astype(float), 0.0, np.zeros(1 + rank))
         assert np.linalg.norm(update.x) < 2 * np.linalg.norm(shortest)

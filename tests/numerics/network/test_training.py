@@ -86,15 +86,12 @@ def test_restarts_trained_together_have_the_bits_they_have_alone(name):
     network, theta, examples, gradients = problem()
     optimizer = make_optimizer(name, 0.05, clip_norm=0.3, axis=-1)
 
+    def validate(theta):
+        return evaluate(network, theta, examples)
+
     def run(start):
-        return train(
-            network,
-            start,
-            gradients,
-            optimizer,
-            StoppingRule(3, patience=2),
-            validate=lambda theta: evaluate(network, theta, examples),
-        )
+        rule = StoppingRule(3, patience=2)
+        return train(network, start, gradients, optimizer, rule, validate=validate)
 
     for number, end in enumerate(run(theta)):
         assert_same(end, run(theta[number : number + 1])[0])
@@ -173,22 +170,16 @@ def test_early_stopping_restores_the_best():
     assert [epoch.validation_loss for epoch in ends[1].history] == [3, 2, 4, 1.5, 1, 2, math.inf]
 
 
-def test_the_best_is_restored_at_the_last_epoch_too():
+@pytest.mark.parametrize(
+    ("losses", "patience", "returned"), [([2.0, 1.0, 3.0], 9, 2), ([1.0, 2.0, 3.0], None, 3)]
+)
+def test_the_last_epoch_restores_the_best_if_there_is_patience(losses, patience, returned):
     network, theta, _, gradients = problem(restarts=1)
-    seen, validate = scripted([[2.0], [1.0], [3.0]])
-    [end] = train(
-        network, theta, gradients, adam(0.01), StoppingRule(3, patience=9), validate=validate
-    )
-    assert (end.stop, end.epoch) == (Stop.MAX_ITER, 2)
-    assert end.theta.tobytes() == seen[1][0].tobytes()
-
-
-def test_without_patience_the_last_parameters_are_returned():
-    network, theta, _, gradients = problem(restarts=1)
-    seen, validate = scripted([[1.0], [2.0], [3.0]])
-    [end] = train(network, theta, gradients, adam(0.01), StoppingRule(3), validate=validate)
-    assert end.epoch == 3
-    assert end.theta.tobytes() == seen[2][0].tobytes()
+    seen, validate = scripted([[loss] for loss in losses])
+    rule = StoppingRule(3, patience=patience)
+    [end] = train(network, theta, gradients, adam(0.01), rule, validate=validate)
+    assert (end.stop, end.epoch) == (Stop.MAX_ITER, returned)
+    assert end.theta.tobytes() == seen[returned - 1][0].tobytes()
 
 
 def test_the_best_outlives_a_divergence():
@@ -265,15 +256,8 @@ def test_going_on_from_a_saved_state_gives_the_same_bits(name, at):
         saved[epoch] = Saved(epoch, copied, json.loads(json.dumps(values)))
 
     def run(script, **options):
-        return train(
-            network,
-            theta,
-            gradients,
-            optimizer,
-            StoppingRule(5, patience=2),
-            validate=scripted(script)[1],
-            **options,
-        )
+        rule, validate = StoppingRule(5, patience=2), scripted(script)[1]
+        return train(network, theta, gradients, optimizer, rule, validate=validate, **options)
 
     whole = run(script, on_epoch=keep)
     assert sorted(saved) == [1, 2, 3, 4, 5]
