@@ -100,7 +100,8 @@ def submitted(probe):
 
 
 class TestPlainPython:
-    def test_it_is_local(self, plain):
+    def test_it_is_local_and_java_has_the_memory(self, plain):
+        assert plain[0]["memory"] > 3.5 * 2**30
         assert plain[0]["conf"]["spark.master"] == "local[*]"
         assert plain[0]["conf"]["spark.app.name"] == "probe"
 
@@ -110,13 +111,8 @@ class TestPlainPython:
         assert conf["spark.sql.shuffle.partitions"] == "3"
         assert plain[0]["time zone"] == "UTC"
 
-    def test_the_jvm_has_the_memory(self, plain):
-        assert plain[0]["memory"] > 3.5 * 2**30
-
-    def test_workers_run_this_python_with_one_thread(self, plain):
+    def test_workers_run_this_python_with_one_thread_and_what_tasks_import(self, plain):
         assert plain[0]["worker"] == [plain[0]["own python"], "1", "1"]
-
-    def test_workers_begin_with_what_their_tasks_import(self, plain):
         assert {module.__name__ for module in SHARED} | {"numpy"} <= set(plain[0]["imported"])
 
     def test_standard_error_is_quiet(self, plain):
@@ -126,17 +122,15 @@ class TestPlainPython:
 
 
 class TestSparkSubmit:
-    def test_a_flag_wins(self, submitted):
+    def test_a_flag_wins_and_the_rest_comes_from_the_file(self, submitted):
         conf = submitted[0]["conf"]
+        assert conf["spark.python.unix.domain.socket.enabled"] == "true"
+        assert submitted[0]["worker"] == [sys.executable, "1", "1"]
         assert conf["spark.master"] == "local[1]"
         assert conf["spark.app.name"] == "mine"
         assert conf["spark.driver.memory"] == "600m"
         assert conf["spark.sql.shuffle.partitions"] == "5"
         assert submitted[0]["time zone"] == "Europe/Oslo"
-
-    def test_what_no_flag_says_comes_from_the_file(self, submitted):
-        assert submitted[0]["conf"]["spark.python.unix.domain.socket.enabled"] == "true"
-        assert submitted[0]["worker"] == [sys.executable, "1", "1"]
 
     def test_nothing_of_one_machine_is_added(self, submitted):
         assert submitted[0]["conf"]["spark.driver.host"] != "127.0.0.1"

@@ -1,7 +1,4 @@
-"""A fit that was interrupted goes on from its checkpoint to the same bits.
-
-Ctrl-C is taken note of, and the second one is not put off.
-"""
+"""A fit that was interrupted, by Ctrl-C too, goes on from its checkpoint to the same bits."""
 
 import signal
 import threading

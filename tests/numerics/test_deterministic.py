@@ -1,7 +1,4 @@
-"""Sums over all rows: the same bits from whatever ranges of rows.
-
-Normal numbers by address: equal for equal rows, and otherwise normal and independent.
-"""
+"""Sums with the same bits from any ranges of rows, and normal numbers by address."""
 
 from itertools import pairwise
 from statistics import NormalDist

@@ -1,7 +1,4 @@
-"""Exact sums against fractions, and errors against the means of numpy.
-
-Errors of networks against the plain formulas, and where plain sums would fail.
-"""
+"""Exact sums against fractions, and errors of both models against plain formulas."""
 
 import math
 from fractions import Fraction

@@ -1,9 +1,4 @@
-"""Optimizers against steps worked out by hand, against PyTorch's, and on two valleys.
-
-Schedules against values worked out by hand and against PyTorch's.
-
-The step that all optimizers share: learning rate, weight decay, clipping, refused arrays.
-"""
+"""Optimizers and schedules, by hand and against PyTorch's, and the step that all share."""
 
 import json
 import math

@@ -1,7 +1,4 @@
-"""Top-n against sorting all predictions, to the bit.
-
-Metrics of ranked lists against loops over places, and numbers worked out by hand.
-"""
+"""Top-n against sorting all predictions, to the bit; metrics of lists against loops."""
 
 import math
 
@@ -34,6 +31,13 @@ def sorted_predictions(factors, row, n, allowed, excluded=()):
 def found(ranked, j):
     part = slice(*ranked.offsets[j : j + 2])
     return ranked.columns[part].tolist(), ranked.scores[part].tolist()
+
+
+def check(factors, rows, n, columns):
+    """The lists of some rows are those of sorting."""
+    ranked = top_n(factors, np.arange(len(factors.users)), n)
+    for row in rows:
+        assert found(ranked, row) == sorted_predictions(factors, row, n, np.arange(columns))
 
 
 def make_lists(members):
@@ -86,10 +90,7 @@ def test_top_n_is_the_head_of_all_predictions(rank, dtype, n):
 def test_tiles_of_the_usual_size():
     rng = np.random.default_rng(1)
     factors = random_factors(rng, 300, 2 * ranking.COLUMNS + 5, 8)
-    ranked = top_n(factors, np.arange(300), 10)
-    for row in (0, 127, 128, 299):
-        expected = sorted_predictions(factors, row, 10, np.arange(len(factors.items)))
-        assert found(ranked, row) == expected
+    check(factors, (0, 127, 128, 299), 10, len(factors.items))
 
 
 @pytest.mark.usefixtures("small_tiles")
@@ -97,9 +98,7 @@ def test_scores_that_float32_cannot_tell_apart_are_told_apart():
     rng = np.random.default_rng(2)
     alike = np.tile(rng.normal(0, 1, 9), (200, 1)) * (1 + 1e-9 * rng.permutation(200)[:, None])
     factors = Factors(1000.0, rng.normal(0, 1, (20, 9)), alike)
-    ranked = top_n(factors, np.arange(20), 5)
-    for row in range(20):
-        assert found(ranked, row) == sorted_predictions(factors, row, 5, np.arange(200))
+    check(factors, range(20), 5, 200)
 
 
 @pytest.mark.usefixtures("small_tiles")
@@ -107,9 +106,7 @@ def test_scores_that_only_float32_can_tell_apart_are_equal():
     rng = np.random.default_rng(2)
     # So great an α that float64 rounds the differences away.
     factors = Factors(1e9, np.zeros((5, 2)), 1e-2 + 1e-7 * rng.random((200, 2)))
-    ranked = top_n(factors, np.arange(5), 5)
-    for row in range(5):
-        assert found(ranked, row) == sorted_predictions(factors, row, 5, np.arange(200))
+    check(factors, range(5), 5, 200)
 
 
 @pytest.mark.usefixtures("small_tiles")
@@ -185,12 +182,7 @@ def test_metrics_are_those_of_the_books(k):
     rng = np.random.default_rng(k)
     ranked = [rng.choice(40, rng.integers(0, 21), replace=False) for _ in range(50)]
     relevant = [rng.choice(40, rng.integers(1, 15), replace=False) for _ in range(50)]
-    ranked_lists, relevant_lists = (
-        Lists(
-            np.append(0, np.cumsum([len(x) for x in lists])), np.concatenate(lists).astype(np.int32)
-        )
-        for lists in (ranked, relevant)
-    )
+    ranked_lists, relevant_lists = map(make_lists, (ranked, relevant))
     found = hits(ranked_lists, relevant_lists, k)
     total = relevant_lists.lengths
     measured = [

@@ -106,15 +106,10 @@ class TestLoad:
             regUser = 1e-3
             """
         )
+        run, grid = Path("models/run 1"), (1.0, 2.5, math.inf)
         assert loaded == Config(
             title="α × β",
-            training=Training(
-                rank=3,
-                shuffle=False,
-                tolerance=1.0,
-                output=Path("models/run 1"),
-                grid=(1.0, 2.5, math.inf),
-            ),
+            training=Training(rank=3, shuffle=False, tolerance=1.0, output=run, grid=grid),
             split=Split(kind="temporal", since=date(2020, 2, 29), seed="spring"),
             columns=[Column(name="user")],
             factorization={"regUser": 1e-3},

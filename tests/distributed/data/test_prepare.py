@@ -131,15 +131,14 @@ def test_no_rating_is_lost_or_changed(prepared, table):
     good = table.drop_columns("note").slice(5).to_pylist()
     assert sorted(found) == sorted(tuple(row.values()) for row in good)
     for row in held_out:  # the unknown have no index
-        assert users.get(row["user_index"]) == (
-            row["user"] if row["user"] in users.values() else None
-        )
-        assert items.get(row["item_index"]) == (
-            row["item"] if row["item"] in items.values() else None
-        )
-    by_user = [(row["user_index"], row["item_index"]) for row in read(prepared, "by_user")]
-    by_item = [(row["user_index"], row["item_index"]) for row in read(prepared, "by_item")]
-    assert sorted(by_user) == sorted(by_item)
+        for side, known in (("user", users), ("item", items)):
+            expected = row[side] if row[side] in known.values() else None
+            assert known.get(row[f"{side}_index"]) == expected
+    by_user, by_item = (
+        sorted((row["user_index"], row["item_index"]) for row in read(prepared, name))
+        for name in ("by_user", "by_item")
+    )
+    assert by_user == by_item
 
 
 def test_refused_rows_are_kept_whole_with_the_reason(prepared, table):

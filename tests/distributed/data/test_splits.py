@@ -70,15 +70,12 @@ def test_a_split_in_time_holds_out_the_latest(spark, rows):
     assert 600 - largest < len(times["test"]) + len(times["validation"]) <= 600
 
 
-def test_a_split_in_time_is_exact_without_equal_times(spark):
+def test_a_split_in_time_is_exact_without_equal_times_and_holds_out_nothing_of_one(spark):
     frame = spark.createDataFrame([(1, i, 10 * i) for i in range(10)], SCHEMA)
     found = parts(frame, Split("time", validation=0.2, test=0.1))
     assert [found[1, i] for i in range(10)] == ["train"] * 7 + ["validation"] * 2 + ["test"]
-
-
-def test_a_split_in_time_of_one_time_holds_out_nothing(spark):
-    frame = spark.createDataFrame([(1, i, 5) for i in range(4)], SCHEMA)
-    assert set(parts(frame, Split("time", test=0.5)).values()) == {"train"}
+    same = spark.createDataFrame([(1, i, 5) for i in range(4)], SCHEMA)
+    assert set(parts(same, Split("time", test=0.5)).values()) == {"train"}
 
 
 @pytest.mark.parametrize(("validation", "test"), [(0, 1), (1, 2), (3, 0)])

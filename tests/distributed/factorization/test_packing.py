@@ -58,17 +58,17 @@ class Frame:
     """As much of a dataframe of chunks as a check looks at."""
 
     def __init__(self, table):
-        self.table = pa.Table.from_batches(encoded(table))
+        self.table = table
 
     def select(self, names):
-        return Frame.__new__(Frame)._of(self.table.select(names))
-
-    def _of(self, table):
-        self.table = table
-        return self
+        return Frame(self.table.select(names))
 
     def toArrow(self):
         return self.table
+
+
+def chunked(table):
+    return Frame(pa.Table.from_batches(encoded(table)))
 
 
 @pytest.mark.parametrize("weighted", [False, True])
@@ -96,7 +96,7 @@ def test_chunks_are_the_ratings(weighted, monkeypatch):
         }
         train = [row["rating"] for row in table.to_pylist() if not row.get("held_out", False)]
         if train and any(row[4] for row in rows) == weighted:
-            checked = check_chunks(Frame(table), validated=weighted)
+            checked = check_chunks(chunked(table), validated=weighted)
             assert checked == (len(rows), min(train), max(train))
 
     holds()
@@ -118,7 +118,7 @@ def test_what_cannot_be_used_is_counted_over_all_chunks():
         "and 5 null validation indicators in 20 rows; drop or fill them before fit"
     )
     with pytest.raises(RatingsError) as refused:
-        check_chunks(Frame(table), validated=True)
+        check_chunks(chunked(table), validated=True)
     assert str(refused.value) == expected
 
 
@@ -131,14 +131,7 @@ def test_what_cannot_be_used_is_counted_over_all_chunks():
     ],
 )
 def test_there_must_be_ratings_of_both_kinds(held_out, message):
-    ones = [1.0] * len(held_out)
-    table = pa.table(
-        {
-            "user": pa.array(ones),
-            "item": pa.array(ones),
-            "rating": pa.array(ones),
-            "held_out": pa.array(held_out, pa.bool_()),
-        }
-    )
+    ones = dict.fromkeys(("user", "item", "rating"), pa.array([1.0] * len(held_out)))
+    table = pa.table(ones | {"held_out": pa.array(held_out, pa.bool_())})
     with pytest.raises(RatingsError, match=message):
-        check_chunks(Frame(table), validated=True)
+        check_chunks(chunked(table), validated=True)

@@ -60,19 +60,10 @@ def decoder(examples):
     return examples.decoder(class_weights=[1.0, 2.0, 0.5])
 
 
-def fit(examples, decoder, epochs=3, mode="driver", **settings):
-    return train_network(
-        NETWORK,
-        THETA,
-        examples,
-        decoder,
-        make_optimizer("adam", 0.02),
-        StoppingRule(epochs, max_steps=settings.pop("max_steps", None)),
-        mode,
-        batch_size=BATCH,
-        seed=5,
-        **settings,
-    )
+def fit(examples, decoder, epochs=3, mode="driver", max_steps=None, **settings):
+    rule, optimizer = StoppingRule(epochs, max_steps=max_steps), make_optimizer("adam", 0.02)
+    options = {"batch_size": BATCH, "seed": 5, **settings}
+    return train_network(NETWORK, THETA, examples, decoder, optimizer, rule, mode, **options)
 
 
 def same(found, expected):

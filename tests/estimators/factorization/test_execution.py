@@ -8,23 +8,12 @@ from nonconvex.distributed.factorization.execution import fits_on_driver
 from nonconvex.recommendation import MatrixFactorization
 from tests.factories import same_bits
 
+VALIDATED = {"validationIndicatorCol": "held"}
 FITS = {
-    "als": {
-        "solver": "als",
-        "numRestarts": 2,
-        "weightCol": "weight",
-        "validationIndicatorCol": "held",
-        "patience": 2,
-    },
+    "als": {"solver": "als", "numRestarts": 2, "weightCol": "weight", "patience": 2, **VALIDATED},
     "als-coordinate": {"solver": "als-coordinate", "precision": "float64"},
     "gd": {"solver": "gd", "miniBatchFraction": 0.5},
-    "gibbs": {
-        "solver": "gibbs",
-        "numBurnIn": 1,
-        "numSamples": 2,
-        "numKept": 2,
-        "validationIndicatorCol": "held",
-    },
+    "gibbs": {"solver": "gibbs", "numBurnIn": 1, "numSamples": 2, "numKept": 2, **VALIDATED},
 }
 
 

@@ -129,16 +129,10 @@ def check(spark, directory, tables, policy):
         total = sum(weight for _, weight in counted.values())
         if not total:
             return
+        start = {"rank": 2, "initScale": 0.1, "seed": SEED, "fitIntercept": False}
+        ridge = {"regUser": RIDGE / total, "regItem": RIDGE / total}
         estimator = MatrixFactorization(
-            rank=2,
-            maxIter=1,
-            initScale=0.1,
-            seed=SEED,
-            fitIntercept=False,
-            precision="float64",
-            weightCol="weight",
-            regUser=RIDGE / total,
-            regItem=RIDGE / total,
+            maxIter=1, precision="float64", weightCol="weight", **start, **ridge
         )
         model = estimator.fit(checked.ratings)
     x, z = fitted(model, counted)

@@ -549,10 +549,9 @@ def test_bad_calls_give_one_sentence(spark, ratings, model):
     strings = spark.createDataFrame([("a", 1)], "user string, item int")
     with pytest.raises(ValueError, match="the column is string and must be bigint, as in training"):
         model.transform(strings)
-    with pytest.raises(ValueError, match="predictionCol='rating': there is such a column already"):
-        model.copy({model.predictionCol: "rating"}).transform(ratings)
-    with pytest.raises(ValueError, match="predictionCol='Rating': there is such a column already"):
-        model.copy({model.predictionCol: "Rating"}).transform(ratings)
+    for name in ("rating", "Rating"):
+        with pytest.raises(ValueError, match=f"predictionCol='{name}': there is such a column alr"):
+            model.copy({model.predictionCol: name}).transform(ratings)
     for call in (fit, model.transform, model.foldInItems, model.evaluate):
         with pytest.raises(ValueError, match=r"^dataset must be a DataFrame, got \[\(0, 1\)\]"):
             call([(0, 1)])
@@ -587,23 +586,19 @@ def sample(spark):
 COLUMNS = {"user": "int", "item": "int", "rating": "double"}
 
 
+def alike(reg, users, items, **params):
+    """An estimator whose objective is that of ALS with this regParam."""
+    model = {"rank": 5, "fitIntercept": False, "fitBiases": False}
+    ridge = {"regUser": reg / users, "regItem": reg / items, "regExponent": 1.0}
+    return MatrixFactorization(tol=0.0, **model, **ridge, **params)
+
+
 def test_explicit_agrees_with_mllib_where_the_objectives_are_the_same(sample):
     train = sample.where("(user * 31 + item) % 10 > 0")
     test = sample.where("(user * 31 + item) % 10 = 0")
     users, items = (train.select(side).distinct().count() for side in ("user", "item"))
     theirs = ALS(rank=5, maxIter=8, regParam=0.2, seed=1, coldStartStrategy="drop").fit(train)
-    ours = MatrixFactorization(
-        rank=5,
-        maxIter=20,
-        tol=0.0,
-        regUser=0.2 / users,
-        regItem=0.2 / items,
-        regExponent=1.0,
-        fitIntercept=False,
-        fitBiases=False,
-        coldStartStrategy="drop",
-        numRestarts=4,
-    ).fit(train)
+    ours = alike(0.2, users, items, maxIter=20, coldStartStrategy="drop", numRestarts=4).fit(train)
     evaluator = RegressionEvaluator(labelCol="rating")
     rmse = [evaluator.evaluate(model.transform(test)) for model in (ours, theirs)]
     assert rmse[0] == pytest.approx(rmse[1], rel=0.02)
@@ -612,18 +607,7 @@ def test_explicit_agrees_with_mllib_where_the_objectives_are_the_same(sample):
 def test_implicit_agrees_with_mllib(sample):
     users, items = (sample.select(side).distinct().count() for side in ("user", "item"))
     theirs = ALS(rank=5, maxIter=8, regParam=0.1, implicitPrefs=True, alpha=2.0, seed=1)
-    ours = MatrixFactorization(
-        rank=5,
-        maxIter=15,
-        tol=0.0,
-        regUser=0.1 / users,
-        regItem=0.1 / items,
-        regExponent=1.0,
-        fitIntercept=False,
-        fitBiases=False,
-        implicitPrefs=True,
-        confidence=2.0,
-    )
+    ours = alike(0.1, users, items, maxIter=15, implicitPrefs=True, confidence=2.0)
     reached = [implicit_objective(model.fit(sample), sample, 0.1, 2.0) for model in (ours, theirs)]
     assert reached[0] == pytest.approx(reached[1], rel=0.02)
 

@@ -1,9 +1,4 @@
-"""Blocks of ratings: the same from triples in any order, cut to batches.
-
-Padded ratings: what is in which batch, and that nothing is lost or made up.
-
-Blocks by themselves: the same sums from the rows they need alone.
-"""
+"""Blocks of ratings: from triples in any order, cut to batches, and each by itself."""
 
 import numpy as np
 import pytest

@@ -1,9 +1,4 @@
-"""The model and its objective, worked out by hand and against loops.
-
-Implicit feedback, against loops over all pairs: observed or not, liked or not.
-
-Random rows are the same whoever draws them.
-"""
+"""The model, its objective and its starts, of ratings and of feedback, against loops."""
 
 import numpy as np
 import pytest

@@ -1,9 +1,4 @@
-"""How sure kept samples are, against loops over them, and folding in against a whole chain.
-
-The mean of samples at a low rank, against the mean of their matrices.
-
-Diagnostics of chains, on autoregressive chains whose effective size is known.
-"""
+"""Kept samples, their mean at a low rank, and diagnostics of chains, against loops."""
 
 import numpy as np
 import pytest

@@ -1,7 +1,4 @@
-"""The loss and its gradient: central differences, a slow twin, the lecture's chain, equal bits.
-
-The order of rows: every row once in an epoch, whoever holds the pieces.
-"""
+"""The loss, its gradient, and the order of rows: differences, a slow twin, equal bits."""
 
 import itertools
 import math
@@ -65,14 +62,8 @@ def test_the_gradient_is_that_of_central_differences(loss, activation):
 @pytest.mark.parametrize("loss", LOSSES)
 def test_the_sums_are_those_of_loops_over_neurons(loss, activation):
     for hidden, bias, weighted in itertools.product(HIDDEN, (True, False), (True, False)):
-        network, theta, examples = case(
-            loss,
-            hidden,
-            activation=activation,
-            bias=bias,
-            weighted=weighted,
-            step_gradient="straight-through",
-        )
+        options = {"activation": activation, "step_gradient": "straight-through"}
+        network, theta, examples = case(loss, hidden, bias=bias, weighted=weighted, **options)
         found = sums(network, theta, examples)
         assert found.gradient.shape == theta.shape
         for row, parameters in enumerate(theta):
@@ -213,16 +204,9 @@ def test_the_metric_is_accuracy_or_root_mean_squared_error():
 @pytest.mark.parametrize("rows", [1, 3, 130, 257])
 def test_a_restart_has_the_bits_it_has_alone(loss, rows, dtype):
     for hidden, activation in ([(), "relu"], [(1,), "tanh"], [(17, 5), "sigmoid"], [(33,), "relu"]):
+        sizes = {"inputs": 19, "rows": rows, "restarts": 3}
         network, theta, examples = case(
-            loss,
-            hidden,
-            activation=activation,
-            inputs=19,
-            rows=rows,
-            restarts=3,
-            weighted=True,
-            reg=0.1,
-            dtype=dtype,
+            loss, hidden, activation=activation, weighted=True, reg=0.1, dtype=dtype, **sizes
         )
         together = sums(network, theta, examples)
         f, gradient = network_objective(network, theta, together)

@@ -1,7 +1,4 @@
-"""Networks: their flat parameters, where they start, the forward pass, what is refused.
-
-Moments of pieces, merged, are those of the whole.
-"""
+"""Networks: parameters, starts, the forward pass, moments of features, what is refused."""
 
 import math
 import threading
