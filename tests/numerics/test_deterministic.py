@@ -1,4 +1,4 @@
-"""Sums with the same bits from any ranges of rows, and normal numbers by address."""
+"""Sums from whatever ranges of rows, and normal numbers by address: the same bits."""
 
 from itertools import pairwise
 from statistics import NormalDist

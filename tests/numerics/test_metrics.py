@@ -1,4 +1,4 @@
-"""Exact sums against fractions, and errors of both models against plain formulas."""
+"""Exact sums against fractions, and errors against plain formulas, and where those would fail."""
 
 import math
 from fractions import Fraction

@@ -1,4 +1,4 @@
-"""Optimizers and schedules, by hand and against PyTorch's, and the step that all share."""
+"""Optimizers and schedules: by hand, against PyTorch's, in a valley, and what is refused."""
 
 import json
 import math
@@ -7,41 +7,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nonconvex.numerics.optim import (
-    OPTIMIZERS,
-    SCHEDULES,
-    OptimizerError,
-    ScheduleError,
-    adam,
-    adamw,
-    clip_by_norm,
-    constant,
-    cosine_decay,
-    descent,
-    exponential_decay,
-    gradient_descent,
-    inverse_time_decay,
-    make_optimizer,
-    make_schedule,
-    momentum,
-    nesterov,
-    rmsprop,
-    step_decay,
-    warm_up,
-)
+from nonconvex.numerics import optim
+from nonconvex.numerics.optim import OPTIMIZERS, SCHEDULES, make_optimizer, make_schedule
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "optimizers.json").read_text())
 
 
-# One row per optimizer drives the tests of what all have in common: name → (learning rate on the
-# parabola, learning rate on Rosenbrock's valley, settings that are not the defaults).
+# One row per optimizer drives the tests of what all have in common: name → (learning rate in
+# Rosenbrock's valley, settings that are not the defaults).
+ADAM = {"momentum": 0.8, "decay": 0.99, "epsilon": 1e-4}
 TABLE = {
-    "gradient-descent": (0.1, 1e-3, {}),
-    "momentum": (0.05, 1e-3, {"momentum": 0.8}),
-    "nesterov": (0.05, 1e-3, {"momentum": 0.8}),
-    "rmsprop": (0.01, 1e-3, {"decay": 0.9, "epsilon": 1e-4}),
-    "adam": (0.1, 0.05, {"momentum": 0.8, "decay": 0.99, "epsilon": 1e-4}),
-    "adamw": (0.1, 0.05, {"momentum": 0.8, "decay": 0.99, "epsilon": 1e-4, "weight_decay": 1e-6}),
+    "gradient-descent": (1e-3, {}),
+    "momentum": (1e-3, {"momentum": 0.8}),
+    "nesterov": (1e-3, {"momentum": 0.8}),
+    "rmsprop": (1e-3, {"decay": 0.9, "epsilon": 1e-4}),
+    "adam": (0.05, ADAM),
+    "adamw": (0.05, ADAM | {"weight_decay": 1e-6}),
 }
 
 
@@ -57,86 +38,33 @@ def run(optimizer, theta, gradients):
     return np.array(thetas), state
 
 
-def test_the_table_has_every_optimizer():
-    assert TABLE.keys() == OPTIMIZERS.keys()
-
-
-# Five steps by hand: one parameter, plain Python floats.
-GRADIENTS = [1.0, -2.0, 0.5, 3.0, -1.0]
-
-
-def five_steps(optimizer, start):
-    thetas, _ = run(optimizer, np.array([start]), [np.array([g]) for g in GRADIENTS])
-    return thetas[:, 0].tolist()
-
-
 @pytest.mark.parametrize(
     ("optimizer", "thetas"),
     [
         # θ ← θ − 0.5 g
-        (gradient_descent(0.5), [0.5, 1.5, 1.25, -0.25, 0.25]),
+        (optim.gradient_descent(0.5), [0.5, 1.5, 1.25, -0.25, 0.25]),
         # v = 1, −1.5, −0.25, 2.875, 0.4375 and θ ← θ − 0.5 v
-        (momentum(0.5, momentum=0.5), [0.5, 1.25, 1.375, -0.0625, -0.28125]),
+        (optim.momentum(0.5, momentum=0.5), [0.5, 1.25, 1.375, -0.0625, -0.28125]),
         # the same v; g + 0.5 v = 1.5, −2.75, 0.375, 4.4375, −0.78125 and θ ← θ − 0.5 (g + 0.5 v)
-        (nesterov(0.5, momentum=0.5), [0.25, 1.625, 1.4375, -0.78125, -0.390625]),
+        (optim.nesterov(0.5, momentum=0.5), [0.25, 1.625, 1.4375, -0.78125, -0.390625]),
     ],
 )
 def test_steps_by_hand(optimizer, thetas):
-    assert five_steps(optimizer, 1.0) == thetas
-
-
-def test_rmsprop_by_hand():
-    # s = 0.25, 1.1875, 0.953125, 2.96484375, 2.4736328125
-    theta, thetas = 1.0, []
-    for g, s in zip(GRADIENTS, [0.25, 1.1875, 0.953125, 2.96484375, 2.4736328125], strict=True):
-        theta -= 0.5 * g / (math.sqrt(s) + 0.125)
-        thetas.append(theta)
-    actual = five_steps(rmsprop(0.5, decay=0.75, epsilon=0.125), 1.0)
-    assert actual == pytest.approx(thetas, rel=1e-14)
-
-
-def adam_by_hand(weight_decay):
-    # m = 0.5, −0.75, −0.125, 1.4375, 0.21875 for μ = 1/2, and s as for RMSProp, ρ = 3/4
-    theta, thetas = 1.0, []
-    moments = zip(
-        [0.5, -0.75, -0.125, 1.4375, 0.21875],
-        [0.25, 1.1875, 0.953125, 2.96484375, 2.4736328125],
-        strict=True,
-    )
-    for t, (m, s) in enumerate(moments, start=1):
-        m_hat, s_hat = m / (1 - 0.5**t), s / (1 - 0.75**t)
-        theta -= 0.25 * (m_hat / (math.sqrt(s_hat) + 0.125) + weight_decay * theta)
-        thetas.append(theta)
-    return thetas
-
-
-def test_adam_by_hand():
-    optimizer = adam(0.25, momentum=0.5, decay=0.75, epsilon=0.125)
-    assert five_steps(optimizer, 1.0) == pytest.approx(adam_by_hand(0.0), rel=1e-14)
-
-
-def test_adamw_by_hand():
-    optimizer = adamw(0.25, momentum=0.5, decay=0.75, epsilon=0.125, weight_decay=0.5)
-    assert five_steps(optimizer, 1.0) == pytest.approx(adam_by_hand(0.5), rel=1e-14)
-
-
-def test_adam_divides_a_constant_gradient_out():
-    # m̂ = g and ŝ = g² at every t: the bias corrections at work
-    thetas, _ = run(adam(0.5, epsilon=1.0), np.zeros(1), [np.array([3.0])] * 5)
-    np.testing.assert_allclose(np.diff(thetas[:, 0]), -0.5 * 3 / (3 + 1), rtol=1e-12)
+    found, _ = run(optimizer, np.array([1.0]), np.array([[1.0], [-2.0], [0.5], [3.0], [-1.0]]))
+    assert found[:, 0].tolist() == thetas
 
 
 # PyTorch
 PYTORCH = {
-    "gradient-descent": gradient_descent(0.1),
-    "momentum": momentum(0.1),
-    "nesterov": nesterov(0.1),
-    "rmsprop": rmsprop(0.1),
-    "rmsprop, decay and epsilon": rmsprop(0.1, decay=0.8, epsilon=0.01),
-    "adam": adam(0.1),
-    "adam, momentum, decay and epsilon": adam(0.1, momentum=0.7, decay=0.8, epsilon=0.01),
-    "adamw": adamw(0.1),
-    "adamw, weight decay": adamw(0.1, weight_decay=0.5),
+    "gradient-descent": optim.gradient_descent(0.1),
+    "momentum": optim.momentum(0.1),
+    "nesterov": optim.nesterov(0.1),
+    "rmsprop": optim.rmsprop(0.1),
+    "rmsprop, decay and epsilon": optim.rmsprop(0.1, decay=0.8, epsilon=0.01),
+    "adam": optim.adam(0.1),
+    "adam, momentum, decay and epsilon": optim.adam(0.1, momentum=0.7, decay=0.8, epsilon=0.01),
+    "adamw": optim.adamw(0.1),
+    "adamw, weight decay": optim.adamw(0.1, weight_decay=0.5),
 }
 
 
@@ -149,33 +77,23 @@ def test_trajectory_of_pytorch(case, dtype, tolerance):
     np.testing.assert_allclose(thetas, GOLDEN[dtype][case], rtol=tolerance, atol=tolerance)
 
 
-def test_every_trajectory_of_pytorch_is_compared():
+@pytest.mark.parametrize(
+    ("case", "optimizer", "tolerance"),
+    [  # PyTorch divides by ‖g‖ + 1e-6, we by ‖g‖
+        ("clipped to norm 1", make_optimizer("momentum", 0.1, clip_norm=1.0), 1e-5),
+        ("adam with cosine", optim.adam(optim.cosine_decay(0.1, 10, final_fraction=0.1)), 1e-12),
+    ],
+)
+def test_trajectory_of_pytorch_with_clipping_or_a_schedule(case, optimizer, tolerance):
+    thetas, _ = run(optimizer, np.array(GOLDEN["start"]), np.array(GOLDEN["gradients"]))
+    np.testing.assert_allclose(thetas, GOLDEN[case], rtol=tolerance, atol=tolerance)
+
+
+def test_nothing_is_left_out_and_pytorch_is_the_pinned_one():
+    assert TABLE.keys() == OPTIMIZERS.keys()
     assert PYTORCH.keys() == GOLDEN["float64"].keys() == GOLDEN["float32"].keys()
-
-
-def test_trajectory_of_pytorch_with_clipping():
-    # PyTorch divides by ‖g‖ + 1e-6, we by ‖g‖
-    optimizer = make_optimizer("momentum", 0.1, clip_norm=1.0)
-    thetas, _ = run(optimizer, np.array(GOLDEN["start"]), np.array(GOLDEN["gradients"]))
-    np.testing.assert_allclose(thetas, GOLDEN["clipped to norm 1"], atol=1e-5)
-
-
-def test_trajectory_of_pytorch_with_a_schedule():
-    optimizer = adam(cosine_decay(0.1, 10, final_fraction=0.1))
-    thetas, _ = run(optimizer, np.array(GOLDEN["start"]), np.array(GOLDEN["gradients"]))
-    np.testing.assert_allclose(thetas, GOLDEN["adam with cosine"], rtol=1e-12)
-
-
-# Two valleys
-@pytest.mark.parametrize("name", TABLE)
-def test_reaches_the_bottom_of_a_parabola(name):
-    bottom, curvature = np.array([1.0, -1.0, 0.5]), np.array([1.0, 2.0, 5.0])
-    learning_rate, _, settings = TABLE[name]
-    optimizer = make_optimizer(name, learning_rate, **settings)
-    thetas, _ = run(optimizer, np.zeros(3), [lambda x: curvature * (x - bottom)] * 400)
-    # RMSProp at a constant rate ends in steps of about that length to and fro
-    tolerance = learning_rate if name == "rmsprop" else 1e-5
-    np.testing.assert_allclose(thetas[-1], bottom, atol=tolerance)
+    assert set(GOLDEN["rates"]) == {"step", "exponential", "cosine"}
+    assert GOLDEN["torch"].startswith("2.13.0")
 
 
 @pytest.mark.parametrize("name", TABLE)
@@ -185,7 +103,7 @@ def test_follows_the_valley_of_rosenbrock(name):
         x, y = theta
         return np.array([-2 * (1 - x) - 400 * x * (y - x**2), 200 * (y - x**2)])
 
-    _, learning_rate, settings = TABLE[name]
+    learning_rate, settings = TABLE[name]
     optimizer = make_optimizer(name, learning_rate, **settings)
     thetas, _ = run(optimizer, np.array([-1.2, 1.0]), [gradient] * 3000)
     x, y = thetas[-1]
@@ -198,7 +116,7 @@ def test_follows_the_valley_of_rosenbrock(name):
 @pytest.mark.parametrize("name", TABLE)
 def test_keeps_the_dtype_and_the_shape(name, dtype, shape):
     theta = np.ones(shape, dtype)
-    optimizer = make_optimizer(name, lambda t: np.float64(0.1), clip_norm=1.0, **TABLE[name][2])
+    optimizer = make_optimizer(name, lambda t: np.float64(0.1), clip_norm=1.0, **TABLE[name][1])
     thetas, state = run(optimizer, theta, [np.ones(shape)] * 2)  # float64 gradients
     assert (thetas.dtype, thetas.shape) == (dtype, (2, *shape))
     assert (state.updates.dtype, state.updates.shape, int(state.updates)) == (np.int64, (), 2)
@@ -216,7 +134,7 @@ def test_stacked_problems_take_the_steps_of_each_alone(name, p, dtype):
     scales = np.array([[0.01], [1.0], [100.0]]) / np.sqrt(p)  # some are clipped, some are not
     theta = random.normal(size=(3, p)).astype(dtype)
     gradients = (scales * random.normal(size=(4, 3, p))).astype(dtype)
-    settings = TABLE[name][2]
+    settings = TABLE[name][1]
     together = make_optimizer(name, 0.1, clip_norm=1.0, axis=-1, **settings)
     alone = make_optimizer(name, 0.1, clip_norm=1.0, **settings)
     stacked, _ = run(together, theta, gradients)
@@ -228,7 +146,7 @@ def test_stacked_problems_take_the_steps_of_each_alone(name, p, dtype):
 def test_stored_state_goes_on_to_the_same_bits(name, tmp_path):
     random = np.random.default_rng(1)
     theta, gradients = random.normal(size=6), random.normal(size=(9, 6))
-    optimizer = make_optimizer(name, cosine_decay(0.1, 9), **TABLE[name][2])
+    optimizer = make_optimizer(name, optim.cosine_decay(0.1, 9), **TABLE[name][1])
     whole, _ = run(optimizer, theta, gradients)
 
     half, state = run(optimizer, theta, gradients[:4])
@@ -245,7 +163,7 @@ def test_stored_state_goes_on_to_the_same_bits(name, tmp_path):
 @pytest.mark.parametrize("name", TABLE)
 def test_changes_none_of_its_arguments(name):
     theta, gradient = np.array([1.0, -2.0]), np.array([30.0, -4.0])
-    optimizer = make_optimizer(name, 0.1, clip_norm=1.0, **TABLE[name][2])
+    optimizer = make_optimizer(name, 0.1, clip_norm=1.0, **TABLE[name][1])
     _, state = optimizer.update(gradient, optimizer.init(theta), theta)
     before = [array.copy() for array in (theta, gradient, *state)]
     for array in (theta, gradient, *state):
@@ -260,7 +178,7 @@ def test_changes_none_of_its_arguments(name):
 def test_a_diverged_problem_is_seen_and_spoils_no_other(name):
     theta = np.array([[1.0, 2.0], [1.0, 2.0]])
     gradient = np.array([[np.nan, 1.0], [3.0, 1.0]])
-    optimizer = make_optimizer(name, 0.1, clip_norm=1.0, axis=-1, **TABLE[name][2])
+    optimizer = make_optimizer(name, 0.1, clip_norm=1.0, axis=-1, **TABLE[name][1])
     step, _ = optimizer.update(gradient, optimizer.init(theta), theta)
     alone, _ = optimizer.update(gradient[1:], optimizer.init(theta[1:]), theta[1:])
     assert np.isnan(step[0]).all()
@@ -270,7 +188,7 @@ def test_a_diverged_problem_is_seen_and_spoils_no_other(name):
 # Names and settings
 @pytest.mark.parametrize("name", TABLE)
 def test_an_optimizer_by_name_is_its_function_and_none_means_the_default(name):
-    gradients, settings = np.array(GOLDEN["gradients"]), TABLE[name][2]
+    gradients, settings = np.array(GOLDEN["gradients"]), TABLE[name][1]
     unset = dict.fromkeys(("momentum", "decay", "epsilon", "weight_decay"))
     for given, own in ((settings, settings), (unset, {})):
         by_name, _ = run(make_optimizer(name, 0.1, **given), np.ones(3), gradients)
@@ -280,59 +198,15 @@ def test_an_optimizer_by_name_is_its_function_and_none_means_the_default(name):
 
 @pytest.mark.parametrize(
     ("name", "setting"),
-    [(name, setting) for name, row in TABLE.items() for setting in [*row[2], "clip_norm"]],
+    [(name, setting) for name, row in TABLE.items() for setting in [*row[1], "clip_norm"]],
 )
 def test_every_setting_changes_the_steps(name, setting):
     gradients = np.array(GOLDEN["gradients"])
-    settings = TABLE[name][2] | {"clip_norm": 1.0}
+    settings = TABLE[name][1] | {"clip_norm": 1.0}
     changed = settings | {setting: settings[setting] / 2}
     one, _ = run(make_optimizer(name, 0.1, **settings), np.ones(3), gradients)
     other, _ = run(make_optimizer(name, 0.1, **changed), np.ones(3), gradients)
     assert not np.array_equal(one[-1], other[-1])
-
-
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (
-            lambda: make_optimizer("sgd", 0.1),
-            r"^optimizer must be one of gradient-descent, momentum, nesterov, rmsprop, adam, "
-            r"adamw, got 'sgd'$",
-        ),
-        (
-            lambda: make_optimizer("rmsprop", 0.1, momentum=0.9),
-            r"^optimizer 'rmsprop' takes decay, epsilon, got momentum=0\.9; leave it unset$",
-        ),
-        (
-            lambda: make_optimizer("gradient-descent", 0.1, decay=0.9),
-            r"^optimizer 'gradient-descent' takes no settings, got decay=0\.9; leave it unset$",
-        ),
-        (lambda: momentum(0.1, momentum=1.0), r"^momentum must be in \[0, 1\), got 1\.0$"),
-        (lambda: nesterov(0.1, momentum=-0.1), r"^momentum must be in \[0, 1\), got -0\.1$"),
-        (lambda: rmsprop(0.1, decay=1.5), r"^decay must be in \[0, 1\), got 1\.5$"),
-        (lambda: rmsprop(0.1, epsilon=0.0), r"^epsilon must be finite and > 0, got 0\.0$"),
-        (lambda: adam(0.1, momentum=math.nan), r"^momentum must be in \[0, 1\), got nan$"),
-        (lambda: adam(0.1, decay="slow"), r"^decay must be in \[0, 1\), got 'slow'$"),
-        (lambda: adam(0.1, epsilon=math.inf), r"^epsilon must be finite and > 0, got inf$"),
-        (
-            lambda: adamw(0.1, weight_decay=-0.1),
-            r"^weight_decay must be finite and ≥ 0, got -0\.1$",
-        ),
-        (
-            lambda: make_optimizer("adam", 0.1, clip_norm=0),
-            r"^clip_norm must be finite and > 0, got 0$",
-        ),
-    ],
-)
-def test_bad_settings_are_refused_in_one_sentence(call, message):
-    with pytest.raises(OptimizerError, match=message):
-        call()
-
-
-@pytest.mark.parametrize("name", TABLE)
-def test_a_bad_learning_rate_is_refused(name):
-    with pytest.raises(ScheduleError, match=r"^learning_rate must be finite and > 0, got -0\.1$"):
-        make_optimizer(name, -0.1)
 
 
 SETTINGS = {
@@ -347,16 +221,16 @@ SETTINGS = {
 @pytest.mark.parametrize(
     ("schedule", "rates"),
     [
-        (constant(0.3), {0: 0.3, 1: 0.3, 10**9: 0.3}),
-        (step_decay(8.0, 3), {0: 8.0, 2: 8.0, 3: 0.8, 5: 0.8, 6: 0.08}),
-        (step_decay(8.0, 3, decay_rate=0.25), {2: 8.0, 3: 2.0, 6: 0.5, 8: 0.5, 9: 0.125}),
-        (exponential_decay(8.0, 4), {0: 8.0, 2: 8 / math.sqrt(2), 4: 4.0, 12: 1.0}),
-        (exponential_decay(8.0, 4, decay_rate=0.0625), {1: 4.0, 2: 2.0, 3: 1.0, 4: 0.5}),
-        (inverse_time_decay(6.0, 4), {0: 6.0, 4: 3.0, 8: 2.0, 20: 1.0}),
-        (inverse_time_decay(6.0, 4, decay_rate=2.0), {2: 3.0, 4: 2.0, 10: 1.0}),
-        (cosine_decay(4.0, 6), {0: 4.0, 2: 3.0, 3: 2.0, 4: 1.0, 6: 0.0, 7: 0.0, 100: 0.0}),
-        (cosine_decay(4.0, 6, final_fraction=0.5), {0: 4.0, 2: 3.5, 3: 3.0, 6: 2.0, 7: 2.0}),
-        (cosine_decay(4.0, 6, final_fraction=1.0), {0: 4.0, 3: 4.0, 6: 4.0}),
+        (optim.constant(0.3), {0: 0.3, 1: 0.3, 10**9: 0.3}),
+        (optim.step_decay(8.0, 3), {0: 8.0, 2: 8.0, 3: 0.8, 5: 0.8, 6: 0.08}),
+        (optim.step_decay(8.0, 3, decay_rate=0.25), {2: 8.0, 3: 2.0, 6: 0.5, 8: 0.5, 9: 0.125}),
+        (optim.exponential_decay(8.0, 4), {0: 8.0, 2: 8 / math.sqrt(2), 4: 4.0, 12: 1.0}),
+        (optim.exponential_decay(8.0, 4, decay_rate=0.0625), {1: 4.0, 2: 2.0, 3: 1.0, 4: 0.5}),
+        (optim.inverse_time_decay(6.0, 4), {0: 6.0, 4: 3.0, 8: 2.0, 20: 1.0}),
+        (optim.inverse_time_decay(6.0, 4, decay_rate=2.0), {2: 3.0, 4: 2.0, 10: 1.0}),
+        (optim.cosine_decay(4.0, 6), {0: 4.0, 2: 3.0, 3: 2.0, 4: 1.0, 6: 0.0, 7: 0.0, 100: 0.0}),
+        (optim.cosine_decay(4.0, 6, final_fraction=0.5), {0: 4.0, 2: 3.5, 3: 3.0, 6: 2.0, 7: 2.0}),
+        (optim.cosine_decay(4.0, 6, final_fraction=1.0), {0: 4.0, 3: 4.0, 6: 4.0}),
     ],
 )
 def test_rates_worked_out_by_hand(schedule, rates):
@@ -370,37 +244,29 @@ def test_rates_of_pytorch(name):
     assert [schedule(t) for t in range(len(expected))] == pytest.approx(expected, rel=1e-12)
 
 
-def test_golden_rates_were_made_by_the_pinned_pytorch():
-    assert GOLDEN["torch"].startswith("2.13.0")
-    assert set(GOLDEN["rates"]) == {"step", "exponential", "cosine"}
-
-
 def test_warm_up_rises_evenly_to_the_first_rate_and_shifts_the_rest():
-    schedule = step_decay(5.0, 2, decay_rate=0.5)
-    warmed = warm_up(schedule, 4)
+    schedule = optim.step_decay(
+        5.0, np.int32(2), decay_rate=0.5
+    )  # an integer of numpy is a step too
+    warmed = optim.warm_up(schedule, np.int64(4))
     assert [warmed(t) for t in range(4)] == pytest.approx([1.0, 2.0, 3.0, 4.0])
     assert [warmed(t) for t in range(4, 10)] == [schedule(t) for t in range(6)]
 
 
-def test_warm_up_never_starts_with_a_step_of_length_zero():
-    assert warm_up(constant(1.0), 10**6)(0) > 0
-
-
 @pytest.mark.parametrize("name", SCHEDULES)
-def test_a_schedule_by_name_is_its_function(name):
-    direct = SCHEDULES[name](0.1, **SETTINGS[name])
-    by_name = make_schedule(name, 0.1, **SETTINGS[name])
-    warmed = make_schedule(name, 0.1, warmup_steps=3, **SETTINGS[name])
-    assert [by_name(t) for t in range(20)] == [direct(t) for t in range(20)]
-    assert [warmed(t) for t in range(20)] == [warm_up(direct, 3)(t) for t in range(20)]
+def test_a_schedule_by_name_is_its_function_and_none_means_the_default(name):
+    def rates(schedule):
+        return [schedule(t) for t in range(20)]
 
-
-@pytest.mark.parametrize("name", SCHEDULES)
-def test_none_means_the_default_of_a_schedule(name):
+    settings = SETTINGS[name]
+    direct = SCHEDULES[name](0.1, **settings)
+    assert rates(make_schedule(name, 0.1, **settings)) == rates(direct)
+    warmed = make_schedule(name, 0.1, warmup_steps=3, **settings)
+    assert rates(warmed) == rates(optim.warm_up(direct, 3))
     steps = {} if name == "constant" else {"decay_steps": 5}
     unset = dict.fromkeys(("decay_rate", "final_fraction"))
-    rate, default = make_schedule(name, 0.1, **steps, **unset), SCHEDULES[name](0.1, **steps)
-    assert [rate(t) for t in range(20)] == [default(t) for t in range(20)]
+    default = SCHEDULES[name](0.1, **steps)
+    assert rates(make_schedule(name, 0.1, **steps, **unset)) == rates(default)
 
 
 @pytest.mark.parametrize(
@@ -421,66 +287,13 @@ def test_rates_are_python_floats_that_never_rise_and_never_turn_negative(name):
     assert rates == sorted(rates, reverse=True)
 
 
-def test_numpy_integers_are_steps():
-    assert warm_up(step_decay(1.0, np.int32(2), decay_rate=0.5), np.int64(1))(3) == 0.5
-
-
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (lambda: constant(0.0), r"^learning_rate must be finite and > 0, got 0\.0$"),
-        (lambda: constant(math.inf), r"^learning_rate must be finite and > 0, got inf$"),
-        (lambda: constant(math.nan), r"^learning_rate must be finite and > 0, got nan$"),
-        (lambda: constant("fast"), r"^learning_rate must be finite and > 0, got 'fast'$"),
-        (lambda: step_decay(-1.0, 3), r"^learning_rate must be finite and > 0, got -1\.0$"),
-        (lambda: step_decay(1.0, 0), r"^decay_steps must be an integer ≥ 1, got 0$"),
-        (lambda: cosine_decay(1.0, 2.5), r"^decay_steps must be an integer ≥ 1, got 2\.5$"),
-        (lambda: step_decay(1.0, 3, decay_rate=0), r"^decay_rate must be in \(0, 1\], got 0$"),
-        (
-            lambda: exponential_decay(1.0, 3, decay_rate=1.5),
-            r"^decay_rate must be in \(0, 1\], got 1\.5$",
-        ),
-        (
-            lambda: inverse_time_decay(1.0, 3, decay_rate=0.0),
-            r"^decay_rate must be finite and > 0, got 0\.0$",
-        ),
-        (
-            lambda: cosine_decay(1.0, 3, final_fraction=-0.1),
-            r"^final_fraction must be in \[0, 1\], got -0\.1$",
-        ),
-        (lambda: warm_up(constant(1.0), -1), r"^warmup_steps must be an integer ≥ 0, got -1$"),
-        (
-            lambda: make_schedule("cosin", 1.0),
-            r"^schedule must be one of constant, step, exponential, inverse-time, cosine, "
-            r"got 'cosin'$",
-        ),
-        (
-            lambda: make_schedule("cosine", 1.0),
-            r"^schedule 'cosine' needs decay_steps; set it to an integer ≥ 1$",
-        ),
-        (
-            lambda: make_schedule("constant", 1.0, decay_steps=3),
-            r"^schedule 'constant' takes no settings, got decay_steps=3; leave it unset$",
-        ),
-        (
-            lambda: make_schedule("step", 1.0, decay_steps=3, final_fraction=0.1),
-            r"^schedule 'step' takes decay_steps, decay_rate, got final_fraction=0\.1; leave it "
-            r"unset$",
-        ),
-    ],
-)
-def test_bad_settings_of_a_schedule_are_refused_in_one_sentence(call, message):
-    with pytest.raises(ScheduleError, match=message):
-        call()
-
-
 def identity(g, first, second, t):
     return g, first, second
 
 
 def clip(gradient, clip_norm, axis=None):
     theta = np.zeros_like(gradient)
-    optimizer = clip_by_norm(descent(1.0, identity), clip_norm, axis=axis)
+    optimizer = optim.clip_by_norm(optim.descent(1.0, identity), clip_norm, axis=axis)
     return -optimizer.update(gradient, optimizer.init(theta), theta)[0]
 
 
@@ -491,7 +304,7 @@ def test_a_schedule_is_asked_for_every_update_in_turn():
         asked.append(t)
         return 2.0**-t
 
-    optimizer = descent(schedule, identity)
+    optimizer = optim.descent(schedule, identity)
     state, steps = optimizer.init(theta), []
     for _ in range(4):
         step, state = optimizer.update(np.ones(1), state, theta)
@@ -508,7 +321,7 @@ def test_a_rule_gets_its_memory_and_the_number_of_the_update():
         return g, first + t, second
 
     theta = np.zeros(2)
-    optimizer = descent(1.0, rule, first=True)
+    optimizer = optim.descent(1.0, rule, first=True)
     state = optimizer.init(theta)
     for _ in range(3):
         _, state = optimizer.update(np.ones(2), state, theta)
@@ -517,18 +330,9 @@ def test_a_rule_gets_its_memory_and_the_number_of_the_update():
 
 def test_weight_decay_says_which_entries_decay():
     theta = np.full((2, 3), 8.0)
-    optimizer = descent(0.5, identity, weight_decay=np.array([0.0, 0.25, 1.0]))
+    optimizer = optim.descent(0.5, identity, weight_decay=np.array([0.0, 0.25, 1.0]))
     step, _ = optimizer.update(np.zeros((2, 3)), optimizer.init(theta), theta)
     assert (theta + step).tolist() == [[8.0, 7.0, 4.0]] * 2
-
-
-def test_weight_decay_must_fit_theta():
-    optimizer = descent(0.5, identity, weight_decay=np.array([0.25, 1.0]))
-    with pytest.raises(
-        OptimizerError,
-        match=r"^weight_decay must broadcast to the shape of theta, \(3,\), got \(2,\)",
-    ):
-        optimizer.init(np.zeros(3))
 
 
 def test_a_gradient_within_the_bound_keeps_its_bits():
@@ -565,57 +369,117 @@ def test_divergence_is_not_clipped_away(bad):
         assert np.isnan(clip(np.array([bad, 1.0]), 1.0)).all()
 
 
-@pytest.mark.parametrize("rate", [math.nan, math.inf, -0.1])
-def test_a_bad_rate_of_a_schedule_is_refused(rate):
-    optimizer, theta = descent(lambda t: rate, identity), np.zeros(1)
-    with pytest.raises(
-        OptimizerError, match=rf"^a schedule's rates must be finite and ≥ 0, got {rate} at step 0$"
-    ):
-        optimizer.update(np.ones(1), optimizer.init(theta), theta)
+# What is refused, and the start of the sentence about it.
+PLAIN = optim.descent(1.0, identity)
+HEAVY = optim.descent(1.0, identity, first=True)
+SQUARED = optim.descent(1.0, identity, second=True)
+DECAYING = optim.descent(0.5, identity, weight_decay=np.array([0.25, 1.0]))
 
 
-@pytest.mark.parametrize("weight_decay", [-0.5, math.nan, math.inf, np.array([0.1, -0.1])])
-def test_a_bad_weight_decay_is_refused(weight_decay):
-    with pytest.raises(OptimizerError, match=r"^weight_decay must be finite and ≥ 0, got "):
-        descent(1.0, identity, weight_decay=weight_decay)
+def update(optimizer, gradient, theta, **state):
+    return optimizer.update(gradient, optimizer.init(theta)._replace(**state), theta)
 
 
-@pytest.mark.parametrize("dtype", [np.int64, np.float16, bool])
-def test_theta_must_be_of_single_or_double_precision(dtype):
-    name = np.dtype(dtype).name
-    with pytest.raises(
-        OptimizerError, match=rf"^theta must be float32 or float64, got {name}; cast it$"
-    ):
-        descent(1.0, identity).init(np.ones(2, dtype))
+def state_of(name, other):
+    """Go on with a state that is not of this θ."""
+    optimizer = HEAVY if name == "first" else SQUARED
+    return update(optimizer, np.ones(2), np.zeros(2, np.float32), **{name: other})
 
 
-def test_a_gradient_of_another_shape_is_refused():
-    optimizer, theta = descent(1.0, identity), np.zeros((2, 3))
-    with pytest.raises(
-        OptimizerError,
-        match=r"^gradient must be float64 of shape \(2, 3\) to fit theta, "
-        r"got float64 of shape \(3,\)$",
-    ):
-        optimizer.update(np.ones(3), optimizer.init(theta), theta)
-
-
-@pytest.mark.parametrize("kept", ["first", "second"])
 @pytest.mark.parametrize(
-    ("other", "got"),
-    [(np.zeros(3, np.float32), r"float32 of shape \(3,\)"), (np.zeros(2), r"float64 of shape")],
+    ("call", "message"),
+    [
+        (lambda: make_optimizer("sgd", 0.1), r"optimizer must be .*, adam, adamw, got 'sgd'$"),
+        (
+            lambda: make_optimizer("rmsprop", 0.1, momentum=0.9),
+            r"optimizer 'rmsprop' takes decay, epsilon, got momentum=0\.9; leave it unset$",
+        ),
+        (
+            lambda: make_optimizer("gradient-descent", 0.1, decay=0.9),
+            r"optimizer 'gradient-descent' takes no settings, got decay=0\.9; leave it unset$",
+        ),
+        (lambda: optim.momentum(0.1, momentum=1.0), r"momentum must be in \[0, 1\), got 1\.0$"),
+        (lambda: optim.nesterov(0.1, momentum=-0.1), r"momentum must be in \[0, 1\), got -0\.1$"),
+        (lambda: optim.rmsprop(0.1, decay=1.5), r"decay must be in \[0, 1\), got 1\.5$"),
+        (lambda: optim.rmsprop(0.1, epsilon=0.0), r"epsilon must be finite and > 0, got 0\.0$"),
+        (lambda: optim.adam(0.1, momentum=math.nan), r"momentum must be in \[0, 1\), got nan$"),
+        (lambda: optim.adam(0.1, decay="slow"), r"decay must be in \[0, 1\), got 'slow'$"),
+        (lambda: optim.adam(0.1, epsilon=math.inf), r"epsilon must be finite and > 0, got inf$"),
+        (lambda: optim.adamw(0.1, weight_decay=-0.1), r"weight_decay must be .* ≥ 0, got -0\.1$"),
+        (lambda: make_optimizer("adam", 0.1, clip_norm=0), r"clip_norm must be .* > 0, got 0$"),
+        *[
+            (lambda w=w: optim.descent(1.0, identity, weight_decay=w), r"weight_decay .* ≥ 0, got ")
+            for w in (-0.5, math.nan, math.inf, np.array([0.1, -0.1]))
+        ],
+        (lambda: DECAYING.init(np.zeros(3)), r"weight_decay must .*theta, \(3,\), got \(2,\)"),
+        (lambda: PLAIN.init(np.ones(2, int)), r"theta must be .* float64, got int64; cast it$"),
+        (lambda: PLAIN.init(np.ones(2, bool)), r"theta must be .* float64, got bool; cast it$"),
+        (lambda: PLAIN.init(np.ones(2, np.float16)), r"theta .* float64, got float16; cast it$"),
+        (
+            lambda: update(PLAIN, np.ones(3), np.zeros((2, 3))),
+            r"gradient must be float64 of shape \(2, 3\) to fit .*, got float64 of shape \(3,\)$",
+        ),
+        (
+            lambda: update(PLAIN, np.ones(2), np.zeros(2), first=np.zeros(2)),
+            r"state\.first must be float64 of shape \(0,\)",
+        ),
+        (
+            lambda: state_of("first", np.zeros(3, np.float32)),
+            r"state\.first must be float32 of .*\(2,\) .*, got float32 of shape \(3,\)",
+        ),
+        (lambda: state_of("first", np.zeros(2)), r"state\.first .*, got float64 of shape"),
+        (lambda: state_of("second", np.zeros(3, np.float32)), r"state\.second .*, got float32 of"),
+        (lambda: state_of("second", np.zeros(2)), r"state\.second must .*, got float64 of shape"),
+        *[
+            (
+                lambda rate=rate: update(
+                    optim.descent(lambda t: rate, identity), np.ones(1), np.zeros(1)
+                ),
+                rf"a schedule's rates must be finite and ≥ 0, got {rate} at step 0$",
+            )
+            for rate in (math.nan, math.inf, -0.1)
+        ],
+    ],
 )
-def test_the_state_of_another_theta_is_refused(kept, other, got):
-    optimizer, theta = descent(1.0, identity, **{kept: True}), np.zeros(2, np.float32)
-    state = optimizer.init(theta)._replace(**{kept: other})
-    with pytest.raises(
-        OptimizerError,
-        match=rf"^state\.{kept} must be float32 of shape \(2,\) to fit theta, got {got}",
-    ):
-        optimizer.update(np.ones(2), state, theta)
+def test_what_an_optimizer_cannot_use_is_refused_in_one_sentence(call, message):
+    with pytest.raises(optim.OptimizerError, match=rf"^{message}"):
+        call()
 
 
-def test_the_state_of_another_optimizer_is_refused():
-    theta = np.zeros(2)
-    plain, heavy = descent(1.0, identity), descent(1.0, identity, first=True)
-    with pytest.raises(OptimizerError, match=r"^state\.first must be float64 of shape \(0,\)"):
-        plain.update(np.ones(2), heavy.init(theta), theta)
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        *[
+            (lambda name=name: make_optimizer(name, -0.1), r"learning_rate .* > 0, got -0\.1$")
+            for name in TABLE
+        ],
+        *[
+            (
+                lambda rate=rate: optim.constant(rate),
+                rf"learning_rate must be finite and > 0, got {rate!r}$",
+            )
+            for rate in (0.0, math.inf, math.nan, "fast")
+        ],
+        (lambda: optim.step_decay(-1.0, 3), r"learning_rate must be finite and > 0, got -1\.0$"),
+        (lambda: optim.step_decay(1.0, 0), r"decay_steps must be an integer ≥ 1, got 0$"),
+        (lambda: optim.cosine_decay(1.0, 2.5), r"decay_steps must be an integer ≥ 1, got 2\.5$"),
+        (lambda: optim.step_decay(1.0, 3, decay_rate=0), r"decay_rate must be in \(0, 1\], got 0$"),
+        (lambda: optim.exponential_decay(1.0, 3, decay_rate=1.5), r"decay_rate .*, 1\], got 1\.5$"),
+        (lambda: optim.inverse_time_decay(1.0, 3, decay_rate=0.0), r"decay_rate .* > 0, got 0\.0$"),
+        (lambda: optim.cosine_decay(1.0, 3, final_fraction=-1), r"final_fraction .*1\], got -1$"),
+        (lambda: optim.warm_up(optim.constant(1.0), -1), r"warmup_steps must .* ≥ 0, got -1$"),
+        (lambda: make_schedule("cosin", 1.0), r"schedule must be one of .*, cosine, got 'cosin'$"),
+        (lambda: make_schedule("cosine", 1.0), r"schedule 'cosine' needs decay_steps; .* 1$"),
+        (
+            lambda: make_schedule("constant", 1.0, decay_steps=3),
+            r"schedule .* no settings, got decay_steps=3",
+        ),
+        (
+            lambda: make_schedule("step", 1.0, decay_steps=3, final_fraction=0.1),
+            r"schedule 'step' takes decay_steps, decay_rate, got final_fraction=0\.1; leave it",
+        ),
+    ],
+)
+def test_what_a_schedule_cannot_use_is_refused_in_one_sentence(call, message):
+    with pytest.raises(optim.ScheduleError, match=rf"^{message}"):
+        call()

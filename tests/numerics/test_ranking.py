@@ -1,4 +1,4 @@
-"""Top-n against sorting all predictions, to the bit; metrics of lists against loops."""
+"""Top-n against sorting all predictions, to the bit, and metrics against loops over places."""
 
 import math
 
@@ -31,13 +31,6 @@ def sorted_predictions(factors, row, n, allowed, excluded=()):
 def found(ranked, j):
     part = slice(*ranked.offsets[j : j + 2])
     return ranked.columns[part].tolist(), ranked.scores[part].tolist()
-
-
-def check(factors, rows, n, columns):
-    """The lists of some rows are those of sorting."""
-    ranked = top_n(factors, np.arange(len(factors.users)), n)
-    for row in rows:
-        assert found(ranked, row) == sorted_predictions(factors, row, n, np.arange(columns))
 
 
 def make_lists(members):
@@ -90,23 +83,24 @@ def test_top_n_is_the_head_of_all_predictions(rank, dtype, n):
 def test_tiles_of_the_usual_size():
     rng = np.random.default_rng(1)
     factors = random_factors(rng, 300, 2 * ranking.COLUMNS + 5, 8)
-    check(factors, (0, 127, 128, 299), 10, len(factors.items))
+    ranked = top_n(factors, np.arange(300), 10)
+    for row in (0, 127, 128, 299):
+        expected = sorted_predictions(factors, row, 10, np.arange(len(factors.items)))
+        assert found(ranked, row) == expected
 
 
+@pytest.mark.parametrize("equal", [False, True])
 @pytest.mark.usefixtures("small_tiles")
-def test_scores_that_float32_cannot_tell_apart_are_told_apart():
+def test_scores_are_told_apart_as_float64_tells_them_apart(equal):
     rng = np.random.default_rng(2)
-    alike = np.tile(rng.normal(0, 1, 9), (200, 1)) * (1 + 1e-9 * rng.permutation(200)[:, None])
-    factors = Factors(1000.0, rng.normal(0, 1, (20, 9)), alike)
-    check(factors, range(20), 5, 200)
-
-
-@pytest.mark.usefixtures("small_tiles")
-def test_scores_that_only_float32_can_tell_apart_are_equal():
-    rng = np.random.default_rng(2)
-    # So great an α that float64 rounds the differences away.
-    factors = Factors(1e9, np.zeros((5, 2)), 1e-2 + 1e-7 * rng.random((200, 2)))
-    check(factors, range(5), 5, 200)
+    if equal:  # so great an α that float64 rounds the differences away, and float32 does not
+        factors = Factors(1e9, np.zeros((20, 2)), 1e-2 + 1e-7 * rng.random((200, 2)))
+    else:
+        alike = np.tile(rng.normal(0, 1, 9), (200, 1)) * (1 + 1e-9 * rng.permutation(200)[:, None])
+        factors = Factors(1000.0, rng.normal(0, 1, (20, 9)), alike)
+    ranked = top_n(factors, np.arange(20), 5)
+    for row in range(20):
+        assert found(ranked, row) == sorted_predictions(factors, row, 5, np.arange(200))
 
 
 @pytest.mark.usefixtures("small_tiles")
@@ -182,7 +176,7 @@ def test_metrics_are_those_of_the_books(k):
     rng = np.random.default_rng(k)
     ranked = [rng.choice(40, rng.integers(0, 21), replace=False) for _ in range(50)]
     relevant = [rng.choice(40, rng.integers(1, 15), replace=False) for _ in range(50)]
-    ranked_lists, relevant_lists = map(make_lists, (ranked, relevant))
+    ranked_lists, relevant_lists = make_lists(ranked), make_lists(relevant)
     found = hits(ranked_lists, relevant_lists, k)
     total = relevant_lists.lengths
     measured = [
@@ -195,13 +189,3 @@ def test_metrics_are_those_of_the_books(k):
         by_the_book(a.tolist(), set(b.tolist()), k) for a, b in zip(ranked, relevant, strict=True)
     ]
     np.testing.assert_allclose(np.transpose(measured), expected, rtol=1e-13)
-
-
-def test_by_hand():
-    # hit, miss, hit; three are relevant
-    table = np.array([[True, False, True]])
-    three = np.array([3])
-    assert precision(table) == pytest.approx([2 / 3])
-    assert recall(table, three) == pytest.approx([2 / 3])
-    assert average_precision(table, three) == pytest.approx([(1 + 2 / 3) / 3])
-    assert ndcg(table, three) == pytest.approx([1.5 / (1 + 1 / math.log2(3) + 0.5)])

@@ -65,8 +65,8 @@ class Problem(NamedTuple):
         return Problem(*(None if c is None else c[chosen] for c in columns), *self[4:])
 
     def objective(self):
-        triples, ridges = self[:3], (self.user_ridge, self.item_ridge)
-        return objective(self.factors, *triples, *ridges, self.weights)
+        ridges = self.user_ridge, self.item_ridge
+        return objective(self.factors, self.users, self.items, self.ratings, *ridges, self.weights)
 
     def central_difference(self, user, k):
         """∂f/∂x_k of a user; as f is a parabola along x_k, a step of 1 is as exact as any."""
@@ -178,10 +178,16 @@ def random_problem(
     z[~observed.any(axis=0)] = 0
     if not biases:
         x[:, 0] = z[:, 0] = 0
-    factors = Factors(float(generator.normal(3, 1)), x, z)
-    user_ridge = Ridge(reg, exponent, total, total / users, bias_ratio)
-    item_ridge = Ridge(reg * 1.5, exponent, total, total / items, bias_ratio)
-    return Problem(u, i, ratings, weights, factors, user_ridge, item_ridge, biases)
+    return Problem(
+        u,
+        i,
+        ratings,
+        weights,
+        Factors(float(generator.normal(3, 1)), x, z),
+        Ridge(reg, exponent, total, total / users, bias_ratio),
+        Ridge(reg * 1.5, exponent, total, total / items, bias_ratio),
+        biases,
+    )
 
 
 def lecture(seed, reg, scale=0.5):

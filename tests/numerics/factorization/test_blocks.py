@@ -1,4 +1,4 @@
-"""Blocks of ratings: from triples in any order, cut to batches, and each by itself."""
+"""Blocks of ratings: the same from triples in any order, cut to batches, padded, by themselves."""
 
 import numpy as np
 import pytest
@@ -19,9 +19,6 @@ from nonconvex.numerics.factorization.model import Factors, Ridge, squared_error
 from tests.numerics.factorization import twins
 from tests.numerics.factorization.problems import PROPERTY, assert_same_bits
 
-EMPTY = RatingBlock.from_triples([], [], [])
-
-
 # Few rows, columns and values, so that pairs, and pairs with their rating, come more than once.
 TRIPLES = st.lists(
     st.tuples(
@@ -38,25 +35,18 @@ def from_triples(triples, *, weighted=True, dtype=np.float64):
     return RatingBlock.from_triples(*columns[: 4 if weighted else 3], dtype=dtype)
 
 
-def test_the_matrix_of_the_docstring():
-    block = RatingBlock.from_triples([2, 0, 2, 0], [3, 0, 1, 2], [1, 5, 4, 3])
-    assert block.rows.tolist() == [0, 2]
-    assert block.offsets.tolist() == [0, 2, 4]
-    assert block.columns.tolist() == [0, 2, 1, 3]
-    assert block.ratings.tolist() == [5, 3, 4, 1]
-    assert block.weights is None
-    assert block.degrees.tolist() == [2, 2]
-    assert block.counts.tolist() == [2, 2]
-    assert block.row_of_rating().tolist() == [0, 0, 1, 1]
-
-
 @PROPERTY
 @given(TRIPLES, st.booleans(), st.sampled_from([np.float32, np.float64]))
 def test_a_block_is_the_ratings_grouped_by_row(triples, weighted, dtype):
     block = from_triples(triples, weighted=weighted, dtype=dtype)
     expected = twins.group(*np.reshape(triples, (-1, 4)).T[: 4 if weighted else 3])
+    assert (block.weights is not None) == weighted
     weights = np.ones(len(triples)) if block.weights is None else block.weights
     assert block.rows.tolist() == list(expected)
+    assert block.offsets[0] == 0
+    of_rating = [j for j, rated in enumerate(expected.values()) for _ in rated]
+    assert block.row_of_rating().tolist() == of_rating
+    assert block.duplicates == len(triples) - len({triple[:2] for triple in triples})
     for row, start, stop in zip(block.rows, block.offsets, block.offsets[1:], strict=False):
         part = slice(start, stop)
         found = zip(block.columns[part], block.ratings[part], weights[part], strict=True)
@@ -76,30 +66,6 @@ def test_the_order_of_the_triples_does_not_matter(triples, random, weighted):
     block = from_triples(triples, weighted=weighted)
     random.shuffle(triples)
     assert_same_bits(from_triples(triples, weighted=weighted), block)
-
-
-def test_the_weights_of_a_pair_that_repeats_stay_with_its_ratings():
-    block = RatingBlock.from_triples([0, 0, 0], [1, 1, 1], [5.0, 2.0, 5.0], [3.0, 9.0, 1.0])
-    assert block.ratings.tolist() == [2.0, 5.0, 5.0]
-    assert block.weights.tolist() == [9.0, 1.0, 3.0]
-
-
-@PROPERTY
-@given(TRIPLES)
-def test_duplicates_are_pairs_that_repeat(triples):
-    pairs = [triple[:2] for triple in triples]
-    assert from_triples(triples).duplicates == len(pairs) - len(set(pairs))
-
-
-def test_a_column_that_ends_a_row_and_begins_the_next_is_no_duplicate():
-    assert RatingBlock.from_triples([0, 1, 1, 2], [3, 3, 4, 4], [1, 1, 1, 1]).duplicates == 0
-
-
-def test_an_empty_block():
-    assert EMPTY.rows.tolist() == EMPTY.columns.tolist() == EMPTY.degrees.tolist() == []
-    assert EMPTY.offsets.tolist() == [0]
-    assert EMPTY.duplicates == 0
-    assert EMPTY.row_of_rating().tolist() == EMPTY.total_weights().tolist() == []
 
 
 def test_large_indices_keep_their_order():
@@ -123,13 +89,7 @@ def test_every_row_with_ratings_is_in_one_batch_within_the_budget(counts, budget
         assert len(batch.members) == 1 or len(batch.members) * batch.length <= budget
         assert np.all(counts[batch.members] <= batch.length)
         assert np.all(counts[batch.members] > batch.length / 1.25 - 1)
-
-
-@PROPERTY
-@given(COUNTS, st.integers(1, 200))
-def test_the_padded_length_of_a_row_depends_on_its_own_count_alone(counts, budget):
-    for batch in batches(counts, budget):
-        for member in batch.members:
+        for member in batch.members:  # its length depends on its own count alone
             (alone,) = batches(counts[member : member + 1], 100)
             assert alone.length == batch.length
 
@@ -160,12 +120,6 @@ def test_every_rating_is_read_once_and_in_order_and_all_else_is_padding(counts, 
 def test_padding_costs_at_most_a_quarter(longest):
     (batch,) = batches(np.array([longest]), 1)
     assert longest <= batch.length <= max(longest, 1.25 * longest)
-
-
-def test_nothing_is_in_no_batch():
-    nothing = np.zeros(0, np.int32)
-    assert list(batches(np.zeros(0, int), 100)) == []
-    assert pad(np.array([0]), nothing, np.zeros(0), None).columns.tolist() == []
 
 
 USERS, ITEMS, FIRST = 30, 200, 7

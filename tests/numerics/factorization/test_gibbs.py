@@ -292,15 +292,9 @@ def test_centered_rows_predict_the_same_and_have_mean_0(problem):
             chain.distributions[side].penalty(chain.rows[side], degrees),
             rtol=1e-9,
         )
-    mean = Sample.of(
-        Factors(
-            chain.alpha, *(np.array([chain.distributions[s].mean]) for s in ("users", "items"))
-        ),
-        chain.tau,
-        chain.distributions["users"],
-        chain.distributions["items"],
-        chain.user_precision,
-    )
+    of_sides = [chain.distributions[side] for side in ("users", "items")]
+    at_mean = Factors(chain.alpha, *(side.mean[None] for side in of_sides))
+    mean = Sample.of(at_mean, chain.tau, *of_sides, chain.user_precision)
     assert not mean.factors.users.any()
     assert not mean.factors.items.any()
 
@@ -355,15 +349,9 @@ def test_ratings_on_another_scale_give_the_same_model_on_that_scale(problem):
     scaled = problem._replace(
         ratings=4 * problem.ratings, factors=Factors(4 * alpha, x * unit, z * unit)
     )
-    other = Chain(
-        scaled.factors,
-        0.5 / 16,
-        degrees_of(problem),
-        dict.fromkeys(("users", "items"), np.array([1.0, 2, 2, 2]) / unit**2),
-        noise_prior=NoisePrior(12.0, 8.0),
-        row_prior=RowPrior.of(8.0, 3),
-        seed=1,
-    )
+    held = dict.fromkeys(("users", "items"), np.array([1.0, 2, 2, 2]) / unit**2)
+    priors = {"noise_prior": NoisePrior(12.0, 8.0), "row_prior": RowPrior.of(8.0, 3)}
+    other = Chain(scaled.factors, 0.5 / 16, degrees_of(problem), held, seed=1, **priors)
     for sweep in (HELD, HELD + 1):
         sweep_of(one, problem, sweep)
         sweep_of(other, scaled, sweep)

@@ -65,12 +65,16 @@ def along(factors, direction, step):
     return Factors(*(p + step * d for p, d in zip(factors, direction, strict=True)))
 
 
-def assert_gradient(found, f, factors, directions, h=1e-5):
-    """Assert that a gradient is that of f, by central differences along some directions."""
-    for direction in directions:
-        ahead, behind = (f(along(factors, direction, step)) for step in (h, -h))
-        product = sum(float(np.sum(x * y)) for x, y in zip(found, direction, strict=True))
-        assert product == pytest.approx((ahead - behind) / (2 * h), rel=1e-8)
+def central_difference(f, factors, direction, h=1e-5):
+    return (f(along(factors, direction, h)) - f(along(factors, direction, -h))) / (2 * h)
+
+
+def assert_is_gradient(found, f, factors, generator, *, biases=True):
+    for _ in range(5):
+        direction = random_factors(generator, biases=biases)
+        expected = central_difference(f, factors, direction)
+        along_it = sum(float(np.sum(x * y)) for x, y in zip(found, direction, strict=True))
+        assert along_it == pytest.approx(expected, rel=1e-8)
 
 
 @pytest.mark.parametrize("exponent", [0.0, 0.5, 1.0])
@@ -88,7 +92,7 @@ def test_equals_central_differences(exponent, weighted, biases):
     def f(at):
         return objective(at, users, items, ratings, *ridges, weights)
 
-    assert_gradient(found, f, factors, (random_factors(generator, biases=biases) for _ in range(5)))
+    assert_is_gradient(found, f, factors, generator, biases=biases)
 
 
 def test_equals_central_differences_for_implicit_feedback():
@@ -116,7 +120,7 @@ def test_equals_central_differences_for_implicit_feedback():
         return (np.sum(confidence * (preference - predicted) ** 2) + penalty) / total
 
     found = slope(factors, (users, items, ratings), ridges, transform=transform)
-    assert_gradient(found, f, factors, (random_factors(generator) for _ in range(5)))
+    assert_is_gradient(found, f, factors, generator)
 
 
 def test_samples_average_to_the_whole():
@@ -136,15 +140,11 @@ def test_samples_average_to_the_whole():
 @pytest.mark.parametrize("rows", [True, False])
 def test_a_sample_is_the_ratings_of_those_sampled(rows):
     block = RatingBlock.from_triples([0, 0, 2, 2, 3], [1, 4, 0, 4, 2], [1.0, 2, 3, 4, 5], [1.0] * 5)
-    sampled = np.array(
-        [False, False, True, False, True] if rows else [True, False, False, False, True]
-    )
+    sampled = np.isin(np.arange(5), [2, 4] if rows else [0, 4])
     part = sample_ratings(block, sampled, rows=rows)
     kept = {(2, 0), (2, 4)} if rows else {(0, 4), (2, 0), (2, 4)}
-    assert (
-        set(zip(np.repeat(part.rows, part.counts).tolist(), part.columns.tolist(), strict=True))
-        == kept
-    )
+    of_rating = np.repeat(part.rows, part.counts).tolist()
+    assert set(zip(of_rating, part.columns.tolist(), strict=True)) == kept
     assert part.weights.tolist() == [2.5] * len(kept)
     assert part.offsets[-1] == len(part.ratings) == len(kept)
 

@@ -3,14 +3,8 @@
 import numpy as np
 import pytest
 
-from nonconvex.numerics.factorization import als as least_squares
-from nonconvex.numerics.factorization import blocks
-from nonconvex.numerics.factorization.als import (
-    part_moments,
-    row_moments,
-    solve_moments,
-    solve_rows,
-)
+from nonconvex.numerics.factorization import als, blocks
+from nonconvex.numerics.factorization.als import solve_rows
 from nonconvex.numerics.factorization.blocks import RatingBlock
 from nonconvex.numerics.factorization.model import Ridge
 
@@ -20,7 +14,7 @@ ROWS, COLUMNS, WIDTH = 6, 90, 4
 @pytest.fixture(autouse=True)
 def long_rows_are_short(monkeypatch):
     monkeypatch.setattr(blocks, "LONG", 20)
-    monkeypatch.setattr(least_squares, "LONG", 20)
+    monkeypatch.setattr(als, "LONG", 20)
     monkeypatch.setattr(blocks, "SPAN", 16)
 
 
@@ -93,11 +87,11 @@ def test_parts_add_up_to_the_same_bits_wherever_they_are_added_up():
             np.zeros(count), parts.columns[place], parts.ratings[place], parts.weights[place],
             dtype=np.float32,
         )  # fmt: skip
-        moments.append(part_moments(of_part, fixed, 0.5)[0])
+        moments.append(als.part_moments(of_part, fixed, 0.5)[0])
         degrees[row] += of_part.degrees[0]
     assert degrees.tobytes() == whole.degrees[long].tobytes()
-    solved = solve_moments(
-        row_moments(np.stack(moments), row_of_part, 3), degrees, ridge, dtype=np.float32
+    solved = als.solve_moments(
+        als.row_moments(np.stack(moments), row_of_part, 3), degrees, ridge, dtype=np.float32
     )
     assert solved.x.tobytes() == update.x[long].tobytes()
     assert alone.x.tobytes() == update.x[~long].tobytes()

@@ -1,4 +1,4 @@
-"""Kept samples, their mean at a low rank, and diagnostics of chains, against loops."""
+"""How sure kept samples are, against loops over them; their mean at a low rank; diagnostics."""
 
 import numpy as np
 import pytest
@@ -28,20 +28,14 @@ def rows_of(generator):
 @pytest.fixture
 def samples():
     generator = np.random.default_rng(0)
-    return [
-        Sample(
-            Factors(
-                float(generator.normal()),
-                generator.normal(size=(USERS, 1 + RANK)),
-                generator.normal(size=(ITEMS, 1 + RANK)),
-            ),
-            float(generator.gamma(3)),
-            rows_of(generator),
-            rows_of(generator),
-            generator.gamma(5, 0.2, USERS),
-        )
-        for _ in range(SAMPLES)
-    ]
+
+    def draw():
+        x, z = (generator.normal(size=(count, 1 + RANK)) for count in (USERS, ITEMS))
+        factors, tau = Factors(float(generator.normal()), x, z), float(generator.gamma(3))
+        rows = rows_of(generator), rows_of(generator)
+        return Sample(factors, tau, *rows, generator.gamma(5, 0.2, USERS))
+
+    return [draw() for _ in range(SAMPLES)]
 
 
 @pytest.fixture
@@ -139,21 +133,17 @@ def test_folded_rows_are_draws_given_the_other_side(posterior, samples):
 def test_the_mean_of_folded_rows_predicts_the_mean_over_the_samples(posterior, samples):
     block = RatingBlock.from_triples([0, 0], [1, 4], [2.0, -1.0])
     # a mean model of full rank, in which the users of every sample lie
-    given, keys = posterior.conditionals(Side.ITEMS), np.array([9])
+    given = posterior.conditionals(Side.ITEMS)
     transposed = Factors(0.0, np.eye(USERS, 1 + USERS, 1), np.zeros((ITEMS, 1 + USERS)))
-    mean, draws, omega = fold_rows(
-        block, posterior.users, given, posterior.projections(Side.ITEMS, transposed), keys
-    )
+    arguments = block, posterior.users, given, posterior.projections(Side.ITEMS, transposed)
+    mean, draws, omega = fold_rows(*arguments, np.array([9]))
     expected = np.zeros(USERS)
     for conditional, sample in zip(given, samples, strict=True):
         z = conditional._replace(stream=None).draw(block, sample.factors.users).x[0]
         expected += (z[0] + sample.factors.users[:, 1:] @ z[1:]) / SAMPLES
     np.testing.assert_allclose(mean[0, 0] + mean[0, 1:], expected, atol=1e-10)
     assert (omega == 1).all()
-    again = fold_rows(
-        block, posterior.users, given, posterior.projections(Side.ITEMS, transposed), np.array([8])
-    )
-    assert not np.array_equal(again[1], draws)
+    assert not np.array_equal(fold_rows(*arguments, np.array([8]))[1], draws)
 
 
 @pytest.mark.parametrize(("level", "deviations"), [(0.9, 1.6448536), (0.6826895, 1.0)])
@@ -261,16 +251,12 @@ def test_r_hat_by_hand():
     assert split_r_hat(draws) == pytest.approx(np.sqrt((2 / 2 + 4) / 2))
 
 
-def test_chains_apart_are_told_apart():
+def test_chains_apart_are_told_apart_and_one_that_drifts_by_its_own_halves():
     draws = autoregressive(0.0)
     draws[0] += 3
     assert split_r_hat(draws) > 1.5
     assert effective_size(draws) < 20
-
-
-def test_a_chain_that_drifts_is_told_by_its_own_halves():
-    drifting = autoregressive(0.0, chains=1) + np.linspace(0, 5, 2000)
-    assert split_r_hat(drifting) > 1.5
+    assert split_r_hat(autoregressive(0.0, chains=1) + np.linspace(0, 5, 2000)) > 1.5
 
 
 def test_an_odd_number_of_draws_leaves_out_the_one_in_the_middle():

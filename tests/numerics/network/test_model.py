@@ -1,4 +1,4 @@
-"""Networks: parameters, starts, the forward pass, moments of features, what is refused."""
+"""Networks: their parameters, the forward pass, what is refused; moments of merged pieces."""
 
 import math
 import threading
@@ -75,16 +75,9 @@ def test_a_network_without_biases_has_weights_alone():
     assert network.is_weight.all()
 
 
-@pytest.mark.parametrize(
-    ("scheme", "variance"),
-    [
-        ("glorot-uniform", 2 / 500),
-        ("glorot-normal", 2 / 500),
-        ("he-uniform", 2 / 300),
-        ("he-normal", 2 / 300),
-    ],
-)
-def test_a_scheme_has_its_variance(scheme, variance):
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_scheme_has_its_variance(scheme):
+    variance = 2 / 500 if scheme.startswith("glorot") else 2 / 300
     network = Network((300, 200), (), "squared-error")
     [(weights, bias)] = network.views(initialize(network, scheme, seed=3, dtype=np.float64))
     assert not bias.any()
@@ -145,22 +138,13 @@ def test_the_predicted_class_is_the_most_probable():
     [
         (((3,), (), LOSSES[0]), r"^layers must be at least the inputs and the outputs, each ≥ 1, "),
         (((3, 0, 1), ("relu",), LOSSES[0]), r"each ≥ 1, got \(3, 0, 1\)$"),
-        (
-            ((3, 2, 1), (), LOSSES[0]),
-            r"^activations must be one for each hidden layer, 1 with .*\)",
-        ),
+        (((3, 2, 1), (), LOSSES[0]), r"^activations must be one for each hidden layer, 1 with .*"),
         (((3, 2, 1), ("elu",), LOSSES[0]), r"^activation must be one of identity, .*got 'elu'$"),
         (((3, 2, 1), ("softmax",), LOSSES[0]), r"^activation must be one of .*, got 'softmax'$"),
         (((3, 1), (), "hinge"), r"^loss must be one of squared-error, .*, got 'hinge'$"),
-        (
-            ((3, 2), (), LOSSES[1]),
-            r"^binary-cross-entropy needs an output layer of size 1, .*got 2",
-        ),
+        (((3, 2), (), LOSSES[1]), r"^binary-cross-entropy needs an output .* of size 1, .*got 2"),
         (((3, 1), (), LOSSES[2]), r"^categorical-cross-entropy needs an output for each .* got 1;"),
-        (
-            ((3, 1), (), LOSSES[0], True, "sign"),
-            r"^step_gradient must be one of straight-through, ",
-        ),
+        (((3, 1), (), LOSSES[0], True, "sign"), r"^step_gradient must be .*straight-through, "),
         (((3, 1), (), LOSSES[0], True, None, -1.0), r"^reg must be finite and ≥ 0, got -1.0$"),
     ],
 )
@@ -171,14 +155,11 @@ def test_a_network_that_cannot_be_is_refused(arguments, message):
 
 def test_arrays_that_do_not_fit_are_refused():
     network = Network((3, 2), (), "squared-error")
-    message = r"^theta must have 8 parameters with layers=\(3, 2\), got an array of shape \(2, 7\)$"
-    with pytest.raises(NetworkError, match=message):
+    with pytest.raises(NetworkError, match=r"^theta must have 8 parameters with .* \(2, 7\)$"):
         forward(network, np.zeros((2, 7)), np.zeros((4, 3)))
-    message = r"^x must have 3 columns with layers=\(3, 2\), got an array of shape \(4, 2\)$"
-    with pytest.raises(NetworkError, match=message):
+    with pytest.raises(NetworkError, match=r"^x must have 3 columns with .* shape \(4, 2\)$"):
         forward(network, np.zeros((2, 8)), np.zeros((4, 2)))
-    message = rf"^initialization must be one of {', '.join(SCHEMES)}, got 'zeros'$"
-    with pytest.raises(NetworkError, match=message):
+    with pytest.raises(NetworkError, match=rf"^init.* one of {', '.join(SCHEMES)}, got 'zeros'$"):
         initialize(network, "zeros", 1)
 
 

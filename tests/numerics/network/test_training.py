@@ -1,4 +1,4 @@
-"""The loop: when it stops, what it keeps, going on to equal bits, and the minima it reaches."""
+"""The loop: its end, a diverging restart, going on to equal bits, and minima that are known."""
 
 import json
 import math
@@ -86,10 +86,10 @@ def test_restarts_trained_together_have_the_bits_they_have_alone(name):
     network, theta, examples, gradients = problem()
     optimizer = make_optimizer(name, 0.05, clip_norm=0.3, axis=-1)
 
-    def validate(theta):
-        return evaluate(network, theta, examples)
-
     def run(start):
+        def validate(theta):
+            return evaluate(network, theta, examples)
+
         rule = StoppingRule(3, patience=2)
         return train(network, start, gradients, optimizer, rule, validate=validate)
 
@@ -159,9 +159,8 @@ def test_early_stopping_restores_the_best():
     # the first stops after epoch 4 with the best at 2; the second goes on alone, best at 5
     script = [[3.0, 3.0], [1.0, 2.0], [2.0, 4.0], [1.0, 1.5], [1.0], [2.0], [math.nan]]
     seen, validate = scripted(script)
-    ends = train(
-        network, theta, gradients, adam(0.01), StoppingRule(50, patience=2), validate=validate
-    )
+    rule = StoppingRule(50, patience=2)
+    ends = train(network, theta, gradients, adam(0.01), rule, validate=validate)
     assert [end.stop for end in ends] == [Stop.PATIENCE] * 2
     assert [end.epoch for end in ends] == [2, 5]
     assert [len(end.history) for end in ends] == [4, 7]
@@ -170,16 +169,14 @@ def test_early_stopping_restores_the_best():
     assert [epoch.validation_loss for epoch in ends[1].history] == [3, 2, 4, 1.5, 1, 2, math.inf]
 
 
-@pytest.mark.parametrize(
-    ("losses", "patience", "returned"), [([2.0, 1.0, 3.0], 9, 2), ([1.0, 2.0, 3.0], None, 3)]
-)
-def test_the_last_epoch_restores_the_best_if_there_is_patience(losses, patience, returned):
+@pytest.mark.parametrize(("patience", "kept"), [(9, 2), (None, 3)])
+def test_the_best_is_restored_at_the_last_epoch_too_and_the_last_without_patience(patience, kept):
     network, theta, _, gradients = problem(restarts=1)
-    seen, validate = scripted([[loss] for loss in losses])
-    rule = StoppingRule(3, patience=patience)
+    seen, validate = scripted([[2.0], [1.0], [3.0]])
+    rule = StoppingRule(3) if patience is None else StoppingRule(3, patience=patience)
     [end] = train(network, theta, gradients, adam(0.01), rule, validate=validate)
-    assert (end.stop, end.epoch) == (Stop.MAX_ITER, returned)
-    assert end.theta.tobytes() == seen[returned - 1][0].tobytes()
+    assert (end.stop, end.epoch) == (Stop.MAX_ITER, kept)
+    assert end.theta.tobytes() == seen[kept - 1][0].tobytes()
 
 
 def test_the_best_outlives_a_divergence():
@@ -200,9 +197,8 @@ def test_the_best_outlives_a_divergence():
     class Breaking:
         epoch = staticmethod(minibatches)
 
-    ends = train(
-        network, theta, Breaking(), adam(0.01), StoppingRule(3, patience=9), validate=validate
-    )
+    rule = StoppingRule(3, patience=9)
+    ends = train(network, theta, Breaking(), adam(0.01), rule, validate=validate)
     assert [end.stop.name for end in ends] == ["NONFINITE", "MAX_ITER"]
     assert [end.epoch for end in ends] == [1, 1]
     assert ends[0].theta.tobytes() == seen[0][0].tobytes()
@@ -269,21 +265,16 @@ def test_going_on_from_a_saved_state_gives_the_same_bits(name, at):
     assert [end.stop.name for end in whole] == ["PATIENCE", "NONFINITE", "PATIENCE"]
 
 
-def test_no_rows_are_refused():
-    network, theta, examples, _ = problem()
+def test_training_without_rows_or_patience_without_validation_is_refused():
+    network, theta, examples, gradients = problem()
+    with pytest.raises(NetworkError, match=r"^patience needs validation rows; leave it unset, or"):
+        train(network, theta, gradients, adam(0.1), StoppingRule(1, patience=1))
     empty = type(examples)(*(part[:0] for part in examples))
     gradients = LocalGradients(network, empty, [0, 0], 10, seed=1)
     with pytest.raises(FitError, match=r"^there is no row to train on; check the training data"):
         train(network, theta, gradients, adam(0.1), StoppingRule(1))
 
 
-def test_patience_needs_something_to_validate_with():
-    network, theta, _, gradients = problem()
-    with pytest.raises(NetworkError, match=r"^patience needs validation rows; leave it unset, or"):
-        train(network, theta, gradients, adam(0.1), StoppingRule(1, patience=1))
-
-
-# Networks whose minima are known: the linear models, and XOR from many starts.
 def minimum(network, examples, learning_rate=0.3):
     """Descend on all rows at once until the gradient is as good as 0; return W and b."""
     theta = initialize(network, "glorot-normal", seed=1, dtype=np.float64)[None]
@@ -295,29 +286,19 @@ def minimum(network, examples, learning_rate=0.3):
     return layer
 
 
+@pytest.mark.parametrize("reg", [0.0, 0.5])
 @pytest.mark.parametrize("weighted", [False, True])
-def test_no_hidden_layer_and_squared_error_is_least_squares(weighted):
+def test_no_hidden_layer_and_squared_error_is_ridge_regression(weighted, reg):
     generator = np.random.default_rng(0)
     x, y = generator.normal(size=(60, 3)), generator.normal(size=(60, 2))
     weight = generator.choice([0.0, 1.0, 2.0], 60) if weighted else None
-    examples = Examples(x, y, weight)
-    weights, bias = minimum(Network((3, 2), (), "squared-error"), examples, 0.05)
-    root = np.sqrt(np.ones(60) if weight is None else weight)[:, None]
-    design = np.column_stack([x, np.ones(60)])
-    wanted = np.linalg.lstsq(root * design, root * y, rcond=None)[0]
-    np.testing.assert_allclose(weights, wanted[:3], atol=1e-9)
-    np.testing.assert_allclose(bias, wanted[3], atol=1e-9)
-
-
-def test_the_penalty_is_that_of_ridge_regression():
-    generator = np.random.default_rng(0)
-    x, y = generator.normal(size=(60, 3)), generator.normal(size=(60, 1))
-    network = Network((3, 1), (), "squared-error", reg=0.5)
-    weights, _ = minimum(network, Examples(x, y), 0.05)
-    # f = ‖Xw + b − y‖²/n + (λ/2) ‖w‖², b free: the normal equations of centered data
-    x, y = x - x.mean(axis=0), y - y.mean(axis=0)
-    wanted = np.linalg.solve(x.T @ x / 60 + 0.25 * np.eye(3), x.T @ y / 60)
-    np.testing.assert_allclose(weights, wanted, atol=1e-9)
+    network = Network((3, 2), (), "squared-error", reg=reg)
+    weights, bias = minimum(network, Examples(x, y, weight), 0.05)
+    # f = Σ w ‖Wᵀx + b − y‖² / Σ w + (λ/2) ‖W‖², b free
+    w, design = np.ones(60) if weight is None else weight, np.column_stack([x, np.ones(60)])
+    a = (design.T * w) @ design + reg / 2 * w.sum() * np.diag([1, 1, 1, 0])
+    wanted = np.linalg.solve(a, (design.T * w) @ y)
+    np.testing.assert_allclose([*weights, bias], wanted, atol=1e-9)
 
 
 @pytest.mark.parametrize("classes", [2, 4])
