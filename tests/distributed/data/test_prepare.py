@@ -8,7 +8,6 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
-from nonconvex.distributed.files.hadoop import FileSystem, FileSystemError
 from pyspark.sql import functions as F
 
 from nonconvex.distributed.data.prepare import (
@@ -21,6 +20,7 @@ from nonconvex.distributed.data.prepared import PreparedError, PreparedRatings
 from nonconvex.distributed.data.sources import read_source
 from nonconvex.distributed.data.splits import Split
 from nonconvex.distributed.data.validation import Columns, RatingsError, Rules
+from nonconvex.distributed.files import FileSystem, FileSystemError
 
 COLUMNS = Columns(timestamp="when", weight="w")
 RULES = Rules(minimum=0, maximum=5)
