@@ -68,7 +68,7 @@ class Checkpoints:
     identity: Mapping[str, Any]
 
     def due(self, iteration: int, ending: bool = False) -> bool:
-        """Tell whether to save after an iteration: every `interval`, and at the end of the fit."""
+        """Tell whether to save after an iteration: every `interval`, and if interrupted."""
         return ending or iteration % self.interval == 0
 
     def save(self, state: State) -> None:

@@ -90,8 +90,8 @@ def resolve_duplicates(ratings: DataFrame, policy: str) -> tuple[DataFrame, Data
     "first" keeps the least ``position``; "last" the latest ``timestamp``, then the greatest
     position.  "mean" makes one row of all, and drops none: the mean rating, weighted if there are
     weights, and the sum of the weights, so that the squared errors of the one and of the many
-    differ by a constant; the latest timestamp; of a ready-made split the first of test, train,
-    validation.
+    differ by a constant; the latest timestamp; if the ratings name their part, test before
+    train before validation.
     """
     if policy == "mean":
         return _merge(ratings), None

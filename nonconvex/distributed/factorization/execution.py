@@ -116,12 +116,12 @@ class BlockStore(Protocol):
 
 
 class CachedBlocks:
-    """Blocks that executors have cached, from `nonconvex.distributed.factorization.packing.pack`.
+    """Blocks that executors have cached, from `packing.pack_blocks`.
 
     They are cached as elements of an RDD, pickled as Python has them: the first task of a job over
     these works after some 60 ms, and of one that is planned from a dataframe after 150 to 200.
-    An element of `rdd` is the Arrow batch of a block; `whole` is the number of the first block that
-    is a part of a long row, or None.
+    An element of `batches` is the Arrow batch of a block; `whole` is the number of the first block
+    that is a part of a long row, or None.
     """
 
     def __init__(self, blocks: DataFrame, whole: int | None = None) -> None:
@@ -162,7 +162,7 @@ def _binary(value: bytes | None) -> pa.Array:
 
 
 class LocalBlocks:
-    """Blocks in the memory of the driver, from `packing.pack_here`."""
+    """Blocks in the memory of the driver, from `packing.pack_locally`."""
 
     def __init__(self, session: SparkSession, blocks: Sequence[pa.RecordBatch]) -> None:
         self.session = session

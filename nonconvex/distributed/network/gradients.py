@@ -1,7 +1,7 @@
 """Sums over shards of examples, computed on the driver or on the executors.
 
-All that needs a classic session (RDDs, jobs on some partitions, executor memory) is in this
-module.  `Shards` runs tasks on shards.  `LocalGradients`, `StreamedGradients` and
+All of networks that runs jobs on RDDs is in this module.  `Shards` runs tasks on shards.
+`LocalGradients`, `StreamedGradients` and
 `ExecutorGradients` are the implementations of `nonconvex.numerics.network.training.Gradients`;
 `choose_mode` estimates which one makes the shorter step, and `open_gradients` opens it.
 """

@@ -1,9 +1,13 @@
-"""Alternating least squares: the exact solution of every row while the other side is fixed.
+"""Alternating least squares: the solution of every row while the other side is fixed.
 
 Fixing α and the items, f is a separate ridge regression for each user u, with unknowns
 x_u = (β_u, γ_u), design rows z_i = (1, γ_i) and targets y_i = R_ui − α − β_i:
 
-    (Σ_{i ∈ I_u} w z_i z_iᵀ + n λ₁ I) x_u = Σ_{i ∈ I_u} w z_i y_i
+    (Σ_{i ∈ I_u} w z_i z_iᵀ + n D_u) x_u = Σ_{i ∈ I_u} w z_i y_i
+
+with the diagonal D_u of `Ridge`, which is λ₁ I where ρ = 1 and ν = 0.  Equations of short rows in
+float32 with 24 unknowns or more are solved by conjugate gradients to the rounding of float32, all
+others by elimination.
 
 The item side is the same with u ↔ i and λ₂: `solve_rows` is called once for each side.  A long row
 is cut by the indices of its columns alone, so its sums are the same whichever tasks add them up.
@@ -14,7 +18,7 @@ Its moments M = Σ w m mᵀ with m = (z_i, y_i) hold its normal equation, and it
 Coordinate descent, `sweep_rows`, sets one partial derivative of f at a time to zero.  With z_i0 = 1
 and z_ik = γ_ik, β and γ have the same formula:
 
-    x_uk = Σ_{i ∈ I_u} w z_ik (e_ui + x_uk z_ik) / (Σ w z_ik² + n λ₁)
+    x_uk = Σ_{i ∈ I_u} w z_ik (e_ui + x_uk z_ik) / (Σ w z_ik² + n D_uk)
 
 A sweep costs O(n K), an exact solve O(n K² + (|U| + |I|) K³).
 """
@@ -305,7 +309,7 @@ def solve_rows(
     nonnegative : bool
         Keep γ ≥ 0.
     background : Background, optional
-        The terms of unobserved pairs (implicit feedback).
+        Σ R̂² over all pairs, observed or not (implicit feedback).
 
     Returns
     -------

@@ -176,7 +176,7 @@ class Conditional(NamedTuple):
 
     alpha: float  # α
     tau: float  # τ > 0, the precision of a rating of weight 1 by a user with ω = 1
-    rows: RowDistribution  # μ and Λ
+    rows: RowDistribution  # μ, ξ and Λ
     stream: Stream | None  # random numbers; without, rows are set to their mean
     # ω of all users, by dense index; by default 1
     user_precision: NDArray[np.float64] | None = None

@@ -1,6 +1,7 @@
 """The latent factor model R̂_ui = α + β_u + β_i + γ_u·γ_i: its predictions and its objective.
 
-The objective is written here and nowhere else; every solver is tested against it.
+This is the definition of the objective; every solver is tested against it.  A fit gets f from the
+sums that its half-steps return, see `nonconvex.distributed.factorization.runs.FitState`.
 
 In implicit feedback every pair counts, the observed ones more (Hu, Koren and Volinsky, 2008).  With
 confidence κ, preference p_ui = 1 where R_ui > 0 and else 0, and c_ui = 1 + κ |R_ui|,
@@ -65,7 +66,7 @@ class Factors(NamedTuple):
 class Ridge(NamedTuple):
     """The regularization of one side: row r with d_r ratings pays n λ (d_r / d̄)^ν (ρ β² + ‖γ‖²).
 
-    ν = 0 and ρ = 1 is the plain λ Σ (β² + ‖γ‖²) of the lecture's objective.  ν = 1 grows with the
+    ν = 0 and ρ = 1 is the plain λ Σ (β² + ‖γ‖²) without growth.  ν = 1 grows with the
     number of ratings, as in MLlib's ALS, where λ_MLlib = λ · (number of rows).
     """
 

@@ -203,7 +203,7 @@ class Network:
     # σ_1, …, σ_{L−1} of the hidden layers, from `ACTIVATIONS`; σ_L follows from the loss
     activations: tuple[str, ...]
     loss: str  # one of `LOSSES`
-    bias: bool = True  # without, b = 0 as in the lecture
+    bias: bool = True  # without, b = 0
     # "straight-through" permits training through the activation "step"
     step_gradient: str | None = None
     reg: float = 0.0  # λ ≥ 0 of the penalty (λ/2) Σ_l ‖W_l‖²; biases are free
