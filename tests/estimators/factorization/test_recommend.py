@@ -79,54 +79,48 @@ def check(lists, scores, n, allowed):
         np.testing.assert_allclose([rating for _, rating in lists[row]], expected, rtol=1e-6)
 
 
-class TestForAllUsers:
-    def test_the_best_of_all(self, model, scores):
-        lists = model.recommendForAllUsers(10)
-        assert lists.schema.simpleString() == (
-            "struct<user:bigint,recommendations:array<struct<item:bigint,rating:float>>>"
-        )
-        lists = collect(lists)
-        assert len(lists) == USERS
-        check(lists, scores, 10, lambda user, item: True)
+def lists_of(row, members):
+    """The schema of a table of lists."""
+    return f"struct<{row}:bigint,{members}:float>>>"
 
-    @pytest.mark.parametrize("by_name", [True, False])
-    def test_without_what_was_rated(self, model, scores, ratings, by_name):
-        lists = collect(model.recommendForAllUsers(10, exclude="train" if by_name else ratings))
-        seen = members(ratings)
-        check(lists, scores, 10, lambda user, item: (user, item) not in seen)
-        assert len(lists) == USERS
-        assert lists[10 * COMPLETIST] == []
 
-    def test_candidates_for_all(self, model, scores, some_items):
-        lists = collect(model.recommendForAllUsers(50, candidates=some_items))
-        assert {len(list_) for list_ in lists.values()} == {ITEMS // 2}
-        check(lists, scores, 50, lambda user, item: item % 6 == 0)
+@pytest.mark.parametrize(
+    ("n", "exclude", "candidates"),
+    [
+        *((10, None, None), (10, "train", None), (10, "ratings", None), (50, None, "items")),
+        *((5, "ratings", "items"), (5, None, "pairs"), (5, "train", "pairs")),
+    ],
+)
+def test_for_all_users(model, scores, ratings, some_items, some_pairs, n, exclude, candidates):
+    given = {"ratings": ratings, "items": some_items, "pairs": some_pairs}
+    frame = model.recommendForAllUsers(
+        n, exclude=given.get(exclude, exclude), candidates=given.get(candidates)
+    )
+    schema = lists_of("user", "recommendations:array<struct<item:bigint,rating")
+    assert frame.schema.simpleString() == schema
+    lists, seen, of_pairs = collect(frame), members(ratings) if exclude else (), members(some_pairs)
+    offered = {
+        None: lambda user, item: True,
+        "items": lambda user, item: item % 6 == 0,
+        "pairs": lambda user, item: (user, item) in of_pairs,
+    }[candidates]
+    check(lists, scores, n, lambda user, item: offered(user, item) and (user, item) not in seen)
+    assert len(lists) == USERS
+    assert not exclude or lists[10 * COMPLETIST] == []
+    assert candidates != "pairs" or lists[10 * USERS - 10] == []  # no candidates
+    assert n < 50 or {len(list_) for list_ in lists.values()} == {ITEMS // 2}
 
-    def test_candidates_for_all_without_what_was_rated(self, model, scores, ratings, some_items):
-        lists = collect(model.recommendForAllUsers(5, exclude=ratings, candidates=some_items))
-        seen = members(ratings)
-        check(lists, scores, 5, lambda user, item: item % 6 == 0 and (user, item) not in seen)
 
-    def test_candidates_for_each(self, model, scores, ratings, some_pairs):
-        allowed, seen = members(some_pairs), members(ratings)
-        lists = collect(model.recommendForAllUsers(5, candidates=some_pairs))
-        check(lists, scores, 5, lambda user, item: (user, item) in allowed)
-        assert lists[10 * USERS - 10] == []  # no candidates
-        lists = collect(model.recommendForAllUsers(5, exclude="train", candidates=some_pairs))
-        left = allowed - seen
-        check(lists, scores, 5, lambda user, item: (user, item) in left)
-
-    def test_ratings_are_predictions(self, model):
-        lists = model.recommendForAllUsers(3).select("user", F.inline("recommendations"))
-        pairs = model.transform(lists.sample(0.2, seed=1)).toPandas()
-        assert (pairs["prediction"].astype(np.float32) == pairs["rating"]).all()
+def test_ratings_are_predictions(model):
+    lists = model.recommendForAllUsers(3).select("user", F.inline("recommendations"))
+    pairs = model.transform(lists.sample(0.2, seed=1)).toPandas()
+    assert (pairs["prediction"].astype(np.float32) == pairs["rating"]).all()
 
 
 def test_for_all_items(model, scores, ratings):
     lists = model.recommendForAllItems(10, exclude="train")
-    assert lists.schema.simpleString() == (
-        "struct<item:bigint,recommendations:array<struct<user:bigint,rating:float>>>"
-    )
+    schema = lists_of("item", "recommendations:array<struct<user:bigint,rating")
+    assert lists.schema.simpleString() == schema
     lists, seen = collect(lists), members(ratings)
     assert len(lists) == ITEMS
     check(lists, scores.T, 10, lambda item, user: (user, item) not in seen)
@@ -143,31 +137,22 @@ def test_for_some_items(spark, model, scores):
     check(lists, scores.T, 2, lambda item, user: user in (10, 500, 40))
 
 
-class TestForSomeUsers:
-    @pytest.fixture
-    def asked(self, spark):
-        return spark.createDataFrame([(30,), (-1,), (30,), (None,), (50,)], "user long")
-
-    def test_unknown_users_are_recommended_by_item_bias(self, spark, model, scores, asked):
-        seen = spark.createDataFrame([(-1, 0), (-1, 3), (30, 3)], "user long, item long")
-        lists = collect(model.recommendForUserSubset(asked, ITEMS, exclude=seen))
-        assert set(lists) == {30, 50, -1}
-        biases = model.globalBias + model.itemFactors.toPandas().set_index("id")["bias"]
-        with_unknown = pd.concat([scores, biases.rename(-1).to_frame().T.astype(float)])
-        barred = members(seen)
-        check(lists, with_unknown, ITEMS, lambda user, item: (user, item) not in barred)
-
-    @pytest.mark.parametrize("strategy", ["nan", "drop"])
-    def test_or_left_out(self, model, asked, strategy):
+def test_for_some_users(spark, model, scores):
+    """Unknown ones are recommended by item bias, or left out."""
+    asked = spark.createDataFrame([(30,), (-1,), (30,), (None,), (50,)], "user long")
+    seen = spark.createDataFrame([(-1, 0), (-1, 3), (30, 3)], "user long, item long")
+    lists = collect(model.recommendForUserSubset(asked, ITEMS, exclude=seen))
+    assert set(lists) == {30, 50, -1}
+    biases = model.globalBias + model.itemFactors.toPandas().set_index("id")["bias"]
+    with_unknown = pd.concat([scores, biases.rename(-1).to_frame().T.astype(float)])
+    barred = members(seen)
+    check(lists, with_unknown, ITEMS, lambda user, item: (user, item) not in barred)
+    for strategy in ("nan", "drop"):
         strict = model.copy({model.coldStartStrategy: strategy})
         assert set(collect(strict.recommendForUserSubset(asked, 2))) == {30, 50}
-
-    def test_nobody(self, model, asked):
-        assert model.recommendForUserSubset(asked.where("false"), 2).count() == 0
-
-    def test_ids_of_another_numeric_type(self, spark, model, asked):
-        lists = collect(model.recommendForUserSubset(asked.select(F.col("user").cast("int")), 2))
-        assert lists == collect(model.recommendForUserSubset(asked, 2))
+    assert model.recommendForUserSubset(asked.where("false"), 2).count() == 0
+    of_int = model.recommendForUserSubset(asked.select(F.col("user").cast("int")), np.int64(2))
+    assert collect(of_int) == collect(model.recommendForUserSubset(asked, 2))
 
 
 def test_clipping_keeps_the_order(spark, table):
@@ -198,74 +183,58 @@ def test_equal_predictions_come_in_the_order_of_ids(spark):
     assert collect(model.similarItems(2)) == {item: [] for item in ("9", "10", "z", "ä")}  # γ = 0
 
 
-class TestSimilar:
-    def cosines(self, side):
+def test_similar(spark, model):
+    asked = spark.createDataFrame([(10,), (-5,), (10,), (30,)], "user long")
+    items, users = model.similarItems(5), model.similarUsers(4, asked)
+    schema = lists_of("item", "similar:array<struct<item:bigint,similarity")
+    assert items.schema.simpleString() == schema
+    items, users = collect(items), collect(users)
+    assert len(items) == ITEMS
+    assert set(users) == {10, 30}
+    for lists, n, factors in ((items, 5, model.itemFactors), (users, 4, model.userFactors)):
+        side = factors.toPandas()
         gamma = np.stack(side["features"]).astype(np.float64)
         unit = gamma / np.linalg.norm(gamma, axis=1, keepdims=True)
-        return pd.DataFrame(unit @ unit.T, index=side["id"], columns=side["id"])
-
-    def test_items(self, model):
-        similar = model.similarItems(5)
-        assert similar.schema.simpleString() == (
-            "struct<item:bigint,similar:array<struct<item:bigint,similarity:float>>>"
-        )
-        lists = collect(similar)
-        assert len(lists) == ITEMS
-        check(lists, self.cosines(model.itemFactors.toPandas()), 5, lambda a, b: a != b)
-
-    def test_of_some_users(self, spark, model):
-        asked = spark.createDataFrame([(10,), (-5,), (10,), (30,)], "user long")
-        lists = collect(model.similarUsers(4, asked))
-        assert set(lists) == {10, 30}
-        check(lists, self.cosines(model.userFactors.toPandas()), 4, lambda a, b: a != b)
+        cosines = pd.DataFrame(unit @ unit.T, index=side["id"], columns=side["id"])
+        check(lists, cosines, n, lambda one, other: one != other)
 
 
-class TestBadCalls:
-    @pytest.mark.parametrize("n", [0, -1, True, 2.0, "3", None])
-    def test_n(self, model, ratings, n):
-        calls = [
-            model.recommendForAllUsers,
-            model.recommendForAllItems,
-            model.similarItems,
-            model.similarUsers,
-            lambda n: model.recommendForUserSubset(ratings, n),
-            lambda n: model.recommendForItemSubset(ratings, n),
-        ]
-        for call in calls:
-            with pytest.raises(ValueError, match=f"^n must be an integer ≥ 1, got {n!r}$"):
-                call(n)
+# Bad calls
+@pytest.mark.parametrize("n", [0, -1, True, 2.0, "3", None])
+def test_n_is_an_integer(model, ratings, n):
+    for call in (
+        *(model.recommendForAllUsers, model.recommendForAllItems),
+        *(model.similarItems, model.similarUsers),
+        lambda n: model.recommendForUserSubset(ratings, n),
+        lambda n: model.recommendForItemSubset(ratings, n),
+    ):
+        with pytest.raises(ValueError, match=f"^n must be an integer ≥ 1, got {n!r}$"):
+            call(n)
 
-    def test_numpy_integers_are_fine(self, model, ratings):
-        one = model.recommendForUserSubset(ratings.limit(1), np.int64(3)).first()
-        assert len(one.recommendations) == 3
 
-    def test_arguments_that_are_no_dataframes(self, model, ratings):
-        with pytest.raises(ValueError, match="exclude must be a DataFrame, 'train' or None, got"):
-            model.recommendForAllUsers(1, exclude="seen")
-        with pytest.raises(ValueError, match="exclude must be a DataFrame, 'train' or None, got"):
-            model.recommendForAllUsers(1, exclude=[(1, 2)])
-        with pytest.raises(ValueError, match="candidates must be a DataFrame or None, got"):
-            model.recommendForAllUsers(1, candidates=[1])
-        with pytest.raises(ValueError, match="dataset must be a DataFrame, got"):
-            model.recommendForUserSubset([1], 1)
-        with pytest.raises(ValueError, match="subset must be a DataFrame or None, got"):
-            model.similarItems(1, subset=[1])
+def test_arguments_that_are_no_dataframes_or_lack_columns(model, ratings):
+    for_all, for_items = model.recommendForAllUsers, model.recommendForItemSubset
+    only_users, text = ratings.select("user"), ratings.withColumn("item", F.lit("a"))
+    missing = "itemCol='item': there is no such column"
+    for call, given, kind, message in (
+        (for_all, {"exclude": "seen"}, ValueError, "exclude must be a DataFrame, 'train' or None"),
+        (for_all, {"exclude": [(1, 2)]}, ValueError, "exclude must be a DataFrame, 'train' or No"),
+        (for_all, {"candidates": [1]}, ValueError, "candidates must be a DataFrame or None, got"),
+        (for_items, {"dataset": [1]}, ValueError, "dataset must be a DataFrame, got"),
+        (model.similarItems, {"subset": [1]}, ValueError, "subset must be a DataFrame or None, g"),
+        (for_all, {"exclude": only_users}, ColumnError, f"exclude: {missing}"),
+        (for_all, {"candidates": only_users}, ColumnError, f"candidates: {missing}"),
+        (for_all, {"candidates": text}, ColumnError, "candidates: itemCol='item': the column is s"),
+        (for_items, {"dataset": only_users}, ColumnError, missing),
+    ):
+        with pytest.raises(kind, match=f"^{message}"):
+            call(n=1, **given)
 
-    def test_columns(self, model, ratings):
-        only_users, text = ratings.select("user"), ratings.withColumn("item", F.lit("a"))
-        with pytest.raises(ColumnError, match=r"^exclude: itemCol='item': there is no such column"):
-            model.recommendForAllUsers(1, exclude=only_users)
-        with pytest.raises(ColumnError, match=r"^candidates: itemCol='item': there is no such"):
-            model.recommendForAllUsers(1, candidates=only_users)
-        with pytest.raises(ColumnError, match=r"^candidates: itemCol='item': the column is string"):
-            model.recommendForAllUsers(1, candidates=text)
-        with pytest.raises(ColumnError, match=r"^itemCol='item': there is no such column"):
-            model.recommendForItemSubset(only_users, 1)
 
-    def test_a_loaded_model_does_not_know_the_pairs_of_training(self, model, ratings, tmp_path):
-        model.write().overwrite().save(str(tmp_path / "model"))
-        loaded = MatrixFactorizationModel.load(str(tmp_path / "model"))
-        with pytest.raises(ValueError, match="pass exclude=a DataFrame of them"):
-            loaded.recommendForAllUsers(1, exclude="train")
-        lists = loaded.recommendForAllUsers(4, exclude=ratings)
-        assert collect(lists) == collect(model.recommendForAllUsers(4, exclude="train"))
+def test_a_loaded_model_does_not_know_the_pairs_of_training(model, ratings, tmp_path):
+    model.write().overwrite().save(str(tmp_path / "model"))
+    loaded = MatrixFactorizationModel.load(str(tmp_path / "model"))
+    with pytest.raises(ValueError, match="pass exclude=a DataFrame of them"):
+        loaded.recommendForAllUsers(1, exclude="train")
+    lists = loaded.recommendForAllUsers(4, exclude=ratings)
+    assert collect(lists) == collect(model.recommendForAllUsers(4, exclude="train"))

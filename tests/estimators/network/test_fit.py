@@ -2,7 +2,6 @@
 
 import math
 
-import numpy as np
 import pytest
 
 from nonconvex.distributed.data.examples import Classes, ExampleSchema, ExamplesError
@@ -10,66 +9,8 @@ from nonconvex.estimators.network.fit import complete_layers
 from nonconvex.estimators.network.params import check_network
 from nonconvex.estimators.network.summary import NetworkRestart, NetworkSummary
 from nonconvex.estimators.params import ParamError
-from nonconvex.neural_network import MultilayerPerceptronClassifier, MultilayerPerceptronRegressor
+from nonconvex.neural_network import MultilayerPerceptronClassifier
 from tests.factories import network_summary
-
-ESTIMATORS = [MultilayerPerceptronRegressor, MultilayerPerceptronClassifier]
-
-OUT_OF_RANGE = {
-    "featuresCol": ([], "featuresCol must be a name, or a list of different names, got"),
-    "layers": ([4, 0], r"layers must be a list of sizes, each an integer ≥ 1, got \[4, 0\]"),
-    "activation": (["relu", "elu"], "activation must be one of identity, .*, got 'elu'"),
-    "stepGradient": ("identity", "stepGradient must be one of straight-through, got 'identity'"),
-    "initialization": ("zeros", "initialization must be one of glorot-uniform, .*, got 'zeros'"),
-    "initialWeights": ([1.0, float("nan")], "initialWeights must be a list of finite numbers, got"),
-    "regParam": (-1, "regParam must be a finite number ≥ 0, got -1"),
-    "standardization": (1, "standardization must be True or False, got 1"),
-    "classWeight": ("even", "classWeight must be one of balanced, got 'even'"),
-    "layers ": ({64, 32}, "layers must be a list of sizes, each an integer ≥ 1, got {"),
-    "classWeight ": ({"no": 1.0}, "classWeight must be a list of finite numbers ≥ 0, got {'no'"),
-    "thresholds ": (["0.5"], "thresholds must be a list of finite numbers ≥ 0, got \\['0.5'\\]"),
-    "thresholds": ([0.0, 0.0], "thresholds must be > 0 except for one at most"),
-    "maxIter": (0, "maxIter must be an integer ≥ 1, got 0"),
-    "maxSteps": (0.5, "maxSteps must be an integer ≥ 1, got 0.5"),
-    "batchSize": (0, "batchSize must be an integer ≥ 1, got 0"),
-    "gradients": ("here", "gradients must be one of auto, driver, executors, got 'here'"),
-    "handleInvalid": ("drop", "handleInvalid must be one of error, skip, keep, got 'drop'"),
-    "predictionCol": (3, "predictionCol must be a name or '', got 3"),
-    "solver": ("l-bfgs", "solver must be gd, gradient descent, got 'l-bfgs'; set optimizer to"),
-    "learningRate": (0, "learningRate must be a finite number > 0, got 0"),
-}
-
-
-@pytest.mark.parametrize("name", OUT_OF_RANGE)
-def test_a_value_out_of_range_is_refused_in_one_sentence(name):
-    value, message = OUT_OF_RANGE[name]
-    with pytest.raises(ValueError, match=message):
-        MultilayerPerceptronClassifier(**{name.strip(): value})
-
-
-@pytest.mark.parametrize("cls", ESTIMATORS)
-def test_the_constructor_has_every_param_with_its_default_and_accessors(cls):
-    keywords = cls.__init__.__wrapped__.__kwdefaults__
-    estimator = cls()
-    assert set(keywords) == {param.name for param in estimator.params}
-    explained = estimator.explainParams()
-    for name, default in keywords.items():
-        assert estimator.getOrDefault(name) == default, name
-        title = name[0].upper() + name[1:]
-        assert getattr(estimator, f"get{title}")() == default
-        assert callable(getattr(estimator, f"set{title}"))
-        assert f"{name}: " in explained
-    assert estimator.setLayers(np.array([3, 2])).getLayers() == [3, 2]
-    with pytest.raises(TypeError, match="leyers"):
-        cls(leyers=[3])
-
-
-def test_none_and_params_of_the_class_are_refused():
-    with pytest.raises(ValueError, match="maxIter must be an integer ≥ 1, got None"):
-        MultilayerPerceptronClassifier(maxIter=None)
-    assert MultilayerPerceptronClassifier(layers=None).getLayers() is None
-    with pytest.raises(ParamError, match=r"write \{estimator.maxIter: …\}"):
-        MultilayerPerceptronRegressor().copy({MultilayerPerceptronRegressor.maxIter: 1})
 
 
 def test_params_of_mllib_are_accepted_by_name():
@@ -86,22 +27,15 @@ TWO = ExampleSchema(9, 0, 4, 2, Classes("double", (0.0, 1.0)))
 TARGETS = ExampleSchema(9, 0, 4, 2, None)
 
 
-@pytest.mark.parametrize(
-    ("schema", "layers", "complete"),
-    [
-        (IRIS, [], (4, 3)),
-        (IRIS, [7], (4, 7, 3)),
-        (IRIS, [7, 5], (4, 7, 5, 3)),
-        (IRIS, [4, 7, 3], (4, 7, 3)),
-        (IRIS, [4, 3], (4, 3)),
-        (TWO, [], (4, 1)),
-        (TWO, [8], (4, 8, 1)),
-        (TWO, [4, 8, 2], (4, 8, 2)),
-        (TWO, [4, 8, 1], (4, 8, 1)),
-        (TARGETS, [8], (4, 8, 2)),
-        (TARGETS, [4, 8, 2], (4, 8, 2)),
-    ],
-)
+LAYERS = [
+    *((IRIS, [], (4, 3)), (IRIS, [7], (4, 7, 3)), (IRIS, [7, 5], (4, 7, 5, 3))),
+    *((IRIS, [4, 7, 3], (4, 7, 3)), (IRIS, [4, 3], (4, 3)), (TWO, [], (4, 1))),
+    *((TWO, [8], (4, 8, 1)), (TWO, [4, 8, 2], (4, 8, 2)), (TWO, [4, 8, 1], (4, 8, 1))),
+    *((TARGETS, [8], (4, 8, 2)), (TARGETS, [4, 8, 2], (4, 8, 2))),
+]
+
+
+@pytest.mark.parametrize(("schema", "layers", "complete"), LAYERS)
 def test_layers_with_and_without_their_ends(schema, layers, complete):
     assert complete_layers(layers, schema) == complete
 
