@@ -65,9 +65,8 @@ def test_a_network_shows_its_layers_and_its_end(spark):
     uid = "uid='MultilayerPerceptronRegressor_\\w+'"
     assert re.fullmatch(rf"MultilayerPerceptronRegressionModel\({uid}, {facts}\)", repr(model))
     heading, header, *rows = str(model.summary).splitlines()
-    assert re.fullmatch(
-        r"network 1-2-1 \(relu\), 7 parameters, 2 rows: trained in [\d.]+ s", heading
-    )
+    shown = r"network 1-2-1 \(relu\), 7 parameters, 2 rows: trained in [\d.]+ s"
+    assert re.fullmatch(shown, heading)
     assert header.split() == ["restart", "epoch", "f", "RMSE", "stopped"]
     assert sorted(row[:3] for row in rows) in (["0  ", "1 *"], ["0 *", "1  "])
     assert {len(row) for row in rows} == {len(header)}
@@ -87,9 +86,9 @@ def test_repr_is_one_line_without_the_history():
 
 def test_a_model_shows_its_size_and_its_end(weighted_ratings):
     model = MatrixFactorization(rank=2, maxIter=1).fit(weighted_ratings)
-    assert re.fullmatch(
+    facts = (
         r"MatrixFactorizationModel\(uid='MatrixFactorization_\w+', rank=2, users=40, items=25, "
-        r"ratings=\d+, objective=[\d.]+, train_rmse=[\d.]+, stop='reached maxIter'\)",
-        repr(model),
+        r"ratings=\d+, objective=[\d.]+, train_rmse=[\d.]+, stop='reached maxIter'\)"
     )
+    assert re.fullmatch(facts, repr(model))
     assert model._repr_html_().startswith("<p>MatrixFactorizationModel of rank 2</p><p>40 users, ")

@@ -1,7 +1,6 @@
-"""The examples in pyspark's own documentation of ALS, with the import changed.
+"""The examples in pyspark's documentation of ALS, with the import and some Params renamed.
 
-Params that have other names here are replaced, and those that there are not are left out; see the
-table in docs/factorization.md.  What depends on the model is not compared digit by digit.
+docs/factorization.md has a table of them.  What depends on the model is not compared in digits.
 """
 
 import doctest
@@ -34,12 +33,8 @@ def test_the_docstring(spark, tmp_path):
         want = want.replace("id=0, features", "id=0, bias=..., features")
         want = re.sub(r"-?\d+\.\d+\.\.\.", "...", want)  # predictions
         example.want = re.sub(r"\[\d, \d, \d\]", "[...]", want)  # what is recommended first
-    names = {
-        "spark": spark,
-        "temp_path": str(tmp_path),
-        "MatrixFactorization": MatrixFactorization,
-        "ALSModel": MatrixFactorizationModel,
-    }
+    names = {"spark": spark, "temp_path": str(tmp_path), "ALSModel": MatrixFactorizationModel}
+    names["MatrixFactorization"] = MatrixFactorization
     test = doctest.DocTest(known, names, "ALS", None, 0, None)
     runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
     assert runner.run(test, clear_globs=False) == (0, len(known))

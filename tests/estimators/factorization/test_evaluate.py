@@ -29,8 +29,7 @@ def table():
 @pytest.fixture(scope="module")
 def parts(spark, table):
     frame = spark.createDataFrame(table).cache()
-    yield frame.where("not test"), frame.where("test")
-    frame.unpersist()
+    return frame.where("not test"), frame.where("test")
 
 
 @pytest.fixture(scope="module")
@@ -46,9 +45,8 @@ def implicit(parts):
 def by_spark(model, relevant, exclude, k):
     """Spark's metrics of the lists that the model makes for those who have something relevant."""
     lists = model.recommendForUserSubset(relevant, k, exclude=exclude)
-    labels = relevant.groupBy("user").agg(
-        F.collect_set(F.col("item").cast("double")).alias("label")
-    )
+    of_each = F.collect_set(F.col("item").cast("double"))
+    labels = relevant.groupBy("user").agg(of_each.alias("label"))
     ranked = lists.selectExpr("user", "cast(recommendations.item as array<double>) as prediction")
     both = ranked.join(labels, "user").cache()
     metrics = {name: RankingEvaluator(metricName=name, k=k).evaluate(both) for name in RANKING}
@@ -62,9 +60,8 @@ def by_spark(model, relevant, exclude, k):
 @pytest.mark.parametrize(("k", "threshold", "excluding"), [(40, None, True), (3, 4.0, False)])
 def test_metrics_are_those_of_spark(model, parts, k, threshold, excluding):
     train, test = parts
-    found = model.evaluate(
-        test.union(test.limit(5)), k, threshold=threshold, exclude="train" if excluding else None
-    )
+    given = {"threshold": threshold, "exclude": "train" if excluding else None}
+    found = model.evaluate(test.union(test.limit(5)), k, **given)
     relevant = test if threshold is None else test.where(F.col("rating") >= threshold)
     expected = by_spark(model, relevant, train if excluding else None, k)
     assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-12)
@@ -99,9 +96,8 @@ def test_what_has_no_prediction_is_counted(model, parts, table, strategy):
 
 
 def test_columns_and_weights_are_those_of_training(spark, parts):
-    train, test = (
-        part.selectExpr("user as u", "item as i", "rating as r", "user % 3 as w") for part in parts
-    )
+    renamed = "user as u", "item as i", "rating as r", "user % 3 as w"
+    train, test = (part.selectExpr(*renamed) for part in parts)
     names = {"userCol": "u", "itemCol": "i", "ratingCol": "r", "weightCol": "w"}
     model = MatrixFactorization(rank=1, maxIter=1, predictionCol="p", **names).fit(train)
     found = model.evaluate(test)
@@ -112,17 +108,15 @@ def test_columns_and_weights_are_those_of_training(spark, parts):
 
 
 def test_bad_calls(model, parts):
-    test = parts[1]
-    with pytest.raises(ValueError, match=r"^k must be an integer ≥ 1, got 0$"):
-        model.evaluate(test, 0)
-    for threshold in ("4", float("nan")):
-        with pytest.raises(ValueError, match=r"^threshold must be a finite number, got"):
-            model.evaluate(test, threshold=threshold)
-    with pytest.raises(ColumnError, match="ratingCol='rating': there is no such column"):
-        model.evaluate(test.drop("rating"))
-    with pytest.raises(EvaluationError, match="there are no ratings to evaluate with"):
-        model.evaluate(test.where("false"))
-    with pytest.raises(EvaluationError, match="there is nobody to rank for, as nothing is"):
-        model.evaluate(test, threshold=99.0)
-    with pytest.raises(RatingsError, match=r"of the .* ratings to evaluate with are null or NaN"):
-        model.evaluate(test.withColumn("rating", F.when(F.col("user") > 3, F.col("rating"))))
+    test, nulls = parts[1], F.when(F.col("user") > 3, F.col("rating"))
+    for data, given, kind, message in (
+        (test, {"k": 0}, ValueError, "^k must be an integer ≥ 1, got 0$"),
+        (test, {"threshold": "4"}, ValueError, "^threshold must be a finite number, got"),
+        (test, {"threshold": float("nan")}, ValueError, "^threshold must be a finite number, got"),
+        (test, {"threshold": 99.0}, EvaluationError, "there is nobody to rank for, as nothing is"),
+        (test.where("false"), {}, EvaluationError, "there are no ratings to evaluate with"),
+        (test.drop("rating"), {}, ColumnError, "ratingCol='rating': there is no such column"),
+        (test.withColumn("rating", nulls), {}, RatingsError, "of the .* ratings to .* null or NaN"),
+    ):
+        with pytest.raises(kind, match=message):
+            model.evaluate(data, **given)

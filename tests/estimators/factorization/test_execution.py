@@ -8,27 +8,28 @@ from nonconvex.distributed.factorization.execution import fits_on_driver
 from nonconvex.recommendation import MatrixFactorization
 from tests.factories import same_bits
 
-VALIDATED = {"validationIndicatorCol": "held"}
+HELD = {"validationIndicatorCol": "held"}
 FITS = {
-    "als": {"solver": "als", "numRestarts": 2, "weightCol": "weight", "patience": 2, **VALIDATED},
-    "als-coordinate": {"solver": "als-coordinate", "precision": "float64"},
-    "gd": {"solver": "gd", "miniBatchFraction": 0.5},
-    "gibbs": {"solver": "gibbs", "numBurnIn": 1, "numSamples": 2, "numKept": 2, **VALIDATED},
+    "als": {"numRestarts": 2, "weightCol": "weight", "patience": 2, **HELD},
+    "als-coordinate": {"precision": "float64"},
+    "gd": {"miniBatchFraction": 0.5},
+    "gibbs": {"numBurnIn": 1, "numSamples": 2, "numKept": 2, **HELD},
 }
 
 
-@pytest.mark.parametrize("fit", FITS)
-def test_the_driver_and_the_executors_come_to_the_same_bits(weighted_ratings, fit):
-    estimator = MatrixFactorization(rank=2, numUserBlocks=3, **FITS[fit])
-    if fit != "gibbs":
+@pytest.mark.parametrize("solver", FITS)
+def test_the_driver_and_the_executors_come_to_the_same_bits(weighted_ratings, solver):
+    estimator = MatrixFactorization(rank=2, numUserBlocks=3, solver=solver, **FITS[solver])
+    if solver != "gibbs":
         estimator.setMaxIter(2)
     here = estimator.setUpdates("driver").fit(weighted_ratings)
     there = estimator.setUpdates("executors").fit(weighted_ratings)
     same_bits(here.factors, there.factors)
-    for ours, theirs in zip(here.summary.restarts, there.summary.restarts, strict=True):
-        assert [step | {"seconds": 0} for step in ours.history] == [
-            step | {"seconds": 0} for step in theirs.history
-        ]
+    ours, theirs = (
+        [[step | {"seconds": 0} for step in one.history] for one in model.summary.restarts]
+        for model in (here, there)
+    )
+    assert ours == theirs
 
 
 def test_few_ratings_are_worked_through_on_the_driver(weighted_ratings, caplog):
@@ -39,7 +40,5 @@ def test_few_ratings_are_worked_through_on_the_driver(weighted_ratings, caplog):
     with caplog.at_level(logging.INFO, logger="nonconvex"):
         MatrixFactorization(rank=2, maxIter=1).fit(weighted_ratings)
     n = weighted_ratings.count()
-    assert (
-        f"updates on the driver: {n} ratings × 3 unknowns take less time than planning a job"
-        in caplog.messages
-    )
+    message = f"updates on the driver: {n} ratings × 3 unknowns take less time than planning a job"
+    assert message in caplog.messages

@@ -26,9 +26,7 @@ def table():
 
 @pytest.fixture(scope="module")
 def ratings(spark, table):
-    frame = spark.createDataFrame(table).cache()
-    yield frame
-    frame.unpersist()
+    return spark.createDataFrame(table).cache()
 
 
 @pytest.fixture(scope="module")
@@ -61,15 +59,14 @@ def ridge_solution(model, ratings, reg, rows, fixed):
     return np.linalg.lstsq(stacked, np.append(y, zeros), rcond=None)[0]
 
 
-@pytest.mark.parametrize(
-    "params",
-    [
-        {"weightCol": "weight", "regExponent": 0.7, "precision": "float64"},
-        {"implicitPrefs": True, "confidence": 3.0, "nonnegative": True},
-        {"fitBiases": False, "fitIntercept": False, "regUser": 1e-3},
-    ],
-    ids=["weights", "implicit", "no biases"],
-)
+KINDS = [
+    {"weightCol": "weight", "regExponent": 0.7, "precision": "float64"},
+    {"implicitPrefs": True, "confidence": 3.0, "nonnegative": True},
+    {"fitBiases": False, "fitIntercept": False, "regUser": 1e-3},
+]
+
+
+@pytest.mark.parametrize("params", KINDS, ids=["weights", "implicit", "no biases"])
 def test_a_training_user_gets_its_own_row_to_the_bit(ratings, params, tmp_path):
     model = MatrixFactorization(rank=3, maxIter=2, **params).fit(ratings)
     model.write().save(str(tmp_path / "model"))
@@ -79,44 +76,35 @@ def test_a_training_user_gets_its_own_row_to_the_bit(ratings, params, tmp_path):
     for some in (shuffled, ratings.where("user = 'u05'")):
         folded = loaded.foldInUsers(some)
         assert folded.factors.users.tobytes() == model.factors.users.tobytes()
-        assert [row.id for row in folded.userFactors.collect()] == [
-            *map("u{:02}".format, range(USERS))
-        ]
+        users = [row.id for row in folded.userFactors.collect()]
+        assert users == [*map("u{:02}".format, range(USERS))]
 
 
-def test_new_users_are_ridge_solutions(model, new):
-    folded = model.foldInUsers(new)
-    before, after = rows_of(model.userFactors), rows_of(folded.userFactors)
-    assert list(after) == sorted([*before, "u03½", "zoe"])
-    for user, row in before.items():
-        np.testing.assert_array_equal(after[user], row)
-    items = rows_of(model.itemFactors)
-    for user, ratings in {"u03½": [(0, 5.0), (4, 1.0), (7, 4.0)], "zoe": [(2, 2.0)]}.items():
-        expected = ridge_solution(model, ratings, model.summary.reg_user, USERS, items)
-        np.testing.assert_allclose(after[user], expected, rtol=1e-3, atol=1e-5)
-    assert folded.itemFactors.toPandas().equals(model.itemFactors.toPandas())
-    assert folded.summary == model.summary
+NEW_ITEMS = [("u00", -3, 5.0), ("u09", -3, 1.0), ("u01", 3, 4.0)]
 
 
-def test_new_items_are_ridge_solutions(spark, model):
-    new = spark.createDataFrame(
-        [("u00", -3, 5.0), ("u09", -3, 1.0), ("u01", 3, 4.0)],
-        "user string, item long, rating double",
-    )
-    folded = model.foldInItems(new)
-    after, users = rows_of(folded.itemFactors), rows_of(model.userFactors)
-    assert list(after) == [-3, *range(ITEMS)]
-    for item, ratings in {-3: [("u00", 5.0), ("u09", 1.0)], 3: [("u01", 4.0)]}.items():
-        expected = ridge_solution(model, ratings, model.summary.reg_item, ITEMS, users)
-        np.testing.assert_allclose(after[item], expected, rtol=1e-3, atol=1e-5)
-
-
-def test_training_items_come_back_nearly(ratings):
-    model = MatrixFactorization(rank=1, maxIter=15, tol=0.0).fit(ratings)
-    before = rows_of(model.itemFactors)
-    after = rows_of(model.foldInItems(ratings).itemFactors)
-    for item, row in before.items():
-        np.testing.assert_allclose(after[item], row, atol=2e-2)
+def test_new_rows_are_ridge_solutions(spark, model, new):
+    summary, items = model.summary, spark.createDataFrame(NEW_ITEMS, new.schema)
+    of_users, of_items = rows_of(model.userFactors), rows_of(model.itemFactors)
+    users = model.foldInUsers(new)
+    after_users, after_items = (
+        rows_of(users.userFactors), rows_of(model.foldInItems(items).itemFactors)
+    )  # fmt: skip
+    for after, ratings, reg, rows, fixed in (
+        (after_users, {"u03½": [(0, 5.0), (4, 1.0), (7, 4.0)], "zoe": [(2, 2.0)]},
+         summary.reg_user, USERS, of_items),
+        (after_items, {-3: [("u00", 5.0), ("u09", 1.0)], 3: [("u01", 4.0)]},
+         summary.reg_item, ITEMS, of_users),
+    ):  # fmt: skip
+        for row, rated in ratings.items():
+            expected = ridge_solution(model, rated, reg, rows, fixed)
+            np.testing.assert_allclose(after[row], expected, rtol=1e-3, atol=1e-5)
+    assert list(after_users) == sorted([*of_users, "u03½", "zoe"])
+    assert list(after_items) == [-3, *range(ITEMS)]
+    for user, row in of_users.items():
+        np.testing.assert_array_equal(after_users[user], row)
+    assert users.itemFactors.toPandas().equals(model.itemFactors.toPandas())
+    assert users.summary == summary
 
 
 def test_folded_users_are_served(model, new):
@@ -140,33 +128,21 @@ def test_unknown_items_are_ignored_and_counted(spark, model, new, caplog):
     assert rows_of(folded.userFactors).keys() == rows_of(model.foldInUsers(new).userFactors).keys()
 
 
-class TestBadCalls:
-    def test_nothing_to_fold_in(self, model, new):
-        match = "none of the {} ratings to fold in is of one of the items that the model knows"
-        with pytest.raises(RatingsError, match=match.format(0)):
-            model.foldInUsers(new.where("false"))
-        with pytest.raises(RatingsError, match=match.format(4)):
-            model.foldInUsers(new.withColumn("item", F.col("item") + 900))
-
-    @pytest.mark.parametrize("column", ["user", "item", "rating"])
-    def test_null(self, model, new, column):
-        broken = new.withColumn(column, F.when(F.col("user") != "zoe", F.col(column)))
-        with pytest.raises(RatingsError, match="1 of the 4 ratings to fold in have a null id, or"):
-            model.foldInUsers(broken)
-
-    @pytest.mark.parametrize("value", ["NaN", "Infinity"])
-    def test_not_finite(self, model, new, value):
-        with pytest.raises(RatingsError, match="4 of the 4 ratings to fold in have"):
+def test_bad_calls(ratings, model, new):
+    weighted, known = model.copy().setWeightCol("weight"), F.col("user") != "zoe"
+    nulls = [new.withColumn(name, F.when(known, F.col(name))) for name in new.columns]
+    nothing = "none of the {} ratings to fold in is of one of the items that the model knows"
+    for asked, data, kind, message in (
+        (model, new.where("false"), RatingsError, nothing.format(0)),
+        (model, new.withColumn("item", F.col("item") + 900), RatingsError, nothing.format(4)),
+        *((model, some, RatingsError, "1 of the 4 ratings to fold in have a") for some in nulls),
+        (model, new.drop("rating"), ColumnError, "ratingCol='rating': there is no such column"),
+        (model, new.withColumn("item", F.lit("a")), ColumnError, "itemCol='item': the column is s"),
+        (weighted, new, ColumnError, "weightCol='weight': there is no such column"),
+        (weighted, ratings.withColumn("weight", F.lit(-1.0)), RatingsError, "a negative weight; d"),
+    ):
+        with pytest.raises(kind, match=message):
+            asked.foldInUsers(data)
+    for value in ("NaN", "Infinity"):
+        with pytest.raises(RatingsError, match="4 of the 4 ratings to fold in have a null id, or"):
             model.foldInItems(new.withColumn("rating", F.lit(value).cast("double")))
-
-    def test_columns(self, ratings, model, new):
-        with pytest.raises(ColumnError, match="ratingCol='rating': there is no such column"):
-            model.foldInUsers(new.drop("rating"))
-        with pytest.raises(ColumnError, match="itemCol='item': the column is string and must be"):
-            model.foldInUsers(new.withColumn("item", F.lit("a")))
-        weighted = model.copy().setWeightCol("weight")
-        with pytest.raises(ColumnError, match="weightCol='weight': there is no such column"):
-            weighted.foldInUsers(new)
-        negative = ratings.withColumn("weight", F.lit(-1.0))
-        with pytest.raises(RatingsError, match="a negative weight; drop or fix them"):
-            weighted.foldInUsers(negative)

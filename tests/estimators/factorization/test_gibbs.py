@@ -2,6 +2,7 @@
 
 import signal
 from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 import pytest
@@ -36,9 +37,7 @@ def arrays_of(model):
 
 
 def same(one, other):
-    return all(
-        a.tobytes() == b.tobytes() for a, b in zip(arrays_of(one), arrays_of(other), strict=True)
-    )
+    return [a.tobytes() for a in arrays_of(one)] == [a.tobytes() for a in arrays_of(other)]
 
 
 def test_every_param_of_sampling_has_its_effect(ratings):
@@ -59,15 +58,11 @@ def test_held_out_ratings_are_predicted_to_the_noise_and_covered(model, ratings)
     known = (predicted["user"] < USERS - 1) & (predicted["item"] < ITEMS - 1)
     errors = (predicted["prediction"] - predicted["rating"])[known]
     assert np.sqrt(np.mean(errors**2)) < 1.35 * NOISE
-    inside = [
-        row["lower"] <= r <= row["upper"]
-        for r, row in zip(predicted["rating"], predicted["interval"], strict=True)
-    ]
-    assert 0.82 < np.mean(inside) < 0.97
+    lower, upper = (predicted["interval"].str[end] for end in ("lower", "upper"))
+    assert 0.82 < predicted["rating"].between(lower, upper).mean() < 0.97
     # what was never seen is less sure
     assert predicted["std"][~known].min() > 1.5 * predicted["std"][known].median()
-    width = [row["upper"] - row["lower"] for row in predicted["interval"]]
-    np.testing.assert_allclose(width, 2 * 1.6448536 * predicted["std"], rtol=1e-6)
+    np.testing.assert_allclose(upper - lower, 2 * 1.6448536 * predicted["std"], rtol=1e-6)
     mean = test.copy({test.predictionNoise: False}).transform(ratings.where("held_out")).toPandas()
     assert (mean["std"] < predicted["std"]).all()
 
@@ -93,63 +88,59 @@ def test_the_validation_rmse_is_that_of_the_mean_model(model, ratings):
     assert model.summary.restarts[0].validation_rmse == pytest.approx(rmse, rel=0.01)
 
 
-def test_a_model_comes_back_from_disk_with_its_samples(model, ratings, tmp_path):
+def test_a_model_comes_back_from_disk_with_its_samples(model, tmp_path):
     model.write().save(str(tmp_path / "model"))
     loaded = MatrixFactorizationModel.load(str(tmp_path / "model"))
     assert same(loaded, model)
     assert loaded.summary == model.summary
-    for one, other in zip(
-        loaded._state.posterior.spread(), model._state.posterior.spread(), strict=True
-    ):
+    spreads = (m._state.posterior.spread() for m in (loaded, model))
+    for one, other in zip(*spreads, strict=True):
         np.testing.assert_array_equal(one, other)
 
 
 @contextmanager
-def asked_to_end(at):
-    """Press Ctrl-C in one sweep."""
-    take = gibbs.ChainGroup.take
+def before(owner, name, when, act):
+    """Act before some calls of a method."""
+    method = getattr(owner, name)
 
-    def interrupted(self, sweep, *arguments):
-        if sweep == at:
-            signal.raise_signal(signal.SIGINT)
-        take(self, sweep, *arguments)
+    def first(self, *arguments):
+        if when(self, *arguments):
+            act()
+        return method(self, *arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gibbs.ChainGroup, "take", interrupted)
+        patch.setattr(owner, name, first)
         yield
 
 
-def test_a_fit_that_was_interrupted_goes_on_to_the_same_bits_on_other_blocks(
-    model, ratings, tmp_path, monkeypatch
-):
+press_ctrl_c = partial(signal.raise_signal, signal.SIGINT)
+
+
+def before_sweep(sweep, act):
+    return before(gibbs.ChainGroup, "take", lambda self, at, *_: at == sweep, act)
+
+
+def test_an_ended_fit_goes_on_to_the_same_bits(model, ratings, tmp_path, monkeypatch):
     """On fewer blocks, killed in the midst of sampling, and then ended by Ctrl-C as well."""
 
-    def killed(self, sweep, *arguments):
-        if sweep == 16:
-            raise KeyboardInterrupt
-        take(self, sweep, *arguments)
+    def die():
+        raise KeyboardInterrupt
 
-    def asked_at_the_start(self, rule):
-        if self.problem.name == "restart 0":  # a second one would end it at once
-            signal.raise_signal(signal.SIGINT)
-        end_iteration(self, rule)
+    def is_first(state, rule):
+        return state.problem.name == "restart 0"  # a second Ctrl-C would end it at once
 
-    take, end_iteration = gibbs.ChainGroup.take, runs.FitState.end_iteration
     params = {"checkpointPath": str(tmp_path / "fit"), "checkpointInterval": 5, "numRestarts": 2}
     interrupted = estimator(numUserBlocks=3, numItemBlocks=2, **params)
-    with monkeypatch.context() as patch:
-        patch.setattr(runs.FitState, "end_iteration", asked_at_the_start)
-        with pytest.raises(Interrupted, match="before the first sweep, and nothing is saved yet; "):
+    for ended, error, match in (
+        (before(runs.FitState, "end_iteration", is_first, press_ctrl_c), Interrupted,
+         "before the first sweep, and nothing is saved yet; "),
+        (before_sweep(16, die), KeyboardInterrupt, None),
+        (before_sweep(17, press_ctrl_c), Interrupted, "17, which is saved in .*/fit; run"),
+    ):  # fmt: skip
+        with ended, pytest.raises(error, match=match):
             interrupted.fit(ratings)
-    with monkeypatch.context() as patch:
-        patch.setattr(gibbs.ChainGroup, "take", killed)
-        with pytest.raises(KeyboardInterrupt):
-            interrupted.fit(ratings)
-    with asked_to_end(17), pytest.raises(Interrupted, match=r"17, which is saved in .*/fit; run"):
-        interrupted.fit(ratings)
-    with monkeypatch.context() as patch:
-        patch.setattr(gibbs, "fit_loop", None)  # chains go on, and do not start again
-        again = estimator(numUserBlocks=1, numItemBlocks=4, **params).fit(ratings.repartition(3))
+    monkeypatch.setattr(gibbs, "fit_loop", None)  # chains go on, and do not start again
+    again = estimator(numUserBlocks=1, numItemBlocks=4, **params).fit(ratings.repartition(3))
     assert same(again, model)
     values = [[step["tau"] for step in m.summary.restarts[1].history] for m in (again, model)]
     assert values[0] == values[1]
@@ -160,44 +151,33 @@ def test_a_fit_that_was_interrupted_goes_on_to_the_same_bits_on_other_blocks(
 def test_a_fit_that_was_interrupted_in_its_first_sweeps_has_the_same_bits(model, ratings, tmp_path):
     saving = estimator(numRestarts=2, checkpointPath=str(tmp_path / "fit"))
     # Λ is fixed for five sweeps
-    with asked_to_end(2), pytest.raises(Interrupted, match="after sweep 2"):
+    with before_sweep(2, press_ctrl_c), pytest.raises(Interrupted, match="after sweep 2"):
         saving.fit(ratings)
     assert same(saving.fit(ratings), model)
 
 
-def test_a_training_user_is_folded_in_nearly_as_it_was_and_a_new_one_as_its_twin(model, ratings):
+def told(model, ratings):
+    return model.transform(ratings).orderBy("user", "item").toPandas()
+
+
+def test_training_ids_are_folded_in_nearly_as_they_were_and_a_new_one_as_its_twin(model, ratings):
     train = ratings.where("not held_out")
-    twin = train.where("user = 7").withColumn("user", F.lit(1007).cast("long"))
+    as_twin = {"user": F.lit(1007).cast("long")}
+    twin = train.where("user = 7").withColumns(as_twin)
     folded = model.foldInUsers(train.where("user < 20").union(twin))
-    pairs = ratings.where("user < 20")
-    before, after = (
-        m.transform(pairs).orderBy("user", "item").toPandas()["prediction"] for m in (model, folded)
-    )
-    assert np.sqrt(np.mean((after - before) ** 2)) < 0.3 * NOISE
+    items = model.foldInItems(train.where("item < 10"))
+    for other, pairs in ((folded, "user < 20"), (items, "item < 10")):
+        before, after = (told(m, ratings.where(pairs))["prediction"] for m in (model, other))
+        assert np.sqrt(np.mean((after - before) ** 2)) < 0.3 * NOISE
     asked = folded.copy({folded.predictionStdCol: "std"})
-    own = asked.transform(ratings.where("user = 7")).orderBy("item").toPandas()
-    its = (
-        asked.transform(ratings.where("user = 7").withColumn("user", F.lit(1007).cast("long")))
-        .orderBy("item")
-        .toPandas()
-    )
+    own, its = (told(asked, ratings.where("user = 7").withColumns(of)) for of in ({}, as_twin))
     np.testing.assert_allclose(own["prediction"], its["prediction"], atol=0.25 * NOISE)
     np.testing.assert_allclose(own["std"], its["std"], rtol=0.6)
     # one user alone is folded in to the same bits as among others
     alone = model.foldInUsers(twin.repartition(4))
     place = alone._ids.users.to_pylist().index(1007)
-    assert (
-        alone._state.posterior.users[place].tobytes() == folded._state.posterior.users[-1].tobytes()
-    )
-
-
-def test_items_are_folded_in_too(model, ratings):
-    folded = model.foldInItems(ratings.where("not held_out and item < 10"))
-    before, after = (
-        m.transform(ratings.where("item < 10")).orderBy("user", "item").toPandas()["prediction"]
-        for m in (model, folded)
-    )
-    assert np.sqrt(np.mean((after - before) ** 2)) < 0.3 * NOISE
+    one, other = alone._state.posterior.users[place], folded._state.posterior.users[-1]
+    assert one.tobytes() == other.tobytes()
 
 
 @pytest.mark.parametrize(
@@ -215,11 +195,3 @@ def test_items_are_folded_in_too(model, ratings):
 def test_params_that_would_be_ignored_are_refused(ratings, params, message):
     with pytest.raises(ParamError, match=message):
         estimator(**params).fit(ratings)
-
-
-@pytest.mark.parametrize("level", [0, 1, 1.5, -0.1])
-def test_a_level_is_between_0_and_1(level):
-    with pytest.raises(
-        (TypeError, ValueError), match=r"predictionInterval must be .* > 0 and < 1, got"
-    ):
-        MatrixFactorization(predictionInterval=level)

@@ -14,11 +14,10 @@ def test_starts_reach_different_minima_and_the_best_is_kept(spark):
     pairs = generator.choice(rows * columns, int(1.5 * rank * (rows + columns)), replace=False)
     users, items = pairs // columns, pairs % columns
     values = np.einsum("nk,nk->n", gamma[users], delta[items])
-    factors_alone = {"rank": rank, "fitIntercept": False, "fitBiases": False, "initScale": 1.0}
-    loop = {"maxIter": 30, "tol": 1e-6, "numRestarts": 12, "precision": "float64"}
-    model = MatrixFactorization(regUser=1e-5, regItem=1e-5, **factors_alone, **loop).fit(
-        frame(spark, users, items, values)
-    )
+    given = {"rank": rank, "regUser": 1e-5, "regItem": 1e-5, "initScale": 1.0, "numRestarts": 12}
+    plain = {"fitIntercept": False, "fitBiases": False, "precision": "float64"}
+    estimator = MatrixFactorization(maxIter=30, tol=1e-6, **given, **plain)
+    model = estimator.fit(frame(spark, users, items, values))
     reached = np.array([restart.objective for restart in model.summary.restarts])
     print("objectives of the starts:", np.array2string(np.sort(reached), precision=5))
     assert model.summary.objective == reached.min()

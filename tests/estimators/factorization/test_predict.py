@@ -18,9 +18,8 @@ def ratings(planted_ratings):
 
 
 def estimator(**params):
-    return MatrixFactorization(
-        **{"rank": 2, "predictionStdCol": "std", "predictionIntervalCol": "interval", **params}
-    )
+    names = {"predictionStdCol": "std", "predictionIntervalCol": "interval"}
+    return MatrixFactorization(**{"rank": 2, **names, **params})
 
 
 @pytest.fixture(scope="module")
@@ -49,14 +48,6 @@ def test_intervals_are_about_predictions_and_wider_for_what_is_not_known(model, 
     assert (of_mean["std"] < table["std"]).all()
     nan = model.copy({model.coldStartStrategy: "nan"})
     assert np.isnan(told(nan, ratings.where("held_out"))["std"][new]).all()
-
-
-def test_a_loaded_model_says_the_same(model, ratings, tmp_path):
-    model.write().save(str(tmp_path / "model"))
-    loaded = MatrixFactorizationModel.load(str(tmp_path / "model"))
-    one, other = (told(m, ratings.where("held_out")) for m in (model, loaded))
-    pd.testing.assert_frame_equal(one, other, check_exact=True)
-    assert loaded.userFactors.columns == ["id", "bias", "features"]
 
 
 def test_who_is_folded_in_again_is_as_sure_as_before(model, ratings):

@@ -1,8 +1,7 @@
 """Random small tables through the door and a fit, beside plain loops over their rows.
 
-A Spark job for each of thousands of tables would take hours, so each example is one dataframe of
-many tables.  Their ids have nothing in common, and without an intercept neither have their
-factors: what becomes of one table depends on no other.
+An example is one dataframe of many tables, as jobs take long: without ids in common and without
+an intercept, no table depends on another.
 """
 
 import math
@@ -129,31 +128,23 @@ def check(spark, directory, tables, policy):
         total = sum(weight for _, weight in counted.values())
         if not total:
             return
-        start = {"rank": 2, "initScale": 0.1, "seed": SEED, "fitIntercept": False}
+        start = {"rank": 2, "maxIter": 1, "initScale": 0.1, "seed": SEED, "fitIntercept": False}
         ridge = {"regUser": RIDGE / total, "regItem": RIDGE / total}
-        estimator = MatrixFactorization(
-            maxIter=1, precision="float64", weightCol="weight", **start, **ridge
-        )
+        precise = {"precision": "float64", "weightCol": "weight"}
+        estimator = MatrixFactorization(**start, **ridge, **precise)
         model = estimator.fit(checked.ratings)
     x, z = fitted(model, counted)
     np.testing.assert_allclose(model.factors.items, z, rtol=1e-8, atol=1e-8)
     np.testing.assert_allclose(model.factors.users, x, rtol=1e-8, atol=1e-8)
 
 
-def fuzz(examples):
-    return settings(
-        max_examples=examples,
-        deadline=None,
-        derandomize=True,
-        phases=[Phase.explicit, Phase.generate],
-        suppress_health_check=list(HealthCheck),
-    )
-
-
 def run(spark, tmp_path_factory, examples, size, policy):
     """Check as many examples of as many tables; return how many tables it were."""
 
-    @fuzz(examples)
+    phases, health = [Phase.explicit, Phase.generate], list(HealthCheck)
+
+    @settings(max_examples=examples, deadline=None, derandomize=True, phases=phases,
+              suppress_health_check=health)  # fmt: skip
     @given(many(size))
     def test(tables):
         check(spark, tmp_path_factory.mktemp("tables"), tables, policy)

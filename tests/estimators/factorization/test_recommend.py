@@ -26,9 +26,7 @@ def table():
 
 @pytest.fixture(scope="module")
 def ratings(spark, table):
-    frame = spark.createDataFrame(table.astype({"user": int, "item": int})).cache()
-    yield frame
-    frame.unpersist()
+    return spark.createDataFrame(table.astype({"user": int, "item": int})).cache()
 
 
 @pytest.fixture(scope="module")
@@ -79,11 +77,6 @@ def check(lists, scores, n, allowed):
         np.testing.assert_allclose([rating for _, rating in lists[row]], expected, rtol=1e-6)
 
 
-def lists_of(row, members):
-    """The schema of a table of lists."""
-    return f"struct<{row}:bigint,{members}:float>>>"
-
-
 @pytest.mark.parametrize(
     ("n", "exclude", "candidates"),
     [
@@ -96,7 +89,7 @@ def test_for_all_users(model, scores, ratings, some_items, some_pairs, n, exclud
     frame = model.recommendForAllUsers(
         n, exclude=given.get(exclude, exclude), candidates=given.get(candidates)
     )
-    schema = lists_of("user", "recommendations:array<struct<item:bigint,rating")
+    schema = "struct<user:bigint,recommendations:array<struct<item:bigint,rating:float>>>"
     assert frame.schema.simpleString() == schema
     lists, seen, of_pairs = collect(frame), members(ratings) if exclude else (), members(some_pairs)
     offered = {
@@ -119,7 +112,7 @@ def test_ratings_are_predictions(model):
 
 def test_for_all_items(model, scores, ratings):
     lists = model.recommendForAllItems(10, exclude="train")
-    schema = lists_of("item", "recommendations:array<struct<user:bigint,rating")
+    schema = "struct<item:bigint,recommendations:array<struct<user:bigint,rating:float>>>"
     assert lists.schema.simpleString() == schema
     lists, seen = collect(lists), members(ratings)
     assert len(lists) == ITEMS
@@ -155,19 +148,17 @@ def test_for_some_users(spark, model, scores):
     assert collect(of_int) == collect(model.recommendForUserSubset(asked, 2))
 
 
-def test_clipping_keeps_the_order(spark, table):
+def test_clipping_keeps_the_order(ratings):
     # A large ridge keeps predictions inside the range: scale the factors up.
-    model = MatrixFactorization(rank=2, maxIter=1, regUser=0.0, regItem=0.0).fit(
-        spark.createDataFrame(table.astype({"user": int, "item": int}))
-    )
+    model = MatrixFactorization(rank=2, maxIter=1, regUser=0.0, regItem=0.0).fit(ratings)
     free = collect(model.recommendForAllUsers(ITEMS))
     clipped = collect(model.setClipPredictions(True).recommendForAllUsers(ITEMS))
     low, high = np.float32(model.summary.minimum), np.float32(model.summary.maximum)
     assert any(rating > high for list_ in free.values() for _, rating in list_)
     for user, list_ in free.items():
         assert [item for item, _ in clipped[user]] == [item for item, _ in list_]
-        ratings = np.array([rating for _, rating in list_]).clip(low, high)
-        assert ratings.tolist() == [rating for _, rating in clipped[user]]
+        rated = np.array([rating for _, rating in list_]).clip(low, high)
+        assert rated.tolist() == [rating for _, rating in clipped[user]]
 
 
 def test_equal_predictions_come_in_the_order_of_ids(spark):
@@ -186,7 +177,7 @@ def test_equal_predictions_come_in_the_order_of_ids(spark):
 def test_similar(spark, model):
     asked = spark.createDataFrame([(10,), (-5,), (10,), (30,)], "user long")
     items, users = model.similarItems(5), model.similarUsers(4, asked)
-    schema = lists_of("item", "similar:array<struct<item:bigint,similarity")
+    schema = "struct<item:bigint,similar:array<struct<item:bigint,similarity:float>>>"
     assert items.schema.simpleString() == schema
     items, users = collect(items), collect(users)
     assert len(items) == ITEMS

@@ -68,6 +68,7 @@ def test_layers_that_fit_at_one_end_are_refused_with_both_spellings():
         ({"stepSize": 0.1, "learningRate": 0.1}, "stepSize=0.1 is another name of learningRate"),
         ({"blockSize": 9, "batchSize": 9}, "blockSize=9 is another name of batchSize"),
         ({"optimizer": "gradient-descent", "momentum": 0.5}, "takes no settings, got momentum"),
+        ({"schedule": "cosine"}, "schedule 'cosine' needs decaySteps; set it to"),
         ({"weightDecay": 0.1}, "got weightDecay=0.1; leave it unset"),
     ],
 )
@@ -78,9 +79,8 @@ def test_params_that_contradict_each_other_are_refused_before_any_data_are_read(
 
 def test_a_restart_that_diverged_is_never_the_best_and_survives_json():
     def restart(number, objective, validation_loss):
-        return NetworkRestart(
-            number, "why", 1, objective, objective, 0.5, validation_loss, None, history=[]
-        )
+        losses = objective, objective, 0.5, validation_loss, None
+        return NetworkRestart(number, "why", 1, *losses, history=[])
 
     restarts = [restart(0, math.nan, None), restart(1, 0.5, None), restart(2, 0.25, None)]
     summary = network_summary(restarts=restarts, best=2)

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from functools import partial
 
 import numpy as np
+import pandas as pd
 import pytest
 from pyspark.ml import Pipeline
 from pyspark.ml.classification import MultilayerPerceptronClassifier as MLlibClassifier
@@ -31,43 +32,33 @@ from tests.factories import Killed
 
 ROWS = 240
 LABELS = np.array(["cat", "dog", "eel"])
+NAMED = {"featuresCol": ["a", "b", "c"], "labelCol": "name", "weightCol": "weight"}
 QUICK = {"layers": [6], "maxIter": 3, "batchSize": 64, "learningRate": 0.05}
 
 
 def columns():
     generator = np.random.default_rng(0)
     x = generator.normal(2.0, [1.0, 3.0, 0.5], (ROWS, 3))
-    score = x @ np.array([[1.0, 0.0], [-0.3, 0.4], [0.5, -1.0]]) + generator.normal(
-        0, 0.3, (ROWS, 2)
-    )
+    score = x @ np.array([[1.0, 0.0], [-0.3, 0.4], [0.5, -1.0]])
+    score += generator.normal(0, 0.3, (ROWS, 2))
     y = (score[:, 0] > 2).astype(int) + (score[:, 1] > 0.5)
     return x, score, y, generator.integers(1, 4, ROWS), generator.random(ROWS) < 0.25
 
 
 @pytest.fixture(scope="module")
 def frame(spark):
-    x, score, y, weight, held = columns()
-    rows = zip(
-        *x.T.tolist(), x.tolist(), y.astype(float).tolist(), LABELS[y].tolist(),
-        (y > 0).astype(float).tolist(), score[:, 0].tolist(), score[:, 1].tolist(),
-        weight.astype(float).tolist(), held.tolist(), strict=True,
+    x, (s, t), y, weight, held = (part.T if part.shape == (ROWS, 2) else part for part in columns())
+    table = pd.DataFrame(x, columns=["a", "b", "c"]).assign(
+        features=x.tolist(), label=y.astype(float), name=LABELS[y], two=(y > 0).astype(float),
+        s=s, t=t, weight=weight.astype(float), held=held,
     )  # fmt: skip
-    schema = (
-        "a double, b double, c double, features array<double>, label double, name string, "
-        "two double, s double, t double, weight double, held boolean"
-    )
-    data = spark.createDataFrame(list(rows), schema).repartition(2, "a").cache()
-    data.count()
-    yield data
-    data.unpersist()
+    return spark.createDataFrame(table).repartition(2, "a").cache()
 
 
 @pytest.fixture(scope="module")
 def model(frame):
     """Of string labels in a list of columns."""
-    return Classifier(
-        featuresCol=["a", "b", "c"], labelCol="name", weightCol="weight", **QUICK
-    ).fit(frame)
+    return Classifier(**NAMED, **QUICK).fit(frame)
 
 
 @pytest.fixture(scope="module")
@@ -107,15 +98,8 @@ def test_every_param_changes_the_model_and_fit_multiple_equals_fit(frame):
     estimator = Classifier(**QUICK)
     other_names = {"learningRate": None, "stepSize": 0.1}, {"batchSize": None, "blockSize": 50}
     named = [*CHANGES, {}, *other_names]
-    maps = []
-    for change in named:
-        base = estimator.copy()
-        for name, value in change.items():
-            if value is None:
-                base.clear(base.getParam(name))
-            else:
-                base.set(base.getParam(name), value)
-        maps.append(base)
+    given = [{**QUICK, **change}.items() for change in named]
+    maps = [Classifier(**{name: v for name, v in params if v is not None}) for params in given]
     fitted = estimator._fit_group(frame, maps)  # as fitMultiple does
     *changed, plain, step_size, block_size = fitted
     seen = {theta(plain)}
@@ -198,24 +182,24 @@ def test_thresholds_are_those_of_mllib(frame, model):
         model.copy({model.thresholds: [0.5, 0.5]}).transform(frame)
 
 
-def test_several_targets(frame, regression):
+def test_several_targets(frame, regression, tmp_path):
     assert (regression.numTargets, regression.layers) == (2, [3, 6, 2])
     rows = regression.transform(frame).select("features", "s", "t", "prediction").collect()
     assert regression.predict(rows[0].features) == pytest.approx(rows[0].prediction)
+    regression.save(str(tmp_path / "model"))
+    loaded = type(regression).load(str(tmp_path / "model"))
+    assert loaded.predict(rows[0].features) == regression.predict(rows[0].features)
     y = np.array([[row.s, row.t] for row in rows])
     error = np.array([row.prediction for row in rows]) - y
     found = regression.evaluate(frame)
     assert [one["target"] for one in found["targets"]] == ["s", "t"]
-    assert [one["rmse"] for one in found["targets"]] == pytest.approx(
-        np.sqrt((error**2).mean(axis=0))
-    )
-    assert found["targets"][1]["r2"] == pytest.approx(
-        1 - (error[:, 1] ** 2).sum() / ((y[:, 1] - y[:, 1].mean()) ** 2).sum()
-    )
+    rmse = np.sqrt((error**2).mean(axis=0))
+    assert [one["rmse"] for one in found["targets"]] == pytest.approx(rmse)
+    r2 = 1 - (error[:, 1] ** 2).sum() / ((y[:, 1] - y[:, 1].mean()) ** 2).sum()
+    assert found["targets"][1]["r2"] == pytest.approx(r2)
     standardized = (error / y.std(axis=0)) ** 2
-    assert regression.summary.restarts[0].metric == pytest.approx(
-        np.sqrt(standardized.sum(axis=1).mean()), rel=1e-5
-    )
+    metric = np.sqrt(standardized.sum(axis=1).mean())
+    assert regression.summary.restarts[0].metric == pytest.approx(metric, rel=1e-5)
     array = frame.withColumn("both", F.array("s", "t"))
     same = Regressor(labelCol="both", **QUICK).fit(array)
     assert theta(same) == theta(regression)
@@ -238,6 +222,9 @@ def test_the_units_of_targets_do_not_matter(frame):
 def test_a_damaged_model_is_refused(spark, model, tmp_path):
     place = tmp_path / "model"
     model.save(str(place))
+    loaded = MultilayerPerceptronClassificationModel.load(str(place))
+    classes, predicted = model.scorer.classes, model.predict([1, 2, 3])
+    assert (loaded.scorer.classes, loaded.predict([1, 2, 3])) == (classes, predicted)
     [metadata] = (place / "metadata").glob("part-*")
     next((place / "metadata").glob(".part-*.crc")).unlink()
     text = metadata.read_text()
@@ -339,9 +326,7 @@ def test_the_example_of_mllib_runs_with_the_import_changed(spark, tmp_path):
 # Determinism, places, checkpoints
 def test_partitions_and_order_change_no_bit(frame, model):
     shuffled = frame.orderBy(F.rand(1)).repartition(5)
-    estimator = Classifier(
-        featuresCol=["a", "b", "c"], labelCol="name", weightCol="weight", **QUICK
-    )
+    estimator = Classifier(**NAMED, **QUICK)
     assert theta(estimator.fit(shuffled)) == theta(model)
     assert estimator.fit(shuffled).summary.restarts[0].loss == model.summary.restarts[0].loss
 
@@ -358,17 +343,18 @@ def test_driver_and_executors_agree_after_fifty_steps(frame):
 
 
 def test_a_killed_fit_goes_on_to_the_same_bits(frame, tmp_path, monkeypatch):
-    path = str(tmp_path / "c")
     estimator = Classifier(**{**QUICK, "maxIter": 5}, numRestarts=2, validationIndicatorCol="held")
     whole = estimator.fit(frame)
-    saving = estimator.copy({estimator.checkpointPath: path, estimator.checkpointInterval: 2})
+    saving = estimator.copy().setCheckpointPath(str(tmp_path / "c")).setCheckpointInterval(2)
 
     @contextmanager
     def ended(epoch, end):
+        def show(training, *_):
+            if training.epoch == epoch:
+                end()
+
         with monkeypatch.context() as patch:
-            patch.setattr(
-                network_training, "_show", lambda training, *_: training.epoch == epoch and end()
-            )
+            patch.setattr(network_training, "_show", show)
             yield
 
     def die():
@@ -379,11 +365,8 @@ def test_a_killed_fit_goes_on_to_the_same_bits(frame, tmp_path, monkeypatch):
     assert (tmp_path / "c" / "iteration=2").is_dir()
     with pytest.raises(CheckpointError, match=r"regParam was 0\.0 and is 0\.5"):
         saving.copy({saving.regParam: 0.5}).fit(frame)
-    saved = r"after epoch 3, which is saved in .*/c; run"
-    with (
-        ended(3, partial(signal.raise_signal, signal.SIGINT)),
-        pytest.raises(Interrupted, match=saved),
-    ):
+    press = partial(signal.raise_signal, signal.SIGINT)
+    with ended(3, press), pytest.raises(Interrupted, match=r"after epoch 3, .* saved in .*/c; run"):
         saving.fit(frame)
     resumed = saving.fit(frame)
     assert theta(resumed) == theta(whole)
@@ -422,10 +405,8 @@ def test_restarts_and_patience_look_at_the_rows_that_are_held_out(frame):
 
 
 def test_a_warm_start_goes_on_from_what_the_model_predicts(frame, model):
-    estimator = Classifier(
-        featuresCol=["a", "b", "c"], labelCol="name", weightCol="weight", maxIter=1,
-        learningRate=1e-3, batchSize=64,
-    ).setInitialModel(model)  # fmt: skip
+    estimator = Classifier(**NAMED, maxIter=1, learningRate=1e-3, batchSize=64)
+    estimator.setInitialModel(model)
     newer = frame.withColumn("a", F.col("a") + 0.5)
     warm = estimator.fit(newer)
     assert warm.layers == model.layers
@@ -475,10 +456,9 @@ def test_bad_data_give_one_sentence(frame, caplog):
         with pytest.raises(ExamplesError, match=message) as caught:
             Classifier(**params).fit(data)
         assert "\n" not in str(caught.value)
+    unstable = {"optimizer": "gradient-descent", "learningRate": 1e6, "maxIter": 50}
     with pytest.raises(FitError, match=r"diverged: .* lower learningRate, set clipNorm, or check"):
-        Regressor(labelCol="s", optimizer="gradient-descent", learningRate=1e6, maxIter=50).fit(
-            frame
-        )
+        Regressor(labelCol="s", **unstable).fit(frame)
     constant = frame.withColumn("k", F.lit(7.0))
     with caplog.at_level(logging.WARNING, logger="nonconvex"):
         model = Classifier(featuresCol=["a", "k"], maxIter=1).fit(constant)
