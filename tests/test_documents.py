@@ -9,9 +9,15 @@ from datetime import date
 from pathlib import Path
 from typing import get_type_hints
 
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
+from pyspark.ml.classification import MultilayerPerceptronClassifier as MLlibClassifier
+from pyspark.ml.recommendation import ALS
 
+from nonconvex.neural_network import MultilayerPerceptronClassifier, MultilayerPerceptronRegressor
 from nonconvex.pipeline.config import load
+from nonconvex.recommendation import MatrixFactorization
 
 REPOSITORY = Path(__file__).parent.parent
 PAGES = {
@@ -170,9 +176,6 @@ def test_examples_run(page, spark, few_ratings, tmp_path, monkeypatch, capsys):
 @pytest.fixture(scope="module")
 def few_ratings(tmp_path_factory):
     """The ratings of the 20 most active users, of the 100 most rated items."""
-    import pyarrow.compute as pc
-    import pyarrow.parquet as pq
-
     ratings = pq.read_table(REPOSITORY / SAMPLE)
     for column, most in (("item", 100), ("user", 20)):
         counts = ratings.group_by(column).aggregate([([], "count_all")])
@@ -184,12 +187,6 @@ def few_ratings(tmp_path_factory):
 
 
 def _params():
-    from nonconvex.neural_network import (
-        MultilayerPerceptronClassifier,
-        MultilayerPerceptronRegressor,
-    )
-    from nonconvex.recommendation import MatrixFactorization
-
     estimators = MatrixFactorization, MultilayerPerceptronClassifier, MultilayerPerceptronRegressor
     return [{param.name for param in estimator().params} for estimator in estimators]
 
@@ -224,20 +221,11 @@ def _rows(text):
     return [re.split(r"(?<!\\)\|", line)[1:-1] for line in lines[2:]]
 
 
-def test_every_param_of_als_is_accounted_for():
-    from pyspark.ml.recommendation import ALS
-
-    theirs = set(ALS.__init__.__wrapped__.__kwdefaults__)
-    assert {"rank", "regParam", "alpha"} <= theirs
-    named = set(re.findall(r"\w+", section("docs/factorization.md", "Coming from ALS")))
-    assert theirs <= named, theirs - named
-
-
-def test_every_param_of_mllibs_network_is_accounted_for():
-    from pyspark.ml.classification import MultilayerPerceptronClassifier
-
-    title = "Coming from MultilayerPerceptronClassifier"
-    theirs = set(MultilayerPerceptronClassifier.__init__.__wrapped__.__kwdefaults__)
-    assert {"blockSize", "solver", "initialWeights"} <= theirs
-    named = set(re.findall(r"\w+", section("docs/networks.md", title)))
-    assert theirs <= named, theirs - named
+@pytest.mark.parametrize(
+    ("page", "theirs"), [("factorization", ALS), ("networks", MLlibClassifier)]
+)
+def test_every_param_of_mllib_is_accounted_for(page, theirs):
+    params = set(theirs.__init__.__wrapped__.__kwdefaults__)
+    assert {"maxIter", "seed"} <= params
+    named = re.findall(r"\w+", section(f"docs/{page}.md", f"Coming from {theirs.__name__}"))
+    assert params <= set(named), params - set(named)

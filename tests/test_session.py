@@ -205,14 +205,11 @@ class TestJava:
         with pytest.raises(JavaError, match=rf"not run on Java {version} \({java}\): install"):
             get_session("test")
 
-    def test_not_java(self, java_home):
-        java = java_home("echo hello >&2")
+    @pytest.mark.parametrize("content", [b"#!/bin/sh\necho hello >&2\n", b"\x7fELF not really"])
+    def test_not_java(self, java_home, content):
+        java = java_home("")
+        java.write_bytes(content)
         with pytest.raises(JavaError, match=rf"Spark needs Java, and {java} does not run as one"):
-            get_session("test")
-
-    def test_not_a_program(self, java_home):
-        java_home("").write_bytes(b"\x7fELF not really")
-        with pytest.raises(JavaError, match="does not run as one"):
             get_session("test")
 
     def test_cut_down(self, java_home):
