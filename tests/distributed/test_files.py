@@ -1,7 +1,4 @@
-"""Which writers are gone.
-
-Every byte of a directory that was sealed is one that was written.
-"""
+"""Which writers are gone; every byte of a sealed directory is one that was written."""
 
 import json
 import os
@@ -55,31 +52,23 @@ def test_what_cannot_be_done_is_named(spark, tmp_path):
         files.names(f"{tmp_path}/no")
     with pytest.raises(FileSystemError, match=r"ftp9://x cannot be reached: .*ftp9"):
         FileSystem(spark, "ftp9://x")
+    (tmp_path / "file").write_text("0")
+    with pytest.raises(FileSystemError, match="cannot be"), publish(spark, f"{tmp_path}/file/x"):
+        raise AssertionError
 
 
-def test_a_directory_appears_when_it_is_complete(spark, target):
-    with publish(spark, str(target)) as directory:
-        FileSystem(spark, directory).write_text(f"{directory}/a", "1")
-        assert not target.exists()
-    assert entries(target.parent) == ["a", "target"]
-
-
-def test_a_directory_that_fails_leaves_nothing(spark, target):
+@pytest.mark.parametrize("before", [[], ["old", "target"]])
+def test_a_directory_appears_when_it_is_complete_and_else_leaves_what_was(spark, target, before):
+    if before:
+        target.mkdir(parents=True)
+        (target / "old").write_text("0")
     with pytest.raises(KeyError), publish(spark, str(target)) as directory:  # noqa: PT012
-        FileSystem(spark, directory).write_text(f"{directory}/a", "1")
+        FileSystem(spark, directory).write_text(f"{directory}/new", "1")
         raise KeyError
-    assert entries(target.parent) == []
-
-
-def test_a_directory_takes_the_place_of_another_or_leaves_it(spark, target):
-    target.mkdir(parents=True)
-    (target / "old").write_text("0")
-    with pytest.raises(KeyError), publish(spark, str(target)) as directory:
-        raise KeyError
-    assert entries(target.parent) == ["old", "target"]
+    assert entries(target.parent) == before
     with publish(spark, str(target)) as directory:
         FileSystem(spark, directory).write_text(f"{directory}/new", "1")
-        assert (target / "old").exists()
+        assert target.exists() == (target / "old").exists() == bool(before)
     assert entries(target.parent) == ["new", "target"]
 
 
@@ -100,17 +89,15 @@ def test_a_directory_that_cannot_be_renamed_in_leaves_the_old_one(spark, target,
     assert entries(target.parent) == ["old", "target"]
 
 
-def test_a_path_that_cannot_be_written_is_named(spark, tmp_path):
-    (tmp_path / "file").write_text("0")
-    path = f"{tmp_path}/file/target"
-    with pytest.raises(FileSystemError, match=r"cannot be"), publish(spark, path):
-        raise AssertionError
-
-
 @pytest.mark.parametrize("scheme", ["file", "hdfs", "s3a"])
-def test_a_file_is_new_once(spark, tmp_path, scheme):
+def test_a_file_is_new_once_or_replaced_and_leaves_no_other(spark, tmp_path, scheme):
     files = FileSystem(spark, str(tmp_path))
     files._scheme = scheme  # the local file system knows these ways, too
+    for text in ("old", "λ"):
+        files.replace_text(f"{tmp_path}/a", text)
+        assert files.read_text(f"{tmp_path}/a") == text
+    assert files.names(str(tmp_path)) == ["a"]
+    files.delete(f"{tmp_path}/a")
     assert files.write_new(f"{tmp_path}/a", "1")
     assert not files.write_new(f"{tmp_path}/a", "2")
     assert files.read_text(f"{tmp_path}/a") == "1"
@@ -118,28 +105,13 @@ def test_a_file_is_new_once(spark, tmp_path, scheme):
     assert [name for name in names if scheme == "file" or name[0] != "."] == ["a"]
 
 
-@pytest.mark.parametrize("scheme", ["file", "hdfs", "s3a"])
-def test_a_file_is_replaced_and_leaves_no_other(spark, tmp_path, scheme):
-    files = FileSystem(spark, str(tmp_path))
-    files._scheme = scheme
-    for text in ("old", "λ"):
-        files.replace_text(f"{tmp_path}/a", text)
-        assert files.read_text(f"{tmp_path}/a") == text
-    assert files.names(str(tmp_path)) == ["a"]
-
-
 def test_a_file_that_cannot_be_replaced_stays(spark, tmp_path, monkeypatch):
     files = FileSystem(spark, str(tmp_path))
     files.replace_text(f"{tmp_path}/a", "old")
-    raw = files._files.getRaw()
-    without_rename = SimpleNamespace(
-        create=raw.create, delete=raw.delete, rename=lambda path, target: False
-    )
-    monkeypatch.setattr(
-        files,
-        "_files",
-        SimpleNamespace(getRaw=lambda: without_rename, makeQualified=files._files.makeQualified),
-    )
+    hadoop, raw = files._files, files._files.getRaw()
+    stuck = SimpleNamespace(create=raw.create, delete=raw.delete, rename=lambda path, to: False)
+    stuck = SimpleNamespace(getRaw=lambda raw=stuck: raw, makeQualified=hadoop.makeQualified)
+    monkeypatch.setattr(files, "_files", stuck)
     files._scheme = "file"
     with pytest.raises(FileSystemError, match=r"/a cannot be replaced"):
         files.replace_text(f"{tmp_path}/a", "new")
@@ -249,31 +221,22 @@ print(process_token(), flush=True); input()
 
 
 def test_a_process_is_there_until_it_is_killed():
-    long_ago = 0.0
-    with subprocess.Popen(
-        [sys.executable, "-c", PRINT], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
+    command, pipe = [sys.executable, "-c", PRINT], subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as process:
         written = process.stdout.readline().strip()
-        assert not is_stale(written, long_ago, lease=1.0)
+        assert not is_stale(written, 0.0, lease=1.0)  # however long ago
         process.kill()
         time.sleep(0.1)  # it is a zombie, as nobody has waited for it
         assert is_stale(written, time.time(), lease=1.0)
 
 
-def test_a_number_that_means_another_process_now():
+def test_who_is_gone_by_number_machine_and_silence(monkeypatch, tmp_path):
     machine, process, start = process_token().split("-")
-    assert is_stale(f"{machine}-{process}-{int(start) + 1}", time.time(), lease=1.0)
-
-
-def test_another_machine_is_judged_by_its_silence():
-    _, process, start = process_token().split("-")
-    other = f"00000000-{process}-{start}"
-    assert not is_stale(other, time.time() - 5, lease=10.0)
-    assert is_stale(other, time.time() - 15, lease=10.0)
-
-
-def test_without_linux(monkeypatch, tmp_path):
-    monkeypatch.setattr(writers, "_PROC", tmp_path)
+    assert is_stale(f"{machine}-{process}-{int(start) + 1}", time.time(), lease=1.0), "a new one"
+    elsewhere = f"00000000-{process}-{start}"
+    assert not is_stale(elsewhere, time.time() - 5, lease=10.0)
+    assert is_stale(elsewhere, time.time() - 15, lease=10.0)
+    monkeypatch.setattr(writers, "_PROC", tmp_path)  # as without Linux
     assert not is_stale(process_token(), time.time(), lease=1.0)
     assert writers._start(2**22 + 1) is None
 

@@ -1,7 +1,4 @@
-"""Columns of vectors against the same vectors one by one; no Spark is needed.
-
-Tables of examples: what is read, which rows can be used, and how they are split.
-"""
+"""Examples: vectors against the same one by one, which rows can be used, how they are split."""
 
 import numpy as np
 import pyarrow as pa
@@ -22,14 +19,8 @@ from nonconvex.distributed.data.examples import (
 from nonconvex.distributed.data.sources import Source, SourceError
 from nonconvex.distributed.data.splits import Split
 
-VECTOR = pa.struct(
-    [
-        ("type", pa.int8()),
-        ("size", pa.int32()),
-        ("indices", pa.list_(pa.int32())),
-        ("values", pa.list_(pa.float64())),
-    ]
-)
+INDICES, VALUES = ("indices", pa.list_(pa.int32())), ("values", pa.list_(pa.float64()))
+VECTOR = pa.struct([("type", pa.int8()), ("size", pa.int32()), INDICES, VALUES])
 
 
 def dense(*values):
@@ -69,21 +60,15 @@ def test_dense_and_sparse_vectors(sliced):
 
 @pytest.mark.parametrize("kind", [pa.float64(), pa.float32(), pa.int16()])
 def test_arrays_of_any_numbers(kind):
-    column = pa.array([[1, 2], [3], None, [4, None], []], pa.list_(kind))
-    found = read_vectors(column, 2)
+    found = read_vectors(pa.array([[1, 2], [3], None, [4, None], []], pa.list_(kind)), 2)
     nan = np.nan
-    np.testing.assert_array_equal(
-        found.values, [[1, 2], [nan, nan], [nan, nan], [4, nan], [nan, nan]]
-    )
+    expected = [[1, 2], [nan, nan], [nan, nan], [4, nan], [nan, nan]]
+    np.testing.assert_array_equal(found.values, expected)
     assert found.lengths.tolist() == [2, 1, -1, 2, 0]
-    assert read_vectors(pa.array([[1, 2], [3, 4]], pa.list_(kind)).slice(1), 2).values.tolist() == [
-        [3, 4]
-    ]
-
-
-def test_numbers_are_vectors_of_one_entry():
-    found = read_vectors(pa.array([1, None, 3]), 1)
-    np.testing.assert_array_equal(found.values, [[1], [np.nan], [3]])
+    sliced = pa.array([[1, 2], [3, 4]], pa.list_(kind)).slice(1)
+    assert read_vectors(sliced, 2).values.tolist() == [[3, 4]]
+    found = read_vectors(pa.array([1, None, 3], kind), 1)  # numbers are vectors of one entry
+    np.testing.assert_array_equal(found.values, [[1], [nan], [3]])
     assert found.finite.tolist() == [True, False, True]
 
 
@@ -137,28 +122,24 @@ def test_rows_of_text_are_numbers_or_are_kept_with_the_reason(spark, tmp_path):
 def test_classes_of_text_are_numbers_if_all_are(spark, tmp_path):
     path = tmp_path / "table.csv"
     path.write_text("x,y\n1,0\n2,1\n3,\n")
-    table = take_examples(
-        read_example_table(spark, str(path)), ExampleColumns(["x"], "y"), REJECT, classify=True
-    )
+    source = read_example_table(spark, str(path))
+    table = take_examples(source, ExampleColumns(["x"], "y"), REJECT, classify=True)
     assert rows(table.training) == [(1.0, 0.0), (2.0, 1.0)]
 
 
 def test_vectors_and_arrays_are_judged_by_their_entries(spark):
-    frame = spark.createDataFrame(
-        [
-            (Vectors.dense(1.0, 2.0), [1.0, 2.0], 1.0),
-            (Vectors.sparse(2, [1], [float("inf")]), [1.0, 2.0], 1.0),
-            (Vectors.sparse(2, [1], [3.0]), [1.0, None], 1.0),
-            (Vectors.sparse(2, [1], [3.0]), [0.0, 3.0], None),
-            (None, None, 1.0),
-        ],
-        ["v", "l", "y"],
-    )
-    for features, used in (("v", 2), ("l", 2)):
-        source = Source(frame, "memory", "parquet")
+    three = Vectors.sparse(2, [1], [3.0])
+    data = [
+        (Vectors.dense(1.0, 2.0), [1.0, 2.0], 1.0),
+        (Vectors.sparse(2, [1], [float("inf")]), [1.0, 2.0], 1.0),
+        (three, [1.0, None], 1.0),
+        (three, [0.0, 3.0], None),
+        (None, None, 1.0),
+    ]
+    source = Source(spark.createDataFrame(data, ["v", "l", "y"]), "memory", "parquet")
+    for features in ("v", "l"):
         table = take_examples(source, ExampleColumns(features, "y"), REJECT, classify=False)
-        assert table.counts["train"] == used
-        assert table.counts["rejected"] == 3
+        assert (table.counts["train"], table.counts["rejected"]) == (2, 3)
 
 
 def test_a_split_depends_on_the_rows_alone(spark):

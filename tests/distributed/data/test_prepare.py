@@ -141,16 +141,17 @@ def test_no_rating_is_lost_or_changed(prepared, table):
     assert by_user == by_item
 
 
+REASONS = [
+    "rating is NaN", "rating is infinite", "rating is above 5: 7.5", "rating is below 0: -1.0",
+    "user is null",
+]  # fmt: skip
+
+
 def test_refused_rows_are_kept_whole_with_the_reason(prepared, table):
     rejected = read(prepared, "rejected")
     assert list(rejected[0]) == [*table.column_names, "reason"]
-    assert {row["note"]: row["reason"] for row in rejected} == {
-        "row 0": "rating is NaN",
-        "row 1": "rating is infinite",
-        "row 2": "rating is above 5: 7.5",
-        "row 3": "rating is below 0: -1.0",
-        "row 4": "user is null",
-    }
+    found = {row["note"]: row["reason"] for row in rejected}
+    assert found == {f"row {number}": reason for number, reason in enumerate(REASONS)}
 
 
 def test_the_manifest_says_what_is_there(prepared):
@@ -162,29 +163,18 @@ def test_the_manifest_says_what_is_there(prepared):
     assert (manifest.user_blocks, manifest.item_blocks) == (4, 3)
     assert manifest.users == len(read(prepared, "users"))
     assert manifest.items == len(read(prepared, "items"))
-    assert manifest.types == {
-        "user": "string",
-        "item": "int",
-        "rating": "double",
-        "weight": "double",
-        "timestamp": "bigint",
-    }
+    types = ("string", "int", "double", "double", "bigint")
+    assert manifest.types == dict(zip(("user", "item", *VALUES), types, strict=True))
     for part in ("validation", "test"):
         rows = read(prepared, part)
         assert manifest.counts[part] == len(rows)
-        assert manifest.unknown[part] == {
-            side: sum(row[f"{side}_index"] is None for row in rows) for side in ("user", "item")
-        }
+        for side in ("user", "item"):
+            unknown = sum(row[f"{side}_index"] is None for row in rows)
+            assert manifest.unknown[part][side] == unknown
     assert manifest.unknown["test"]["user"] > 0
-    assert manifest.counts["read"] == 600
-    assert manifest.counts["accepted"] == 595
-    assert manifest.counts["rejected"] == {
-        "rating is NaN": 1,
-        "rating is above 5": 1,
-        "rating is below 0": 1,
-        "rating is infinite": 1,
-        "user is null": 1,
-    }
+    assert (manifest.counts["read"], manifest.counts["accepted"]) == (600, 595)
+    without_values = [reason.split(":")[0] for reason in REASONS]
+    assert manifest.counts["rejected"] == dict.fromkeys(without_values, 1)
     assert manifest.counts["duplicates"] == {"rows": 0, "pairs": 0, "conflicting": 0}
     assert manifest.configuration["split"]["seed"] == 2
     assert manifest.source["format"] == "parquet"
@@ -195,14 +185,9 @@ def test_no_value_depends_on_files_order_or_partitions(spark, prepared, table, t
     (tmp_path / "in").mkdir()
     for number, rows in enumerate((shuffled.slice(0, 100), shuffled.slice(100))):
         pq.write_table(rows, tmp_path / "in" / f"{number}.parquet", row_group_size=300)
-    configure(
-        {
-            "spark.sql.shuffle.partitions": "5",
-            "spark.sql.files.maxPartitionBytes": "10000",
-            "spark.sql.autoBroadcastJoinThreshold": "-1",
-            "spark.sql.adaptive.enabled": "false",
-        }
-    )
+    settings = {"shuffle.partitions": "5", "files.maxPartitionBytes": "10000"}
+    settings |= {"autoBroadcastJoinThreshold": "-1", "adaptive.enabled": "false"}
+    configure({f"spark.sql.{name}": value for name, value in settings.items()})
     prepare(spark, tmp_path / "in", tmp_path / "out", user_blocks=4, item_blocks=3)
     assert contents(tmp_path / "out") == contents(Path(prepared.path))
 
@@ -229,12 +214,10 @@ def test_opened_tables_have_the_schemas_of_the_layout(spark, prepared):
     assert opened.validation.columns == opened.test.columns == held_out
     assert opened.users.columns == opened.items.columns == ["id", "index", "count", "block"]
     types = dict(opened.test.dtypes) | dict(opened.by_user.dtypes) | dict(opened.items.dtypes)
+    known = {"user": "string", "rating": "double", "weight": "double"}
+    known |= {"timestamp": "bigint", "count": "bigint"}
     assert types == {
-        "user": "string",
-        "rating": "double",
-        "weight": "double",
-        "timestamp": "bigint",
-        "count": "bigint",
+        **known,
         **dict.fromkeys(["item", "id", "index", "user_index", "item_index", "block"], "int"),
     }
     for name in ("by_user", "by_item", "users", "items", "validation", "test", "rejected"):
@@ -294,29 +277,37 @@ def test_what_another_process_has_written_meanwhile_is_left(
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_what_is_not_prepared_ratings_is_never_replaced(spark, few, tmp_path):
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_what_is_not_prepared_ratings_is_never_replaced(spark, few, tmp_path, overwrite):
     (tmp_path / "thesis.txt").write_text("all of it")
-    for overwrite in (False, True):
-        with pytest.raises(PreparedError, match="is not prepared ratings, it has no manifest"):
-            prepare_few(spark, few, tmp_path, overwrite=overwrite)
+    with pytest.raises(PreparedError, match="is not prepared ratings, it has no manifest"):
+        prepare_few(spark, few, tmp_path, overwrite=overwrite)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
-def test_bad_ratings_write_nothing(spark, few, tmp_path):
-    cases = [
-        ({"columns": Columns(rating="stars")}, RatingsError, "no column 'stars' for the rating"),
-        ({"rules": Rules(minimum=9)}, RatingsError, "none of the 6 rows .* rating is below 9"),
-        (
-            {"split": Split("random", test=1e-9)},
-            RatingsError,
-            "the split by 'random' leaves no ratings for test, of 6: change the sizes",
-        ),
-        ({"split": Split("time", test=0.1)}, ValueError, "split 'time': this needs timestamps"),
-    ]
-    for options, error, message in cases:
+def test_bad_ratings_and_a_write_that_fails_leave_nothing(spark, few, tmp_path, monkeypatch):
+    twice = tmp_path / "r.csv"
+    twice.write_text("user,item,rating\n1,1,5\n1,1,4\n")
+    repeat = r"1 rows repeat .* \(user 1 has 2 ratings of item 1, 4 to 5"
+    none_left = "the split by 'random' leaves no ratings for test, of 6: change the sizes"
+    no_time = "split 'time': this needs timestamps"
+    for source, options, error, message in (
+        (few, {"columns": Columns(rating="stars")}, RatingsError, "no column 'stars' for the rat"),
+        (few, {"rules": Rules(minimum=9)}, RatingsError, "none of the 6 rows .* is below 9"),
+        (few, {"split": Split("random", test=1e-9)}, RatingsError, none_left),
+        (few, {"split": Split("time", test=0.1)}, ValueError, no_time),
+        (twice, {}, RatingsError, repeat),
+    ):
         with pytest.raises(error, match=message):
-            prepare_few(spark, few, tmp_path / "out", **options)
-    assert list(tmp_path.iterdir()) == []
+            prepare_few(spark, source, tmp_path / "out", **options)
+
+    def fail(self, path, text):
+        raise FileSystemError("the disk is full")
+
+    monkeypatch.setattr(FileSystem, "write_text", fail)  # the manifest is written last
+    with pytest.raises(FileSystemError, match="full"):
+        prepare_few(spark, few, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == [twice]
 
 
 def test_there_may_be_more_blocks_than_ids(spark, few, prepared_few, tmp_path):
@@ -330,32 +321,18 @@ def test_there_may_be_more_blocks_than_ids(spark, few, prepared_few, tmp_path):
         assert [[row[v] for v in values] for row in one] == [[r[v] for v in values] for r in other]
 
 
-def test_a_write_that_fails_leaves_nothing(spark, few, tmp_path, monkeypatch):
-    def fail(self, path, text):
-        raise FileSystemError("the disk is full")
-
-    monkeypatch.setattr(FileSystem, "write_text", fail)  # the manifest is written last
-    with pytest.raises(FileSystemError, match="full"):
-        prepare_few(spark, few, tmp_path / "out")
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_duplicates_follow_the_policy_and_are_not_lost(spark, tmp_path):
     text = "user,item,rating,when,reason\nu,1,5,1,a\nu,2,3,2,b\nu,2,1,3,c\n,2,1,3,d\n"
-    (tmp_path / "r.csv").write_text(text)
+    source, columns = tmp_path / "r.csv", Columns(timestamp="when")
+    source.write_text(text)
     fingerprints = set()
     for policy, rating, dropped in (
         ("first", 3.0, {"c": "duplicate of an earlier row: its rating is 3.0"}),
         ("last", 1.0, {"b": "duplicate of a later row: its rating is 1.0"}),
         ("mean", 2.0, {}),
     ):
-        found = prepare_few(
-            spark,
-            tmp_path / "r.csv",
-            tmp_path / policy,
-            columns=Columns(timestamp="when"),
-            rules=Rules(duplicates=policy),
-        )
+        rules = Rules(duplicates=policy)
+        found = prepare_few(spark, source, tmp_path / policy, columns=columns, rules=rules)
         assert [row["rating"] for row in read(found, "by_user")] == [5.0, rating]
         assert found.manifest.counts["duplicates"] == {"rows": 1, "pairs": 1, "conflicting": 1}
         # The source has a column called reason, so ours is another.
@@ -365,26 +342,14 @@ def test_duplicates_follow_the_policy_and_are_not_lost(spark, tmp_path):
     assert len(fingerprints) == 3  # one rating differs
 
 
-def test_duplicates_are_an_error_by_default(spark, tmp_path):
-    (tmp_path / "r.csv").write_text("user,item,rating\n1,1,5\n1,1,4\n")
-    with pytest.raises(
-        RatingsError, match=r"1 rows repeat .* \(user 1 has 2 ratings of item 1, 4 to 5"
-    ):
-        prepare_few(spark, tmp_path / "r.csv", tmp_path / "out")
-
-
 def test_a_ready_made_split_is_followed(spark, tmp_path):
-    (tmp_path / "r.tsv").write_text(
-        "user\titem\trating\tfold\n1\t1\t5\ttrain\n1\t2\t4\ttest\n2\t2\t4\tvalidation\n3\t1\t4\t?\n"
-    )
-    found = prepare_few(
-        spark, tmp_path / "r.tsv", tmp_path / "out", split=Split("column", column="fold")
-    )
+    lines = ["user item rating fold", "1 1 5 train", "1 2 4 test", "2 2 4 validation", "3 1 4 ?"]
+    (tmp_path / "r.tsv").write_text("\n".join(lines).replace(" ", "\t"))
+    split = Split("column", column="fold")
+    found = prepare_few(spark, tmp_path / "r.tsv", tmp_path / "out", split=split)
     assert [found.manifest.counts[part] for part in ("train", "validation", "test")] == [1, 1, 1]
-    assert found.manifest.unknown == {
-        "validation": {"user": 1, "item": 1},
-        "test": {"user": 0, "item": 1},
-    }
+    assert found.manifest.unknown["validation"] == {"user": 1, "item": 1}
+    assert found.manifest.unknown["test"] == {"user": 0, "item": 1}
     assert read(found, "rejected")[0]["reason"] == "split is none of train, validation, test: ?"
 
 
@@ -461,7 +426,7 @@ def by_pair(frame):
     return {(row.user, row.item): row for row in frame.collect()}
 
 
-def test_duplicates_are_counted_with_an_example(ratings):
+def test_duplicates_are_counted_with_an_example(spark, ratings):
     found = count_duplicates(ratings)
     assert found[:3] == (4, 3, 2)
     message = (
@@ -470,43 +435,35 @@ def test_duplicates_are_counted_with_an_example(ratings):
     )
     with pytest.raises(RatingsError, match=message):
         found.refuse()
-
-
-def test_a_conflicting_example_comes_before_an_agreeing_one(spark):
-    rows = [(1, "a", 4.0), (1, "a", 4.0), (2, "b", 1.0), (2, "b", 3.0)]
-    ratings = spark.createDataFrame(rows, "user int, item string, rating double")
-    assert count_duplicates(ratings).example.user == 2
-
-
-def test_without_duplicates_there_is_nothing_to_refuse(ratings):
     found = count_duplicates(ratings.where("user = 1 and item = 'b'"))
     assert found == (0, 0, 0, None)
     found.refuse()
+    rows = [(1, "a", 4.0), (1, "a", 4.0), (2, "b", 1.0), (2, "b", 3.0)]
+    frame = spark.createDataFrame(rows, "user int, item string, rating double")
+    assert count_duplicates(frame).example.user == 2, "a conflicting one comes first"
 
 
 @pytest.mark.parametrize(
-    ("policy", "expected", "dropped"),
-    [("first", [5.0, 2.0, 1.0, 4.0], [2, 3, 6, 8]), ("last", [4.0, 2.0, 1.5, 4.0], [1, 2, 5, 7])],
+    ("policy", "expected", "dropped", "other"),
+    [
+        ("first", [5.0, 2.0, 1.0, 4.0], [2, 3, 6, 8], "an earlier"),
+        ("last", [4.0, 2.0, 1.5, 4.0], [1, 2, 5, 7], "a later"),
+        ("mean", [4.0, 2.0, 1.25, 4.0], None, None),
+    ],
 )
-def test_one_row_is_kept_and_the_others_are_not_lost(ratings, policy, expected, dropped):
+def test_one_row_is_kept_and_the_others_are_not_lost(ratings, policy, expected, dropped, other):
     kept, lost = resolve_duplicates(ratings, policy)
-    assert kept.columns == ratings.columns
     found = by_pair(kept)
     assert [found[pair].rating for pair in sorted(found)] == expected
+    if dropped is None:
+        assert lost is None
+        assert kept.columns == ["user", "item", "rating", "timestamp"]
+        assert [found[pair].timestamp for pair in sorted(found)] == [60, 10, 7, 1]
+        return
+    assert kept.columns == ratings.columns
     lost = sorted(lost.collect(), key=lambda row: row.position)
     assert [row.position for row in lost] == dropped
-    other = "an earlier" if policy == "first" else "a later"
     assert lost[0].reason == f"duplicate of {other} row: its rating is {expected[0]}"
-
-
-def test_the_mean_counts_every_row(ratings):
-    kept, lost = resolve_duplicates(ratings, "mean")
-    assert lost is None
-    assert kept.columns == ["user", "item", "rating", "timestamp"]
-    found = by_pair(kept)
-    assert found[1, "a"][2:] == (4.0, 60)
-    assert found[1, "b"][2:] == (2.0, 10)
-    assert found[2, "a"][2:] == (1.25, 7)
 
 
 def test_the_mean_by_weight_has_the_squared_error_of_the_rows_up_to_a_constant(spark):

@@ -177,13 +177,10 @@ def test_a_fit_goes_on_from_a_checkpoint_however_rows_are_exchanged(
 
 def test_an_exchange_starts_from_an_earlier_model(ratings):
     estimator = MatrixFactorization(rank=2, maxIter=1, tol=0.0, weightCol="weight")
-    start = estimator.fit(ratings)
-    models = [
-        estimator.copy().setExchange(exchange).setInitialModel(start).fit(ratings)
-        for exchange in ("broadcast", "shuffle")
-    ]
-    same_bits(models[1].factors, models[0].factors)
-    assert models[1].summary.objectiveHistory == models[0].summary.objectiveHistory
+    estimator = estimator.setInitialModel(estimator.copy().fit(ratings))
+    one, other = (estimator.copy().setExchange(e).fit(ratings) for e in ("broadcast", "shuffle"))
+    same_bits(other.factors, one.factors)
+    assert other.summary.objectiveHistory == one.summary.objectiveHistory
 
 
 @pytest.mark.parametrize("biases", [True, False])
@@ -205,20 +202,17 @@ def test_moments_of_kept_rows_have_the_bits_of_those_on_the_driver(spark, biases
     np.testing.assert_allclose(found.users, (z.T * degrees) @ z / degrees.sum(), rtol=1e-10)
 
 
-@pytest.mark.parametrize(
-    ("params", "message"),
-    [
+def test_what_no_shuffle_is_written_for_is_refused(ratings):
+    for params, message in (
         ({"solver": "gd"}, "and here is solver='gd'; change that, or set exchange='auto'"),
         ({"solver": "gibbs"}, "solver='gibbs'"),
         ({"implicitPrefs": True}, "implicitPrefs=True"),
         ({"numRestarts": 2}, "numRestarts=2"),
         ({"updates": "driver"}, "updates='driver'"),
         ({"maxBroadcastBytes": 1}, "is only for exchange='auto', not 'shuffle'; unset it"),
-    ],
-)
-def test_what_no_shuffle_is_written_for_is_refused(ratings, params, message):
-    with pytest.raises(ParamError, match=message):
-        MatrixFactorization(exchange="shuffle", **params).fit(ratings)
+    ):
+        with pytest.raises(ParamError, match=message):
+            MatrixFactorization(exchange="shuffle", **params).fit(ratings)
 
 
 def test_rows_are_exchanged_if_they_are_more_than_may_be_broadcast(caplog):
@@ -233,13 +227,11 @@ def test_rows_are_exchanged_if_they_are_more_than_may_be_broadcast(caplog):
         assert choose(below, below) == "broadcast"
         assert choose(below.copy().setSolver("gd")) == "broadcast"
         assert choose(below.copy().setExchange("broadcast")) == "broadcast"
-    rows = "1,000 rows of a side take"
-    within = f"{rows} 40,000 bytes, and maxBroadcastBytes is 40,000"
-    beyond = f"{rows} 40,000 bytes, and maxBroadcastBytes is 39,999"
-    twice = f"{rows} 80,000 bytes, and maxBroadcastBytes is 39,999"
+    told = "{}: 1,000 rows of a side take {}0,000 bytes, and maxBroadcastBytes is {}"
+    though = told.replace(":", ", though")
     assert caplog.messages == [
-        f"rows are broadcast: {within}",
-        f"rows are exchanged by shuffle: {beyond}",
-        f"rows are broadcast, though {twice}: no shuffle is for a grid of Params",
-        f"rows are broadcast, though {beyond}: no shuffle is for solver='gd'",
+        told.format("rows are broadcast", 4, "40,000"),
+        told.format("rows are exchanged by shuffle", 4, "39,999"),
+        though.format("rows are broadcast", 8, "39,999: no shuffle is for a grid of Params"),
+        though.format("rows are broadcast", 4, "39,999: no shuffle is for solver='gd'"),
     ]

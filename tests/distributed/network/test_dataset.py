@@ -27,6 +27,7 @@ from nonconvex.numerics.network.model import Moments
 
 COLUMNS = ExampleColumns(("a", "b", "c"), "label", "weight", "held")
 CLASSES = ("cat", "dog", "eel")
+REGRESSION = {"classify": False}
 SHARD = 4 * 3 * 50  # bytes of some fifty examples
 
 
@@ -151,44 +152,36 @@ def test_targets_of_a_regression_and_empty_shards(spark):
 
 
 @pytest.mark.parametrize(
-    ("data", "settings", "error", "message"),
+    ("values", "settings", "message"),
     [
-        ("named_struct('x', array(1D), 'y', 'a')", {"classify": False}, ColumnError,
-         "labelCol='y': the column is string and must be a number, a vector or an array of"),
-        ("named_struct('x', 'a', 'y', 1D)", {}, ColumnError,
-         "featuresCol='x': the column is string and must be a vector or an array of numbers"),
-        ("named_struct('z', 1, 'y', 1D)", {}, ColumnError,
-         "featuresCol='x': there is no such column; there are z, y"),
-        ("named_struct('x', array(1D), 'y', true)", {}, ColumnError,
-         "labelCol='y': the column is boolean and must be a string or a number; cast it"),
-        ("named_struct('x', array(1D), 'y', 0.5D)", {}, ExamplesError,
-         "labelCol='y' has the value 0.5, and classes are whole numbers or strings"),
-        ("named_struct('x', array(1D), 'y', double('NaN'))", {}, ExamplesError,
-         "labelCol='y' has 2 null, NaN or infinite labels in 2 rows; drop or fill"),
-        ("named_struct('x', array(1D), 'y', 'cat')", {}, ExamplesError,
-         "labelCol='y' has a single class in the rows to train on, 'cat', and two are needed"),
-        ("named_struct('x', array(1D), 'y', id)", {"targets": 1}, ExamplesError,
-         "labelCol='y' has the label 1, and with 1 outputs in layers labels are 0 … 0"),
-        ("named_struct('x', array(1D), 'y', string(id))", {"targets": 3}, ExamplesError,
-         "layers ends with 3, and there are 2 classes in 'y'; put 2 there, or leave"),
-        ("named_struct('x', array(1D), 'y', id)", {"features": 4}, ExamplesError,
-         "layers begins with 4, and there are 1 features in 'x'; put 1 there"),
-        ("named_struct('x', array(1D), 'y', 1D)", {"classify": False, "targets": 2}, ExamplesError,
-         "layers ends with 2, and there are 1 targets in 'y'; put 1 there"),
-        ("named_struct('x', cast(null as array<double>), 'y', id)", {}, ExamplesError,
-         "featuresCol='x' is null in all rows"),
-        ("named_struct('x', array(1D, id / 0D), 'y', id, 'w', 1D)", {}, ExamplesError,
-         r"featuresCol='x' is null, NaN or infinite in 2 rows \(x\[1\] in 2\), of 2 in all; drop"),
-        ("named_struct('x', array(1D), 'y', id, 'w', 0D)", {}, ExamplesError,
-         "weightCol='w' is 0 in all rows to train on; at least one must be positive"),
+        ("array(1D), 'a'", REGRESSION, "labelCol='y': the column is string and must be a number"),
+        ("'a', 1D", {}, "featuresCol='x': the column is string and must be a vector or an"),
+        ("array(1D), true", {}, "labelCol='y': the column is boolean and must be a string or"),
+        ("array(1D), 0.5D", {}, "labelCol='y' has the value 0.5, .* whole numbers or"),
+        ("array(1D), double('NaN')", {}, "labelCol='y' has 2 null, NaN or infinite labels in 2"),
+        ("array(1D), 'cat'", {}, "labelCol='y' has a single class .*, 'cat', and two are"),
+        ("array(1D), id", {"targets": 1}, "labelCol='y' has the label 1, .* labels are 0 … 0"),
+        ("array(1D), string(id)", {"targets": 3}, "layers ends with 3, .* 2 classes in 'y'; put 2"),
+        ("array(1D), id", {"features": 4}, "layers begins with 4, .* 1 features in 'x'; put 1"),
+        ("array(1D), 1D", REGRESSION | {"targets": 2}, "ends with 2, .* 1 targets in 'y'; put 1"),
+        ("cast(null as array<double>), id", {}, "featuresCol='x' is null in all rows"),
+        ("array(1D, id / 0D), id, 1D", {}, r"'x' is null, NaN .* 2 rows \(x\[1\] in 2\), of 2 in"),
+        ("array(1D), id, 0D", {}, "weightCol='w' is 0 in all rows to train on; at least one"),
     ],
 )  # fmt: skip
-def test_what_is_refused(spark, configure, data, settings, error, message):
+def test_what_is_refused(spark, configure, values, settings, message):
     configure({"spark.sql.ansi.enabled": "false"})
-    given = spark.range(2).selectExpr(f"inline(array({data}))").coalesce(1)
+    given = spark.range(2).selectExpr(f"inline(array(struct({values})))").coalesce(1)
+    given = given.toDF(*"xyw"[: len(given.columns)])
     columns = ExampleColumns("x", "y", "w" if "w" in given.columns else None)
+    error = ColumnError if "the column is" in message else ExamplesError
     with pytest.raises(error, match=message):
         shard_examples(given, columns, **{"classify": True, **settings})
+
+
+def test_a_missing_column_is_named(spark):
+    with pytest.raises(ColumnError, match="featuresCol='x': there is no such column; there are id"):
+        shard_examples(spark.range(2), ExampleColumns("x", "y"), classify=True)
 
 
 def test_no_rows_to_train_on(frame):

@@ -69,17 +69,16 @@ def fit(examples, decoder, epochs=3, mode="driver", max_steps=None, **settings):
 def same(found, expected):
     for a, b in zip(found, expected, strict=True):
         assert a.theta.tobytes() == b.theta.tobytes()
-        assert [epoch._replace(seconds=0) for epoch in a.history] == [
-            epoch._replace(seconds=0) for epoch in b.history
-        ]
+        first, second = ([epoch._replace(seconds=0) for epoch in end.history] for end in (a, b))
+        assert first == second
         assert a.stop is b.stop
 
 
 def left_behind(spark):
     context = spark.sparkContext
-    temporary = Path(context._temp_dir)
     threads = sum(thread.is_alive() for thread in threading.enumerate())
-    return context._jsc.sc().getPersistentRDDs().size(), len(list(temporary.iterdir())), threads
+    files = len(list(Path(context._temp_dir).iterdir()))
+    return context._jsc.sc().getPersistentRDDs().size(), files, threads
 
 
 def test_the_driver_keeps_or_streams_to_the_same_bits(
@@ -202,10 +201,8 @@ def test_an_epoch_that_is_left_early_ends_its_thread(spark, examples, decoder, m
 
 
 def test_only_the_pieces_of_a_minibatch_are_touched(spark, examples, decoder):
-    tracker = spark.sparkContext.statusTracker()
-    with open_gradients(
-        NETWORK, examples.train, decoder, "executors", batch_size=BATCH, seed=5
-    ) as opened:
+    tracker, settings = spark.sparkContext.statusTracker(), {"batch_size": BATCH, "seed": 5}
+    with open_gradients(NETWORK, examples.train, decoder, "executors", **settings) as opened:
         spark.sparkContext.setJobGroup("step", "one")
         batch = next(epoch_order(examples.train.sizes, BATCH, 5, 1))
         next(opened.epoch(1))(THETA)
