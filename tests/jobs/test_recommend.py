@@ -165,11 +165,7 @@ def test_what_is_wrong_is_said_in_one_sentence(job, tmp_path, override, status, 
     assert not (tmp_path / "out").exists()
 
 
-def test_what_was_seen_must_be_known():
+def test_the_configuration_that_is_shipped_and_one_that_does_not_know_what_was_seen():
+    assert load(ServingConfig, ROOT / "conf" / "recommend.toml").recommendations.n == 10
     with pytest.raises(ValueError, match="prepared must name prepared ratings, so that"):
         ServingConfig.model_validate({"model": {"path": "a"}, "seen": {}, "output": {"path": "b"}})
-
-
-def test_the_configuration_that_is_shipped():
-    config = load(ServingConfig, ROOT / "conf" / "recommend.toml")
-    assert config.recommendations.n == 10

@@ -64,35 +64,28 @@ def test_a_run_that_fails_leaves_nothing(spark, runs):
 
 
 def test_a_model_is_found_by_its_own_path_and_by_that_of_its_run(spark, runs):
-    run = complete_run(spark, runs)
-    assert find_model(spark, run.path) == run.model
-    assert find_model(spark, run.model) == run.model
-
-
-def test_where_there_is_nothing(spark, runs):
     with pytest.raises(PublicationError, match=r"there is nothing at .*runs: train a model first"):
         find_model(spark, runs)
+    run = complete_run(spark, runs)
+    assert find_model(spark, run.path) == run.model == find_model(spark, run.model)
+
+
+DAMAGED = r"published\.json is damaged: delete it, and train again"
+ABSENT = "names a run that is not there, gone: delete it"
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", "{}", '{"run_id": 3}', '{"run_id": "../../elsewhere"}']
+    ("text", "message"),
+    [
+        *((text, DAMAGED) for text in ("", "{", "[]", "{}", '{"run_id": 3}')),
+        ('{"run_id": "../../elsewhere"}', DAMAGED),
+        ('{"run_id": "gone"}', ABSENT),
+    ],
 )
-def test_a_damaged_pointer_is_refused(spark, runs, text):
+def test_a_pointer_that_is_damaged_or_names_no_run_is_refused(spark, runs, text, message):
     complete_run(spark, runs)
     FileSystem(spark, runs).write_text(f"{runs}/{POINTER}", text)
-    with pytest.raises(
-        PublicationError, match=r"published\.json is damaged: delete it, and train again"
-    ):
-        find_model(spark, runs)
-
-
-def test_a_pointer_to_a_run_that_is_gone_is_refused(spark, runs):
-    run = complete_run(spark, runs)
-    publish_run(spark, runs, run, after=None)
-    FileSystem(spark, runs).delete(run.path)
-    with pytest.raises(
-        PublicationError, match=f"names a run that is not there, {run.id}: delete it"
-    ):
+    with pytest.raises(PublicationError, match=message):
         find_model(spark, runs)
 
 
