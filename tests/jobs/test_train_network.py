@@ -124,18 +124,13 @@ def test_predictions_are_those_of_the_model(trained, job, root, spark):
 
 
 def test_a_factorization_predicts_a_table_of_text(job, root, spark):
-    ratings = spark.createDataFrame([(1, 10, 4.0), (1, 11, 2.0), (2, 10, 5.0)]).toDF(
-        "user", "item", "rating"
-    )
+    rows = [(1, 10, 4.0), (1, 11, 2.0), (2, 10, 5.0)]
+    ratings = spark.createDataFrame(rows, ["user", "item", "rating"])
     model = MatrixFactorization(rank=1, maxIter=1).fit(ratings)
     model.write().overwrite().save(f"{root}/factorization")
     (root / "pairs.csv").write_text("user,item\n1,10\n9,11\n")
-    overrides = [
-        f'model.path="{root}/factorization"',
-        f'table.path="{root}/pairs.csv"',
-        "predictions.keep=[]",
-        f'output.path="{root}/ratings"',
-    ]
+    overrides = [f'model.path="{root}/factorization"', f'table.path="{root}/pairs.csv"']
+    overrides += ["predictions.keep=[]", f'output.path="{root}/ratings"']
     about_features = job(predict.main, PredictionConfig, "predict.toml", *overrides)
     about_features.refused(2, "is about the features of a network")
     (root / "pairs.toml").write_text(PREDICT.format(root=root).replace('invalid = "skip"', ""))

@@ -21,7 +21,8 @@ from nonconvex.pipeline.factorization.results import (
 from nonconvex.recommendation import MatrixFactorization
 
 
-def random_table():
+@pytest.fixture(scope="module")
+def table():
     """Ratings with weights and a given split: some test users and items are not in training."""
     rng = np.random.default_rng(5)
     pairs = [(user, item) for user in range(12) for item in range(8) if rng.random() < 0.7]
@@ -34,11 +35,6 @@ def random_table():
     table.loc[unseen & (table["part"] == "train"), "part"] = "test"
     table.loc[table["user"] == 0, "weight"] = 0.0  # a user whose ratings do not count
     return table
-
-
-@pytest.fixture(scope="module")
-def table():
-    return random_table()
 
 
 @pytest.fixture(scope="module")
@@ -132,9 +128,8 @@ def test_a_model_beside_the_baselines(weighted, model, table):
 
 
 def test_predictions_of_validation_ratings_clipped_as_the_model_clips(unweighted, table):
-    wild = MatrixFactorization(
-        rank=4, maxIter=4, regUser=1e-9, regItem=1e-9, clipPredictions=True
-    ).fitPrepared(unweighted)
+    free = {"rank": 4, "maxIter": 4, "regUser": 1e-9, "regItem": 1e-9, "clipPredictions": True}
+    wild = MatrixFactorization(**free).fitPrepared(unweighted)
     found = compare(wild, unweighted, "validation")
     free = wild.copy({wild.clipPredictions: False})
     rows = predict_all(unweighted, free, "validation", table, np.ones(len(table)))

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -30,15 +31,14 @@ class GateError(ValueError):
 
 
 @pytest.fixture
-def job(tmp_path, capsys):
+def job(spark, tmp_path, capsys):
     """Run a job on an empty configuration; return its exit status, last line and log."""
 
     def run_job(function, *arguments):
         path = tmp_path / "job.toml"
         path.touch()
-        status = run(
-            function, Config, description="Test.", argv=["--config", str(path), *arguments]
-        )
+        argv = ["--config", str(path), *arguments]
+        status = run(function, Config, description="Test.", argv=argv)
         printed = capsys.readouterr()
         outcome = json.loads(printed.out.splitlines()[-1], parse_constant=pytest.fail)
         assert outcome["exit"] == status
@@ -47,70 +47,46 @@ def job(tmp_path, capsys):
     return run_job
 
 
-@pytest.mark.usefixtures("spark")
-class TestDone:
-    def test_what_a_job_returns_is_reported(self, job):
-        def main(spark, config):
-            print("not the last line")
-            return {"rows": spark.range(3).count(), "rank": config.training.rank}
+def test_what_a_job_returns_is_reported_and_the_session_of_the_caller_stays(job, spark):
+    def main(spark, config):
+        print("not the last line")
+        return {"rows": spark.range(3).count(), "rank": config.training.rank}
 
-        status, outcome, log = job(main, "--set", "training.rank=3")
-        assert status == 0
-        assert outcome == {"status": "ok", "rows": 3, "rank": 3, "exit": 0}
-        assert log == ""
+    status, outcome, log = job(main, "--set", "training.rank=3")
+    assert status == 0
+    assert outcome == {"status": "ok", "rows": 3, "rank": 3, "exit": 0}
+    assert log == ""
+    assert spark.range(2).count() == 2
 
-    def test_the_line_is_strict_json(self, job):
-        result = {
-            "nan": float("nan"),
-            "infinite": [np.float64("inf"), 1.5],
-            "numpy": {"int": np.int64(3), "float": np.float32(0.5), "bool": np.bool_(True)},
-            "path": Path("a/b"),
-            "none": None,
-            3: ("é", True),
-        }
-        _, outcome, _ = job(lambda spark, config: result)
-        assert outcome == {
-            "status": "ok",
-            "nan": None,
-            "infinite": [None, 1.5],
-            "numpy": {"int": 3, "float": 0.5, "bool": True},
-            "path": "a/b",
-            "none": None,
-            "3": ["é", True],
-            "exit": 0,
-        }
 
-    def test_the_session_of_the_caller_stays(self, job, spark):
-        job(lambda session, config: {})
-        assert spark.range(2).count() == 2
+def test_the_line_is_strict_json(job):
+    numbers = {"int": np.int64(3), "float": np.float32(0.5), "bool": np.bool_(True)}
+    result = {"nan": float("nan"), "infinite": [np.float64("inf"), 1.5], "numpy": numbers}
+    result |= {"path": Path("a/b"), "none": None, 3: ("é", True)}
+    expected = {"nan": None, "infinite": [None, 1.5], "path": "a/b", "none": None}
+    expected |= {"numpy": {"int": 3, "float": 0.5, "bool": True}, "3": ["é", True]}
+    assert job(lambda spark, config: result)[1] == {"status": "ok", "exit": 0} | expected
 
-    @pytest.mark.parametrize(
-        ("flags", "expected"),
-        [
-            ([], ["note", "warn"]),
-            (["--quiet"], ["warn"]),
-            (["--verbose"], ["fine", "note", "warn"]),
-        ],
-    )
-    def test_how_much_is_logged(self, job, flags, expected):
-        def main(spark, config):
-            log = logging.getLogger("nonconvex.anything")
-            log.debug("fine")
-            log.info("note")
-            log.warning("warn")
-            return {}
 
-        _, _, log = job(main, *flags)
-        assert [line.split()[-1] for line in log.splitlines()] == expected
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [([], "note warn"), (["--quiet"], "warn"), (["--verbose"], "fine note warn")],
+)
+def test_how_much_is_logged_and_that_logging_is_left_as_it_was(job, flags, expected):
+    log = logging.getLogger("nonconvex")
 
-    def test_logging_is_left_as_it_was(self, job):
-        def state():
-            log = logging.getLogger("nonconvex")
-            return log.level, log.propagate, list(log.handlers), list(logging.root.filters)
+    def state():
+        return log.level, log.propagate, list(log.handlers), list(logging.root.filters)
 
-        before = state()
-        job(lambda spark, config: {}, "--verbose")
-        assert state() == before
+    def main(spark, config):
+        for level, text in (("DEBUG", "fine"), ("INFO", "note"), ("WARNING", "warn")):
+            log.getChild("anything").log(logging.getLevelName(level), text)
+        return {}
+
+    before = state()
+    logged = job(main, *flags)[2]
+    assert [line.split()[-1] for line in logged.splitlines()] == expected.split()
+    assert state() == before
 
 
 def fail(error):
@@ -122,105 +98,92 @@ def fail(error):
     return main
 
 
-@pytest.mark.usefixtures("spark")
-class TestFailed:
-    @pytest.mark.parametrize(
-        ("error", "status"), [(GateError("RMSE 0.9 is above 0.8"), 4), (ConfigError("a.b"), 2)]
-    )
-    def test_an_expected_error_is_one_sentence(self, job, error, status):
-        code, outcome, log = job(fail(error))
-        assert code == status
-        assert outcome == {"status": "error", "error": str(error), "exit": status}
-        assert log.rstrip().endswith(f" ERROR {error}")
-        assert len(log.splitlines()) == 1
-
-    def test_a_percent_sign_is_only_text(self, job):
-        assert job(fail(GateError("100%s %d")))[2].rstrip().endswith("100%s %d")
-
-    def test_a_defect_leaves_its_traceback(self, job):
-        status, outcome, log = job(fail(KeyError("rank")))
-        assert status == 1
-        assert outcome["error"] == "KeyError: 'rank'"
-        assert "Traceback (most recent call last)" in log
-        assert "the job failed" in log
-
-    def test_an_interrupt(self, job):
-        status, outcome, log = job(fail(KeyboardInterrupt()))
-        assert (status, outcome["error"]) == (130, "interrupted")
-        assert "Traceback" not in log
-
-    @pytest.mark.parametrize(
-        ("error", "status", "told"),
-        [
-            (ConfigError("'stars' has 3 null values; drop"), 2, "'stars' has 3 null values; drop"),
-            (ZeroDivisionError("by zero"), 1, "ZeroDivisionError: by zero"),
-        ],
-    )
-    def test_an_error_in_a_worker(self, job, error, status, told):
-        def work(batches):
-            raise error
-
-        def main(spark, config):
-            return {"rows": spark.range(2).mapInArrow(work, "id long").collect()}
-
-        code, outcome, log = job(main)
-        assert (code, outcome["error"]) == (status, told)
-        assert ("Traceback" in log) == (status == 1)  # of a defect
-
-    def test_a_check_in_a_plan(self, job, tmp_path):
-        def main(spark, config):
-            sentence = F.lit("column 'stars' is not a number; declare its type")
-            checked = spark.range(2).select(F.raise_error(sentence).cast("string").alias("x"))
-            checked.write.parquet(str(tmp_path / "out"))
-            return {}
-
-        status, outcome, log = job(main)
-        assert status == 3
-        assert outcome["error"] == "column 'stars' is not a number; declare its type"
-        assert len(log.splitlines()) == 1
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(GateError("RMSE 0.9 is above 0.8"), 4), (ConfigError("a.b"), 2), (GateError("100%s %d"), 4)],
+)
+def test_an_expected_error_is_one_sentence(job, error, status):
+    code, outcome, log = job(fail(error))
+    assert code == status
+    assert outcome == {"status": "error", "error": str(error), "exit": status}
+    assert log.rstrip().endswith(f" ERROR {error}")
+    assert len(log.splitlines()) == 1
 
 
-class TestUsage:
-    """Nothing here gets as far as a session."""
+def test_a_defect_leaves_its_traceback(job):
+    status, outcome, log = job(fail(KeyError("rank")))
+    assert status == 1
+    assert outcome["error"] == "KeyError: 'rank'"
+    assert "Traceback (most recent call last)" in log
+    assert "the job failed" in log
 
-    def usage(self, capsys, *argv):
-        status = run(pytest.fail, Config, description="Test.", argv=argv)
-        printed = capsys.readouterr()
-        return status, json.loads(printed.out.splitlines()[-1]), printed.err
 
-    def test_no_configuration(self, capsys):
-        status, outcome, log = self.usage(capsys)
-        assert status == 2
-        assert outcome["error"] == "the following arguments are required: --config"
-        assert log.startswith("usage: ")
-        assert "Traceback" not in log
+def test_an_interrupt(job):
+    status, outcome, log = job(fail(KeyboardInterrupt()))
+    assert (status, outcome["error"]) == (130, "interrupted")
+    assert "Traceback" not in log
 
-    @pytest.mark.parametrize(
-        ("argument", "words"),
-        [("--fast", "unrecognized arguments: --fast"), ("--set", "expected one argument")],
-    )
-    def test_wrong_arguments(self, capsys, argument, words):
-        status, outcome, _ = self.usage(capsys, "--config", "x.toml", argument)
-        assert status == 2
-        assert words in outcome["error"]
 
-    def test_no_such_file(self, capsys, tmp_path):
-        status, outcome, log = self.usage(capsys, "--config", str(tmp_path / "x.toml"))
-        assert status == 2
-        assert outcome["error"].startswith("cannot read the configuration")
-        assert len(log.splitlines()) == 1
+@pytest.mark.parametrize(
+    ("error", "status", "told"),
+    [
+        (ConfigError("'stars' has 3 null values; drop"), 2, "'stars' has 3 null values; drop"),
+        (ZeroDivisionError("by zero"), 1, "ZeroDivisionError: by zero"),
+    ],
+)
+def test_an_error_in_a_worker(job, error, status, told):
+    def work(batches):
+        raise error
 
-    def test_a_value_out_of_range(self, capsys, tmp_path):
-        path = tmp_path / "job.toml"
-        path.write_text("[training]\nrank = 3")
-        _, outcome, _ = self.usage(capsys, "--config", str(path), "--set", "training.rank=0")
-        assert outcome["error"].endswith("rank must be greater than or equal to 1, got 0")
+    def main(spark, config):
+        return {"rows": spark.range(2).mapInArrow(work, "id long").collect()}
 
-    def test_help(self, capsys):
-        with pytest.raises(SystemExit) as stop:
-            run(pytest.fail, Config, description="Prepare.\n\nTwice.", argv=["--help"])
-        assert stop.value.code == 0
-        assert "Prepare.\n\nTwice." in capsys.readouterr().out
+    code, outcome, log = job(main)
+    assert (code, outcome["error"]) == (status, told)
+    assert ("Traceback" in log) == (status == 1)  # of a defect
+
+
+def test_a_check_in_a_plan(job, tmp_path):
+    def main(spark, config):
+        sentence = F.lit("column 'stars' is not a number; declare its type")
+        checked = spark.range(2).select(F.raise_error(sentence).cast("string").alias("x"))
+        checked.write.parquet(str(tmp_path / "out"))
+        return {}
+
+    status, outcome, log = job(main)
+    assert status == 3
+    assert outcome["error"] == "column 'stars' is not a number; declare its type"
+    assert len(log.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("argv", "error"),
+    [
+        ([], "^the following arguments are required: --config$"),
+        (["--config", "x.toml", "--fast"], "unrecognized arguments: --fast"),
+        (["--config", "x.toml", "--set"], "expected one argument"),
+        (["--config", "no/such.toml"], "^cannot read the configuration"),
+        (["--config", "job.toml", "--set", "training.rank=0"], "rank must be .* to 1, got 0$"),
+    ],
+)
+def test_wrong_usage_does_not_get_as_far_as_a_session(capsys, tmp_path, monkeypatch, argv, error):
+    monkeypatch.chdir(tmp_path)
+    Path("job.toml").write_text("[training]\nrank = 3")
+    assert run(pytest.fail, Config, description="Test.", argv=argv) == 2
+    printed = capsys.readouterr()
+    assert re.search(error, json.loads(printed.out.splitlines()[-1])["error"])
+    assert "Traceback" not in printed.err
+    if "arg" in error:
+        assert printed.err.startswith("usage: ")
+    else:
+        assert len(printed.err.splitlines()) == 1
+
+
+def test_help(capsys):
+    with pytest.raises(SystemExit) as stop:
+        run(pytest.fail, Config, description="Prepare.\n\nTwice.", argv=["--help"])
+    assert stop.value.code == 0
+    assert "Prepare.\n\nTwice." in capsys.readouterr().out
 
 
 SCRIPT = """
@@ -278,28 +241,29 @@ def script(tmp_path):
     return call
 
 
-class TestProcess:
-    def test_a_plain_run(self, script):
-        done = script()
-        assert done.returncode == 0, done.stderr
-        outcome = {"status": "ok", "rows": 4, "mark": "here", "name": "count_rows", "exit": 0}
-        assert [json.loads(line) for line in done.stdout.splitlines()] == [outcome]
-        logged = [line for line in done.stderr.splitlines() if "incubator" not in line]
-        assert [line.split(maxsplit=2)[2] for line in logged] == ["INFO counting"]
+def test_a_plain_run(script):
+    done = script()
+    assert done.returncode == 0, done.stderr
+    outcome = {"status": "ok", "rows": 4, "mark": "here", "name": "count_rows", "exit": 0}
+    assert [json.loads(line) for line in done.stdout.splitlines()] == [outcome]
+    logged = [line for line in done.stderr.splitlines() if "incubator" not in line]
+    assert [line.split(maxsplit=2)[2] for line in logged] == ["INFO counting"]
 
-    @pytest.mark.thorough
-    def test_an_interrupt_is_one_sentence(self, script):
-        done = script("--set", "wait=true")
-        assert done.returncode == 130
-        assert json.loads(done.stdout)["error"] == "interrupted"
-        assert done.stderr.count("ERROR") == done.stderr.count("ERROR interrupted") == 1
-        assert "Traceback" not in done.stderr, done.stderr
 
-    def test_without_java(self, script, tmp_path):
-        done = script(JAVA_HOME=str(tmp_path / "absent"))
-        assert done.returncode == 1
-        assert json.loads(done.stdout)["error"].startswith("Spark needs Java, and there is none")
-        assert len(done.stderr.splitlines()) == 1
+@pytest.mark.thorough
+def test_an_interrupt_is_one_sentence(script):
+    done = script("--set", "wait=true")
+    assert done.returncode == 130
+    assert json.loads(done.stdout)["error"] == "interrupted"
+    assert done.stderr.count("ERROR") == done.stderr.count("ERROR interrupted") == 1
+    assert "Traceback" not in done.stderr, done.stderr
+
+
+def test_without_java(script, tmp_path):
+    done = script(JAVA_HOME=str(tmp_path / "absent"))
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["error"].startswith("Spark needs Java, and there is none")
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_a_session_of_its_own_is_stopped(monkeypatch, job):
