@@ -2,6 +2,7 @@
 
 import numpy as np
 import pandas as pd
+import pyarrow.compute as pc
 import pytest
 
 from nonconvex.distributed.checkpoints import Checkpoints
@@ -26,6 +27,15 @@ def triples(seed=0, n=300):
     gamma = generator.normal(size=(USERS + ITEMS, 2))
     signal = np.einsum("nk,nk->n", gamma[users], gamma[USERS + items])
     return users, items, 3 + signal + 0.1 * generator.normal(size=len(pairs))
+
+
+def most_rated(ratings, items, users):
+    """Return the ratings of the most rated items by the users with most of those."""
+    for column, most in (("item", items), ("user", users)):
+        counts = ratings.group_by(column).aggregate([([], "count_all")])
+        kept = counts.sort_by([("count_all", "descending"), (column, "ascending")])[column][:most]
+        ratings = ratings.filter(pc.is_in(ratings[column], value_set=kept.combine_chunks()))
+    return ratings
 
 
 def frame(spark, users, items, ratings, **more):

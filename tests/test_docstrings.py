@@ -24,7 +24,6 @@ from contextlib import chdir
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
@@ -38,6 +37,7 @@ from nonconvex.pipeline.network.config import ExampleSplitSection, ExamplesSecti
 from nonconvex.pipeline.release import Release
 from nonconvex.pipeline.runs import METRICS
 from nonconvex.pipeline.sections import OutputSection, SplitSection
+from tests.factories import most_rated
 from tests.test_architecture import FILES
 
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE | doctest.IGNORE_EXCEPTION_DETAIL
@@ -160,12 +160,7 @@ def classifier(flowers):
 
 def _ratings():
     """Return the ratings of the 20 films of the sample with most of them, by 40 users."""
-    ratings = pq.read_table(SAMPLE / "ratings.parquet")
-    for column, most in (("item", 20), ("user", 40)):
-        counts = ratings.group_by(column).aggregate([([], "count_all")])
-        order = [("count_all", "descending"), (column, "ascending")]
-        kept = counts.sort_by(order)[column].slice(0, most)
-        ratings = ratings.filter(pc.is_in(ratings[column], value_set=kept))
+    ratings = most_rated(pq.read_table(SAMPLE / "ratings.parquet"), items=20, users=40)
     titles = dict(csv.reader((SAMPLE / "titles.csv").read_text(encoding="utf-8").splitlines()))
     called = pa.array([titles[str(item)] for item in ratings["item"].to_pylist()])
     ratings = ratings.set_column(1, "item", called)

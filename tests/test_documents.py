@@ -9,7 +9,6 @@ from datetime import date
 from pathlib import Path
 from typing import get_type_hints
 
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from pyspark.ml.classification import MultilayerPerceptronClassifier as MLlibClassifier
@@ -18,6 +17,7 @@ from pyspark.ml.recommendation import ALS
 from nonconvex.neural_network import MultilayerPerceptronClassifier, MultilayerPerceptronRegressor
 from nonconvex.pipeline.config import load
 from nonconvex.recommendation import MatrixFactorization
+from tests.factories import most_rated
 
 REPOSITORY = Path(__file__).parent.parent
 PAGES = {
@@ -176,19 +176,14 @@ def test_examples_run(page, spark, few_ratings, tmp_path, monkeypatch, capsys):
 @pytest.fixture(scope="module")
 def few_ratings(tmp_path_factory):
     """The ratings of the 20 most active users, of the 100 most rated items."""
-    ratings = pq.read_table(REPOSITORY / SAMPLE)
-    for column, most in (("item", 100), ("user", 20)):
-        counts = ratings.group_by(column).aggregate([([], "count_all")])
-        kept = counts.sort_by([("count_all", "descending"), (column, "ascending")])[column][:most]
-        ratings = ratings.filter(pc.is_in(ratings[column], value_set=kept.combine_chunks()))
     path = tmp_path_factory.mktemp("few") / "ratings.parquet"
-    pq.write_table(ratings, path)
+    pq.write_table(most_rated(pq.read_table(REPOSITORY / SAMPLE), items=100, users=20), path)
     return path
 
 
 def _params():
-    estimators = MatrixFactorization, MultilayerPerceptronClassifier, MultilayerPerceptronRegressor
-    return [{param.name for param in estimator().params} for estimator in estimators]
+    kinds = MatrixFactorization, MultilayerPerceptronClassifier, MultilayerPerceptronRegressor
+    return [{param.name for param in kind().params} for kind in kinds]
 
 
 # The column of each table of Params that names those of an estimator, by its position in `_params`.

@@ -100,13 +100,10 @@ def submitted(probe):
 
 
 class TestPlainPython:
-    def test_it_is_local_and_java_has_the_memory(self, plain):
-        assert plain[0]["memory"] > 3.5 * 2**30
-        assert plain[0]["conf"]["spark.master"] == "local[*]"
-        assert plain[0]["conf"]["spark.app.name"] == "probe"
-
-    def test_the_file_and_the_argument_take_effect(self, plain):
+    def test_it_is_local_and_has_the_memory_and_settings_of_file_and_argument(self, plain):
         conf = plain[0]["conf"]
+        assert plain[0]["memory"] > 3.5 * 2**30
+        assert (conf["spark.master"], conf["spark.app.name"]) == ("local[*]", "probe")
         assert conf["spark.python.unix.domain.socket.enabled"] == "true"
         assert conf["spark.sql.shuffle.partitions"] == "3"
         assert plain[0]["time zone"] == "UTC"
@@ -131,9 +128,7 @@ class TestSparkSubmit:
         assert conf["spark.driver.memory"] == "600m"
         assert conf["spark.sql.shuffle.partitions"] == "5"
         assert submitted[0]["time zone"] == "Europe/Oslo"
-
-    def test_nothing_of_one_machine_is_added(self, submitted):
-        assert submitted[0]["conf"]["spark.driver.host"] != "127.0.0.1"
+        assert conf["spark.driver.host"] != "127.0.0.1", "nothing of one machine is added"
         assert "pandas" not in submitted[0]["imported"], "the daemon of workers is Spark's own"
 
 
@@ -148,15 +143,8 @@ class TestReadDefaults:
         (tmp_path / "spark-defaults.conf").write_text(
             "# comment\n\n spark.a   1\nspark.b=two words \nspark.c : x=y\nspark.d\t4\nspark.e\n"
         )
-        assert read_defaults(tmp_path) == {
-            "spark.a": "1",
-            "spark.b": "two words",
-            "spark.c": "x=y",
-            "spark.d": "4",
-            "spark.e": "",
-        }
-
-    def test_no_file(self, tmp_path):
+        values = {"a": "1", "b": "two words", "c": "x=y", "d": "4", "e": ""}
+        assert read_defaults(tmp_path) == {f"spark.{key}": v for key, v in values.items()}
         assert read_defaults(tmp_path / "absent") == {}
 
 

@@ -36,13 +36,18 @@ def test_an_estimator_shows_the_params_that_were_set(estimator, shown):
     assert repr(estimator) == f"{type(estimator).__name__}({facts})"
 
 
-def test_a_summary_is_a_heading_and_a_table_of_restarts():
+def test_a_summary_is_a_heading_and_a_table_and_its_repr_one_line():
     assert str(SUMMARY) == TABLE
     unvalidated = replace(SUMMARY, restarts=[replace(RESTARTS[0], validation_rmse=None)])
     assert "validation" not in str(unvalidated)
     shown = SUMMARY._repr_html_()
     assert "<p>1,000 users, 40 items, 1,234 ratings: trained in 2.1 s</p>" in shown
     assert "<td>3 *</td><td>15</td><td>0.812346</td>" in shown
+    end = "objective=0.812346, train_rmse=0.75, validation_rmse=0.9, stop='reached maxIter')"
+    sizes = "users=1000, items=40, ratings=1234"
+    assert repr(SUMMARY) == f"TrainingSummary({sizes}, {end}"
+    assert repr(replace(SUMMARY, restarts=[])) == f"TrainingSummary({sizes})"
+    assert "history" not in repr(RESTARTS[0])
 
 
 def test_a_summary_of_samples_tells_how_far_they_agree():
@@ -74,14 +79,6 @@ def test_a_network_shows_its_layers_and_its_end(spark):
     html = model._repr_html_()
     assert html.startswith("<p>MultilayerPerceptronRegressionModel</p><p>network 1-2-1 (relu)")
     assert "<td>0 *</td>" in html or "<td>1 *</td>" in html
-
-
-def test_repr_is_one_line_without_the_history():
-    end = "objective=0.812346, train_rmse=0.75, validation_rmse=0.9, stop='reached maxIter')"
-    sizes = "users=1000, items=40, ratings=1234"
-    assert repr(SUMMARY) == f"TrainingSummary({sizes}, {end}"
-    assert "history" not in repr(RESTARTS[0])
-    assert repr(replace(SUMMARY, restarts=[])) == f"TrainingSummary({sizes})"
 
 
 def test_a_model_shows_its_size_and_its_end(weighted_ratings):

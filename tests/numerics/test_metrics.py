@@ -115,12 +115,10 @@ def test_classification_is_the_formulas():
     generator = np.random.default_rng(1)
     y, predicted = generator.integers(0, 3, (2, 60))
     weight, loss = generator.uniform(0, 2, (2, 60))
-    found = classification_errors(
-        add_classification({}, y, predicted, loss, weight, 4), ["a", "b", "c", "d"]
-    )
-    matrix = np.array(
-        [[weight[(y == a) & (predicted == b)].sum() for b in range(4)] for a in range(4)]
-    )
+    sums = add_classification({}, y, predicted, loss, weight, 4)
+    found = classification_errors(sums, ["a", "b", "c", "d"])
+    matrix = np.zeros((4, 4))
+    np.add.at(matrix, (y, predicted), weight)
     np.testing.assert_allclose(found["confusionMatrix"], matrix)
     assert found["accuracy"] == pytest.approx(weight[y == predicted].sum() / weight.sum())
     assert found["logLoss"] == pytest.approx(weight @ loss / weight.sum())
@@ -133,11 +131,9 @@ def test_classification_is_the_formulas():
 
 
 def test_nothing_to_measure():
-    none = np.zeros((0, 1))
-    with pytest.raises(EvaluationError, match="no rows to evaluate with"):
-        regression_errors(add_regression({}, none, none, None), ["y"])
-    one = np.ones((1, 1))
-    with pytest.raises(EvaluationError, match="all weights are 0"):
-        regression_errors(add_regression({}, one, one, np.zeros(1)), ["y"])
+    none, one = np.zeros((0, 1)), np.ones((1, 1))
+    for rows, weight, message in ((none, None, "no rows to eval"), (one, [0.0], "weights are 0")):
+        with pytest.raises(EvaluationError, match=message):
+            regression_errors(add_regression({}, rows, rows, weight and np.zeros(1)), ["y"])
     with pytest.raises(EvaluationError, match="too large to be squared"):
         add_regression({}, one * 1e200, one, None)

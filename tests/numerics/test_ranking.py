@@ -40,11 +40,8 @@ def make_lists(members):
 
 
 def random_factors(rng, users, items, rank, dtype=np.float32):
-    return Factors(
-        3.5,
-        rng.normal(0, 0.5, (users, 1 + rank)).astype(dtype),
-        rng.normal(0, 0.5, (items, 1 + rank)).astype(dtype),
-    )
+    sides = (rng.normal(0, 0.5, (rows, 1 + rank)).astype(dtype) for rows in (users, items))
+    return Factors(3.5, *sides)
 
 
 @pytest.fixture
@@ -69,24 +66,10 @@ def test_top_n_is_the_head_of_all_predictions(rank, dtype, n):
             ranked = top_n(
                 factors, rows, n, columns=allowed, excluded=barred and make_lists(barred)
             )
+            within = np.arange(150) if allowed is None else allowed
             for j, row in enumerate(rows):
-                expected = sorted_predictions(
-                    factors,
-                    row,
-                    n,
-                    np.arange(150) if allowed is None else allowed,
-                    barred[j] if barred else (),
-                )
-                assert found(ranked, j) == expected
-
-
-def test_tiles_of_the_usual_size():
-    rng = np.random.default_rng(1)
-    factors = random_factors(rng, 300, 2 * ranking.COLUMNS + 5, 8)
-    ranked = top_n(factors, np.arange(300), 10)
-    for row in (0, 127, 128, 299):
-        expected = sorted_predictions(factors, row, 10, np.arange(len(factors.items)))
-        assert found(ranked, row) == expected
+                without = barred[j] if barred else ()
+                assert found(ranked, j) == sorted_predictions(factors, row, n, within, without)
 
 
 @pytest.mark.parametrize("equal", [False, True])
@@ -114,8 +97,11 @@ def test_equal_scores_come_in_the_order_of_columns():
 @pytest.mark.parametrize("size", [1, 3, 128, 200, 1000])
 def test_a_row_gets_the_same_bits_in_any_batch(size):
     rng = np.random.default_rng(3)
-    factors = random_factors(rng, 1000, 700, 17)
-    whole = top_n(factors, np.arange(1000), 10)
+    columns = 2 * ranking.COLUMNS + 5
+    factors = random_factors(rng, 1000, columns, 17)
+    whole = top_n(factors, np.arange(1000), 10)  # in tiles of the usual size
+    for row in (0, 127, 128, 999):
+        assert found(whole, row) == sorted_predictions(factors, row, 10, np.arange(columns))
     order = rng.permutation(1000)
     for first in range(0, 1000, size):
         rows = order[first : first + size]
@@ -125,7 +111,7 @@ def test_a_row_gets_the_same_bits_in_any_batch(size):
         assert ranked.scores.tobytes() == whole.scores[expected].tobytes()
 
 
-def test_lists_are_as_short_as_what_is_left():
+def test_lists_are_as_short_as_what_is_left_and_may_be_of_candidates():
     factors = random_factors(np.random.default_rng(4), 3, 4, 2)
     seen = make_lists([[0, 1, 2, 3], [3, 1], []])
     ranked = top_n(factors, np.arange(3), 3, excluded=seen)
@@ -134,9 +120,7 @@ def test_lists_are_as_short_as_what_is_left():
     assert nothing.lists.lengths.tolist() == [0, 0, 0]
     nobody = top_n(factors, np.zeros(0, int), 3)
     assert len(nobody.lists.lengths) == len(nobody.columns) == 0
-
-
-def test_lists_of_candidates():
+    # lists of candidates
     rng = np.random.default_rng(5)
     factors = random_factors(rng, 20, 50, 6)
     members = [rng.choice(50, rng.integers(0, 12), replace=False) for _ in range(21)]
@@ -163,12 +147,8 @@ def by_the_book(ranked, relevant, k):
     gain = sum(1 / math.log2(r + 2) for r, hit in enumerate(found) if hit)
     best = sum(1 / math.log2(r + 2) for r in range(min(k, len(relevant))))
     at_hits = [sum(found[: r + 1]) / (r + 1) for r, hit in enumerate(found) if hit]
-    return (
-        gain / best,
-        sum(found) / len(relevant),
-        sum(found) / k,
-        sum(at_hits) / min(k, len(relevant)),
-    )
+    average = sum(at_hits) / min(k, len(relevant))
+    return gain / best, sum(found) / len(relevant), sum(found) / k, average
 
 
 @pytest.mark.parametrize("k", [1, 5, 10, 30])
@@ -179,13 +159,8 @@ def test_metrics_are_those_of_the_books(k):
     ranked_lists, relevant_lists = make_lists(ranked), make_lists(relevant)
     found = hits(ranked_lists, relevant_lists, k)
     total = relevant_lists.lengths
-    measured = [
-        ndcg(found, total),
-        recall(found, total),
-        precision(found),
-        average_precision(found, total),
-    ]
-    expected = [
-        by_the_book(a.tolist(), set(b.tolist()), k) for a, b in zip(ranked, relevant, strict=True)
-    ]
+    measured = [metric(found, total) for metric in (ndcg, recall, average_precision)]
+    measured.insert(2, precision(found))
+    pairs = zip(ranked, relevant, strict=True)
+    expected = [by_the_book(a.tolist(), set(b.tolist()), k) for a, b in pairs]
     np.testing.assert_allclose(np.transpose(measured), expected, rtol=1e-13)

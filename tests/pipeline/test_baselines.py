@@ -78,14 +78,11 @@ def user_means_of(table, weights):
     return sums["wr"] / sums["w"]
 
 
-def test_the_global_mean(weighted, unweighted, table):
+def test_the_global_mean_and_that_of_each_user(weighted, unweighted, table):
     train = table[table["part"] == "train"]
     expected = np.average(train["rating"], weights=train["weight"])
     assert global_mean(weighted) == pytest.approx(expected, rel=1e-14)
     assert global_mean(unweighted) == pytest.approx(train["rating"].mean(), rel=1e-14)
-
-
-def test_the_mean_of_each_user(weighted, unweighted, table):
     for prepared, weights in ((weighted, table["weight"]), (unweighted, np.ones(len(table)))):
         ids = {row["index"]: row["id"] for row in prepared.users.collect()}
         found = {ids[row.user_index]: row.user_mean for row in user_means(prepared).collect()}

@@ -71,16 +71,16 @@ def test_the_time_left_is_that_of_the_iterations_so_far(view):
     for done in range(1, 7):
         report(step("", done))
         now += 60
-    assert "0:09:00" in render(view)
-
-
-def render(view):
     console = Console(file=io.StringIO(), width=100)
     console.print(view._bars.get_renderable())
-    return console.file.getvalue()
+    assert "0:09:00" in console.file.getvalue()
 
 
-def test_a_fit_that_fails_leaves_the_terminal(view):
+def test_a_fit_that_fails_leaves_the_terminal_and_quiet_is_quiet(view, log):
+    log.setLevel(logging.WARNING)
+    report(step("", 1))
+    assert plain(view._console) == ""
+    log.setLevel(logging.INFO)
     report(step("", 1))
     view.close()
     assert view._bars is None
@@ -92,12 +92,6 @@ def test_lines_for_machines_stay_lines(view):
     report(step("restart 0", 2))
     [line] = view._console.file.getvalue().splitlines()
     assert json.loads(line)["message"].startswith("restart 0  iteration   2  f 0.200000")
-
-
-def test_quiet_is_quiet(view, log):
-    log.setLevel(logging.WARNING)
-    report(step("", 1))
-    assert plain(view._console) == ""
 
 
 class Terminal(io.StringIO):

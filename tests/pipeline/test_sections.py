@@ -22,15 +22,9 @@ BASELINES = ("user_mean", "global_mean")
         (gate("rmse", published=0.0625), []),
         (gate("rmse", published=0.04), ["rmse 1.5 is not within 0.04 of 1.45, that of the publ"]),
         (gate("rmse", baseline=0.0), []),
-        (
-            gate("mae", baseline=-0.1),
-            ["mae 1.5 is not within -0.1 of 1.52, that of the baseline g"],
-        ),
+        (gate("mae", baseline=-0.1), ["mae 1.5 is not within -0.1 of 1.52, that of the basel"]),
         (gate("accuracy", published=0.0), []),
-        (
-            gate("r2", baseline=0.05),
-            ["r2 1.5 is not within 0.05 of 1.6, that of the baseline user"],
-        ),
+        (gate("r2", baseline=0.05), ["r2 1.5 is not within 0.05 of 1.6, that of the baseline u"]),
         (gate("rmse", 0.0, -1.0), ["rmse 1.5 is not within 0 of", "rmse 1.5 is not within -1 of"]),
     ],
 )
@@ -40,10 +34,7 @@ def test_complaints(condition, complaints):
     assert all(map(str.startswith, found, complaints))
 
 
-def test_a_first_model_has_no_published_one_to_reach():
+def test_a_first_model_has_none_to_reach_and_what_is_not_finite_never_passes():
     assert gate("rmse", published=0.0).complaints({"model": 1.5}, ()) == []
-
-
-def test_what_is_not_finite_never_passes():
     assert gate("rmse", published=1e9).complaints({**FIGURES, "model": math.nan}, ())
     assert gate("accuracy", published=1e9).complaints({**FIGURES, "model": math.nan}, ())

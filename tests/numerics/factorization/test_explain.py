@@ -9,6 +9,7 @@ from nonconvex.numerics.factorization.explain import contributions
 from nonconvex.numerics.factorization.model import Background, Ridge, preferences
 
 ALPHA, RIDGE = 3.0, Ridge(0.05, 0.5, 30, 3.0, 0.4)
+TARGET = np.array([0.0, 0.7, -1.2, 0.4])
 
 
 @pytest.fixture(scope="module")
@@ -20,9 +21,8 @@ def fixed():
 def block():
     rng = np.random.default_rng(6)
     items = rng.choice(12, 7, replace=False)
-    return RatingBlock.from_triples(
-        np.zeros(7, int), items, rng.integers(1, 6, 7), rng.uniform(0.5, 2, 7)
-    )
+    ratings, weights = rng.integers(1, 6, 7), rng.uniform(0.5, 2, 7)
+    return RatingBlock.from_triples(np.zeros(7, int), items, ratings, weights)
 
 
 @pytest.mark.parametrize("biases", [True, False])
@@ -39,9 +39,8 @@ def test_they_add_up_to_the_interaction(fixed, block, biases, nonnegative, impli
     penalty = np.diag(RIDGE.diagonal(block.degrees, 4)[0])
     free = np.append(True, x[1:] > 0) if nonnegative else np.ones(4, bool)
     assert free.all() == (not nonnegative), "so that some unknowns are held at 0"
-    target = np.array([0.0, 0.7, -1.2, 0.4])
     carried = contributions(
-        block, fixed, ALPHA, penalty, target, biases=biases, free=free, background=background
+        block, fixed, ALPHA, penalty, TARGET, biases=biases, free=free, background=background
     )
     missing = 0.0
     if background is not None:  # what pulls x though nobody rated it
@@ -49,26 +48,24 @@ def test_they_add_up_to_the_interaction(fixed, block, biases, nonnegative, impli
         a = (z.T * block.weights) @ z + penalty + background.gram
         inverse = np.zeros((4, 4))
         inverse[np.ix_(free, free)] = np.linalg.inv(a[np.ix_(free, free)])
-        missing = float(target @ inverse @ background.rhs)
-    assert carried.sum() + missing == pytest.approx(float(target @ x), abs=1e-12)
+        missing = float(TARGET @ inverse @ background.rhs)
+    assert carried.sum() + missing == pytest.approx(float(TARGET @ x), abs=1e-12)
 
 
 def test_each_is_what_is_solved_for_if_the_others_say_nothing(fixed, block):
     """The obvious twin: put the targets of all other ratings to 0, and solve again."""
     penalty = np.diag(RIDGE.diagonal(block.degrees, 4)[0])
-    target = np.array([0.0, 0.7, -1.2, 0.4])
-    carried = contributions(block, fixed, ALPHA, penalty, target)
+    carried = contributions(block, fixed, ALPHA, penalty, TARGET)
     silent = ALPHA + fixed[block.columns, 0]
     for number in range(7):
         ratings = np.where(np.arange(7) == number, block.ratings, silent)
         [x] = solve_rows(block._replace(ratings=ratings), fixed, ALPHA, RIDGE).x
-        assert carried[number] == pytest.approx(float(target @ x), abs=1e-12)
+        assert carried[number] == pytest.approx(float(TARGET @ x), abs=1e-12)
 
 
 def test_a_ridge_of_zero_and_fewer_ratings_than_unknowns(fixed):
     block = RatingBlock.from_triples([0, 0], [1, 2], [5.0, 1.0])
-    target = np.array([0.0, 0.7, -1.2, 0.4])
-    carried = contributions(block, fixed, ALPHA, np.zeros((4, 4)), target)
+    carried = contributions(block, fixed, ALPHA, np.zeros((4, 4)), TARGET)
     z = fixed[[1, 2]] * [0, 1, 1, 1] + [1, 0, 0, 0]
     x = np.linalg.pinv(z) @ (np.array([5.0, 1.0]) - ALPHA - fixed[[1, 2], 0])
-    assert carried.sum() == pytest.approx(float(target @ x), abs=1e-9)
+    assert carried.sum() == pytest.approx(float(TARGET @ x), abs=1e-9)

@@ -202,9 +202,8 @@ def prior_draw(generator):
         precision = generator.gamma(nu / 2, 1 / rate)
         mean, slope = generator.normal(0, 1 / np.sqrt(ROW_PRIOR.rows * precision), (2, width))
         h = np.log((1 + DEGREES[side]) / (1 + DEGREES[side].min()))
-        return (
-            mean + h[:, None] * slope + generator.normal(size=(count, width)) / np.sqrt(precision)
-        )
+        noise = generator.normal(size=(count, width)) / np.sqrt(precision)
+        return mean + h[:, None] * slope + noise
 
     tau = generator.gamma(LEVEL.degrees / 2, 2 / (LEVEL.degrees * LEVEL.unit**2))
     omega = generator.gamma(LEVEL.user_degrees / 2, 2 / LEVEL.user_degrees, USERS)
@@ -278,7 +277,7 @@ def problem():
     return random_problem(np.random.default_rng(1), 12, 9, 3, density=0.9)
 
 
-def test_centered_rows_predict_the_same_and_have_mean_0(problem):
+def test_centered_rows_predict_the_same_and_a_chain_knows_its_error_and_f(problem):
     chain = chain_of(problem)
     sweep_of(chain, problem, HELD + 1)
     centered = chain.sample()
@@ -287,22 +286,14 @@ def test_centered_rows_predict_the_same_and_have_mean_0(problem):
     np.testing.assert_allclose(predict(centered.factors, *pair), predict(now, *pair), rtol=1e-12)
     assert chain.intercept == centered.factors.alpha
     for side, degrees in degrees_of(problem).items():
-        np.testing.assert_allclose(
-            getattr(centered, side).penalty(getattr(centered.factors, side), degrees),
-            chain.distributions[side].penalty(chain.rows[side], degrees),
-            rtol=1e-9,
-        )
+        found = getattr(centered, side).penalty(getattr(centered.factors, side), degrees)
+        expected = chain.distributions[side].penalty(chain.rows[side], degrees)
+        np.testing.assert_allclose(found, expected, rtol=1e-9)
     of_sides = [chain.distributions[side] for side in ("users", "items")]
     at_mean = Factors(chain.alpha, *(side.mean[None] for side in of_sides))
     mean = Sample.of(at_mean, chain.tau, *of_sides, chain.user_precision)
     assert not mean.factors.users.any()
     assert not mean.factors.items.any()
-
-
-def test_what_a_chain_says_of_itself(problem):
-    chain = chain_of(problem)
-    sweep_of(chain, problem, HELD + 1)
-    now = Factors(chain.alpha, chain.rows["users"], chain.rows["items"])
     errors = problem.ratings - predict(now, problem.users, problem.items)
     assert chain.train_rmse == pytest.approx(np.sqrt(np.mean(errors**2)))
     degrees = degrees_of(problem)
@@ -346,9 +337,8 @@ def test_ratings_on_another_scale_give_the_same_model_on_that_scale(problem):
     one = chain_of(problem)
     alpha, x, z = problem.factors
     unit = np.append(4.0, np.full(3, 2.0))
-    scaled = problem._replace(
-        ratings=4 * problem.ratings, factors=Factors(4 * alpha, x * unit, z * unit)
-    )
+    factors = Factors(4 * alpha, x * unit, z * unit)
+    scaled = problem._replace(ratings=4 * problem.ratings, factors=factors)
     held = dict.fromkeys(("users", "items"), np.array([1.0, 2, 2, 2]) / unit**2)
     priors = {"noise_prior": NoisePrior(12.0, 8.0), "row_prior": RowPrior.of(8.0, 3)}
     other = Chain(scaled.factors, 0.5 / 16, degrees_of(problem), held, seed=1, **priors)

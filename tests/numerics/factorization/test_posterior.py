@@ -114,9 +114,8 @@ def test_folded_rows_are_draws_given_the_other_side(posterior, samples):
         design = np.column_stack([np.ones(3), z[:, 1:]])
         # ω of a sample is what its draw suggests; the draw was made with that of the one before
         errors = ratings - sample.factors.alpha - z[:, 0] - own @ design.T
-        np.testing.assert_allclose(
-            omega[:, s], (5 + 3) / (5 + sample.tau * (errors**2).sum(axis=1)), rtol=1e-9
-        )
+        expected = (5 + 3) / (5 + sample.tau * (errors**2).sum(axis=1))
+        np.testing.assert_allclose(omega[:, s], expected, rtol=1e-9)
         if s:
             weight = sample.tau * omega[:, s - 1][:, None, None]
             a = weight * (design.T @ design) + sample.users.precision
@@ -207,9 +206,7 @@ def test_a_rank_above_what_there_is(users, items, rank):
     sample = Factors(1.0, generator.normal(size=(users, 4)), generator.normal(size=(items, 4)))
     result = mean_model([sample], rank).result()
     np.testing.assert_allclose(matrix(result), matrix(sample), atol=1e-10)
-
-
-def test_without_factors_there_are_biases():
+    # without factors there are biases
     samples = [Factors(float(k), np.full((3, 1), k), np.full((2, 1), 2.0 * k)) for k in (1, 2)]
     result = mean_model(samples, 10).result()
     assert result.users.shape == (3, 1)
@@ -234,21 +231,19 @@ def autoregressive(rho, chains=4, length=2000, seed=0):
     return draws
 
 
-@pytest.mark.parametrize("rho", [0.0, 0.5, 0.9])
+@pytest.mark.parametrize("rho", [-0.5, 0.0, 0.5, 0.9])
 def test_the_effective_size_of_an_autoregressive_chain(rho):
     exact = 8000 * (1 - rho) / (1 + rho)
-    assert effective_size(autoregressive(rho)) == pytest.approx(exact, rel=0.15)
+    assert effective_size(autoregressive(rho)) == pytest.approx(exact, rel=0.4 if rho < 0 else 0.15)
     assert split_r_hat(autoregressive(rho)) == pytest.approx(1, abs=0.01)
-
-
-def test_chains_that_alternate_tell_the_mean_better_than_independent_draws():
-    assert effective_size(autoregressive(-0.5)) > 1.5 * 8000
 
 
 def test_r_hat_by_hand():
     # halves (0, 2), (4, 6), (0, 2), (0, 2): W = 2, means 1, 5, 1, 1 with B/n = 4
     draws = np.array([[0.0, 2, 4, 6], [0, 2, 0, 2]])
     assert split_r_hat(draws) == pytest.approx(np.sqrt((2 / 2 + 4) / 2))
+    odd = autoregressive(0.5, length=101)  # the one in the middle is left out
+    assert split_r_hat(odd) == split_r_hat(np.delete(odd, 50, axis=1))
 
 
 def test_chains_apart_are_told_apart_and_one_that_drifts_by_its_own_halves():
@@ -259,17 +254,8 @@ def test_chains_apart_are_told_apart_and_one_that_drifts_by_its_own_halves():
     assert split_r_hat(autoregressive(0.0, chains=1) + np.linspace(0, 5, 2000)) > 1.5
 
 
-def test_an_odd_number_of_draws_leaves_out_the_one_in_the_middle():
-    draws = autoregressive(0.5, length=101)
-    assert split_r_hat(draws) == split_r_hat(np.delete(draws, 50, axis=1))
-
-
-@pytest.mark.parametrize("diagnose", [split_r_hat, effective_size])
-def test_too_few_draws_tell_nothing(diagnose):
-    assert np.isnan(diagnose(np.zeros((2, 3))))
-
-
-def test_a_quantity_that_does_not_move():
+def test_too_few_draws_and_a_quantity_that_does_not_move():
+    assert np.isnan([split_r_hat(np.zeros((2, 3))), effective_size(np.zeros((2, 3)))]).all()
     still = np.ones((2, 10))
     assert split_r_hat(still) == 1.0
     assert effective_size(still) == 20

@@ -57,18 +57,15 @@ def test_deviations_are_those_of_matrices_written_out(
 ):
     monkeypatch.setattr(module, "_ELEMENTS", elements)
     g = np.random.default_rng(1)
-    measured = RowEvidence(
-        g.integers(0, 9, USERS).astype(float), g.integers(1, 9, ITEMS) / 2, g.gamma(3, size=USERS)
-    )
+    degrees = g.integers(0, 9, USERS).astype(float), g.integers(1, 9, ITEMS) / 2
+    measured = RowEvidence(*degrees, g.gamma(3, size=USERS))
     assert measured.user_degrees.min() == 0, "a row whose ratings weigh nothing"
     ratio = 0.5 if biases else 0.0  # which is then of nothing
     ridges = ridge(0.1, exponent, ratio), ridge(0.03, exponent, ratio, mean=4.0)
     posterior = RidgePosterior(measured, 2.0, *ridges, biases)
     u, i = np.array([0, 3, -1, 4, -1, 5]), np.array([2, 2, 1, -1, -1, 6])
-    expected = [
-        written_out(factors, measured, ridges, biases, *pair, 2.0)
-        for pair in zip(u, i, strict=True)
-    ]
+    pairs = zip(u, i, strict=True)
+    expected = [written_out(factors, measured, ridges, biases, *pair, 2.0) for pair in pairs]
     for of_ratings in (True, False):
         spread = posterior.spread(factors, of_ratings=of_ratings)
         found = spread.deviations(factors.users, factors.items, measured, u, i)
@@ -79,14 +76,12 @@ def test_deviations_are_those_of_matrices_written_out(
 def test_where_all_rate_all_it_is_the_posterior_of_the_ridge_regression(factors):
     measured = RowEvidence(np.full(USERS, 7.0), np.full(ITEMS, 9.0), np.ones(USERS))
     of_user = ridge(0.1)
-    spread = RidgePosterior(measured, 1.0, of_user, ridge(1e9), True).spread(
-        factors, of_ratings=False
-    )
+    posterior = RidgePosterior(measured, 1.0, of_user, ridge(1e9), True)
+    spread = posterior.spread(factors, of_ratings=False)
     z = np.column_stack([np.ones(ITEMS), factors.items[:, 1:]])
     a = z.T @ z + np.diag(of_user.diagonal(np.array([7.0]), 1 + RANK)[0])
-    found = spread.deviations(
-        factors.users, factors.items, measured, np.zeros(ITEMS, int), np.arange(ITEMS)
-    )
+    pairs = np.zeros(ITEMS, int), np.arange(ITEMS)
+    found = spread.deviations(factors.users, factors.items, measured, *pairs)
     np.testing.assert_allclose(found**2, np.diag(z @ np.linalg.inv(a) @ z.T), rtol=1e-6)
 
 
@@ -109,25 +104,17 @@ def test_the_noise_is_that_of_what_was_left_over():
     posterior = RidgePosterior.of(factors, degrees, squares, (weak, weak), biases=True)
     spread = posterior.spread(factors)
     assert spread.users.unknowns(degrees[0])[:2] == pytest.approx(1.0)  # of 3, by M of rank 1
-    left = 4 - 2 * 1 - 2 * 1
-    assert left == 0
-    assert posterior.noise == pytest.approx(4 / (0.05 * 4))
-    np.testing.assert_allclose(
-        posterior.measured.noise,
-        [(5 * 20 + q) / (5 + 0.05 * d) for q, d in zip(squares, degrees[0], strict=True)],
-        rtol=1e-6,
-    )
+    assert posterior.noise == pytest.approx(4 / (0.05 * 4))  # 4 − 2 · 1 − 2 · 1 is nothing
+    noise = (5 * 20 + squares) / (5 + 0.05 * degrees[0])
+    np.testing.assert_allclose(posterior.measured.noise, noise, rtol=1e-6)
 
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_intervals_cover_what_they_say(seed):
     g = np.random.default_rng(seed)
     users, items, rank, n = 300, 120, 3, 9000
-    planted = Factors(
-        3.0,
-        g.normal(size=(users, 1 + rank)) * [0.5, *[0.6] * rank],
-        g.normal(size=(items, 1 + rank)) * [0.5, *[0.6] * rank],
-    )
+    sides = (g.normal(size=(m, 1 + rank)) * [0.5, *[0.6] * rank] for m in (users, items))
+    planted = Factors(3.0, *sides)
     pairs = g.choice(users * items, n, replace=False)
     u, i = pairs // items, pairs % items
     scatter = 0.7 * np.sqrt(2.5 / g.gamma(2.5, size=users))
@@ -147,9 +134,8 @@ def test_intervals_cover_what_they_say(seed):
     factors = Factors(3.0, x, z)
     squares = np.zeros(users)
     squares[by_user.rows] = squared_errors(factors, by_user)
-    posterior = RidgePosterior.of(
-        factors, (d_u.astype(float), d_i.astype(float)), squares, tuple(ridges), biases=True
-    )
+    degrees = d_u.astype(float), d_i.astype(float)
+    posterior = RidgePosterior.of(factors, degrees, squares, tuple(ridges), biases=True)
     deviations = posterior.spread(factors).deviations(x, z, posterior.measured, u[held], i[held])
     apart = np.abs(predict(factors, u[held], i[held]) - ratings[held])
     for level in (0.5, 0.9):

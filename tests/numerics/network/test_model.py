@@ -33,6 +33,9 @@ def test_every_layer_is_that_of_loops_over_neurons(activation, loss, bias):
     network, theta, examples = case(loss, (4, 3), activation=activation, bias=bias)
     layers = forward(network, theta, examples.x)
     for restart, parameters in enumerate(theta):
+        alone = forward(network, parameters, examples.x)  # one flat vector
+        for one, together in zip(alone[1:], layers[1:], strict=True):
+            np.testing.assert_array_equal(one, together[restart])
         for row, x in enumerate(examples.x):
             zs, h = twin.run(network, parameters, x)
             np.testing.assert_array_equal(layers[0][row], h[0])
@@ -40,16 +43,6 @@ def test_every_layer_is_that_of_loops_over_neurons(activation, loss, bias):
                 np.testing.assert_allclose(ours[restart, row], wanted, rtol=1e-12)
             predicted = network.output.output(layers[-1])[restart, row]
             np.testing.assert_allclose(predicted, twin.output(loss, zs[-1]), rtol=1e-12)
-
-
-def test_one_flat_vector_needs_no_leading_axis():
-    network, theta, examples = case(LOSSES[0], (4,))
-    for alone, together in zip(
-        forward(network, theta[1], examples.x)[1:],
-        forward(network, theta, examples.x)[1:],
-        strict=True,
-    ):
-        np.testing.assert_array_equal(alone, together[1])
 
 
 def test_the_parameters_are_views_of_a_flat_vector():
@@ -66,9 +59,6 @@ def test_the_parameters_are_views_of_a_flat_vector():
     many = np.zeros((4, 13))
     network.views(many)[1].bias[...] = 7
     assert many[:, 12].tolist() == [7] * 4
-
-
-def test_a_network_without_biases_has_weights_alone():
     network = Network((2, 3, 1), ("tanh",), "squared-error", bias=False)
     assert network.size == 9
     assert [layer.bias for layer in network.views(np.zeros(9))] == [None, None]

@@ -72,13 +72,11 @@ def test_the_loop_is_the_one_written_out():
             assert record.learning_rate == pytest.approx(0.1 * 0.5 ** ((t - 1) / 5), rel=1e-12)
             norm = np.linalg.norm(gradient[number])
             assert record.gradient_norm == pytest.approx(norm, rel=1e-12)
-            assert record.validation_loss is None
-            assert record.validation_metric is None
+            assert record.validation_loss is record.validation_metric is None
             assert record.seconds > 0
     for number, end in enumerate(ends):
         assert end.theta.tobytes() == theta[number].tobytes()
-        assert end.stop is Stop.MAX_ITER
-        assert end.epoch == 2
+        assert (end.stop, end.epoch) == (Stop.MAX_ITER, 2)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -161,8 +159,7 @@ def test_early_stopping_restores_the_best():
     seen, validate = scripted(script)
     rule = StoppingRule(50, patience=2)
     ends = train(network, theta, gradients, adam(0.01), rule, validate=validate)
-    assert [end.stop for end in ends] == [Stop.PATIENCE] * 2
-    assert [end.epoch for end in ends] == [2, 5]
+    assert [(end.stop, end.epoch) for end in ends] == [(Stop.PATIENCE, 2), (Stop.PATIENCE, 5)]
     assert [len(end.history) for end in ends] == [4, 7]
     assert ends[0].theta.tobytes() == seen[1][0].tobytes()
     assert ends[1].theta.tobytes() == seen[4][0].tobytes()
@@ -199,8 +196,7 @@ def test_the_best_outlives_a_divergence():
 
     rule = StoppingRule(3, patience=9)
     ends = train(network, theta, Breaking(), adam(0.01), rule, validate=validate)
-    assert [end.stop.name for end in ends] == ["NONFINITE", "MAX_ITER"]
-    assert [end.epoch for end in ends] == [1, 1]
+    assert [(end.stop.name, end.epoch) for end in ends] == [("NONFINITE", 1), ("MAX_ITER", 1)]
     assert ends[0].theta.tobytes() == seen[0][0].tobytes()
 
 
@@ -227,9 +223,7 @@ def test_limits():
     assert StoppingRule(9).reached(history(1.0, 1.0)) is None
     assert StoppingRule(2).reached(history(1.0, 1.0)) is Stop.MAX_ITER
     assert StoppingRule(9, max_steps=2).reached(history(1.0, 1.0)) is Stop.MAX_STEPS
-
-
-def test_the_best_epoch_is_the_first_of_equals():
+    # the best epoch is the first of equals
     epochs = history(1.0, 1.0, 1.0)
     assert best_epoch(epochs) == 3  # nothing was validated
     losses = [epoch._replace(validation_loss=v) for epoch, v in zip(epochs, (2, 1, 1), strict=True)]
@@ -341,13 +335,9 @@ def test_xor_succeeds_from_some_starts_and_from_the_best_of_ten_always(capsys):
     assert f[~succeeded].min() > 0.34
     assert np.abs(gradient[~succeeded]).max() < 1e-3
     for first in range(0, 50, 10):
-        chosen = first + f[first : first + 10].argmin()
-        assert succeeded[chosen]
-
-
-def test_one_hidden_layer_is_needed_for_xor():
-    network = Network((2, 1), (), "binary-cross-entropy")
-    weights, bias = minimum(network, XOR)
+        assert succeeded[first + f[first : first + 10].argmin()]
+    # without a hidden layer, none does
+    weights, bias = minimum(Network((2, 1), (), "binary-cross-entropy"), XOR)
     np.testing.assert_allclose([*weights.ravel(), *bias], 0, atol=1e-8)  # ŷ = ½ everywhere
 
 
