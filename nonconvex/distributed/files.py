@@ -20,13 +20,16 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from py4j.protocol import Py4JJavaError
 from pyspark.sql import SparkSession
 
 _TOKEN = r"[0-9a-f]{8}-\d+-\d+"
 _PROC = Path("/proc")
+_ATTEMPTS = 10  # at a file that other processes remove and write again
+
+_Found = TypeVar("_Found")
 
 
 def process_token() -> str:
@@ -208,6 +211,20 @@ class FileSystem:
         """Return the time of the last write to `path`, in seconds since 1970."""
         with _named("reached", path):
             return float(self._files.getFileStatus(self._path(path)).getModificationTime()) / 1e3
+
+    def unless_gone(self, path: str, look: Callable[[], _Found]) -> _Found | None:
+        """Return `look()`, a question about `path`; None if another process has removed `path`.
+
+        It may have been removed and written again between two steps of the question, which is
+        then asked again.
+        """
+        for _ in range(_ATTEMPTS):
+            try:
+                return look()
+            except FileSystemError:
+                if not self.exists(path):
+                    return None
+        return look()
 
     def make_directory(self, path: str) -> None:
         """Make the directory `path` and its parents."""

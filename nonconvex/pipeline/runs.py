@@ -227,11 +227,15 @@ def _runs(files: FileSystem, path: str) -> list[Run]:
 def _is_left(files: FileSystem, run: Run) -> bool:
     """Return whether a run is incomplete, and its process is gone."""
     running = f"{run.path}/{_RUNNING}"
-    if not files.exists(running):  # complete, or the process was killed when it began
-        return not files.names(run.path) and time.time() - files.modified(run.path) > _DAY
-    modified = files.modified(running)
+    found = files.unless_gone(running, lambda: (files.modified(running), files.read_text(running)))
+    if found is None:  # complete, or the process was killed when it began
+        since = files.unless_gone(
+            run.path, lambda: (files.modified(run.path), files.names(run.path))
+        )
+        return since is not None and not since[1] and time.time() - since[0] > _DAY
+    modified, text = found
     try:
-        return is_stale(json.loads(files.read_text(running))["writer"], modified, _DAY)
+        return is_stale(json.loads(text)["writer"], modified, _DAY)
     except (json.JSONDecodeError, TypeError, KeyError):  # killed while it wrote this very file
         return time.time() - modified > _MOMENT
 
@@ -258,12 +262,9 @@ def _finish_pending(files: FileSystem, path: str) -> None:
 
 def _read_claim(files: FileSystem, claim: str) -> dict[str, Any] | None:
     """Return ``run_id, writer, modified`` of a pending publication; None if it is done."""
-    try:
-        return {**json.loads(files.read_text(claim)), "modified": files.modified(claim)}
-    except FileSystemError:
-        if files.exists(claim):
-            raise
-        return None
+    return files.unless_gone(
+        claim, lambda: {**json.loads(files.read_text(claim)), "modified": files.modified(claim)}
+    )
 
 
 def _pointed_id(files: FileSystem, path: str) -> str | None:

@@ -57,6 +57,23 @@ def test_what_cannot_be_done_is_named(spark, tmp_path):
         raise AssertionError
 
 
+@pytest.mark.parametrize("again", [None, "second"])
+def test_a_file_that_another_process_removes_while_it_is_looked_at(spark, tmp_path, again):
+    path, files = f"{tmp_path}/file", FileSystem(spark, str(tmp_path))
+
+    def look():  # in two steps, and the file is removed between the first two
+        if (text := files.read_text(path)) == "first":
+            files.delete(path)
+        try:
+            return text, files.modified(path) > 0
+        finally:
+            if again and text == "first":
+                files.write_text(path, again)
+
+    files.write_text(path, "first")
+    assert files.unless_gone(path, look) == (again and (again, True))
+
+
 @pytest.mark.parametrize("before", [[], ["old", "target"]])
 def test_a_directory_appears_when_it_is_complete_and_else_leaves_what_was(spark, target, before):
     if before:
