@@ -1,8 +1,8 @@
 """Train a factorization on ratings, measure it on the test ratings, and publish it.
 
 Prepares the ratings, or uses prepared ratings of the same content. The run writes the model, the
-resolved configuration and
-its metrics to a directory of its own under output.path; the published model is replaced last.
+resolved configuration and its metrics to a directory of its own under output.path; the published
+model is replaced last.
 """
 
 import sys

@@ -352,8 +352,8 @@ class _NetworkEstimator(Estimator[ModelT], NetworkParams, DefaultParamsWritable,
         """Fit estimators that read the same columns."""
         check_frame("dataset", dataset)
         for estimator in estimators:
-            validated = estimator.getOrDefault("validationIndicatorCol") is not None
-            estimator._check(validated=validated)
+            has_validation = estimator.getOrDefault("validationIndicatorCol") is not None
+            estimator._check(has_validation=has_validation)
         started = time.perf_counter()
         columns = estimators[0]._columns()
         examples = shard_examples(dataset, columns, classify=self._classify)
@@ -380,8 +380,8 @@ class _NetworkEstimator(Estimator[ModelT], NetworkParams, DefaultParamsWritable,
         names = ("featuresCol", "labelCol", "weightCol", "validationIndicatorCol")
         return ExampleColumns(*map(name, names))
 
-    def _check(self, *, validated: bool) -> None:
-        check_network(self, validated=validated, warm=self._initial_model is not None)
+    def _check(self, *, has_validation: bool) -> None:
+        check_network(self, has_validation=has_validation, warm=self._initial_model is not None)
 
     def _train(self, examples: ExampleSet, started: float) -> ModelT:
         initial = None if self._initial_model is None else self._initial_model.scorer

@@ -32,7 +32,7 @@ from nonconvex.distributed.factorization.dataset import (
     pack_ratings,
 )
 from nonconvex.distributed.factorization.fold_in import Drawing, Equation, fold_in, fold_in_samples
-from nonconvex.distributed.factorization.runs import ShardedFactors
+from nonconvex.distributed.factorization.state import ShardedFactors
 from nonconvex.distributed.model_tables import factor_table
 from nonconvex.estimators.factorization.evaluate import evaluate_model, select_as_in_training
 from nonconvex.estimators.factorization.explain import Explanation, explain_prediction
@@ -59,7 +59,7 @@ from nonconvex.estimators.factorization.recommend import recommend, similar_rows
 from nonconvex.estimators.factorization.summary import TrainingSummary
 from nonconvex.estimators.params import LazyFits, ParamError, set_defaults, with_accessors
 from nonconvex.estimators.persistence import EstimatorReader
-from nonconvex.numerics.factorization.model import Factors, Side, preferences
+from nonconvex.numerics.factorization.model import Factors, Side, preference_block
 
 if TYPE_CHECKING:
     from pyspark.ml._typing import ParamMap
@@ -394,7 +394,7 @@ class MatrixFactorizationModel(
         get, state = self.getOrDefault, self._state
         ratings = select_as_in_training(state, self, dataset)
         spark, factors, ids = dataset.sparkSession, state.factors, state.ids
-        posterior, ridge = state.posterior, state.ridge
+        posterior, ridge_posterior = state.posterior, state.ridge_posterior
         if posterior is None:
             equation = Equation(
                 state.summary.ridge(side),
@@ -403,7 +403,9 @@ class MatrixFactorizationModel(
                 confidence=get("confidence") if get("implicitPrefs") else None,
             )
             shared = state.share(spark, "rows")
-            factors, ids, ridge = fold_in(ratings, side, factors, ids, shared, equation, ridge)
+            factors, ids, ridge_posterior = fold_in(
+                ratings, side, factors, ids, shared, equation, ridge_posterior
+            )
         else:
             drawing = Drawing(posterior, state.share(spark, "samples"))
             factors, ids, posterior = fold_in_samples(ratings, side, factors, ids, drawing)
@@ -413,7 +415,7 @@ class MatrixFactorizationModel(
             ids,
             state.summary,
             posterior=posterior,
-            ridge=ridge,
+            ridge_posterior=ridge_posterior,
             training_pairs=None if pairs is None else pairs.union(ratings.select("user", "item")),
             histories=(ratings, *state.histories) if side == Side.USERS else state.histories,
         )
@@ -577,7 +579,7 @@ class MatrixFactorization(
         ``patience`` and the choice among restarts use their validation ratings.
         """
         check_prepared(self)
-        self._check(validated=prepared.manifest.counts["validation"] > 0)
+        self._check(has_validation=prepared.manifest.counts["validation"] > 0)
         started = time.perf_counter()
         training = load_prepared(prepared, **self._packing([self]))
         model = self._train([self], training, started, training_ratings(prepared))[0]
@@ -620,8 +622,8 @@ class MatrixFactorization(
         """Fit estimators that are equal in all of `BATCHED_TOGETHER`."""
         first = estimators[0]
         for estimator in estimators:
-            validated = estimator.getOrDefault("validationIndicatorCol") is not None
-            estimator._check(validated=validated)
+            has_validation = estimator.getOrDefault("validationIndicatorCol") is not None
+            estimator._check(has_validation=has_validation)
         started = time.perf_counter()
         ratings = select_ratings(first, dataset)
         training = pack_ratings(
@@ -633,15 +635,15 @@ class MatrixFactorization(
         train = ratings.where("not held_out") if "held_out" in ratings.columns else ratings
         return self._train(estimators, training, started, train.drop("held_out"))
 
-    def _check(self, *, validated: bool) -> None:
-        check_combination(self, validated=validated, warm=self._initial_model is not None)
+    def _check(self, *, has_validation: bool) -> None:
+        check_combination(self, has_validation=has_validation, warm=self._initial_model is not None)
         check_exchange(self)
 
     def _packing(self, estimators: Sequence[MatrixFactorization]) -> dict[str, Any]:
         """Return the options for packing the ratings of fits that share the passes over them."""
         get, transform = self.getOrDefault, None
         if get("implicitPrefs"):
-            transform = partial(preferences, confidence=get("confidence"))
+            transform = partial(preference_block, confidence=get("confidence"))
         return {
             "dtype": np.float32 if get("precision") == "float32" else np.float64,
             "transform": transform,
@@ -720,7 +722,7 @@ class MatrixFactorization(
                 training.ids,
                 summary,
                 posterior=result.posterior,
-                ridge=result.ridge if factors is result.factors else None,
+                ridge_posterior=result.ridge_posterior if factors is result.factors else None,
                 training_pairs=history.select("user", "item"),
                 histories=(history,),
             )

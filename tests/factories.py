@@ -8,7 +8,7 @@ import pytest
 from nonconvex.distributed.checkpoints import Checkpoints
 from nonconvex.distributed.factorization.dataset import pack_ratings
 from nonconvex.distributed.factorization.fit import fit_loop
-from nonconvex.distributed.factorization.runs import Broadcast, Problem
+from nonconvex.distributed.factorization.state import Broadcast, Problem
 from nonconvex.estimators.factorization.summary import TrainingSummary
 from nonconvex.estimators.network.summary import NetworkSummary
 from nonconvex.numerics.convergence import StoppingRule
@@ -98,6 +98,13 @@ def same_bits(a, b):
     assert a.items.tobytes() == b.items.tobytes()
 
 
+def same_ridge_posterior(a, b):
+    """Assert that two models are equally sure, to the bit."""
+    one, other = a._state.ridge_posterior, b._state.ridge_posterior
+    assert one.noise == other.noise
+    assert [x.tobytes() for x in one.measured] == [x.tobytes() for x in other.measured]
+
+
 def problem(n, dtype, *, seed=0, reg=0.02, **settings):
     generator = np.random.default_rng(seed)
     users, items = (initial_rows(m, RANK, 0.3, generator).astype(dtype) for m in (USERS, ITEMS))
@@ -130,7 +137,7 @@ def fit(
             training.blocks,
             problems,
             StoppingRule(max_iter, tol=tol, patience=patience),
-            exchange=exchange,
+            exchange_type=exchange,
         )
     finally:
         training.release()

@@ -44,11 +44,8 @@ def test_the_parameters_are_those_that_were_kept(tmp_path):
 def arithmetic():
     """What else the bits depend on."""
     blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
-    return {
-        "processor": platform.machine(),
-        "numpy": np.__version__,
-        "blas": f"{blas['name']} {blas['version']}",
-    }
+    library = f"{blas['name']} {blas['version']}"
+    return {"processor": platform.machine(), "numpy": np.__version__, "blas": library}
 
 
 def digests_of_a_process(directory):

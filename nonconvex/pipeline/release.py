@@ -43,7 +43,7 @@ from nonconvex.pipeline.text import Drift, compare_figures, drift_report, strict
 EstimatorT = TypeVar("EstimatorT", bound=Any)
 ModelT = TypeVar("ModelT", bound=Any)
 
-_LINEAGE = "origin.json"
+_LINEAGE = "lineage.json"
 
 _logger = logging.getLogger("nonconvex")
 
@@ -148,14 +148,14 @@ class Release:
         self._spark, self._output, self._gate, self._day = spark, output, gate, day
         self.stages = Stages()
         recover(spark, output.path)
-        self._replaced = self.before = published_run(spark, output.path)
+        self._published_run = self.predecessor_run = published_run(spark, output.path)
         self._lost: LineageError | None = None
         try:
-            self.before = predecessor(spark, output.path, self._replaced, day)
+            self.predecessor_run = predecessor(spark, output.path, self._published_run, day)
         except LineageError as error:
             self._lost = error  # which matters to a run that is to begin there
-        if self.before != self._replaced:
-            begins = "nothing" if self.before is None else self.before.id
+        if self.predecessor_run != self._published_run:
+            begins = "nothing" if self.predecessor_run is None else self.predecessor_run.id
             _logger.info("%s has been published before: this run follows %s again", day, begins)
 
     @property
@@ -164,9 +164,13 @@ class Release:
         return FileSystem(self._spark, self._output.path)
 
     @cached_property
-    def published(self) -> Model | None:
+    def predecessor_model(self) -> Model | None:
         """The model of the run that this one follows, if there is one."""
-        return None if self.before is None else load_model(self._spark, self.before.model)
+        return (
+            None
+            if self.predecessor_run is None
+            else load_model(self._spark, self.predecessor_run.model)
+        )
 
     def require(self, rows: int, source: str) -> None:
         """Refuse, before training, a gate that would have no test rows to measure on."""
@@ -184,11 +188,11 @@ class Release:
             initial = load_model(self._spark, find_model(self._spark, start.model))
         elif self._lost is not None:
             raise self._lost
-        elif self.published is None:
+        elif self.predecessor_model is None:
             _logger.info("no model is published yet: starting from random numbers")
             return estimator
         else:
-            initial = self.published
+            initial = self.predecessor_model
         try:
             estimator.setInitialModel(initial)
         except ValueError as error:
@@ -198,9 +202,9 @@ class Release:
     @property
     def rivals(self) -> dict[str, Any]:
         """The models to measure beside the new one, for the gate."""
-        if self._gate is None or self._gate.published is None or self.published is None:
+        if self._gate is None or self._gate.published is None or self.predecessor_model is None:
             return {}
-        return {PUBLISHED: self.published}
+        return {PUBLISHED: self.predecessor_model}
 
     def drift(
         self,
@@ -214,7 +218,7 @@ class Release:
         one.  None if there is no earlier model of the same kind that can be read.
         """
         try:
-            earlier = self.published
+            earlier = self.predecessor_model
         except ModelError as error:
             _logger.warning("the published model cannot be compared with: %s", error)
             return None
@@ -226,7 +230,7 @@ class Release:
 
     def earlier(self, name: str) -> dict[str, Any]:
         """Return a JSON file of the run that this one follows, empty if it cannot be read."""
-        before = self.before
+        before = self.predecessor_run
         if before is None or not self.files.exists(f"{before.path}/{name}"):
             return {}
         try:
@@ -239,7 +243,7 @@ class Release:
     @contextmanager
     def run(self) -> Iterator[Run]:
         """Make the directory of the run, and remove it again if the block raises."""
-        after = None if self.before is None else self.before.id
+        after = None if self.predecessor_run is None else self.predecessor_run.id
         with new_run(self._spark, self._output.path) as run:
             write_lineage(self._spark, run, RunLineage(self._day, after))
             yield run
@@ -283,9 +287,11 @@ class Release:
                     f"{' and '.join(complaints)}: the run is not published, and kept in {run.path}",
                     {"run_id": run.id, "model": run.model, "metrics": figures},
                 )
-        publish_run(self._spark, self._output.path, run, after=self._replaced)
+        publish_run(self._spark, self._output.path, run, after=self._published_run)
         if self._output.keep is not None:
-            spared = None if self._day is None else self.before  # to repeat the day from there
+            spared = (
+                None if self._day is None else self.predecessor_run
+            )  # to repeat the day from there
             remove_old_runs(self._spark, self._output.path, self._output.keep, spared)
 
     def outcome(

@@ -83,9 +83,8 @@ def test_regression_is_the_formulas_and_no_cut_of_the_rows_changes_a_bit():
     predicted = y + generator.normal(size=(50, 2))
     found = regression_errors(add_regression({}, y, predicted, weight), ["a", "b"])
     cut = add_regression({}, y[33:], predicted[33:], weight[33:])
-    assert (
-        regression_errors(add_regression(cut, y[:33], predicted[:33], weight[:33]), "ab") == found
-    )
+    cut = add_regression(cut, y[:33], predicted[:33], weight[:33])
+    assert regression_errors(cut, "ab") == found
     error, total = predicted - y, weight.sum()
     squared = weight @ error**2 / total
     variance = weight @ (y - weight @ y / total) ** 2 / total

@@ -75,7 +75,7 @@ def test_a_run_that_is_not_kept_is_named(runs, tmp_path):
 def test_a_run_that_does_not_say_its_day_is_older_than_any(runs, damage, caplog):
     run = publish(*runs, None if damage is None else RunLineage(DAY, None))
     if damage is not None:
-        (directory(run) / ".origin.json.crc").unlink()
-        (directory(run) / "origin.json").write_text(damage)
+        (directory(run) / ".lineage.json.crc").unlink()
+        (directory(run) / "lineage.json").write_text(damage)
     assert before(runs, DAY) == run
     assert ("the day of" in caplog.text) == (damage is not None)

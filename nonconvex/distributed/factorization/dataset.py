@@ -43,7 +43,7 @@ from nonconvex.distributed.factorization.packing import (
     row_sums,
     triples,
 )
-from nonconvex.distributed.factorization.runs import Blocks
+from nonconvex.distributed.factorization.state import Blocks
 from nonconvex.distributed.runtime import broadcast
 from nonconvex.numerics.factorization.blocks import LONG, RatingBlock, parts_of
 
@@ -127,8 +127,8 @@ def pack_ratings(
     """
     chunks, lookups = read_chunks(ratings, dtype), None
     try:
-        validated = "held_out" in ratings.columns
-        checked = check_chunks(chunks, validated=validated)
+        has_validation = "held_out" in ratings.columns
+        checked = check_chunks(chunks, has_validation=has_validation)
         extremes = (checked.minimum, checked.maximum)
         _check_overflow(extremes, dtype)
         if _use_driver(place, checked.rows, unknowns):
@@ -152,7 +152,7 @@ def pack_ratings(
             divided_side = side._replace(parts=parts, long=len(ids.long))
             frame = pack_blocks(train, divided_side, dtype, transform, lookups)
             blocks.append(CachedBlocks(frame, ids.blocks if parts else None))
-        if validated:
+        if has_validation:
             held_out = pack_blocks(chunks.where("held_out"), by_user, dtype, lookups=lookups)
             blocks.append(CachedBlocks(held_out))
         training = _finish(blocks, Ids(users.ids, items.ids), dtype, extremes)
@@ -278,7 +278,7 @@ def _finish(
 ) -> TrainingSet:
     """Sum the statistics of blocks by users, by items and held out, and make the training set."""
     for name, blocks in zip(("users", "items"), packed, strict=False):
-        if blocks.whole is not None:
+        if blocks.first_part is not None:
             _log.info("the ratings of the longest %s are divided among tasks", name)
     try:
         users = row_sums(packed[0], len(ids.users), dtype)

@@ -98,12 +98,12 @@ class BlockStore(Protocol):
     Attributes
     ----------
     session : SparkSession
-    whole : int or None
+    first_part : int or None
         Number of the first block that is a part of a long row; None if there is none.
     """
 
     session: SparkSession
-    whole: int | None
+    first_part: int | None
 
     def run(self, task: Callable[[_Batches], _Batches]) -> pa.Table:
         """Apply a task to all blocks, and return all batches that it yields."""
@@ -120,12 +120,12 @@ class CachedBlocks:
 
     They are cached as elements of an RDD, pickled as Python has them: the first task of a job over
     these works after some 60 ms, and of one that is planned from a dataframe after 150 to 200.
-    An element of `batches` is the Arrow batch of a block; `whole` is the number of the first block
-    that is a part of a long row, or None.
+    An element of `batches` is the Arrow batch of a block; `first_part` is the number of the first
+    block that is a part of a long row, or None.
     """
 
-    def __init__(self, blocks: DataFrame, whole: int | None = None) -> None:
-        self.session, self.whole = blocks.sparkSession, whole
+    def __init__(self, blocks: DataFrame, first_part: int | None = None) -> None:
+        self.session, self.first_part = blocks.sparkSession, first_part
         self.batches = blocks.rdd.map(_batch).persist(StorageLevel.MEMORY_AND_DISK)
 
     def run(self, task: Callable[[_Batches], _Batches]) -> pa.Table:
@@ -166,7 +166,7 @@ class LocalBlocks:
 
     def __init__(self, session: SparkSession, blocks: Sequence[pa.RecordBatch]) -> None:
         self.session = session
-        self.whole: int | None = None
+        self.first_part: int | None = None
         self._blocks = blocks
 
     def run(self, task: Callable[[_Batches], _Batches]) -> pa.Table:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nonconvex.distributed.checkpoints import Checkpoints, Interruption, State
-from nonconvex.distributed.factorization.runs import (
+from nonconvex.distributed.factorization.state import (
     Blocks,
     Broadcast,
     FitState,
@@ -27,7 +27,7 @@ from nonconvex.numerics.convergence import FitError, Stop, StoppingRule
 from nonconvex.numerics.deterministic import total
 from nonconvex.numerics.factorization.als import RowUpdate
 from nonconvex.numerics.factorization.gradient import Gradient, gradient
-from nonconvex.numerics.factorization.model import Factors, Side
+from nonconvex.numerics.factorization.model import SIDE_ORDER, Factors, Side
 from nonconvex.numerics.optim import Optimizer, OptimizerState
 
 Array = NDArray[np.floating]
@@ -54,17 +54,18 @@ class Descent:
         self._gradients: dict[int, Gradient] = {}
 
     def iterate(
-        self, active: list[FitState], iteration: int, shared: RowExchange
+        self, active: list[FitState], iteration: int, exchange: RowExchange
     ) -> list[FitState]:
         """Take the steps of an iteration, then evaluate f and its gradient; see `alternate`."""
-        assert isinstance(shared, Broadcast)
+        assert isinstance(exchange, Broadcast)
         started = time.perf_counter()
-        if any(id(run) not in self._gradients for run in active):  # at the start, or after a resume
-            shared.describe("gradient at the start")
-            self._evaluate(active, shared)
-        before = [_flat(run.factors) for run in active]
+        new = [state for state in active if id(state) not in self._gradients]
+        if new:  # at the start, or after a resume
+            exchange.describe("gradient at the start")
+            self._evaluate(active, exchange)
+        before = [_flat(state.factors) for state in active]
         for number in range(self._steps):
-            shared.describe(f"iteration {iteration} · step {number + 1}")
+            exchange.describe(f"iteration {iteration} · step {number + 1}")
             gradients = self._gradients
             if self._steps > 1:
                 sample = UserSample(
@@ -75,61 +76,63 @@ class Descent:
                     rows=True,
                 )
                 gradients = {
-                    id(run): self._gradient(run, *sums)
-                    for run, sums in zip(active, self._sums(active, shared, sample), strict=True)
+                    id(state): self._gradient(state, *sums)
+                    for state, sums in zip(
+                        active, self._sums(active, exchange, sample), strict=True
+                    )
                 }
-            for run in active:
-                self._descend(run, gradients[id(run)])
-            shared.put(active, tuple(Side))
-        shared.describe(f"iteration {iteration} · gradient")
-        sums = self._evaluate(active, shared)
+            for state in active:
+                self._descend(state, gradients[id(state)])
+            exchange.put(active, tuple(Side))
+        exchange.describe(f"iteration {iteration} · gradient")
+        sums = self._evaluate(active, exchange)
         seconds = time.perf_counter() - started
-        for run, theta, (users, items) in zip(active, before, sums, strict=True):
+        for state, theta, (users, items) in zip(active, before, sums, strict=True):
             penalty = total(users.penalty) + total(items.penalty)
-            step_norm = float(np.linalg.norm(_flat(run.factors) - theta))
-            norm = float(np.linalg.norm(_flat(self._gradients[id(run)])))
+            step_norm = float(np.linalg.norm(_flat(state.factors) - theta))
+            norm = float(np.linalg.norm(_flat(self._gradients[id(state)])))
             squares, weight = total(users.squares), total(users.weight)
-            run.record(iteration, "both", squares, weight, penalty, step_norm, norm, seconds)
+            state.record(iteration, "both", squares, weight, penalty, step_norm, norm, seconds)
         active = unfinished(active)
-        shared.put(active)
+        exchange.put(active)
         return active
 
-    def save(self, run: FitState) -> dict[str, NDArray[Any]]:
-        """Return the state of a run's optimizer."""
-        state = self._states.get(id(run))
-        return {} if state is None else state._asdict()
+    def save(self, state: FitState) -> dict[str, NDArray[Any]]:
+        """Return the state of a problem's optimizer."""
+        optimizer_state = self._states.get(id(state))
+        return {} if optimizer_state is None else optimizer_state._asdict()
 
-    def restore(self, run: FitState, arrays: Mapping[str, NDArray[Any]]) -> None:
+    def restore(self, state: FitState, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Restore the state that `save` returned."""
         if arrays:
-            self._states[id(run)] = OptimizerState(**arrays)
+            self._states[id(state)] = OptimizerState(**arrays)
 
     def _evaluate(
-        self, active: list[FitState], shared: Broadcast
+        self, active: list[FitState], exchange: Broadcast
     ) -> list[tuple[RowUpdate, RowUpdate]]:
-        found = self._sums(active, shared, None)
-        for run, sides in zip(active, found, strict=True):
-            self._gradients[id(run)] = self._gradient(run, *sides)
+        found = self._sums(active, exchange, None)
+        for state, sides in zip(active, found, strict=True):
+            self._gradients[id(state)] = self._gradient(state, *sides)
         return found
 
     def _sums(
-        self, active: list[FitState], shared: Broadcast, sample: UserSample | None
+        self, active: list[FitState], exchange: Broadcast, sample: UserSample | None
     ) -> list[tuple[RowUpdate, RowUpdate]]:
         """Return the sums of gradients over the rows of both sides, in every problem."""
         blocks = self._blocks
         sides = []
         for side in Side:
             part = None if sample is None else sample._replace(rows=side == Side.USERS)
-            steps = [run.step(side)._replace(sample=part) for run in active]
-            rows = shared[side.other], shared[side]
+            steps = [state.step(side)._replace(sample=part) for state in active]
+            rows = exchange[side.other], exchange[side]
             sides.append(update_side(blocks.by(side), steps, *rows, blocks.dtype))
         return list(zip(*sides, strict=True))
 
-    def _gradient(self, run: FitState, users: RowUpdate, items: RowUpdate) -> Gradient:
-        problem, blocks = run.problem, self._blocks
-        width = run.rows[Side.USERS].shape[1]
+    def _gradient(self, state: FitState, users: RowUpdate, items: RowUpdate) -> Gradient:
+        problem, blocks = state.problem, self._blocks
+        width = state.rows[Side.USERS].shape[1]
         found = gradient(
-            run.factors,
+            state.factors,
             users,
             items,
             problem.user_ridge.diagonal(blocks.user_degrees, width),
@@ -138,20 +141,20 @@ class Descent:
         )
         return found if problem.intercept else found._replace(alpha=0.0)
 
-    def _descend(self, run: FitState, slope: Gradient) -> None:
+    def _descend(self, state: FitState, slope: Gradient) -> None:
         """Take one step."""
         optimizer = self._settings.optimizer
-        theta = _flat(run.factors)
-        state = self._states.get(id(run)) or optimizer.init(theta)
+        theta = _flat(state.factors)
+        optimizer_state = self._states.get(id(state)) or optimizer.init(theta)
         with np.errstate(all="ignore"):  # the objective shows a step that is not finite
-            step, self._states[id(run)] = optimizer.update(_flat(slope), state, theta)
-        factors = _unflat(theta + step, run.factors)
-        run.alpha = factors.alpha
+            step, self._states[id(state)] = optimizer.update(_flat(slope), optimizer_state, theta)
+        factors = _unflat(theta + step, state.factors)
+        state.alpha = factors.alpha
         for side in Side:
             rows = getattr(factors, side)
-            if run.problem.nonnegative:
+            if state.problem.nonnegative:
                 rows[:, 1:] = np.maximum(rows[:, 1:], 0)
-            run.rows[side] = rows
+            state.rows[side] = rows
 
 
 def _flat(parameters: Factors | Gradient) -> NDArray[np.float64]:
@@ -173,22 +176,18 @@ def _unflat(theta: NDArray[np.float64], like: Factors) -> Factors:
 _log = logging.getLogger("nonconvex")
 
 
-# Users last, so that folding a user in gives its own row.
-_ORDER = (Side.ITEMS, Side.USERS)
-
-
 def alternate(active: list[FitState], iteration: int, exchange: RowExchange) -> list[FitState]:
     """One iteration, α, items, α, users, each from the latest values, so that f never rises.
 
     Takes the active states, with their rows in `exchange`, and returns those that are still finite.
     """
-    for side in _ORDER:
+    for side in SIDE_ORDER:
         if not active:
             break
         started = time.perf_counter()
         exchange.describe(f"iteration {iteration} · {side}")
         for state in active:
-            state.center()
+            state.update_intercept()
         updates = exchange.update(side, active)
         seconds = time.perf_counter() - started
         for state, update in zip(active, updates, strict=True):
@@ -205,7 +204,7 @@ def fit_loop(
     *,
     descent: DescentOptions | None = None,
     checkpoints: Checkpoints | None = None,
-    exchange: type[RowExchange] = Broadcast,
+    exchange_type: type[RowExchange] = Broadcast,
 ) -> list[Result]:
     """Minimize every problem; each pass over the ratings serves all of them.
 
@@ -214,37 +213,37 @@ def fit_loop(
     states = [FitState(problem) for problem in problems]
     descending = None if descent is None else Descent(blocks, descent)
     iterate = alternate if descending is None else descending.iterate
-    rows = exchange(blocks)
+    exchange = exchange_type(blocks)
     done = 0
     if checkpoints is not None:
-        done = _resume(checkpoints, states, descending, sharded=rows.sharded)
+        done = _resume(checkpoints, states, descending, sharded=exchange.sharded)
     active = unfinished(states)
-    with Interruption() as interruption, rows:
+    with Interruption() as interruption, exchange:
         for state in states:
-            state.begin(rows)
-        rows.put(active)
+            state.begin(exchange)
+        exchange.put(active)
         for iteration in range(done + 1, rule.max_iter + 1):
             if not active:
                 break
-            tried, active = active, iterate(active, iteration, rows)
+            tried, active = active, iterate(active, iteration, exchange)
             for state in tried:
                 if state.stop is Stop.NONFINITE:
                     state.report_end(iteration, rule.max_iter)
             if active and blocks.validation is not None:
-                rows.describe(f"iteration {iteration} · validation")
-                for state, error in zip(active, rows.validate(active), strict=True):
+                exchange.describe(f"iteration {iteration} · validation")
+                for state, error in zip(active, exchange.validate(active), strict=True):
                     state.validate(error)
             for state in active:
                 state.end_iteration(rule)
             active = unfinished(active)
-            rows.put(active)
+            exchange.put(active)
             ending = interruption.asked and bool(active)
             if checkpoints is not None and active and checkpoints.due(iteration, ending):
-                rows.describe(f"iteration {iteration} · checkpoint")
+                exchange.describe(f"iteration {iteration} · checkpoint")
                 checkpoints.save(_saved(iteration, states, descending))
             if ending:
                 interruption.end(f"iteration {iteration}", checkpoints)
-        rows.detach([kept for state in states for kept in state.best_rows()])
+        exchange.detach([kept for state in states for kept in state.best_rows()])
         results = [state.result() for state in states]
     if checkpoints is not None:
         checkpoints.clear()
@@ -261,7 +260,7 @@ def _saved(iteration: int, states: Sequence[FitState], descent: Descent | None) 
         if descent is not None:
             arrays[str(number)]["optimizer"] = descent.save(state)
         values.append(value)
-    return State(iteration, arrays, {"runs": values})
+    return State(iteration, arrays, {"states": values})
 
 
 def _resume(
@@ -273,7 +272,7 @@ def _resume(
         return 0
     for number, state in enumerate(states):
         arrays = saved.arrays[str(number)]
-        state.restore(arrays, saved.values["runs"][number])
+        state.restore(arrays, saved.values["states"][number])
         if descent is not None:
             descent.restore(state, arrays.get("optimizer", {}))
     _log.info("continuing after iteration %d, from %s", saved.iteration, checkpoints.path)

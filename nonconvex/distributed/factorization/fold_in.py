@@ -26,7 +26,13 @@ from nonconvex.numerics.deterministic import one_thread_per_product
 from nonconvex.numerics.factorization.als import solve_rows
 from nonconvex.numerics.factorization.blocks import RatingBlock
 from nonconvex.numerics.factorization.gibbs import Conditional
-from nonconvex.numerics.factorization.model import Background, Factors, Ridge, Side, preferences
+from nonconvex.numerics.factorization.model import (
+    Background,
+    Factors,
+    Ridge,
+    Side,
+    preference_block,
+)
 from nonconvex.numerics.factorization.posterior import Posterior, fold_rows
 from nonconvex.numerics.factorization.ridge_posterior import RidgePosterior, RidgeSpread
 
@@ -201,12 +207,12 @@ def _equations(
     fixed: Broadcast[NDArray[np.floating]],
     spread: RidgeSpread | None,
 ) -> _Solve:
-    """Return a solver of rows, with the columns of `RowEvidence` if there is a spread."""
+    """Return a solver of rows, with the columns of `ResidualStats` if there is a spread."""
 
     def solve(block: RatingBlock, ids: pa.Array) -> NDArray[np.floating]:
         del ids
         if equation.confidence is not None:
-            block = preferences(block, equation.confidence)
+            block = preference_block(block, equation.confidence)
         update = solve_rows(
             block,
             fixed.value,

@@ -22,14 +22,14 @@ from nonconvex.distributed.checkpoints import Checkpoints, Interrupted, Interrup
 from nonconvex.distributed.factorization.execution import BlockStore
 from nonconvex.distributed.factorization.fit import fit_loop
 from nonconvex.distributed.factorization.packing import unpack
-from nonconvex.distributed.factorization.runs import (
+from nonconvex.distributed.factorization.state import (
     Blocks,
     Broadcast,
     Problem,
     Result,
     gather_factors,
 )
-from nonconvex.distributed.factorization.steps import Draw, Rows, update_side
+from nonconvex.distributed.factorization.steps import Draw, SharedRows, update_side
 from nonconvex.distributed.runtime import Progress, binary_row, report
 from nonconvex.numerics.convergence import FitError, HalfStep, Stop, StoppingRule
 from nonconvex.numerics.deterministic import (
@@ -41,14 +41,13 @@ from nonconvex.numerics.deterministic import (
 )
 from nonconvex.numerics.factorization.blocks import RatingBlock
 from nonconvex.numerics.factorization.gibbs import (
-    SWEEP,
     Chain,
     NoisePrior,
     RowDistribution,
     RowPrior,
     Sample,
 )
-from nonconvex.numerics.factorization.model import Factors, Side, predict
+from nonconvex.numerics.factorization.model import SIDE_ORDER, Factors, Side, predict
 from nonconvex.numerics.factorization.posterior import LowRankMean, Posterior
 
 MOST = 1 << 20
@@ -87,8 +86,8 @@ class HeldOut:
         self,
         alphas: Sequence[float],
         means: Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]],
-        users: Rows,
-        items: Rows,
+        users: SharedRows,
+        items: SharedRows,
     ) -> list[NDArray[np.float64]]:
         """Predict the ratings in every chain.
 
@@ -419,7 +418,7 @@ def sample(
 
 
 def _sweep(blocks: Blocks, chains: Sequence[Chain], sweep: int, shared: Broadcast) -> None:
-    for side in SWEEP:
+    for side in SIDE_ORDER:
         shared.describe(f"sweep {sweep} · {side}")
         omega = shared["user_precision"]
         updates = update_side(

@@ -97,7 +97,7 @@ def read_chunks(ratings: DataFrame, dtype: type[np.floating]) -> DataFrame:
     return ratings.mapInArrow(with_frozen_gc(encode(dtype)), _SQL).persist()
 
 
-def check_chunks(chunks: DataFrame, *, validated: bool) -> Checked:
+def check_chunks(chunks: DataFrame, *, has_validation: bool) -> Checked:
     """Raise `RatingsError` if there is a value that cannot be used, or nothing to train on."""
     reports = chunks.select(_SCHEMA.names[:5]).toArrow()
     rows = int(pc.sum(reports["rows"]).as_py() or 0)
@@ -113,7 +113,7 @@ def check_chunks(chunks: DataFrame, *, validated: bool) -> Checked:
     if not len(train):
         held = " that are not held out for validation" if rows else ""
         raise RatingsError(f"there are no ratings to train on{held}; at least one is needed")
-    if validated and len(train) == len(reports):
+    if has_validation and len(train) == len(reports):
         raise RatingsError(
             f"the column of validationIndicatorCol is false in all {rows:,} rows; hold "
             "some ratings out for validation, or unset it"

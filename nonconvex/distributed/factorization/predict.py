@@ -136,7 +136,7 @@ def deviations(
 
     The broadcast `rows` of users and of items have shape (m, S (1 + K)), all samples side by side,
     or (m, 1 + K) of a minimum.  `more` is, for deviations of ratings, ω of the users in all
-    samples, of shape (n_u, S); of a minimum it is `RowEvidence`.
+    samples, of shape (n_u, S); of a minimum it is `ResidualStats`.
     """
 
     def deviate(user: pa.Array, item: pa.Array) -> pa.Array:

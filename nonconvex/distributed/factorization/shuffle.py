@@ -23,7 +23,7 @@ from pyspark.sql import SparkSession
 
 from nonconvex.distributed.factorization.execution import CachedBlocks
 from nonconvex.distributed.factorization.packing import unpack
-from nonconvex.distributed.factorization.runs import (
+from nonconvex.distributed.factorization.state import (
     AnyFactors,
     Blocks,
     FitState,

@@ -33,7 +33,7 @@ from nonconvex.numerics.factorization.gibbs import Conditional
 from nonconvex.numerics.factorization.gradient import gradient_sums, sample_ratings
 from nonconvex.numerics.factorization.model import Background, Factors, Ridge, squared_errors
 
-Rows = Value[list[NDArray[np.floating]]]
+SharedRows = Value[list[NDArray[np.floating]]]
 """The rows of one side in every problem, each of shape (m, 1 + K)."""
 
 _Batches = Iterator[pa.RecordBatch]
@@ -134,12 +134,12 @@ class Draw(NamedTuple):
 def update_side(
     packed: BlockStore,
     steps: Sequence[Step | Draw],
-    fixed: Rows,
-    own: Rows,
+    fixed: SharedRows,
+    own: SharedRows,
     dtype: type[np.floating],
 ) -> list[RowUpdate]:
     """Update the rows of all blocks in every problem."""
-    table = packed.run(_update(steps, fixed, own, dtype, packed.whole))
+    table = packed.run(_update(steps, fixed, own, dtype, packed.first_part))
     return [
         _assemble(table, number, rows, step)
         for number, (rows, step) in enumerate(zip(own.value, steps, strict=True))
@@ -147,7 +147,11 @@ def update_side(
 
 
 def validation_rmse(
-    packed: BlockStore, alphas: list[float], users: Rows, items: Rows, dtype: type[np.floating]
+    packed: BlockStore,
+    alphas: list[float],
+    users: SharedRows,
+    items: SharedRows,
+    dtype: type[np.floating],
 ) -> list[float]:
     """Compute √(Σ w (R̂ − R)² / Σ w) over the ratings of all blocks in every problem."""
     table = packed.run(_squared_errors(alphas, users, items, dtype))
@@ -173,16 +177,16 @@ def user_squares(
 
 def _update(
     steps: Sequence[Step | Draw],
-    fixed: Rows,
-    own: Rows,
+    fixed: SharedRows,
+    own: SharedRows,
     dtype: type[np.floating],
-    whole: int | None,
+    first_part: int | None,
 ) -> _Task:
     def update(batches: _Batches) -> _Batches:
         for batch in batches:
             numbers = batch.column("block").to_pylist()
             for place, block in zip(numbers, unpack(batch, dtype), strict=True):
-                if whole is not None and place >= whole:
+                if first_part is not None and place >= first_part:
                     yield from _moments(place, block, steps, fixed)
                     continue
                 if len(steps) > 1:
@@ -199,7 +203,9 @@ def _update(
     return update
 
 
-def _moments(place: int, block: RatingBlock, steps: Sequence[Step | Draw], fixed: Rows) -> _Batches:
+def _moments(
+    place: int, block: RatingBlock, steps: Sequence[Step | Draw], fixed: SharedRows
+) -> _Batches:
     """Return the moments of a part of a long row in every problem."""
     for number, step in enumerate(steps):
         assert isinstance(step, Step)
@@ -213,7 +219,7 @@ def _moments(place: int, block: RatingBlock, steps: Sequence[Step | Draw], fixed
 
 
 def _squared_errors(
-    alphas: list[float], users: Rows, items: Rows, dtype: type[np.floating]
+    alphas: list[float], users: SharedRows, items: SharedRows, dtype: type[np.floating]
 ) -> _Task:
     def errors(batches: _Batches) -> _Batches:
         for batch in batches:

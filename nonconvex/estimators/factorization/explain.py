@@ -21,7 +21,7 @@ from nonconvex.estimators.factorization.predict import ModelState
 from nonconvex.estimators.params import ParamError
 from nonconvex.numerics.factorization.blocks import RatingBlock
 from nonconvex.numerics.factorization.explain import contributions
-from nonconvex.numerics.factorization.model import Background, Side, preferences
+from nonconvex.numerics.factorization.model import Background, Side, preference_block
 
 
 @dataclass(frozen=True)
@@ -198,7 +198,7 @@ def _contributions(
     alpha, users, items = state.factors
     background, free = None, None
     if get("implicitPrefs"):
-        block = preferences(block, get("confidence"))
+        block = preference_block(block, get("confidence"))
         background = Background.of(items, alpha, biases=get("fitBiases"))
     if get("nonnegative"):
         free = users[user] > 0

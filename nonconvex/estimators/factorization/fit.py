@@ -23,7 +23,8 @@ from nonconvex.distributed.factorization.dataset import Ids, TrainingSet
 from nonconvex.distributed.factorization.execution import ExchangePolicy
 from nonconvex.distributed.factorization.fit import DescentOptions, fit_loop
 from nonconvex.distributed.factorization.gibbs import SamplingOptions, SamplingTask, sample
-from nonconvex.distributed.factorization.runs import (
+from nonconvex.distributed.factorization.shuffle import Shuffle, design_moments
+from nonconvex.distributed.factorization.state import (
     AnyFactors,
     Broadcast,
     Problem,
@@ -31,7 +32,6 @@ from nonconvex.distributed.factorization.runs import (
     RowExchange,
     gather_factors,
 )
-from nonconvex.distributed.factorization.shuffle import Shuffle, design_moments
 from nonconvex.distributed.factorization.steps import user_squares
 from nonconvex.estimators.factorization.params import FactorizationParams
 from nonconvex.estimators.factorization.summary import (
@@ -70,7 +70,7 @@ class FitResult(NamedTuple):
     restarts: list[AnyFactors]
     summary: TrainingSummary
     posterior: Posterior | None = None  # the kept samples, with the solver "gibbs"
-    ridge: RidgePosterior | None = None  # the uncertainty at the minimum, if it is known
+    ridge_posterior: RidgePosterior | None = None  # the uncertainty at the minimum, if it is known
 
 
 def select_ratings(params: FactorizationParams, dataset: DataFrame) -> DataFrame:
@@ -245,7 +245,7 @@ def fit_together(
             ),
             descent=descent,
             checkpoints=checkpoints,
-            exchange=exchange,
+            exchange_type=exchange,
         )
     )
     return [
@@ -399,7 +399,9 @@ def _result(
     if get("ensemble"):
         factors = ensemble([gather_factors(result.factors) for result in finite])
     posterior = _ridge_posterior(params, training, results[best])
-    return FitResult(factors, [result.factors for result in results], summary, ridge=posterior)
+    return FitResult(
+        factors, [result.factors for result in results], summary, ridge_posterior=posterior
+    )
 
 
 def _ridge_posterior(

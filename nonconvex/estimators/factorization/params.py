@@ -226,18 +226,18 @@ _NOT_SAMPLED = (
 _PREPARED = ("weightCol", "validationIndicatorCol", "numUserBlocks", "numItemBlocks")
 
 
-def check_combination(params: FactorizationParams, *, validated: bool, warm: bool) -> None:
+def check_combination(params: FactorizationParams, *, has_validation: bool, warm: bool) -> None:
     """Raise `ParamError` for Params that contradict each other or would be ignored.
 
-    `validated` says whether there are validation ratings, `warm` whether the fit starts from an
-    earlier model.
+    `has_validation` says whether there are validation ratings, `warm` whether the fit starts from
+    an earlier model.
     """
     get = params.getOrDefault
     if get("userCol") == get("itemCol"):
         raise ParamError(
             f"userCol and itemCol are both {get('userCol')!r}; name the two columns of ids"
         )
-    if get("patience") is not None and not validated:
+    if get("patience") is not None and not has_validation:
         raise ParamError(
             f"patience={get('patience')} needs validation ratings; set validationIndicatorCol, or "
             "prepare the ratings with a validation fraction"

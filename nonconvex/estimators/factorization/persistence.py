@@ -16,7 +16,7 @@ from nonconvex.estimators.persistence import ModelReader, ModelWriter
 from nonconvex.numerics.factorization.gibbs import RowDistribution
 from nonconvex.numerics.factorization.model import Factors, Side
 from nonconvex.numerics.factorization.posterior import Posterior
-from nonconvex.numerics.factorization.ridge_posterior import RidgePosterior, RowEvidence
+from nonconvex.numerics.factorization.ridge_posterior import ResidualStats, RidgePosterior
 
 _TABLES = ("userFactors", "itemFactors")
 
@@ -34,11 +34,11 @@ class FactorizationWriter(ModelWriter[ModelT]):
             "summary": json.loads(state.summary.to_json()),
         }
         more: tuple[dict[str, Any], ...] = ({}, {})
-        if state.ridge is not None:
-            evidence = state.ridge.measured
-            users = {"degree": evidence.user_degrees, "noise": evidence.noise}
-            more = (users, {"degree": evidence.item_degrees})
-            extra["noise"] = state.ridge.noise
+        if state.ridge_posterior is not None:
+            stats = state.ridge_posterior.measured
+            users = {"degree": stats.user_degrees, "noise": stats.noise}
+            more = (users, {"degree": stats.item_degrees})
+            extra["noise"] = state.ridge_posterior.noise
         sides = (state.held.users, state.held.items)
         for name, ids, rows, columns in zip(_TABLES, state.ids, sides, more, strict=True):
             write_factors(self.sparkSession, f"{path}/{name}", ids, rows, columns)
@@ -75,14 +75,20 @@ class FactorizationReader(ModelReader[ModelT]):
             for name, rows, columns in zip(_TABLES, metadata["rows"], more, strict=True)
         )
         summary = TrainingSummary.from_json(json.dumps(metadata["summary"]))
-        ridge = None
+        ridge_posterior = None
         if noise is not None:
-            evidence = RowEvidence(of_users["degree"], of_items["degree"], of_users["noise"])
+            stats = ResidualStats(of_users["degree"], of_items["degree"], of_users["noise"])
             biases = {**metadata["defaultParamMap"], **metadata["paramMap"]}["fitBiases"]
             ridges = (summary.ridge(Side.USERS), summary.ridge(Side.ITEMS))
-            ridge = RidgePosterior(evidence, noise, *ridges, biases)
+            ridge_posterior = RidgePosterior(stats, noise, *ridges, biases)
         factors, posterior = Factors(bias, x, z), self._posterior(path, metadata)
-        state = ModelState(factors, Ids(users, items), summary, posterior=posterior, ridge=ridge)
+        state = ModelState(
+            factors,
+            Ids(users, items),
+            summary,
+            posterior=posterior,
+            ridge_posterior=ridge_posterior,
+        )
         model: ModelT = self._cls(state)
         return model
 

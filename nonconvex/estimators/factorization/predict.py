@@ -28,7 +28,7 @@ from nonconvex.distributed.factorization.predict import (
     with_index,
     with_row,
 )
-from nonconvex.distributed.factorization.runs import ShardedFactors, gather_factors
+from nonconvex.distributed.factorization.state import ShardedFactors, gather_factors
 from nonconvex.distributed.model_tables import factor_table
 from nonconvex.distributed.runtime import broadcast
 from nonconvex.estimators.factorization.params import FactorizationModelParams
@@ -48,7 +48,8 @@ class ModelState:
     Broadcasts are made once and kept as long as the model, as dataframes are lazy.
 
     `held` is sharded as long as nothing has needed the factors on the driver, and `ids` are in the
-    order of the rows.  A sampled model has a `posterior`, a minimum may have a `ridge`.  A loaded
+    order of the rows.  A sampled model has a `posterior`, a minimum may have a `ridge_posterior`.
+    A loaded
     model has no `training_pairs` ``user, item``.  Of `histories`, dataframes of ratings, the first
     that has a user has all of the user's ratings.
     """
@@ -60,12 +61,12 @@ class ModelState:
         summary: TrainingSummary,
         *,
         posterior: Posterior | None = None,
-        ridge: RidgePosterior | None = None,
+        ridge_posterior: RidgePosterior | None = None,
         training_pairs: DataFrame | None = None,
         histories: Sequence[DataFrame] = (),
     ) -> None:
         self.held, self.ids, self.summary = factors, ids, summary
-        self.posterior, self.ridge = posterior, ridge
+        self.posterior, self.ridge_posterior = posterior, ridge_posterior
         self.training_pairs, self.histories = training_pairs, tuple(histories)
         self._shared: dict[str, tuple[Broadcast[Any], ...]] = {}
 
@@ -78,11 +79,11 @@ class ModelState:
     @cached_property
     def ridge_spread(self) -> RidgeSpread:
         """Deviations of the predictions of a minimum."""
-        assert self.ridge is not None
-        return self.ridge.spread(self.factors)
+        assert self.ridge_posterior is not None
+        return self.ridge_posterior.spread(self.factors)
 
     def share(self, spark: SparkSession, name: str) -> tuple[Broadcast[Any], ...]:
-        """Broadcast "rows" or "ids" of both sides, "samples" with their ω, or "evidence"."""
+        """Broadcast "rows" or "ids" of both sides, "samples" with their ω, or "residual stats"."""
         if name not in self._shared:
             values: Iterable[Any] = self.ids
             if name == "rows":
@@ -90,8 +91,8 @@ class ModelState:
             elif name == "samples" and self.posterior is not None:
                 kept = self.posterior
                 values = (kept.users, kept.items, kept.user_precision)
-            elif name == "evidence" and self.ridge is not None:
-                values = (self.ridge.measured,)
+            elif name == "residual stats" and self.ridge_posterior is not None:
+                values = (self.ridge_posterior.measured,)
             self._shared[name] = tuple(broadcast(spark, value) for value in values)
         return self._shared[name]
 
@@ -180,12 +181,12 @@ def _deviation(
         users, items, user_precision = state.share(spark, "samples")
         more = user_precision if noisy else None
         return deviations(state.posterior.spread(), (users, items), more, user, item)
-    if state.ridge is None:
+    if state.ridge_posterior is None:
         raise ParamError(
             f"{' and '.join(_UNCERTAINTY)} are not for this model, which was trained with "
             "implicitPrefs, nonnegative, ensemble or a ridge of 0, or is one of several kept "
             "restarts; unset them"
         )
-    [evidence] = state.share(spark, "evidence")
+    [stats] = state.share(spark, "residual stats")
     spread = state.ridge_spread._replace(of_ratings=noisy)
-    return deviations(spread, state.share(spark, "rows"), evidence, user, item)
+    return deviations(spread, state.share(spark, "rows"), stats, user, item)

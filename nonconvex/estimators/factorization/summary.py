@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from nonconvex.distributed.factorization.gibbs import SamplingOptions
-from nonconvex.distributed.factorization.runs import Result
+from nonconvex.distributed.factorization.state import Result
 from nonconvex.estimators.display import Summary
 from nonconvex.numerics.factorization.model import Ridge, Side
 from nonconvex.numerics.factorization.posterior import effective_size, split_r_hat

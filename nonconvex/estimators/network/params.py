@@ -223,13 +223,13 @@ class ClassifierParams(ClassificationModelParams, NetworkParams):
         return super()._batch_size() if given is None else int(given)
 
 
-def check_network(params: NetworkParams, *, validated: bool, warm: bool) -> None:
+def check_network(params: NetworkParams, *, has_validation: bool, warm: bool) -> None:
     """Raise ParamError for a wrong combination of Params, before any data are read.
 
-    `validated`: there are validation rows; `warm`: the fit starts from an earlier model.
+    `has_validation`: there are validation rows; `warm`: the fit starts from an earlier model.
     """
     get = params.getOrDefault
-    if get("patience") is not None and not validated:
+    if get("patience") is not None and not has_validation:
         raise ParamError(
             f"patience={get('patience')} needs validation rows; set validationIndicatorCol"
         )

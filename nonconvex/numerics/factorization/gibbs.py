@@ -66,7 +66,7 @@ class RowPrior(NamedTuple):
     """
 
     units: Array  # (1 + K,): u
-    degrees: float = 1.0  # ν > 0, the weight of the prior of λ in rows
+    freedom: float = 1.0  # ν > 0, the weight of the prior of λ in rows
     rows: float = 1.0  # b > 0, the weight of the prior of μ in rows
 
     @classmethod
@@ -98,8 +98,8 @@ class RowPrior(NamedTuple):
         m = np.linalg.solve(p, np.stack([rows.sum(axis=0), (h[:, None] * rows).sum(axis=0)]))
         apart = rows - m[0] - h[:, None] * m[1]
         spread = (apart**2).sum(axis=0) + self.rows * (m**2).sum(axis=0)
-        rate = (self.degrees * self.units**2 + spread) / 2
-        precision = generator.standard_gamma((self.degrees + n) / 2, size=width) / rate
+        rate = (self.freedom * self.units**2 + spread) / 2
+        precision = generator.standard_gamma((self.freedom + n) / 2, size=width) / rate
         wobble = np.linalg.solve(np.linalg.cholesky(p).T, generator.standard_normal((2, width)))
         mean, slope = m + wobble / np.sqrt(precision)
         return RowDistribution(mean, slope, np.diag(precision), least)
@@ -119,8 +119,8 @@ class NoisePrior(NamedTuple):
 
     center: float  # c
     unit: float  # s > 0
-    degrees: float = 1.0  # ν > 0, the weight of the prior of τ in ratings
-    user_degrees: float = 5.0  # κ > 2, the weight of the prior of ω_u in ratings of the user
+    freedom: float = 1.0  # ν > 0, the weight of the prior of τ in ratings
+    user_freedom: float = 5.0  # κ > 2, the weight of the prior of ω_u in ratings of the user
 
     def draw(
         self,
@@ -141,13 +141,13 @@ class NoisePrior(NamedTuple):
         drawn = mean + generator.standard_normal() / np.sqrt(precision)
         step = drawn - alpha
         after = max(squares - 2 * step * residual + step**2 * weight, 0.0)  # Σ ω w (e − step)²
-        rate = (self.degrees * self.unit**2 + after) / 2
-        return float(drawn), float(generator.standard_gamma((self.degrees + count) / 2) / rate)
+        rate = (self.freedom * self.unit**2 + after) / 2
+        return float(drawn), float(generator.standard_gamma((self.freedom + count) / 2) / rate)
 
     @property
     def scatter(self) -> float:
         """The mean of 1/ω under the prior: κ/(κ − 2)."""
-        return self.user_degrees / (self.user_degrees - 2)
+        return self.user_freedom / (self.user_freedom - 2)
 
     def user_precision(
         self, tau: float, squares: Array, degrees: Array, generator: np.random.Generator | None
@@ -165,8 +165,8 @@ class NoisePrior(NamedTuple):
         -------
         float64 array of shape (n_u,)
         """
-        shape = (self.user_degrees + degrees) / 2
-        rate = (self.user_degrees + tau * squares) / 2
+        shape = (self.user_freedom + degrees) / 2
+        rate = (self.user_freedom + tau * squares) / 2
         drawn: Array = (shape if generator is None else generator.standard_gamma(shape)) / rate
         return drawn
 
@@ -272,9 +272,6 @@ def _root(a: NDArray[np.floating]) -> NDArray[np.floating]:
         root = vectors * np.sqrt(np.maximum(values, 0))
     return root
 
-
-SWEEP = (Side.ITEMS, Side.USERS)
-"""The order of a sweep."""
 
 HELD = 5
 """Sweeps at the start in which Λ is fixed."""

@@ -1,7 +1,7 @@
 """The latent factor model R̂_ui = α + β_u + β_i + γ_u·γ_i: its predictions and its objective.
 
 This is the definition of the objective; every solver is tested against it.  A fit gets f from the
-sums that its half-steps return, see `nonconvex.distributed.factorization.runs.FitState`.
+sums that its half-steps return, see `nonconvex.distributed.factorization.state.FitState`.
 
 In implicit feedback every pair counts, the observed ones more (Hu, Koren and Volinsky, 2008).  With
 confidence κ, preference p_ui = 1 where R_ui > 0 and else 0, and c_ui = 1 + κ |R_ui|,
@@ -53,6 +53,10 @@ class Side(StrEnum):
     def singular(self) -> str:
         """``user`` or ``item``: the name of a column."""
         return self.value[:-1]
+
+
+SIDE_ORDER = (Side.ITEMS, Side.USERS)
+"""The order of an iteration: users last, so that folding a user in gives its own row."""
 
 
 class Factors(NamedTuple):
@@ -261,8 +265,8 @@ def initial_rows(
     return x
 
 
-def preferences(block: RatingBlock, confidence: float) -> RatingBlock:
-    """Return the explicit problem of the observed pairs of implicit feedback.
+def preference_block(block: RatingBlock, confidence: float) -> RatingBlock:
+    """Return the block of R' = c p / a with weights a = κ |R|, see this module.
 
     Ratings of 0 have weight 0.  A row's degree is its number of positive ratings.
     """

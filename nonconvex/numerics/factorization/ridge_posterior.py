@@ -49,7 +49,7 @@ _LEAST_LEFT = 0.05  # least degrees of freedom as a share of a user's ratings
 _PRIOR = NoisePrior(0.0, 1.0)
 
 
-class RowEvidence(NamedTuple):
+class ResidualStats(NamedTuple):
     """Degrees and noise of each row."""
 
     # of shapes (n_u,) and (n_i,): d, the sum of the weights of each row
@@ -164,7 +164,7 @@ class RidgeSpread(NamedTuple):
 
     def levels(self, degrees: Array, squares: Array) -> Array:
         """Return s_u² of users with d ratings each and q_u = squares, of shape (r,)."""
-        kappa = _PRIOR.user_degrees
+        kappa = _PRIOR.user_freedom
         left = degrees * (1 - self.share) - self.users.unknowns(degrees)
         left = np.maximum(left, _LEAST_LEFT * degrees)
         levels: Array = (kappa * self.noise + squares) / (kappa + left)
@@ -174,7 +174,7 @@ class RidgeSpread(NamedTuple):
         self,
         users: NDArray[np.floating],
         items: NDArray[np.floating],
-        measured: RowEvidence,
+        measured: ResidualStats,
         user: NDArray[np.integer],
         item: NDArray[np.integer],
     ) -> Array:
@@ -218,7 +218,7 @@ class RidgeSpread(NamedTuple):
 class RidgePosterior(NamedTuple):
     """Laplace approximation of the posterior at a minimum."""
 
-    measured: RowEvidence
+    measured: ResidualStats
     noise: float  # s² over all users
     # ridges of training, with λ > 0 and ρ > 0
     user_ridge: Ridge
@@ -244,14 +244,14 @@ class RidgePosterior(NamedTuple):
             q_u = Σ w e² over the training ratings of each user.
         """
         users, items = (np.asarray(side, np.float64) for side in degrees)
-        posterior = cls(RowEvidence(users, items, np.ones(len(users))), 1.0, *ridges, biases)
+        posterior = cls(ResidualStats(users, items, np.ones(len(users))), 1.0, *ridges, biases)
         moments = posterior._moments(factors)
         spread, total = posterior.spread(moments), users.sum()
         left = total * (1 - spread.share) - spread.users.unknowns(users).sum()
         noise = float(squares.sum() / max(left, _LEAST_LEFT * total))
         own = spread._replace(noise=noise).levels(users, squares)
         kept = (side.astype(moments.dtype) for side in (users, items, own))
-        return posterior._replace(measured=RowEvidence(*kept), noise=noise)
+        return posterior._replace(measured=ResidualStats(*kept), noise=noise)
 
     def spread(self, factors: Factors | DesignMoments, *, of_ratings: bool = True) -> RidgeSpread:
         """Return the parameters of the standard deviation of predictions."""

@@ -337,11 +337,6 @@ def row_order(size: int, seed: int, epoch: int, piece: int) -> NDArray[np.int64]
     return Stream.generator(seed, _ROWS, epoch, piece).permutation(size)
 
 
-def steps_per_epoch(sizes: Sequence[int], batch_size: int) -> int:
-    """Return the number of minibatches of an epoch, ⌈n / B⌉."""
-    return -(-sum(sizes) // batch_size)
-
-
 class LocalGradients:
     """Gradients of minibatches of examples in memory; a context manager that ends its threads.
 

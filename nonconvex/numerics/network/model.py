@@ -4,7 +4,7 @@ With the rows of a minibatch as the rows of matrices, h⁽⁰⁾ = x and
 
     z⁽ˡ⁾ = h⁽ˡ⁻¹⁾ W_l + b_l,   h⁽ˡ⁾ = σ_l(z⁽ˡ⁾)   for l = 1, …, L,   ŷ = h⁽ᴸ⁾
 
-so W_l has the shape (d_{l−1}, d_l): it is the transpose of the lecture's, which multiplies
+so W_l has the shape (d_{l−1}, d_l): it is the transpose of the matrix that multiplies
 columns.  All W_l and b_l are views of one flat vector θ = (W_1, b_1, W_2, b_2, …).  Arrays with a
 leading axis of R restarts go through the same lines: R networks, one x.
 
@@ -34,7 +34,7 @@ loss                           σ_L        ℓ                                  
 ``categorical-cross-entropy``  softmax    −log ŷ_y = log Σ_c e^z_c − z_y        ŷ − 1{c = y}
 =============================  =========  ====================================  ==============
 
-The squared error is the lecture's, without ½ and summed, not averaged, over the targets.
+The squared error is without ½, and summed, not averaged, over the targets.
 
 Features are standardized by mean and variance: with weights w_i and W = Σ w_i, m = Σ w_i x_i / W
 and Σ w_i (x_i − m)² / W, that of these examples and not an estimate: there is no n − 1.

@@ -1,6 +1,6 @@
 """The alternating loop without Spark: what the distributed one must equal, bit for bit."""
 
-from nonconvex.distributed.factorization.runs import Problem
+from nonconvex.distributed.factorization.state import Problem
 from nonconvex.numerics.factorization.als import solve_rows, sweep_rows
 from nonconvex.numerics.factorization.blocks import RatingBlock
 from nonconvex.numerics.factorization.model import Factors, objective

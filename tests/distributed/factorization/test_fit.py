@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from pyspark.sql import functions as F
 
-from nonconvex.distributed.factorization.runs import Problem
+from nonconvex.distributed.factorization.state import Problem
 from nonconvex.distributed.runtime import job_description
 from nonconvex.numerics.convergence import FitError, Stop
 from nonconvex.numerics.factorization.model import Factors

@@ -7,15 +7,23 @@ import shutil
 import numpy as np
 import pytest
 
-from nonconvex.distributed.factorization.runs import RandomRows, ShardedFactors, gather_factors
 from nonconvex.distributed.factorization.shuffle import Shuffle, design_moments
+from nonconvex.distributed.factorization.state import RandomRows, ShardedFactors, gather_factors
 from nonconvex.distributed.rows import CachedRows, CheckpointedRows, Rows, by_number
 from nonconvex.estimators.factorization.fit import exchange_policy
 from nonconvex.estimators.params import ParamError
 from nonconvex.numerics.factorization.model import Factors
 from nonconvex.numerics.factorization.ridge_posterior import MOMENT_ROWS, DesignMoments
 from nonconvex.recommendation import MatrixFactorization, MatrixFactorizationModel
-from tests.factories import fit, fit_killed_after, frame, problem, same_bits, triples
+from tests.factories import (
+    fit,
+    fit_killed_after,
+    frame,
+    problem,
+    same_bits,
+    same_ridge_posterior,
+    triples,
+)
 
 
 @pytest.fixture(scope="module")
@@ -130,11 +138,7 @@ def test_from_ratings_to_a_saved_model_and_predictions_no_row_is_on_the_driver(
     never_gathered.undo()
     loaded = MatrixFactorizationModel.load(str(tmp_path / "model"))
     same_bits(loaded.factors, expected.factors)
-    assert loaded._state.ridge.noise == expected._state.ridge.noise
-    for found, wanted in zip(
-        loaded._state.ridge.measured, expected._state.ridge.measured, strict=True
-    ):
-        assert found.tobytes() == wanted.tobytes()
+    same_ridge_posterior(loaded, expected)
     told = {model.predictionStdCol: "deviation"}
     for one in (model, loaded):  # whatever else a model does, its factors are gathered for
         deviations = one.copy(told).transform(pairs)
@@ -169,9 +173,7 @@ def test_a_fit_goes_on_from_a_checkpoint_however_rows_are_exchanged(
     assert "continuing after iteration 2" in caplog.text
     never_gathered.undo()
     same_bits(resumed.factors, whole.factors)
-    assert (
-        resumed._state.ridge.measured.noise.tobytes() == whole._state.ridge.measured.noise.tobytes()
-    )
+    same_ridge_posterior(resumed, whole)
     assert resumed.summary.objectiveHistory == whole.summary.objectiveHistory
 
 

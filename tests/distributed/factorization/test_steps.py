@@ -41,7 +41,7 @@ def packed(*, item_blocks, divided):
     chunks = pa.Table.from_batches(encode(np.float32)(iter(table.to_batches())))
     batches = pack_locally(chunks, side, np.float32, lookups=found)
     held = LocalBlocks(None, batches)
-    held.whole = item_blocks if divided else None
+    held.first_part = item_blocks if divided else None
     return held, [batch["block"][0].as_py() for batch in batches]
 
 

@@ -9,7 +9,8 @@ import pytest
 from pyspark.sql import functions as F
 
 from nonconvex.distributed.checkpoints import Interrupted
-from nonconvex.distributed.factorization import gibbs, runs
+from nonconvex.distributed.factorization import gibbs
+from nonconvex.distributed.factorization.state import FitState
 from nonconvex.estimators.params import ParamError
 from nonconvex.recommendation import MatrixFactorization, MatrixFactorizationModel
 
@@ -132,7 +133,7 @@ def test_an_ended_fit_goes_on_to_the_same_bits(model, ratings, tmp_path, monkeyp
     params = {"checkpointPath": str(tmp_path / "fit"), "checkpointInterval": 5, "numRestarts": 2}
     interrupted = estimator(numUserBlocks=3, numItemBlocks=2, **params)
     for ended, error, match in (
-        (before(runs.FitState, "end_iteration", is_first, press_ctrl_c), Interrupted,
+        (before(FitState, "end_iteration", is_first, press_ctrl_c), Interrupted,
          "before the first sweep, and nothing is saved yet; "),
         (before_sweep(16, die), KeyboardInterrupt, None),
         (before_sweep(17, press_ctrl_c), Interrupted, "17, which is saved in .*/fit; run"),

@@ -8,6 +8,7 @@ from pyspark.sql import functions as F
 from nonconvex.estimators.factorization.predict import ModelState
 from nonconvex.estimators.params import ParamError
 from nonconvex.recommendation import MatrixFactorization, MatrixFactorizationModel
+from tests.factories import same_ridge_posterior
 
 USERS, ITEMS, NOISE = 60, 40, 0.5
 
@@ -65,18 +66,17 @@ def test_who_is_folded_in_again_is_as_sure_as_before(model, ratings):
 def test_the_same_wherever_and_however_it_was_minimized(model, ratings):
     train = ratings.where("not held_out")
     apart = estimator(updates="executors", numUserBlocks=3).fit(train)
-    assert apart._state.ridge.noise == model._state.ridge.noise
-    for one, other in zip(apart._state.ridge.measured, model._state.ridge.measured, strict=True):
-        assert one.tobytes() == other.tobytes()
+    same_ridge_posterior(apart, model)
     # Descent does not end with an update of the users: their squares are a pass of their own.
     descended = estimator(solver="gd", maxIter=1, updates="executors").fit(train)
     errors = told(descended, train)
     squares = (errors["rating"] - errors["prediction"]) ** 2
-    left = descended._state.ridge.spread(descended.factors)
-    unknowns = left.users.unknowns(descended._state.ridge.measured.user_degrees.astype(float)).sum()
+    posterior = descended._state.ridge_posterior
+    left = posterior.spread(descended.factors)
+    unknowns = left.users.unknowns(posterior.measured.user_degrees.astype(float)).sum()
     n = len(errors)
     expected = squares.sum() / (n * (1 - left.share) - unknowns)
-    assert descended._state.ridge.noise == pytest.approx(expected, rel=1e-5)
+    assert posterior.noise == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize(

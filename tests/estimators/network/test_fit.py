@@ -74,7 +74,7 @@ def test_layers_that_fit_at_one_end_are_refused_with_both_spellings():
 )
 def test_params_that_contradict_each_other_are_refused_before_any_data_are_read(given, message):
     with pytest.raises(ParamError, match=message):
-        check_network(MultilayerPerceptronClassifier(**given), validated=False, warm=False)
+        check_network(MultilayerPerceptronClassifier(**given), has_validation=False, warm=False)
 
 
 def test_a_restart_that_diverged_is_never_the_best_and_survives_json():

@@ -6,7 +6,7 @@ import pytest
 from nonconvex.numerics.factorization.als import solve_rows
 from nonconvex.numerics.factorization.blocks import RatingBlock
 from nonconvex.numerics.factorization.explain import contributions
-from nonconvex.numerics.factorization.model import Background, Ridge, preferences
+from nonconvex.numerics.factorization.model import Background, Ridge, preference_block
 
 ALPHA, RIDGE = 3.0, Ridge(0.05, 0.5, 30, 3.0, 0.4)
 TARGET = np.array([0.0, 0.7, -1.2, 0.4])
@@ -31,7 +31,7 @@ def block():
 def test_they_add_up_to_the_interaction(fixed, block, biases, nonnegative, implicit):
     background = None
     if implicit:
-        block = preferences(block, 2.0)
+        block = preference_block(block, 2.0)
         background = Background.of(fixed, ALPHA, biases=biases)
     [x] = solve_rows(
         block, fixed, ALPHA, RIDGE, biases=biases, nonnegative=nonnegative, background=background

@@ -11,7 +11,6 @@ from nonconvex.numerics.factorization import design as designs
 from nonconvex.numerics.factorization.blocks import RatingBlock
 from nonconvex.numerics.factorization.gibbs import (
     HELD,
-    SWEEP,
     Chain,
     Conditional,
     NoisePrior,
@@ -20,7 +19,7 @@ from nonconvex.numerics.factorization.gibbs import (
     Sample,
     draw_normals,
 )
-from nonconvex.numerics.factorization.model import Factors, predict
+from nonconvex.numerics.factorization.model import SIDE_ORDER, Factors, predict
 from nonconvex.numerics.factorization.posterior import effective_size
 from tests.numerics.factorization import twins
 from tests.numerics.factorization.problems import (
@@ -187,8 +186,8 @@ def integrate(ratings, alpha, tau, precision, nodes=14):
 
 # Geweke's joint distribution test
 USERS, ITEMS, RANK = 3, 2, 1
-LEVEL = NoisePrior(center=1.0, unit=0.7, degrees=12.0, user_degrees=14.0)
-ROW_PRIOR = RowPrior(np.array([0.5, 0.8]), degrees=12.0, rows=4.0)
+LEVEL = NoisePrior(center=1.0, unit=0.7, freedom=12.0, user_freedom=14.0)
+ROW_PRIOR = RowPrior(np.array([0.5, 0.8]), freedom=12.0, rows=4.0)
 PAIRS = np.array(list(product(range(USERS), range(ITEMS)))).T[:, 1:]  # one pair is not observed
 DEGREES = {"users": np.array([1.0, 2, 2]), "items": np.array([2.0, 3])}
 
@@ -197,7 +196,7 @@ def prior_draw(generator):
     """Draw all unknowns from the prior."""
 
     def rows(side, count):
-        nu, width = ROW_PRIOR.degrees, 1 + RANK
+        nu, width = ROW_PRIOR.freedom, 1 + RANK
         rate = nu * ROW_PRIOR.units**2 / 2
         precision = generator.gamma(nu / 2, 1 / rate)
         mean, slope = generator.normal(0, 1 / np.sqrt(ROW_PRIOR.rows * precision), (2, width))
@@ -205,8 +204,8 @@ def prior_draw(generator):
         noise = generator.normal(size=(count, width)) / np.sqrt(precision)
         return mean + h[:, None] * slope + noise
 
-    tau = generator.gamma(LEVEL.degrees / 2, 2 / (LEVEL.degrees * LEVEL.unit**2))
-    omega = generator.gamma(LEVEL.user_degrees / 2, 2 / LEVEL.user_degrees, USERS)
+    tau = generator.gamma(LEVEL.freedom / 2, 2 / (LEVEL.freedom * LEVEL.unit**2))
+    omega = generator.gamma(LEVEL.user_freedom / 2, 2 / LEVEL.user_freedom, USERS)
     alpha = generator.normal(LEVEL.center, LEVEL.unit)
     return Factors(alpha, rows("users", USERS), rows("items", ITEMS)), tau, omega
 
@@ -237,7 +236,7 @@ def test_geweke():
     for sweep in range(HELD + 1, HELD + 2001):
         now = Factors(chain.alpha, chain.rows["users"], chain.rows["items"])
         ratings = rate(now, chain.tau, chain.user_precision, generator)
-        for side in SWEEP:
+        for side in SIDE_ORDER:
             own, other = (1, "users") if side == "items" else (0, "items")
             block = RatingBlock.from_triples(PAIRS[own], PAIRS[1 - own], ratings)
             update = chain.conditional(side, sweep).draw(block, chain.rows[other])
@@ -266,7 +265,7 @@ def chain_of(problem, seed=1, **arguments):
 
 
 def sweep_of(chain, problem, sweep):
-    for side in SWEEP:
+    for side in SIDE_ORDER:
         block = problem.transposed.block if side == "items" else problem.block
         fixed = chain.rows["users" if side == "items" else "items"]
         chain.replace(side, chain.conditional(side, sweep).draw(block, fixed), sweep)

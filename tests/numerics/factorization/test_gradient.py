@@ -16,7 +16,7 @@ from nonconvex.numerics.factorization.model import (
     Factors,
     Ridge,
     objective,
-    preferences,
+    preference_block,
 )
 from nonconvex.numerics.optim import make_optimizer, make_schedule
 
@@ -104,7 +104,7 @@ def test_equals_central_differences_for_implicit_feedback():
     factors = random_factors(generator)
 
     def transform(block):
-        return preferences(block, kappa)
+        return preference_block(block, kappa)
 
     def f(at):  # the definition, over all pairs
         confidence, preference = np.ones((USERS, ITEMS)), np.zeros((USERS, ITEMS))

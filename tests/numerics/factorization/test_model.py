@@ -16,7 +16,7 @@ from nonconvex.numerics.factorization.model import (
     default_reg,
     initial_rows,
     predict,
-    preferences,
+    preference_block,
     squared_errors,
 )
 from tests.numerics.factorization import twins
@@ -148,7 +148,7 @@ class Feedback:
         names = ("user_ridge", "item_ridge")
         self.problem = problem._replace(weights=None, **dict(zip(names, ridges, strict=True)))
         self.confidence = confidence
-        self.block = preferences(self.problem.block, confidence)
+        self.block = preference_block(self.problem.block, confidence)
         self.background = Background.of(items, alpha, biases=problem.biases)
         strengths = {u: {r.column: r.rating for r in row} for u, row in self.problem.rows.items()}
         self.rows = {
@@ -200,7 +200,7 @@ def feedback(draw):
 @pytest.mark.parametrize("confidence", [1.0, 40.0])
 @pytest.mark.parametrize("prediction", [-1.0, 0.0, 0.7, 1.0, 5.0])
 def test_a_pair_costs_its_background_and_an_explicit_rating(strength, confidence, prediction):
-    block = preferences(RatingBlock.from_triples([0], [0], [strength]), confidence)
+    block = preference_block(RatingBlock.from_triples([0], [0], [strength]), confidence)
     c, p = 1 + confidence * abs(strength), float(strength > 0)
     (rating,), (weight,) = block.ratings, block.weights
     explicit = weight * (rating - prediction) ** 2 - rating
@@ -209,12 +209,12 @@ def test_a_pair_costs_its_background_and_an_explicit_rating(strength, confidence
 
 def test_only_positive_strengths_count_for_the_regularization():
     block = RatingBlock.from_triples([0, 0, 0, 1, 1], [0, 1, 2, 0, 1], [2.0, 0.0, 1.0, -1.0, 0.0])
-    found = preferences(block, 2.0)
+    found = preference_block(block, 2.0)
     assert found.degrees.tolist() == [2, 0]
     assert found.weights.tolist() == [4, 0, 2, 2, 0]
     assert found.ratings.tolist() == [1.25, 0, 1.5, 0, 0]
-    assert [a.dtype for a in preferences(block, 2)[:-1]] == [a.dtype for a in found[:-1]]
-    single = preferences(RatingBlock.from_triples([0], [0], [2.0], dtype=np.float32), 2.0)
+    assert [a.dtype for a in preference_block(block, 2)[:-1]] == [a.dtype for a in found[:-1]]
+    single = preference_block(RatingBlock.from_triples([0], [0], [2.0], dtype=np.float32), 2.0)
     assert single.ratings.dtype == single.weights.dtype == np.float32
 
 
@@ -322,7 +322,7 @@ def test_rows_get_the_same_bits_in_whatever_block_they_stand(solver, dtype):
     feedback = Feedback(problem, 10.0)
     whole = feedback.update(solver)
     for j, u in enumerate(feedback.block.rows):
-        block = preferences(problem.part(problem.users == u).block, 10.0)
+        block = preference_block(problem.part(problem.users == u).block, 10.0)
         alone = solver(feedback.problem, block, background=feedback.background)
         assert_same_bits(alone, type(whole)(*(values[j : j + 1] for values in whole)))
 

@@ -8,7 +8,7 @@ from nonconvex.numerics.factorization.als import solve_rows
 from nonconvex.numerics.factorization.blocks import RatingBlock
 from nonconvex.numerics.factorization.model import Factors, Ridge, predict, squared_errors
 from nonconvex.numerics.factorization.posterior import half_width
-from nonconvex.numerics.factorization.ridge_posterior import RidgePosterior, RowEvidence
+from nonconvex.numerics.factorization.ridge_posterior import ResidualStats, RidgePosterior
 
 USERS, ITEMS, RANK = 9, 7, 3
 
@@ -58,7 +58,7 @@ def test_deviations_are_those_of_matrices_written_out(
     monkeypatch.setattr(module, "_ELEMENTS", elements)
     g = np.random.default_rng(1)
     degrees = g.integers(0, 9, USERS).astype(float), g.integers(1, 9, ITEMS) / 2
-    measured = RowEvidence(*degrees, g.gamma(3, size=USERS))
+    measured = ResidualStats(*degrees, g.gamma(3, size=USERS))
     assert measured.user_degrees.min() == 0, "a row whose ratings weigh nothing"
     ratio = 0.5 if biases else 0.0  # which is then of nothing
     ridges = ridge(0.1, exponent, ratio), ridge(0.03, exponent, ratio, mean=4.0)
@@ -74,7 +74,7 @@ def test_deviations_are_those_of_matrices_written_out(
 
 
 def test_where_all_rate_all_it_is_the_posterior_of_the_ridge_regression(factors):
-    measured = RowEvidence(np.full(USERS, 7.0), np.full(ITEMS, 9.0), np.ones(USERS))
+    measured = ResidualStats(np.full(USERS, 7.0), np.full(ITEMS, 9.0), np.ones(USERS))
     of_user = ridge(0.1)
     posterior = RidgePosterior(measured, 1.0, of_user, ridge(1e9), True)
     spread = posterior.spread(factors, of_ratings=False)
@@ -87,7 +87,7 @@ def test_where_all_rate_all_it_is_the_posterior_of_the_ridge_regression(factors)
 
 def test_a_model_of_biases_alone():
     factors = Factors(3.0, np.zeros((2, 1)), np.zeros((1, 1)))
-    measured = RowEvidence(np.array([4.0, 0.0]), np.array([4.0]), np.ones(2))
+    measured = ResidualStats(np.array([4.0, 0.0]), np.array([4.0]), np.ones(2))
     one = Ridge(1.0, 0.0, 2.0, 2.0, 0.5)  # n λ ρ = 1
     spread = RidgePosterior(measured, 1.0, one, one, True).spread(factors)
     u, i = np.array([0, 1, -1]), np.array([0, 0, -1])

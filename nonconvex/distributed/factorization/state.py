@@ -138,7 +138,7 @@ class Problem:
     biases: bool = True
     nonnegative: bool = False
     # whether all pairs count; the blocks then hold
-    # `nonconvex.numerics.factorization.model.preferences`
+    # `nonconvex.numerics.factorization.model.preference_block`
     implicit: bool = False
     name: str = ""  # name in the log; may be empty
 
@@ -209,7 +209,7 @@ class FitState:
         # arrays, or ShardedRows if they are exchanged by shuffle
         self.rows: dict[Side, Any] = {side: getattr(problem.start, side) for side in Side}
         self.penalty: dict[Side, float] = {}  # regularization of the rows; empty before `begin`
-        self._drift = 0.0  # mean residual: the next change of α
+        self._mean_residual = 0.0  # mean residual: the next change of α
         self.history: list[HalfStep] = []
         self.stop: Stop | None = None  # the reason why it ended, if it has
         self._best: Result | None = None
@@ -239,13 +239,13 @@ class FitState:
                 for side in Side
             }
 
-    def center(self) -> None:
+    def update_intercept(self) -> None:
         """Update α in closed form.
 
         α = (1/n) Σ w (R − β_u − β_i − γ_u·γ_i) is the old α plus the mean of the residuals.
         """
         if self.problem.intercept:
-            self.alpha += self._drift
+            self.alpha += self._mean_residual
 
     def step(self, side: Side) -> Step:
         """Return the update of the rows of a side."""
@@ -267,7 +267,7 @@ class FitState:
         self.rows[side] = update.x
         self._squares = update.row_squares if side == Side.USERS else None
         self.penalty[side] = update.penalty
-        self._drift = update.residual / update.weight
+        self._mean_residual = update.residual / update.weight
         self.record(
             iteration,
             side,
@@ -347,7 +347,7 @@ class FitState:
             arrays["best"] = kept
         return arrays, {
             "alpha": self.alpha,
-            "drift": self._drift,
+            "mean_residual": self._mean_residual,
             "penalty": self.penalty,
             "history": [list(step) for step in self.history],
             "stop": None if self.stop is None else self.stop.name,
@@ -357,7 +357,7 @@ class FitState:
     def restore(self, arrays: Mapping[str, Any], values: Mapping[str, Any]) -> None:
         """Restore the state that `save` returned."""
         self.rows = {side: arrays[side] for side in Side}
-        self.alpha, self._drift = values["alpha"], values["drift"]
+        self.alpha, self._mean_residual = values["alpha"], values["mean_residual"]
         self.penalty = {Side(side): penalty for side, penalty in values["penalty"].items()}
         self.history = [HalfStep(*step) for step in values["history"]]
         self.stop = None if values["stop"] is None else Stop[values["stop"]]
