@@ -7,8 +7,10 @@ import logging
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -19,8 +21,10 @@ from pyspark.sql import DataFrame, SparkSession
 
 _log = logging.getLogger("nonconvex")
 _PROPERTY = "spark.job.description"
+_UNKNOWN_MEMORY = 1 << 32
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 
 class Progress(NamedTuple):
@@ -57,6 +61,27 @@ def driver_cores() -> int:
     """Return the number of cores that this process may use."""
     found = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return found or 1
+
+
+def driver_memory() -> int:
+    """Return how many bytes this process may still take, by its container or its machine."""
+    free = []
+    try:
+        known = dict(line.split()[:2] for line in Path("/proc/meminfo").read_text().splitlines())
+        free.append(int(known["MemAvailable:"]) * 1024)
+        most, used = (Path(f"/sys/fs/cgroup/memory.{name}") for name in ("max", "current"))
+        free.append(int(most.read_text()) - int(used.read_text()))
+    except (OSError, ValueError, KeyError):  # no Linux, or no limit
+        pass
+    return min(free, default=_UNKNOWN_MEMORY)
+
+
+def most_result_bytes(spark: SparkSession) -> float:
+    """Return how many bytes the tasks of a job may return to the driver."""
+    context: Any = spark.sparkContext
+    text = context.getConf().get("spark.driver.maxResultSize", "1g")
+    most = context._jvm.org.apache.spark.network.util.JavaUtils.byteStringAsBytes(text)
+    return int(most) or math.inf
 
 
 def executors(spark: SparkSession) -> int:
@@ -106,6 +131,12 @@ def partitions(spark: SparkSession, values: list[T]) -> RDD[T]:
 def rows_of(frame: DataFrame) -> RDD[Any]:
     """Return the rows of a dataframe as an RDD."""
     return frame.rdd
+
+
+def map_in_threads(function: Callable[[T], R], values: Iterable[T], threads: int = 0) -> list[R]:
+    """Apply a function to each value, by default in as many threads as this process has cores."""
+    with ThreadPoolExecutor(threads or driver_cores()) as pool:
+        return list(pool.map(function, values))
 
 
 @contextmanager

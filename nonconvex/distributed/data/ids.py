@@ -7,7 +7,7 @@ from operator import itemgetter
 
 import numpy as np
 import pyarrow as pa
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from nonconvex.distributed.data.validation import RatingsError
@@ -95,7 +95,7 @@ def index_ids(ratings: DataFrame, column: str, blocks: int | None = None) -> IdI
             f"column {column!r} has {counts.size:,} different ids, and at most {_MOST_IDS:,} can "
             "be indexed: drop ids with few ratings"
         )
-    blocks = blocks or default_blocks(ratings, counts.rows)
+    blocks = blocks or default_blocks(ratings.sparkSession, counts.rows)
     share = F.col("before") * F.lit(blocks).cast("long")
     block = F.call_function("div", share, F.lit(max(counts.rows, 1)).cast("long"))
     table = counts.table.select(
@@ -104,10 +104,9 @@ def index_ids(ratings: DataFrame, column: str, blocks: int | None = None) -> IdI
     return IdIndex(table, counts.size, blocks, counts)
 
 
-def default_blocks(ratings: DataFrame, rows: int) -> int:
+def default_blocks(spark: SparkSession, rows: int) -> int:
     """Return a number of blocks with `RATINGS_PER_BLOCK` each, at least one for each core."""
-    cores = parallelism(ratings.sparkSession)
-    return max(ceil(rows / RATINGS_PER_BLOCK), cores)
+    return max(ceil(rows / RATINGS_PER_BLOCK), parallelism(spark))
 
 
 def attach_indices(ratings: DataFrame, users: IdIndex, items: IdIndex) -> DataFrame:

@@ -274,7 +274,7 @@ def _check(
     rejected = labelled.where(F.col("reason").isNotNull()).select("row", "reason")
     if rules.duplicates not in ("first", "last"):
         ratings = ratings.drop("position", "row")
-    partitions = default_blocks(ratings, report.accepted)
+    partitions = default_blocks(ratings.sparkSession, report.accepted)
     ratings = _persist(cache, ratings.repartition(partitions, "user"))
     ratings.count()  # cached by user, so that counting pairs needs no shuffle
     duplicates = count_duplicates(ratings)

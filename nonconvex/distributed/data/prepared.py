@@ -4,12 +4,17 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import reduce
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from nonconvex.distributed.files import CHECKSUMS, ChecksumError, FileSystem, verify
+from nonconvex.distributed.runtime import map_in_threads
 
 LAYOUT = 1
 """The version of the layout that this version of the package writes and reads."""
@@ -168,6 +173,26 @@ class PreparedRatings:
     def rejected(self) -> DataFrame:
         """The refused rows with all columns of the source and the ``reason``."""
         return self.spark.read.parquet(f"{self.path}/rejected")
+
+    def collect(self, name: str, columns: Sequence[str]) -> list[pa.Table]:
+        """Collect columns of a table on the driver, without Spark if it is on a disk here.
+
+        Then each of its files is a table.
+        """
+        root = FileSystem(self.spark, self.path).local_path(f"{self.path}/{name}")
+        if root is None:
+            return [getattr(self, name).select(*columns).toArrow()]
+
+        def read(path: Path) -> pa.Table:
+            file = pq.ParquetFile(path, page_checksum_verification=True)
+            table = file.read(list(columns), use_threads=False)
+            directory, _, value = path.parent.name.partition("=")
+            if directory == "block":
+                block = np.full(len(table), int(value), np.int32)
+                table = table.append_column("block", pa.array(block))
+            return table.select(columns)
+
+        return map_in_threads(read, sorted(Path(root).rglob("*.parquet")))
 
     @property
     def _indices(self) -> dict[str, str]:

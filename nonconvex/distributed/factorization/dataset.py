@@ -7,13 +7,13 @@ import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from nonconvex.distributed.data.ids import default_blocks
@@ -26,13 +26,17 @@ from nonconvex.distributed.factorization.execution import (
     ExchangePolicy,
     ExecutionMode,
     LocalBlocks,
-    fits_on_driver,
+    driver_capacity,
+    use_driver,
 )
 from nonconvex.distributed.factorization.packing import (
+    REPORT,
+    Checked,
     Lookups,
     PackingSide,
     check_chunks,
     collect_ids,
+    encode_on_driver,
     ids_of,
     look_up,
     pack_blocks,
@@ -41,9 +45,10 @@ from nonconvex.distributed.factorization.packing import (
     pack_locally,
     read_chunks,
     row_sums,
-    triples,
+    triples_batch,
 )
 from nonconvex.distributed.factorization.state import Blocks
+from nonconvex.distributed.files import collect_table
 from nonconvex.distributed.runtime import broadcast
 from nonconvex.numerics.factorization.blocks import LONG, RatingBlock, parts_of
 
@@ -125,20 +130,28 @@ def pack_ratings(
         ``user``, ``item``, ``rating double``, and if there are any ``weight double`` and
         ``held_out boolean``, which marks validation ratings.
     """
+    session, has_validation = ratings.sparkSession, "held_out" in ratings.columns
+    on_driver = partial(_pack_on_driver, session, user_blocks, item_blocks, dtype, transform)
+    collected = collect_table(ratings, driver_capacity(session, place))
+    if collected is not None:
+        encoded = encode_on_driver(collected, dtype)
+        del collected
+        checked = check_chunks(encoded, has_validation=has_validation)
+        use_driver(session, place, checked.rows, unknowns)
+        return on_driver(encoded, checked)
     chunks, lookups = read_chunks(ratings, dtype), None
     try:
-        has_validation = "held_out" in ratings.columns
-        checked = check_chunks(chunks, has_validation=has_validation)
-        extremes = (checked.minimum, checked.maximum)
-        _check_overflow(extremes, dtype)
-        if _use_driver(place, checked.rows, unknowns):
-            return _pack_on_driver(chunks, user_blocks, item_blocks, dtype, transform, extremes)
+        reports = chunks.select(REPORT).toArrow()
+        checked = check_chunks(reports, has_validation=has_validation)
+        extremes = _checked_extremes(checked.minimum, checked.maximum, dtype)
+        if use_driver(session, place, checked.rows, unknowns):
+            return on_driver(chunks.toArrow(), checked)
         train = chunks.where("not held_out")
         users, items = (
             collect_ids(chunks, side, ratings.schema[side].dataType.simpleString(), blocks)
             for side, blocks in (("user", user_blocks), ("item", item_blocks))
         )
-        lookups = broadcast(ratings.sparkSession, {"user": users, "item": items})
+        lookups = broadcast(session, {"user": users, "item": items})
         by_user = PackingSide("user", "item", None, users.blocks)
         by_item = PackingSide("item", "user", None, items.blocks)
         sizes = len(users.ids), len(items.ids)
@@ -179,50 +192,55 @@ def load_prepared(
     Only validation ratings and divided long rows are shuffled.
     """
     manifest = prepared.manifest
-    _check_overflow((manifest.minimum, manifest.maximum), dtype)
+    extremes = _checked_extremes(manifest.minimum, manifest.maximum, dtype)
     by_user = PackingSide("user_index", "item_index", "block", manifest.user_blocks)
     by_item = PackingSide("item_index", "user_index", "block", manifest.item_blocks)
-    parts = [(prepared.by_user, by_user), (prepared.by_item, by_item)]
-    held_out = None
-    if manifest.counts["validation"]:
-        blocks = prepared.users.select(F.col("index").alias("user_index"), "block")
-        held_out = prepared.validation.join(blocks, on="user_index", how="left")
     rows = manifest.counts["train"] + manifest.counts["validation"]
-    (users, user_counts), (items, item_counts) = map(_ids, (prepared.users, prepared.items))
+    users, items = (_id_table(prepared, name) for name in ("users", "items"))
     packed: list[BlockStore]
     exchange: Exchange = "broadcast"
-    if _use_driver(place, rows, unknowns):
-        session = prepared.users.sparkSession
-        packed = [
-            LocalBlocks(
-                session, pack_locally(triples(part, side).toArrow(), side, dtype, transform)
+    if use_driver(prepared.spark, place, rows, unknowns):
+        weight = ["weight"] if "weight" in manifest.types else []
+        columns = ["user_index", "item_index", "rating", *weight]
+        packed = []
+        for name, side in (("by_user", by_user), ("by_item", by_item)):
+            tables = prepared.collect(name, [*columns, "block"])
+            batches = [triples_batch(table, side) for table in tables if len(table)]
+            packed.append(
+                LocalBlocks(prepared.spark, pack_locally(batches, side, dtype, transform))
             )
-            for part, side in parts
-        ]
-        if held_out is not None:
-            table = triples(held_out, by_user).toArrow()
-            packed.append(LocalBlocks(session, pack_locally(table, by_user, dtype)))
+        if manifest.counts["validation"]:
+            held_out = pa.concat_tables(prepared.collect("validation", columns))
+            block = users["block"].take(held_out["user_index"])
+            batch = triples_batch(held_out.append_column("block", block), by_user)
+            packed.append(LocalBlocks(prepared.spark, pack_locally([batch], by_user, dtype)))
     else:
         exchange = policy.choose(max(len(users), len(items)))
         divided = policy.divisible and exchange == "broadcast"
         packed = []
-        for (part, side), counts, columns in zip(
-            parts, (user_counts, item_counts), (len(items), len(users)), strict=True
+        for part, side, own, other in (
+            (prepared.by_user, by_user, users, items),
+            (prepared.by_item, by_item, items, users),
         ):
-            long = np.flatnonzero(counts > LONG)
+            long = np.flatnonzero(own["count"].to_numpy() > LONG)
             if divided and len(long):
-                frame = pack_divided(part, side, long, columns, dtype, transform)
+                frame = pack_divided(part, side, long, len(other), dtype, transform)
                 packed.append(CachedBlocks(frame, side.blocks))
             else:
                 packed.append(CachedBlocks(pack_in_place(part, side, dtype, transform)))
-        if held_out is not None:
-            packed.append(CachedBlocks(pack_blocks(held_out, by_user, dtype)))
-    training = _finish(packed, Ids(users, items), dtype, (manifest.minimum, manifest.maximum))
+        if manifest.counts["validation"]:
+            user_blocks = prepared.users.select(F.col("index").alias("user_index"), "block")
+            frame = prepared.validation.join(user_blocks, on="user_index", how="left")
+            packed.append(CachedBlocks(pack_blocks(frame, by_user, dtype)))
+    training = _finish(packed, Ids(users["id"], items["id"]), dtype, extremes)
     return replace(training, exchange=exchange)
 
 
-def _check_overflow(extremes: tuple[float, float], dtype: type[np.floating]) -> None:
+def _checked_extremes(
+    minimum: float, maximum: float, dtype: type[np.floating]
+) -> tuple[float, float]:
     """Refuse ratings whose sums of squares could overflow in the type of the factors."""
+    extremes = minimum, maximum
     great, most = max(map(abs, extremes)), float(np.finfo(dtype).max) ** 0.4
     if great > most:
         raise RatingsError(
@@ -230,36 +248,29 @@ def _check_overflow(extremes: tuple[float, float], dtype: type[np.floating]) -> 
             f"{np.dtype(dtype)}, which takes ratings up to {most:.0e}: divide them, or refuse "
             "such rows (ratings.minimum and ratings.maximum)"
         )
-
-
-def _use_driver(place: ExecutionMode, ratings: int, unknowns: int) -> bool:
-    """Tell whether the driver updates the rows itself, and log it."""
-    if place == "auto" and fits_on_driver(ratings, unknowns):
-        _log.info(
-            "updates on the driver: %s ratings × %d unknowns take less time than planning a job",
-            f"{ratings:,}",
-            unknowns,
-        )
-        return True
-    return place == "driver"
+    return extremes
 
 
 def _pack_on_driver(
-    chunks: DataFrame,
+    session: SparkSession,
     user_blocks: int | None,
     item_blocks: int | None,
     dtype: type[np.floating],
     transform: _Transform | None,
-    extremes: tuple[float, float],
+    chunks: pa.Table,
+    checked: Checked,
 ) -> TrainingSet:
-    """Pack checked ratings in the memory of the driver, as `pack_ratings` does."""
-    session, table = chunks.sparkSession, chunks.toArrow()
-    train, held_out = (table.filter(pc.equal(table["held_out"], value)) for value in (False, True))
+    """Pack checked chunks in the memory of the driver, as `pack_ratings` does."""
+    extremes = _checked_extremes(checked.minimum, checked.maximum, dtype)
+    train, held_out = (
+        chunks.filter(pc.equal(chunks["held_out"], value)).to_batches(max_chunksize=1)
+        for value in (False, True)
+    )
     lookups = {}
     for side, blocks in (("user", user_blocks), ("item", item_blocks)):
-        ids = pa.Table.from_batches(ids_of(side)(iter(train.to_batches())))
+        ids = pa.Table.from_batches(ids_of(side)(iter(train)))
         counted = ids.group_by("id").aggregate([("count", "sum")])
-        blocks = blocks or default_blocks(chunks, pc.sum(ids["count"]).as_py())
+        blocks = blocks or default_blocks(session, pc.sum(ids["count"]).as_py())
         lookups[side] = look_up(counted["id"], counted["count_sum"], blocks)
     by_user = PackingSide("user", "item", None, lookups["user"].blocks)
     by_item = PackingSide("item", "user", None, lookups["item"].blocks)
@@ -307,8 +318,7 @@ def _finish(
     )
 
 
-def _ids(table: DataFrame) -> tuple[pa.ChunkedArray, NDArray[np.int64]]:
-    """Collect ids and counts in the order of their indices; sorted here, which saves two jobs."""
-    collected = table.select("index", "id", "count").toArrow()
-    ordered = collected.take(pc.sort_indices(collected["index"]))
-    return ordered["id"], ordered["count"].to_numpy()
+def _id_table(prepared: PreparedRatings, name: str) -> pa.Table:
+    """Collect the ids of a side with ``count, block``, in the order of their indices."""
+    table = pa.concat_tables(prepared.collect(name, ["index", "id", "count", "block"]))
+    return table.take(pc.sort_indices(table["index"]))

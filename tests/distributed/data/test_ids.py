@@ -111,9 +111,8 @@ def test_both_sides_are_attached_and_the_unknown_is_null(spark):
 
 
 def test_blocks_are_for_a_million_ratings_and_for_every_core(spark):
-    frame = spark.range(1)
     assert spark.sparkContext.defaultParallelism == 2
-    assert [default_blocks(frame, n) for n in (0, 2_000_000, 2_000_001)] == [2, 2, 3]
+    assert [default_blocks(spark, n) for n in (0, 2_000_000, 2_000_001)] == [2, 2, 3]
 
 
 def test_what_cannot_be_indexed_is_refused(spark, monkeypatch):

@@ -25,7 +25,7 @@ def held_out(blocks, **settings):
             "weights": pa.nulls(RATINGS, pa.float64()),
         }
     )
-    batches = pack_locally(table, SIDE, np.float64)
+    batches = pack_locally(table.to_batches(), SIDE, np.float64)
     return HeldOut(LocalBlocks(None, batches), np.float64, **settings)
 
 

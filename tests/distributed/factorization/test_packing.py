@@ -54,21 +54,8 @@ def rows_of(batches):
                 yield (*pair, rating, weight, held_out)
 
 
-class Frame:
-    """As much of a dataframe of chunks as a check looks at."""
-
-    def __init__(self, table):
-        self.table = table
-
-    def select(self, names):
-        return Frame(self.table.select(names))
-
-    def toArrow(self):
-        return self.table
-
-
 def chunked(table):
-    return Frame(pa.Table.from_batches(encoded(table)))
+    return pa.Table.from_batches(encoded(table))
 
 
 @pytest.mark.parametrize("weighted", [False, True])

@@ -3,8 +3,10 @@
 import logging
 
 import pytest
+from pyspark.sql import functions as F
 
-from nonconvex.distributed.factorization.execution import fits_on_driver
+from nonconvex.distributed import files
+from nonconvex.distributed.factorization import execution
 from nonconvex.recommendation import MatrixFactorization
 from tests.factories import same_bits
 
@@ -32,13 +34,48 @@ def test_the_driver_and_the_executors_come_to_the_same_bits(weighted_ratings, so
     assert ours == theirs
 
 
-def test_few_ratings_are_worked_through_on_the_driver(weighted_ratings, caplog):
-    # One rating more, or one start more, and a job is worth its planning.
-    assert fits_on_driver(1 << 18, 16)
-    assert not fits_on_driver((1 << 18) + 1, 1)
-    assert not fits_on_driver(1 << 18, 17)
+@pytest.mark.parametrize(
+    ("ratings", "unknowns", "cores", "memory", "expected", "reason"),
+    [
+        # Executors with more cores: one rating or one start more, and a job is worth its planning.
+        (1 << 18, 16, 64, 1 << 40, True, "262,144 ratings × 16 unknowns take less time than plan"),
+        (1 << 18, 17, 64, 1 << 40, False, "executors: of 262,144 ratings, as they have more cores"),
+        ((1 << 18) + 1, 1, 64, 1 << 40, False, "as they have more cores"),
+        (10**9, 33, 1, 1 << 40, True, "it has all cores, and 1,000,000,000 ratings fit its memory"),
+        (10**9, 33, 1, 1 << 32, False, "as the memory of the driver is for 33,554,432"),
+    ],
+)
+def test_the_place_of_updates_and_its_reason(
+    spark, monkeypatch, caplog, ratings, unknowns, cores, memory, expected, reason
+):
+    for name, value in (("executors", 1), ("parallelism", cores)):
+        monkeypatch.setattr(execution, name, lambda spark, value=value: value)
+    monkeypatch.setattr(execution, "driver_memory", lambda: memory)
     with caplog.at_level(logging.INFO, logger="nonconvex"):
-        MatrixFactorization(rank=2, maxIter=1).fit(weighted_ratings)
-    n = weighted_ratings.count()
-    message = f"updates on the driver: {n} ratings × 3 unknowns take less time than planning a job"
-    assert message in caplog.messages
+        assert execution.use_driver(spark, "auto", ratings, unknowns) == expected
+    assert reason in caplog.text
+
+
+def test_files_are_read_in_place_only_where_spark_would_read_the_same(spark, tmp_path):
+    path = str(tmp_path / "ratings")
+    ratings = spark.range(50).selectExpr("id AS user", "int(id % 7) AS item", "float(id) AS rating")
+    ratings.repartition(3).write.option("parquet.page.size", 64).parquet(path)
+    (tmp_path / "ratings" / "empty.parquet").touch()
+    read = spark.read.parquet(path)
+    plain = read.select(F.col("user").alias("u"), "item", F.col("rating").cast("double"))
+    assert files._plain_scan(plain) is not None
+    expected = plain.toArrow()
+    found = files.collect_table(plain, 50)
+    assert found.schema.types == expected.schema.types
+    assert found.sort_by("u").equals(expected.sort_by("u").cast(found.schema))
+    assert files.collect_table(plain, 2) is None
+    assert files.collect_table(plain, 0) is None
+    for other in (
+        read.where("item > 2"),
+        read.select("user", F.col("rating").cast("int")),
+        read.select("user", (F.col("item") + 1).alias("item")),
+        spark.read.option("mergeSchema", True).parquet(path),
+        spark.read.schema("user int").parquet(path),  # which Spark refuses
+        ratings,
+    ):
+        assert files._read_scan(other, 100) is None

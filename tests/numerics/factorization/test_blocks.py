@@ -70,9 +70,9 @@ def test_the_order_of_the_triples_does_not_matter(triples, random, weighted):
 
 def test_large_indices_keep_their_order():
     last = 2**31 - 1
-    block = RatingBlock.from_triples([last, 0, last], [last, last, 0], [1, 2, 3])
+    block = RatingBlock.from_triples([last, 0, last], [last, last, -1], [1, 2, 3])
     assert block.rows.tolist() == [0, last]
-    assert block.columns.tolist() == [last, 0, last]
+    assert block.columns.tolist() == [last, -1, last]
     assert block.ratings.tolist() == [2, 3, 1]
 
 
