@@ -1,4 +1,4 @@
-"""The running Spark application: progress, job descriptions, broadcasts, workers, Arrow bytes."""
+"""The running Spark application: progress, jobs, broadcasts, workers, tables on the driver."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
+from urllib.parse import unquote, urlsplit
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pyspark import RDD, Broadcast
 from pyspark.sql import DataFrame, SparkSession
@@ -223,3 +225,112 @@ def binary_row(
     columns = [pa.array([number], pa.int32()) for number in numbers.values()]
     columns += [pa.array([content], pa.binary()) for content in contents]
     return pa.RecordBatch.from_arrays(columns, [*numbers, *arrays])
+
+
+_ARROW_TYPES = {
+    "tinyint": pa.int8(),
+    "smallint": pa.int16(),
+    "int": pa.int32(),
+    "bigint": pa.int64(),
+    "float": pa.float32(),
+    "double": pa.float64(),
+    "boolean": pa.bool_(),
+    "string": pa.string(),
+}
+_EXPANSION = 16  # of the bytes of a plan, which may be those of compressed files, to rows in memory
+_ROW_BYTES = 24
+
+
+class _Source(NamedTuple):
+    """A column of a Parquet file that becomes one of a dataframe."""
+
+    name: str
+    kind: pa.DataType
+    cast: pa.DataType
+
+    def of(self, table: pa.Table) -> pa.ChunkedArray:
+        """Take it from the table of a file; raise ValueError if it has another type there."""
+        column = table[self.name]
+        if column.type == pa.large_string():  # of pyarrow's own files
+            column = column.cast(pa.string())
+        if column.type != self.kind:
+            raise ValueError(f"{self.name} is {column.type} in a file")
+        return column.cast(self.cast, safe=False)
+
+
+def collect_table(frame: DataFrame, most_rows: int) -> pa.Table | None:
+    """Collect a dataframe if it surely has at most so many rows, else return None.
+
+    Parquet files on a disk of this machine are read in place, in any order, if the dataframe only
+    selects, renames and casts their columns: Spark would convert each row twice.
+    """
+    if not most_rows:
+        return None
+    table = _read_scan(frame, most_rows)
+    if table is not None:
+        return table
+    plan: Any = frame._jdf.queryExecution().optimizedPlan()
+    size = int(plan.stats().sizeInBytes()) * _EXPANSION
+    most = min(most_rows * _ROW_BYTES, most_result_bytes(frame.sparkSession))
+    return frame.toArrow() if size <= most else None
+
+
+def _read_scan(frame: DataFrame, most_rows: int) -> pa.Table | None:
+    """Read the files of a plain scan of Parquet; None at any doubt, and Spark reads them."""
+    if (found := _plain_scan(frame)) is None:
+        return None
+    paths, columns = found
+    try:
+        files = [pq.ParquetFile(path, page_checksum_verification=True) for path in paths]
+        if not files or sum(file.metadata.num_rows for file in files) > most_rows:
+            return None
+        names = sorted({source.name for source in columns.values()})
+        tables = map_in_threads(lambda file: file.read(names, use_threads=False), files)
+        return pa.concat_tables(
+            pa.table({name: source.of(table) for name, source in columns.items()})
+            for table in tables
+        )
+    except (OSError, ValueError, KeyError, NotImplementedError, pa.ArrowException):
+        return None
+
+
+def _plain_scan(frame: DataFrame) -> tuple[list[str], dict[str, _Source]] | None:
+    """Return the local files and the columns of a dataframe that only selects from Parquet."""
+    plan: Any = frame._jdf.queryExecution().optimizedPlan()
+    chosen = None
+    if _class(plan) == "Project":
+        chosen, plan = plan.projectList(), plan.child()
+    if _class(plan) != "LogicalRelation" or _class(plan.relation()) != "HadoopFsRelation":
+        return None
+    relation, chosen = plan.relation(), chosen or plan.output()
+    options = relation.options()
+    if (
+        _class(relation.fileFormat()) != "ParquetFileFormat"
+        or not relation.partitionSchema().isEmpty()
+        or not relation.bucketSpec().isEmpty()
+        or options.size() > options.contains("path")
+    ):
+        return None
+    columns = {}
+    for number in range(chosen.size()):
+        expression = chosen.apply(number)
+        name, cast = expression.name(), expression.dataType().catalogString()
+        if _class(expression) == "Alias":
+            expression = expression.child()
+        if _class(expression) == "Cast" and cast == "double":
+            expression = expression.child()
+        kind = expression.dataType().catalogString()
+        if _class(expression) != "AttributeReference" or kind not in _ARROW_TYPES:
+            return None
+        if kind != cast and kind in ("string", "boolean"):
+            return None
+        columns[name] = _Source(expression.name(), _ARROW_TYPES[kind], _ARROW_TYPES[cast])
+    uris = [urlsplit(str(uri)) for uri in relation.location().inputFiles()]
+    if any(uri.scheme != "file" for uri in uris):
+        return None
+    paths = [unquote(uri.path) for uri in uris]
+    return [path for path in paths if os.path.getsize(path)], columns
+
+
+def _class(of: Any) -> str:
+    return str(of.getClass().getSimpleName())

@@ -48,8 +48,7 @@ from nonconvex.distributed.factorization.packing import (
     triples_batch,
 )
 from nonconvex.distributed.factorization.state import Blocks
-from nonconvex.distributed.files import collect_table
-from nonconvex.distributed.runtime import broadcast
+from nonconvex.distributed.runtime import broadcast, collect_table
 from nonconvex.numerics.factorization.blocks import LONG, RatingBlock, parts_of
 
 _Batches = Iterator[pa.RecordBatch]

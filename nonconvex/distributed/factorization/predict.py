@@ -6,7 +6,7 @@ Indices are joined to the pairs and factors broadcast, or rows are joined.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +23,9 @@ from nonconvex.numerics.factorization.ridge_posterior import RidgeSpread
 
 # Up to this many ids, the table of indices is broadcast and nothing is shuffled.
 _BROADCAST_IDS = 2_000_000
+
+# A table of ids has at most so many places for each id, and these besides.
+_SPARSE, _FEW = 16, 1 << 16
 
 
 def index_table(frame: DataFrame, ids: pa.ChunkedArray) -> DataFrame:
@@ -71,30 +74,70 @@ def at_index(values: Broadcast[NDArray[Any]], index: Column, unknown: float, kin
     return found
 
 
+class IdTable(NamedTuple):
+    """The dense indices of integer ids that lie close together, one for each possible id."""
+
+    first: int  # the smallest id
+    places: NDArray[np.int32]  # (size + 1,): that of id ``first + k``, -1 for none, and a last -1
+
+    @classmethod
+    def of(cls, ids: pa.ChunkedArray) -> IdTable | None:
+        """Make it of distinct ids in ascending order; None if a table would not pay."""
+        if not len(ids) or not pa.types.is_integer(ids.type):
+            return None
+        first, last = int(ids[0].as_py()), int(ids[-1].as_py())
+        if last - first > _SPARSE * len(ids) + _FEW:
+            return None
+        index = np.full(last - first + 2, -1, np.int32)
+        index[ids.to_numpy().astype(np.int64) - first] = np.arange(len(ids), dtype=np.int32)
+        return cls(first, index)
+
+    def indices(self, ids: pa.Array) -> NDArray[np.int32]:
+        """Return the index of each id, -1 for one that is unknown or null."""
+        found = ids.fill_null(0).to_numpy().astype(np.int64, copy=False)
+        offset = (found - self.first).view(np.uint64)  # a smaller id wraps to the end
+        index = self.places[np.minimum(offset, len(self.places) - 1)]
+        return np.where(ids.is_valid(), index, -1) if ids.null_count else index
+
+
 def predictions(
     alpha: float,
     users: Broadcast[NDArray[np.floating]],
     items: Broadcast[NDArray[np.floating]],
-    user_index: Column,
-    item_index: Column,
+    user: Column,
+    item: Column,
     limits: tuple[float, float] | None,
+    *,
+    tables: Broadcast[tuple[IdTable, IdTable]] | None = None,
+    known_only: bool = False,
 ) -> Column:
     """Return α + β_u + β_i + γ_u·γ_i of two columns of indices, where null contributes 0.
 
     Parameters
     ----------
     users, items : broadcast float arrays of shape (m, 1 + K)
+    tables : broadcast pair of IdTable, optional
+        Then the columns have ids of users and of items.
+    known_only : bool
+        Whether the result is NaN if an index is null.
     """
 
     def score(user: pa.Array, item: pa.Array) -> pa.Array:
         freeze_gc_once()
-        pairs = [index.fill_null(-1).to_numpy(zero_copy_only=False) for index in (user, item)]
+        if tables is None:
+            pairs = [index.fill_null(-1).to_numpy(zero_copy_only=False) for index in (user, item)]
+        else:
+            pairs = [of.indices(ids) for of, ids in zip(tables.value, (user, item), strict=True)]
         predicted = predict(Factors(alpha, users.value, items.value), *pairs)
-        return pa.array(predicted if limits is None else np.clip(predicted, *limits))
+        if limits is not None:
+            predicted = np.clip(predicted, *limits)
+        if known_only:
+            predicted[np.minimum(*pairs) < 0] = np.nan
+        return pa.array(predicted)
 
     # pyspark tells the kind of function by its annotations, which its own type stubs do not know.
     declare: Any = arrow_udf
-    scored: Column = declare(score, "double")(user_index, item_index)
+    scored: Column = declare(score, "double")(user, item)
     return scored
 
 

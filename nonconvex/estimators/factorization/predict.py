@@ -16,10 +16,12 @@ from typing import Any
 from pyspark import Broadcast
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
+from pyspark.sql.pandas.types import from_arrow_type
 
 from nonconvex.distributed.columns import check_frame, check_new, id_column, id_type
 from nonconvex.distributed.factorization.dataset import Ids
 from nonconvex.distributed.factorization.predict import (
+    IdTable,
     add_uncertainty,
     deviations,
     index_table,
@@ -83,11 +85,17 @@ class ModelState:
         return self.ridge_posterior.spread(self.factors)
 
     def share(self, spark: SparkSession, name: str) -> tuple[Broadcast[Any], ...]:
-        """Broadcast "rows" or "ids" of both sides, "samples" with their ω, or "residual stats"."""
+        """Broadcast "rows" or "ids" of both sides, "samples" with their ω, or "residual stats".
+
+        And "tables", an `IdTable` of each side, or nothing if one would not pay.
+        """
         if name not in self._shared:
             values: Iterable[Any] = self.ids
             if name == "rows":
                 values = self.factors[1:]
+            elif name == "tables":
+                tables = tuple(map(IdTable.of, self.ids))
+                values = [] if None in tables else [tables]
             elif name == "samples" and self.posterior is not None:
                 kept = self.posterior
                 values = (kept.users, kept.items, kept.user_precision)
@@ -121,6 +129,18 @@ def add_predictions(
     uncertain = any(get(role) is not None for role in _UNCERTAINTY)
     sharded = isinstance(state.held, ShardedFactors) and not uncertain
     alpha, sides = float(state.held.alpha), (state.held.users, state.held.items)
+    limits, cold = prediction_limits(state, params), get("coldStartStrategy")
+    tables = None if sharded or uncertain or cold == "drop" else state.share(spark, "tables")
+    if tables:  # nothing needs the indices but the predictions
+        user, item = (
+            id_column(dataset, get(role), role, from_arrow_type(ids.type))
+            for role, ids in zip(("userCol", "itemCol"), state.ids, strict=True)
+        )
+        users, items = state.share(spark, "rows")
+        score = predictions(
+            alpha, users, items, user, item, limits, tables=tables[0], known_only=cold == "nan"
+        )
+        return dataset.withColumn(get("predictionCol"), score)
     keys, joined = {}, dataset
     for role, ids, rows in zip(("userCol", "itemCol"), state.ids, sides, strict=True):
         table = factor_table(spark, ids, rows) if sharded else index_table(dataset, ids)
@@ -128,16 +148,15 @@ def add_predictions(
         keys[role] = f"{params.uid}_{role}"
         joined = (with_row if sharded else with_index)(joined, key, table, keys[role])
     user, item = map(F.col, keys.values())
-    limits = prediction_limits(state, params)
     if sharded:
         score = row_predictions(alpha, state.held.users.shape[1] - 1, user, item, limits)
     else:
         users, items = state.share(spark, "rows")
         score = predictions(alpha, users, items, user, item, limits)
     known = user.isNotNull() & item.isNotNull()
-    if get("coldStartStrategy") == "nan":
+    if cold == "nan":
         score = F.when(known, score).otherwise(F.lit(_NAN))
-    elif get("coldStartStrategy") == "drop":
+    elif cold == "drop":
         joined = joined.where(known)
     scored = joined.withColumn(get("predictionCol"), score)
     if uncertain:

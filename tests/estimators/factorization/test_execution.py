@@ -5,7 +5,7 @@ import logging
 import pytest
 from pyspark.sql import functions as F
 
-from nonconvex.distributed import files
+from nonconvex.distributed import runtime
 from nonconvex.distributed.factorization import execution
 from nonconvex.recommendation import MatrixFactorization
 from tests.factories import same_bits
@@ -63,13 +63,13 @@ def test_files_are_read_in_place_only_where_spark_would_read_the_same(spark, tmp
     (tmp_path / "ratings" / "empty.parquet").touch()
     read = spark.read.parquet(path)
     plain = read.select(F.col("user").alias("u"), "item", F.col("rating").cast("double"))
-    assert files._plain_scan(plain) is not None
+    assert runtime._plain_scan(plain) is not None
     expected = plain.toArrow()
-    found = files.collect_table(plain, 50)
+    found = runtime.collect_table(plain, 50)
     assert found.schema.types == expected.schema.types
     assert found.sort_by("u").equals(expected.sort_by("u").cast(found.schema))
-    assert files.collect_table(plain, 2) is None
-    assert files.collect_table(plain, 0) is None
+    assert runtime.collect_table(plain, 2) is None
+    assert runtime.collect_table(plain, 0) is None
     for other in (
         read.where("item > 2"),
         read.select("user", F.col("rating").cast("int")),
@@ -78,4 +78,4 @@ def test_files_are_read_in_place_only_where_spark_would_read_the_same(spark, tmp
         spark.read.schema("user int").parquet(path),  # which Spark refuses
         ratings,
     ):
-        assert files._read_scan(other, 100) is None
+        assert runtime._read_scan(other, 100) is None
