@@ -65,6 +65,14 @@ def executors(spark: SparkSession) -> int:
     return int(context._jsc.sc().getExecutorMemoryStatus().size()) - 1
 
 
+def collectable_bytes(spark: SparkSession) -> int:
+    """Return how many bytes a job may well bring to the driver, through the memory of its Java."""
+    context: Any = spark.sparkContext
+    most = int(context._jsc.sc().conf().getSizeAsBytes("spark.driver.maxResultSize", "1g"))
+    memory = int(context._jvm.Runtime.getRuntime().maxMemory()) // 8
+    return min(most // 2, memory) if most else memory  # 0 sets no limit
+
+
 def collect_garbage(spark: SparkSession) -> None:
     """Collect the garbage of the driver's JVM."""
     context: Any = spark.sparkContext
