@@ -173,6 +173,13 @@ class FileSystem:
         with _named("written", path):
             _write(self._files.create(self._path(path)), content)
 
+    def copy_in(self, local: str, directory: str) -> None:
+        """Copy all that is in a directory of this machine into the existing `directory`."""
+        with _named("written", directory):
+            for name in sorted(os.listdir(local)):
+                source = self._path(Path(local, name).as_uri())
+                self._files.copyFromLocalFile(False, True, source, self._path(directory))
+
     def replace_text(self, path: str, text: str) -> None:
         """Replace a small file atomically: a reader sees the old text or the new.
 

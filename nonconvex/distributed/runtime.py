@@ -78,18 +78,18 @@ def driver_memory() -> int:
     return min(free, default=_UNKNOWN_MEMORY)
 
 
-def most_result_bytes(spark: SparkSession) -> float:
-    """Return how many bytes the tasks of a job may return to the driver."""
-    context: Any = spark.sparkContext
-    text = context.getConf().get("spark.driver.maxResultSize", "1g")
-    most = context._jvm.org.apache.spark.network.util.JavaUtils.byteStringAsBytes(text)
-    return int(most) or math.inf
-
-
 def executors(spark: SparkSession) -> int:
     """Return the number of executors beside the driver; 0 in local mode."""
     context: Any = spark.sparkContext
     return int(context._jsc.sc().getExecutorMemoryStatus().size()) - 1
+
+
+def collectable_bytes(spark: SparkSession) -> int:
+    """Return how many bytes a job may well bring to the driver, through the memory of its Java."""
+    context: Any = spark.sparkContext
+    most = int(context._jsc.sc().conf().getSizeAsBytes("spark.driver.maxResultSize", "1g"))
+    memory = int(context._jvm.Runtime.getRuntime().maxMemory()) // 8
+    return min(most // 2, memory) if most else memory  # 0 sets no limit
 
 
 def collect_garbage(spark: SparkSession) -> None:
@@ -237,7 +237,7 @@ _ARROW_TYPES = {
     "boolean": pa.bool_(),
     "string": pa.string(),
 }
-_EXPANSION = 16  # of the bytes of a plan, which may be those of compressed files, to rows in memory
+_EXPANSION = 8  # of the bytes of a plan, which may be those of compressed files, to rows in memory
 _ROW_BYTES = 24
 
 
@@ -271,7 +271,7 @@ def collect_table(frame: DataFrame, most_rows: int) -> pa.Table | None:
         return table
     plan: Any = frame._jdf.queryExecution().optimizedPlan()
     size = int(plan.stats().sizeInBytes()) * _EXPANSION
-    most = min(most_rows * _ROW_BYTES, most_result_bytes(frame.sparkSession))
+    most = min(most_rows * _ROW_BYTES, collectable_bytes(frame.sparkSession))
     return frame.toArrow() if size <= most else None
 
 

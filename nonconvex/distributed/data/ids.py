@@ -1,107 +1,97 @@
 """Dense indices 0 … m−1 of ids, in ascending order, and blocks with about as many ratings each."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from math import ceil
-from operator import itemgetter
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
 from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql import functions as F
 
 from nonconvex.distributed.data.validation import RatingsError
 from nonconvex.distributed.runtime import parallelism
+from nonconvex.numerics.factorization.blocks import LONG, part_of
 
 RATINGS_PER_BLOCK = 1_000_000
 """Default number of ratings in a block: some 20 MB, read and solved by a task in a second."""
 
 _MOST_IDS = 2**31 - 1  # an index is of 32 bits
 
-_Batches = Iterator[pa.RecordBatch]
 
-
-@dataclass(frozen=True)
-class SortedCounts:
-    """Distinct values of a column, ascending: ``id, index long, count long, before long``.
-
-    ``before`` is the number of rows with smaller values.
-    """
-
-    table: DataFrame
-    size: int
-    rows: int
-    _cached: DataFrame
-
-    def unpersist(self) -> None:
-        """Release the cache; `table` must not be used afterwards."""
-        self._cached.unpersist()
-
-
-@dataclass(frozen=True)
-class IdIndex:
-    """The ids of one side with their dense indices and blocks."""
+class IdIndex(NamedTuple):
+    """The ids of one side, with their dense indices and blocks."""
 
     # ``id, index int, count long, block int``, one row for each id, in ascending order
-    table: DataFrame
-    size: int  # number m of ids
+    table: pa.Table
     blocks: int  # number of blocks, some of which may be empty
-    _counts: SortedCounts
 
-    def unpersist(self) -> None:
-        """Release the cache; `table` must not be used afterwards."""
-        self._counts.unpersist()
+    @property
+    def ids(self) -> pa.ChunkedArray:
+        """The ids, in ascending order."""
+        return self.table["id"]
+
+    @property
+    def long(self) -> NDArray[np.int64]:
+        """The indices of ids with more ratings than `LONG`, ascending."""
+        return np.flatnonzero(self.table["count"].to_numpy() > LONG)
+
+    def indices_of(self, ids: pa.Array | pa.ChunkedArray) -> NDArray[np.int32]:
+        """Return the dense index of each id, -1 for one that is not there."""
+        found = pc.index_in(ids, value_set=self.ids.cast(ids.type))
+        return np.asarray(pc.fill_null(found, -1), np.int32)
+
+    def blocks_of(self, index: NDArray[np.int32]) -> NDArray[np.int32]:
+        """Return the block of each dense index, 0 for -1."""
+        return np.where(index < 0, np.int32(0), self.table["block"].to_numpy()[index])
+
+    def divided_blocks_of(
+        self, index: NDArray[np.int32], column: NDArray[np.int32], parts: int
+    ) -> NDArray[np.int32]:
+        """Return the block of each rating (n,), with a block of its own for a part of a long row.
+
+        Takes the dense indices of this side and of the other.
+        """
+        block, long = self.blocks_of(index), self.long
+        if not len(long):
+            return block
+        place = np.minimum(np.searchsorted(long, index), len(long) - 1)
+        of_part = self.blocks + place.astype(np.int32) * np.int32(parts) + part_of(column)
+        return np.where(long[place] == index, of_part, block)
+
+    def cut(self, rows: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64]]]:
+        """Cut the rows of all ratings, in the order of the indices, into those of each block."""
+        counts, block = self.table["count"].to_numpy(), self.table["block"].to_numpy()
+        first = np.flatnonzero(np.diff(block, prepend=-1))
+        before = (np.cumsum(counts) - counts)[first]
+        return zip(block[first].tolist(), np.split(rows, before[1:]), strict=True)
 
 
-def sorted_counts(frame: DataFrame, column: str) -> SortedCounts:
-    """Count the values of a column without nulls, in ascending order, on no single machine.
-
-    Two shuffles of the distinct values, which are then cached: the caller calls
-    `SortedCounts.unpersist`.  The driver sees three numbers for each partition.
-    """
-    counts = frame.groupBy(F.col(column).alias("id")).agg(F.count("*").alias("count"))
-    # As many partitions as cores: Spark does not coalesce cached partitions.
-    cores = parallelism(frame.sparkSession)
-    cached = counts.repartitionByRange(cores, "id").sortWithinPartitions("id").persist()
-    partitions = (
-        cached.groupBy(F.spark_partition_id())
-        .agg(F.min("id").alias("first"), F.count("*").alias("ids"), F.sum("count").alias("rows"))
-        .collect()
-    )
-    starts = {}
-    size = rows = 0
-    for partition in sorted(partitions, key=itemgetter("first")):
-        starts[partition["first"]] = (size, rows)
-        size += partition["ids"]
-        rows += partition["rows"]
-    id_type = counts.schema["id"].dataType.simpleString()
-    schema = f"id {id_type}, index bigint, count bigint, before bigint"
-    return SortedCounts(cached.mapInArrow(_accumulate(starts), schema), size, rows, cached)
-
-
-def index_ids(ratings: DataFrame, column: str, blocks: int | None = None) -> IdIndex:
+def index_ids(counted: pa.Table, blocks: int, column: str = "id") -> IdIndex:
     """Give every id a dense index and a block, which depend on the ratings alone.
 
-    With n ratings and B blocks, an id with c ratings of smaller ids is in block ⌊c B / n⌋: blocks
-    are ranges of indices with n / B ratings each, up to those of one id.  The result is cached;
-    the caller calls `IdIndex.unpersist`.
+    Takes ``id, count`` of the training ratings.  With n ratings and B blocks, an id with c ratings
+    of smaller ids is in block ⌊c B / n⌋: blocks are ranges of indices with n / B ratings each, up
+    to those of one id.
     """
-    if blocks is not None and blocks < 1:
+    if blocks < 1:
         raise ValueError(f"the number of blocks must be at least 1, got {blocks}")
-    counts = sorted_counts(ratings, column)
-    if counts.size > _MOST_IDS:
-        counts.unpersist()
+    if len(counted) > _MOST_IDS:
         raise RatingsError(
-            f"column {column!r} has {counts.size:,} different ids, and at most {_MOST_IDS:,} can "
+            f"column {column!r} has {len(counted):,} different ids, and at most {_MOST_IDS:,} can "
             "be indexed: drop ids with few ratings"
         )
-    blocks = blocks or default_blocks(ratings.sparkSession, counts.rows)
-    share = F.col("before") * F.lit(blocks).cast("long")
-    block = F.call_function("div", share, F.lit(max(counts.rows, 1)).cast("long"))
-    table = counts.table.select(
-        "id", F.col("index").cast("int"), "count", block.cast("int").alias("block")
-    )
-    return IdIndex(table, counts.size, blocks, counts)
+    counted = counted.take(pc.sort_indices(counted["id"]))
+    counts = counted["count"].to_numpy()
+    before = np.cumsum(counts) - counts
+    columns = {
+        "id": pa.chunked_array([counted["id"].combine_chunks()], counted["id"].type),
+        "index": np.arange(len(counts), dtype=np.int32),
+        "count": counted["count"],
+        "block": (before * blocks // max(counts.sum(), 1)).astype(np.int32),
+    }
+    return IdIndex(pa.table(columns), blocks)
 
 
 def default_blocks(spark: SparkSession, rows: int) -> int:
@@ -109,41 +99,20 @@ def default_blocks(spark: SparkSession, rows: int) -> int:
     return max(ceil(rows / RATINGS_PER_BLOCK), parallelism(spark))
 
 
-def attach_indices(ratings: DataFrame, users: IdIndex, items: IdIndex) -> DataFrame:
+def attach_indices(ratings: DataFrame, indices: Mapping[str, IdIndex]) -> DataFrame:
     """Add ``user_index, user_block, item_index, item_block`` to ratings, null for unknown ids."""
-    for side, index in (("user", users), ("item", items)):
-        columns = {"id": side, "index": f"{side}_index", "block": f"{side}_block"}
-        table = index.table.select(*(F.col(name).alias(new) for name, new in columns.items()))
-        ratings = ratings.join(table, on=side, how="left")
+    for side, index in indices.items():
+        names = {"id": side, "index": f"{side}_index", "block": f"{side}_block"}
+        table = index.table.select(list(names)).rename_columns(list(names.values()))
+        known = ratings.sparkSession.createDataFrame(table)
+        ratings = ratings.join(known, on=side, how="left")
     return ratings
 
 
-def _accumulate(starts: dict[object, tuple[int, int]]) -> Callable[[_Batches], _Batches]:
-    """Return a function that numbers the sorted ids of a partition.
-
-    `starts` maps the first id of each partition to the number of ids and of rows before it.  If
-    Spark partitions anew, an unknown first id is an error, never a wrong index.
-    """
-
-    def number(batches: _Batches) -> _Batches:
-        index = before = None
-        for batch in batches:
-            if batch.num_rows == 0:
-                continue
-            if index is None:
-                index, before = starts[batch.column("id")[0].as_py()]
-            counts = batch.column("count").to_numpy()
-            ends = before + np.cumsum(counts)
-            indices = np.arange(index, index + len(counts))
-            yield pa.record_batch(
-                [
-                    batch.column("id"),
-                    pa.array(indices),
-                    batch.column("count"),
-                    pa.array(ends - counts),
-                ],
-                names=["id", "index", "count", "before"],
-            )
-            index, before = index + len(counts), ends[-1]
-
-    return number
+def encode_ids(column: pa.ChunkedArray) -> tuple[pa.Array, NDArray[np.int32]]:
+    """Return the distinct ids, ascending, and the place of the id of each row among them."""
+    encoded = column.combine_chunks().dictionary_encode()
+    order = pc.sort_indices(encoded.dictionary)
+    place = np.empty(len(order), np.int32)
+    place[order.to_numpy()] = np.arange(len(order))
+    return encoded.dictionary.take(order), place[encoded.indices.to_numpy()]

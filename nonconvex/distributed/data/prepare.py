@@ -1,22 +1,33 @@
 """Raw ratings to prepared ones: validated, deduplicated, split, indexed, blocked and written."""
 
 import logging
-from collections.abc import Callable
+import math
+import os
+import uuid
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
-from functools import reduce
-from math import ceil
+from fractions import Fraction
+from functools import partial, reduce
 from operator import xor
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
 from pyspark.sql import Column, DataFrame, Row, SparkSession, Window
 from pyspark.sql import functions as F
 
 from nonconvex.distributed.columns import exact_sums, free_name
 from nonconvex.distributed.data.ids import (
     RATINGS_PER_BLOCK,
+    IdIndex,
     attach_indices,
     default_blocks,
+    encode_ids,
     index_ids,
 )
 from nonconvex.distributed.data.prepared import (
@@ -39,6 +50,9 @@ from nonconvex.distributed.data.validation import (
     label_ratings,
 )
 from nonconvex.distributed.files import FileSystem, publish, write_checksums
+from nonconvex.distributed.runtime import collectable_bytes, executors, map_in_threads
+from nonconvex.numerics.deterministic import add_exactly, fractions_of
+from nonconvex.numerics.factorization.blocks import counting_order
 
 _PAIR = ("user", "item")
 
@@ -145,6 +159,8 @@ _VALUES = ("rating", "weight", "timestamp")
 # A block must be one row group: Spark could split a file of several between two tasks.  This is
 # the most that is buffered, some 50 million ratings; HDFS wants a power of two.
 _ROW_GROUP_BYTES = 2**30
+_FEW = 2**18  # ratings that the driver prepares sooner than a cluster plans its jobs
+_MOST_HERE = 2**26  # ratings, the most that pyarrow writes as one row group
 
 
 class _OvertakenError(Exception):
@@ -152,12 +168,13 @@ class _OvertakenError(Exception):
 
 
 class _Checked(NamedTuple):
-    """Valid ratings, each pair once, and the rejected rows."""
+    """Valid ratings and the rejected rows."""
 
     ratings: DataFrame  # user, item, rating, [weight], [timestamp], [split]
+    positioned: DataFrame  # the same with duplicates, and position, row
     rejected: DataFrame  # row struct, reason
     report: ValidationReport
-    duplicates: Duplicates
+    duplicates: Duplicates = Duplicates(0, 0, 0, None)
 
 
 def prepare_ratings(
@@ -199,21 +216,27 @@ def prepare_ratings(
         "item_blocks": item_blocks,
     }
     with ExitStack() as cache:
-        checked = _check(cache, source, columns, rules, split)
-        parts = _persist(cache, split_ratings(checked.ratings, split))
+        checked = _check(source, columns, rules, split)
+        here = _fits_driver(spark, checked.report, len(columns.named()))
+        gathered = _Gathered(split_ratings(checked.ratings, split)) if here else None
+        parts: _Gathered | _Spread
+        if gathered is not None and not gathered.repeated:
+            parts = gathered
+        else:
+            checked = _resolve(cache, checked, rules.duplicates)
+            resolved = _persist(cache, split_ratings(checked.ratings, split))
+            parts = _Gathered(resolved) if here else _Spread(cache, resolved)
         content = _describe(parts, checked, split, configuration)
         if existing is not None:
             return _reuse(existing, content, "name another directory, or set overwrite")
         try:
             with publish(spark, path, replace=overwrite) as directory:
-                manifest = _write(
-                    cache, parts, directory, content, user_blocks, item_blocks, source
-                )
+                manifest = _write(parts, directory, content, user_blocks, item_blocks, source)
                 reason = free_name("reason", source.rows.columns)
                 rejected = checked.rejected.select("row.*", F.col("reason").alias(reason))
                 rejected.write.parquet(f"{directory}/rejected")
                 FileSystem(spark, path).write_text(f"{directory}/{MANIFEST}", manifest.to_json())
-                write_checksums(spark, directory, digests=False)
+                write_checksums(spark, directory)
                 if _stamp(spark, path) != stamp:
                     raise _OvertakenError
         except _OvertakenError:  # the other process may be reading its ratings: keep them
@@ -248,11 +271,10 @@ def _stamp(spark: SparkSession, path: str) -> float | None:
     return files.modified(manifest) if files.exists(manifest) else None
 
 
-def _check(
-    cache: ExitStack, source: Source, columns: Columns, rules: Rules, split: Split
-) -> _Checked:
-    """Reject invalid rows, and resolve duplicates."""
-    labelled = label_ratings(
+def _check(source: Source, columns: Columns, rules: Rules, split: Split) -> _Checked:
+    """Reject invalid rows."""
+    label = partial(
+        label_ratings,
         source.rows,
         columns,
         rules,
@@ -260,8 +282,8 @@ def _check(
         malformed=source.malformed,
         split=split.column,
         timestamp_required=needs_timestamps(columns, rules, split),
-        extra={"position": source.position, "row": F.struct("*")},
     )
+    labelled, whole = label(), label(extra={"position": source.position, "row": F.struct("*")})
     infer_ids = source.text and rules.ids == "auto"
     with reading(source.path, source.format):
         report = count_reasons(labelled, source.path, integers=infer_ids)
@@ -270,71 +292,85 @@ def _check(
     )
     for reason, rows in report.rejected.items():
         _logger.info("rejected %s rows: %s", f"{rows:,}", reason)
-    ratings = accepted_ratings(labelled, report.integers)
-    rejected = labelled.where(F.col("reason").isNotNull()).select("row", "reason")
-    if rules.duplicates not in ("first", "last"):
-        ratings = ratings.drop("position", "row")
-    partitions = default_blocks(ratings.sparkSession, report.accepted)
+    rejected = whole.where(F.col("reason").isNotNull()).select("row", "reason")
+    if not report.rejected:
+        rejected = rejected.limit(0)  # which needs no pass over the source
+    ratings, positioned = (accepted_ratings(rows, report.integers) for rows in (labelled, whole))
+    return _Checked(ratings, positioned, rejected, report)
+
+
+def _fits_driver(spark: SparkSession, report: ValidationReport, columns: int) -> bool:
+    """Tell whether the driver prepares the ratings in its memory, and log it."""
+    few, others = report.accepted <= _FEW, executors(spark)
+    size, most = report.id_bytes + report.accepted * 8 * (columns + 2), collectable_bytes(spark)
+    here = report.accepted <= _MOST_HERE and size <= most and (few or not others)
+    _logger.info(
+        "prepared %s: the ratings take %d MB, the driver may collect %d MB, there are %d executors",
+        "on the driver" if here else "by tasks",
+        *(size >> 20, most >> 20, others),
+    )
+    return here
+
+
+def _resolve(cache: ExitStack, checked: _Checked, policy: str) -> _Checked:
+    """Resolve duplicates; each pair occurs once in the ratings of the result."""
+    rejected = checked.rejected
+    ratings = checked.positioned if policy in ("first", "last") else checked.ratings
+    partitions = default_blocks(ratings.sparkSession, checked.report.accepted)
     ratings = _persist(cache, ratings.repartition(partitions, "user"))
     ratings.count()  # cached by user, so that counting pairs needs no shuffle
     duplicates = count_duplicates(ratings)
-    if rules.duplicates == "error":
+    if policy == "error":
         duplicates.refuse()
     if duplicates.rows:
-        _logger.info("%s duplicates: resolved by %r", f"{duplicates.rows:,}", rules.duplicates)
-        ratings, dropped = resolve_duplicates(ratings, rules.duplicates)
+        _logger.info("%s duplicates: resolved by %r", f"{duplicates.rows:,}", policy)
+        ratings, dropped = resolve_duplicates(ratings, policy)
         if dropped is not None:
             rejected = rejected.union(dropped.select("row", "reason"))
-    return _Checked(ratings.drop("position", "row"), rejected, report, duplicates)
+    ratings = ratings.drop("position", "row")
+    return checked._replace(ratings=ratings, rejected=rejected, duplicates=duplicates)
+
+
+class _Summary(NamedTuple):
+    """Counts, range and hash of ratings."""
+
+    rows: dict[str, int]  # of each part that has any
+    range: tuple[float, float]  # of the training ratings
+    sums: dict[str, Fraction]  # of the ratings and weights of the training ratings
+    bits: int  # exclusive or of the hashes of all ratings
 
 
 def _describe(
-    parts: DataFrame, checked: _Checked, split: Split, configuration: dict[str, Any]
+    parts: "_Gathered | _Spread", checked: _Checked, split: Split, configuration: dict[str, Any]
 ) -> Content:
     """Summarize the ratings of each part; refuse an empty part that was asked for."""
-    ids = [F.col(side).cast("string") for side in ("user", "item")]
-    values = _values_of(parts)
-    rows = (
-        parts.groupBy("part")
-        .agg(
-            F.count("*").alias("rows"),
-            F.min("rating").alias("minimum"),
-            F.max("rating").alias("maximum"),
-            # No row occurs twice, so none cancels another.
-            F.bit_xor(F.xxhash64("part", *ids, *values)).alias("bits"),
-        )
-        .collect()
-    )
-    found = {row.part: row for row in rows}
+    found = parts.summarize()
     asked = {_TRAIN: 1, "validation": split.validation, "test": split.test}
-    empty = [part for part in PARTS if asked[part] and part not in found]
+    empty = [part for part in PARTS if asked[part] and part not in found.rows]
     if empty:
         raise RatingsError(
             f"the split by {split.method!r} leaves no ratings for {' and '.join(empty)}, "
-            f"of {sum(row['rows'] for row in rows):,}: change the sizes of its parts"
+            f"of {sum(found.rows.values()):,}: change the sizes of its parts"
         )
-    bits = reduce(xor, (row.bits for row in rows)) % 2**64
-    train = found[_TRAIN]
-    sums = {
-        name: exact_sums(parts, name, by="part")[_TRAIN] for name in values if name != "timestamp"
-    }
     duplicates = checked.duplicates._asdict()
     del duplicates["example"]
     return Content(
         configuration=configuration,
-        types={field.name: field.dataType.simpleString() for field in parts.drop("part").schema},
+        types={
+            field.name: field.dataType.simpleString() for field in parts.frame.drop("part").schema
+        },
         counts={
             "read": checked.report.read,
             "accepted": checked.report.accepted,
             "rejected": checked.report.rejected,
             "duplicates": duplicates,
-            **{part: found[part]["rows"] if part in found else 0 for part in PARTS},
+            **{part: found.rows.get(part, 0) for part in PARTS},
         },
-        mean=float(sums["rating"] / train["rows"]),
-        minimum=train.minimum,
-        maximum=train.maximum,
-        weight=float(sums["weight"]) if "weight" in sums else None,
-        fingerprint=f"{bits:016x}",
+        mean=float(found.sums["rating"] / found.rows[_TRAIN]),
+        minimum=found.range[0],
+        maximum=found.range[1],
+        weight=float(found.sums["weight"]) if "weight" in found.sums else None,
+        fingerprint=f"{found.bits % 2**64:016x}",
     )
 
 
@@ -350,8 +386,7 @@ def _reuse(existing: PreparedRatings, content: Content, advice: str) -> Prepared
 
 
 def _write(
-    cache: ExitStack,
-    parts: DataFrame,
+    parts: "_Gathered | _Spread",
     directory: str,
     content: Content,
     user_blocks: int | None,
@@ -359,53 +394,190 @@ def _write(
     source: Source,
 ) -> Manifest:
     """Index the ratings and write all tables but the rejected rows."""
-    train = parts.where(F.col("part") == _TRAIN)
-    users = index_ids(train, "user", user_blocks)
-    cache.callback(users.unpersist)
-    items = index_ids(train, "item", item_blocks)
-    cache.callback(items.unpersist)
-    _logger.info(
-        "%s users in %d blocks, %s items in %d blocks",
-        *(f"{users.size:,}", users.blocks, f"{items.size:,}", items.blocks),
-    )
-    values = _values_of(parts)
-    indexed = _persist(cache, attach_indices(parts, users, items))
-    unknown = {part: {"user": 0, "item": 0} for part in _HELD_OUT}
-    counted = (
-        indexed.where(F.col("part") != _TRAIN)
-        .groupBy("part")
-        .agg(*(F.count_if(F.col(f"{side}_index").isNull()).alias(side) for side in _PAIR))
-    )
-    for row in counted.collect():
-        unknown[row.part] = {"user": row.user, "item": row.item}
-    for side, other, index in (("user", "item", users), ("item", "user", items)):
-        block = F.col(f"{side}_block").alias("block")
-        (
-            indexed.where(F.col("part") == _TRAIN)
-            .select("user_index", "item_index", *values, block)
-            # A task writes several blocks if there are more blocks than ids.
-            .repartitionById(min(index.blocks, index.size), "block")
-            # By block first: else the writer would sort by block and lose the rest of the order.
-            .sortWithinPartitions("block", f"{side}_index", f"{other}_index")
-            .write.option("parquet.block.size", _ROW_GROUP_BYTES)
-            .partitionBy("block")
-            .parquet(f"{directory}/by_{side}")
+    indices = {}
+    with TemporaryDirectory() as local:
+        for side, blocks in (("user", user_blocks), ("item", item_blocks)):
+            if blocks is None:
+                blocks = default_blocks(parts.frame.sparkSession, content.counts[_TRAIN])
+            indices[side] = index_ids(parts.count_ids(side), blocks, side)
+            _write_file(f"{local}/{side}s", indices[side].table)
+        users, items = indices.values()
+        _logger.info(
+            "%s users in %d blocks, %s items in %d blocks",
+            *(f"{len(users.table):,}", users.blocks, f"{len(items.table):,}", items.blocks),
         )
-        index.table.write.parquet(f"{directory}/{side}s")
-    for part in _HELD_OUT:
-        columns = ("user", "item", *values, "user_index", "item_index")
-        held_out = indexed.where(F.col("part") == part).select(*columns)
-        files = ceil(content.counts[part] / RATINGS_PER_BLOCK)
-        held_out.coalesce(max(files, 1)).write.parquet(f"{directory}/{part}")
+        unknown = parts.write(directory, local, indices)
+        FileSystem(parts.frame.sparkSession, directory).copy_in(local, directory)
     return Manifest(
         **vars(content),
         source={"path": source.path, "format": source.format},
-        users=users.size,
-        items=items.size,
+        users=len(users.table),
+        items=len(items.table),
         user_blocks=users.blocks,
         item_blocks=items.blocks,
         unknown=unknown,
     )
+
+
+class _Spread:
+    """Ratings that tasks summarize, index and write."""
+
+    def __init__(self, cache: ExitStack, frame: DataFrame) -> None:
+        """Take ``user, item, rating, [weight], [timestamp], part``, each pair once."""
+        self._cache, self.frame, self._values = cache, frame, _values_of(frame)
+
+    def summarize(self) -> _Summary:
+        """Summarize the ratings in a job, and in one for each sum."""
+        rows = (
+            self.frame.groupBy("part")
+            .agg(
+                F.count("*").alias("rows"),
+                F.min("rating").alias("minimum"),
+                F.max("rating").alias("maximum"),
+                # No row occurs twice, so none cancels another.
+                F.bit_xor(_hash(self._values)).alias("bits"),
+            )
+            .collect()
+        )
+        found = {row.part: row for row in rows}
+        train = found.get(_TRAIN)
+        return _Summary(
+            {part: row["rows"] for part, row in found.items()},
+            (math.nan, math.nan) if train is None else (train.minimum, train.maximum),
+            {
+                name: exact_sums(self.frame, name, by="part").get(_TRAIN, Fraction())
+                for name in self._values
+                if name != "timestamp"
+            },
+            reduce(xor, (row.bits for row in rows)),
+        )
+
+    def count_ids(self, side: str) -> pa.Table:
+        """Return ``id, count`` of the training ratings."""
+        train = self.frame.where(F.col("part") == _TRAIN)
+        return train.groupBy(F.col(side).alias("id")).agg(F.count("*").alias("count")).toArrow()
+
+    def write(self, directory: str, local: str, indices: dict[str, IdIndex]) -> dict[str, Any]:
+        """Write the blocks and the held-out ratings; return the counts of unknown ids."""
+        del local
+        indexed = _persist(self._cache, attach_indices(self.frame, indices))
+        for side, other in (_PAIR, _PAIR[::-1]):
+            block = F.col(f"{side}_block").alias("block")
+            (
+                indexed.where(F.col("part") == _TRAIN)
+                .select("user_index", "item_index", *self._values, block)
+                # A task writes several blocks if there are more blocks than ids.
+                .repartitionById(min(indices[side].blocks, len(indices[side].table)), "block")
+                # By block first: else the writer would sort by block, and lose the order in it.
+                .sortWithinPartitions("block", f"{side}_index", f"{other}_index")
+                .write.option("parquet.block.size", _ROW_GROUP_BYTES)
+                .partitionBy("block")
+                .parquet(f"{directory}/by_{side}")
+            )
+        unknown = {}
+        for part in _HELD_OUT:
+            columns = (*_PAIR, *self._values, "user_index", "item_index")
+            held_out = indexed.where(F.col("part") == part).select(*columns)
+            nulls = (F.count_if(F.col(f"{side}_index").isNull()).alias(side) for side in _PAIR)
+            counts = held_out.agg(F.count("*").alias("rows"), *nulls).collect()[0].asDict()
+            files = max(math.ceil(counts.pop("rows") / RATINGS_PER_BLOCK), 1)
+            held_out.coalesce(files).write.parquet(f"{directory}/{part}")
+            unknown[part] = counts
+        return unknown
+
+
+class _Gathered:
+    """Ratings in the memory of the driver, which does the same to them as tasks do."""
+
+    def __init__(self, frame: DataFrame) -> None:
+        """Take ``user, item, rating, [weight], [timestamp], part``, in one job."""
+        self.frame, values = frame, _values_of(frame)
+        number = (F.array_position(F.array(*map(F.lit, PARTS)), F.col("part")) - 1).cast("byte")
+        of_row = [number.alias("number"), _hash(values).alias("bits")]
+        table = frame.select(*_PAIR, *values, *of_row).toArrow().combine_chunks()
+        self._bits = int(np.bitwise_xor.reduce(table["bits"].to_numpy()))
+        encoded = {side: encode_ids(table[side]) for side in _PAIR}
+        self._ids = {side: ids for side, (ids, _) in encoded.items()}
+        self._codes = {side: codes for side, (_, codes) in encoded.items()}
+        users, items = self._codes.values()
+        order = counting_order(items, users)
+        again = (np.diff(users[order]) == 0) & (np.diff(items[order]) == 0)
+        self.repeated = bool(again.any())
+        numbers = table["number"].to_numpy()[order]
+        # the rows of each part, by user and item
+        self._rows = {part: order[numbers == n] for n, part in enumerate(PARTS)}
+        self._table = table.select(values)
+
+    def summarize(self) -> _Summary:
+        """Summarize the ratings."""
+        train = self._table.take(pa.array(self._rows[_TRAIN]))
+        sums = {
+            name: fractions_of(add_exactly({}, np.zeros(len(train), int), train[name].to_numpy()))
+            for name in train.column_names
+            if name != "timestamp"
+        }
+        return _Summary(
+            {part: len(rows) for part, rows in self._rows.items() if len(rows)},
+            tuple(pc.min_max(train["rating"]).as_py().values()),
+            {name: of_train.get(0, Fraction()) for name, of_train in sums.items()},
+            self._bits,
+        )
+
+    def count_ids(self, side: str) -> pa.Table:
+        """Return ``id, count`` of the training ratings."""
+        counts = np.bincount(self._codes[side][self._rows[_TRAIN]], minlength=len(self._ids[side]))
+        return pa.table({"id": self._ids[side], "count": counts}).filter(pa.array(counts > 0))
+
+    def write(self, directory: str, local: str, indices: dict[str, IdIndex]) -> dict[str, Any]:
+        """Write the blocks and the held-out ratings; return the counts of unknown ids."""
+        del directory
+        train = self._rows[_TRAIN]
+        files: list[tuple[str, NDArray[np.int64]]] = [
+            (part, self._rows[part]) for part in _HELD_OUT
+        ]
+        by_item = train[counting_order(self._codes["item"][train])]
+        for side, rows in (("user", train), ("item", by_item)):
+            files += [(f"by_{side}/block={b}", members) for b, members in indices[side].cut(rows)]
+        known = {side: index.indices_of(self._ids[side]) for side, index in indices.items()}
+
+        def write(file: tuple[str, NDArray[np.int64]]) -> dict[str, int]:
+            name, rows = file
+            table = self._table.take(pa.array(rows))
+            unknown = {}
+            for place, side in enumerate(_PAIR):
+                codes = self._codes[side][rows]
+                index = known[side][codes]
+                unknown[side] = int(np.count_nonzero(index < 0))
+                column = [pa.array(index, mask=index < 0)]
+                if name in _HELD_OUT:
+                    table = table.append_column(f"{side}_index", column)
+                    column = [self._ids[side].take(pa.array(codes))]
+                table = table.add_column(
+                    place, side if name in _HELD_OUT else f"{side}_index", column
+                )
+            _write_file(f"{local}/{name}", table)
+            return unknown
+
+        return dict(zip(_HELD_OUT, map_in_threads(write, files), strict=False))
+
+
+def _write_file(directory: str, table: pa.Table) -> None:
+    """Write a table as Spark does, as a file of one row group in a new directory."""
+    os.makedirs(directory)
+    pq.write_table(
+        table,
+        # No reader of what was there before shall take it for an old file.
+        f"{directory}/part-{uuid.uuid4()}.parquet",
+        row_group_size=max(len(table), 1),
+        store_schema=False,
+        store_decimal_as_integer=True,
+        write_page_checksum=True,
+    )
+
+
+def _hash(values: Sequence[str]) -> Column:
+    """Return 64 bits of a rating and its part, whatever the type of the ids."""
+    return F.xxhash64("part", *(F.col(side).cast("string") for side in _PAIR), *values)
 
 
 def _persist(cache: ExitStack, frame: DataFrame) -> DataFrame:

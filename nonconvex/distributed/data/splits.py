@@ -1,12 +1,10 @@
 """Splits of ratings into train, validation and test, independent of order and partitioning."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
-from nonconvex.distributed.data.ids import sorted_counts
 from nonconvex.distributed.data.validation import PARTS
 
 METHODS = ("random", "time", "last", "column")
@@ -74,7 +72,13 @@ def split_ratings(ratings: DataFrame, split: Split) -> DataFrame:
     |train|  541|
     +-----+-----+
     """
-    return ratings.withColumn("part", _PART_OF[split.method](ratings, split)).drop("split")
+    if split.method == "random":
+        part = part_by_hash(split, *(F.col(side).cast("string") for side in ("user", "item")))
+    elif split.method == "time":
+        part = _time(ratings, split)
+    else:
+        part = _last(split) if split.method == "last" else F.col("split")
+    return ratings.withColumn("part", part).drop("split")
 
 
 def part_by_hash(split: Split, *columns: Column) -> Column:
@@ -84,33 +88,20 @@ def part_by_hash(split: Split, *columns: Column) -> Column:
     return _held_out(uniform < split.test, uniform < split.validation + split.test)
 
 
-def _column(ratings: DataFrame, split: Split) -> Column:
-    del ratings, split
-    return F.col("split")
-
-
-def _random(ratings: DataFrame, split: Split) -> Column:
-    del ratings
-    return part_by_hash(split, *(F.col(side).cast("string") for side in ("user", "item")))
-
-
 def _time(ratings: DataFrame, split: Split) -> Column:
-    times = sorted_counts(ratings, "timestamp")
-    try:
-        starts = []
-        for held_out in (split.test, split.validation + split.test):
-            late = F.col("before") >= times.rows - round(held_out * times.rows)
-            starts.append(F.min(F.when(late, F.col("id"))))
-        test, validation = times.table.agg(*starts).collect()[0]
-    finally:
-        times.unpersist()
+    rows = ratings.count()
+    timestamp, latest = F.col("timestamp"), Window.orderBy(F.desc("timestamp"))
+    times = ratings.groupBy(timestamp).count().withColumn("since", F.sum("count").over(latest))
+    starts = (
+        F.min(F.when(F.col("since") <= round(held_out * rows), timestamp))
+        for held_out in (split.test, split.validation + split.test)
+    )
+    test, validation = times.agg(*starts).collect()[0]
     # Null, where no time is late enough, holds out nothing.
-    timestamp = F.col("timestamp")
     return _held_out(timestamp >= F.lit(test), timestamp >= F.lit(validation))
 
 
-def _last(ratings: DataFrame, split: Split) -> Column:
-    del ratings
+def _last(split: Split) -> Column:
     user = Window.partitionBy("user")
     rank = F.row_number().over(user.orderBy(F.desc("timestamp"), F.desc("item")))
     held_out = split.validation + split.test
@@ -120,11 +111,3 @@ def _last(ratings: DataFrame, split: Split) -> Column:
 
 def _held_out(test: Column, test_or_validation: Column) -> Column:
     return F.when(test, _TEST).when(test_or_validation, _VALIDATION).otherwise(_TRAIN)
-
-
-_PART_OF: dict[str, Callable[[DataFrame, Split], Column]] = {
-    "random": _random,
-    "time": _time,
-    "last": _last,
-    "column": _column,
-}

@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from functools import reduce
+from operator import add
 from typing import NamedTuple
 
 from pyspark.sql import Column, DataFrame
@@ -114,6 +116,8 @@ class ValidationReport(NamedTuple):
     """Number of rows by reason, without values."""
     integers: frozenset[str]
     """Those of "user" and "item" that are integers in text in every accepted row."""
+    id_bytes: int
+    """Length of the ids of the accepted rows that are strings."""
 
 
 def label_ratings(
@@ -172,9 +176,16 @@ def count_reasons(
     whole = {
         side: _is_integer(F.col(side)) if integers else F.lit(False) for side in ("user", "item")
     }
+    lengths = [
+        F.octet_length(side) for side in whole if labelled.schema[side].dataType == StringType()
+    ]
     counts = (
         labelled.groupBy(F.substring_index("reason", ": ", 1).alias("reason"))
-        .agg(F.count("*").alias("rows"), *(F.bool_and(w).alias(s) for s, w in whole.items()))
+        .agg(
+            F.count("*").alias("rows"),
+            F.sum(reduce(add, lengths, F.lit(0))).alias("bytes"),
+            *(F.bool_and(w).alias(s) for s, w in whole.items()),
+        )
         .collect()
     )
     rejected = {row.reason: row.rows for row in counts if row.reason is not None}
@@ -193,6 +204,7 @@ def count_reasons(
         accepted=accepted[0].rows,
         rejected=dict(sorted(rejected.items())),
         integers=frozenset(side for side in whole if accepted[0][side]),
+        id_bytes=accepted[0].bytes,
     )
 
 

@@ -16,7 +16,6 @@ import pyarrow.compute as pc
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from nonconvex.distributed.data.ids import default_blocks
 from nonconvex.distributed.data.prepared import PreparedRatings
 from nonconvex.distributed.data.validation import RatingsError
 from nonconvex.distributed.factorization.execution import (
@@ -38,7 +37,7 @@ from nonconvex.distributed.factorization.packing import (
     collect_ids,
     encode_on_driver,
     ids_of,
-    look_up,
+    index_chunk_ids,
     pack_blocks,
     pack_divided,
     pack_in_place,
@@ -268,9 +267,8 @@ def _pack_on_driver(
     lookups = {}
     for side, blocks in (("user", user_blocks), ("item", item_blocks)):
         ids = pa.Table.from_batches(ids_of(side)(iter(train)))
-        counted = ids.group_by("id").aggregate([("count", "sum")])
-        blocks = blocks or default_blocks(session, pc.sum(ids["count"]).as_py())
-        lookups[side] = look_up(counted["id"], counted["count_sum"], blocks)
+        counted = ids.group_by("id").aggregate([("count", "sum")]).rename_columns(["id", "count"])
+        lookups[side] = index_chunk_ids(session, counted, blocks)
     by_user = PackingSide("user", "item", None, lookups["user"].blocks)
     by_item = PackingSide("item", "user", None, lookups["item"].blocks)
     parts = [(train, by_user, transform), (train, by_item, transform)]

@@ -4,8 +4,6 @@ A row for each rating would be converted to Arrow, and back to arrays, in every 
 worker reads the few buffers of a packed block in place.  So ratings are converted once, for both
 sides, into cached chunks of a few buffers, in which each id occurs once.  All ids are then given
 dense indices and blocks in memory: a fit holds a row for each anyway.
-(`nonconvex.distributed.data.ids` does the same by shuffles and joins, for ratings that are prepared
-once.)
 """
 
 from __future__ import annotations
@@ -18,10 +16,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from nonconvex.distributed.data.ids import default_blocks
+from nonconvex.distributed.data.ids import IdIndex, default_blocks, index_ids
 from nonconvex.distributed.data.validation import RatingsError
 from nonconvex.distributed.factorization.execution import BlockStore, LocalValue, Value
 from nonconvex.distributed.runtime import (
@@ -32,7 +30,7 @@ from nonconvex.distributed.runtime import (
     to_bytes,
     with_frozen_gc,
 )
-from nonconvex.numerics.factorization.blocks import LONG, SPAN, RatingBlock, part_of, parts_of
+from nonconvex.numerics.factorization.blocks import SPAN, RatingBlock, parts_of
 
 _Batches = Iterator[pa.RecordBatch]
 
@@ -207,62 +205,21 @@ def _chunk(table: pa.Table, dtype: type[np.floating]) -> dict[str, Any]:
     return fields
 
 
-class IdLookup(NamedTuple):
-    """The ids of one side in the order of their dense indices."""
-
-    ids: pa.ChunkedArray  # (m,): In ascending order
-    block: NDArray[np.int32]  # (m,): the block of each id
-    blocks: int  # number of blocks, some of which may be empty
-    # the indices of ids with more ratings than `numerics.factorization.blocks.LONG`, ascending
-    long: NDArray[np.int64]
-
-    def indices_of(self, ids: pa.ChunkedArray) -> NDArray[np.int32]:
-        """Return the dense index of each id, -1 for one that is not there."""
-        found = pc.index_in(ids, value_set=self.ids.cast(ids.type))
-        return np.asarray(pc.fill_null(found, -1), np.int32)
-
-    def blocks_of(self, index: NDArray[np.int32]) -> NDArray[np.int32]:
-        """Return the block of each dense index, 0 for -1."""
-        return np.where(index < 0, np.int32(0), self.block[index])
-
-    def divided_blocks_of(
-        self, index: NDArray[np.int32], column: NDArray[np.int32], parts: int
-    ) -> NDArray[np.int32]:
-        """Return the block of each rating (n,), with a block of its own for a part of a long row.
-
-        Takes the dense indices of this side and of the other.
-        """
-        block = self.blocks_of(index)
-        if not len(self.long):
-            return block
-        place = np.minimum(np.searchsorted(self.long, index), len(self.long) - 1)
-        of_part = self.blocks + place.astype(np.int32) * np.int32(parts) + part_of(column)
-        return np.where(self.long[place] == index, of_part, block)
-
-
-def collect_ids(chunks: DataFrame, side: str, kind: str, blocks: int | None = None) -> IdLookup:
-    """Give every id the index and the block that `index_ids` gives it, in one job."""
+def collect_ids(chunks: DataFrame, side: str, kind: str, blocks: int | None = None) -> IdIndex:
+    """Index the ids of training ratings, in one job."""
     train, schema = chunks.where("not held_out"), f"id {kind}, count bigint"
     ids = train.mapInArrow(with_frozen_gc(ids_of(side)), schema)
-    counted = ids.groupBy("id").agg(F.sum("count").alias("count")).toArrow()
-    rows = int(pc.sum(counted["count"]).as_py())
-    return look_up(
-        counted["id"], counted["count"], blocks or default_blocks(chunks.sparkSession, rows)
+    return index_chunk_ids(
+        chunks.sparkSession, ids.groupBy("id").agg(F.sum("count").alias("count")).toArrow(), blocks
     )
 
 
-def look_up(ids: pa.ChunkedArray, counts: pa.ChunkedArray, blocks: int) -> IdLookup:
-    """Give each of m distinct ids the index and the block that `index_ids` gives it."""
-    order = pc.sort_indices(ids)
-    of_id = counts.take(order).to_numpy()
-    rows = int(of_id.sum())
-    before = np.cumsum(of_id) - of_id
-    sorted_ids = pa.chunked_array([ids.take(order).combine_chunks()])
-    block = (before * blocks // rows).astype(np.int32)
-    return IdLookup(sorted_ids, block, blocks, np.flatnonzero(of_id > LONG))
+def index_chunk_ids(spark: SparkSession, counted: pa.Table, blocks: int | None) -> IdIndex:
+    """Index ids with their ``count``, in the default number of blocks unless another is given."""
+    return index_ids(counted, blocks or default_blocks(spark, pc.sum(counted["count"]).as_py()))
 
 
-Lookups = Value[Mapping[str, IdLookup]]
+Lookups = Value[Mapping[str, IdIndex]]
 """The indices and blocks of the ids in each of two columns."""
 _Transform = Callable[[RatingBlock], RatingBlock]
 
@@ -348,7 +305,7 @@ def pack_locally(
     side: PackingSide,
     dtype: type[np.floating],
     transform: _Transform | None = None,
-    lookups: Mapping[str, IdLookup] | None = None,
+    lookups: Mapping[str, IdIndex] | None = None,
 ) -> list[pa.RecordBatch]:
     """Pack ratings that are in memory, in threads, into the bytes that `pack_blocks` makes."""
     cut = _cut(dtype, side, None if lookups is None else LocalValue(lookups))

@@ -220,28 +220,32 @@ class RatingBlock(NamedTuple):
         return np.repeat(np.arange(len(self.rows)), self.counts)
 
 
+def counting_order(*keys: NDArray[np.integer]) -> NDArray[np.int64]:
+    """Return the order of rows by the last of some keys ≥ 0, then by the one before, and so on.
+
+    numpy sorts 16-bit numbers by counting, in a third of the time that comparisons take, and leaves
+    equal ones in their order.
+    """
+    order = None
+    for key in keys:
+        for shift in range(0, int(key.max(initial=0)).bit_length(), 16):
+            digits = (key >> shift).astype(np.uint16)
+            if order is None:
+                order = np.argsort(digits, kind="stable")
+            else:
+                order = order[np.argsort(digits[order], kind="stable")]
+    return np.arange(len(keys[0])) if order is None else order
+
+
 def _order(
     row: NDArray[np.int32],
     column: NDArray[np.int32],
     rating: NDArray[np.floating],
     weight: NDArray[np.floating],
 ) -> NDArray[np.int64]:
-    """Sort by row, column, rating and weight; as pairs rarely repeat, only those by the last two.
-
-    Rows and columns are sorted 16 bits at a time, which numpy does by counting: a third of the time
-    of a comparison of pairs.
-    """
-    order = None
-    for index in (column, row):
-        offset = (index - index.min()).view(np.uint32)  # rows of a block are neighbours
-        for shift in range(0, int(offset.max()).bit_length(), 16):
-            digit = (offset >> shift).astype(np.uint16)
-            if order is None:
-                order = np.argsort(digit, kind="stable")
-            else:
-                order = order[np.argsort(digit[order], kind="stable")]
-    if order is None:  # all pairs are the same one
-        order = np.arange(len(row))
+    """Sort by row, column, rating and weight; only pairs that repeat by the last two."""
+    # The rows of a block are neighbours; a column of -1 wraps to the greatest number.
+    order = counting_order(*((index - index.min()).view(np.uint32) for index in (column, row)))
     sorted_row, sorted_column = row[order], column[order]
     repeats = (sorted_row[1:] == sorted_row[:-1]) & (sorted_column[1:] == sorted_column[:-1])
     tied = np.flatnonzero(np.append(False, repeats) | np.append(repeats, False))

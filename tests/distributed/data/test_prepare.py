@@ -61,6 +61,14 @@ def prepare(spark, source, path, **options):
     return prepare_ratings(read_source(spark, str(source)), str(path), **choices)
 
 
+@pytest.fixture(params=["driver", "tasks"])
+def place(request, monkeypatch):
+    """Both places in which ratings are prepared."""
+    if request.param == "tasks":
+        monkeypatch.setattr("nonconvex.distributed.data.prepare._MOST_HERE", 0)
+    return request.param
+
+
 def prepare_few(spark, source, path, **options):
     return prepare(spark, source, path, **{"columns": Columns(), "split": Split(), **options})
 
@@ -180,6 +188,7 @@ def test_the_manifest_says_what_is_there(prepared):
     assert manifest.source["format"] == "parquet"
 
 
+@pytest.mark.usefixtures("place")
 def test_no_value_depends_on_files_order_or_partitions(spark, prepared, table, tmp_path, configure):
     shuffled = table.take(np.random.default_rng(0).permutation(len(table)))
     (tmp_path / "in").mkdir()
@@ -188,8 +197,15 @@ def test_no_value_depends_on_files_order_or_partitions(spark, prepared, table, t
     settings = {"shuffle.partitions": "5", "files.maxPartitionBytes": "10000"}
     settings |= {"autoBroadcastJoinThreshold": "-1", "adaptive.enabled": "false"}
     configure({f"spark.sql.{name}": value for name, value in settings.items()})
-    prepare(spark, tmp_path / "in", tmp_path / "out", user_blocks=4, item_blocks=3)
+    found = prepare(spark, tmp_path / "in", tmp_path / "out", user_blocks=4, item_blocks=3)
     assert contents(tmp_path / "out") == contents(Path(prepared.path))
+    for path in (tmp_path / "out").glob("by_*/*/*.parquet"):
+        assert pq.read_metadata(path).num_row_groups == 1
+    for name in ("by_user", "by_item", "test"):
+        here, there = (
+            pq.read_schema(next(Path(p.path, name).rglob("*.parquet"))) for p in (found, prepared)
+        )
+        assert here.equals(there)
 
 
 def test_text_and_parquet_of_the_same_ratings_are_prepared_the_same(
@@ -310,6 +326,7 @@ def test_bad_ratings_and_a_write_that_fails_leave_nothing(spark, few, tmp_path, 
     assert list(tmp_path.iterdir()) == [twice]
 
 
+@pytest.mark.usefixtures("place")
 def test_there_may_be_more_blocks_than_ids(spark, few, prepared_few, tmp_path):
     found = prepare_few(spark, few, tmp_path / "out", user_blocks=5000, item_blocks=7)
     assert found.manifest.user_blocks == 5000
@@ -321,6 +338,7 @@ def test_there_may_be_more_blocks_than_ids(spark, few, prepared_few, tmp_path):
         assert [[row[v] for v in values] for row in one] == [[r[v] for v in values] for r in other]
 
 
+@pytest.mark.usefixtures("place")
 def test_duplicates_follow_the_policy_and_are_not_lost(spark, tmp_path):
     text = "user,item,rating,when,reason\nu,1,5,1,a\nu,2,3,2,b\nu,2,1,3,c\n,2,1,3,d\n"
     source, columns = tmp_path / "r.csv", Columns(timestamp="when")
@@ -342,6 +360,7 @@ def test_duplicates_follow_the_policy_and_are_not_lost(spark, tmp_path):
     assert len(fingerprints) == 3  # one rating differs
 
 
+@pytest.mark.usefixtures("place")
 def test_a_ready_made_split_is_followed(spark, tmp_path):
     lines = ["user item rating fold", "1 1 5 train", "1 2 4 test", "2 2 4 validation", "3 1 4 ?"]
     (tmp_path / "r.tsv").write_text("\n".join(lines).replace(" ", "\t"))

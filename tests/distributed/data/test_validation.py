@@ -179,7 +179,7 @@ def test_counts_are_by_reason_and_no_good_rows_are_an_error(spark):
         return count_reasons(label_ratings(frame, Columns(), Rules(maximum=5)), name)
 
     found = count([(1, 1, 3.0), (1, 2, 7.0), (1, 3, 8.0), (None, 1, 3.0)])
-    assert found == (4, 1, {"rating is above 5": 2, "user is null": 1}, frozenset())
+    assert found == (4, 1, {"rating is above 5": 2, "user is null": 1}, frozenset(), 0)
     with pytest.raises(RatingsError, match=r"^ratings.csv has no rows"):
         count([], "ratings.csv")
     message = r"^none of the 3 rows of r is .*: rating is null \(2\), user is null \(1\);"

@@ -5,19 +5,13 @@ import pyarrow as pa
 import pytest
 from pyspark.sql import functions as F
 
+from nonconvex.distributed.data import ids as indices
 from nonconvex.distributed.data.prepare import prepare_ratings
 from nonconvex.distributed.data.sources import read_source
 from nonconvex.distributed.data.splits import Split
 from nonconvex.distributed.data.validation import Columns, Rules
-from nonconvex.distributed.factorization import packing as lookups
 from nonconvex.distributed.factorization.execution import LocalBlocks, LocalValue
-from nonconvex.distributed.factorization.packing import (
-    PackingSide,
-    encode,
-    look_up,
-    pack_locally,
-    row_sums,
-)
+from nonconvex.distributed.factorization.packing import PackingSide, encode, pack_locally, row_sums
 from nonconvex.distributed.factorization.steps import Step, update_side
 from nonconvex.numerics.factorization import als as least_squares
 from nonconvex.numerics.factorization import blocks
@@ -34,7 +28,7 @@ def packed(*, item_blocks, divided):
     found = {}
     for name, ids, number in (("user", users, 3), ("item", items, item_blocks)):
         distinct, counts = np.unique(ids, return_counts=True)
-        found[name] = look_up(pa.chunked_array([distinct]), pa.chunked_array([counts]), number)
+        found[name] = indices.index_ids(pa.table({"id": distinct, "count": counts}), number)
     parts = parts_of(USERS) if divided else 0
     side = PackingSide("item", "user", None, item_blocks, parts, len(found["item"].long))
     table = pa.table({"user": users, "item": items, "rating": ratings, "weight": weights})
@@ -47,7 +41,7 @@ def packed(*, item_blocks, divided):
 
 @pytest.mark.parametrize("item_blocks", [1, 4])
 def test_parts_in_blocks_of_their_own_come_to_the_same_bits(monkeypatch, item_blocks):
-    for module in (blocks, least_squares, lookups):
+    for module in (blocks, least_squares, indices):
         monkeypatch.setattr(module, "LONG", 12)
     monkeypatch.setattr(blocks, "SPAN", 9)
     whole, _ = packed(item_blocks=2, divided=False)
