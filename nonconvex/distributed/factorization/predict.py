@@ -51,26 +51,6 @@ def with_row(frame: DataFrame, key: Column, factors: DataFrame, name: str) -> Da
     return frame.join(renamed, on=key == renamed[f"{name}_id"], how="left").drop(f"{name}_id")
 
 
-def at_index(values: Broadcast[NDArray[Any]], index: Column, unknown: float, kind: str) -> Column:
-    """Return the value at a dense index, `unknown` where that is null.
-
-    Parameters
-    ----------
-    values : broadcast array of shape (m,)
-    """
-
-    def look_up(index: pa.Array) -> pa.Array:
-        freeze_gc_once()
-        places = index.fill_null(-1).to_numpy(zero_copy_only=False)
-        return pa.array(
-            np.where(places < 0, values.value.dtype.type(unknown), values.value[places])
-        )
-
-    declare: Any = arrow_udf
-    found: Column = declare(look_up, kind)(index)
-    return found
-
-
 def predictions(
     alpha: float,
     users: Broadcast[NDArray[np.floating]],
