@@ -35,7 +35,7 @@ def main(spark: SparkSession, config: FactorizationConfig) -> dict[str, Any]:
             prepared.path,
         )
     part, report = config.evaluation.part, config.evaluation.report
-    evaluation = compare(model, prepared, part)
+    evaluation = compare(model, prepared, part).errors
     if report is not None:
         FileSystem(spark, report).write_text(report, strict_json(asdict(evaluation)))
     clipped = model.getOrDefault("clipPredictions")

@@ -36,16 +36,19 @@ def main(spark: SparkSession, config: FactorizationConfig) -> dict[str, Any]:
     release.require(prepared.manifest.counts["test"], prepared.path)
     estimator = release.start(config.estimator(), config.start)
     with release.stages("train"):
-        model = estimator.fitPrepared(prepared)
+        model, baselines = estimator.fitBesideBaselines(prepared)
     with release.stages("evaluate"):
-        errors = compare_trained(model, prepared, release.rivals)
+        measured = compare_trained(model, prepared, baselines, release.rivals)
+    errors = None if measured is None else measured.errors
     figures = ratings_figures(prepared.manifest)
     drift = release.drift(model, figures, model_id_changes)
     with release.write(model, config.resolved(), figures, drift) as metadata:
         this = metadata.run
         metrics = metrics_json(this.id, prepared, model, errors)
         release.files.write_text(f"{this.path}/{METRICS}", metrics)
-        page = factorization_report(spark, config, metadata, model, prepared, errors, names)
+        page = factorization_report(
+            spark, config, metadata, model, prepared, measured, baselines, names
+        )
     table = evaluation_report(errors, "test", clipped=model.getOrDefault("clipPredictions"))
     release.show(this, page, drift, restart_table(model.summary), table)
     release.publish(this, {} if errors is None else errors.overall.by_predictor, BASELINES)

@@ -31,6 +31,7 @@ from nonconvex.distributed.factorization.dataset import (
     load_prepared,
     pack_ratings,
 )
+from nonconvex.distributed.factorization.evaluate import Baselines
 from nonconvex.distributed.factorization.fold_in import Drawing, Equation, fold_in, fold_in_samples
 from nonconvex.distributed.factorization.state import ShardedFactors
 from nonconvex.distributed.model_tables import factor_table
@@ -578,14 +579,35 @@ class MatrixFactorization(
 
         ``patience`` and the choice among restarts use their validation ratings.
         """
+        return self._fit_prepared([self], prepared)[0]
+
+    def fitBesideBaselines(
+        self, prepared: PreparedRatings
+    ) -> tuple[MatrixFactorizationModel, Baselines | None]:
+        """Fit as `fitPrepared` does, and baselines to the same packed ratings if they are explicit.
+
+        α + biases shares the passes over them, unless this is a fit of solver "gd" or "gibbs",
+        with checkpoints, or whose rows are exchanged by shuffle.
+        """
+        beside = [] if self.getOrDefault("implicitPrefs") else [MatrixFactorization(rank=0)]
+        return self._fit_prepared([self, *beside], prepared)
+
+    def _fit_prepared(
+        self, estimators: Sequence[MatrixFactorization], prepared: PreparedRatings
+    ) -> tuple[MatrixFactorizationModel, Baselines | None]:
         check_prepared(self)
         self._check(has_validation=prepared.manifest.counts["validation"] > 0)
         started = time.perf_counter()
         training = load_prepared(prepared, **self._packing([self]))
-        model = self._train([self], training, started, training_ratings(prepared))[0]
-        if "weight" in prepared.manifest.types:  # for fold-in and evaluation
-            model._set(weightCol="weight")
-        return model
+        try:
+            history, names = training_ratings(prepared), ["", "α + biases"]
+            model, *beside = self._train(estimators, training, started, history, names)
+            if "weight" in prepared.manifest.types:  # for fold-in and evaluation
+                model._set(weightCol="weight")
+            made = [Baselines.of(prepared, training, biases.factors) for biases in beside]
+            return model, made[0] if made else None
+        finally:
+            training.release()
 
     def fitMultiple(
         self, dataset: DataFrame, paramMaps: Sequence[ParamMap]
@@ -633,7 +655,10 @@ class MatrixFactorization(
             **first._packing(estimators),
         )
         train = ratings.where("not held_out") if "held_out" in ratings.columns else ratings
-        return self._train(estimators, training, started, train.drop("held_out"))
+        try:
+            return self._train(estimators, training, started, train.drop("held_out"))
+        finally:
+            training.release()
 
     def _check(self, *, has_validation: bool) -> None:
         check_combination(self, has_validation=has_validation, warm=self._initial_model is not None)
@@ -662,22 +687,19 @@ class MatrixFactorization(
         training: TrainingSet,
         started: float,
         history: DataFrame,
+        names: Sequence[str] | None = None,
     ) -> list[MatrixFactorizationModel]:
-        """Fit all estimators at once, and make the model of each."""
-        try:
-            if not training.total:
-                raise RatingsError(
-                    f"none of the {training.ratings:,} ratings is positive, and implicitPrefs=True "
-                    "learns from those; check ratingCol, or unset implicitPrefs"
-                )
-            initial = [estimator._warm_start(training) for estimator in estimators]
-            identity = {
-                f"fit {number}": estimator._identity()
-                for number, estimator in enumerate(estimators)
-            }
-            results = fit_together(training, estimators, initial, identity)
-        finally:
-            training.release()
+        """Fit all estimators at once, and make the model of each; `names` are for the log."""
+        if not training.total:
+            raise RatingsError(
+                f"none of the {training.ratings:,} ratings is positive, and implicitPrefs=True "
+                "learns from those; check ratingCol, or unset implicitPrefs"
+            )
+        initial = [estimator._warm_start(training) for estimator in estimators]
+        identity = {
+            f"fit {number}": estimator._identity() for number, estimator in enumerate(estimators)
+        }
+        results = fit_together(training, estimators, initial, identity, names)
         seconds = time.perf_counter() - started
         return [
             estimator._model(result, training, seconds, history)

@@ -100,7 +100,7 @@ def workplace(spark, tmp_path_factory):
 @pytest.fixture(scope="module")
 def films(spark, workplace):
     """The prepared ratings and the model, both published there, as the job of training does it."""
-    short = {"rank": 2, "maxIter": 8, "numRestarts": 2}
+    short = {"rank": 2, "maxIter": 8, "numRestarts": 2, "patience": 0}
     config = FactorizationConfig(
         ratings=RatingsSection(path="ratings.parquet", minimum=0, maximum=10),
         split=SplitSection(validation=0.1, test=0.1, seed=2),

@@ -155,7 +155,8 @@ def main(directory):
         return MatrixFactorization(**{"rank": 4, "maxIter": 2, "updates": "driver", **params})
 
     held = {"validationIndicatorCol": "held"}
-    als = factorization(**held, maxIter=3, numRestarts=2, keepRestarts=True)
+    last = {**held, "patience": 0}  # of the iterations, as when the digests were made
+    als = factorization(**last, maxIter=3, numRestarts=2, keepRestarts=True)
     model = als.copy({als.updates: "executors"}).fit(ratings)
     digests = {"als": fit(model), "als restarts": [factors(kept) for kept in model.restarts]}
     pairs = model.transform(ratings).select("user", "item", "prediction")
@@ -169,7 +170,7 @@ def main(directory):
 
     assert fit(fit_in_two_parts(als, ratings, directory / "als")) == digests["als"]
     by_shuffle = {"maxIter": 3, "updates": "executors", "exchange": "shuffle"}
-    best = factorization(**held, **by_shuffle, firstRestart=model.summary.best).fit(ratings)
+    best = factorization(**last, **by_shuffle, firstRestart=model.summary.best).fit(ratings)
     assert factors(best) == digests["als"]["parameters"]
     assert sha256(best.summary.objectiveHistory) == digests["als"]["f"]
 
@@ -202,7 +203,7 @@ def main(directory):
             optimizer="adam",
             numRestarts=2,
             gradients=gradients,
-            **held,
+            **last,
         )
         digests[f"network on {gradients}"] = fit(classifier.fit(examples))
     resumed = fit_in_two_parts(classifier, examples, directory / "network")

@@ -10,11 +10,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 
+from nonconvex.distributed.files import FileSystem
 from nonconvex.distributed.rows import (
     CachedRows,
     Element,
@@ -27,6 +29,7 @@ from nonconvex.distributed.rows import (
 from nonconvex.distributed.runtime import freeze_gc_once, from_bytes, to_bytes
 
 _BATCH = 1 << 16  # rows of a table that an executor writes at a time
+_SMALL = 1 << 25  # most bytes of a table that the driver writes
 _TYPES = {
     "index": "int",
     "id": "",
@@ -56,7 +59,20 @@ def write_factors(
     more: Mapping[str, NDArray[np.floating]] | None = None,
 ) -> None:
     """Write one side as Parquet: ``index, id, bias, features``, and more columns (m,)."""
-    _table(spark, ids, x, more or {}).write.parquet(path)
+    if isinstance(x, np.ndarray):
+        write_table(spark, path, _arrow(_beside(ids, more or {}), x))
+    else:
+        _table(spark, ids, x, more or {}).write.parquet(path)
+
+
+def write_table(spark: SparkSession, path: str, table: pa.Table) -> None:
+    """Write a table as Parquet: a small one as a file, without a job."""
+    if table.nbytes > _SMALL:
+        spark.createDataFrame(table).write.parquet(path)
+        return
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, store_schema=False)
+    FileSystem(spark, path).write_bytes(f"{path}/part-00000.parquet", sink.getvalue().to_pybytes())
 
 
 def read_factors(
@@ -117,11 +133,16 @@ def _table(
     x: NDArray[np.floating] | ShardedRows,
     more: Mapping[str, NDArray[np.floating]],
 ) -> DataFrame:
-    index = pa.array(np.arange(len(ids), dtype=np.int32))
-    beside = pa.table([index, ids, *map(pa.array, more.values())], ["index", "id", *more])
+    beside = _beside(ids, more)
     if isinstance(x, CachedRows):
         return _kept_table(spark, beside, x)
     return spark.createDataFrame(_arrow(beside, x if isinstance(x, np.ndarray) else x.gather()))
+
+
+def _beside(ids: pa.ChunkedArray, more: Mapping[str, NDArray[np.floating]]) -> pa.Table:
+    """Return the columns of a table that are not rows."""
+    index = pa.array(np.arange(len(ids), dtype=np.int32))
+    return pa.table([index, ids, *map(pa.array, more.values())], ["index", "id", *more])
 
 
 def _kept_table(spark: SparkSession, beside: pa.Table, kept: CachedRows) -> DataFrame:

@@ -245,6 +245,12 @@ def refuse_set(params: Params, names: Iterable[str], why: str) -> None:
             raise ParamError(f"{name}={value!r} {why}; unset it")
 
 
+def patience_of(params: Params, default: int, *, validated: bool) -> int | None:
+    """Return ``patience``, by default one with validation and none without."""
+    given = params.getOrDefault("patience")
+    return (default if validated else None) if given is None else given or None
+
+
 ParamsT = TypeVar("ParamsT", bound=Params)
 
 

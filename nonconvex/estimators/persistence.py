@@ -31,7 +31,9 @@ class ModelWriter(MLWriter, Generic[ModelT]):
             )
         files.make_directory(path)  # fails in one sentence, and a task in 150 lines
         extra = self._write(path)
-        DefaultParamsWriter.saveMetadata(self._model, path, self.sparkSession, extra)
+        # As `saveMetadata` does, without a job.
+        text = DefaultParamsWriter._get_metadata_to_save(self._model, self.sparkSession, extra)
+        files.write_text(f"{path}/metadata/part-00000", text + "\n")
         write_checksums(self.sparkSession, path)
 
     @abstractmethod

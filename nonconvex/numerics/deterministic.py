@@ -103,7 +103,7 @@ Totals = dict[tuple[int, int], int]
 
 _LOW_BITS = 28  # of q, so that floats hold sums of its halves exactly, up to 2²⁵ values
 _MOST = 1 << 25
-_EXPONENTS = 1 << 12  # of doubles, from −1073 to 1024, with room
+_TABLE = 1 << 18  # most groups and exponents that are counted in a table of all there could be
 
 
 def add_exactly(totals: Totals, groups: NDArray[np.integer], values: NDArray[np.float64]) -> Totals:
@@ -122,13 +122,20 @@ def add_exactly(totals: Totals, groups: NDArray[np.integer], values: NDArray[np.
         part = slice(start, start + _MOST)
         mantissa, exponent = np.frexp(values[part])
         whole = np.ldexp(mantissa, 53).astype(np.int64)
-        keys = groups[part].astype(np.int64) * _EXPONENTS + (exponent + _EXPONENTS // 2)
-        distinct, place = np.unique(keys, return_inverse=True)
+        first, least = int(groups[part].min()), int(exponent.min())
+        width = int(exponent.max()) - least + 1
+        place = (groups[part].astype(np.int64) - first) * width + (exponent - least)
+        distinct = None
+        if place.max() >= _TABLE:  # else nothing need be sorted
+            distinct, place = np.unique(place, return_inverse=True)
         high = np.bincount(place, whole >> _LOW_BITS)
         low = np.bincount(place, whole & (2**_LOW_BITS - 1))
+        if distinct is None:
+            distinct = np.flatnonzero(np.bincount(place))
+            high, low = high[distinct], low[distinct]
         for key, *halves in zip(distinct.tolist(), high.tolist(), low.tolist(), strict=True):
-            group, exponent_of = divmod(key, _EXPONENTS)
-            place_of = group, exponent_of - _EXPONENTS // 2
+            group, exponent_of = divmod(key, width)
+            place_of = group + first, exponent_of + least
             q = (int(halves[0]) << _LOW_BITS) + int(halves[1])
             totals[place_of] = totals.get(place_of, 0) + q
     return totals

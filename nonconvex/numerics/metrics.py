@@ -15,7 +15,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -158,6 +158,55 @@ def _scores(cells: Iterable[_Sums], predictors: Sequence[str]) -> Scores | None:
 
 
 Array = NDArray[np.float64]
+
+LEVELS = (81, 30)
+"""Most levels of the actual values, and of the predictions, in a `PredictedVsActual`."""
+
+_FEW = 21  # most actual values with a row of tiles each
+
+
+class PredictedVsActual(NamedTuple):
+    """2-D histogram of predicted against actual values."""
+
+    # (rows, columns): by actual value and by prediction; values outside are counted at the edge
+    counts: NDArray[np.int64]
+    # of shapes (rows + 1,) and (columns + 1,): the edges of the tiles
+    actual: Array
+    predicted: Array
+
+    @classmethod
+    def of(cls, counts: NDArray[np.int64], least: float, most: float) -> PredictedVsActual:
+        """Choose the tiles to show, given the number of values in each tile, see `tile_of`."""
+        fine, coarse = LEVELS
+        span, counts = (most - least) or 1.0, counts.reshape(LEVELS)
+        centres = least + span * np.arange(fine) / (fine - 1)
+        taken = np.flatnonzero(counts.sum(axis=1))
+        if 1 < len(taken) <= _FEW:  # such as ratings from 1 to 5
+            counts, places = counts[taken], centres[taken]
+            between = (places[1:] + places[:-1]) / 2
+            outer = 2 * places[[0, -1]] - between[[0, -1]]
+            edges = np.concatenate([outer[:1], between, outer[1:]])
+        else:
+            counts = counts.reshape(-1, 3, coarse).sum(axis=1)
+            half = span / (fine - 1) / 2
+            edges = np.linspace(least - half, most + half, len(counts) + 1)
+        return cls(counts, edges, np.linspace(least, most, coarse + 1))
+
+
+def tile_of(actual: Array, predicted: Array, least: float, most: float) -> NDArray[np.int64]:
+    """Return the number of the tile of each value, in a histogram of as many as `LEVELS` has.
+
+    Examples
+    --------
+    >>> tile_of(np.array([1.0, 5.0]), np.array([1.2, 9.0]), 1.0, 5.0)
+    array([   1, 2429])
+    """
+    (fine, coarse), span = LEVELS, (most - least) or 1.0
+    row = np.clip(np.floor((actual - least) / span * (fine - 1) + 0.5), 0, fine - 1)
+    column = np.clip(np.floor((predicted - least) / span * coarse), 0, coarse - 1)
+    place: NDArray[np.int64] = (row * coarse + column).astype(np.int64)
+    return place
+
 
 _ROWS, _WEIGHT = 0, 1  # groups of Σ 1 and Σ w; the others follow
 _SQUARED, _ABSOLUTE, _TARGET, _TARGET_SQUARED = range(4)  # of each target

@@ -21,21 +21,8 @@ from numpy.typing import NDArray
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
+from nonconvex.numerics.metrics import LEVELS, PredictedVsActual
 from nonconvex.report.page import COLOURS, Picture
-
-_FINE = 81  # most levels of the actual values
-_FEW = 21  # most actual values with a row of tiles each
-_PREDICTED = 30
-
-
-class PredictedVsActual(NamedTuple):
-    """2-D histogram of predicted against actual values."""
-
-    # (rows, columns): by actual value and by prediction; values outside are counted at the edge
-    counts: NDArray[np.int64]
-    # of shapes (rows + 1,) and (columns + 1,): the edges of the tiles
-    actual: NDArray[np.float64]
-    predicted: NDArray[np.float64]
 
 
 class Reliability(NamedTuple):
@@ -61,9 +48,9 @@ def agreement(
     >>> met.counts.sum(axis=1)  # of ratings of 1 and of 5
     array([1, 2])
     """
-    span = (most - least) or 1.0
-    fine = _bin((actual - least) / span * (_FINE - 1) + F.lit(0.5), _FINE)
-    coarse = _bin((predicted - least) / span * _PREDICTED, _PREDICTED)
+    (levels, columns), span = LEVELS, (most - least) or 1.0
+    fine = _bin((actual - least) / span * (levels - 1) + F.lit(0.5), levels)
+    coarse = _bin((predicted - least) / span * columns, columns)
     finite = predicted.isNotNull() & ~F.isnan(predicted) & actual.isNotNull()
     rows = (
         frame.where(finite)
@@ -71,21 +58,10 @@ def agreement(
         .agg(F.count("*").alias("rows"))
         .collect()
     )
-    counts = np.zeros((_FINE, _PREDICTED), np.int64)
+    counts = np.zeros(LEVELS, np.int64)
     for row in rows:
         counts[row.actual, row.predicted] = row.rows
-    centres = least + span * np.arange(_FINE) / (_FINE - 1)
-    taken = np.flatnonzero(counts.sum(axis=1))
-    if 1 < len(taken) <= _FEW:  # such as ratings from 1 to 5
-        counts, places = counts[taken], centres[taken]
-        between = (places[1:] + places[:-1]) / 2
-        outer = 2 * places[[0, -1]] - between[[0, -1]]
-        edges = np.concatenate([outer[:1], between, outer[1:]])
-    else:
-        counts = counts.reshape(-1, 3, _PREDICTED).sum(axis=1)
-        half = span / (_FINE - 1) / 2
-        edges = np.linspace(least - half, most + half, len(counts) + 1)
-    return PredictedVsActual(counts, edges, np.linspace(least, most, _PREDICTED + 1))
+    return PredictedVsActual.of(counts, least, most)
 
 
 def reliability(frame: DataFrame, confidence: Column, right: Column, bins: int = 10) -> Reliability:

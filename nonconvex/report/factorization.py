@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -15,15 +15,14 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from nonconvex.distributed.data.prepared import Manifest, PreparedRatings
+from nonconvex.distributed.factorization.evaluate import Baselines, Comparison, rating_counts
 from nonconvex.estimators.factorization.summary import TrainingSummary
 from nonconvex.numerics.factorization.explain import principal_axes
 from nonconvex.numerics.factorization.model import Factors
-from nonconvex.numerics.metrics import Evaluation, Scores
-from nonconvex.pipeline.factorization.results import rating_counts
+from nonconvex.numerics.metrics import Evaluation, PredictedVsActual, Scores
 from nonconvex.pipeline.runs import RunMetadata
 from nonconvex.recommendation import MatrixFactorizationModel
 from nonconvex.report import charts
-from nonconvex.report.charts import PredictedVsActual, agreement
 from nonconvex.report.page import (
     Fact,
     Page,
@@ -88,29 +87,31 @@ class FactorizationPageData:
 def collect_factorization(
     model: MatrixFactorizationModel,
     prepared: PreparedRatings,
-    evaluation: Evaluation | None,
+    measured: Comparison | None,
+    baselines: Baselines | None,
     metadata: RunMetadata,
     names: DataFrame | None,
     solver: str,
 ) -> FactorizationPageData:
     """Collect the data of a page with Spark; `names` has the columns ``id, name`` of items."""
-    users, items = (rating_counts(table) for table in (prepared.users, prepared.items))
-    extremes = extreme_items(model.factors, items)
-    histogram, coverage = None, None
-    if evaluation is not None:
-        ratings = _predicted(model, prepared)
-        limits = prepared.manifest.minimum, prepared.manifest.maximum
-        histogram = agreement(ratings, F.col("rating"), F.col("prediction"), *limits)
-        coverage = _coverage(model, ratings)
+    counts: tuple[NDArray[np.integer], NDArray[np.integer]]
+    if baselines is None:
+        counts = rating_counts(prepared.users), rating_counts(prepared.items)
+    else:
+        counts = baselines.counts
+    extremes = extreme_items(model.factors, counts[1])
+    coverage = None
+    if measured is not None and measured.covered is not None:
+        coverage = model.getOrDefault("predictionInterval"), measured.covered
     return FactorizationPageData(
         metadata=metadata,
         manifest=prepared.manifest,
         summary=model.summary,
-        evaluation=evaluation,
-        histogram=histogram,
+        evaluation=measured and measured.errors,
+        histogram=measured and measured.histogram,
         coverage=coverage,
         factors=model.factors,
-        counts=(users, items),
+        counts=counts,
         extremes=extremes,
         names={} if extremes is None else _names(model, extremes.items(), names),
         solver=solver,
@@ -141,29 +142,6 @@ def extreme_items(factors: Factors, counts: NDArray[np.integer]) -> ExtremeItems
     return ExtremeItems(shares, low, high, mapped, places)
 
 
-def _predicted(model: MatrixFactorizationModel, prepared: PreparedRatings) -> DataFrame:
-    """Return the test ratings with predictions, and with intervals if the model gives any."""
-    columns: dict[Any, Any] = {
-        model.userCol: "user",
-        model.itemCol: "item",
-        model.predictionCol: "prediction",
-    }
-    if model.getOrDefault("predictionIntervalCol") is not None:
-        columns[model.predictionIntervalCol] = "interval"
-    if model.getOrDefault("predictionStdCol") is not None:
-        columns[model.predictionStdCol] = "deviation"
-    return model.copy(columns).transform(prepared.test.select("user", "item", "rating"))
-
-
-def _coverage(model: MatrixFactorizationModel, ratings: DataFrame) -> tuple[float, float] | None:
-    if "interval" not in ratings.columns or not model.getOrDefault("predictionNoise"):
-        return None
-    inside = F.col("rating").between(F.col("interval.lower"), F.col("interval.upper"))
-    share = ratings.agg(F.avg(inside.cast("double"))).first()
-    assert share is not None
-    return model.getOrDefault("predictionInterval"), float(share[0] or 0.0)
-
-
 def _names(
     model: MatrixFactorizationModel, items: list[int], names: DataFrame | None
 ) -> dict[int, str]:
@@ -171,8 +149,8 @@ def _names(
     ids = [str(one) for one in model._ids.items.take(pa.array(items)).to_pylist()]
     found = {}
     if names is not None:
-        wanted = names.where(F.col("id").isin(ids)).dropDuplicates(["id"])
-        found = {row.id: row.name for row in wanted.collect() if row.name}
+        wanted = names.where(F.col("id").isin(ids)).collect()
+        found = {row.id: row.name for row in wanted if row.name}
     return {index: found.get(one, one) for index, one in zip(items, ids, strict=True)}
 
 

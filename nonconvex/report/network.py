@@ -19,10 +19,11 @@ from nonconvex.neural_network import (
     MultilayerPerceptronClassificationModel,
     MultilayerPerceptronRegressionModel,
 )
+from nonconvex.numerics.metrics import PredictedVsActual
 from nonconvex.pipeline.network.results import NetworkModel
 from nonconvex.pipeline.runs import RunMetadata
 from nonconvex.report import charts
-from nonconvex.report.charts import PredictedVsActual, Reliability, agreement, reliability
+from nonconvex.report.charts import Reliability, agreement, reliability
 from nonconvex.report.page import (
     Fact,
     Page,

@@ -11,17 +11,17 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql import functions as F
 
 from nonconvex import __version__
 from nonconvex.distributed.files import FileSystem
+from nonconvex.distributed.runtime import java_version, parallelism
 from nonconvex.pipeline.runs import REPORT, RunMetadata
 from nonconvex.report.page import Page, render
 
 if TYPE_CHECKING:
     from nonconvex.distributed.data.examples import ExampleTable
     from nonconvex.distributed.data.prepared import PreparedRatings
-    from nonconvex.numerics.metrics import Evaluation
+    from nonconvex.distributed.factorization.evaluate import Baselines, Comparison
     from nonconvex.pipeline.factorization.config import FactorizationConfig
     from nonconvex.pipeline.network.config import NetworkConfig
     from nonconvex.pipeline.network.results import NetworkModel
@@ -42,7 +42,8 @@ def factorization_report(
     metadata: RunMetadata,
     model: MatrixFactorizationModel,
     prepared: PreparedRatings,
-    evaluation: Evaluation | None,
+    measured: Comparison | None,
+    baselines: Baselines | None,
     names: DataFrame | None,
 ) -> str | None:
     """Write the page of a run that trained a factorization.
@@ -56,7 +57,7 @@ def factorization_report(
 
         solver = config.estimator().getOrDefault("solver")
         return factorization_page(
-            collect_factorization(model, prepared, evaluation, metadata, names, solver)
+            collect_factorization(model, prepared, measured, baselines, metadata, names, solver)
         )
 
     return _write(spark, metadata, page) if config.report.write else None
@@ -107,19 +108,12 @@ def _write(
 
 
 def _versions(spark: SparkSession) -> dict[str, str]:
-    asked = (F.lit(text) for text in ("java.lang.System", "getProperty", "java.version"))
-    rows = spark.range(1 << 12).select(
-        F.java_method(*asked).alias("java"),
-        F.spark_partition_id().alias("partition"),  # a range has one for each core
-    )
-    found = rows.agg(F.max("java"), F.max("partition") + 1).first()
-    assert found is not None
     return {
         "nonconvex": __version__,
         "Python": platform.python_version(),
         "numpy": version("numpy"),
         "pyarrow": version("pyarrow"),
         "Spark": spark.version,
-        "Java": found[0],
-        "cores": str(found[1]),
+        "Java": java_version(spark),
+        "cores": str(parallelism(spark)),
     }

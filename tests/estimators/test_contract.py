@@ -40,8 +40,8 @@ def fitted(data):
 # Params: what is allowed, and values that are not.
 NAN = float("nan")
 OUT_OF_RANGE = [
-    (MatrixFactorization, "an integer ≥ 0", {"rank": -5, "warmupSteps": None}),
-    (MatrixFactorization, "an integer ≥ 1", {"maxIter": 0, "patience": 0, "numRestarts": 2.0}),
+    (MatrixFactorization, "an integer ≥ 0", {"rank": -5, "patience": -1, "warmupSteps": None}),
+    (MatrixFactorization, "an integer ≥ 1", {"maxIter": 0, "numRestarts": 2.0}),
     (MatrixFactorization, "an integer ≥ 1", {"numUserBlocks": True}),
     (MatrixFactorization, "an integer", {"seed": 1.5}),
     (MatrixFactorization, "a finite number ≥ 0", {"tol": -1e-3, "regUser": NAN, "regItem": "0.1"}),

@@ -10,15 +10,12 @@ from nonconvex.distributed.data.prepare import prepare_ratings
 from nonconvex.distributed.data.sources import read_source
 from nonconvex.distributed.data.splits import Split
 from nonconvex.distributed.data.validation import Columns, Rules
+from nonconvex.distributed.factorization import evaluate
+from nonconvex.estimators.factorization.predict import ModelState
 from nonconvex.numerics.metrics import EvaluationError
-from nonconvex.pipeline.factorization.results import (
-    BASELINES,
-    bias_model,
-    compare,
-    global_mean,
-    user_means,
-)
-from nonconvex.recommendation import MatrixFactorization
+from nonconvex.pipeline.factorization import results
+from nonconvex.pipeline.factorization.results import BASELINES, compare
+from nonconvex.recommendation import MatrixFactorization, MatrixFactorizationModel
 
 
 @pytest.fixture(scope="module")
@@ -80,14 +77,14 @@ def user_means_of(table, weights):
 
 def test_the_global_mean_and_that_of_each_user(weighted, unweighted, table):
     train = table[table["part"] == "train"]
-    expected = np.average(train["rating"], weights=train["weight"])
-    assert global_mean(weighted) == pytest.approx(expected, rel=1e-14)
-    assert global_mean(unweighted) == pytest.approx(train["rating"].mean(), rel=1e-14)
     for prepared, weights in ((weighted, table["weight"]), (unweighted, np.ones(len(table)))):
-        ids = {row["index"]: row["id"] for row in prepared.users.collect()}
-        found = {ids[row.user_index]: row.user_mean for row in user_means(prepared).collect()}
-        expected = user_means_of(table, weights).replace(np.nan, None).to_dict()
-        assert found == pytest.approx(expected)
+        _, found = MatrixFactorization(rank=0).fitBesideBaselines(prepared)
+        mean = np.average(train["rating"], weights=weights[train.index])
+        assert found.mean == pytest.approx(mean, rel=1e-14)
+        expected = user_means_of(table, weights).fillna(mean)
+        assert found.ids.users.to_pylist() == list(expected.index)
+        assert found.user_means == pytest.approx(expected.to_numpy())
+        assert found.counts[0].tolist() == train.groupby("user").size().tolist()
 
 
 def check(found, rows, weights):
@@ -102,18 +99,20 @@ def check(found, rows, weights):
 def predict_all(prepared, model, part, table, weights):
     """The ratings of a part with all predictions, by pandas."""
     found = getattr(prepared, part).toPandas()
-    for name, predictor in (("model", model), ("biases", bias_model(prepared))):
+    biases = MatrixFactorization(rank=0).fitPrepared(prepared)
+    for name, predictor in (("model", model), ("biases", biases)):
         pairs = getattr(prepared, part).select("user", "item")
         predicted = predictor.transform(pairs).toPandas()
         found = found.merge(predicted.rename(columns={"prediction": name}), on=["user", "item"])
-    found["global_mean"] = global_mean(prepared)
+    train = table["part"] == "train"
+    found["global_mean"] = np.average(table["rating"][train], weights=weights[train])
     means = found["user"].map(user_means_of(table, weights))
     found["user_mean"] = means.fillna(found["global_mean"])
     return found
 
 
 def test_a_model_beside_the_baselines(weighted, model, table):
-    found = compare(model, weighted)
+    found = compare(model, weighted).errors
     rows = predict_all(weighted, model, "test", table, table["weight"])
     check(found, rows, rows["weight"])
     assert found.unpredicted == 0
@@ -124,10 +123,33 @@ def test_a_model_beside_the_baselines(weighted, model, table):
         assert by_count["3–5"].ratings == sum((counts >= 3) & (counts <= 5)) > 0
 
 
+def test_in_a_job_as_on_the_driver_beside_a_model_of_other_ids(weighted, model, monkeypatch):
+    """Also with intervals, and where executors hold the rows of models."""
+    interval = {"predictionIntervalCol": "between", "predictionInterval": 0.5}
+    sure = MatrixFactorization(rank=1, maxIter=1, **interval).fitPrepared(weighted)
+    fewer = model._ids._replace(users=model._ids.users[5:])
+    rows = model.factors._replace(users=model.factors.users[5:])
+    less = MatrixFactorizationModel(ModelState(rows, fewer, model.summary))
+    others = {"less": less, "more": model}
+    found = compare(sure, weighted, others=others)
+    assert found.errors.overall.rmse["less"] != found.errors.overall.rmse["more"]
+    assert found.histogram.counts.sum() == weighted.manifest.counts["test"]
+    predicted = sure.transform(weighted.test).toPandas()
+    ends = pd.DataFrame([*predicted["between"]], columns=["lower", "upper"])
+    inside = predicted["rating"].between(ends["lower"], ends["upper"])
+    assert 0 < found.covered == inside.mean() < 1
+    monkeypatch.setattr(evaluate, "_DRIVER_ROWS", 0)
+    again = compare(sure, weighted, others=others)
+    assert (again.errors, again.covered) == (found.errors, found.covered)
+    np.testing.assert_array_equal(again.histogram.counts, found.histogram.counts)
+    monkeypatch.setattr(results, "rating_model", lambda *about, **more: None)
+    assert compare(sure, weighted, others=others).errors == found.errors
+
+
 def test_predictions_of_validation_ratings_clipped_as_the_model_clips(unweighted, table):
     free = {"rank": 4, "maxIter": 4, "regUser": 1e-9, "regItem": 1e-9, "clipPredictions": True}
     wild = MatrixFactorization(**free).fitPrepared(unweighted)
-    found = compare(wild, unweighted, "validation")
+    found = compare(wild, unweighted, "validation").errors
     free = wild.copy({wild.clipPredictions: False})
     rows = predict_all(unweighted, free, "validation", table, np.ones(len(table)))
     assert not rows["model"].between(1, 5).all()
@@ -138,7 +160,7 @@ def test_predictions_of_validation_ratings_clipped_as_the_model_clips(unweighted
 
 def test_what_the_model_does_not_predict_is_counted(weighted, model):
     names = {model.userCol: "rating", model.itemCol: "item_index", model.predictionCol: "weight"}
-    found = compare(model.copy({**names, model.coldStartStrategy: "drop"}), weighted)
+    found = compare(model.copy({**names, model.coldStartStrategy: "drop"}), weighted).errors
     rows = weighted.test.toPandas()
     unknown = rows["user_index"].isna() | rows["item_index"].isna()
     assert found.unpredicted == sum(unknown) > 0

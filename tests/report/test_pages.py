@@ -14,9 +14,9 @@ from nonconvex.distributed.data.prepared import Manifest
 from nonconvex.estimators.factorization.summary import RestartSummary
 from nonconvex.estimators.network.summary import NetworkRestart
 from nonconvex.numerics.factorization.model import Factors
-from nonconvex.numerics.metrics import BINS, Evaluation, Scores
+from nonconvex.numerics.metrics import BINS, Evaluation, PredictedVsActual, Scores
 from nonconvex.pipeline.runs import Run, RunMetadata
-from nonconvex.report.charts import PredictedVsActual, Reliability
+from nonconvex.report.charts import Reliability
 from nonconvex.report.factorization import (
     FactorizationPageData,
     extreme_items,

@@ -54,26 +54,6 @@ def with_row(frame: DataFrame, key: Column, factors: DataFrame, name: str) -> Da
     return frame.join(renamed, on=key == renamed[f"{name}_id"], how="left").drop(f"{name}_id")
 
 
-def at_index(values: Broadcast[NDArray[Any]], index: Column, unknown: float, kind: str) -> Column:
-    """Return the value at a dense index, `unknown` where that is null.
-
-    Parameters
-    ----------
-    values : broadcast array of shape (m,)
-    """
-
-    def look_up(index: pa.Array) -> pa.Array:
-        freeze_gc_once()
-        places = index.fill_null(-1).to_numpy(zero_copy_only=False)
-        return pa.array(
-            np.where(places < 0, values.value.dtype.type(unknown), values.value[places])
-        )
-
-    declare: Any = arrow_udf
-    found: Column = declare(look_up, kind)(index)
-    return found
-
-
 class IdTable(NamedTuple):
     """The dense indices of integer ids that lie close together, one for each possible id."""
 
@@ -82,15 +62,16 @@ class IdTable(NamedTuple):
 
     @classmethod
     def of(cls, ids: pa.ChunkedArray) -> IdTable | None:
-        """Make it of distinct ids in ascending order; None if a table would not pay."""
+        """Make it of distinct ids in the order of their indices; None if it would not pay."""
         if not len(ids) or not pa.types.is_integer(ids.type):
             return None
-        first, last = int(ids[0].as_py()), int(ids[-1].as_py())
+        numbers = ids.to_numpy().astype(np.int64)
+        first, last = int(numbers.min()), int(numbers.max())
         if last - first > _SPARSE * len(ids) + _FEW:
             return None
-        index = np.full(last - first + 2, -1, np.int32)
-        index[ids.to_numpy().astype(np.int64) - first] = np.arange(len(ids), dtype=np.int32)
-        return cls(first, index)
+        places = np.full(last - first + 2, -1, np.int32)
+        places[numbers - first] = np.arange(len(ids), dtype=np.int32)
+        return cls(first, places)
 
     def indices(self, ids: pa.Array) -> NDArray[np.int32]:
         """Return the index of each id, -1 for one that is unknown or null."""

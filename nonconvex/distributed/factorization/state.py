@@ -141,6 +141,7 @@ class Problem:
     # `nonconvex.numerics.factorization.model.preference_block`
     implicit: bool = False
     name: str = ""  # name in the log; may be empty
+    rule: StoppingRule | None = None  # where it differs from that of the other problems
 
     def ridge(self, side: Side) -> Ridge:
         """Return the ridge of one side."""
@@ -315,6 +316,7 @@ class FitState:
 
     def end_iteration(self, rule: StoppingRule) -> None:
         """Apply the stopping rule, keep the best iteration, and report."""
+        rule = self.problem.rule or rule
         self.stop = rule.reached(self.history)
         iteration = self.history[-1].iteration
         stop = self.stop or Stop.MAX_ITER

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_type
 
 from nonconvex.distributed.columns import check_frame, id_column, number_column
 from nonconvex.distributed.data.validation import RatingsError
-from nonconvex.distributed.factorization.evaluate import evaluate_ratings, retrieval
+from nonconvex.distributed.factorization.dataset import Ids
+from nonconvex.distributed.factorization.evaluate import RatingModel, evaluate_ratings, retrieval
+from nonconvex.distributed.factorization.state import ShardedFactors
 from nonconvex.distributed.factorization.top_n import Ranker
 from nonconvex.estimators.factorization.params import FactorizationModelParams
 from nonconvex.estimators.factorization.predict import ModelState, add_predictions
 from nonconvex.estimators.factorization.recommend import excluded_pairs, has_cold_lists, model_sides
 from nonconvex.estimators.params import convert_argument, integer, number, optional
+from nonconvex.numerics.factorization.posterior import half_width
 
 _TRAINING = {"userCol": "user", "itemCol": "item", "predictionCol": "prediction"}
 
@@ -55,9 +59,7 @@ def evaluate_model(
         predicted = add_predictions(state, named, ratings)
         if implicit:
             predicted = predicted.withColumn("rating", (F.col("rating") > 0).cast("double"))
-        # All ratings are of one bin of counts.
-        predicted = predicted.withColumns({"user_count": F.lit(0), "item_count": F.lit(0)})
-        errors = evaluate_ratings(predicted, ["prediction"]).overall
+        errors = evaluate_ratings(predicted).overall
         if threshold is not None:
             relevant = ratings.where(F.col("rating") >= threshold)
         else:
@@ -93,3 +95,37 @@ def _count(ratings: DataFrame) -> int:
             "drop them"
         )
     return int(counts[0])
+
+
+def rating_model(
+    state: ModelState,
+    params: FactorizationModelParams,
+    ids: Ids,
+    *,
+    clip: bool,
+    intervals: bool = False,
+) -> RatingModel | None:
+    """Return the parts of a model that predict held-out ratings, whose indices are in `ids`.
+
+    With `intervals`, those of ratings too, if the Params name any and the ids are the same.  None
+    if the executors hold the rows, which then stay there.
+    """
+    get, kept, least = params.getOrDefault, state.posterior, state.ridge_posterior
+    same = all(map(pa.ChunkedArray.equals, state.ids, ids))
+    intervals &= same and get("predictionIntervalCol") is not None and get("predictionNoise")
+    if isinstance(state.held, ShardedFactors) and not intervals:
+        return None
+    model = RatingModel(
+        state.factors,
+        None if same else state.ids,
+        (state.summary.minimum, state.summary.maximum) if clip else None,
+        get("coldStartStrategy") == "bias",
+        half_width=half_width(get("predictionInterval")),
+    )
+    if intervals and kept is not None:
+        arguments = (kept.users, kept.items, kept.user_precision)
+        return model._replace(spread=kept.spread(), arguments=arguments)
+    if intervals and least is not None:
+        spread = state.ridge_spread._replace(of_ratings=True)
+        return model._replace(spread=spread, arguments=(*state.factors[1:], least.measured))
+    return model

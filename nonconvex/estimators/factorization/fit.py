@@ -39,7 +39,7 @@ from nonconvex.estimators.factorization.summary import (
     TrainingSummary,
     sampling_summary,
 )
-from nonconvex.estimators.params import ParamError, refuse_set
+from nonconvex.estimators.params import ParamError, patience_of, refuse_set
 from nonconvex.numerics.convergence import FitError, Stop, StoppingRule
 from nonconvex.numerics.factorization.model import (
     Factors,
@@ -194,20 +194,33 @@ def fit_together(
     estimators: Sequence[FactorizationParams],
     initial: Sequence[WarmStart | None],
     identity: Mapping[str, Any],
+    names: Sequence[str] | None = None,
 ) -> list[FitResult]:
     """Fit from every start of every estimator, and choose the best start of each.
+
+    `names` are for the log.  Estimators that cannot share the passes are fitted one by one, all but
+    the first with rows that are broadcast.
 
     Returns
     -------
     list of FitResult
         In the order of the estimators; ``summary.seconds`` is 0.
     """
+    if names is None:
+        names = [f"fit {number}" if len(estimators) > 1 else "" for number in range(len(initial))]
+    if len(estimators) > 1 and _apart(training, estimators):
+        fitted = []
+        for number, params in enumerate(estimators):
+            alone = {"fit 0": identity[f"fit {number}"]}
+            fitted += fit_together(training, [params], [initial[number]], alone, [names[number]])
+            training = replace(training, exchange="broadcast")
+        return fitted
     get = estimators[0].getOrDefault
     exchange = Shuffle if training.exchange == "shuffle" else Broadcast
     problems: list[list[Problem]] = []
-    for index, (params, warm) in enumerate(zip(estimators, initial, strict=True)):
+    for params, warm, name in zip(estimators, initial, names, strict=False):
         starts = _starts(params, training, warm, exchange)
-        labels = [f"fit {index}"] if len(estimators) > 1 else []
+        labels = [name] if name else []
         problems.append(
             [
                 _problem(
@@ -233,16 +246,12 @@ def fit_together(
     if get("solver") == "gd":
         optimizer = estimators[0]._optimizer()
         descent = DescentOptions(optimizer, get("miniBatchFraction"), get("seed"))
+    rules = [problem.rule for of_fit in problems for problem in of_fit if problem.rule]
     results = iter(
         fit_loop(
             training.blocks,
             [problem for of_fit in problems for problem in of_fit],
-            StoppingRule(
-                get("maxIter"),
-                tol=get("tol"),
-                patience=get("patience"),
-                gradient_tol=get("gradientTol"),
-            ),
+            max(rules, key=lambda rule: rule.max_iter),
             descent=descent,
             checkpoints=checkpoints,
             exchange_type=exchange,
@@ -252,6 +261,15 @@ def fit_together(
         _result(params, training, warm, [next(results) for _ in of_fit])
         for params, warm, of_fit in zip(estimators, initial, problems, strict=True)
     ]
+
+
+def _apart(training: TrainingSet, estimators: Sequence[FactorizationParams]) -> bool:
+    """Tell whether fits cannot share the passes over the ratings."""
+    loops = {
+        (get("solver") if get("solver") in ("gd", "gibbs") else "als", get("checkpointPath"))
+        for get in (params.getOrDefault for params in estimators)
+    }
+    return training.exchange == "shuffle" or len(loops) > 1
 
 
 def _sampled(
@@ -342,7 +360,8 @@ def _starts(
 def _problem(
     params: FactorizationParams, training: TrainingSet, start: AnyFactors, name: str
 ) -> Problem:
-    get = params.getOrDefault
+    get, validated = params.getOrDefault, training.blocks.validation is not None
+    patience = patience_of(params, 10 if get("solver") == "gd" else 3, validated=validated)
     user_ridge, item_ridge = _ridges(params, training)
     return Problem(
         start=start,
@@ -354,6 +373,7 @@ def _problem(
         nonnegative=get("nonnegative"),
         implicit=get("implicitPrefs"),
         name=name,
+        rule=StoppingRule(get("maxIter"), None, get("tol"), patience, get("gradientTol")),
     )
 
 

@@ -22,7 +22,7 @@ from nonconvex.distributed.network.predict import Scorer
 from nonconvex.distributed.network.shards import ExampleDecoder
 from nonconvex.estimators.network.params import NetworkParams
 from nonconvex.estimators.network.summary import NetworkRestart, NetworkSummary
-from nonconvex.estimators.params import ParamError, refuse_set
+from nonconvex.estimators.params import ParamError, patience_of, refuse_set
 from nonconvex.numerics.convergence import StoppingRule
 from nonconvex.numerics.network.backprop import Sums, network_objective
 from nonconvex.numerics.network.model import Network, initialize
@@ -270,6 +270,7 @@ def fit_network(
             f"validationIndicatorCol={get('validationIndicatorCol')!r} is false in all "
             f"{examples.schema.rows:,} rows; hold some out, or unset it"
         )
+    patience = patience_of(params, 10, validated=examples.validation is not None)
     plan = plan_network(params, examples, initial)
     choice = choose_mode(
         plan.network,
@@ -285,7 +286,7 @@ def fit_network(
         examples,
         plan.decoder,
         params._optimizer(axis=-1, decays=plan.network.is_weight),
-        StoppingRule(get("maxIter"), get("maxSteps"), get("tol"), get("patience")),
+        StoppingRule(get("maxIter"), get("maxSteps"), get("tol"), patience),
         choice.mode,
         batch_size=params._batch_size(),
         seed=get("seed"),

@@ -166,8 +166,9 @@ class NetworkParams(NetworkModelParams, DescentParams, FitParams):
     )
     patience = param(
         "stop when the validation loss has not improved for this many epochs, and return the best "
-        "epoch; needs validationIndicatorCol",
-        optional(integer(1)),
+        "epoch; needs validationIndicatorCol, and is 10 by default with it; 0 returns the last "
+        "epoch",
+        optional(integer(0)),
     )
     gradients = param(
         "place where gradients are computed: 'driver', 'executors', or 'auto', the one with the "
@@ -229,7 +230,7 @@ def check_network(params: NetworkParams, *, has_validation: bool, warm: bool) ->
     `has_validation`: there are validation rows; `warm`: the fit starts from an earlier model.
     """
     get = params.getOrDefault
-    if get("patience") is not None and not has_validation:
+    if get("patience") and not has_validation:
         raise ParamError(
             f"patience={get('patience')} needs validation rows; set validationIndicatorCol"
         )

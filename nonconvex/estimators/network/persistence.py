@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pyspark.sql import SparkSession
 
 from nonconvex.distributed.data.examples import Classes
-from nonconvex.distributed.model_tables import ModelError, read_rows
+from nonconvex.distributed.model_tables import ModelError, read_rows, write_table
 from nonconvex.distributed.network.predict import Scorer
 from nonconvex.estimators.network.summary import NetworkSummary
 from nonconvex.estimators.persistence import ModelReader, ModelWriter
@@ -99,7 +99,7 @@ def _write_parameters(
     index = pa.array(np.arange(len(layers)), pa.int32())
     columns = [index, pa.array(layers, pa.int32()), pa.array(units, pa.int32()), values]
     table = pa.table(columns, names=["index", "layer", "unit", "weights"])
-    spark.createDataFrame(table).write.parquet(path)
+    write_table(spark, path, table)
 
 
 def _read_parameters(
@@ -121,7 +121,7 @@ def _write_standardization(spark: SparkSession, path: str, of: Standardization) 
     """Write means and scales of features or targets as rows ``index, mean, scale``."""
     index = pa.array(np.arange(len(of.mean)), pa.int32())
     table = pa.table([index, pa.array(of.mean), pa.array(of.scale)], ["index", "mean", "scale"])
-    spark.createDataFrame(table).write.parquet(path)
+    write_table(spark, path, table)
 
 
 def _read_standardization(spark: SparkSession, path: str, width: int) -> Standardization:
