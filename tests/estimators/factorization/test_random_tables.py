@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from nonconvex.distributed.data.prepare import _check
+from nonconvex.distributed.data.prepare import _check, _resolve
 from nonconvex.distributed.data.sources import read_source
 from nonconvex.distributed.data.splits import Split
 from nonconvex.distributed.data.validation import Columns, Rules
@@ -118,7 +118,8 @@ def check(spark, directory, tables, policy):
     reasons = [why for table in tables for row in table if (why := reason(row)) is not None]
     with ExitStack() as cache:
         source = read_source(spark, str(path))
-        checked = _check(cache, source, Columns(weight="weight"), Rules(duplicates=policy), Split())
+        checked = _check(source, Columns(weight="weight"), Rules(duplicates=policy), Split())
+        checked = _resolve(cache, checked, policy)
         assert checked.report.rejected == {why: reasons.count(why) for why in sorted(set(reasons))}
         found = {(r.user, r.item): (r.rating, r.weight) for r in checked.ratings.collect()}
         assert found.keys() == counted.keys()
