@@ -177,7 +177,8 @@ class FactorizationParams(FactorizationModelParams, SamplingParams, DescentParam
     numItemBlocks = param("number of blocks of items, like numUserBlocks", optional(integer(1)))
     updates = param(
         "where rows are updated: on the 'executors', with a Spark job for each half-step; on the "
-        "'driver'; or 'auto': on the driver if that takes less time than planning a job. It "
+        "'driver', in threads; or 'auto': on the driver if it has as many cores as the executors "
+        "and the ratings fit its memory, or if that takes less time than planning a job. It "
         "changes the time, never the result",
         choice(["auto", "driver", "executors"]),
     )

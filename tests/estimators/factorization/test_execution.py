@@ -6,9 +6,13 @@ import pytest
 from pyspark.sql import functions as F
 
 from nonconvex.distributed import runtime
+from nonconvex.distributed.data.prepare import prepare_ratings
+from nonconvex.distributed.data.sources import read_source
+from nonconvex.distributed.data.splits import Split
+from nonconvex.distributed.data.validation import Columns, Rules
 from nonconvex.distributed.factorization import execution
 from nonconvex.recommendation import MatrixFactorization
-from tests.factories import same_bits
+from tests.factories import frame, same_bits, triples
 
 HELD = {"validationIndicatorCol": "held"}
 FITS = {
@@ -32,6 +36,33 @@ def test_the_driver_and_the_executors_come_to_the_same_bits(weighted_ratings, so
         for model in (here, there)
     )
     assert ours == theirs
+
+
+def test_every_way_in_comes_to_the_same_bits(spark, tmp_path):
+    users, items, ratings = triples()
+    collected = frame(spark, users, items, ratings)  # of a size that Spark does not know
+    path = str(tmp_path / "ratings.parquet")
+    collected.repartition(3).write.parquet(path)
+    plain = spark.read.parquet(path)
+    chosen = {"validation": 0.0, "test": 0.0}
+    prepared = [
+        prepare_ratings(
+            read_source(spark, path), f"{tmp_path}/prepared/{blocks}", columns=Columns(),
+            rules=Rules(), split=Split(**chosen), user_blocks=blocks, item_blocks=2)
+        for blocks in (1, 16)
+    ]  # fmt: skip
+    settings = {"rank": 3, "maxIter": 2, "seed": 3}
+    expected = MatrixFactorization(**settings, updates="executors", numUserBlocks=3).fit(collected)
+    for blocks in (1, 3, 16):
+        for updates, exchange in (("auto", "auto"), ("executors", "auto"), ("auto", "shuffle")):
+            places = {"updates": updates, "exchange": exchange, "numUserBlocks": blocks}
+            for ratings in (collected, plain, plain.where("rating > -100")):
+                model = MatrixFactorization(**settings, **places).fit(ratings)
+                same_bits(model.factors, expected.factors)
+    for ratings in prepared:
+        for updates in ("auto", "executors"):
+            model = MatrixFactorization(**settings, updates=updates).fitPrepared(ratings)
+            same_bits(model.factors, expected.factors)
 
 
 @pytest.mark.parametrize(
