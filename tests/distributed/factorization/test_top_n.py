@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from nonconvex.distributed.factorization.predict import IdTable
 from nonconvex.distributed.factorization.top_n import (
     ModelSide,
     Ranker,
@@ -116,3 +117,16 @@ def test_ids_come_back_in_their_type(spark, factors, make):
             broadcast.destroy()
     assert set(lists) == set(ids.to_pylist())
     assert {type(other) for list_ in lists.values() for other, _ in list_} == {type(make(1))}
+
+
+@pytest.mark.parametrize("kind", [pa.int8(), pa.int64()])
+def test_a_table_finds_what_is_there_and_nothing_else(kind):
+    ids, least, most = (
+        [-5, 3, 4, 90],
+        *((-128, 127) if kind == pa.int8() else (-(2**63), 2**63 - 1)),
+    )
+    table = IdTable.of(pa.chunked_array([pa.array(ids, kind)]))
+    asked = pa.array([4, None, -5, -6, 90, 91, 0, least, most], kind)
+    assert table.indices(asked).tolist() == [2, -1, 0, -1, 3, -1, -1, -1, -1]
+    assert IdTable.of(pa.chunked_array([pa.array([0, 10**9])])) is None
+    assert IdTable.of(pa.chunked_array([pa.array(["a"])])) is None
