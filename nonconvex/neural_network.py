@@ -8,7 +8,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 from pyspark import Broadcast, keyword_only
 from pyspark.ml import Estimator, Model
 from pyspark.ml.linalg import DenseVector, Vector
@@ -46,6 +45,7 @@ from nonconvex.estimators.network.persistence import NetworkReader, NetworkWrite
 from nonconvex.estimators.network.summary import NetworkSummary
 from nonconvex.estimators.params import LazyFits, ParamError, with_accessors
 from nonconvex.estimators.persistence import EstimatorReader
+from nonconvex.numerics import Doubles
 
 if TYPE_CHECKING:
     from pyspark.ml._typing import ParamMap
@@ -117,7 +117,7 @@ class _NetworkModel(Model, NetworkModelParams, MLWritable):
         """Return a writer of Parquet and JSON; see `MLWriter.overwrite`."""
         return NetworkWriter(self)
 
-    def _logits(self, value: Any) -> NDArray[np.float64]:
+    def _logits(self, value: Any) -> Doubles:
         """Return z of shape (1, d_L) for the features of one row."""
         x = np.asarray(value.toArray() if isinstance(value, Vector) else value, np.float64)
         if x.shape != (self.numFeatures,) or not np.isfinite(x).all():

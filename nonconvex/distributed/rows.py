@@ -17,6 +17,7 @@ from pyspark import RDD, StorageLevel
 from pyspark.sql import DataFrame, SparkSession
 
 from nonconvex.distributed.runtime import freeze_gc_once, partitions, rows_of
+from nonconvex.numerics import Doubles, Floats
 from nonconvex.numerics.deterministic import PartialSums
 
 Element = tuple[int, Any]
@@ -62,9 +63,9 @@ _log = logging.getLogger("nonconvex")
 class Rows(NamedTuple):
     """The rows of a block, with the sums of the update that made them, in all and by row."""
 
-    x: NDArray[np.floating]
+    x: Floats
     sums: PartialSums | None
-    squares: NDArray[np.float64] | None
+    squares: Doubles | None
 
 
 class ShardedRows(Protocol):
@@ -88,7 +89,7 @@ class ShardedRows(Protocol):
     def placed(self, spark: SparkSession, slices: Sequence[slice]) -> RDD[Element]:
         """Return an element of `Rows` for each slice, in the partition of its number."""
 
-    def gather(self) -> NDArray[np.floating]:
+    def gather(self) -> Floats:
         """Return all rows as an array on the driver."""
 
 
@@ -109,14 +110,14 @@ class CachedRows:
         """Return the elements as they are; `slices` are those of these rows."""
         return self.elements
 
-    def gather(self) -> NDArray[np.floating]:
+    def gather(self) -> Floats:
         """Return all rows as an array on the driver, fetched block by block."""
         x = np.empty(self.shape, self.dtype)
         for number, of_block in self.elements.toLocalIterator():
             x[self.slices[number]] = of_block.x
         return x
 
-    def squares(self) -> NDArray[np.float64] | None:
+    def squares(self) -> Doubles | None:
         """Return Σ w e² of each row, if these rows come from an update."""
         found = dict(self.elements.mapValues(lambda rows: rows.squares).collect())
         parts = [found[number] for number in sorted(found)]
@@ -186,7 +187,7 @@ class CheckpointedRows:
         rows = rows_of(self.pieces).flatMap(cut).partitionBy(len(bounds), by_number)
         return rows.mapPartitions(join, True)
 
-    def gather(self) -> NDArray[np.floating]:
+    def gather(self) -> Floats:
         """Return all rows, read on the driver."""
         return joined(self.pieces.toArrow().to_pylist(), self.shape, self.dtype)
 
@@ -200,6 +201,6 @@ def joined(
     return np.frombuffer(content, dtype).reshape(shape).copy()
 
 
-def row_squares(squares: NDArray[np.float64] | None, rows: Any) -> NDArray[np.float64] | None:
+def row_squares(squares: Doubles | None, rows: Any) -> Doubles | None:
     """Return Σ w e² of each row, from the executors if the rows are there."""
     return rows.squares() if squares is None and isinstance(rows, CachedRows) else squares

@@ -32,21 +32,21 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-CHUNK = 1 << 10
+from nonconvex.numerics import Doubles, Floats, Ints
 
-_Array = NDArray[np.float64]
+CHUNK = 1 << 10
 
 
 class PartialSums(NamedTuple):
     """Sums of s quantities over the rows first, first + 1, …, with partial chunks left open."""
 
     first: int  # index of the first row
-    head: _Array  # (s, h): values of the rows before the first whole chunk
-    chunks: _Array  # (s, c): the sums of whole chunks
-    tail: _Array  # (s, t): values of the rows after the last whole chunk
+    head: Doubles  # (s, h): values of the rows before the first whole chunk
+    chunks: Doubles  # (s, c): the sums of whole chunks
+    tail: Doubles  # (s, t): values of the rows after the last whole chunk
 
     @classmethod
-    def of(cls, first: int, values: _Array) -> PartialSums:
+    def of(cls, first: int, values: Doubles) -> PartialSums:
         """Sum the whole chunks of values of shape (s, rows)."""
         rows = values.shape[1]
         start = min(-first % CHUNK, rows)
@@ -55,7 +55,7 @@ class PartialSums(NamedTuple):
         return cls(first, values[:, :start], chunks, values[:, stop:])
 
 
-def total(values: _Array) -> float:
+def total(values: Doubles) -> float:
     """Sum the values of all rows of a side, of shape (m,).
 
     Examples
@@ -66,10 +66,10 @@ def total(values: _Array) -> float:
     return float(_chunk_sums(values).sum())
 
 
-def squared_moves(after: NDArray[np.floating], before: NDArray[np.floating]) -> _Array:
+def squared_moves(after: Floats, before: Floats) -> Doubles:
     """Return ‖x_after − x_before‖² of each row, from arrays of shape (r, 1 + K)."""
     change = after.astype(np.float64) - before
-    squares: _Array = np.einsum("rk,rk->r", change, change)
+    squares: Doubles = np.einsum("rk,rk->r", change, change)
     return squares
 
 
@@ -80,8 +80,8 @@ def complete(parts: Sequence[PartialSums]) -> list[float]:
 
 
 def _complete_one(ordered: Sequence[PartialSums], number: int) -> float:
-    sums: list[_Array] = []
-    open_chunk: list[_Array] = []
+    sums: list[Doubles] = []
+    open_chunk: list[Doubles] = []
     for part in ordered:
         head, chunks, tail = part.head[number], part.chunks[number], part.tail[number]
         open_chunk.append(head)
@@ -92,9 +92,9 @@ def _complete_one(ordered: Sequence[PartialSums], number: int) -> float:
     return float(np.concatenate(sums).sum())
 
 
-def _chunk_sums(values: _Array) -> _Array:
+def _chunk_sums(values: Doubles) -> Doubles:
     starts = np.arange(0, len(values), CHUNK)
-    sums: _Array = np.add.reduceat(np.ascontiguousarray(values), starts)
+    sums: Doubles = np.add.reduceat(np.ascontiguousarray(values), starts)
     return sums
 
 
@@ -106,7 +106,7 @@ _MOST = 1 << 25
 _EXPONENTS = 1 << 12  # of doubles, from −1073 to 1024, with room
 
 
-def add_exactly(totals: Totals, groups: NDArray[np.integer], values: NDArray[np.float64]) -> Totals:
+def add_exactly(totals: Totals, groups: Ints, values: Doubles) -> Totals:
     """Add values to the totals of their groups, and return the totals.
 
     Parameters
@@ -205,7 +205,7 @@ class Stream(NamedTuple):
         return np.random.default_rng(_sequence(seed, key))
 
 
-def normal_rows(stream: Stream, rows: NDArray[np.integer], width: int) -> NDArray[np.float64]:
+def normal_rows(stream: Stream, rows: Ints, width: int) -> Doubles:
     """Return `width` independent standard normal numbers for each row.
 
     Parameters
@@ -239,7 +239,7 @@ def normal_rows(stream: Stream, rows: NDArray[np.integer], width: int) -> NDArra
     return np.ascontiguousarray(normals[:, :width])
 
 
-def uniform_rows(stream: Stream, rows: NDArray[np.integer], width: int) -> NDArray[np.float64]:
+def uniform_rows(stream: Stream, rows: Ints, width: int) -> Doubles:
     """Return `width` independent numbers for each row, uniform in [0, 1).
 
     Returns
@@ -250,7 +250,7 @@ def uniform_rows(stream: Stream, rows: NDArray[np.integer], width: int) -> NDArr
     return whole * 2.0**-53
 
 
-def _bits(stream: Stream, rows: NDArray[np.integer], width: int) -> NDArray[np.uint64]:
+def _bits(stream: Stream, rows: Ints, width: int) -> NDArray[np.uint64]:
     """Return 64 random bits for each of `width` numbers of each row."""
     begin = _mix(rows.astype(np.uint64) * _ROW + np.uint64(stream.first))
     steps = np.arange(width, dtype=np.uint64) * _GOLDEN

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nonconvex.numerics import Doubles, Ints
 from nonconvex.numerics.deterministic import Totals, add_exactly, fractions_of
 
 BINS = ("0", "1–2", "3–5", "6–10", "11–20", "21–50", "51–100", "> 100")
@@ -65,11 +66,11 @@ class Evaluation:
 
 def add_errors(
     totals: Totals,
-    ratings: NDArray[np.float64],
-    predictions: NDArray[np.float64],
-    weights: NDArray[np.float64] | None,
-    user_counts: NDArray[np.integer],
-    item_counts: NDArray[np.integer],
+    ratings: Doubles,
+    predictions: Doubles,
+    weights: Doubles | None,
+    user_counts: Ints,
+    item_counts: Ints,
 ) -> Totals:
     """Add the errors of n predictions by each of P predictors to totals, and return them.
 
@@ -129,7 +130,7 @@ def evaluation_of(totals: Totals, predictors: Sequence[str]) -> Evaluation:
     return Evaluation(overall, by_user, by_item, unpredicted)
 
 
-def _bin(counts: NDArray[np.integer]) -> NDArray[np.intp]:
+def _bin(counts: Ints) -> NDArray[np.intp]:
     """Return the places in `BINS`."""
     return np.searchsorted(_EDGES, counts, side="right")
 
@@ -157,14 +158,14 @@ def _scores(cells: Iterable[_Sums], predictors: Sequence[str]) -> Scores | None:
     )
 
 
-Array = NDArray[np.float64]
-
 _ROWS, _WEIGHT = 0, 1  # groups of Σ 1 and Σ w; the others follow
 _SQUARED, _ABSOLUTE, _TARGET, _TARGET_SQUARED = range(4)  # of each target
 _LOG_LOSS, _MATRIX = 2, 3
 
 
-def add_regression(totals: Totals, y: Array, predicted: Array, weight: Array | None) -> Totals:
+def add_regression(
+    totals: Totals, y: Doubles, predicted: Doubles, weight: Doubles | None
+) -> Totals:
     """Add the errors of some rows to totals, and return them.
 
     Parameters
@@ -231,12 +232,7 @@ def regression_errors(totals: Totals, targets: Sequence[str]) -> dict[str, Any]:
 
 
 def add_classification(
-    totals: Totals,
-    y: NDArray[np.integer],
-    predicted: NDArray[np.integer],
-    loss: Array,
-    weight: Array | None,
-    classes: int,
+    totals: Totals, y: Ints, predicted: Ints, loss: Doubles, weight: Doubles | None, classes: int
 ) -> Totals:
     """Add the predictions of some rows to totals, and return them.
 
@@ -309,7 +305,7 @@ def classification_errors(totals: Totals, labels: Sequence[Any]) -> dict[str, An
     }
 
 
-def _add_target(totals: Totals, first: int, y: Array, predicted: Array, w: Array) -> None:
+def _add_target(totals: Totals, first: int, y: Doubles, predicted: Doubles, w: Doubles) -> None:
     error = predicted - y
     _add(totals, first + _SQUARED, w * error**2)
     _add(totals, first + _ABSOLUTE, w * np.abs(error))
@@ -321,7 +317,7 @@ def _add_target(totals: Totals, first: int, y: Array, predicted: Array, w: Array
         _add(totals, first + _TARGET_SQUARED, part)
 
 
-def _add_rows(totals: Totals, rows: int, weight: Array | None) -> Array:
+def _add_rows(totals: Totals, rows: int, weight: Doubles | None) -> Doubles:
     ones = np.ones(rows)
     w = ones if weight is None else weight
     _add(totals, _ROWS, ones)
@@ -329,7 +325,7 @@ def _add_rows(totals: Totals, rows: int, weight: Array | None) -> Array:
     return w
 
 
-def _add(totals: Totals, group: int, values: Array) -> None:
+def _add(totals: Totals, group: int, values: Doubles) -> None:
     if not np.isfinite(values).all():
         raise EvaluationError(
             "a prediction or a target is too large to be squared; rescale the targets, or check "
@@ -353,14 +349,14 @@ def _ratio(part: Fraction, whole: Fraction) -> float:
     return float(part / whole) if whole else 0.0
 
 
-def _product(a: Array, b: Array) -> tuple[Array, Array]:
+def _product(a: Doubles, b: Doubles) -> tuple[Doubles, Doubles]:
     """Return p and e with p + e = a b exactly (Dekker, 1971)."""
     p = a * b
     (a1, a2), (b1, b2) = _halves(a), _halves(b)
     return p, ((a1 * b1 - p) + a1 * b2 + a2 * b1) + a2 * b2
 
 
-def _halves(x: Array) -> tuple[Array, Array]:
+def _halves(x: Doubles) -> tuple[Doubles, Doubles]:
     shifted = x * 134217729.0  # 2²⁷ + 1
     high = shifted - (shifted - x)
     return high, x - high

@@ -55,7 +55,8 @@ from types import MappingProxyType
 from typing import NamedTuple, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
+
+from nonconvex.numerics import Floats, Longs
 
 SettingT = TypeVar("SettingT")
 
@@ -203,10 +204,9 @@ def _check(name: str, value: float, allowed: str, holds: Callable[[float], bool]
         raise ScheduleError(f"{name} must be {allowed}, got {value!r}")
 
 
-Array = NDArray[np.floating]
-Directed = tuple[Array, Array, Array]
+Directed = tuple[Floats, Floats, Floats]
 
-Rule = Callable[[Array, Array, Array, int], Directed]
+Rule = Callable[[Floats, Floats, Floats, int], Directed]
 """``rule(g, first, second, t)``: the direction of update t = 1, 2, …, and the new memory."""
 
 
@@ -217,18 +217,18 @@ class OptimizerError(ValueError):
 class OptimizerState(NamedTuple):
     """Memory of an optimizer between updates; an array it does not use has shape (0,)."""
 
-    updates: NDArray[np.int64]  # (): Updates made so far
-    first: Array  # the decaying sum or mean of the gradients
-    second: Array  # the decaying mean of the squared gradients
+    updates: Longs  # (): Updates made so far
+    first: Floats  # the decaying sum or mean of the gradients
+    second: Floats  # the decaying mean of the squared gradients
 
 
 class Optimizer(NamedTuple):
     """The functions of an optimizer; none changes its arguments."""
 
-    init: Callable[[Array], OptimizerState]  # ``init(theta)`` is the state before the first update
+    init: Callable[[Floats], OptimizerState]  # ``init(theta)`` is the state before the first update
     # ``update(gradient, state, theta)`` is the step to add to θ, of its shape and dtype, and the
     # next state. A gradient that is not finite gives a step that is not finite.
-    update: Callable[[Array, OptimizerState, Array], tuple[Array, OptimizerState]]
+    update: Callable[[Floats, OptimizerState, Floats], tuple[Floats, OptimizerState]]
     learning_rate: Schedule
 
 
@@ -238,7 +238,7 @@ def descent(
     *,
     first: bool = False,
     second: bool = False,
-    weight_decay: float | Array = 0.0,
+    weight_decay: float | Floats = 0.0,
 ) -> Optimizer:
     """Make an optimizer of a rule; the only place of the learning rate and the minus sign.
 
@@ -260,7 +260,7 @@ def descent(
     if not np.all(np.isfinite(decay) & (decay >= 0)):
         raise OptimizerError(f"weight_decay must be finite and ≥ 0, got {weight_decay!r}")
 
-    def init(theta: Array) -> OptimizerState:
+    def init(theta: Floats) -> OptimizerState:
         if theta.dtype not in (np.float32, np.float64):
             raise OptimizerError(f"theta must be float32 or float64, got {theta.dtype}; cast it")
         try:
@@ -274,8 +274,8 @@ def descent(
         return OptimizerState(np.zeros((), np.int64), *memory)
 
     def update(
-        gradient: Array, state: OptimizerState, theta: Array
-    ) -> tuple[Array, OptimizerState]:
+        gradient: Floats, state: OptimizerState, theta: Floats
+    ) -> tuple[Floats, OptimizerState]:
         gradient = gradient.astype(theta.dtype, copy=False)
         _check_like("gradient", gradient, theta.shape, theta.dtype)
         _check_like("state.first", state.first, theta.shape if first else (0,), theta.dtype)
@@ -309,8 +309,8 @@ def clip_by_norm(
         raise OptimizerError(f"clip_norm must be finite and > 0, got {clip_norm!r}")
 
     def update(
-        gradient: Array, state: OptimizerState, theta: Array
-    ) -> tuple[Array, OptimizerState]:
+        gradient: Floats, state: OptimizerState, theta: Floats
+    ) -> tuple[Floats, OptimizerState]:
         squares = np.square(gradient, dtype=np.float64)
         norm = np.sqrt(np.sum(squares, axis=axis, keepdims=True))
         scale = np.where(np.isinf(norm), np.nan, clip_norm / np.maximum(norm, clip_norm))
@@ -319,7 +319,7 @@ def clip_by_norm(
     return Optimizer(optimizer.init, update, optimizer.learning_rate)
 
 
-def _check_like(name: str, array: Array, shape: tuple[int, ...], dtype: np.dtype) -> None:
+def _check_like(name: str, array: Floats, shape: tuple[int, ...], dtype: np.dtype) -> None:
     if (array.shape, array.dtype) != (shape, dtype):
         raise OptimizerError(
             f"{name} must be {dtype} of shape {shape} to fit theta, "
@@ -334,7 +334,7 @@ WEIGHT_DECAY = 0.01
 def gradient_descent(learning_rate: float | Schedule) -> Optimizer:
     """Gradient descent: θ ← θ − ηg."""
 
-    def rule(g: Array, first: Array, second: Array, t: int) -> Directed:
+    def rule(g: Floats, first: Floats, second: Floats, t: int) -> Directed:
         return g, first, second
 
     return descent(learning_rate, rule)
@@ -350,7 +350,7 @@ def momentum(learning_rate: float | Schedule, *, momentum: float = 0.9) -> Optim
     """
     _check_decay("momentum", momentum)
 
-    def rule(g: Array, v: Array, second: Array, t: int) -> Directed:
+    def rule(g: Floats, v: Floats, second: Floats, t: int) -> Directed:
         v = momentum * v + g
         return v, v, second
 
@@ -365,7 +365,7 @@ def nesterov(learning_rate: float | Schedule, *, momentum: float = 0.9) -> Optim
     """
     _check_decay("momentum", momentum)
 
-    def rule(g: Array, v: Array, second: Array, t: int) -> Directed:
+    def rule(g: Floats, v: Floats, second: Floats, t: int) -> Directed:
         v = momentum * v + g
         return g + momentum * v, v, second
 
@@ -385,7 +385,7 @@ def rmsprop(
     _check_decay("decay", decay)
     _check_positive("epsilon", epsilon)
 
-    def rule(g: Array, first: Array, s: Array, t: int) -> Directed:
+    def rule(g: Floats, first: Floats, s: Floats, t: int) -> Directed:
         s = decay * s + (1 - decay) * g**2
         return g / (np.sqrt(s) + epsilon), first, s
 
@@ -421,7 +421,7 @@ def adamw(
     momentum: float = 0.9,
     decay: float = 0.999,
     epsilon: float = 1e-8,
-    weight_decay: float | Array = WEIGHT_DECAY,
+    weight_decay: float | Floats = WEIGHT_DECAY,
 ) -> Optimizer:
     """AdamW (Loshchilov and Hutter, 2019): θ ← θ − η(m̂ / (√ŝ + ε) + wθ), m̂ and ŝ as in `adam`.
 
@@ -434,7 +434,7 @@ def adamw(
     _check_decay("decay", decay)
     _check_positive("epsilon", epsilon)
 
-    def rule(g: Array, m: Array, s: Array, t: int) -> Directed:
+    def rule(g: Floats, m: Floats, s: Floats, t: int) -> Directed:
         m = momentum * m + (1 - momentum) * g
         s = decay * s + (1 - decay) * g**2
         m_hat, s_hat = m / (1 - momentum**t), s / (1 - decay**t)
@@ -461,7 +461,7 @@ def make_optimizer(
     *,
     clip_norm: float | None = None,
     axis: int | tuple[int, ...] | None = None,
-    **settings: float | Array | None,
+    **settings: float | Floats | None,
 ) -> Optimizer:
     """Build an optimizer of `OPTIMIZERS` by name; a setting of None is its default.
 

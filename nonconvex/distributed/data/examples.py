@@ -28,6 +28,7 @@ from nonconvex.distributed.columns import (
 from nonconvex.distributed.data.sources import Source, Window, read_source
 from nonconvex.distributed.data.splits import Split, part_by_hash
 from nonconvex.distributed.data.validation import PARTS
+from nonconvex.numerics import Bools, Doubles, Longs
 
 MOST_CLASSES = 10_000
 """Most classes; more different labels are numbers for a regression."""
@@ -257,11 +258,11 @@ def _is_number(frame: DataFrame, name: str) -> bool:
 class Vectors(NamedTuple):
     """Vectors of a column; null entries, and rows that are null or too short or long, are NaN."""
 
-    values: NDArray[np.float64]  # (m, width)
-    lengths: NDArray[np.int64]  # (m,), −1 for null
+    values: Doubles  # (m, width)
+    lengths: Longs  # (m,), −1 for null
 
     @property
-    def finite(self) -> NDArray[np.bool_]:
+    def finite(self) -> Bools:
         """Mask of the rows of the right length without NaN or infinity; shape (m,)."""
         return np.asarray(np.isfinite(self.values).all(axis=1))
 
@@ -310,14 +311,14 @@ def _structs(column: Any, width: int) -> Vectors:
     return Vectors(matrix, lengths.astype(np.int64))
 
 
-def _lengths(lists: Any) -> NDArray[np.int64]:
-    lengths: NDArray[np.int64] = lists.value_lengths().fill_null(-1).to_numpy().astype(np.int64)
+def _lengths(lists: Any) -> Longs:
+    lengths: Longs = lists.value_lengths().fill_null(-1).to_numpy().astype(np.int64)
     return lengths
 
 
-def _numbers(column: Any) -> NDArray[np.float64]:
+def _numbers(column: Any) -> Doubles:
     """Return numbers as doubles; a null becomes NaN, and −0, whose bits are others, becomes 0."""
-    numbers: NDArray[np.float64] = column.to_numpy(zero_copy_only=False).astype(np.float64) + 0.0
+    numbers: Doubles = column.to_numpy(zero_copy_only=False).astype(np.float64) + 0.0
     return numbers
 
 
@@ -327,10 +328,10 @@ _NAMED = 3  # features that a message names
 class Accepted(NamedTuple):
     """The usable rows of a table."""
 
-    x: NDArray[np.float64]  # (m, d)
+    x: Doubles  # (m, d)
     y: NDArray[Any]  # (m, k), or int32 indices of classes (m,)
-    weight: NDArray[np.float64] | None  # (m,)
-    held_out: NDArray[np.bool_]  # (m,)
+    weight: Doubles | None  # (m,)
+    held_out: Bools  # (m,)
 
     def take(self, rows: NDArray[Any]) -> Accepted:
         """Return some of the rows, by number or by a mask."""

@@ -17,7 +17,6 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 from pyspark import RDD, StorageLevel
 from pyspark.sql import SparkSession
 
@@ -45,6 +44,7 @@ from nonconvex.distributed.rows import (
     zip_partitions,
 )
 from nonconvex.distributed.runtime import executors, freeze_gc_once
+from nonconvex.numerics import Doubles, Floats, Longs
 from nonconvex.numerics.deterministic import PartialSums, complete, squared_moves
 from nonconvex.numerics.factorization.blocks import (
     InBlock,
@@ -75,7 +75,7 @@ class SideLayout:
 
     ratings: RDD[Element]
     out_blocks: RDD[Element]  # cached, with a partition for each block
-    firsts: NDArray[np.int64]  # (B,): index of the first row of each block
+    firsts: Longs  # (B,): index of the first row of each block
     rows: int  # number of rows in all blocks
     needed: int  # rows of the other side that the blocks need, each counted once for each block
 
@@ -169,7 +169,7 @@ def _in_blocks(blocks: RDD[Element], make: Callable[[RatingBlock, int], InBlock]
     return blocks.mapPartitions(in_blocks, True).persist(StorageLevel.MEMORY_AND_DISK_DESER)
 
 
-def _out_blocks(ratings: RDD[Element], firsts: NDArray[np.int64]) -> RDD[Element]:
+def _out_blocks(ratings: RDD[Element], firsts: Longs) -> RDD[Element]:
     """Cache the out-blocks of one side, for the ratings that need its rows."""
     wanted = ratings.flatMap(_wanted(firsts)).partitionBy(len(firsts), by_number)
     return wanted.mapPartitions(_out_block, True).persist(StorageLevel.MEMORY_AND_DISK_DESER)
@@ -180,7 +180,7 @@ def _sizes(element: tuple[int, InBlock]) -> tuple[int, int, int]:
     return number, len(own.block.rows), len(own.columns)
 
 
-def _wanted(firsts: NDArray[np.int64]) -> Callable[[tuple[int, InBlock]], list[Element]]:
+def _wanted(firsts: Longs) -> Callable[[tuple[int, InBlock]], list[Element]]:
     """Return a function from an in-block to the parts of out-blocks that it needs."""
 
     def wanted(element: tuple[int, InBlock]) -> list[Element]:
@@ -200,7 +200,7 @@ def _out_block(elements: Iterable[tuple[int, OutBlockPart]]) -> Iterator[Element
 
 
 def design_moments(
-    factors: AnyFactors, degrees: Sequence[NDArray[np.floating]], *, biases: bool
+    factors: AnyFactors, degrees: Sequence[Floats], *, biases: bool
 ) -> DesignMoments:
     """Return `DesignMoments.of`; sharded rows send a matrix per `MOMENT_ROWS` rows."""
     if isinstance(factors, Factors):
@@ -212,7 +212,7 @@ def design_moments(
     return DesignMoments(users, items, factors.users.dtype)
 
 
-def _moment(kept: ShardedRows, degrees: NDArray[np.floating], biases: bool) -> NDArray[np.float64]:
+def _moment(kept: ShardedRows, degrees: Floats, biases: bool) -> Doubles:
     assert isinstance(kept, CachedRows)
     firsts = [place.start for place in kept.slices]
     shares = [share for _, share in degree_shares(degrees)]
@@ -236,7 +236,7 @@ def _moment(kept: ShardedRows, degrees: NDArray[np.floating], biases: bool) -> N
     chunks = kept.elements.flatMap(cut).partitionBy(len(shares), by_number)
     joined = zip_partitions(chunks, scatter(SparkSession.active(), shares))
     found = dict(joined.mapPartitions(square).collect())
-    moment: NDArray[np.float64] = np.asarray(sum(found[number] for number in range(len(shares))))
+    moment: Doubles = np.asarray(sum(found[number] for number in range(len(shares))))
     return moment
 
 
@@ -251,7 +251,7 @@ class Shipment(NamedTuple):
     """Rows that one block sends to another."""
 
     source: int
-    x: NDArray[np.floating]
+    x: Floats
 
 
 class Shuffle(RowExchange):

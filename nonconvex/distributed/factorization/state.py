@@ -23,6 +23,7 @@ from nonconvex.distributed.runtime import (
     job_description,
     report,
 )
+from nonconvex.numerics import Doubles, Floats
 from nonconvex.numerics.convergence import HalfStep, Stop, StoppingRule
 from nonconvex.numerics.deterministic import squared_moves, total
 from nonconvex.numerics.factorization.als import RowUpdate
@@ -59,7 +60,7 @@ class RandomRows:
         bounds = [(place.start, place.stop) for place in slices]
         return scatter(spark, bounds).mapPartitions(draw, True)
 
-    def gather(self) -> NDArray[np.floating]:
+    def gather(self) -> Floats:
         """Return all rows, drawn on the driver."""
         return self.random.between(0, self.random.rows)
 
@@ -109,8 +110,8 @@ class Blocks(NamedTuple):
     items: BlockStore
     validation: BlockStore | None  # validation ratings, packed by users
     # of shapes (n_u,) and (n_i,): The degrees in the blocks, in the order of the indices
-    user_degrees: NDArray[np.float64]
-    item_degrees: NDArray[np.float64]
+    user_degrees: Doubles
+    item_degrees: Doubles
     dtype: type[np.floating]  # of the blocks, the factors and the arithmetic
 
     def by(self, side: Side) -> BlockStore:
@@ -118,7 +119,7 @@ class Blocks(NamedTuple):
         return self.users if side == Side.USERS else self.items
 
     @property
-    def degrees(self) -> dict[Side, NDArray[np.float64]]:
+    def degrees(self) -> dict[Side, Doubles]:
         """The degrees of both sides."""
         return {Side.USERS: self.user_degrees, Side.ITEMS: self.item_degrees}
 
@@ -156,7 +157,7 @@ class Result(NamedTuple):
     iteration: int  # the iteration of `factors`
     stop: Stop
     # (n_u,): Σ w (R̂ − R)² of each user, if `factors` came from an update of the users
-    squares: NDArray[np.float64] | None = None
+    squares: Doubles | None = None
 
     @property
     def end(self) -> HalfStep:
@@ -184,10 +185,10 @@ class SideUpdate(NamedTuple):
     weight: float
     distance: float  # Σ ‖x − x_before‖²
     # (m,): Σ w e² of each row; None if it stays on the executors
-    row_squares: NDArray[np.float64] | None = None
+    row_squares: Doubles | None = None
 
     @classmethod
-    def of(cls, update: RowUpdate, before: NDArray[np.floating]) -> SideUpdate:
+    def of(cls, update: RowUpdate, before: Floats) -> SideUpdate:
         """Add up an update of all rows, which were `before`."""
         return cls(
             update.x,
@@ -213,7 +214,7 @@ class FitState:
         self.history: list[HalfStep] = []
         self.stop: Stop | None = None  # the reason why it ended, if it has
         self._best: Result | None = None
-        self._squares: NDArray[np.float64] | None = None  # of each user, for the current rows
+        self._squares: Doubles | None = None  # of each user, for the current rows
 
     @property
     def factors(self) -> Any:

@@ -25,6 +25,7 @@ from pyspark.sql import DataFrame
 
 from nonconvex.distributed.network.shards import ExampleDecoder, Shard
 from nonconvex.distributed.runtime import driver_cores, freeze_gc_once
+from nonconvex.numerics import Doubles, Floats, Longs
 from nonconvex.numerics.network.backprop import (
     LANES,
     EvaluationSums,
@@ -55,7 +56,6 @@ _STORED = 1.5  # bytes per byte: above 127, a byte takes two as the JVM pickles 
 
 _log = logging.getLogger("nonconvex")
 
-Array = NDArray[np.floating]
 _T = TypeVar("_T")
 
 
@@ -150,7 +150,7 @@ def fetch_examples(
     """Bring all examples to the driver, shard after shard, `chunk_bytes` at a time."""
     x = np.empty((sum(shards.sizes), len(decoder.standardization.mean)), decoder.dtype)
     y: list[NDArray[Any]] = []
-    weights: list[NDArray[np.float64]] = []
+    weights: list[Doubles] = []
     broadcast = shards.context.broadcast(decoder)
     start = 0
     try:
@@ -201,7 +201,7 @@ class StreamedGradients:
         self._pool.shutdown()
         self._broadcast.destroy()
 
-    def epoch(self, number: int) -> Iterator[Callable[[Array], Sums]]:
+    def epoch(self, number: int) -> Iterator[Callable[[Floats], Sums]]:
         """Yield a function for each minibatch: θ of shape (R, p) to its sums."""
         sizes = self._shards.sizes
         order = [shard for shard in piece_order(len(sizes), self._seed, number) if sizes[shard]]
@@ -212,7 +212,7 @@ class StreamedGradients:
         with closing(_Ahead(partial(self._shards.run, task), chunks)) as ahead:
             self._ahead = ahead
             for batch in epoch_rows(sizes, self._batch_size, self._seed, number):
-                parts: list[tuple[Examples, NDArray[np.int64]]] = []
+                parts: list[tuple[Examples, Longs]] = []
                 for shard, rows in batch:
                     if shard != last:  # an epoch visits each shard once: the last one is done
                         held.pop(last, None)
@@ -222,7 +222,7 @@ class StreamedGradients:
                     parts.append((held[shard], rows))
                 yield partial(self._sums, *_joined(parts))
 
-    def _sums(self, examples: Examples, rows: NDArray[np.int64] | None, theta: Array) -> Sums:
+    def _sums(self, examples: Examples, rows: Longs | None, theta: Floats) -> Sums:
         return sums(self._network, theta, examples, rows, ordered_map=self._pool.map)
 
 
@@ -230,9 +230,7 @@ def _decode(decoder: Broadcast[ExampleDecoder]) -> Callable[[int, Shard], Exampl
     return lambda _, shard: decoder.value(shard)
 
 
-def _joined(
-    parts: list[tuple[Examples, NDArray[np.int64]]],
-) -> tuple[Examples, NDArray[np.int64] | None]:
+def _joined(parts: list[tuple[Examples, Longs]]) -> tuple[Examples, Longs | None]:
     """Concatenate the rows of a minibatch, unless they are all of one shard."""
     if len(parts) == 1:
         return parts[0]
@@ -310,12 +308,12 @@ class ExecutorGradients:
             self._cached.unpersist()
         self._broadcast.destroy()
 
-    def epoch(self, number: int) -> Iterator[Callable[[Array], Sums]]:
+    def epoch(self, number: int) -> Iterator[Callable[[Floats], Sums]]:
         """Yield a function for each minibatch: θ of shape (R, p) to its sums."""
         for batch in epoch_order(self._shards.sizes, self._batch_size, self._seed, number):
             yield partial(self._sums, number, batch)
 
-    def _sums(self, epoch: int, batch: list[Slice], theta: Array) -> Sums:
+    def _sums(self, epoch: int, batch: list[Slice], theta: Floats) -> Sums:
         broadcast = self._shards.context.broadcast(theta)
         slices = {part.piece: part for part in batch}
         network, decoder, seed = self._network, self._broadcast, self._seed
@@ -346,7 +344,7 @@ class Validation:
         """Destroy the broadcast."""
         self._broadcast.destroy()
 
-    def __call__(self, theta: Array) -> EvaluationSums:
+    def __call__(self, theta: Floats) -> EvaluationSums:
         """Evaluate every restart."""
         broadcast = self._shards.context.broadcast(theta)
         network, decoder = self._network, self._broadcast

@@ -11,7 +11,6 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 from pyspark import Broadcast
 from pyspark.ml.functions import array_to_vector
 from pyspark.sql import Column, DataFrame
@@ -31,6 +30,7 @@ from nonconvex.distributed.data.examples import (
     select_vectors,
 )
 from nonconvex.distributed.runtime import freeze_gc_once
+from nonconvex.numerics import Bools, Doubles, Floats
 from nonconvex.numerics.deterministic import Totals, one_thread_per_product
 from nonconvex.numerics.metrics import (
     add_classification,
@@ -59,14 +59,14 @@ class Scorer:
     """A trained network with all that its predictions need; broadcast it once for many uses."""
 
     network: Network
-    theta: NDArray[np.floating]  # (p,), in the dtype of the arithmetic
+    theta: Floats  # (p,), in the dtype of the arithmetic
     standardization: Standardization
     classes: Classes | None = None  # None for a regression
     targets: Standardization | None = None  # of the targets of a regression in training
 
-    def logits(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
+    def logits(self, x: Doubles) -> Doubles:
         """Return z⁽ᴸ⁾ of shape (m, d_L), in the units of the targets, of raw features (m, d_0)."""
-        parts: list[NDArray[np.floating]] = [np.empty((0, self.network.layers[-1]))]
+        parts: list[Floats] = [np.empty((0, self.network.layers[-1]))]
         with one_thread_per_product(), np.errstate(over="ignore"):
             for start in range(0, len(x), _ROWS_AT_A_TIME):
                 rows = self.standardization.apply(
@@ -146,10 +146,7 @@ def score(
 
 
 def _answer(
-    scorer: Scorer,
-    x: NDArray[np.float64],
-    invalid: NDArray[np.bool_],
-    thresholds: Sequence[float] | None,
+    scorer: Scorer, x: Doubles, invalid: Bools, thresholds: Sequence[float] | None
 ) -> pa.Array:
     network, z = scorer.network, scorer.logits(x)
     probability = raw = None
@@ -180,12 +177,12 @@ def _unless(refused: Column, value: Column) -> Column:
     return F.when(refused.isNull(), value).otherwise(F.raise_error(refused))
 
 
-def raw_predictions(z: NDArray[np.float64]) -> NDArray[np.float64]:
+def raw_predictions(z: Doubles) -> Doubles:
     """Return an entry for each class: logits of shape (m, d_L), (−z, z) of a single one."""
     return np.hstack([-z, z]) if z.shape[1] == 1 else z
 
 
-def _lists(rows: NDArray[np.floating] | None, count: int | None) -> pa.Array:
+def _lists(rows: Floats | None, count: int | None) -> pa.Array:
     """Return a list for each row, or nulls."""
     if rows is None:
         return pa.nulls(count, pa.list_(pa.float64()))

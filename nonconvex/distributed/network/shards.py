@@ -21,6 +21,7 @@ from pyspark.sql import functions as F
 
 from nonconvex.distributed.data.examples import ExampleSchema, read_examples
 from nonconvex.distributed.runtime import combined
+from nonconvex.numerics import Doubles, Longs
 from nonconvex.numerics.network.backprop import Examples
 from nonconvex.numerics.network.model import Standardization
 
@@ -47,9 +48,7 @@ class Shard(NamedTuple):
     targets: bytes  # float64 (rows, k); for classes the int32 indices (rows,)
     weights: bytes | None  # float64 (rows,); None if all are 1
 
-    def arrays(
-        self, classify: bool
-    ) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.float64] | None]:
+    def arrays(self, classify: bool) -> tuple[NDArray[Any], NDArray[Any], Doubles | None]:
         """Return features, targets and weights, without a copy."""
         x = np.frombuffer(self.features, self.kind).reshape(self.rows, -1)
         weight = None if self.weights is None else np.frombuffer(self.weights)
@@ -64,10 +63,10 @@ class ExampleDecoder(NamedTuple):
     standardization: Standardization
     dtype: str  # "float32" or "float64", of the features and of regression targets
     classify: bool
-    class_weights: NDArray[np.float64] | None = None  # (k,), factors of the weights by class
+    class_weights: Doubles | None = None  # (k,), factors of the weights by class
     targets: Standardization | None = None
 
-    def __call__(self, shard: Shard, rows: NDArray[np.int64] | None = None) -> Examples:
+    def __call__(self, shard: Shard, rows: Longs | None = None) -> Examples:
         """Decode a shard, or some of its rows in this order."""
         x, y, weight = shard.arrays(self.classify)
         if rows is not None:
@@ -227,9 +226,9 @@ def _narrowed(x: NDArray[Any]) -> NDArray[Any]:
     return x.astype(np.float64)
 
 
-def _scaled(keys: NDArray[_U64], shards: int) -> NDArray[np.int64]:
+def _scaled(keys: NDArray[_U64], shards: int) -> Longs:
     """Return ⌊key · shards / 2⁶⁴⌋, up to the lower half of the key."""
-    scaled: NDArray[np.int64] = (((keys >> _U64(32)) * _U64(shards)) >> _U64(32)).astype(np.int64)
+    scaled: Longs = (((keys >> _U64(32)) * _U64(shards)) >> _U64(32)).astype(np.int64)
     return scaled
 
 

@@ -23,6 +23,7 @@ from nonconvex.distributed.network.shards import ExampleDecoder
 from nonconvex.estimators.network.params import NetworkParams
 from nonconvex.estimators.network.summary import NetworkRestart, NetworkSummary
 from nonconvex.estimators.params import ParamError, refuse_set
+from nonconvex.numerics import Floats
 from nonconvex.numerics.convergence import StoppingRule
 from nonconvex.numerics.network.backprop import Sums, network_objective
 from nonconvex.numerics.network.model import Network, initialize
@@ -36,7 +37,7 @@ class Plan:
     """A network, the starts of its restarts, and the decoder of its examples."""
 
     network: Network
-    theta: NDArray[np.floating]  # (R, p), where the restarts begin
+    theta: Floats  # (R, p), where the restarts begin
     restarts: list[int]  # their numbers
     decoder: ExampleDecoder
 

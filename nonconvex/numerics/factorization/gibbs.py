@@ -23,13 +23,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from nonconvex.numerics import Doubles, Floats, Ints
 from nonconvex.numerics.deterministic import Stream, normal_rows
 from nonconvex.numerics.factorization.als import RowUpdate, solve_quadratics
 from nonconvex.numerics.factorization.blocks import RatingBlock
 from nonconvex.numerics.factorization.design import designs
 from nonconvex.numerics.factorization.model import Factors, Side
-
-Array = NDArray[np.float64]
 
 
 class RowDistribution(NamedTuple):
@@ -39,19 +38,20 @@ class RowDistribution(NamedTuple):
     ratings: h = log((1 + d)/(1 + d₀)), where d₀ is the least d of the side.
     """
 
-    mean: Array  # (1 + K,): μ, the mean of a row with d₀ ratings
-    slope: Array  # (1 + K,): ξ
-    precision: Array  # (1 + K, 1 + K): Λ
+    mean: Doubles  # (1 + K,): μ, the mean of a row with d₀ ratings
+    slope: Doubles  # (1 + K,): ξ
+    precision: Doubles  # (1 + K, 1 + K): Λ
     least: float  # d₀ ≥ 0
 
-    def means(self, degrees: Array) -> Array:
+    def means(self, degrees: Doubles) -> Doubles:
         """Return μ + h ξ of rows with d ratings each, of shape (r, 1 + K)."""
         return self.mean + _activity(degrees, self.least)[:, None] * self.slope
 
-    def penalty(self, x: NDArray[np.floating], degrees: Array) -> Array:
+    def penalty(self, x: Floats, degrees: Doubles) -> Doubles:
         """Compute (x − μ − h ξ)ᵀ Λ (x − μ − h ξ) of each row, of shape (r,)."""
         apart = x.astype(np.float64) - self.means(degrees)
-        penalty: Array = np.einsum("rk,rk->r", np.einsum("rk,kl->rl", apart, self.precision), apart)
+        turned = np.einsum("rk,kl->rl", apart, self.precision)
+        penalty: Doubles = np.einsum("rk,rk->r", turned, apart)
         return penalty
 
 
@@ -65,7 +65,7 @@ class RowPrior(NamedTuple):
     against 1.4865 on MovieTweetings.
     """
 
-    units: Array  # (1 + K,): u
+    units: Doubles  # (1 + K,): u
     freedom: float = 1.0  # ν > 0, the weight of the prior of λ in rows
     rows: float = 1.0  # b > 0, the weight of the prior of μ in rows
 
@@ -74,9 +74,7 @@ class RowPrior(NamedTuple):
         """Return the prior for ratings of a standard deviation s: u is s for β and √s for γ."""
         return cls(np.append(deviation, np.full(rank, np.sqrt(deviation))))
 
-    def draw(
-        self, x: NDArray[np.floating], degrees: Array, generator: np.random.Generator
-    ) -> RowDistribution:
+    def draw(self, x: Floats, degrees: Doubles, generator: np.random.Generator) -> RowDistribution:
         """Draw μ, ξ and Λ given the n rows of a side.
 
         This is the regression of x_k on H = (1, h): with P = HᵀH + b I and m_k = P⁻¹ Hᵀ x_k,
@@ -105,9 +103,9 @@ class RowPrior(NamedTuple):
         return RowDistribution(mean, slope, np.diag(precision), least)
 
 
-def _activity(degrees: Array, least: float) -> Array:
+def _activity(degrees: Doubles, least: float) -> Doubles:
     """Return h = log((1 + d)/(1 + d₀)) of each row, of shape (r,)."""
-    h: Array = np.log1p(degrees) - np.log1p(least)
+    h: Doubles = np.log1p(degrees) - np.log1p(least)
     return h
 
 
@@ -150,8 +148,8 @@ class NoisePrior(NamedTuple):
         return self.user_freedom / (self.user_freedom - 2)
 
     def user_precision(
-        self, tau: float, squares: Array, degrees: Array, generator: np.random.Generator | None
-    ) -> Array:
+        self, tau: float, squares: Doubles, degrees: Doubles, generator: np.random.Generator | None
+    ) -> Doubles:
         """Draw ω_u ~ Gamma((κ + d_u)/2, ½ (κ + τ Σ w e²)) of users, or return its mean.
 
         Parameters
@@ -167,7 +165,7 @@ class NoisePrior(NamedTuple):
         """
         shape = (self.user_freedom + degrees) / 2
         rate = (self.user_freedom + tau * squares) / 2
-        drawn: Array = (shape if generator is None else generator.standard_gamma(shape)) / rate
+        drawn: Doubles = (shape if generator is None else generator.standard_gamma(shape)) / rate
         return drawn
 
 
@@ -179,15 +177,10 @@ class Conditional(NamedTuple):
     rows: RowDistribution  # μ, ξ and Λ
     stream: Stream | None  # random numbers; without, rows are set to their mean
     # ω of all users, by dense index; by default 1
-    user_precision: NDArray[np.float64] | None = None
+    user_precision: Doubles | None = None
     of_rows: bool = True  # whether users are the rows of the blocks, not the columns
 
-    def draw(
-        self,
-        block: RatingBlock,
-        fixed: NDArray[np.floating],
-        keys: NDArray[np.integer] | None = None,
-    ) -> RowUpdate:
+    def draw(self, block: RatingBlock, fixed: Floats, keys: Ints | None = None) -> RowUpdate:
         """Draw every row of a block.
 
         Parameters
@@ -223,7 +216,7 @@ class Conditional(NamedTuple):
         )
 
 
-def _weighted(block: RatingBlock, omega: NDArray[np.float64]) -> RatingBlock:
+def _weighted(block: RatingBlock, omega: Doubles) -> RatingBlock:
     """Multiply the weight of each rating by ω of its column; the degrees stay what they are."""
     block = block.with_padding()
     padded, dtype = block.padded, block.ratings.dtype
@@ -235,9 +228,7 @@ def _weighted(block: RatingBlock, omega: NDArray[np.float64]) -> RatingBlock:
     return block._replace(weights=weights, padded=padded._replace(weights=with_padding))
 
 
-def draw_normals(
-    a: NDArray[np.floating], b: NDArray[np.floating], normals: NDArray[np.float64]
-) -> NDArray[np.floating]:
+def draw_normals(a: Floats, b: Floats, normals: Doubles) -> Floats:
     """Draw from N(A⁻¹ b, A⁻¹) for each of s symmetric positive definite A.
 
     With A = L Lᵀ and standard normal ε, the minimum of ½ xᵀA x − (b + L ε)ᵀx is such a draw: its
@@ -263,10 +254,10 @@ def draw_normals(
     return solve_quadratics(a, b + np.matmul(root, normals[..., None].astype(a.dtype))[..., 0])
 
 
-def _root(a: NDArray[np.floating]) -> NDArray[np.floating]:
+def _root(a: Floats) -> Floats:
     """Return L with L Lᵀ = A, with eigenvalues that rounding made negative set to 0."""
     try:
-        root: NDArray[np.floating] = np.linalg.cholesky(a)
+        root: Floats = np.linalg.cholesky(a)
     except np.linalg.LinAlgError:
         values, vectors = np.linalg.eigh(a)
         root = vectors * np.sqrt(np.maximum(values, 0))
@@ -295,7 +286,7 @@ class Sample(NamedTuple):
     # the distribution of the rows of each side, with μ = 0
     users: RowDistribution
     items: RowDistribution
-    user_precision: NDArray[np.float64]  # (n_u,): ω
+    user_precision: Doubles  # (n_u,): ω
 
     @classmethod
     def of(
@@ -304,7 +295,7 @@ class Sample(NamedTuple):
         tau: float,
         users: RowDistribution,
         items: RowDistribution,
-        user_precision: NDArray[np.float64],
+        user_precision: Doubles,
     ) -> Sample:
         """Change the coordinates of a draw."""
         alpha, x, z = factors
@@ -323,8 +314,8 @@ def _intercept(alpha: float, users: RowDistribution, items: RowDistribution) -> 
 
 
 def _centered(
-    x: NDArray[np.floating], rows: RowDistribution, other: RowDistribution
-) -> tuple[NDArray[np.floating], RowDistribution]:
+    x: Floats, rows: RowDistribution, other: RowDistribution
+) -> tuple[Floats, RowDistribution]:
     """Return M (x − μ) with M = [[1, μ_γᵀ of the other side], [0, I]], and its distribution."""
     change = np.eye(len(rows.mean))
     change[0, 1:] = other.mean[1:]
@@ -371,8 +362,8 @@ class Chain:
         self,
         start: Factors,
         tau: float,
-        degrees: Mapping[Side, NDArray[np.float64]],
-        precisions: Mapping[Side, NDArray[np.float64]],
+        degrees: Mapping[Side, Doubles],
+        precisions: Mapping[Side, Doubles],
         *,
         noise_prior: NoisePrior,
         row_prior: RowPrior,
