@@ -109,22 +109,15 @@ class ExampleSet:
 
 
 def shard_examples(
-    frame: DataFrame,
-    columns: ExampleColumns,
-    *,
-    classify: bool,
-    features: int | None = None,
-    targets: int | None = None,
-    shard_bytes: int = SHARD_BYTES,
+    frame: DataFrame, columns: ExampleColumns, *, classify: bool, shard_bytes: int = SHARD_BYTES
 ) -> ExampleSet:
     """Check, shard and measure the examples of a dataframe, which is read twice.
 
     The caller releases the result.  No bit of it depends on the order of the rows or on their
-    partitions.  Raises ColumnError or ExamplesError for examples that cannot be used;
-    `features` and `targets` are the first and last entry of ``layers``, where they are given.
+    partitions.  Raises ColumnError or ExamplesError for examples that cannot be used.
     """
     selected = select_examples(frame, columns, classify=classify)
-    schema = infer_schema(selected, columns, classify=classify, features=features, targets=targets)
+    schema = infer_schema(selected, columns, classify=classify)
     layout = ShardLayout.of(schema, shard_bytes)
     values = (schema.rows + schema.held_out) * (schema.features + schema.targets)
     cached = cache_shards(to_shards(selected, layout), values)

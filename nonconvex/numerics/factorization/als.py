@@ -166,14 +166,32 @@ def _dot(one: Floats, other: Floats) -> Floats:
     return products
 
 
-class Solved(NamedTuple):
-    """Solutions of q rows."""
+class RowUpdate(NamedTuple):
+    """New rows of a block, and the sums over their ratings that f and α need."""
 
-    x: Floats  # (q, 1 + K)
-    # of shapes (q,): Σ w e, Σ w e² and Σ w
-    residual: Doubles
-    squares: Doubles
-    weight: Doubles
+    x: Floats  # (r, 1 + K): the new rows (β, γ)
+    residual: Doubles  # (r,): Σ w (R − R̂)
+    squares: Doubles  # (r,): Σ w (R − R̂)²
+    penalty: Doubles  # (r,): See `Ridge.penalty`
+    weight: Doubles  # (r,): Σ w, so that α's closed form adds Σ residual / Σ weight
+
+    @classmethod
+    def of(
+        cls,
+        block: RatingBlock,
+        x: Floats,
+        residual: Doubles,
+        squares: Doubles,
+        ridge: Ridge,
+        background: Background | None,
+    ) -> RowUpdate:
+        """Complete the sums over the observed ratings by the penalty and the background."""
+        weight = block.total_weights()
+        if background is not None:
+            residual = residual + background.residual(x)
+            squares = squares + background.squares(x) - block.over_rows(block.ratings)
+            weight = weight + background.columns
+        return cls(x, residual, squares, ridge.penalty(block.degrees, x), weight)
 
 
 def part_moments(block: RatingBlock, fixed: Floats, alpha: float) -> Doubles:
@@ -214,7 +232,7 @@ def solve_moments(
     dtype: type[np.floating],
     biases: bool = True,
     nonnegative: bool = False,
-) -> Solved:
+) -> RowUpdate:
     """Minimize f over each of q rows, given the moments of their ratings.
 
     Parameters
@@ -236,8 +254,9 @@ def solve_moments(
     x = solve_quadratics(a, b, nonnegative=nonnegative).astype(dtype)
     error = np.concatenate([-x.astype(np.float64) * used, np.ones((len(x), 1))], axis=1)
     of_error = np.einsum("qkl,ql->qk", moments, error)  # (q, K + 2): Σ w m e
-    squares = np.einsum("qk,qk->q", error, of_error)
-    return Solved(x, of_error[:, 0], np.maximum(squares, 0), moments[:, 0, 0].copy())
+    squares = np.maximum(np.einsum("qk,qk->q", error, of_error), 0)
+    penalty = ridge.penalty(degrees, x)
+    return RowUpdate(x, of_error[:, 0], squares, penalty, moments[:, 0, 0].copy())
 
 
 # Fewer unknowns are eliminated as fast, and for longer rows the products dominate: these are solved
@@ -245,34 +264,6 @@ def solve_moments(
 LEAST_UNKNOWNS = 24
 MOST_RATINGS_PER_UNKNOWN = 8
 MOST_STEPS = 40  # then by elimination
-
-
-class RowUpdate(NamedTuple):
-    """New rows of a block, and the sums over their ratings that f and α need."""
-
-    x: Floats  # (r, 1 + K): the new rows (β, γ)
-    residual: Doubles  # (r,): Σ w (R − R̂)
-    squares: Doubles  # (r,): Σ w (R − R̂)²
-    penalty: Doubles  # (r,): See `Ridge.penalty`
-    weight: Doubles  # (r,): Σ w, so that α's closed form adds Σ residual / Σ weight
-
-    @classmethod
-    def of(
-        cls,
-        block: RatingBlock,
-        x: Floats,
-        residual: Doubles,
-        squares: Doubles,
-        ridge: Ridge,
-        background: Background | None,
-    ) -> RowUpdate:
-        """Complete the sums over the observed ratings by the penalty and the background."""
-        weight = block.total_weights()
-        if background is not None:
-            residual = residual + background.residual(x)
-            squares = squares + background.squares(x) - block.over_rows(block.ratings)
-            weight = weight + background.columns
-        return cls(x, residual, squares, ridge.penalty(block.degrees, x), weight)
 
 
 def solve_rows(
@@ -349,13 +340,10 @@ def _solve_with_long_rows(
     others, parts = block.divided(long)
     indices, row_of_part = np.unique(parts.rows, return_inverse=True)
     moments = row_moments(part_moments(parts, fixed, alpha), row_of_part, len(indices))
-    degrees = block.degrees[long]
-    solved = solve_moments(moments, degrees, ridge, dtype=fixed.dtype.type, **settings)
+    dtype = fixed.dtype.type
+    of_long = solve_moments(moments, block.degrees[long], ridge, dtype=dtype, **settings)
     update = solve_rows(others, fixed, alpha, ridge, **settings)
-    whole = RowUpdate(np.empty((len(long), fixed.shape[1]), fixed.dtype), *np.empty((4, len(long))))
-    of_long = RowUpdate(
-        solved.x, solved.residual, solved.squares, ridge.penalty(degrees, solved.x), solved.weight
-    )
+    whole = RowUpdate(np.empty((len(long), fixed.shape[1]), dtype), *np.empty((4, len(long))))
     for values, of_others, of_these in zip(whole, update, of_long, strict=True):
         values[~long], values[long] = of_others, of_these
     return whole
