@@ -182,7 +182,7 @@ def one_thread_per_product() -> Iterator[None]:
                 _BLAS[1](_before)
 
 
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MULTIPLIERS = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
 _ROW = np.uint64(0xD1342543DE82EF95)  # odd, so that distinct rows begin at distinct counters
 
@@ -252,17 +252,17 @@ def uniform_rows(stream: Stream, rows: Ints, width: int) -> Doubles:
 
 def _bits(stream: Stream, rows: Ints, width: int) -> NDArray[np.uint64]:
     """Return 64 random bits for each of `width` numbers of each row."""
-    begin = _mix(rows.astype(np.uint64) * _ROW + np.uint64(stream.first))
-    steps = np.arange(width, dtype=np.uint64) * _GOLDEN
-    return _mix(_mix(begin[:, None] + steps) ^ np.uint64(stream.second))  # (r, width)
+    begin = scramble(rows.astype(np.uint64) * _ROW + np.uint64(stream.first))
+    steps = np.arange(width, dtype=np.uint64) * GOLDEN
+    return scramble(scramble(begin[:, None] + steps) ^ np.uint64(stream.second))  # (r, width)
 
 
 def _sequence(seed: int, key: tuple[int, ...]) -> np.random.SeedSequence:
     return np.random.SeedSequence(seed & (2**64 - 1), spawn_key=key)
 
 
-def _mix(bits: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Scramble 64 bits, one to one (the finalizer of SplitMix64)."""
+def scramble(bits: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Scramble 64 bits, one to one: the finalizer of SplitMix64 (Steele, Lea and Flood, 2014)."""
     bits = (bits ^ (bits >> np.uint64(30))) * _MULTIPLIERS[0]
     bits = (bits ^ (bits >> np.uint64(27))) * _MULTIPLIERS[1]
     return bits ^ (bits >> np.uint64(31))

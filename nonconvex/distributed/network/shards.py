@@ -22,6 +22,7 @@ from pyspark.sql import functions as F
 from nonconvex.distributed.data.examples import ExampleSchema, read_examples
 from nonconvex.distributed.runtime import combined
 from nonconvex.numerics import Doubles, Longs
+from nonconvex.numerics.deterministic import GOLDEN, scramble
 from nonconvex.numerics.network.backprop import Examples
 from nonconvex.numerics.network.model import Standardization
 
@@ -138,17 +139,9 @@ def content_keys(columns: Sequence[NDArray[Any] | None]) -> tuple[NDArray[_U64],
         at += bits.shape[1]
         folded = bits ^ (bits >> _U64(32))  # the low bits of round numbers are zeros
         for number, total in enumerate(sums):
-            odd = _mix(_U64(2) * places + _U64(number)) | _U64(1)
+            odd = scramble(_U64(2) * places + _U64(number) + GOLDEN) | _U64(1)
             total += np.einsum("ij,j->i", folded, odd)
-    return _mix(sums[0]), _mix(sums[1])
-
-
-def _mix(z: NDArray[_U64]) -> NDArray[_U64]:
-    """Apply the output function of splitmix64 (Steele, Lea and Flood, 2014)."""
-    z = z + _U64(0x9E3779B97F4A7C15)
-    z = (z ^ (z >> _U64(30))) * _U64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> _U64(27))) * _U64(0x94D049BB133111EB)
-    return z ^ (z >> _U64(31))
+    return scramble(sums[0] + GOLDEN), scramble(sums[1] + GOLDEN)
 
 
 def _cut(layout: ShardLayout) -> Callable[[_Batches], _Batches]:
