@@ -90,6 +90,8 @@ def given_settings(
 
 
 Schedule = Callable[[int], float]
+Rate = float | Schedule
+Axis = int | tuple[int, ...] | None
 
 
 class ScheduleError(ValueError):
@@ -233,7 +235,7 @@ class Optimizer(NamedTuple):
 
 
 def descent(
-    learning_rate: float | Schedule,
+    learning_rate: Rate,
     rule: Rule,
     *,
     first: bool = False,
@@ -294,9 +296,7 @@ def descent(
     return Optimizer(init, update, schedule)
 
 
-def clip_by_norm(
-    optimizer: Optimizer, clip_norm: float, *, axis: int | tuple[int, ...] | None = None
-) -> Optimizer:
+def clip_by_norm(optimizer: Optimizer, clip_norm: float, *, axis: Axis = None) -> Optimizer:
     """Scale gradients down to a Euclidean norm before an optimizer sees them: g · min(1, c/‖g‖).
 
     Pascanu et al. (2013), in the variant of optax: nothing is added to ‖g‖, so a gradient within
@@ -305,8 +305,7 @@ def clip_by_norm(
     stacked as (R, p), by default the whole array.  Where it is infinite the clipped gradient is
     NaN: divergence must be seen, not scaled to a step of 0.
     """
-    if not (isinstance(clip_norm, Real) and 0 < clip_norm < math.inf):
-        raise OptimizerError(f"clip_norm must be finite and > 0, got {clip_norm!r}")
+    _check_positive("clip_norm", clip_norm)
 
     def update(
         gradient: Floats, state: OptimizerState, theta: Floats
@@ -331,7 +330,7 @@ WEIGHT_DECAY = 0.01
 """PyTorch's default of AdamW."""
 
 
-def gradient_descent(learning_rate: float | Schedule) -> Optimizer:
+def gradient_descent(learning_rate: Rate) -> Optimizer:
     """Gradient descent: θ ← θ − ηg."""
 
     def rule(g: Floats, first: Floats, second: Floats, t: int) -> Directed:
@@ -340,7 +339,7 @@ def gradient_descent(learning_rate: float | Schedule) -> Optimizer:
     return descent(learning_rate, rule)
 
 
-def momentum(learning_rate: float | Schedule, *, momentum: float = 0.9) -> Optimizer:
+def momentum(learning_rate: Rate, *, momentum: float = 0.9) -> Optimizer:
     """Momentum (Polyak, 1964): v ← μv + g, θ ← θ − ηv, with μ in [0, 1).
 
     The variant of optax and PyTorch: g enters v whole, not times 1 − μ, and η multiplies v when it
@@ -357,7 +356,7 @@ def momentum(learning_rate: float | Schedule, *, momentum: float = 0.9) -> Optim
     return descent(learning_rate, rule, first=True)
 
 
-def nesterov(learning_rate: float | Schedule, *, momentum: float = 0.9) -> Optimizer:
+def nesterov(learning_rate: Rate, *, momentum: float = 0.9) -> Optimizer:
     """Nesterov's momentum (1983): v ← μv + g, θ ← θ − η(g + μv), with μ in [0, 1).
 
     The variant of optax and PyTorch, after Sutskever et al. (2013): g is the gradient at θ itself,
@@ -372,9 +371,7 @@ def nesterov(learning_rate: float | Schedule, *, momentum: float = 0.9) -> Optim
     return descent(learning_rate, rule, first=True)
 
 
-def rmsprop(
-    learning_rate: float | Schedule, *, decay: float = 0.99, epsilon: float = 1e-8
-) -> Optimizer:
+def rmsprop(learning_rate: Rate, *, decay: float = 0.99, epsilon: float = 1e-8) -> Optimizer:
     """RMSProp (Tieleman and Hinton, 2012): s ← ρs + (1 − ρ)g², θ ← θ − ηg / (√s + ε).
 
     The variant of PyTorch, whose alpha is ρ in [0, 1): ε > 0 outside the root (optax has it
@@ -393,11 +390,7 @@ def rmsprop(
 
 
 def adam(
-    learning_rate: float | Schedule,
-    *,
-    momentum: float = 0.9,
-    decay: float = 0.999,
-    epsilon: float = 1e-8,
+    learning_rate: Rate, *, momentum: float = 0.9, decay: float = 0.999, epsilon: float = 1e-8
 ) -> Optimizer:
     """Adam (Kingma and Ba, 2015): θ ← θ − ηm̂ / (√ŝ + ε), with the means m̂ of g and ŝ of g².
 
@@ -416,7 +409,7 @@ def adam(
 
 
 def adamw(
-    learning_rate: float | Schedule,
+    learning_rate: Rate,
     *,
     momentum: float = 0.9,
     decay: float = 0.999,
@@ -457,10 +450,10 @@ OPTIMIZERS: Mapping[str, Callable[..., Optimizer]] = MappingProxyType(
 
 def make_optimizer(
     name: str,
-    learning_rate: float | Schedule,
+    learning_rate: Rate,
     *,
     clip_norm: float | None = None,
-    axis: int | tuple[int, ...] | None = None,
+    axis: Axis = None,
     **settings: float | Floats | None,
 ) -> Optimizer:
     """Build an optimizer of `OPTIMIZERS` by name; a setting of None is its default.

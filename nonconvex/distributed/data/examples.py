@@ -552,14 +552,9 @@ def take_examples(
             by_reason[why] = by_reason.get(why, 0) + count
     _check(source, counts, by_reason, policy)
     usable = F.col(reason).isNull()
-    kept = (values[name].alias(name) for name in used)
-    return ExampleTable(
-        judged.where(usable).select(*kept, _PART),
-        judged.where(~usable).drop(_PART),
-        columns,
-        counts,
-        by_reason,
-    )
+    kept = judged.where(usable).select(*(values[name].alias(name) for name in used), _PART)
+    rejected = judged.where(~usable).drop(_PART)
+    return ExampleTable(kept, rejected, columns, counts, by_reason)
 
 
 def _check(

@@ -354,12 +354,7 @@ class ChainGroup:
         for position, (alpha, tau, *least) in values["kept"].items():
             kept = arrays["kept"][position]
             users, items = (
-                RowDistribution(
-                    np.zeros_like(kept["slope"][side]),
-                    kept["slope"][side],
-                    kept["precision"][side],
-                    d,
-                )
+                RowDistribution.centered(kept["slope"][side], kept["precision"][side], d)
                 for side, d in zip(Side, least, strict=True)
             )
             factors = Factors(alpha, kept["rows"]["users"], kept["rows"]["items"])

@@ -276,16 +276,13 @@ class Shuffle(RowExchange):
         """Lay out the ratings."""
         super().__enter__()
         try:
-            users, items, held_out = (
-                self._blocks.users,
-                self._blocks.items,
-                self._blocks.validation,
-            )
+            blocks = self._blocks
+            users, items, held_out = blocks.users, blocks.items, blocks.validation
             assert isinstance(users, CachedBlocks)
             assert isinstance(items, CachedBlocks)
             assert held_out is None or isinstance(held_out, CachedBlocks)
             self.describe("layout of the exchange")
-            self._layout = lay_out(users, items, held_out, self._blocks.dtype)
+            self._layout = lay_out(users, items, held_out, blocks.dtype)
             for packed in (users, items):
                 packed.release()  # the layout replaces them
             # Two copies, if there are two executors: nothing computes lost rows again.

@@ -250,18 +250,11 @@ class FitState:
 
     def step(self, side: Side) -> Step:
         """Return the update of the rows of a side."""
-        problem = self.problem
-        background = None
+        problem, background = self.problem, None
+        ridge, biases, nonnegative = problem.ridge(side), problem.biases, problem.nonnegative
         if problem.implicit:
-            background = Background.of(self.rows[side.other], self.alpha, biases=problem.biases)
-        return Step(
-            problem.solver,
-            self.alpha,
-            problem.ridge(side),
-            problem.biases,
-            problem.nonnegative,
-            background,
-        )
+            background = Background.of(self.rows[side.other], self.alpha, biases=biases)
+        return Step(problem.solver, self.alpha, ridge, biases, nonnegative, background)
 
     def replace(self, side: Side, update: SideUpdate, iteration: int, seconds: float) -> None:
         """Replace the rows of a side, and add the half-step to the history."""
@@ -269,16 +262,8 @@ class FitState:
         self._squares = update.row_squares if side == Side.USERS else None
         self.penalty[side] = update.penalty
         self._mean_residual = update.residual / update.weight
-        self.record(
-            iteration,
-            side,
-            update.squares,
-            update.weight,
-            sum(self.penalty.values()),
-            float(np.sqrt(update.distance)),
-            None,
-            seconds,
-        )
+        penalty, norm = sum(self.penalty.values()), float(np.sqrt(update.distance))
+        self.record(iteration, side, update.squares, update.weight, penalty, norm, None, seconds)
 
     def record(
         self,
@@ -292,22 +277,13 @@ class FitState:
         seconds: float,
     ) -> None:
         """Add a half-step to the history, and stop if f is not finite."""
-        value = (squares + penalty) / self.problem.user_ridge.total
+        f = (squares + penalty) / self.problem.user_ridge.total
         rmse = float(np.sqrt(max(squares, 0.0) / weight))
-        self.history.append(
-            HalfStep(
-                iteration,
-                str(side),
-                value,
-                self.alpha,
-                rmse,
-                None,
-                step_norm,
-                gradient_norm,
-                seconds,
-            )
+        step = HalfStep(
+            iteration, str(side), f, self.alpha, rmse, None, step_norm, gradient_norm, seconds
         )
-        if not np.isfinite(value):
+        self.history.append(step)
+        if not np.isfinite(f):
             self.stop = Stop.NONFINITE
 
     def validate(self, rmse: float) -> None:

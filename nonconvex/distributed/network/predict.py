@@ -157,11 +157,8 @@ def _answer(
         prediction = labels.take(pa.array(network.predicted(z, thresholds)))
         probability, raw = network.probabilities(z), raw_predictions(z)
     probabilities, logits = (_lists(rows, len(x)) for rows in (probability, raw))
-    return pa.StructArray.from_arrays(
-        [prediction, probabilities, logits, pa.nulls(len(x), pa.string())],
-        _FIELDS,
-        mask=pa.array(invalid),
-    )
+    fields = [prediction, probabilities, logits, pa.nulls(len(x), pa.string())]
+    return pa.StructArray.from_arrays(fields, _FIELDS, mask=pa.array(invalid))
 
 
 def _refusal(sentence: str, kind: str, rows: int) -> pa.Array:

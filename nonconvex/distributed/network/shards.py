@@ -156,11 +156,8 @@ def _cut(layout: ShardLayout) -> Callable[[_Batches], _Batches]:
             if not len(examples.x):
                 continue
             keys, _ = content_keys(examples[:3])
-            number = np.where(
-                examples.held_out,
-                layout.training + _scaled(keys, layout.held_out),
-                _scaled(keys, layout.training),
-            )
+            held_out = layout.training + _scaled(keys, layout.held_out)
+            number = np.where(examples.held_out, held_out, _scaled(keys, layout.training))
             order = np.argsort(number, kind="stable")
             starts = np.flatnonzero(np.diff(number[order])) + 1
             yield _batch(

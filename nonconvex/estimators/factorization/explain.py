@@ -196,24 +196,16 @@ def _contributions(
         mean: Doubles = np.mean(parts, axis=0)
         return mean
     alpha, users, items = state.factors
-    background, free = None, None
+    biases, background, free = get("fitBiases"), None, None
     if get("implicitPrefs"):
         block = preference_block(block, get("confidence"))
-        background = Background.of(items, alpha, biases=get("fitBiases"))
+        background = Background.of(items, alpha, biases=biases)
     if get("nonnegative"):
         free = users[user] > 0
         free[0] = True
     penalty = np.diag(state.summary.ridge(Side.USERS).diagonal(block.degrees, items.shape[1])[0])
-    return contributions(
-        block,
-        items,
-        alpha,
-        penalty,
-        _target(items[item]),
-        biases=get("fitBiases"),
-        free=free,
-        background=background,
-    )
+    options: dict[str, Any] = {"biases": biases, "free": free, "background": background}
+    return contributions(block, items, alpha, penalty, _target(items[item]), **options)
 
 
 def _target(row: Floats) -> Doubles:

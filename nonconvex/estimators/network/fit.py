@@ -272,56 +272,52 @@ def fit_network(
             f"{examples.schema.rows:,} rows; hold some out, or unset it"
         )
     plan = plan_network(params, examples, initial)
+    network, decoder, schema = plan.network, plan.decoder, examples.schema
+    batch_size = params._batch_size()
     choice = choose_mode(
-        plan.network,
+        network,
         examples.train,
-        plan.decoder,
-        batch_size=params._batch_size(),
+        decoder,
+        batch_size=batch_size,
         restarts=len(plan.theta),
         asked=get("gradients"),
     )
     trained = train_network(
-        plan.network,
+        network,
         plan.theta,
         examples,
-        plan.decoder,
-        params._optimizer(axis=-1, decays=plan.network.is_weight),
+        decoder,
+        params._optimizer(axis=-1, decays=network.is_weight),
         StoppingRule(get("maxIter"), get("maxSteps"), get("tol"), get("patience")),
         choice.mode,
-        batch_size=params._batch_size(),
+        batch_size=batch_size,
         seed=get("seed"),
         checkpoints=_checkpoints(params, examples, plan, choice),
         first=plan.restarts[0],
     )
     restarts = _restarts(examples, plan, trained)
     best = min(range(len(restarts)), key=lambda number: restarts[number].merit)
-    weights = plan.decoder.class_weights
+    weights = decoder.class_weights
     summary = NetworkSummary(
-        training_rows=examples.schema.rows,
-        validation_rows=examples.schema.held_out,
+        training_rows=schema.rows,
+        validation_rows=schema.held_out,
         weight=examples.stats.moments.weight,
-        layers=list(plan.network.layers),
-        activations=list(plan.network.activations),
-        loss=plan.network.loss,
-        parameters=plan.network.size,
+        layers=list(network.layers),
+        activations=list(network.activations),
+        loss=network.loss,
+        parameters=network.size,
         constant_features=int(examples.stats.moments.constant().sum()),
         class_weights=None if weights is None else weights.tolist(),
         gradients=choice.mode,
         gradients_reason=choice.reason,
-        batch_size=params._batch_size(),
+        batch_size=batch_size,
         warm_start=initial is not None or get("initialWeights") is not None,
         best=best,
         restarts=restarts,
         seconds=time.perf_counter() - started,
     )
-    scorer = Scorer(
-        plan.network,
-        trained[best].theta,
-        plan.decoder.standardization,
-        examples.schema.classes,
-        plan.decoder.targets,
-    )
-    return scorer, summary
+    theta, standardization = trained[best].theta, decoder.standardization
+    return Scorer(network, theta, standardization, schema.classes, decoder.targets), summary
 
 
 def _restarts(examples: ExampleSet, plan: Plan, trained: list[Trained]) -> list[NetworkRestart]:

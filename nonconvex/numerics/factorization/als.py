@@ -308,7 +308,7 @@ def solve_rows(
     settings: dict[str, Any] = {"biases": biases, "nonnegative": nonnegative}
     long = block.counts > LONG
     if background is None and long.any():
-        return _solve_with_long_rows(block, long, fixed, alpha, ridge, settings)
+        return _solve_with_long_rows(block, long, fixed, alpha, ridge, **settings)
     diagonal = ridge.diagonal(block.degrees, width)
     rows = len(block.rows)
     x, residual, squares = np.zeros((rows, width), dtype), np.zeros(rows), np.zeros(rows)
@@ -330,12 +330,7 @@ def solve_rows(
 
 
 def _solve_with_long_rows(
-    block: RatingBlock,
-    long: Bools,
-    fixed: Floats,
-    alpha: float,
-    ridge: Ridge,
-    settings: dict[str, Any],
+    block: RatingBlock, long: Bools, fixed: Floats, alpha: float, ridge: Ridge, **settings: Any
 ) -> RowUpdate:
     others, parts = block.divided(long)
     indices, row_of_part = np.unique(parts.rows, return_inverse=True)

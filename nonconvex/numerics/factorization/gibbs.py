@@ -43,6 +43,11 @@ class RowDistribution(NamedTuple):
     precision: Doubles  # (1 + K, 1 + K): Λ
     least: float  # d₀ ≥ 0
 
+    @classmethod
+    def centered(cls, slope: Doubles, precision: Doubles, least: float) -> RowDistribution:
+        """Return the distribution with μ = 0."""
+        return cls(np.zeros(len(slope)), slope, precision, least)
+
     def means(self, degrees: Doubles) -> Doubles:
         """Return μ + h ξ of rows with d ratings each, of shape (r, 1 + K)."""
         return self.mean + _activity(degrees, self.least)[:, None] * self.slope
@@ -322,10 +327,8 @@ def _centered(
     back = 2 * np.eye(len(rows.mean)) - change  # M⁻¹
     apart = x.astype(np.float64) - rows.mean
     apart[:, 0] += (apart[:, 1:] * other.mean[1:]).sum(axis=1)
-    distribution = RowDistribution(
-        np.zeros_like(rows.mean), change @ rows.slope, back.T @ rows.precision @ back, rows.least
-    )
-    return apart.astype(x.dtype), distribution
+    slope, precision = change @ rows.slope, back.T @ rows.precision @ back
+    return apart.astype(x.dtype), RowDistribution.centered(slope, precision, rows.least)
 
 
 class Chain:
@@ -386,9 +389,8 @@ class Chain:
         key = (self._number, sweep, side.number)
         stream, rows = Stream.of(self._seed, *key, _ROWS), self.rows[side]
         if sweep <= HELD:
-            zero = np.zeros(rows.shape[1])
-            least = float(self._degrees[side].min())
-            drawn = RowDistribution(zero, zero, np.diag(self._precisions[side]), least)
+            slope, least = np.zeros(rows.shape[1]), float(self._degrees[side].min())
+            drawn = RowDistribution.centered(slope, np.diag(self._precisions[side]), least)
         else:
             generator = Stream.generator(self._seed, *key, _OTHERS)
             drawn = self._row_prior.draw(rows, self._degrees[side], generator)
@@ -400,15 +402,11 @@ class Chain:
         """Replace the rows of a side by those drawn, and draw α and τ, and after users ω."""
         self.rows[side] = update.x
         self._penalty[side] = float(update.penalty.sum())
-        sums = (update.residual.sum(), update.squares.sum(), update.weight.sum())
+        sums = float(update.residual.sum()), float(update.squares.sum()), float(update.weight.sum())
         generator = Stream.generator(self._seed, self._number, sweep, side.number, _OTHERS, 1)
         before = self.alpha
         self.alpha, self.tau = self._noise_prior.draw(
-            before,
-            self.tau,
-            (float(sums[0]), float(sums[1]), float(sums[2])),
-            self._total,
-            generator,
+            before, self.tau, sums, self._total, generator
         )
         if side == Side.USERS:
             step = self.alpha - before

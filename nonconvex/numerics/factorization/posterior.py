@@ -169,11 +169,7 @@ class Posterior(NamedTuple):
 
 
 def fold_rows(
-    block: RatingBlock,
-    fixed: Floats,
-    given: Sequence[Conditional],
-    projections: Doubles,
-    keys: Ints,
+    block: RatingBlock, fixed: Floats, given: list[Conditional], projections: Doubles, keys: Ints
 ) -> tuple[Floats, Floats, Floats]:
     """Draw the rows of a block in every sample.
 

@@ -164,7 +164,7 @@ def sums(
             "the derivative of the activation step is 0, so nothing is learned through it; choose "
             'another activation, or set stepGradient="straight-through"'
         )
-    return _total(lambda part: _sums(network, theta, part), network, examples, rows, ordered_map)
+    return _total(lambda part: _sums(network, theta, part), examples, rows, ordered_map)
 
 
 def evaluate(
@@ -176,9 +176,7 @@ def evaluate(
     ordered_map: OrderedMap = map,
 ) -> EvaluationSums:
     """Sum the loss and the correct classes over examples: a forward pass."""
-    return _total(
-        lambda part: _evaluate(network, theta, part), network, examples, rows, ordered_map
-    )
+    return _total(lambda part: _evaluate(network, theta, part), examples, rows, ordered_map)
 
 
 def network_objective(network: Network, theta: Floats, sums: Sums) -> tuple[Doubles, Floats]:
@@ -206,7 +204,6 @@ def network_objective(network: Network, theta: Floats, sums: Sums) -> tuple[Doub
 
 def _total(
     function: Callable[[Examples], S],
-    network: Network,
     examples: Examples,
     rows: Ints | None,
     ordered_map: OrderedMap,

@@ -448,13 +448,9 @@ class Moments(NamedTuple):
             apart = other.mean - self.mean
             mean = self.mean + share * apart
             squares = self.squares + other.squares + share * self.weight * apart**2
-        return Moments(
-            total,
-            mean,
-            squares,
-            np.minimum(self.minimum, other.minimum),
-            np.maximum(self.maximum, other.maximum),
-        )
+        minimum = np.minimum(self.minimum, other.minimum)
+        maximum = np.maximum(self.maximum, other.maximum)
+        return Moments(total, mean, squares, minimum, maximum)
 
     def constant(self) -> Bools:
         """Return the mask of constant features, of shape (d,)."""
