@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import numpy as np
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nonconvex.numerics.factorization.als import solve_rows, sweep_rows
@@ -12,7 +12,12 @@ from nonconvex.numerics.factorization.model import Factors, Ridge, initial_rows,
 from tests.numerics.factorization import twins
 
 # The same examples on every run: a failure is always a change of the code.
-PROPERTY = settings(max_examples=25, deadline=None, derandomize=True, database=None)
+_SETTINGS = settings(max_examples=25, deadline=None, derandomize=True, database=None)
+
+
+def for_all(*strategies, **by_name):
+    """Run a test for values that are drawn."""
+    return lambda test: _SETTINGS(given(*strategies, **by_name)(test))
 
 
 class Problem(NamedTuple):

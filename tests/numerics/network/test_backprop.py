@@ -5,14 +5,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from hypothesis import given
 from hypothesis import strategies as st
 
 from nonconvex.numerics import deterministic as threads
 from nonconvex.numerics.network import backprop
 from nonconvex.numerics.network.backprop import Examples, evaluate, network_objective, sums
 from nonconvex.numerics.network.model import Network, NetworkError, forward
-from tests.numerics.factorization.problems import PROPERTY
+from tests.numerics.factorization.problems import for_all
 from tests.numerics.network import networks as twin
 from tests.numerics.network.networks import LOSSES, SMOOTH, case
 
@@ -245,8 +244,7 @@ def test_examples_that_do_not_fit_are_refused(loss, changed, message):
 SIZES = st.lists(st.integers(0, 20), min_size=1, max_size=6)
 
 
-@PROPERTY
-@given(SIZES, st.integers(1, 25), st.integers(-5, 5), st.integers(1, 3))
+@for_all(SIZES, st.integers(1, 25), st.integers(-5, 5), st.integers(1, 3))
 def test_minibatches_are_cut_from_one_sequence_that_has_every_row_once(sizes, size, seed, epoch):
     def rows_of(piece):
         return backprop.row_order(sizes[piece], seed, epoch, piece).tolist()
