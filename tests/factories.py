@@ -116,29 +116,14 @@ def problem(n, dtype, *, seed=0, reg=0.02, **settings):
     )
 
 
-def fit(
-    ratings,
-    problems,
-    dtype=np.float32,
-    blocks=2,
-    place="driver",
-    *,
-    max_iter=3,
-    tol=0.0,
-    patience=None,
-    exchange=Broadcast,
-):
+def fit(ratings, problems, dtype=np.float32, blocks=2, place="driver", exchange=Broadcast, **rule):
     """Minimize; on the driver, a pass takes a hundredth of the time of a job, to the same bits."""
     training = pack_ratings(
         ratings, user_blocks=blocks, item_blocks=blocks, dtype=dtype, place=place
     )
     try:
-        return fit_loop(
-            training.blocks,
-            problems,
-            StoppingRule(max_iter, tol=tol, patience=patience),
-            exchange_type=exchange,
-        )
+        rule = StoppingRule(**{"max_iter": 3, **rule})
+        return fit_loop(training.blocks, problems, rule, exchange_type=exchange)
     finally:
         training.release()
 

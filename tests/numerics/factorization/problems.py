@@ -91,11 +91,12 @@ class Problem(NamedTuple):
         return self._replace(factors=self.factors._replace(alpha=alpha))
 
 
-def assert_same_bits(one, other):
+def assert_same_bits(found, expected):
     """Assert that the arrays of two named tuples are equal to the bit, or lacking in both."""
-    for name, a, b in zip(one._fields, one, other, strict=True):
+    for name, a, b in zip(found._fields, found, expected, strict=True):
         assert (a is None) == (b is None), name
-        assert a is None or (a.dtype, a.tobytes()) == (b.dtype, b.tobytes()), name
+        one, other = np.asarray(a), np.asarray(b)
+        assert a is None or (one.dtype, one.tobytes()) == (other.dtype, other.tobytes()), name
 
 
 def solve(problem, block=None, **options):

@@ -38,7 +38,8 @@ def seconds_apart(history):
 def assert_same(ours, wanted):
     assert ours.theta.tobytes() == wanted.theta.tobytes()
     assert (ours.epoch, ours.stop) == (wanted.epoch, wanted.stop)
-    assert seconds_apart(ours.history) == seconds_apart(wanted.history)
+    # NaN of one that diverged is not equal to itself
+    assert repr(seconds_apart(ours.history)) == repr(seconds_apart(wanted.history))
 
 
 def test_the_loop_is_the_one_written_out():
@@ -244,10 +245,7 @@ def test_going_on_from_a_saved_state_gives_the_same_bits(name, at):
     whole = run(script, on_epoch=keep)
     assert sorted(saved) == [1, 2, 3, 4, 5]
     for ours, wanted in zip(run(script[at:], saved=saved[at]), whole, strict=True):
-        assert ours.theta.tobytes() == wanted.theta.tobytes()
-        assert (ours.epoch, ours.stop) == (wanted.epoch, wanted.stop)
-        # NaN of the one that diverged is not equal to itself
-        assert repr(seconds_apart(ours.history)) == repr(seconds_apart(wanted.history))
+        assert_same(ours, wanted)
     assert [end.stop.name for end in whole] == ["PATIENCE", "NONFINITE", "PATIENCE"]
 
 
