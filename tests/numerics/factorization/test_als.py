@@ -319,13 +319,18 @@ def test_without_biases_or_ridge_on_them_rows_solve_as_if_there_were_no_bias(reg
             np.testing.assert_allclose(found, twin, rtol=1e-9, atol=1e-12)
 
 
-def stack(seed, size, width, ridge=5.0, count=100):
-    """Return A = ZᵀZ + ridge I and b = Zᵀy, in float32, of `count` ratings each."""
+def quadratics(seed, size, width, ridge=0.1, rank=6):
+    """Return A = ZᵀZ + ridge I and b = Zᵀy."""
     generator = np.random.default_rng(seed)
-    z = generator.normal(0.2, 0.5, size=(size, count, width)).astype(np.float32)
-    y = generator.normal(size=(size, count, 1)).astype(np.float32)
-    a = z.swapaxes(1, 2) @ z + np.float32(ridge) * np.eye(width, dtype=np.float32)
+    z = generator.normal(size=(size, rank, width))
+    y = generator.normal(size=(size, rank, 1))
+    a = z.swapaxes(1, 2) @ z + ridge * np.eye(width)
     return a, (z.swapaxes(1, 2) @ y)[..., 0]
+
+
+def stack(seed, size, width):
+    """Return quadratics of rows with 100 ratings each, in float32."""
+    return [part.astype(np.float32) for part in quadratics(seed, size, width, 20.0, rank=100)]
 
 
 def twin(a, b, steps):
@@ -423,15 +428,6 @@ def test_rows_that_do_not_converge_are_eliminated(monkeypatch):
 
 
 SEEDS = st.integers(0, 2**32 - 1)
-
-
-def quadratics(seed, size, width, ridge=0.1, rank=6):
-    """Return A = ZᵀZ + ridge I and b = Zᵀy."""
-    generator = np.random.default_rng(seed)
-    z = generator.normal(size=(size, rank, width))
-    y = generator.normal(size=(size, rank, 1))
-    a = z.swapaxes(1, 2) @ z + ridge * np.eye(width)
-    return a, (z.swapaxes(1, 2) @ y)[..., 0]
 
 
 def value(a, b, x):
