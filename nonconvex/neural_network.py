@@ -40,6 +40,7 @@ from nonconvex.estimators.network.params import (
     NetworkParams,
     RegressorParams,
     check_network,
+    check_thresholds,
 )
 from nonconvex.estimators.network.persistence import NetworkReader, NetworkWriter
 from nonconvex.estimators.network.summary import NetworkSummary
@@ -260,13 +261,7 @@ class MultilayerPerceptronClassificationModel(_NetworkModel, ClassificationModel
         return {name: self.getOrDefault(name) for name in names}
 
     def _thresholds(self) -> Sequence[float] | None:
-        given: Sequence[float] | None = self.getOrDefault("thresholds")
-        if given is not None and len(given) != self.numClasses:
-            raise ParamError(
-                f"thresholds has {len(given)} numbers, and there are {self.numClasses} classes; "
-                "give one for each, in the order of labels"
-            )
-        return given
+        return check_thresholds(self, self.numClasses)
 
 
 ModelT = TypeVar(

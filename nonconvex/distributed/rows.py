@@ -69,14 +69,7 @@ class Rows(NamedTuple):
 
 
 class ShardedRows(Protocol):
-    """The rows of one side.
-
-    Attributes
-    ----------
-    shape : (int, int)
-        Number of rows, and 1 + K.
-    dtype : float type
-    """
+    """The rows of one side."""
 
     @property
     def shape(self) -> tuple[int, int]:

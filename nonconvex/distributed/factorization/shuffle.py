@@ -13,6 +13,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from operator import attrgetter, itemgetter
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -196,7 +197,7 @@ def _out_block(elements: Iterable[tuple[int, OutBlockPart]]) -> Iterator[Element
     for number, part in elements:
         parts.setdefault(number, []).append(part)
     for number, of_block in parts.items():
-        yield number, OutBlock(sorted(of_block, key=lambda part: part.block))
+        yield number, OutBlock(sorted(of_block, key=attrgetter("block")))
 
 
 def design_moments(
@@ -230,7 +231,7 @@ def _moment(kept: ShardedRows, degrees: Floats, biases: bool) -> Doubles:
     def square(elements: Iterable[Element]) -> Iterator[Element]:
         freeze_gc_once()
         for number, (parts, [share]) in group_by_type(elements, tuple, np.ndarray).items():
-            x = np.concatenate([rows for _, rows in sorted(parts, key=_first)])
+            x = np.concatenate([rows for _, rows in sorted(parts, key=itemgetter(0))])
             yield number, moment_of(x, share, biases=biases)
 
     chunks = kept.elements.flatMap(cut).partitionBy(len(shares), by_number)
@@ -238,10 +239,6 @@ def _moment(kept: ShardedRows, degrees: Floats, biases: bool) -> Doubles:
     found = dict(joined.mapPartitions(square).collect())
     moment: Doubles = np.asarray(sum(found[number] for number in range(len(shares))))
     return moment
-
-
-def _first(part: tuple[int, Any]) -> int:
-    return part[0]
 
 
 _log = logging.getLogger("nonconvex")
@@ -411,7 +408,7 @@ def _update(step: Step) -> Callable[[Iterable[Element]], Iterator[Element]]:
         for number, (needs, own, shipments) in group_by_type(elements, *kinds).items():
             if not needs:  # no row is in this block
                 continue
-            fixed = np.concatenate([sent.x for sent in sorted(shipments, key=_source)])
+            fixed = np.concatenate([sent.x for sent in sorted(shipments, key=attrgetter("source"))])
             before = own[0].x
             update = step(needs[0].block, fixed, before)
             x, *sums = update
@@ -445,7 +442,7 @@ def _errors(
                 continue
             first, block, _ = needs[0]
             x = own[0].x
-            sent = [shipment.x for shipment in sorted(shipments, key=_source)]
+            sent = [shipment.x for shipment in sorted(shipments, key=attrgetter("source"))]
             factors = Factors(alpha, x, np.concatenate(sent) if sent else np.zeros_like(x[:1]))
             found = np.stack([squared_errors(factors, block), block.total_weights()])
             known = block.rows >= 0
@@ -456,10 +453,6 @@ def _errors(
                 yield number, PartialSums.of(users, found[:, ~known])
 
     return errors
-
-
-def _source(shipment: Shipment) -> int:
-    return shipment.source
 
 
 def _sums(element: Element) -> PartialSums:

@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from pyspark.sql import SparkSession
 
 from nonconvex.distributed.checkpoints import Checkpoints
-from nonconvex.distributed.data.examples import ExampleSchema, ExamplesError
+from nonconvex.distributed.data.examples import Classes, ExampleSchema, ExamplesError
 from nonconvex.distributed.network.dataset import ExampleSet
 from nonconvex.distributed.network.fit import train_network
 from nonconvex.distributed.network.gradients import GradientChoice, Validation, choose_mode
 from nonconvex.distributed.network.predict import Scorer
 from nonconvex.distributed.network.shards import ExampleDecoder
-from nonconvex.estimators.network.params import NetworkParams
+from nonconvex.estimators.network.params import NetworkParams, check_thresholds
 from nonconvex.estimators.network.summary import NetworkRestart, NetworkSummary
 from nonconvex.estimators.params import ParamError, refuse_set
 from nonconvex.numerics import Floats
@@ -51,7 +51,8 @@ def plan_network(params: NetworkParams, examples: ExampleSet, initial: Scorer | 
     """
     get = params.getOrDefault
     weights = _class_weights(params, examples)
-    _check_thresholds(params, examples.schema)
+    if examples.schema.classes is not None:
+        check_thresholds(params, len(examples.schema.classes.values))
     dtype: type[np.floating] = np.float32 if get("precision") == "float32" else np.float64
     if initial is not None:
         network = _network_of(params, examples.schema, initial)
@@ -158,8 +159,8 @@ def _check_initial(
     """Raise ParamError if the fit cannot start from the initial model."""
     if initial.classes != schema.classes:
         raise ParamError(
-            f"the initial model has {_shown(initial)} and the examples have "
-            f"{_shown_classes(schema)}; they must be equal"
+            f"the initial model has {_shown(initial.classes, initial.network.layers[-1])} and the "
+            f"examples have {_shown(schema.classes, schema.targets)}; they must be equal"
         )
     own, new = initial.network, network
     for what, a, b in (
@@ -205,26 +206,10 @@ def _warn_of_ignored(examples: ExampleSet, initial: Scorer) -> None:
         )
 
 
-def _check_thresholds(params: NetworkParams, schema: ExampleSchema) -> None:
-    if schema.classes is None or params.getOrDefault("thresholds") is None:
-        return
-    given = params.getOrDefault("thresholds")
-    if len(given) != schema.targets:
-        raise ParamError(
-            f"thresholds has {len(given)} numbers, and there are {schema.targets} classes; give "
-            "one for each, in the order of labels"
-        )
-
-
-def _shown(initial: Scorer) -> str:
-    schema = ExampleSchema(0, 0, 0, initial.network.layers[-1], initial.classes)
-    return _shown_classes(schema)
-
-
-def _shown_classes(schema: ExampleSchema) -> str:
-    if schema.classes is None:
-        return f"{schema.targets} targets"
-    values = [repr(value) for value in schema.classes.values]
+def _shown(classes: Classes | None, targets: int) -> str:
+    if classes is None:
+        return f"{targets} targets"
+    values = [repr(value) for value in classes.values]
     return f"the classes {', '.join(values[:5])}{', …' if values[5:] else ''}"
 
 

@@ -160,18 +160,13 @@ class Segments:
         parts = [design.normal_equation() for design in self]
         if len(parts) == 1:
             return parts[0]
-        return (
-            np.sum([a for a, _ in parts], axis=0, dtype=np.float64),
-            np.sum([b for _, b in parts], axis=0, dtype=np.float64),
-        )
+        a, b = zip(*parts, strict=True)
+        return np.sum(a, axis=0, dtype=np.float64), np.sum(b, axis=0, dtype=np.float64)
 
     def sums(self, x: Floats) -> tuple[Doubles, Doubles]:
         """As `Design.sums`, over all segments."""
-        parts = [design.sums(x) for design in self]
-        return (
-            np.sum([residual for residual, _ in parts], axis=0),
-            np.sum([squares for _, squares in parts], axis=0),
-        )
+        residual, squares = zip(*(design.sums(x) for design in self), strict=True)
+        return np.sum(residual, axis=0), np.sum(squares, axis=0)
 
     def gradient_sums(self, x: Floats) -> Doubles:
         """As `Design.gradient_sums`, over all segments."""

@@ -349,16 +349,6 @@ class Chain:
         Priors of α, τ and ω, and of μ, ξ and Λ of both sides.
     seed, number : int
         The seed, and the number of the chain: random numbers depend on them and on the sweep.
-
-    Attributes
-    ----------
-    alpha, tau : float
-    user_precision : float64 array of shape (n_u,)
-        ω of the users; initially 1.
-    rows : dict
-        The rows of ``users`` and of ``items``.
-    distributions : dict
-        μ, ξ and Λ of ``users`` and of ``items``, once drawn.
     """
 
     def __init__(
@@ -375,11 +365,11 @@ class Chain:
     ) -> None:
         self.alpha, self.tau = start.alpha, tau
         self.rows = {Side.USERS: start.users, Side.ITEMS: start.items}
-        self.distributions: dict[Side, RowDistribution] = {}
+        self.distributions: dict[Side, RowDistribution] = {}  # once drawn
         self._degrees, self._precisions = degrees, precisions
         self._noise_prior, self._row_prior = noise_prior, row_prior
         self._seed, self._number = seed, number
-        self.user_precision = np.ones(len(start.users))
+        self.user_precision = np.ones(len(start.users))  # ω
         self._total = float(degrees[Side.USERS].sum())
         self._penalty: dict[Side, float] = {}
         self._squares = self._plain = 0.0  # Σ ω w e² and Σ w e²

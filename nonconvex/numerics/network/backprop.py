@@ -95,11 +95,7 @@ def merge(a: S, b: S) -> S:
 def check(network: Network, examples: Examples) -> None:
     """Refuse examples that do not fit the network."""
     x, y, weight = examples
-    if x.ndim != 2 or x.shape[1] != network.layers[0]:
-        raise NetworkError(
-            f"x must have {network.layers[0]} columns with layers={network.layers}, got an array "
-            f"of shape {x.shape}"
-        )
+    network.check_features(x)
     wanted = (len(x),) if network.classes else (len(x), network.layers[-1])
     if y.shape != wanted:
         raise NetworkError(

@@ -254,6 +254,14 @@ class Network:
         """The loss, with ``output.output(z)`` that makes ŷ of the last z."""
         return LOSSES[self.loss]
 
+    def check_features(self, x: Floats) -> None:
+        """Refuse an array that is not of shape (m, d_0)."""
+        if x.ndim != 2 or x.shape[1] != self.layers[0]:
+            raise NetworkError(
+                f"x must have {self.layers[0]} columns with layers={self.layers}, got an array "
+                f"of shape {x.shape}"
+            )
+
     def probabilities(self, z: Floats) -> Floats:
         """Return the probability of each class, of shape (…, m, k), from logits (…, m, d_L)."""
         p = self.output.output(z)
@@ -384,11 +392,7 @@ def forward(network: Network, theta: Floats, x: Floats) -> list[Floats]:
     >>> z, network.output.output(z)
     (array([[0.]]), array([[0.5]]))
     """
-    if x.ndim != 2 or x.shape[1] != network.layers[0]:
-        raise NetworkError(
-            f"x must have {network.layers[0]} columns with layers={network.layers}, got an array "
-            f"of shape {x.shape}"
-        )
+    network.check_features(x)
     h: list[Floats] = [x.astype(theta.dtype, copy=False)]
     for number, (weights, bias) in enumerate(network.views(theta)):
         z: Floats = h[-1] @ weights

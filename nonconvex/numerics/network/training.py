@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -45,25 +46,14 @@ class Saved(NamedTuple):
     values: dict[str, Any]  # JSON values
 
 
+@dataclass
 class Restart:
-    """Current state of one restart.
+    """Current state of one restart."""
 
-    Attributes
-    ----------
-    history : list of Epoch
-    stop : Stop or None
-        The reason why it ended, if it has.
-    theta : float array of shape (p,), or None
-        The best parameters so far, or the final ones.
-    epoch : int
-        The epoch of these parameters.
-    """
-
-    def __init__(self) -> None:
-        self.history: list[Epoch] = []
-        self.stop: Stop | None = None
-        self.theta: Floats | None = None
-        self.epoch = 0
+    history: list[Epoch] = field(default_factory=list)
+    stop: Stop | None = None  # the reason why it ended, if it has
+    theta: Floats | None = None  # (p,): the best parameters so far, or the final ones
+    epoch: int = 0  # the epoch of these parameters
 
     def end_epoch(self, record: Epoch, theta: Floats, rule: StoppingRule, *, finite: bool) -> None:
         """Add an epoch to the history, and apply the stopping rule."""
@@ -86,23 +76,14 @@ class Restart:
 
 
 class Training:
-    """Current state of several restarts.
-
-    Attributes
-    ----------
-    epoch, steps : int
-        Numbers of finished ones.
-    restarts : list of Restart
-    active : list of int
-        Numbers of the unfinished ones, in order.
-    """
+    """Current state of several restarts."""
 
     def __init__(
         self, network: Network, theta: Floats, optimizer: Optimizer, rule: StoppingRule
     ) -> None:
-        self.epoch, self.steps = 0, 0
+        self.epoch, self.steps = 0, 0  # numbers of finished ones
         self.restarts = [Restart() for _ in theta]
-        self.active = list(range(len(theta)))
+        self.active = list(range(len(theta)))  # numbers of the unfinished ones, in order
         self._network, self._optimizer, self._rule = network, optimizer, rule
         self._theta = theta  # of the active restarts
         self._state = optimizer.init(theta)
