@@ -111,7 +111,7 @@ def example_tables(table: ExampleTable) -> DataFrame:
 
 
 def write_tables(
-    spark: SparkSession, path: str, make: Callable[[], DataFrame], *, reuse: bool
+    spark: SparkSession, path: str, make: Callable[[], DataFrame], *, reuse: bool = False
 ) -> BenchmarkTables:
     """Write the rows of `make`, which have a column ``part``, and count them.
 

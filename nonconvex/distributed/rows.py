@@ -125,8 +125,7 @@ class CachedRows:
             return name, offsets[number], rows.x.tobytes()
 
         pieces: Any = self.elements.map(piece)
-        types = zip(PIECES, ("string", "bigint", "binary"), strict=True)
-        schema = ", ".join(f"{column} {kind}" for column, kind in types)
+        schema = "name string, offset bigint, bytes binary"
         return spark.createDataFrame(pieces, schema, verifySchema=False)
 
     def release(self) -> None:

@@ -14,9 +14,8 @@ OpenBLAS 0.3 gave different bits in most products of minibatches, down to 128 ×
 So each product is made by one thread, and the cores make several at a time.
 
 *Counter-based random numbers* (`Stream`, `normal_rows`, `uniform_rows`): the numbers of a row
-depend
-on the stream and on the number of the row alone, so that any executor can draw those of its own
-rows.  A counter is hashed to 64 random bits, and two of these make two normal numbers.
+depend on the stream and on the number of the row alone, so that any executor can draw those of its
+own rows.  A counter is hashed to 64 random bits, and two of these make two normal numbers.
 """
 
 from __future__ import annotations
@@ -94,8 +93,7 @@ def _complete_one(ordered: Sequence[PartialSums], number: int) -> float:
 
 def _chunk_sums(values: Doubles) -> Doubles:
     starts = np.arange(0, len(values), CHUNK)
-    sums: Doubles = np.add.reduceat(np.ascontiguousarray(values), starts)
-    return sums
+    return np.add.reduceat(np.ascontiguousarray(values), starts)
 
 
 Totals = dict[tuple[int, int], int]

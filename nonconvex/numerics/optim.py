@@ -301,9 +301,8 @@ def clip_by_norm(optimizer: Optimizer, clip_norm: float, *, axis: Axis = None) -
 
     Pascanu et al. (2013), in the variant of optax: nothing is added to ‖g‖, so a gradient within
     the bound c = ``clip_norm`` > 0 keeps its bits.  ‖g‖ is summed in float64 over `axis`: −1 for R
-    restarts
-    stacked as (R, p), by default the whole array.  Where it is infinite the clipped gradient is
-    NaN: divergence must be seen, not scaled to a step of 0.
+    restarts stacked as (R, p), by default the whole array.  Where it is infinite the clipped
+    gradient is NaN: divergence must be seen, not scaled to a step of 0.
     """
     _check_positive("clip_norm", clip_norm)
 
@@ -343,9 +342,8 @@ def momentum(learning_rate: Rate, *, momentum: float = 0.9) -> Optimizer:
     """Momentum (Polyak, 1964): v ← μv + g, θ ← θ − ηv, with μ in [0, 1).
 
     The variant of optax and PyTorch: g enters v whole, not times 1 − μ, and η multiplies v when it
-    is
-    used; under a constant gradient the steps grow to η/(1 − μ) times it.  Sutskever et al. (2013)
-    put η inside, v ← μv − ηg, the same only while η is constant.
+    is used; under a constant gradient the steps grow to η/(1 − μ) times it.  Sutskever et al.
+    (2013) put η inside, v ← μv − ηg, the same only while η is constant.
     """
     _check_decay("momentum", momentum)
 
@@ -375,9 +373,8 @@ def rmsprop(learning_rate: Rate, *, decay: float = 0.99, epsilon: float = 1e-8) 
     """RMSProp (Tieleman and Hinton, 2012): s ← ρs + (1 − ρ)g², θ ← θ − ηg / (√s + ε).
 
     The variant of PyTorch, whose alpha is ρ in [0, 1): ε > 0 outside the root (optax has it
-    inside),
-    not centered, no momentum.  The start s = 0 is not corrected for, so the first step is η/√(1 −
-    ρ) in every entry: ten times η at the default.
+    inside), not centered, no momentum.  The start s = 0 is not corrected for, so the first step is
+    η/√(1 − ρ) in every entry: ten times η at the default.
     """
     _check_decay("decay", decay)
     _check_positive("epsilon", epsilon)
@@ -419,9 +416,8 @@ def adamw(
     """AdamW (Loshchilov and Hutter, 2019): θ ← θ − η(m̂ / (√ŝ + ε) + wθ), m̂ and ŝ as in `adam`.
 
     The decay w ≥ 0 is decoupled: it enters neither m nor s, so it is not the gradient of a penalty.
-     An
-    array that broadcasts to θ chooses the entries that decay, such as weights but not biases.  The
-    variant of optax and PyTorch, in which η multiplies w too.
+    An array that broadcasts to θ chooses the entries that decay, such as weights but not biases.
+    The variant of optax and PyTorch, in which η multiplies w too.
     """
     _check_decay("momentum", momentum)
     _check_decay("decay", decay)

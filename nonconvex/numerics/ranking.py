@@ -124,8 +124,7 @@ def directions(x: Floats) -> Doubles:
     gamma = x.astype(np.float64)
     gamma[:, 0] = 0
     length = np.sqrt(np.einsum("mk,mk->m", gamma, gamma))
-    unit: Doubles = gamma / np.where(length > 0, length, 1)[:, None]
-    return unit
+    return gamma / np.where(length > 0, length, 1)[:, None]
 
 
 class _Tiles:
@@ -251,8 +250,7 @@ def _reached(values: NDArray[np.float32], n: int) -> NDArray[np.float32]:
     greatest = values[:, :groups].copy()
     for first in range(groups, width - groups + 1, groups):  # a remainder may be left out
         np.maximum(greatest, values[:, first : first + groups], out=greatest)
-    reached: NDArray[np.float32] = np.partition(greatest, groups - n, axis=1)[:, groups - n]
-    return reached
+    return np.partition(greatest, groups - n, axis=1)[:, groups - n]
 
 
 def _concatenate(parts: list[Ranked]) -> Ranked:

@@ -196,5 +196,4 @@ def _shuffled(places: Longs, size: int) -> Longs:
     step = max(1, int(size * 0.618))
     while gcd(step, size) > 1:
         step += 1
-    shuffled: Longs = places * step % size
-    return shuffled
+    return places * step % size

@@ -70,7 +70,8 @@ class HeldOut:
     def __init__(self, packed: BlockStore, dtype: type[np.floating], most: int = MOST) -> None:
         self._packed, self._dtype = packed, dtype
         self._share = 1.0
-        counts = _concatenated(self._collect(["count"], _count), "count", np.int64)
+        counted = self._collect(["n"], lambda block: {"n": np.array([len(block.ratings)])})
+        counts = _concatenated(counted, "n", np.int64)
         self._share = min(1.0, most / max(1, int(counts.sum())))
         table = self._collect(_RATINGS, _ratings)
         rows, columns = (_concatenated(table, name, np.int32) for name in _RATINGS[:2])
@@ -133,10 +134,6 @@ class HeldOut:
 
         table = self._packed.run(task)
         return table.take(pc.sort_indices(table["block"]))
-
-
-def _count(block: RatingBlock) -> dict[str, NDArray[Any]]:
-    return {"count": np.array([len(block.ratings)])}
 
 
 def _choose(block: RatingBlock, share: float) -> Bools | slice:

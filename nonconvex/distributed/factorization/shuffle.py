@@ -237,8 +237,7 @@ def _moment(kept: ShardedRows, degrees: Floats, biases: bool) -> Doubles:
     chunks = kept.elements.flatMap(cut).partitionBy(len(shares), by_number)
     joined = zip_partitions(chunks, scatter(SparkSession.active(), shares))
     found = dict(joined.mapPartitions(square).collect())
-    moment: Doubles = np.asarray(sum(found[number] for number in range(len(shares))))
-    return moment
+    return np.asarray(sum(found[number] for number in range(len(shares))))
 
 
 _log = logging.getLogger("nonconvex")

@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -104,22 +105,18 @@ def score(
 
     def scored(column: pa.Array) -> pa.Array:
         freeze_gc_once()
-        vectors = read_vectors(column, width)
+        vectors, refuse = read_vectors(column, width), partial(_refusal, kind, len(column))
         wrong = (vectors.lengths != width) & (vectors.lengths >= 0)
         if wrong.any():
-            return _refusal(
+            return refuse(
                 f"featuresCol={names} has {vectors.lengths[wrong][0]} features in some rows, "
-                f"and the model was trained on {width}; give it the columns of training",
-                kind,
-                len(column),
+                f"and the model was trained on {width}; give it the columns of training"
             )
         invalid = ~vectors.finite
         if handle_invalid == "error" and invalid.any():
-            return _refusal(
+            return refuse(
                 f"featuresCol={names} is null, NaN or infinite in some rows; fill them, or set "
-                'handleInvalid to "skip" or "keep"',
-                kind,
-                len(column),
+                'handleInvalid to "skip" or "keep"'
             )
         x = np.where(invalid[:, None], 0.0, vectors.values)
         return _answer(scorer.value, x, invalid, thresholds)
@@ -161,7 +158,7 @@ def _answer(
     return pa.StructArray.from_arrays(fields, _FIELDS, mask=pa.array(invalid))
 
 
-def _refusal(sentence: str, kind: str, rows: int) -> pa.Array:
+def _refusal(kind: str, rows: int, sentence: str) -> pa.Array:
     """Return rows with an error message, which the plan raises without a traceback of Python."""
     numbers = pa.list_(pa.float64())
     of_kind = {"string": pa.string(), "double": pa.float64(), "array<double>": numbers}[kind]

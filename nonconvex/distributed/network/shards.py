@@ -218,8 +218,7 @@ def _narrowed(x: NDArray[Any]) -> NDArray[Any]:
 
 def _scaled(keys: NDArray[_U64], shards: int) -> Longs:
     """Return ⌊key · shards / 2⁶⁴⌋, up to the lower half of the key."""
-    scaled: Longs = (((keys >> _U64(32)) * _U64(shards)) >> _U64(32)).astype(np.int64)
-    return scaled
+    return (((keys >> _U64(32)) * _U64(shards)) >> _U64(32)).astype(np.int64)
 
 
 def _batch(shards: Iterable[Shard]) -> pa.RecordBatch:

@@ -78,8 +78,7 @@ def contributions(
     solution = np.zeros(len(a))
     # Of least norm where A is singular but for rounding, as with a ridge of 0.
     solution[used] = np.linalg.lstsq(a[np.ix_(used, used)], target[used], rcond=None)[0]
-    carried: Doubles = w * y * (z @ solution)
-    return carried
+    return w * y * (z @ solution)
 
 
 def principal_axes(users: Floats, items: Floats) -> tuple[Doubles, Doubles]:

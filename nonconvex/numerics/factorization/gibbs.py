@@ -170,8 +170,7 @@ class NoisePrior(NamedTuple):
         """
         shape = (self.user_freedom + degrees) / 2
         rate = (self.user_freedom + tau * squares) / 2
-        drawn: Doubles = (shape if generator is None else generator.standard_gamma(shape)) / rate
-        return drawn
+        return (shape if generator is None else generator.standard_gamma(shape)) / rate
 
 
 class Conditional(NamedTuple):

@@ -308,14 +308,12 @@ class LowRankMean:
 
 def _times(rows: Floats, right: Doubles) -> Doubles:
     """Γ times a matrix, in float64."""
-    product: Doubles = rows[:, 1:].astype(np.float64) @ right
-    return product
+    return rows[:, 1:].astype(np.float64) @ right
 
 
 def _times_transposed(rows: Floats, right: Doubles) -> Doubles:
     """Γᵀ times a matrix, in float64."""
-    product: Doubles = rows[:, 1:].T.astype(np.float64) @ right
-    return product
+    return rows[:, 1:].T.astype(np.float64) @ right
 
 
 def split_r_hat(draws: Doubles) -> float:

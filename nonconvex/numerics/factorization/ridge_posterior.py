@@ -131,8 +131,7 @@ class SideSpread(NamedTuple):
     def inverse(self, degrees: Doubles) -> Doubles:
         """Return 1/(d m_k + c_d) of rows with these d, of shape (r, 1 + K)."""
         ridge = (np.where(degrees > 0, degrees, self.least) / self.mean_degree) ** self.exponent
-        inverse: Doubles = 1 / (degrees[:, None] * self.moments + ridge[:, None])
-        return inverse
+        return 1 / (degrees[:, None] * self.moments + ridge[:, None])
 
     def unknowns(self, degrees: Doubles) -> Doubles:
         """Return tr(d M A⁻¹) of rows with these d, their effective unknowns, of shape (r,)."""
@@ -161,8 +160,7 @@ class RidgeSpread(NamedTuple):
         kappa = _PRIOR.user_freedom
         left = degrees * (1 - self.share) - self.users.unknowns(degrees)
         left = np.maximum(left, _LEAST_LEFT * degrees)
-        levels: Doubles = (kappa * self.noise + squares) / (kappa + left)
-        return levels
+        return (kappa * self.noise + squares) / (kappa + left)
 
     def deviations(
         self, users: Floats, items: Floats, measured: ResidualStats, user: Ints, item: Ints
