@@ -105,6 +105,11 @@ def same_ridge_posterior(a, b):
     assert [x.tobytes() for x in one.measured] == [x.tobytes() for x in other.measured]
 
 
+def told(model, ratings):
+    """What a model says of ratings, as a table in the order of its users and items."""
+    return model.transform(ratings).orderBy("user", "item").toPandas()
+
+
 def problem(n, dtype, *, seed=0, reg=0.02, **settings):
     generator = np.random.default_rng(seed)
     users, items = (initial_rows(m, RANK, 0.3, generator).astype(dtype) for m in (USERS, ITEMS))

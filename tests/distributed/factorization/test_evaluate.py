@@ -34,9 +34,8 @@ def test_errors_are_those_of_the_kernel_in_whatever_order_and_partitions(spark, 
     table.loc[1, "odd `name`"] = np.inf
     table.loc[2, "odd `name`"] = None
     rating, *counts = (table[name].to_numpy() for name in ("rating", "user_count", "item_count"))
-    predictions, weights = table[list(PREDICTORS)].to_numpy().T, None
-    if weighted:
-        weights = table["weight"].to_numpy()
+    predictions = table[list(PREDICTORS)].to_numpy().T
+    weights = table["weight"].to_numpy() if weighted else None
     totals = add_errors({}, rating, predictions, weights, *counts)
     expected = evaluation_of(totals, PREDICTORS)
     assert expected.unpredicted == 3

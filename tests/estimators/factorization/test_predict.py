@@ -8,7 +8,7 @@ from pyspark.sql import functions as F
 from nonconvex.estimators.factorization.predict import ModelState
 from nonconvex.estimators.params import ParamError
 from nonconvex.recommendation import MatrixFactorization, MatrixFactorizationModel
-from tests.factories import same_ridge_posterior
+from tests.factories import same_ridge_posterior, told
 
 USERS, ITEMS, NOISE = 60, 40, 0.5
 
@@ -21,10 +21,6 @@ def estimator(**params):
 @pytest.fixture(scope="module")
 def model(planted_ratings):
     return estimator().fit(planted_ratings.where("not held_out"))
-
-
-def told(model, planted_ratings):
-    return model.transform(planted_ratings).orderBy("user", "item").toPandas()
 
 
 def test_intervals_are_about_predictions_and_wider_for_what_is_not_known(model, planted_ratings):

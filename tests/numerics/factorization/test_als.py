@@ -118,8 +118,7 @@ def test_long_rows_get_the_same_bits_alone(solver, rank, weighted):
 @for_all(problem=problems(regs=(0.01, 0.3)))
 def test_single_precision_in_is_single_precision_out(solver, problem):
     double, single = solver(problem), solver(problem.astype(np.float32))
-    assert double.x.dtype == np.float64
-    assert single.x.dtype == np.float32
+    assert (double.x.dtype, single.x.dtype) == (np.float64, np.float32)
     assert {a.dtype for a in (*single[1:], *double[1:])} == {np.dtype(np.float64)}
     np.testing.assert_allclose(single.x, double.x, atol=2e-3 * np.abs(double.x).max())
 

@@ -8,15 +8,7 @@ import pytest
 
 from nonconvex.numerics import optim
 from nonconvex.numerics.convergence import Epoch, FitError, Stop, StoppingRule, best_epoch
-from nonconvex.numerics.network.backprop import (
-    EvaluationSums,
-    Examples,
-    LocalGradients,
-    epoch_rows,
-    evaluate,
-    network_objective,
-    sums,
-)
+from nonconvex.numerics.network import backprop
 from nonconvex.numerics.network.model import Network, NetworkError, initialize
 from nonconvex.numerics.network.training import Saved, train
 from tests.numerics.network.networks import LOSSES, case
@@ -28,7 +20,8 @@ def problem(loss=LOSSES[2], *, restarts=3, dtype=np.float32, **options):
     network, theta, examples = case(
         loss, (6,), rows=100, restarts=restarts, weighted=True, dtype=dtype, reg=0.01, **options
     )
-    return network, theta, examples, LocalGradients(network, examples, SIZES, BATCH, seed=4)
+    gradients = backprop.LocalGradients(network, examples, SIZES, BATCH, seed=4)
+    return network, theta, examples, gradients
 
 
 def seconds_apart(history):
@@ -49,10 +42,10 @@ def test_the_loop_is_the_one_written_out():
     state, t = optimizer.init(theta), 0
     for epoch in (1, 2):
         loss, value_sum, weight = np.zeros(3), np.zeros(3), 0.0
-        for batch in epoch_rows(SIZES, BATCH, 4, epoch):
+        for batch in backprop.epoch_rows(SIZES, BATCH, 4, epoch):
             rows = np.concatenate([[0, 60][piece] + part for piece, part in batch])
-            found = sums(network, theta, examples, rows)
-            value, gradient = network_objective(network, theta, found)
+            found = backprop.sums(network, theta, examples, rows)
+            value, gradient = backprop.network_objective(network, theta, found)
             step, state = optimizer.update(gradient, state, theta)
             theta, t = theta + step, t + 1
             loss, value_sum = loss + found.loss, value_sum + found.weight * value
@@ -79,7 +72,7 @@ def test_restarts_trained_together_have_the_bits_they_have_alone(name):
 
     def run(start):
         def validate(theta):
-            return evaluate(network, theta, examples)
+            return backprop.evaluate(network, theta, examples)
 
         rule = StoppingRule(3, patience=2)
         return train(network, start, gradients, optimizer, rule, validate=validate)
@@ -107,13 +100,13 @@ def test_a_diverging_restart_leaves_the_others_their_bits():
 
 def test_parameters_that_are_not_finite_are_seen_at_the_end_of_an_epoch():
     network, theta, examples, _ = problem(LOSSES[0], restarts=2, dtype=np.float64)
-    gradients = LocalGradients(network, examples, [100], 100, seed=4)
+    gradients = backprop.LocalGradients(network, examples, [100], 100, seed=4)
     theta[1] *= 1e100  # f ≈ 1e200 is finite, and 1e250 times the gradient is not
     seen = []
 
     def validate(theta):
         seen.append(len(theta))
-        return evaluate(network, theta, examples)
+        return backprop.evaluate(network, theta, examples)
 
     optimizer = optim.gradient_descent(1e250)
     ends = train(network, theta, gradients, optimizer, StoppingRule(1), validate=validate)
@@ -140,7 +133,7 @@ def scripted(losses):
 
     def validate(theta):
         seen.append(theta.copy())
-        return EvaluationSums(np.array(next(steps)), np.zeros(len(theta)), 1.0)
+        return backprop.EvaluationSums(np.array(next(steps)), np.zeros(len(theta)), 1.0)
 
     return seen, validate
 
@@ -254,7 +247,7 @@ def test_training_without_rows_or_patience_without_validation_is_refused():
     with pytest.raises(NetworkError, match=r"^patience needs validation rows; leave it unset, or"):
         train(network, theta, gradients, optim.adam(0.1), StoppingRule(1, patience=1))
     empty = type(examples)(*(part[:0] for part in examples))
-    gradients = LocalGradients(network, empty, [0, 0], 10, seed=1)
+    gradients = backprop.LocalGradients(network, empty, [0, 0], 10, seed=1)
     with pytest.raises(FitError, match=r"^there is no row to train on; check the training data"):
         train(network, theta, gradients, optim.adam(0.1), StoppingRule(1))
 
@@ -263,7 +256,7 @@ def minimum(network, examples, learning_rate=0.3):
     """Descend on all rows at once until the gradient is as good as 0; return W and b."""
     theta = initialize(network, "glorot-normal", seed=1, dtype=np.float64)[None]
     rows = len(examples.x)
-    gradients = LocalGradients(network, examples, [rows], rows, seed=1)
+    gradients = backprop.LocalGradients(network, examples, [rows], rows, seed=1)
     [end] = train(network, theta, gradients, optim.nesterov(learning_rate), StoppingRule(1000))
     assert end.history[-1].gradient_norm < 1e-9
     [layer] = network.views(end.theta)
@@ -277,7 +270,7 @@ def test_no_hidden_layer_and_squared_error_is_ridge_regression(weighted, reg):
     x, y = generator.normal(size=(60, 3)), generator.normal(size=(60, 2))
     weight = generator.choice([0.0, 1.0, 2.0], 60) if weighted else None
     network = Network((3, 2), (), "squared-error", reg=reg)
-    weights, bias = minimum(network, Examples(x, y, weight), 0.05)
+    weights, bias = minimum(network, backprop.Examples(x, y, weight), 0.05)
     # f = Σ w ‖Wᵀx + b − y‖² / Σ w + (λ/2) ‖W‖², b free
     w, design = np.ones(60) if weight is None else weight, np.column_stack([x, np.ones(60)])
     a = (design.T * w) @ design + reg / 2 * w.sum() * np.diag([1, 1, 1, 0])
@@ -295,7 +288,7 @@ def test_no_hidden_layer_and_cross_entropy_is_logistic_regression(classes):
         network = Network((3, 1), (), "binary-cross-entropy", reg=reg)
     else:
         network = Network((3, 4), (), "categorical-cross-entropy", reg=reg)
-    weights, bias = minimum(network, Examples(x, y, weight))
+    weights, bias = minimum(network, backprop.Examples(x, y, weight))
     # theirs is C Σ w ℓ + ½ ‖W‖²
     theirs = linear_model.LogisticRegression(C=1 / (reg * weight.sum()), tol=1e-10, max_iter=999)
     theirs.fit(x, y, sample_weight=weight)
@@ -305,22 +298,22 @@ def test_no_hidden_layer_and_cross_entropy_is_logistic_regression(classes):
     np.testing.assert_allclose(bias - shift, theirs.intercept_, atol=1e-6)
 
 
-XOR = Examples(np.array([[0.0, 0], [0, 1], [1, 0], [1, 1]]), np.array([0, 1, 1, 0]))
+XOR = backprop.Examples(np.array([[0.0, 0], [0, 1], [1, 0], [1, 1]]), np.array([0, 1, 1, 0]))
 
 
 def test_xor_succeeds_from_some_starts_and_from_the_best_of_ten_always(capsys):
     network = Network((2, 2, 1), ("sigmoid",), "binary-cross-entropy")
     starts = [initialize(network, "glorot-normal", 7, r, np.float64) for r in range(50)]
-    gradients = LocalGradients(network, XOR, [4], 4, seed=1)
+    gradients = backprop.LocalGradients(network, XOR, [4], 4, seed=1)
     ends = train(network, np.stack(starts), gradients, optim.adam(0.1), StoppingRule(800))
     theta = np.stack([end.theta for end in ends])
-    found = evaluate(network, theta, XOR)
+    found = backprop.evaluate(network, theta, XOR)
     succeeded = found.correct == 4
     with capsys.disabled():
         print(f"\nXOR, 2-2-1 sigmoid: {succeeded.mean():.0%} of 50 starts succeed")
     assert 0.4 <= succeeded.mean() <= 0.8
     # the others rest at local minima: flat, and at ½ log 2 or more
-    f, gradient = network_objective(network, theta, sums(network, theta, XOR))
+    f, gradient = backprop.network_objective(network, theta, backprop.sums(network, theta, XOR))
     assert f[succeeded].max() < 0.01
     assert f[~succeeded].min() > 0.34
     assert np.abs(gradient[~succeeded]).max() < 1e-3
@@ -336,7 +329,7 @@ def test_a_hidden_step_learns_by_the_straight_through_estimator():
         (2, 8, 1), ("step",), "binary-cross-entropy", step_gradient="straight-through"
     )
     starts = np.stack([initialize(network, "glorot-uniform", 7, r, np.float64) for r in range(10)])
-    gradients = LocalGradients(network, XOR, [4], 4, seed=1)
+    gradients = backprop.LocalGradients(network, XOR, [4], 4, seed=1)
     ends = train(network, starts, gradients, optim.adam(0.05), StoppingRule(300))
-    found = evaluate(network, np.stack([end.theta for end in ends]), XOR)
+    found = backprop.evaluate(network, np.stack([end.theta for end in ends]), XOR)
     assert found.correct.max() == 4
