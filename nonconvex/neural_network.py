@@ -8,7 +8,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 from pyspark import Broadcast, keyword_only
 from pyspark.ml import Estimator, Model
 from pyspark.ml.linalg import DenseVector, Vector
@@ -41,11 +40,13 @@ from nonconvex.estimators.network.params import (
     NetworkParams,
     RegressorParams,
     check_network,
+    check_thresholds,
 )
 from nonconvex.estimators.network.persistence import NetworkReader, NetworkWriter
 from nonconvex.estimators.network.summary import NetworkSummary
 from nonconvex.estimators.params import LazyFits, ParamError, with_accessors
 from nonconvex.estimators.persistence import EstimatorReader
+from nonconvex.numerics import Doubles
 
 if TYPE_CHECKING:
     from pyspark.ml._typing import ParamMap
@@ -58,7 +59,7 @@ __all__ = [
 ]
 
 
-class _NetworkModel(Model, NetworkModelParams, MLWritable):
+class _NetworkModel(Model, NetworkModelParams, MLReadable[Any], MLWritable):
     """Base of the models of a regression and of a classification."""
 
     def __init__(self, scorer: Scorer | None = None, summary: NetworkSummary | None = None) -> None:
@@ -117,7 +118,12 @@ class _NetworkModel(Model, NetworkModelParams, MLWritable):
         """Return a writer of Parquet and JSON; see `MLWriter.overwrite`."""
         return NetworkWriter(self)
 
-    def _logits(self, value: Any) -> NDArray[np.float64]:
+    @classmethod
+    def read(cls) -> MLReader[Self]:
+        """Return a reader of models that `write` wrote."""
+        return NetworkReader(cls)
+
+    def _logits(self, value: Any) -> Doubles:
         """Return z of shape (1, d_L) for the features of one row."""
         x = np.asarray(value.toArray() if isinstance(value, Vector) else value, np.float64)
         if x.shape != (self.numFeatures,) or not np.isfinite(x).all():
@@ -152,7 +158,29 @@ class _NetworkModel(Model, NetworkModelParams, MLWritable):
             thresholds=self._thresholds(),
         )
 
-    def _evaluate(self, dataset: DataFrame) -> dict[str, Any]:
+    def evaluate(self, dataset: DataFrame) -> dict[str, Any]:
+        """Compare predictions with labels or targets, weighted if training was; not by classWeight.
+
+        Parameters
+        ----------
+        dataset : DataFrame
+            With the columns of training.
+
+        Returns
+        -------
+        dict
+            ``rows, weight, unpredicted``, and the errors, whose formulas are in
+            `nonconvex.numerics.metrics`.  Of a regression they are ``rmse, mae, r2``, overall, and
+            ``targets``, a list of the same with ``target``, the name of each.  Of a classification
+            they are ``accuracy, logLoss``; ``classes``, a list with ``label, precision, recall,
+            f1, weight`` of each; and ``confusionMatrix``, a list with a row for each label and a
+            column for each prediction.
+
+        Raises
+        ------
+        ColumnError, ExamplesError, EvaluationError
+            If columns or rows cannot be used, or there are none.
+        """
         check_frame("dataset", dataset)
         get = self.getOrDefault
         return evaluate_network(
@@ -171,9 +199,7 @@ class _NetworkModel(Model, NetworkModelParams, MLWritable):
 
 
 @with_accessors
-class MultilayerPerceptronRegressionModel(
-    _NetworkModel, MLReadable["MultilayerPerceptronRegressionModel"]
-):
+class MultilayerPerceptronRegressionModel(_NetworkModel):
     """A network that predicts one number or several.
 
     ``transform`` adds a column of doubles, or for several targets of arrays of doubles.
@@ -197,38 +223,9 @@ class MultilayerPerceptronRegressionModel(
         predicted: list[float] = self._logits(value)[0].tolist()
         return predicted if self.numTargets > 1 else predicted[0]
 
-    def evaluate(self, dataset: DataFrame) -> dict[str, Any]:
-        """Compare predictions with targets, weighted if training was.
-
-        Parameters
-        ----------
-        dataset : DataFrame
-            With the columns of training.
-
-        Returns
-        -------
-        dict
-            ``rmse, mae, r2``, overall; ``targets``, a list of the same with ``target``, the name
-            of each; ``rows, weight, unpredicted``.  See `nonconvex.numerics.metrics` for
-            the formulas.
-
-        Raises
-        ------
-        ColumnError, ExamplesError, EvaluationError
-            If columns or rows cannot be used, or there are none.
-        """
-        return self._evaluate(dataset)
-
-    @classmethod
-    def read(cls) -> MLReader[MultilayerPerceptronRegressionModel]:
-        """Return a reader of models that `write` wrote."""
-        return NetworkReader(cls)
-
 
 @with_accessors
-class MultilayerPerceptronClassificationModel(
-    _NetworkModel, ClassificationModelParams, MLReadable["MultilayerPerceptronClassificationModel"]
-):
+class MultilayerPerceptronClassificationModel(_NetworkModel, ClassificationModelParams):
     """A network that predicts classes.
 
     ``transform`` adds the predicted label, a string where labels were strings and else a double,
@@ -259,46 +256,12 @@ class MultilayerPerceptronClassificationModel(
         """Return the probability of each class, given the features of one row."""
         return DenseVector(self._scorer.network.probabilities(self._logits(value))[0])
 
-    def evaluate(self, dataset: DataFrame) -> dict[str, Any]:
-        """Compare predictions with labels, weighted if training was; not by classWeight.
-
-        Parameters
-        ----------
-        dataset : DataFrame
-            With the columns of training.
-
-        Returns
-        -------
-        dict
-            ``accuracy, logLoss``; ``classes``, a list with ``label, precision, recall, f1,
-            weight`` of each; ``confusionMatrix``, a list with a row for each label and a column
-            for each prediction; ``rows, weight, unpredicted``.  See
-            `nonconvex.numerics.metrics` for the formulas.
-
-        Raises
-        ------
-        ColumnError, ExamplesError, EvaluationError
-            If columns or rows cannot be used, or there are none.
-        """
-        return self._evaluate(dataset)
-
     def _outputs(self) -> dict[str, str]:
         names = ("predictionCol", "probabilityCol", "rawPredictionCol")
         return {name: self.getOrDefault(name) for name in names}
 
     def _thresholds(self) -> Sequence[float] | None:
-        given: Sequence[float] | None = self.getOrDefault("thresholds")
-        if given is not None and len(given) != self.numClasses:
-            raise ParamError(
-                f"thresholds has {len(given)} numbers, and there are {self.numClasses} classes; "
-                "give one for each, in the order of labels"
-            )
-        return given
-
-    @classmethod
-    def read(cls) -> MLReader[MultilayerPerceptronClassificationModel]:
-        """Return a reader of models that `write` wrote."""
-        return NetworkReader(cls)
+        return check_thresholds(self, self.numClasses)
 
 
 ModelT = TypeVar(
@@ -306,11 +269,32 @@ ModelT = TypeVar(
 )
 
 
-class _NetworkEstimator(Estimator[ModelT], NetworkParams, DefaultParamsWritable, Generic[ModelT]):
+class _NetworkEstimator(
+    Estimator[ModelT],
+    NetworkParams,
+    DefaultParamsReadable[Any],
+    DefaultParamsWritable,
+    Generic[ModelT],
+):
     """Base of the estimators of a regression and of a classification."""
 
     _model_class: ClassVar[type[Any]]
     _initial_model: ModelT | None = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        given: dict[str, Any] = self._input_kwargs  # type: ignore[attr-defined]  # of keyword_only
+        self._set(**given)
+
+    @keyword_only
+    def setParams(self, **params: Any) -> Self:
+        """Set Params by name."""
+        return self._set(**params)
+
+    @classmethod
+    def read(cls) -> EstimatorReader[Self]:
+        """Return a reader of estimators that `write` wrote."""
+        return EstimatorReader(cls)
 
     def setInitialModel(self, model: ModelT | None) -> Self:
         """Start fits from the parameters of an earlier model; None for random starts.
@@ -393,9 +377,7 @@ class _NetworkEstimator(Estimator[ModelT], NetworkParams, DefaultParamsWritable,
 
 @with_accessors
 class MultilayerPerceptronRegressor(
-    _NetworkEstimator[MultilayerPerceptronRegressionModel],
-    RegressorParams,
-    DefaultParamsReadable["MultilayerPerceptronRegressor"],
+    _NetworkEstimator[MultilayerPerceptronRegressionModel], RegressorParams
 ):
     """Network that predicts one number or several, by minibatch gradient descent.
 
@@ -477,25 +459,11 @@ class MultilayerPerceptronRegressor(
         checkpointInterval: int = 10,
     ) -> None:
         super().__init__()
-        given: dict[str, Any] = self._input_kwargs  # type: ignore[attr-defined]  # of keyword_only
-        self._set(**given)
-
-    @keyword_only
-    def setParams(self, **params: Any) -> MultilayerPerceptronRegressor:
-        """Set Params by name."""
-        return self._set(**params)
-
-    @classmethod
-    def read(cls) -> EstimatorReader[MultilayerPerceptronRegressor]:
-        """Return a reader of models that `write` wrote."""
-        return EstimatorReader(cls)
 
 
 @with_accessors
 class MultilayerPerceptronClassifier(
-    _NetworkEstimator[MultilayerPerceptronClassificationModel],
-    ClassifierParams,
-    DefaultParamsReadable["MultilayerPerceptronClassifier"],
+    _NetworkEstimator[MultilayerPerceptronClassificationModel], ClassifierParams
 ):
     """Network that predicts classes, by minibatch gradient descent.
 
@@ -596,15 +564,3 @@ class MultilayerPerceptronClassifier(
         solver: str = "gd",
     ) -> None:
         super().__init__()
-        given: dict[str, Any] = self._input_kwargs  # type: ignore[attr-defined]  # of keyword_only
-        self._set(**given)
-
-    @keyword_only
-    def setParams(self, **params: Any) -> MultilayerPerceptronClassifier:
-        """Set Params by name."""
-        return self._set(**params)
-
-    @classmethod
-    def read(cls) -> EstimatorReader[MultilayerPerceptronClassifier]:
-        """Return a reader of models that `write` wrote."""
-        return EstimatorReader(cls)

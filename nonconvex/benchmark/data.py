@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 from pyspark.ml.functions import vector_to_array
 from pyspark.ml.linalg import VectorUDT
 from pyspark.sql import Column, DataFrame, SparkSession
@@ -19,6 +18,7 @@ from nonconvex.distributed.data.prepared import PreparedRatings
 from nonconvex.distributed.data.splits import Split, part_by_hash
 from nonconvex.distributed.data.validation import PARTS
 from nonconvex.distributed.files import FileSystem, publish
+from nonconvex.numerics import Longs
 from nonconvex.numerics.synthetic import PlantedExamples, PlantedRatings
 
 _TRAIN, _VALIDATION, _TEST = PARTS
@@ -44,7 +44,7 @@ def planted_ratings(
     fraction `test`.
     """
 
-    def make(users: NDArray[np.int64]) -> dict[str, Any]:
+    def make(users: Longs) -> dict[str, Any]:
         return dict(zip(("user", "item", "rating"), law.of_users(users), strict=True))
 
     users = spark.range(0, law.users, numPartitions=partitions)
@@ -61,7 +61,7 @@ def planted_examples(
     holds out the fraction `test`.
     """
 
-    def make(numbers: NDArray[np.int64]) -> dict[str, Any]:
+    def make(numbers: Longs) -> dict[str, Any]:
         features, label = law.examples(numbers)
         ends = np.arange(0, features.size + 1, law.features, dtype=np.int32)
         arrays = pa.ListArray.from_arrays(ends, features.ravel())
@@ -111,7 +111,7 @@ def example_tables(table: ExampleTable) -> DataFrame:
 
 
 def write_tables(
-    spark: SparkSession, path: str, make: Callable[[], DataFrame], *, reuse: bool
+    spark: SparkSession, path: str, make: Callable[[], DataFrame], *, reuse: bool = False
 ) -> BenchmarkTables:
     """Write the rows of `make`, which have a column ``part``, and count them.
 
@@ -135,7 +135,7 @@ def without_unknown_ids(spark: SparkSession, data: BenchmarkTables, path: str) -
     return replace(data, test=path)
 
 
-def _in_pieces(make: Callable[[NDArray[np.int64]], dict[str, Any]]) -> Any:
+def _in_pieces(make: Callable[[Longs], dict[str, Any]]) -> Any:
     def pieces(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
             numbers = batch.column(0).to_numpy()

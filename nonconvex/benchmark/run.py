@@ -11,6 +11,7 @@ import platform
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib import metadata
 from inspect import signature
 from pathlib import Path
@@ -186,9 +187,8 @@ class FactorizationBenchmarkSection(Section):
         if self.prepared is None and self.source is None:
             law = self.law()
             name = f"ratings-{law.ratings}-{law.users}-{law.items}-{law.seed}-{self.test:g}"
-            return write_tables(
-                spark, f"{path}/{name}", lambda: planted_ratings(spark, law, self.test), reuse=True
-            )
+            make = partial(planted_ratings, spark, law, self.test)
+            return write_tables(spark, f"{path}/{name}", make, reuse=True)
         if self.source is None:
             prepared = PreparedRatings.open(spark, str(self.prepared))
         else:
@@ -196,9 +196,7 @@ class FactorizationBenchmarkSection(Section):
             prepared = PreparationConfig(
                 ratings=self.source, split=self.split, prepared=where
             ).prepare(spark)
-        return write_tables(
-            spark, f"{path}/ratings", lambda: prepared_tables(prepared), reuse=False
-        )
+        return write_tables(spark, f"{path}/ratings", lambda: prepared_tables(prepared))
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -298,17 +296,11 @@ class NetworkBenchmarkSection(Section):
         """Write the examples that all contenders read, or find the planted ones there."""
         if self.examples is not None:
             table = self.examples.table(spark, self.split)
-            return write_tables(
-                spark, f"{path}/examples", lambda: example_tables(table), reuse=False
-            )
+            return write_tables(spark, f"{path}/examples", lambda: example_tables(table))
         law = PlantedExamples(self.features, self.classes, self.seed)
         name = f"examples-{self.rows}-{law.features}-{law.classes}-{law.seed}-{self.test:g}"
-        return write_tables(
-            spark,
-            f"{path}/{name}",
-            lambda: planted_examples(spark, law, self.rows, self.test),
-            reuse=True,
-        )
+        make = partial(planted_examples, spark, law, self.rows, self.test)
+        return write_tables(spark, f"{path}/{name}", make, reuse=True)
 
     @model_validator(mode="after")
     def _check(self) -> Self:

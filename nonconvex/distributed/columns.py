@@ -75,26 +75,17 @@ def id_column(frame: DataFrame, name: str, role: str, like: DataType | None = No
 
 def number_column(frame: DataFrame, name: str, role: str) -> Column:
     """Return a column of numbers as doubles; errors are those of `id_column`."""
-    kind = _type(frame, name, role)
-    if not isinstance(kind, NumericType):
-        raise ColumnError(_wrong(name, role, kind, "a number"))
-    return named_column(name).cast("double")
+    return _column(frame, name, role, NumericType, "a number").cast("double")
 
 
 def boolean_column(frame: DataFrame, name: str, role: str) -> Column:
     """Return a column of booleans; errors are those of `id_column`."""
-    kind = _type(frame, name, role)
-    if not isinstance(kind, BooleanType):
-        raise ColumnError(_wrong(name, role, kind, "boolean"))
-    return named_column(name)
+    return _column(frame, name, role, BooleanType, "boolean")
 
 
 def text_column(frame: DataFrame, name: str, role: str) -> Column:
     """Return a column of any simple type as text; errors are those of `id_column`."""
-    kind = _type(frame, name, role)
-    if not isinstance(kind, AtomicType):
-        raise ColumnError(_wrong(name, role, kind, "text or a number"))
-    return named_column(name).cast("string")
+    return _column(frame, name, role, AtomicType, "text or a number").cast("string")
 
 
 def id_type(frame: DataFrame, column: str) -> DataType:
@@ -123,6 +114,13 @@ def _type(frame: DataFrame, name: str, role: str) -> DataType:
     if frame.columns.count(name) > 1:
         raise ColumnError(f"{role}={name!r}: there are several such columns; rename all but one")
     return frame.schema[name].dataType
+
+
+def _column(frame: DataFrame, name: str, role: str, kind: type, allowed: str) -> Column:
+    found = _type(frame, name, role)
+    if not isinstance(found, kind):
+        raise ColumnError(_wrong(name, role, found, allowed))
+    return named_column(name)
 
 
 def _wrong(name: str, role: str, kind: DataType, allowed: str) -> str:

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
@@ -27,6 +26,7 @@ from nonconvex.distributed.rows import (
     zip_partitions,
 )
 from nonconvex.distributed.runtime import freeze_gc_once, from_bytes, to_bytes
+from nonconvex.numerics import Floats
 
 _BATCH = 1 << 16  # rows of a table that an executor writes at a time
 _SMALL = 1 << 25  # most bytes of a table that the driver writes
@@ -44,9 +44,7 @@ class ModelError(ValueError):
     exit_status = 3
 
 
-def factor_table(
-    spark: SparkSession, ids: pa.ChunkedArray, x: NDArray[np.floating] | ShardedRows
-) -> DataFrame:
+def factor_table(spark: SparkSession, ids: pa.ChunkedArray, x: Floats | ShardedRows) -> DataFrame:
     """Return ``id, bias, features`` of one side from its m ids and its rows (β, γ) (m, 1 + K)."""
     return _table(spark, ids, x, {}).drop("index")
 
@@ -55,8 +53,8 @@ def write_factors(
     spark: SparkSession,
     path: str,
     ids: pa.ChunkedArray,
-    x: NDArray[np.floating] | ShardedRows,
-    more: Mapping[str, NDArray[np.floating]] | None = None,
+    x: Floats | ShardedRows,
+    more: Mapping[str, Floats] | None = None,
 ) -> None:
     """Write one side as Parquet: ``index, id, bias, features``, and more columns (m,)."""
     if isinstance(x, np.ndarray):
@@ -77,7 +75,7 @@ def write_table(spark: SparkSession, path: str, table: pa.Table) -> None:
 
 def read_factors(
     spark: SparkSession, path: str, rows: int, more: Sequence[str] = ()
-) -> tuple[pa.ChunkedArray, NDArray[np.floating], dict[str, NDArray[np.floating]]]:
+) -> tuple[pa.ChunkedArray, Floats, dict[str, Floats]]:
     """Read a table of `write_factors`: ids (m,), rows (m, 1 + K), and more columns (m,).
 
     Raise `ModelError` if the files are missing, another table, or not `rows` rows.
@@ -128,10 +126,7 @@ def reason_of(error: Exception) -> str:
 
 
 def _table(
-    spark: SparkSession,
-    ids: pa.ChunkedArray,
-    x: NDArray[np.floating] | ShardedRows,
-    more: Mapping[str, NDArray[np.floating]],
+    spark: SparkSession, ids: pa.ChunkedArray, x: Floats | ShardedRows, more: Mapping[str, Floats]
 ) -> DataFrame:
     beside = _beside(ids, more)
     if isinstance(x, CachedRows):
@@ -139,7 +134,7 @@ def _table(
     return spark.createDataFrame(_arrow(beside, x if isinstance(x, np.ndarray) else x.gather()))
 
 
-def _beside(ids: pa.ChunkedArray, more: Mapping[str, NDArray[np.floating]]) -> pa.Table:
+def _beside(ids: pa.ChunkedArray, more: Mapping[str, Floats]) -> pa.Table:
     """Return the columns of a table that are not rows."""
     index = pa.array(np.arange(len(ids), dtype=np.int32))
     return pa.table([index, ids, *map(pa.array, more.values())], ["index", "id", *more])
@@ -170,7 +165,7 @@ def _kept_table(spark: SparkSession, beside: pa.Table, kept: CachedRows) -> Data
     return frame.mapInArrow(decoded, spark.createDataFrame(empty).schema)
 
 
-def _arrow(beside: pa.Table, x: NDArray[np.floating]) -> pa.Table:
+def _arrow(beside: pa.Table, x: Floats) -> pa.Table:
     """Add rows to a table, after its columns ``index`` and ``id``."""
     rows, width = x.shape
     values = pa.array(np.ascontiguousarray(x[:, 1:]).ravel())

@@ -17,6 +17,7 @@ from pyspark import RDD, StorageLevel
 from pyspark.sql import DataFrame, SparkSession
 
 from nonconvex.distributed.runtime import freeze_gc_once, partitions, rows_of
+from nonconvex.numerics import Doubles, Floats
 from nonconvex.numerics.deterministic import PartialSums
 
 Element = tuple[int, Any]
@@ -62,20 +63,13 @@ _log = logging.getLogger("nonconvex")
 class Rows(NamedTuple):
     """The rows of a block, with the sums of the update that made them, in all and by row."""
 
-    x: NDArray[np.floating]
+    x: Floats
     sums: PartialSums | None
-    squares: NDArray[np.float64] | None
+    squares: Doubles | None
 
 
 class ShardedRows(Protocol):
-    """The rows of one side.
-
-    Attributes
-    ----------
-    shape : (int, int)
-        Number of rows, and 1 + K.
-    dtype : float type
-    """
+    """The rows of one side."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -88,7 +82,7 @@ class ShardedRows(Protocol):
     def placed(self, spark: SparkSession, slices: Sequence[slice]) -> RDD[Element]:
         """Return an element of `Rows` for each slice, in the partition of its number."""
 
-    def gather(self) -> NDArray[np.floating]:
+    def gather(self) -> Floats:
         """Return all rows as an array on the driver."""
 
 
@@ -109,14 +103,14 @@ class CachedRows:
         """Return the elements as they are; `slices` are those of these rows."""
         return self.elements
 
-    def gather(self) -> NDArray[np.floating]:
+    def gather(self) -> Floats:
         """Return all rows as an array on the driver, fetched block by block."""
         x = np.empty(self.shape, self.dtype)
         for number, of_block in self.elements.toLocalIterator():
             x[self.slices[number]] = of_block.x
         return x
 
-    def squares(self) -> NDArray[np.float64] | None:
+    def squares(self) -> Doubles | None:
         """Return Σ w e² of each row, if these rows come from an update."""
         found = dict(self.elements.mapValues(lambda rows: rows.squares).collect())
         parts = [found[number] for number in sorted(found)]
@@ -131,8 +125,7 @@ class CachedRows:
             return name, offsets[number], rows.x.tobytes()
 
         pieces: Any = self.elements.map(piece)
-        types = zip(PIECES, ("string", "bigint", "binary"), strict=True)
-        schema = ", ".join(f"{column} {kind}" for column, kind in types)
+        schema = "name string, offset bigint, bytes binary"
         return spark.createDataFrame(pieces, schema, verifySchema=False)
 
     def release(self) -> None:
@@ -186,7 +179,7 @@ class CheckpointedRows:
         rows = rows_of(self.pieces).flatMap(cut).partitionBy(len(bounds), by_number)
         return rows.mapPartitions(join, True)
 
-    def gather(self) -> NDArray[np.floating]:
+    def gather(self) -> Floats:
         """Return all rows, read on the driver."""
         return joined(self.pieces.toArrow().to_pylist(), self.shape, self.dtype)
 
@@ -200,6 +193,6 @@ def joined(
     return np.frombuffer(content, dtype).reshape(shape).copy()
 
 
-def row_squares(squares: NDArray[np.float64] | None, rows: Any) -> NDArray[np.float64] | None:
+def row_squares(squares: Doubles | None, rows: Any) -> Doubles | None:
     """Return Σ w e² of each row, from the executors if the rows are there."""
     return rows.squares() if squares is None and isinstance(rows, CachedRows) else squares

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import html
+import json
 import reprlib
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import asdict
+from typing import Any, ClassVar, Self, cast
 
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 100
@@ -52,6 +54,26 @@ def html_table(heading: str, header: Sequence[str], rows: Sequence[Sequence[str]
 
 class Summary:
     """Base of the summaries of fits: `repr` is one line, `print` a table of the restarts."""
+
+    best: int
+    restarts: list[Any]
+    _restart_type: ClassVar[type]
+
+    @property
+    def objective(self) -> float:
+        """The value f of the model."""
+        return float(self.restarts[self.best].objective)
+
+    def to_json(self) -> str:
+        """Return the summary as JSON that `from_json` reads."""
+        return json.dumps(asdict(cast(Any, self)))
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Read JSON that `to_json` wrote."""
+        values = json.loads(text)
+        values["restarts"] = [cls._restart_type(**restart) for restart in values["restarts"]]
+        return cls(**values)
 
     @abstractmethod
     def facts(self) -> dict[str, Any]:

@@ -19,3 +19,15 @@ d           ``degrees``            (n_u,)         numbers, or sums of weights, o
 θ           ``theta``              (p,)           all weights of a network
 ==========  =====================  =============  ================================================
 """
+
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+# Arrays by what they hold: float32 or float64, float64, integers of any size, int64, and booleans.
+Floats: TypeAlias = NDArray[np.floating]
+Doubles: TypeAlias = NDArray[np.float64]
+Ints: TypeAlias = NDArray[np.integer]
+Longs: TypeAlias = NDArray[np.int64]
+Bools: TypeAlias = NDArray[np.bool_]

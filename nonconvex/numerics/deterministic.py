@@ -14,9 +14,8 @@ OpenBLAS 0.3 gave different bits in most products of minibatches, down to 128 ×
 So each product is made by one thread, and the cores make several at a time.
 
 *Counter-based random numbers* (`Stream`, `normal_rows`, `uniform_rows`): the numbers of a row
-depend
-on the stream and on the number of the row alone, so that any executor can draw those of its own
-rows.  A counter is hashed to 64 random bits, and two of these make two normal numbers.
+depend on the stream and on the number of the row alone, so that any executor can draw those of its
+own rows.  A counter is hashed to 64 random bits, and two of these make two normal numbers.
 """
 
 from __future__ import annotations
@@ -32,21 +31,21 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-CHUNK = 1 << 10
+from nonconvex.numerics import Doubles, Floats, Ints
 
-_Array = NDArray[np.float64]
+CHUNK = 1 << 10
 
 
 class PartialSums(NamedTuple):
     """Sums of s quantities over the rows first, first + 1, …, with partial chunks left open."""
 
     first: int  # index of the first row
-    head: _Array  # (s, h): values of the rows before the first whole chunk
-    chunks: _Array  # (s, c): the sums of whole chunks
-    tail: _Array  # (s, t): values of the rows after the last whole chunk
+    head: Doubles  # (s, h): values of the rows before the first whole chunk
+    chunks: Doubles  # (s, c): the sums of whole chunks
+    tail: Doubles  # (s, t): values of the rows after the last whole chunk
 
     @classmethod
-    def of(cls, first: int, values: _Array) -> PartialSums:
+    def of(cls, first: int, values: Doubles) -> PartialSums:
         """Sum the whole chunks of values of shape (s, rows)."""
         rows = values.shape[1]
         start = min(-first % CHUNK, rows)
@@ -55,7 +54,7 @@ class PartialSums(NamedTuple):
         return cls(first, values[:, :start], chunks, values[:, stop:])
 
 
-def total(values: _Array) -> float:
+def total(values: Doubles) -> float:
     """Sum the values of all rows of a side, of shape (m,).
 
     Examples
@@ -66,10 +65,10 @@ def total(values: _Array) -> float:
     return float(_chunk_sums(values).sum())
 
 
-def squared_moves(after: NDArray[np.floating], before: NDArray[np.floating]) -> _Array:
+def squared_moves(after: Floats, before: Floats) -> Doubles:
     """Return ‖x_after − x_before‖² of each row, from arrays of shape (r, 1 + K)."""
     change = after.astype(np.float64) - before
-    squares: _Array = np.einsum("rk,rk->r", change, change)
+    squares: Doubles = np.einsum("rk,rk->r", change, change)
     return squares
 
 
@@ -80,8 +79,8 @@ def complete(parts: Sequence[PartialSums]) -> list[float]:
 
 
 def _complete_one(ordered: Sequence[PartialSums], number: int) -> float:
-    sums: list[_Array] = []
-    open_chunk: list[_Array] = []
+    sums: list[Doubles] = []
+    open_chunk: list[Doubles] = []
     for part in ordered:
         head, chunks, tail = part.head[number], part.chunks[number], part.tail[number]
         open_chunk.append(head)
@@ -92,10 +91,9 @@ def _complete_one(ordered: Sequence[PartialSums], number: int) -> float:
     return float(np.concatenate(sums).sum())
 
 
-def _chunk_sums(values: _Array) -> _Array:
+def _chunk_sums(values: Doubles) -> Doubles:
     starts = np.arange(0, len(values), CHUNK)
-    sums: _Array = np.add.reduceat(np.ascontiguousarray(values), starts)
-    return sums
+    return np.add.reduceat(np.ascontiguousarray(values), starts)
 
 
 Totals = dict[tuple[int, int], int]
@@ -106,7 +104,7 @@ _MOST = 1 << 25
 _TABLE = 1 << 18  # most groups and exponents that are counted in a table of all there could be
 
 
-def add_exactly(totals: Totals, groups: NDArray[np.integer], values: NDArray[np.float64]) -> Totals:
+def add_exactly(totals: Totals, groups: Ints, values: Doubles) -> Totals:
     """Add values to the totals of their groups, and return the totals.
 
     Parameters
@@ -189,7 +187,7 @@ def one_thread_per_product() -> Iterator[None]:
                 _BLAS[1](_before)
 
 
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MULTIPLIERS = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
 _ROW = np.uint64(0xD1342543DE82EF95)  # odd, so that distinct rows begin at distinct counters
 
@@ -212,7 +210,7 @@ class Stream(NamedTuple):
         return np.random.default_rng(_sequence(seed, key))
 
 
-def normal_rows(stream: Stream, rows: NDArray[np.integer], width: int) -> NDArray[np.float64]:
+def normal_rows(stream: Stream, rows: Ints, width: int) -> Doubles:
     """Return `width` independent standard normal numbers for each row.
 
     Parameters
@@ -246,7 +244,7 @@ def normal_rows(stream: Stream, rows: NDArray[np.integer], width: int) -> NDArra
     return np.ascontiguousarray(normals[:, :width])
 
 
-def uniform_rows(stream: Stream, rows: NDArray[np.integer], width: int) -> NDArray[np.float64]:
+def uniform_rows(stream: Stream, rows: Ints, width: int) -> Doubles:
     """Return `width` independent numbers for each row, uniform in [0, 1).
 
     Returns
@@ -257,19 +255,19 @@ def uniform_rows(stream: Stream, rows: NDArray[np.integer], width: int) -> NDArr
     return whole * 2.0**-53
 
 
-def _bits(stream: Stream, rows: NDArray[np.integer], width: int) -> NDArray[np.uint64]:
+def _bits(stream: Stream, rows: Ints, width: int) -> NDArray[np.uint64]:
     """Return 64 random bits for each of `width` numbers of each row."""
-    begin = _mix(rows.astype(np.uint64) * _ROW + np.uint64(stream.first))
-    steps = np.arange(width, dtype=np.uint64) * _GOLDEN
-    return _mix(_mix(begin[:, None] + steps) ^ np.uint64(stream.second))  # (r, width)
+    begin = scramble(rows.astype(np.uint64) * _ROW + np.uint64(stream.first))
+    steps = np.arange(width, dtype=np.uint64) * GOLDEN
+    return scramble(scramble(begin[:, None] + steps) ^ np.uint64(stream.second))  # (r, width)
 
 
 def _sequence(seed: int, key: tuple[int, ...]) -> np.random.SeedSequence:
     return np.random.SeedSequence(seed & (2**64 - 1), spawn_key=key)
 
 
-def _mix(bits: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Scramble 64 bits, one to one (the finalizer of SplitMix64)."""
+def scramble(bits: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Scramble 64 bits, one to one: the finalizer of SplitMix64 (Steele, Lea and Flood, 2014)."""
     bits = (bits ^ (bits >> np.uint64(30))) * _MULTIPLIERS[0]
     bits = (bits ^ (bits >> np.uint64(27))) * _MULTIPLIERS[1]
     return bits ^ (bits >> np.uint64(31))

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from nonconvex.numerics import Doubles, Ints, Longs
 from nonconvex.numerics.deterministic import Totals, add_exactly, fractions_of
 
 BINS = ("0", "1–2", "3–5", "6–10", "11–20", "21–50", "51–100", "> 100")
@@ -65,11 +66,11 @@ class Evaluation:
 
 def add_errors(
     totals: Totals,
-    ratings: NDArray[np.float64],
-    predictions: NDArray[np.float64],
-    weights: NDArray[np.float64] | None,
-    user_counts: NDArray[np.integer],
-    item_counts: NDArray[np.integer],
+    ratings: Doubles,
+    predictions: Doubles,
+    weights: Doubles | None,
+    user_counts: Ints,
+    item_counts: Ints,
 ) -> Totals:
     """Add the errors of n predictions by each of P predictors to totals, and return them.
 
@@ -129,7 +130,7 @@ def evaluation_of(totals: Totals, predictors: Sequence[str]) -> Evaluation:
     return Evaluation(overall, by_user, by_item, unpredicted)
 
 
-def _bin(counts: NDArray[np.integer]) -> NDArray[np.intp]:
+def _bin(counts: Ints) -> NDArray[np.intp]:
     """Return the places in `BINS`."""
     return np.searchsorted(_EDGES, counts, side="right")
 
@@ -157,8 +158,6 @@ def _scores(cells: Iterable[_Sums], predictors: Sequence[str]) -> Scores | None:
     )
 
 
-Array = NDArray[np.float64]
-
 LEVELS = (81, 30)
 """Most levels of the actual values, and of the predictions, in a `PredictedVsActual`."""
 
@@ -169,13 +168,13 @@ class PredictedVsActual(NamedTuple):
     """2-D histogram of predicted against actual values."""
 
     # (rows, columns): by actual value and by prediction; values outside are counted at the edge
-    counts: NDArray[np.int64]
+    counts: Longs
     # of shapes (rows + 1,) and (columns + 1,): the edges of the tiles
-    actual: Array
-    predicted: Array
+    actual: Doubles
+    predicted: Doubles
 
     @classmethod
-    def of(cls, counts: NDArray[np.int64], least: float, most: float) -> PredictedVsActual:
+    def of(cls, counts: Longs, least: float, most: float) -> PredictedVsActual:
         """Choose the tiles to show, given the number of values in each tile, see `tile_of`."""
         fine, coarse = LEVELS
         span, counts = (most - least) or 1.0, counts.reshape(LEVELS)
@@ -193,7 +192,7 @@ class PredictedVsActual(NamedTuple):
         return cls(counts, edges, np.linspace(least, most, coarse + 1))
 
 
-def tile_of(actual: Array, predicted: Array, least: float, most: float) -> NDArray[np.int64]:
+def tile_of(actual: Doubles, predicted: Doubles, least: float, most: float) -> Longs:
     """Return the number of the tile of each value, in a histogram of as many as `LEVELS` has.
 
     Examples
@@ -204,7 +203,7 @@ def tile_of(actual: Array, predicted: Array, least: float, most: float) -> NDArr
     (fine, coarse), span = LEVELS, (most - least) or 1.0
     row = np.clip(np.floor((actual - least) / span * (fine - 1) + 0.5), 0, fine - 1)
     column = np.clip(np.floor((predicted - least) / span * coarse), 0, coarse - 1)
-    place: NDArray[np.int64] = (row * coarse + column).astype(np.int64)
+    place: Longs = (row * coarse + column).astype(np.int64)
     return place
 
 
@@ -213,7 +212,9 @@ _SQUARED, _ABSOLUTE, _TARGET, _TARGET_SQUARED = range(4)  # of each target
 _LOG_LOSS, _MATRIX = 2, 3
 
 
-def add_regression(totals: Totals, y: Array, predicted: Array, weight: Array | None) -> Totals:
+def add_regression(
+    totals: Totals, y: Doubles, predicted: Doubles, weight: Doubles | None
+) -> Totals:
     """Add the errors of some rows to totals, and return them.
 
     Parameters
@@ -280,12 +281,7 @@ def regression_errors(totals: Totals, targets: Sequence[str]) -> dict[str, Any]:
 
 
 def add_classification(
-    totals: Totals,
-    y: NDArray[np.integer],
-    predicted: NDArray[np.integer],
-    loss: Array,
-    weight: Array | None,
-    classes: int,
+    totals: Totals, y: Ints, predicted: Ints, loss: Doubles, weight: Doubles | None, classes: int
 ) -> Totals:
     """Add the predictions of some rows to totals, and return them.
 
@@ -358,7 +354,7 @@ def classification_errors(totals: Totals, labels: Sequence[Any]) -> dict[str, An
     }
 
 
-def _add_target(totals: Totals, first: int, y: Array, predicted: Array, w: Array) -> None:
+def _add_target(totals: Totals, first: int, y: Doubles, predicted: Doubles, w: Doubles) -> None:
     error = predicted - y
     _add(totals, first + _SQUARED, w * error**2)
     _add(totals, first + _ABSOLUTE, w * np.abs(error))
@@ -370,7 +366,7 @@ def _add_target(totals: Totals, first: int, y: Array, predicted: Array, w: Array
         _add(totals, first + _TARGET_SQUARED, part)
 
 
-def _add_rows(totals: Totals, rows: int, weight: Array | None) -> Array:
+def _add_rows(totals: Totals, rows: int, weight: Doubles | None) -> Doubles:
     ones = np.ones(rows)
     w = ones if weight is None else weight
     _add(totals, _ROWS, ones)
@@ -378,7 +374,7 @@ def _add_rows(totals: Totals, rows: int, weight: Array | None) -> Array:
     return w
 
 
-def _add(totals: Totals, group: int, values: Array) -> None:
+def _add(totals: Totals, group: int, values: Doubles) -> None:
     if not np.isfinite(values).all():
         raise EvaluationError(
             "a prediction or a target is too large to be squared; rescale the targets, or check "
@@ -402,14 +398,14 @@ def _ratio(part: Fraction, whole: Fraction) -> float:
     return float(part / whole) if whole else 0.0
 
 
-def _product(a: Array, b: Array) -> tuple[Array, Array]:
+def _product(a: Doubles, b: Doubles) -> tuple[Doubles, Doubles]:
     """Return p and e with p + e = a b exactly (Dekker, 1971)."""
     p = a * b
     (a1, a2), (b1, b2) = _halves(a), _halves(b)
     return p, ((a1 * b1 - p) + a1 * b2 + a2 * b1) + a2 * b2
 
 
-def _halves(x: Array) -> tuple[Array, Array]:
+def _halves(x: Doubles) -> tuple[Doubles, Doubles]:
     shifted = x * 134217729.0  # 2²⁷ + 1
     high = shifted - (shifted - x)
     return high, x - high

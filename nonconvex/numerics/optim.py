@@ -55,7 +55,8 @@ from types import MappingProxyType
 from typing import NamedTuple, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
+
+from nonconvex.numerics import Floats, Longs
 
 SettingT = TypeVar("SettingT")
 
@@ -89,6 +90,8 @@ def given_settings(
 
 
 Schedule = Callable[[int], float]
+Rate = float | Schedule
+Axis = int | tuple[int, ...] | None
 
 
 class ScheduleError(ValueError):
@@ -203,10 +206,9 @@ def _check(name: str, value: float, allowed: str, holds: Callable[[float], bool]
         raise ScheduleError(f"{name} must be {allowed}, got {value!r}")
 
 
-Array = NDArray[np.floating]
-Directed = tuple[Array, Array, Array]
+Directed = tuple[Floats, Floats, Floats]
 
-Rule = Callable[[Array, Array, Array, int], Directed]
+Rule = Callable[[Floats, Floats, Floats, int], Directed]
 """``rule(g, first, second, t)``: the direction of update t = 1, 2, …, and the new memory."""
 
 
@@ -217,28 +219,28 @@ class OptimizerError(ValueError):
 class OptimizerState(NamedTuple):
     """Memory of an optimizer between updates; an array it does not use has shape (0,)."""
 
-    updates: NDArray[np.int64]  # (): Updates made so far
-    first: Array  # the decaying sum or mean of the gradients
-    second: Array  # the decaying mean of the squared gradients
+    updates: Longs  # (): Updates made so far
+    first: Floats  # the decaying sum or mean of the gradients
+    second: Floats  # the decaying mean of the squared gradients
 
 
 class Optimizer(NamedTuple):
     """The functions of an optimizer; none changes its arguments."""
 
-    init: Callable[[Array], OptimizerState]  # ``init(theta)`` is the state before the first update
+    init: Callable[[Floats], OptimizerState]  # ``init(theta)`` is the state before the first update
     # ``update(gradient, state, theta)`` is the step to add to θ, of its shape and dtype, and the
     # next state. A gradient that is not finite gives a step that is not finite.
-    update: Callable[[Array, OptimizerState, Array], tuple[Array, OptimizerState]]
+    update: Callable[[Floats, OptimizerState, Floats], tuple[Floats, OptimizerState]]
     learning_rate: Schedule
 
 
 def descent(
-    learning_rate: float | Schedule,
+    learning_rate: Rate,
     rule: Rule,
     *,
     first: bool = False,
     second: bool = False,
-    weight_decay: float | Array = 0.0,
+    weight_decay: float | Floats = 0.0,
 ) -> Optimizer:
     """Make an optimizer of a rule; the only place of the learning rate and the minus sign.
 
@@ -260,7 +262,7 @@ def descent(
     if not np.all(np.isfinite(decay) & (decay >= 0)):
         raise OptimizerError(f"weight_decay must be finite and ≥ 0, got {weight_decay!r}")
 
-    def init(theta: Array) -> OptimizerState:
+    def init(theta: Floats) -> OptimizerState:
         if theta.dtype not in (np.float32, np.float64):
             raise OptimizerError(f"theta must be float32 or float64, got {theta.dtype}; cast it")
         try:
@@ -274,8 +276,8 @@ def descent(
         return OptimizerState(np.zeros((), np.int64), *memory)
 
     def update(
-        gradient: Array, state: OptimizerState, theta: Array
-    ) -> tuple[Array, OptimizerState]:
+        gradient: Floats, state: OptimizerState, theta: Floats
+    ) -> tuple[Floats, OptimizerState]:
         gradient = gradient.astype(theta.dtype, copy=False)
         _check_like("gradient", gradient, theta.shape, theta.dtype)
         _check_like("state.first", state.first, theta.shape if first else (0,), theta.dtype)
@@ -294,23 +296,19 @@ def descent(
     return Optimizer(init, update, schedule)
 
 
-def clip_by_norm(
-    optimizer: Optimizer, clip_norm: float, *, axis: int | tuple[int, ...] | None = None
-) -> Optimizer:
+def clip_by_norm(optimizer: Optimizer, clip_norm: float, *, axis: Axis = None) -> Optimizer:
     """Scale gradients down to a Euclidean norm before an optimizer sees them: g · min(1, c/‖g‖).
 
     Pascanu et al. (2013), in the variant of optax: nothing is added to ‖g‖, so a gradient within
     the bound c = ``clip_norm`` > 0 keeps its bits.  ‖g‖ is summed in float64 over `axis`: −1 for R
-    restarts
-    stacked as (R, p), by default the whole array.  Where it is infinite the clipped gradient is
-    NaN: divergence must be seen, not scaled to a step of 0.
+    restarts stacked as (R, p), by default the whole array.  Where it is infinite the clipped
+    gradient is NaN: divergence must be seen, not scaled to a step of 0.
     """
-    if not (isinstance(clip_norm, Real) and 0 < clip_norm < math.inf):
-        raise OptimizerError(f"clip_norm must be finite and > 0, got {clip_norm!r}")
+    _check_positive("clip_norm", clip_norm)
 
     def update(
-        gradient: Array, state: OptimizerState, theta: Array
-    ) -> tuple[Array, OptimizerState]:
+        gradient: Floats, state: OptimizerState, theta: Floats
+    ) -> tuple[Floats, OptimizerState]:
         squares = np.square(gradient, dtype=np.float64)
         norm = np.sqrt(np.sum(squares, axis=axis, keepdims=True))
         scale = np.where(np.isinf(norm), np.nan, clip_norm / np.maximum(norm, clip_norm))
@@ -319,7 +317,7 @@ def clip_by_norm(
     return Optimizer(optimizer.init, update, optimizer.learning_rate)
 
 
-def _check_like(name: str, array: Array, shape: tuple[int, ...], dtype: np.dtype) -> None:
+def _check_like(name: str, array: Floats, shape: tuple[int, ...], dtype: np.dtype) -> None:
     if (array.shape, array.dtype) != (shape, dtype):
         raise OptimizerError(
             f"{name} must be {dtype} of shape {shape} to fit theta, "
@@ -331,33 +329,32 @@ WEIGHT_DECAY = 0.01
 """PyTorch's default of AdamW."""
 
 
-def gradient_descent(learning_rate: float | Schedule) -> Optimizer:
+def gradient_descent(learning_rate: Rate) -> Optimizer:
     """Gradient descent: θ ← θ − ηg."""
 
-    def rule(g: Array, first: Array, second: Array, t: int) -> Directed:
+    def rule(g: Floats, first: Floats, second: Floats, t: int) -> Directed:
         return g, first, second
 
     return descent(learning_rate, rule)
 
 
-def momentum(learning_rate: float | Schedule, *, momentum: float = 0.9) -> Optimizer:
+def momentum(learning_rate: Rate, *, momentum: float = 0.9) -> Optimizer:
     """Momentum (Polyak, 1964): v ← μv + g, θ ← θ − ηv, with μ in [0, 1).
 
     The variant of optax and PyTorch: g enters v whole, not times 1 − μ, and η multiplies v when it
-    is
-    used; under a constant gradient the steps grow to η/(1 − μ) times it.  Sutskever et al. (2013)
-    put η inside, v ← μv − ηg, the same only while η is constant.
+    is used; under a constant gradient the steps grow to η/(1 − μ) times it.  Sutskever et al.
+    (2013) put η inside, v ← μv − ηg, the same only while η is constant.
     """
     _check_decay("momentum", momentum)
 
-    def rule(g: Array, v: Array, second: Array, t: int) -> Directed:
+    def rule(g: Floats, v: Floats, second: Floats, t: int) -> Directed:
         v = momentum * v + g
         return v, v, second
 
     return descent(learning_rate, rule, first=True)
 
 
-def nesterov(learning_rate: float | Schedule, *, momentum: float = 0.9) -> Optimizer:
+def nesterov(learning_rate: Rate, *, momentum: float = 0.9) -> Optimizer:
     """Nesterov's momentum (1983): v ← μv + g, θ ← θ − η(g + μv), with μ in [0, 1).
 
     The variant of optax and PyTorch, after Sutskever et al. (2013): g is the gradient at θ itself,
@@ -365,27 +362,24 @@ def nesterov(learning_rate: float | Schedule, *, momentum: float = 0.9) -> Optim
     """
     _check_decay("momentum", momentum)
 
-    def rule(g: Array, v: Array, second: Array, t: int) -> Directed:
+    def rule(g: Floats, v: Floats, second: Floats, t: int) -> Directed:
         v = momentum * v + g
         return g + momentum * v, v, second
 
     return descent(learning_rate, rule, first=True)
 
 
-def rmsprop(
-    learning_rate: float | Schedule, *, decay: float = 0.99, epsilon: float = 1e-8
-) -> Optimizer:
+def rmsprop(learning_rate: Rate, *, decay: float = 0.99, epsilon: float = 1e-8) -> Optimizer:
     """RMSProp (Tieleman and Hinton, 2012): s ← ρs + (1 − ρ)g², θ ← θ − ηg / (√s + ε).
 
     The variant of PyTorch, whose alpha is ρ in [0, 1): ε > 0 outside the root (optax has it
-    inside),
-    not centered, no momentum.  The start s = 0 is not corrected for, so the first step is η/√(1 −
-    ρ) in every entry: ten times η at the default.
+    inside), not centered, no momentum.  The start s = 0 is not corrected for, so the first step is
+    η/√(1 − ρ) in every entry: ten times η at the default.
     """
     _check_decay("decay", decay)
     _check_positive("epsilon", epsilon)
 
-    def rule(g: Array, first: Array, s: Array, t: int) -> Directed:
+    def rule(g: Floats, first: Floats, s: Floats, t: int) -> Directed:
         s = decay * s + (1 - decay) * g**2
         return g / (np.sqrt(s) + epsilon), first, s
 
@@ -393,11 +387,7 @@ def rmsprop(
 
 
 def adam(
-    learning_rate: float | Schedule,
-    *,
-    momentum: float = 0.9,
-    decay: float = 0.999,
-    epsilon: float = 1e-8,
+    learning_rate: Rate, *, momentum: float = 0.9, decay: float = 0.999, epsilon: float = 1e-8
 ) -> Optimizer:
     """Adam (Kingma and Ba, 2015): θ ← θ − ηm̂ / (√ŝ + ε), with the means m̂ of g and ŝ of g².
 
@@ -416,25 +406,24 @@ def adam(
 
 
 def adamw(
-    learning_rate: float | Schedule,
+    learning_rate: Rate,
     *,
     momentum: float = 0.9,
     decay: float = 0.999,
     epsilon: float = 1e-8,
-    weight_decay: float | Array = WEIGHT_DECAY,
+    weight_decay: float | Floats = WEIGHT_DECAY,
 ) -> Optimizer:
     """AdamW (Loshchilov and Hutter, 2019): θ ← θ − η(m̂ / (√ŝ + ε) + wθ), m̂ and ŝ as in `adam`.
 
     The decay w ≥ 0 is decoupled: it enters neither m nor s, so it is not the gradient of a penalty.
-     An
-    array that broadcasts to θ chooses the entries that decay, such as weights but not biases.  The
-    variant of optax and PyTorch, in which η multiplies w too.
+    An array that broadcasts to θ chooses the entries that decay, such as weights but not biases.
+    The variant of optax and PyTorch, in which η multiplies w too.
     """
     _check_decay("momentum", momentum)
     _check_decay("decay", decay)
     _check_positive("epsilon", epsilon)
 
-    def rule(g: Array, m: Array, s: Array, t: int) -> Directed:
+    def rule(g: Floats, m: Floats, s: Floats, t: int) -> Directed:
         m = momentum * m + (1 - momentum) * g
         s = decay * s + (1 - decay) * g**2
         m_hat, s_hat = m / (1 - momentum**t), s / (1 - decay**t)
@@ -457,11 +446,11 @@ OPTIMIZERS: Mapping[str, Callable[..., Optimizer]] = MappingProxyType(
 
 def make_optimizer(
     name: str,
-    learning_rate: float | Schedule,
+    learning_rate: Rate,
     *,
     clip_norm: float | None = None,
-    axis: int | tuple[int, ...] | None = None,
-    **settings: float | Array | None,
+    axis: Axis = None,
+    **settings: float | Floats | None,
 ) -> Optimizer:
     """Build an optimizer of `OPTIMIZERS` by name; a setting of None is its default.
 

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from nonconvex.numerics import Bools, Doubles, Floats, Ints, Longs
 from nonconvex.numerics.factorization.model import Factors, predict
 
 # Scores are computed in tiles of this many rows and columns: 4 megabytes of float32, which stay in
@@ -27,16 +28,16 @@ GROUP = 16
 class Lists(NamedTuple):
     """A list of columns for each of b rows, one after the other."""
 
-    offsets: NDArray[np.int64]  # (b + 1,): the list of row j is at ``offsets[j]:offsets[j + 1]``
+    offsets: Longs  # (b + 1,): the list of row j is at ``offsets[j]:offsets[j + 1]``
     columns: NDArray[np.int32]
 
     @property
-    def lengths(self) -> NDArray[np.int64]:
+    def lengths(self) -> Longs:
         """Lengths of the lists, of shape (b,)."""
         return np.diff(self.offsets)
 
     @property
-    def rows(self) -> NDArray[np.int64]:
+    def rows(self) -> Longs:
         """The row of each member."""
         return np.repeat(np.arange(len(self.offsets) - 1), self.lengths)
 
@@ -49,9 +50,9 @@ class Lists(NamedTuple):
 class Ranked(NamedTuple):
     """Lists of columns, the best first, with their predictions; see `Lists`."""
 
-    offsets: NDArray[np.int64]
+    offsets: Longs
     columns: NDArray[np.int32]
-    scores: NDArray[np.float64]
+    scores: Doubles
 
     @property
     def lists(self) -> Lists:
@@ -61,10 +62,10 @@ class Ranked(NamedTuple):
 
 def top_n(
     factors: Factors,
-    rows: NDArray[np.integer],
+    rows: Ints,
     n: int,
     *,
-    columns: NDArray[np.integer] | None = None,
+    columns: Ints | None = None,
     excluded: Lists | None = None,
 ) -> Ranked:
     """Return the n columns of the greatest predictions for each row; ties in ascending order.
@@ -109,13 +110,13 @@ def top_n(
     return _concatenate(parts)
 
 
-def rank_lists(factors: Factors, rows: NDArray[np.integer], n: int, lists: Lists) -> Ranked:
+def rank_lists(factors: Factors, rows: Ints, n: int, lists: Lists) -> Ranked:
     """Like `top_n`, where each row has its own list of allowed columns."""
     found = _Found.predict(factors, rows, lists.rows, lists.columns)
     return found.best(n).ranked(len(rows))
 
 
-def directions(x: NDArray[np.floating]) -> NDArray[np.float64]:
+def directions(x: Floats) -> Doubles:
     """(0, γ / ‖γ‖) of each row (β, γ), of shape (m, 1 + K); zeros where γ = 0.
 
     With α = 0, the prediction for two of these is the cosine of their γ.
@@ -123,14 +124,13 @@ def directions(x: NDArray[np.floating]) -> NDArray[np.float64]:
     gamma = x.astype(np.float64)
     gamma[:, 0] = 0
     length = np.sqrt(np.einsum("mk,mk->m", gamma, gamma))
-    unit: NDArray[np.float64] = gamma / np.where(length > 0, length, 1)[:, None]
-    return unit
+    return gamma / np.where(length > 0, length, 1)[:, None]
 
 
 class _Tiles:
     """Allowed columns, in tiles of factors of approximate scores β_i + γ_u·γ_i."""
 
-    def __init__(self, factors: Factors, columns: NDArray[np.integer] | None) -> None:
+    def __init__(self, factors: Factors, columns: Ints | None) -> None:
         items = factors.items
         self.columns = np.arange(len(items)) if columns is None else np.unique(columns)
         chosen = items if columns is None else items[self.columns]
@@ -142,7 +142,7 @@ class _Tiles:
         squares = np.einsum("mk,mk->m", chosen, chosen, dtype=np.float64)
         self._longest = float(np.sqrt(squares.max(initial=0)))
 
-    def places(self, excluded: Lists) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def places(self, excluded: Lists) -> tuple[Longs, Longs]:
         """Return the row, and the place among the allowed columns, of each excluded column."""
         row, place = excluded.rows, excluded.columns.astype(np.int64)
         if self._place is not None:
@@ -154,7 +154,7 @@ class _Tiles:
         for first in range(0, len(self.columns), COLUMNS):
             yield first, self._factors[first : first + COLUMNS]
 
-    def slack(self, x: NDArray[np.floating], offset: NDArray[np.float64]) -> NDArray[np.float64]:
+    def slack(self, x: Floats, offset: Doubles) -> Doubles:
         """Margin below the bar within which an approximate score is not ruled out, of (b,).
 
         A float32 sum of 1 + K products is off by at most (1 + K) ε ‖(1, γ_u)‖ ‖(β_i, γ_i)‖ with
@@ -173,18 +173,12 @@ class _Tiles:
 class _Found(NamedTuple):
     """Predicted columns, by row, descending score and column."""
 
-    row: NDArray[np.int64]
-    column: NDArray[np.integer]
-    score: NDArray[np.float64]
+    row: Longs
+    column: Ints
+    score: Doubles
 
     @classmethod
-    def predict(
-        cls,
-        factors: Factors,
-        rows: NDArray[np.integer],
-        row: NDArray[np.int64],
-        column: NDArray[np.integer],
-    ) -> _Found:
+    def predict(cls, factors: Factors, rows: Ints, row: Longs, column: Ints) -> _Found:
         """Predict columns for ``rows[row]``."""
         return cls(row, column, predict(factors, rows[row], column))
 
@@ -196,7 +190,7 @@ class _Found(NamedTuple):
         return _Found(found.row[kept], found.column[kept], found.score[kept])
 
     @property
-    def places(self) -> NDArray[np.int64]:
+    def places(self) -> Longs:
         """0, 1, 2 … within each row."""
         return np.arange(len(self.row)) - np.searchsorted(self.row, self.row)
 
@@ -214,9 +208,7 @@ class _Found(NamedTuple):
         return Ranked(offsets, self.column.astype(np.int32), self.score)
 
 
-def _search(
-    factors: Factors, rows: NDArray[np.integer], n: int, tiles: _Tiles, excluded: Lists | None
-) -> Ranked:
+def _search(factors: Factors, rows: Ints, n: int, tiles: _Tiles, excluded: Lists | None) -> Ranked:
     """Find the n best columns of at most ``ROWS`` rows."""
     x = np.where(rows[:, None] >= 0, factors.users[rows], 0)  # (b, 1 + K)
     offset = factors.alpha + x[:, 0].astype(np.float64)
@@ -258,8 +250,7 @@ def _reached(values: NDArray[np.float32], n: int) -> NDArray[np.float32]:
     greatest = values[:, :groups].copy()
     for first in range(groups, width - groups + 1, groups):  # a remainder may be left out
         np.maximum(greatest, values[:, first : first + groups], out=greatest)
-    reached: NDArray[np.float32] = np.partition(greatest, groups - n, axis=1)[:, groups - n]
-    return reached
+    return np.partition(greatest, groups - n, axis=1)[:, groups - n]
 
 
 def _concatenate(parts: list[Ranked]) -> Ranked:
@@ -271,7 +262,7 @@ def _concatenate(parts: list[Ranked]) -> Ranked:
     )
 
 
-def hits(ranked: Lists, relevant: Lists, k: int) -> NDArray[np.bool_]:
+def hits(ranked: Lists, relevant: Lists, k: int) -> Bools:
     """Relevance of each of the first k members of a list, of shape (b, k).
 
     Examples
@@ -287,12 +278,12 @@ def hits(ranked: Lists, relevant: Lists, k: int) -> NDArray[np.bool_]:
     return table
 
 
-def precision(hits: NDArray[np.bool_]) -> NDArray[np.float64]:
+def precision(hits: Bools) -> Doubles:
     """Fraction of k places that are hits: (1/k) Σ_r hit_r, of shape (b,)."""
     return np.asarray(hits.sum(axis=1) / hits.shape[1])
 
 
-def recall(hits: NDArray[np.bool_], relevant: NDArray[np.integer]) -> NDArray[np.float64]:
+def recall(hits: Bools, relevant: Ints) -> Doubles:
     """Fraction of the relevant columns that are hits: (1/|relevant|) Σ_r hit_r, of shape (b,).
 
     Parameters
@@ -304,9 +295,7 @@ def recall(hits: NDArray[np.bool_], relevant: NDArray[np.integer]) -> NDArray[np
     return np.asarray(hits.sum(axis=1) / relevant)
 
 
-def average_precision(
-    hits: NDArray[np.bool_], relevant: NDArray[np.integer]
-) -> NDArray[np.float64]:
+def average_precision(hits: Bools, relevant: Ints) -> Doubles:
     """Mean precision at the hits, (1/min(k, |relevant|)) Σ_r hit_r (hits up to r) / r, of (b,).
 
     Its mean over rows is MAP@k.  Parameters are those of `recall`.
@@ -321,7 +310,7 @@ def average_precision(
     return np.asarray(at_hits.sum(axis=1) / np.minimum(relevant, k))
 
 
-def ndcg(hits: NDArray[np.bool_], relevant: NDArray[np.integer]) -> NDArray[np.float64]:
+def ndcg(hits: Bools, relevant: Ints) -> Doubles:
     """Σ_r hit_r / log₂(r + 1) over its greatest possible value, of shape (b,).
 
     That is Σ_{r ≤ min(k, |relevant|)} 1 / log₂(r + 1).  Relevance is binary.  Parameters are those
@@ -342,5 +331,5 @@ def ndcg(hits: NDArray[np.bool_], relevant: NDArray[np.integer]) -> NDArray[np.f
     return np.asarray(np.where(hits, gains, 0).sum(axis=1) / best)
 
 
-def _pairs(lists: Lists) -> NDArray[np.int64]:
+def _pairs(lists: Lists) -> Longs:
     return (lists.rows << 32) | lists.columns

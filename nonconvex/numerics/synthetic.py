@@ -12,6 +12,7 @@ from math import gcd
 import numpy as np
 from numpy.typing import NDArray
 
+from nonconvex.numerics import Doubles, Ints, Longs
 from nonconvex.numerics.deterministic import Stream, normal_rows, uniform_rows
 
 _MEAN, _BIAS, _NOISE = 3.5, 0.4, 0.6
@@ -36,16 +37,16 @@ class PowerLaw:
     shift: float  # s > 0, which flattens the head
     exponent: float  # a in (0, 1)
 
-    def share(self, place: NDArray[np.float64]) -> NDArray[np.float64]:
+    def share(self, place: Doubles) -> Doubles:
         """F(x) = ((x + s)^(1−a) − s^(1−a)) / ((n + s)^(1−a) − s^(1−a)), of all places below x."""
         low, high = self._ends
-        share: NDArray[np.float64] = (place + self.shift) ** (1 - self.exponent)
+        share: Doubles = (place + self.shift) ** (1 - self.exponent)
         return (share - low) / (high - low)
 
-    def place(self, share: NDArray[np.float64]) -> NDArray[np.float64]:
+    def place(self, share: Doubles) -> Doubles:
         """Return x such that F(x) is `share`."""
         low, high = self._ends
-        root: NDArray[np.float64] = (low + share * (high - low)) ** (1 / (1 - self.exponent))
+        root: Doubles = (low + share * (high - low)) ** (1 / (1 - self.exponent))
         return root - self.shift
 
     @property
@@ -101,7 +102,7 @@ class PlantedRatings:
         return int(self._degrees(np.zeros(1, np.int64))[0])
 
     def of_users(
-        self, users: NDArray[np.integer]
+        self, users: Ints
     ) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float32]]:
         """Return all ratings of these users.
 
@@ -121,17 +122,15 @@ class PlantedRatings:
         rating = _MEAN + x[:, 0] + y[:, 0] + product + _NOISE * error
         return user.astype(np.int32), item.astype(np.int32), rating.astype(np.float32)
 
-    def _degrees(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
+    def _degrees(self, places: Longs) -> Longs:
         """Return the numbers of ratings of users, by their place in the order of activity."""
         law = PowerLaw(self.users, self.users / 1000 + 10, 0.6)
         ends = np.stack([places, places + 1]).astype(np.float64)
         first, last = np.rint(self.ratings * law.share(ends)).astype(np.int64)
-        degrees: NDArray[np.int64] = last - first
+        degrees: Longs = last - first
         return degrees
 
-    def _places(
-        self, user: NDArray[np.int64], owner: NDArray[np.int64], degrees: NDArray[np.int64]
-    ) -> NDArray[np.int64]:
+    def _places(self, user: Longs, owner: Longs, degrees: Longs) -> Longs:
         """Return the places, by popularity, of the items of each rating: no two of a user equal.
 
         The k-th of the d items of a user is drawn from the k-th of d equal shares of popularity,
@@ -145,13 +144,13 @@ class PlantedRatings:
         apart = owner * (2 * self.items)
         place = np.maximum.accumulate(drawn - k + apart) - apart + k
         last = self.items - degrees[owner] + k  # that leaves room for the rest
-        places: NDArray[np.int64] = np.minimum(place, last)
+        places: Longs = np.minimum(place, last)
         return places
 
-    def _rows(self, use: int, ids: NDArray[np.integer], scale: float) -> NDArray[np.float64]:
+    def _rows(self, use: int, ids: Ints, scale: float) -> Doubles:
         """Return β and γ of each id."""
         deviations = np.array([_BIAS] + _RANK * [scale])
-        rows: NDArray[np.float64] = normal_rows(self._stream(use), ids, 1 + _RANK) * deviations
+        rows: Doubles = normal_rows(self._stream(use), ids, 1 + _RANK) * deviations
         return rows
 
     def _stream(self, use: int) -> Stream:
@@ -171,7 +170,7 @@ class PlantedExamples:
     seed: int
     clouds: int = 3  # number of clouds of a class
 
-    def examples(self, rows: NDArray[np.integer]) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+    def examples(self, rows: Ints) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
         """Return the features and classes of the rows of these numbers.
 
         Parameters
@@ -192,10 +191,9 @@ class PlantedExamples:
         return (centres[group] + spread).astype(np.float32), group % np.int32(self.classes)
 
 
-def _shuffled(places: NDArray[np.int64], size: int) -> NDArray[np.int64]:
+def _shuffled(places: Longs, size: int) -> Longs:
     """Map 0 … size − 1 to itself, one to one, so that neighbours part."""
     step = max(1, int(size * 0.618))
     while gcd(step, size) > 1:
         step += 1
-    shuffled: NDArray[np.int64] = places * step % size
-    return shuffled
+    return places * step % size

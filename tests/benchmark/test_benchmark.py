@@ -5,26 +5,9 @@ import sys
 
 import pytest
 
+from nonconvex.benchmark import measure, run
 from nonconvex.benchmark.contenders import Contender
 from nonconvex.benchmark.data import BenchmarkTables, planted_examples, planted_ratings
-from nonconvex.benchmark.measure import (
-    BenchmarkPlan,
-    Clock,
-    CommandError,
-    Measurement,
-    measure_contenders,
-    peak_memory,
-    resident,
-    steps_to_target,
-)
-from nonconvex.benchmark.run import (
-    Benchmark,
-    NetworkBenchmarkSection,
-    _can_measure_memory,
-    _environment,
-    _session_settings,
-    benchmark_table,
-)
 from nonconvex.numerics.synthetic import PlantedExamples, PlantedRatings
 
 NO_DATA = BenchmarkTables("", "", "", {})
@@ -35,7 +18,7 @@ def contender(name="learner", **works):
 
 
 def plan(repeats=1, **settings):
-    return BenchmarkPlan("a", "iteration", (1, 2), repeats, "test RMSE", "less", **settings)
+    return measure.BenchmarkPlan("a", "iteration", (1, 2), repeats, "test RMSE", "less", **settings)
 
 
 def test_planted_tables_do_not_depend_on_partitions(spark):
@@ -52,14 +35,14 @@ def test_planted_tables_do_not_depend_on_partitions(spark):
 
 def test_an_accuracy_that_is_not_reached_has_no_ratio():
     learner = contender(fit=lambda path, epochs: epochs, score=lambda model, path: model / 10)
-    assert steps_to_target(learner, NO_DATA, plan(target=0.35, most_steps=8)) == 4
-    assert steps_to_target(learner, NO_DATA, plan(target=0.35, most_steps=3)) is None
-    assert steps_to_target(learner, NO_DATA, plan()) is None
+    assert measure.steps_to_target(learner, NO_DATA, plan(target=0.35, most_steps=8)) == 4
+    assert measure.steps_to_target(learner, NO_DATA, plan(target=0.35, most_steps=3)) is None
+    assert measure.steps_to_target(learner, NO_DATA, plan()) is None
     both = [
-        Measurement("network", "a", "reach", name, "s", "less", values)
+        measure.Measurement("network", "a", "reach", name, "s", "less", values)
         for name, values in {"ours": (1.0, 2.0), "peer": (None, None)}.items()
     ]
-    assert benchmark_table(both).splitlines()[1].split("  ")[-1] == "not reached"
+    assert run.benchmark_table(both).splitlines()[1].split("  ")[-1] == "not reached"
 
 
 def test_contenders_take_turns_and_do_what_they_can(spark, tmp_path):
@@ -71,9 +54,9 @@ def test_contenders_take_turns_and_do_what_they_can(spark, tmp_path):
     lists = {"save": work("save"), "recommend": work("recommend")}
     ours = contender("ours", fit=work("fit ours"), score=work("score"), **lists)
     peer = contender("peer", fit=work("fit peer"), score=work("score"))
-    clock = Clock("factorization")
+    clock = measure.Clock("factorization")
     subject = (plan(repeats=2, top=3), [ours, peer])
-    measure_contenders(spark, clock, [subject], NO_DATA, str(tmp_path))
+    measure.measure_contenders(spark, clock, [subject], NO_DATA, str(tmp_path))
     fits = [one[0][-4:] + f" {one[2]}" for one in done if one[0].startswith("fit")]
     turn = [f"{name} {steps}" for name in ("ours", "peer") for steps in (1, 1, 2)]
     assert fits == ["ours 1", "peer 1", *turn, *turn], "a warm-up, and a first fit not counted"
@@ -89,21 +72,21 @@ def test_contenders_take_turns_and_do_what_they_can(spark, tmp_path):
 
 def test_without_psutil_the_remarks_say_so(spark, monkeypatch):
     monkeypatch.setattr("nonconvex.benchmark.run.has_psutil", lambda: False)
-    found = Benchmark()
-    assert not _can_measure_memory(spark, "network", found)
+    found = run.Benchmark()
+    assert not run._can_measure_memory(spark, "network", found)
     assert "psutil is not installed" in found.remarks[0]
 
 
 def test_a_process_for_memory_has_a_session_like_this_one(spark):
-    settings = _session_settings(spark)
+    settings = run._session_settings(spark)
     assert settings["spark.master"] == spark.conf.get("spark.master")
     assert not [key for key in settings if key.startswith("spark.app.")]
-    assert "PYSPARK_GATEWAY_PORT" not in _environment({"PYSPARK_GATEWAY_PORT": "1"})
+    assert "PYSPARK_GATEWAY_PORT" not in run._environment({"PYSPARK_GATEWAY_PORT": "1"})
 
 
 def test_absent_peers_are_named(monkeypatch):
     monkeypatch.setattr("nonconvex.benchmark.run.has_sklearn", lambda: False)
-    section = NetworkBenchmarkSection(peers=("sklearn",))
+    section = run.NetworkBenchmarkSection(peers=("sklearn",))
     assert any("scikit-learn is not installed" in remark for remark in section.remarks())
     assert [one.name for one in section.contenders(None, [3, 4, 3])] == ["nonconvex (driver)"]
 
@@ -111,7 +94,7 @@ def test_absent_peers_are_named(monkeypatch):
 def test_memory_is_that_of_a_process_and_its_children():
     hungry = "import time; x = b'1' * 150_000_000; time.sleep(0.4)"
     child = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {hungry!r}])"
-    assert 150 < peak_memory([sys.executable, "-c", child], os.environ) < 400
-    assert resident(os.getpid()) > 10e6
-    with pytest.raises(CommandError, match=r"ended with 1: (?s:.*)ValueError: no"):
-        peak_memory([sys.executable, "-c", "raise ValueError(input())"], os.environ, "no")
+    assert 150 < measure.peak_memory([sys.executable, "-c", child], os.environ) < 400
+    assert measure.resident(os.getpid()) > 10e6
+    with pytest.raises(measure.CommandError, match=r"ended with 1: (?s:.*)ValueError: no"):
+        measure.peak_memory([sys.executable, "-c", "raise ValueError(input())"], os.environ, "no")

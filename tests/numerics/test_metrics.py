@@ -53,16 +53,25 @@ def test_scores_are_those_of_numpy(weighted):
         sizes = users[part], items[part]
         add_errors(totals, ratings[part], predictions[:, part], given_weights, *sizes)
     found = evaluation_of(totals, ["a", "b"])
+
+    def check(scores, members):
+        assert scores.ratings == members.sum()
+        for name, errors in zip("ab", (predictions - ratings)[:, members], strict=True):
+            mse, mae = (np.average(e, weights=w[members]) for e in (errors**2, abs(errors)))
+            assert scores.rmse[name] == pytest.approx(math.sqrt(mse), rel=1e-12)
+            assert scores.mae[name] == pytest.approx(mae, rel=1e-12)
+
+    check(found.overall, np.ones(len(ratings), bool))
     edges = [0, 1, 3, 6, 11, 21, 51, 101, math.inf]
     assert BINS == ("0", "1–2", "3–5", "6–10", "11–20", "21–50", "51–100", "> 100")
     for side, by_count in ((users, found.by_user), (items, found.by_item)):
+        assert tuple(by_count) == BINS
         for label, low, high in zip(BINS, edges, edges[1:], strict=False):
-            members = (side >= low) & (side < high)
-            assert by_count[label].ratings == members.sum()
-            mse = np.average((predictions[1] - ratings)[members] ** 2, weights=w[members])
-            assert by_count[label].rmse["b"] == pytest.approx(math.sqrt(mse), rel=1e-12)
-    mae = np.average(abs(predictions[0] - ratings), weights=w)
-    assert found.overall.mae["a"] == pytest.approx(mae, rel=1e-12)
+            check(by_count[label], (side >= low) & (side < high))
+    weights[users == 0] = 0
+    without = evaluation_of(add_errors({}, ratings, predictions, weights, users, items), ["a", "b"])
+    assert tuple(without.by_user) == BINS[1:], "a bin without weight has no scores"
+    assert without.overall.ratings == len(ratings)
 
 
 def test_what_one_cannot_predict_is_left_out_for_all():

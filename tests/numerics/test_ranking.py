@@ -7,17 +7,6 @@ import pytest
 
 from nonconvex.numerics import ranking
 from nonconvex.numerics.factorization.model import Factors, predict
-from nonconvex.numerics.ranking import (
-    Lists,
-    average_precision,
-    directions,
-    hits,
-    ndcg,
-    precision,
-    rank_lists,
-    recall,
-    top_n,
-)
 
 
 def sorted_predictions(factors, row, n, allowed, excluded=()):
@@ -36,7 +25,7 @@ def found(ranked, j):
 def make_lists(members):
     lengths = [len(list_) for list_ in members]
     columns = np.concatenate([np.zeros(0), *members]).astype(np.int32)
-    return Lists(np.append(0, np.cumsum(lengths)), columns)
+    return ranking.Lists(np.append(0, np.cumsum(lengths)), columns)
 
 
 def random_factors(rng, users, items, rank, dtype=np.float32):
@@ -63,7 +52,7 @@ def test_top_n_is_the_head_of_all_predictions(rank, dtype, n):
     columns = rng.choice(150, 110, replace=False)
     for allowed in (None, columns):
         for barred in (None, excluded):
-            ranked = top_n(
+            ranked = ranking.top_n(
                 factors, rows, n, columns=allowed, excluded=barred and make_lists(barred)
             )
             within = np.arange(150) if allowed is None else allowed
@@ -81,7 +70,7 @@ def test_scores_are_told_apart_as_float64_tells_them_apart(equal):
     else:
         alike = np.tile(rng.normal(0, 1, 9), (200, 1)) * (1 + 1e-9 * rng.permutation(200)[:, None])
         factors = Factors(1000.0, rng.normal(0, 1, (20, 9)), alike)
-    ranked = top_n(factors, np.arange(20), 5)
+    ranked = ranking.top_n(factors, np.arange(20), 5)
     for row in range(20):
         assert found(ranked, row) == sorted_predictions(factors, row, 5, np.arange(200))
 
@@ -90,7 +79,7 @@ def test_scores_are_told_apart_as_float64_tells_them_apart(equal):
 def test_equal_scores_come_in_the_order_of_columns():
     factors = Factors(3.0, np.ones((2, 3)), np.ones((100, 3)))
     seen = make_lists([[0, 2], []])
-    ranked = top_n(factors, np.array([0, 1]), 4, excluded=seen)
+    ranked = ranking.top_n(factors, np.array([0, 1]), 4, excluded=seen)
     assert ranked.columns.tolist() == [1, 3, 4, 5, 0, 1, 2, 3]
 
 
@@ -99,13 +88,13 @@ def test_a_row_gets_the_same_bits_in_any_batch(size):
     rng = np.random.default_rng(3)
     columns = 2 * ranking.COLUMNS + 5
     factors = random_factors(rng, 1000, columns, 17)
-    whole = top_n(factors, np.arange(1000), 10)  # in tiles of the usual size
+    whole = ranking.top_n(factors, np.arange(1000), 10)  # in tiles of the usual size
     for row in (0, 127, 128, 999):
         assert found(whole, row) == sorted_predictions(factors, row, 10, np.arange(columns))
     order = rng.permutation(1000)
     for first in range(0, 1000, size):
         rows = order[first : first + size]
-        ranked = top_n(factors, rows, 10)
+        ranked = ranking.top_n(factors, rows, 10)
         expected = np.concatenate([np.arange(10 * row, 10 * row + 10) for row in rows])
         np.testing.assert_array_equal(ranked.columns, whole.columns[expected])
         assert ranked.scores.tobytes() == whole.scores[expected].tobytes()
@@ -114,18 +103,18 @@ def test_a_row_gets_the_same_bits_in_any_batch(size):
 def test_lists_are_as_short_as_what_is_left_and_may_be_of_candidates():
     factors = random_factors(np.random.default_rng(4), 3, 4, 2)
     seen = make_lists([[0, 1, 2, 3], [3, 1], []])
-    ranked = top_n(factors, np.arange(3), 3, excluded=seen)
+    ranked = ranking.top_n(factors, np.arange(3), 3, excluded=seen)
     assert ranked.lists.lengths.tolist() == [0, 2, 3]
-    nothing = top_n(factors, np.arange(3), 3, columns=np.zeros(0, int))
+    nothing = ranking.top_n(factors, np.arange(3), 3, columns=np.zeros(0, int))
     assert nothing.lists.lengths.tolist() == [0, 0, 0]
-    nobody = top_n(factors, np.zeros(0, int), 3)
+    nobody = ranking.top_n(factors, np.zeros(0, int), 3)
     assert len(nobody.lists.lengths) == len(nobody.columns) == 0
     # lists of candidates
     rng = np.random.default_rng(5)
     factors = random_factors(rng, 20, 50, 6)
     members = [rng.choice(50, rng.integers(0, 12), replace=False) for _ in range(21)]
     rows = np.append(np.arange(20), -1)
-    ranked = rank_lists(factors, rows, 4, make_lists(members))
+    ranked = ranking.rank_lists(factors, rows, 4, make_lists(members))
     for j, row in enumerate(rows):
         assert found(ranked, j) == sorted_predictions(factors, row, 4, members[j])
 
@@ -134,7 +123,7 @@ def test_directions_predict_cosines():
     rng = np.random.default_rng(6)
     x = rng.normal(0, 2, (30, 6)).astype(np.float32)
     x[4, 1:] = 0
-    unit = directions(x)
+    unit = ranking.directions(x)
     gamma = x[:, 1:].astype(np.float64)
     cosine = gamma[0] @ gamma[7] / np.linalg.norm(gamma[0]) / np.linalg.norm(gamma[7])
     predicted = predict(Factors(0.0, unit, unit), np.array([0, 4]), np.array([7, 7]))
@@ -157,10 +146,12 @@ def test_metrics_are_those_of_the_books(k):
     ranked = [rng.choice(40, rng.integers(0, 21), replace=False) for _ in range(50)]
     relevant = [rng.choice(40, rng.integers(1, 15), replace=False) for _ in range(50)]
     ranked_lists, relevant_lists = make_lists(ranked), make_lists(relevant)
-    found = hits(ranked_lists, relevant_lists, k)
+    found = ranking.hits(ranked_lists, relevant_lists, k)
     total = relevant_lists.lengths
-    measured = [metric(found, total) for metric in (ndcg, recall, average_precision)]
-    measured.insert(2, precision(found))
+    measured = [
+        metric(found, total) for metric in (ranking.ndcg, ranking.recall, ranking.average_precision)
+    ]
+    measured.insert(2, ranking.precision(found))
     pairs = zip(ranked, relevant, strict=True)
     expected = [by_the_book(a.tolist(), set(b.tolist()), k) for a, b in pairs]
     np.testing.assert_allclose(np.transpose(measured), expected, rtol=1e-13)

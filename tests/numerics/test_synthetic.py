@@ -19,10 +19,8 @@ def test_as_many_ratings_as_asked_and_no_pair_twice(ratings):
     users, items, _ = ratings
     pairs = set(zip(users.tolist(), items.tolist(), strict=True))
     assert len(pairs) == len(users) == LAW.ratings
-    assert users.min() >= 0
-    assert users.max() < LAW.users
-    assert items.min() >= 0
-    assert items.max() < LAW.items
+    assert 0 <= users.min() <= users.max() < LAW.users
+    assert 0 <= items.min() <= items.max() < LAW.items
 
 
 def test_a_few_users_and_items_have_many_ratings(ratings):

@@ -28,6 +28,7 @@ from nonconvex.distributed.columns import (
 from nonconvex.distributed.data.sources import Source, Window, read_source
 from nonconvex.distributed.data.splits import Split, part_by_hash
 from nonconvex.distributed.data.validation import PARTS
+from nonconvex.numerics import Bools, Doubles, Longs
 
 MOST_CLASSES = 10_000
 """Most classes; more different labels are numbers for a regression."""
@@ -118,19 +119,11 @@ def select_vectors(frame: DataFrame, names: str | Sequence[str], role: str) -> C
     )
 
 
-def infer_schema(
-    selected: DataFrame,
-    columns: ExampleColumns,
-    *,
-    classify: bool,
-    features: int | None = None,
-    targets: int | None = None,
-) -> ExampleSchema:
+def infer_schema(selected: DataFrame, columns: ExampleColumns, *, classify: bool) -> ExampleSchema:
     """Count the rows and their classes, and measure the first row.
 
-    The classes are all that occur, ascending; with numbers and `targets`, 0 … targets − 1.  Raises
-    ExamplesError if there are no rows to train on or a single class, if labels are no classes, or
-    if `features` or `targets`, from ``layers``, are other numbers than those of the data.
+    The classes are all that occur, ascending.  Raises ExamplesError if there are no rows to train
+    on or a single class, or if labels are no classes.
     """
     held_out = F.col("held_out") if "held_out" in selected.columns else F.lit(False)
     keys = [held_out.alias("held_out"), *([F.col("label")] if classify else [])]
@@ -148,18 +141,16 @@ def infer_schema(
     if not rows:
         but = " that are not held out for validation" if held else ""
         raise ExamplesError(f"there are no examples to train on{but}; at least one is needed")
-    classes = _classes(groups, columns.label, targets) if classify else None
-    found = _width(selected, "features", columns.features, "featuresCol")
-    _agree("begins", features, found, "features", columns.features)
+    classes = _classes(groups, columns.label) if classify else None
+    features = _width(selected, "features", columns.features, "featuresCol")
     if classes is None:
-        outputs = _width(selected, "label", columns.label, "labelCol")
-        _agree("ends", targets, outputs, "targets", columns.label)
+        targets = _width(selected, "label", columns.label, "labelCol")
     else:
-        outputs = len(classes.values)
-    return ExampleSchema(rows, held, found, outputs, classes)
+        targets = len(classes.values)
+    return ExampleSchema(rows, held, features, targets, classes)
 
 
-def _classes(groups: list[Row], label: str | Sequence[str], targets: int | None) -> Classes:
+def _classes(groups: list[Row], label: str | Sequence[str]) -> Classes:
     name = f"labelCol={label!r}"
     missing = sum(group.rows for group in groups if _is_missing(group.label))
     if missing:
@@ -188,15 +179,6 @@ def _classes(groups: list[Row], label: str | Sequence[str], targets: int | None)
             f"{name} has a single class in the rows to train on, {_shown(trained.pop())}, and two "
             "are needed; check the labels"
         )
-    if targets is not None and kind == "double":
-        outside = [value for value in values if not 0 <= value < targets]
-        if outside:
-            raise ExamplesError(
-                f"{name} has the label {_shown(outside[0])}, and with {targets} outputs in layers "
-                f"labels are 0 … {targets - 1}; relabel, or change the last entry of layers"
-            )
-        values = [float(number) for number in range(targets)]
-    _agree("ends", targets, len(values), "classes", label)
     return Classes(kind, tuple(values))
 
 
@@ -226,22 +208,12 @@ def _width(selected: DataFrame, column: str, names: str | Sequence[str], role: s
     return int(first.size)
 
 
-def _agree(at: str, given: int | None, found: int, what: str, names: str | Sequence[str]) -> None:
-    if given is not None and given != found:
-        shown = repr(names) if isinstance(names, str) else f"{len(names)} columns"
-        raise ExamplesError(
-            f"layers {at} with {given}, and there are {found} {what} in {shown}; "
-            f"put {found} there, or leave that entry out"
-        )
-
-
 def _class_column(frame: DataFrame, label: str | Sequence[str]) -> Column:
     if not isinstance(label, str):
         raise ColumnError(f"labelCol={list(label)!r}: classes are in one column; name one")
     if label in frame.columns and isinstance(frame.schema[label].dataType, StringType):
-        return named_column(label).cast(
-            "string"
-        )  # without a collation: classes differ by their bytes
+        # Without a collation: classes differ by their bytes.
+        return named_column(label).cast("string")
     if label in frame.columns and not _is_number(frame, label):
         kind = frame.schema[label].dataType.simpleString()
         raise ColumnError(
@@ -257,11 +229,11 @@ def _is_number(frame: DataFrame, name: str) -> bool:
 class Vectors(NamedTuple):
     """Vectors of a column; null entries, and rows that are null or too short or long, are NaN."""
 
-    values: NDArray[np.float64]  # (m, width)
-    lengths: NDArray[np.int64]  # (m,), −1 for null
+    values: Doubles  # (m, width)
+    lengths: Longs  # (m,), −1 for null
 
     @property
-    def finite(self) -> NDArray[np.bool_]:
+    def finite(self) -> Bools:
         """Mask of the rows of the right length without NaN or infinity; shape (m,)."""
         return np.asarray(np.isfinite(self.values).all(axis=1))
 
@@ -310,14 +282,14 @@ def _structs(column: Any, width: int) -> Vectors:
     return Vectors(matrix, lengths.astype(np.int64))
 
 
-def _lengths(lists: Any) -> NDArray[np.int64]:
-    lengths: NDArray[np.int64] = lists.value_lengths().fill_null(-1).to_numpy().astype(np.int64)
+def _lengths(lists: Any) -> Longs:
+    lengths: Longs = lists.value_lengths().fill_null(-1).to_numpy().astype(np.int64)
     return lengths
 
 
-def _numbers(column: Any) -> NDArray[np.float64]:
+def _numbers(column: Any) -> Doubles:
     """Return numbers as doubles; a null becomes NaN, and −0, whose bits are others, becomes 0."""
-    numbers: NDArray[np.float64] = column.to_numpy(zero_copy_only=False).astype(np.float64) + 0.0
+    numbers: Doubles = column.to_numpy(zero_copy_only=False).astype(np.float64) + 0.0
     return numbers
 
 
@@ -327,10 +299,10 @@ _NAMED = 3  # features that a message names
 class Accepted(NamedTuple):
     """The usable rows of a table."""
 
-    x: NDArray[np.float64]  # (m, d)
+    x: Doubles  # (m, d)
     y: NDArray[Any]  # (m, k), or int32 indices of classes (m,)
-    weight: NDArray[np.float64] | None  # (m,)
-    held_out: NDArray[np.bool_]  # (m,)
+    weight: Doubles | None  # (m,)
+    held_out: Bools  # (m,)
 
     def take(self, rows: NDArray[Any]) -> Accepted:
         """Return some of the rows, by number or by a mask."""
@@ -580,14 +552,9 @@ def take_examples(
             by_reason[why] = by_reason.get(why, 0) + count
     _check(source, counts, by_reason, policy)
     usable = F.col(reason).isNull()
-    kept = (values[name].alias(name) for name in used)
-    return ExampleTable(
-        judged.where(usable).select(*kept, _PART),
-        judged.where(~usable).drop(_PART),
-        columns,
-        counts,
-        by_reason,
-    )
+    kept = judged.where(usable).select(*(values[name].alias(name) for name in used), _PART)
+    rejected = judged.where(~usable).drop(_PART)
+    return ExampleTable(kept, rejected, columns, counts, by_reason)
 
 
 def _check(

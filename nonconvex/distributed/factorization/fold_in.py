@@ -10,7 +10,6 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 from pyspark import Broadcast
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
@@ -21,6 +20,7 @@ from nonconvex.distributed.data.validation import RatingsError
 from nonconvex.distributed.factorization.dataset import Ids
 from nonconvex.distributed.factorization.predict import index_table, with_index
 from nonconvex.distributed.runtime import freeze_gc_once
+from nonconvex.numerics import Doubles, Floats
 from nonconvex.numerics.convergence import FitError
 from nonconvex.numerics.deterministic import one_thread_per_product
 from nonconvex.numerics.factorization.als import solve_rows
@@ -40,7 +40,7 @@ _log = logging.getLogger("nonconvex")
 
 _Batches = Iterator[pa.RecordBatch]
 
-_Solve = Callable[[RatingBlock, pa.Array], NDArray[np.floating]]
+_Solve = Callable[[RatingBlock, pa.Array], Floats]
 
 _NOUNS = ("user", "item")
 
@@ -59,7 +59,7 @@ class Drawing(NamedTuple):
     """The kept samples that folded rows are drawn in."""
 
     posterior: Posterior
-    shared: Sequence[Broadcast[NDArray[np.floating]]]  # users and items of the posterior
+    shared: Sequence[Broadcast[Floats]]  # users and items of the posterior
 
 
 def fold_in(
@@ -67,7 +67,7 @@ def fold_in(
     side: Side,
     factors: Factors,
     ids: Ids,
-    shared: Sequence[Broadcast[NDArray[np.floating]]],
+    shared: Sequence[Broadcast[Floats]],
     equation: Equation,
     ridge: RidgePosterior | None = None,
 ) -> tuple[Factors, Ids, RidgePosterior | None]:
@@ -123,8 +123,8 @@ def fold_in_samples(
 
 
 def _fold(
-    ratings: DataFrame, own: int, rows: NDArray[np.floating], ids: Ids, solve: _Solve
-) -> tuple[Ids, NDArray[np.floating]]:
+    ratings: DataFrame, own: int, rows: Floats, ids: Ids, solve: _Solve
+) -> tuple[Ids, Floats]:
     """Replace the rows of known ids by solved ones, and insert those of new ids."""
     other, noun, side = 1 - own, _NOUNS[1 - own], Ids._fields[own]
     named = ratings.withColumnsRenamed({_NOUNS[own]: "id", noun: "other"})
@@ -206,12 +206,12 @@ def _equations(
     own: int,
     alpha: float,
     background: Background | None,
-    fixed: Broadcast[NDArray[np.floating]],
+    fixed: Broadcast[Floats],
     spread: RidgeSpread | None,
 ) -> _Solve:
     """Return a solver of rows, with the columns of `ResidualStats` if there is a spread."""
 
-    def solve(block: RatingBlock, ids: pa.Array) -> NDArray[np.floating]:
+    def solve(block: RatingBlock, ids: pa.Array) -> Floats:
         del ids
         if equation.confidence is not None:
             block = preference_block(block, equation.confidence)
@@ -234,12 +234,8 @@ def _equations(
     return solve
 
 
-def _draws(
-    given: list[Conditional],
-    projections: NDArray[np.float64],
-    fixed: Broadcast[NDArray[np.floating]],
-) -> _Solve:
-    def solve(block: RatingBlock, ids: pa.Array) -> NDArray[np.floating]:
+def _draws(given: list[Conditional], projections: Doubles, fixed: Broadcast[Floats]) -> _Solve:
+    def solve(block: RatingBlock, ids: pa.Array) -> Floats:
         # Row indices are local to a partition, so random numbers are keyed by the id.
         digests = (blake2b(str(value).encode(), digest_size=8) for value in ids.to_pylist())
         keys = np.array([int.from_bytes(digest.digest()) for digest in digests], np.uint64)
@@ -249,11 +245,8 @@ def _draws(
 
 
 def _merge(
-    ids: pa.ChunkedArray,
-    rows: NDArray[np.floating],
-    new: pa.ChunkedArray,
-    new_rows: NDArray[np.floating],
-) -> tuple[pa.ChunkedArray, NDArray[np.floating]]:
+    ids: pa.ChunkedArray, rows: Floats, new: pa.ChunkedArray, new_rows: Floats
+) -> tuple[pa.ChunkedArray, Floats]:
     """Replace the rows of known ids, and insert new ids in order."""
     place = pc.index_in(new, value_set=ids)
     there = place.is_valid().to_numpy()

@@ -31,6 +31,7 @@ from nonconvex.distributed.factorization.state import (
 )
 from nonconvex.distributed.factorization.steps import Draw, SharedRows, update_side
 from nonconvex.distributed.runtime import Progress, binary_row, report
+from nonconvex.numerics import Bools, Doubles
 from nonconvex.numerics.convergence import FitError, HalfStep, Stop, StoppingRule
 from nonconvex.numerics.deterministic import (
     Stream,
@@ -69,7 +70,8 @@ class HeldOut:
     def __init__(self, packed: BlockStore, dtype: type[np.floating], most: int = MOST) -> None:
         self._packed, self._dtype = packed, dtype
         self._share = 1.0
-        counts = _concatenated(self._collect(["count"], _count), "count", np.int64)
+        counted = self._collect(["n"], lambda block: {"n": np.array([len(block.ratings)])})
+        counts = _concatenated(counted, "n", np.int64)
         self._share = min(1.0, most / max(1, int(counts.sum())))
         table = self._collect(_RATINGS, _ratings)
         rows, columns = (_concatenated(table, name, np.int32) for name in _RATINGS[:2])
@@ -85,10 +87,10 @@ class HeldOut:
     def predictions(
         self,
         alphas: Sequence[float],
-        means: Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]],
+        means: Sequence[tuple[Doubles, Doubles]],
         users: SharedRows,
         items: SharedRows,
-    ) -> list[NDArray[np.float64]]:
+    ) -> list[Doubles]:
         """Predict the ratings in every chain.
 
         Parameters
@@ -112,7 +114,7 @@ class HeldOut:
         table = self._collect(names, predicted)
         return [_concatenated(table, name, np.float64)[self._order] for name in names]
 
-    def rmse(self, predicted: NDArray[np.float64]) -> float:
+    def rmse(self, predicted: Doubles) -> float:
         """Compute √(Σ w (R̂ − R)² / Σ w)."""
         errors = self._weights * (predicted - self._ratings) ** 2
         groups = np.repeat([0, 1], len(errors))
@@ -134,11 +136,7 @@ class HeldOut:
         return table.take(pc.sort_indices(table["block"]))
 
 
-def _count(block: RatingBlock) -> dict[str, NDArray[Any]]:
-    return {"count": np.array([len(block.ratings)])}
-
-
-def _choose(block: RatingBlock, share: float) -> NDArray[np.bool_] | slice:
+def _choose(block: RatingBlock, share: float) -> Bools | slice:
     """Choose about a share of the ratings, independently of their blocks."""
     if share >= 1:
         return slice(None)
@@ -220,7 +218,7 @@ class ChainGroup:
         self._keeps = settings.keeps(len(task.starts))
         self.kept: dict[int, Sample] = {}
         self.mean: LowRankMean | None = None
-        self.predicted: NDArray[np.float64] | None = None
+        self.predicted: Doubles | None = None
         self.history: list[list[HalfStep]] = [[] for _ in task.starts]
         self.chains: list[Chain] = []
         self._taus: list[float] = []  # the first of each chain, which Λ follows for `HELD` sweeps
@@ -244,7 +242,7 @@ class ChainGroup:
             )
         ]
 
-    def take(self, sweep: int, held_out: Sequence[NDArray[np.float64]] | None) -> None:
+    def take(self, sweep: int, held_out: Sequence[Doubles] | None) -> None:
         """Add the samples of a sweep, if it ends with samples."""
         settings = self._settings
         number = settings.sample_of(sweep)
@@ -353,23 +351,18 @@ class ChainGroup:
         for position, (alpha, tau, *least) in values["kept"].items():
             kept = arrays["kept"][position]
             users, items = (
-                RowDistribution(
-                    np.zeros_like(kept["slope"][side]),
-                    kept["slope"][side],
-                    kept["precision"][side],
-                    d,
-                )
+                RowDistribution.centered(kept["slope"][side], kept["precision"][side], d)
                 for side, d in zip(Side, least, strict=True)
             )
             factors = Factors(alpha, kept["rows"]["users"], kept["rows"]["items"])
             self.kept[int(position)] = Sample(factors, tau, users, items, kept["user_precision"])
 
 
-def _precision(problem: Problem, side: Side, tau: float) -> NDArray[np.float64]:
+def _precision(problem: Problem, side: Side, tau: float) -> Doubles:
     """Return the diagonal Λ that makes the minimum the mode: τ n λ."""
     ridge = problem.ridge(side)
     width = problem.start.users.shape[1]
-    diagonal: NDArray[np.float64] = ridge.diagonal(np.array([ridge.mean_degree]), width)[0]
+    diagonal: Doubles = ridge.diagonal(np.array([ridge.mean_degree]), width)[0]
     return tau * diagonal
 
 
@@ -438,9 +431,7 @@ def _sweep(blocks: Blocks, chains: Sequence[Chain], sweep: int, shared: Broadcas
     shared.share("user_precision", [chain.user_precision for chain in chains])
 
 
-def _predict(
-    held_out: HeldOut, chains: Sequence[Chain], shared: Broadcast
-) -> list[NDArray[np.float64]]:
+def _predict(held_out: HeldOut, chains: Sequence[Chain], shared: Broadcast) -> list[Doubles]:
     means = [
         (chain.distributions[Side.USERS].mean, chain.distributions[Side.ITEMS].mean)
         for chain in chains

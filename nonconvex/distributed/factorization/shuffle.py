@@ -13,11 +13,11 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from operator import attrgetter, itemgetter
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 from pyspark import RDD, StorageLevel
 from pyspark.sql import SparkSession
 
@@ -45,6 +45,7 @@ from nonconvex.distributed.rows import (
     zip_partitions,
 )
 from nonconvex.distributed.runtime import executors, freeze_gc_once
+from nonconvex.numerics import Doubles, Floats, Longs
 from nonconvex.numerics.deterministic import PartialSums, complete, squared_moves
 from nonconvex.numerics.factorization.blocks import (
     InBlock,
@@ -75,7 +76,7 @@ class SideLayout:
 
     ratings: RDD[Element]
     out_blocks: RDD[Element]  # cached, with a partition for each block
-    firsts: NDArray[np.int64]  # (B,): index of the first row of each block
+    firsts: Longs  # (B,): index of the first row of each block
     rows: int  # number of rows in all blocks
     needed: int  # rows of the other side that the blocks need, each counted once for each block
 
@@ -169,7 +170,7 @@ def _in_blocks(blocks: RDD[Element], make: Callable[[RatingBlock, int], InBlock]
     return blocks.mapPartitions(in_blocks, True).persist(StorageLevel.MEMORY_AND_DISK_DESER)
 
 
-def _out_blocks(ratings: RDD[Element], firsts: NDArray[np.int64]) -> RDD[Element]:
+def _out_blocks(ratings: RDD[Element], firsts: Longs) -> RDD[Element]:
     """Cache the out-blocks of one side, for the ratings that need its rows."""
     wanted = ratings.flatMap(_wanted(firsts)).partitionBy(len(firsts), by_number)
     return wanted.mapPartitions(_out_block, True).persist(StorageLevel.MEMORY_AND_DISK_DESER)
@@ -180,7 +181,7 @@ def _sizes(element: tuple[int, InBlock]) -> tuple[int, int, int]:
     return number, len(own.block.rows), len(own.columns)
 
 
-def _wanted(firsts: NDArray[np.int64]) -> Callable[[tuple[int, InBlock]], list[Element]]:
+def _wanted(firsts: Longs) -> Callable[[tuple[int, InBlock]], list[Element]]:
     """Return a function from an in-block to the parts of out-blocks that it needs."""
 
     def wanted(element: tuple[int, InBlock]) -> list[Element]:
@@ -196,11 +197,11 @@ def _out_block(elements: Iterable[tuple[int, OutBlockPart]]) -> Iterator[Element
     for number, part in elements:
         parts.setdefault(number, []).append(part)
     for number, of_block in parts.items():
-        yield number, OutBlock(sorted(of_block, key=lambda part: part.block))
+        yield number, OutBlock(sorted(of_block, key=attrgetter("block")))
 
 
 def design_moments(
-    factors: AnyFactors, degrees: Sequence[NDArray[np.floating]], *, biases: bool
+    factors: AnyFactors, degrees: Sequence[Floats], *, biases: bool
 ) -> DesignMoments:
     """Return `DesignMoments.of`; sharded rows send a matrix per `MOMENT_ROWS` rows."""
     if isinstance(factors, Factors):
@@ -212,7 +213,7 @@ def design_moments(
     return DesignMoments(users, items, factors.users.dtype)
 
 
-def _moment(kept: ShardedRows, degrees: NDArray[np.floating], biases: bool) -> NDArray[np.float64]:
+def _moment(kept: ShardedRows, degrees: Floats, biases: bool) -> Doubles:
     assert isinstance(kept, CachedRows)
     firsts = [place.start for place in kept.slices]
     shares = [share for _, share in degree_shares(degrees)]
@@ -230,18 +231,13 @@ def _moment(kept: ShardedRows, degrees: NDArray[np.floating], biases: bool) -> N
     def square(elements: Iterable[Element]) -> Iterator[Element]:
         freeze_gc_once()
         for number, (parts, [share]) in group_by_type(elements, tuple, np.ndarray).items():
-            x = np.concatenate([rows for _, rows in sorted(parts, key=_first)])
+            x = np.concatenate([rows for _, rows in sorted(parts, key=itemgetter(0))])
             yield number, moment_of(x, share, biases=biases)
 
     chunks = kept.elements.flatMap(cut).partitionBy(len(shares), by_number)
     joined = zip_partitions(chunks, scatter(SparkSession.active(), shares))
     found = dict(joined.mapPartitions(square).collect())
-    moment: NDArray[np.float64] = np.asarray(sum(found[number] for number in range(len(shares))))
-    return moment
-
-
-def _first(part: tuple[int, Any]) -> int:
-    return part[0]
+    return np.asarray(sum(found[number] for number in range(len(shares))))
 
 
 _log = logging.getLogger("nonconvex")
@@ -251,7 +247,7 @@ class Shipment(NamedTuple):
     """Rows that one block sends to another."""
 
     source: int
-    x: NDArray[np.floating]
+    x: Floats
 
 
 class Shuffle(RowExchange):
@@ -276,16 +272,13 @@ class Shuffle(RowExchange):
         """Lay out the ratings."""
         super().__enter__()
         try:
-            users, items, held_out = (
-                self._blocks.users,
-                self._blocks.items,
-                self._blocks.validation,
-            )
+            blocks = self._blocks
+            users, items, held_out = blocks.users, blocks.items, blocks.validation
             assert isinstance(users, CachedBlocks)
             assert isinstance(items, CachedBlocks)
             assert held_out is None or isinstance(held_out, CachedBlocks)
             self.describe("layout of the exchange")
-            self._layout = lay_out(users, items, held_out, self._blocks.dtype)
+            self._layout = lay_out(users, items, held_out, blocks.dtype)
             for packed in (users, items):
                 packed.release()  # the layout replaces them
             # Two copies, if there are two executors: nothing computes lost rows again.
@@ -414,7 +407,7 @@ def _update(step: Step) -> Callable[[Iterable[Element]], Iterator[Element]]:
         for number, (needs, own, shipments) in group_by_type(elements, *kinds).items():
             if not needs:  # no row is in this block
                 continue
-            fixed = np.concatenate([sent.x for sent in sorted(shipments, key=_source)])
+            fixed = np.concatenate([sent.x for sent in sorted(shipments, key=attrgetter("source"))])
             before = own[0].x
             update = step(needs[0].block, fixed, before)
             x, *sums = update
@@ -448,7 +441,7 @@ def _errors(
                 continue
             first, block, _ = needs[0]
             x = own[0].x
-            sent = [shipment.x for shipment in sorted(shipments, key=_source)]
+            sent = [shipment.x for shipment in sorted(shipments, key=attrgetter("source"))]
             factors = Factors(alpha, x, np.concatenate(sent) if sent else np.zeros_like(x[:1]))
             found = np.stack([squared_errors(factors, block), block.total_weights()])
             known = block.rows >= 0
@@ -459,10 +452,6 @@ def _errors(
                 yield number, PartialSums.of(users, found[:, ~known])
 
     return errors
-
-
-def _source(shipment: Shipment) -> int:
-    return shipment.source
 
 
 def _sums(element: Element) -> PartialSums:

@@ -23,6 +23,7 @@ from nonconvex.distributed.runtime import (
     job_description,
     report,
 )
+from nonconvex.numerics import Doubles, Floats
 from nonconvex.numerics.convergence import HalfStep, Stop, StoppingRule
 from nonconvex.numerics.deterministic import squared_moves, total
 from nonconvex.numerics.factorization.als import RowUpdate
@@ -59,7 +60,7 @@ class RandomRows:
         bounds = [(place.start, place.stop) for place in slices]
         return scatter(spark, bounds).mapPartitions(draw, True)
 
-    def gather(self) -> NDArray[np.floating]:
+    def gather(self) -> Floats:
         """Return all rows, drawn on the driver."""
         return self.random.between(0, self.random.rows)
 
@@ -109,8 +110,8 @@ class Blocks(NamedTuple):
     items: BlockStore
     validation: BlockStore | None  # validation ratings, packed by users
     # of shapes (n_u,) and (n_i,): The degrees in the blocks, in the order of the indices
-    user_degrees: NDArray[np.float64]
-    item_degrees: NDArray[np.float64]
+    user_degrees: Doubles
+    item_degrees: Doubles
     dtype: type[np.floating]  # of the blocks, the factors and the arithmetic
 
     def by(self, side: Side) -> BlockStore:
@@ -118,7 +119,7 @@ class Blocks(NamedTuple):
         return self.users if side == Side.USERS else self.items
 
     @property
-    def degrees(self) -> dict[Side, NDArray[np.float64]]:
+    def degrees(self) -> dict[Side, Doubles]:
         """The degrees of both sides."""
         return {Side.USERS: self.user_degrees, Side.ITEMS: self.item_degrees}
 
@@ -157,7 +158,7 @@ class Result(NamedTuple):
     iteration: int  # the iteration of `factors`
     stop: Stop
     # (n_u,): Σ w (R̂ − R)² of each user, if `factors` came from an update of the users
-    squares: NDArray[np.float64] | None = None
+    squares: Doubles | None = None
 
     @property
     def end(self) -> HalfStep:
@@ -185,10 +186,10 @@ class SideUpdate(NamedTuple):
     weight: float
     distance: float  # Σ ‖x − x_before‖²
     # (m,): Σ w e² of each row; None if it stays on the executors
-    row_squares: NDArray[np.float64] | None = None
+    row_squares: Doubles | None = None
 
     @classmethod
-    def of(cls, update: RowUpdate, before: NDArray[np.floating]) -> SideUpdate:
+    def of(cls, update: RowUpdate, before: Floats) -> SideUpdate:
         """Add up an update of all rows, which were `before`."""
         return cls(
             update.x,
@@ -214,7 +215,7 @@ class FitState:
         self.history: list[HalfStep] = []
         self.stop: Stop | None = None  # the reason why it ended, if it has
         self._best: Result | None = None
-        self._squares: NDArray[np.float64] | None = None  # of each user, for the current rows
+        self._squares: Doubles | None = None  # of each user, for the current rows
 
     @property
     def factors(self) -> Any:
@@ -250,18 +251,11 @@ class FitState:
 
     def step(self, side: Side) -> Step:
         """Return the update of the rows of a side."""
-        problem = self.problem
-        background = None
+        problem, background = self.problem, None
+        ridge, biases, nonnegative = problem.ridge(side), problem.biases, problem.nonnegative
         if problem.implicit:
-            background = Background.of(self.rows[side.other], self.alpha, biases=problem.biases)
-        return Step(
-            problem.solver,
-            self.alpha,
-            problem.ridge(side),
-            problem.biases,
-            problem.nonnegative,
-            background,
-        )
+            background = Background.of(self.rows[side.other], self.alpha, biases=biases)
+        return Step(problem.solver, self.alpha, ridge, biases, nonnegative, background)
 
     def replace(self, side: Side, update: SideUpdate, iteration: int, seconds: float) -> None:
         """Replace the rows of a side, and add the half-step to the history."""
@@ -269,16 +263,8 @@ class FitState:
         self._squares = update.row_squares if side == Side.USERS else None
         self.penalty[side] = update.penalty
         self._mean_residual = update.residual / update.weight
-        self.record(
-            iteration,
-            side,
-            update.squares,
-            update.weight,
-            sum(self.penalty.values()),
-            float(np.sqrt(update.distance)),
-            None,
-            seconds,
-        )
+        penalty, norm = sum(self.penalty.values()), float(np.sqrt(update.distance))
+        self.record(iteration, side, update.squares, update.weight, penalty, norm, None, seconds)
 
     def record(
         self,
@@ -292,22 +278,13 @@ class FitState:
         seconds: float,
     ) -> None:
         """Add a half-step to the history, and stop if f is not finite."""
-        value = (squares + penalty) / self.problem.user_ridge.total
+        f = (squares + penalty) / self.problem.user_ridge.total
         rmse = float(np.sqrt(max(squares, 0.0) / weight))
-        self.history.append(
-            HalfStep(
-                iteration,
-                str(side),
-                value,
-                self.alpha,
-                rmse,
-                None,
-                step_norm,
-                gradient_norm,
-                seconds,
-            )
+        step = HalfStep(
+            iteration, str(side), f, self.alpha, rmse, None, step_norm, gradient_norm, seconds
         )
-        if not np.isfinite(value):
+        self.history.append(step)
+        if not np.isfinite(f):
             self.stop = Stop.NONFINITE
 
     def validate(self, rmse: float) -> None:

@@ -25,6 +25,7 @@ from pyspark.sql.types import ArrayType, DataType, FloatType, StructField, Struc
 from nonconvex.distributed.columns import id_column, named_column
 from nonconvex.distributed.factorization.predict import index_table, with_index
 from nonconvex.distributed.runtime import freeze_gc_once, parallelism
+from nonconvex.numerics import Floats
 from nonconvex.numerics.factorization.model import Factors
 from nonconvex.numerics.ranking import Lists, Ranked, directions, rank_lists, top_n
 
@@ -48,7 +49,7 @@ class ModelSide(NamedTuple):
     column: str
     ids: pa.ChunkedArray  # (m,): In the order of their indices
     shared_ids: Broadcast[pa.ChunkedArray]  # the same ids
-    rows: Broadcast[NDArray[np.floating]]  # (m, 1 + K): rows (β, γ)
+    rows: Broadcast[Floats]  # (m, 1 + K): rows (β, γ)
 
     @property
     def type(self) -> DataType:
@@ -66,8 +67,8 @@ class Ranker(NamedTuple):
 
     alpha: float
     # of shapes (m, 1 + K)
-    rows: Broadcast[NDArray[np.floating]]
-    columns: Broadcast[NDArray[np.floating]]
+    rows: Broadcast[Floats]
+    columns: Broadcast[Floats]
     n: int
     allowed: NDArray[np.int32] | None  # indices of the allowed columns; by default all
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from pyspark import RDD
 from pyspark.sql import DataFrame
 
@@ -32,6 +31,7 @@ from nonconvex.distributed.network.shards import (
     content_keys,
     to_shards,
 )
+from nonconvex.numerics import Doubles, Longs
 from nonconvex.numerics.network.model import Moments, Standardization
 
 _log = logging.getLogger("nonconvex")
@@ -46,7 +46,7 @@ class ExampleStats(NamedTuple):
     sizes: tuple[int, ...]  # examples of each shard
     moments: Moments  # of the features
     targets: Moments | None  # of the regression targets
-    class_weights: NDArray[np.float64]  # (k,), Σ w of each class; (1,) for a regression
+    class_weights: Doubles  # (k,), Σ w of each class; (1,) for a regression
     fingerprint: str  # 64 bits, in hexadecimal
 
 
@@ -96,7 +96,7 @@ class ExampleSet:
         """Unpersist the shards."""
         self.cached.unpersist()
 
-    def _warn_constant(self, constant: NDArray[np.int64]) -> None:
+    def _warn_constant(self, constant: Longs) -> None:
         if len(constant):
             names = ", ".join(self.columns.feature_name(int(j)) for j in constant[:_SHOWN])
             _log.warning(
@@ -109,22 +109,15 @@ class ExampleSet:
 
 
 def shard_examples(
-    frame: DataFrame,
-    columns: ExampleColumns,
-    *,
-    classify: bool,
-    features: int | None = None,
-    targets: int | None = None,
-    shard_bytes: int = SHARD_BYTES,
+    frame: DataFrame, columns: ExampleColumns, *, classify: bool, shard_bytes: int = SHARD_BYTES
 ) -> ExampleSet:
     """Check, shard and measure the examples of a dataframe, which is read twice.
 
     The caller releases the result.  No bit of it depends on the order of the rows or on their
-    partitions.  Raises ColumnError or ExamplesError for examples that cannot be used;
-    `features` and `targets` are the first and last entry of ``layers``, where they are given.
+    partitions.  Raises ColumnError or ExamplesError for examples that cannot be used.
     """
     selected = select_examples(frame, columns, classify=classify)
-    schema = infer_schema(selected, columns, classify=classify, features=features, targets=targets)
+    schema = infer_schema(selected, columns, classify=classify)
     layout = ShardLayout.of(schema, shard_bytes)
     values = (schema.rows + schema.held_out) * (schema.features + schema.targets)
     cached = cache_shards(to_shards(selected, layout), values)
@@ -183,7 +176,7 @@ class _ShardStats(NamedTuple):
     rows: int
     moments: Moments
     targets: Moments | None
-    class_weights: NDArray[np.float64]
+    class_weights: Doubles
     digest: bytes
 
 

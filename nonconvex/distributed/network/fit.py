@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 from contextlib import ExitStack
 
-import numpy as np
-from numpy.typing import NDArray
 from pyspark.sql import SparkSession
 
 from nonconvex.distributed.checkpoints import Checkpoints, Interruption, State
@@ -14,6 +12,7 @@ from nonconvex.distributed.network.dataset import ExampleSet
 from nonconvex.distributed.network.gradients import GradientMode, Validation, open_gradients
 from nonconvex.distributed.network.shards import ExampleDecoder
 from nonconvex.distributed.runtime import Progress, describe_jobs, job_description, report
+from nonconvex.numerics import Floats
 from nonconvex.numerics.convergence import StoppingRule
 from nonconvex.numerics.network.model import Network
 from nonconvex.numerics.network.training import Saved, Trained, Training, train
@@ -24,7 +23,7 @@ _log = logging.getLogger("nonconvex")
 
 def train_network(
     network: Network,
-    theta: NDArray[np.floating],
+    theta: Floats,
     examples: ExampleSet,
     decoder: ExampleDecoder,
     optimizer: Optimizer,

@@ -1,9 +1,9 @@
 """Sums over shards of examples, computed on the driver or on the executors.
 
 All of networks that runs jobs on RDDs is in this module.  `Shards` runs tasks on shards.
-`LocalGradients`, `StreamedGradients` and
-`ExecutorGradients` are the implementations of `nonconvex.numerics.network.training.Gradients`;
-`choose_mode` estimates which one makes the shorter step, and `open_gradients` opens it.
+`LocalGradients`, `StreamedGradients` and `ExecutorGradients` are the implementations of
+`nonconvex.numerics.network.training.Gradients`; `choose_mode` estimates which one makes the
+shorter step, and `open_gradients` opens it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from functools import partial, reduce
-from typing import Any, Generic, Literal, NamedTuple, TypeVar, cast
+from typing import Any, Generic, Literal, NamedTuple, Self, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,11 +25,13 @@ from pyspark.sql import DataFrame
 
 from nonconvex.distributed.network.shards import ExampleDecoder, Shard
 from nonconvex.distributed.runtime import driver_cores, freeze_gc_once
+from nonconvex.numerics import Doubles, Floats, Longs
 from nonconvex.numerics.network.backprop import (
     LANES,
     EvaluationSums,
     Examples,
     LocalGradients,
+    S,
     Slice,
     Sums,
     epoch_order,
@@ -55,7 +57,6 @@ _STORED = 1.5  # bytes per byte: above 127, a byte takes two as the JVM pickles 
 
 _log = logging.getLogger("nonconvex")
 
-Array = NDArray[np.floating]
 _T = TypeVar("_T")
 
 
@@ -150,7 +151,7 @@ def fetch_examples(
     """Bring all examples to the driver, shard after shard, `chunk_bytes` at a time."""
     x = np.empty((sum(shards.sizes), len(decoder.standardization.mean)), decoder.dtype)
     y: list[NDArray[Any]] = []
-    weights: list[NDArray[np.float64]] = []
+    weights: list[Doubles] = []
     broadcast = shards.context.broadcast(decoder)
     start = 0
     try:
@@ -166,7 +167,34 @@ def fetch_examples(
     return Examples(x, np.concatenate(y), np.concatenate(weights) if weights else None)
 
 
-class StreamedGradients:
+class _WithDecoder:
+    """Base of what sends a decoder to the executors once; a context manager."""
+
+    def __init__(self, network: Network, shards: Shards, decoder: ExampleDecoder) -> None:
+        self._network, self._shards, self._decoder = network, shards, decoder
+
+    def __enter__(self) -> Self:
+        """Broadcast the decoder."""
+        self._broadcast = self._shards.context.broadcast(self._decoder)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Destroy the broadcast."""
+        self._broadcast.destroy()
+
+    def _total(
+        self, theta: Floats, task: Callable[[Floats, int, Shard], S], shards: Iterable[int] | None
+    ) -> S:
+        """Add up what a task makes of θ and of some shards, all by default, in one job."""
+        shared = self._shards.context.broadcast(theta)
+        try:
+            parts = self._shards.run(lambda q, shard: task(shared.value, q, shard), shards)
+            return reduce(merge, parts.values())
+        finally:
+            shared.destroy()
+
+
+class StreamedGradients(_WithDecoder):
     """Gradients on the driver, of more examples than it may keep; a context manager.
 
     A thread fetches the shards of an epoch in order and stays one chunk ahead, so that about four
@@ -183,25 +211,24 @@ class StreamedGradients:
         threads: int = 1,
         chunk_bytes: int = CHUNK_BYTES,
     ) -> None:
-        self._network, self._shards, self._decoder = network, shards, decoder
+        super().__init__(network, shards, decoder)
         self._batch_size, self._seed, self._chunk_bytes = batch_size, seed, chunk_bytes
         self._threads = threads
         self._ahead: _Ahead[dict[int, Examples]] | None = None
 
-    def __enter__(self) -> StreamedGradients:
+    def __enter__(self) -> Self:
         """Start the threads."""
-        self._broadcast = self._shards.context.broadcast(self._decoder)
         self._pool = ThreadPoolExecutor(self._threads)
-        return self
+        return super().__enter__()
 
     def __exit__(self, *exception: object) -> None:
         """End the threads, and destroy the broadcast."""
         if self._ahead is not None:
             self._ahead.close()
         self._pool.shutdown()
-        self._broadcast.destroy()
+        super().__exit__(*exception)
 
-    def epoch(self, number: int) -> Iterator[Callable[[Array], Sums]]:
+    def epoch(self, number: int) -> Iterator[Callable[[Floats], Sums]]:
         """Yield a function for each minibatch: θ of shape (R, p) to its sums."""
         sizes = self._shards.sizes
         order = [shard for shard in piece_order(len(sizes), self._seed, number) if sizes[shard]]
@@ -212,7 +239,7 @@ class StreamedGradients:
         with closing(_Ahead(partial(self._shards.run, task), chunks)) as ahead:
             self._ahead = ahead
             for batch in epoch_rows(sizes, self._batch_size, self._seed, number):
-                parts: list[tuple[Examples, NDArray[np.int64]]] = []
+                parts: list[tuple[Examples, Longs]] = []
                 for shard, rows in batch:
                     if shard != last:  # an epoch visits each shard once: the last one is done
                         held.pop(last, None)
@@ -222,7 +249,7 @@ class StreamedGradients:
                     parts.append((held[shard], rows))
                 yield partial(self._sums, *_joined(parts))
 
-    def _sums(self, examples: Examples, rows: NDArray[np.int64] | None, theta: Array) -> Sums:
+    def _sums(self, examples: Examples, rows: Longs | None, theta: Floats) -> Sums:
         return sums(self._network, theta, examples, rows, ordered_map=self._pool.map)
 
 
@@ -230,9 +257,7 @@ def _decode(decoder: Broadcast[ExampleDecoder]) -> Callable[[int, Shard], Exampl
     return lambda _, shard: decoder.value(shard)
 
 
-def _joined(
-    parts: list[tuple[Examples, NDArray[np.int64]]],
-) -> tuple[Examples, NDArray[np.int64] | None]:
+def _joined(parts: list[tuple[Examples, Longs]]) -> tuple[Examples, Longs | None]:
     """Concatenate the rows of a minibatch, unless they are all of one shard."""
     if len(parts) == 1:
         return parts[0]
@@ -284,7 +309,7 @@ class _Ahead(Generic[_T]):
             self._results.put(error)
 
 
-class ExecutorGradients:
+class ExecutorGradients(_WithDecoder):
     """Gradients on the executors, a job for each step; a context manager.
 
     Each task draws the row order of its shard again, and returns the sums over its rows of the
@@ -294,70 +319,49 @@ class ExecutorGradients:
     def __init__(
         self, network: Network, shards: Shards, decoder: ExampleDecoder, batch_size: int, seed: int
     ) -> None:
-        self._network, self._shards, self._decoder = network, shards, decoder
+        super().__init__(network, shards, decoder)
         self._batch_size, self._seed = batch_size, seed
 
-    def __enter__(self) -> ExecutorGradients:
+    def __enter__(self) -> Self:
         """Broadcast the decoder, and cache the shards."""
         rows = self._shards.rows
-        self._broadcast = self._shards.context.broadcast(self._decoder)
         self._cached = None if rows.is_cached else rows.persist(StorageLevel.MEMORY_AND_DISK)
-        return self
+        return super().__enter__()
 
     def __exit__(self, *exception: object) -> None:
         """Release both."""
         if self._cached is not None:
             self._cached.unpersist()
-        self._broadcast.destroy()
+        super().__exit__(*exception)
 
-    def epoch(self, number: int) -> Iterator[Callable[[Array], Sums]]:
+    def epoch(self, number: int) -> Iterator[Callable[[Floats], Sums]]:
         """Yield a function for each minibatch: θ of shape (R, p) to its sums."""
         for batch in epoch_order(self._shards.sizes, self._batch_size, self._seed, number):
             yield partial(self._sums, number, batch)
 
-    def _sums(self, epoch: int, batch: list[Slice], theta: Array) -> Sums:
-        broadcast = self._shards.context.broadcast(theta)
+    def _sums(self, epoch: int, batch: list[Slice], theta: Floats) -> Sums:
         slices = {part.piece: part for part in batch}
         network, decoder, seed = self._network, self._broadcast, self._seed
 
-        def task(number: int, shard: Shard) -> Sums:
+        def task(theta: Floats, number: int, shard: Shard) -> Sums:
             _, start, stop = slices[number]
             rows = row_order(shard.rows, seed, epoch, number)[start:stop]
-            return sums(network, broadcast.value, decoder.value(shard, rows))
+            return sums(network, theta, decoder.value(shard, rows))
 
-        try:
-            return reduce(merge, self._shards.run(task, slices).values())
-        finally:
-            broadcast.destroy()
+        return self._total(theta, task, slices)
 
 
-class Validation:
+class Validation(_WithDecoder):
     """Function of θ of shape (R, p) to its evaluation on shards, a job; a context manager."""
 
-    def __init__(self, network: Network, shards: Shards, decoder: ExampleDecoder) -> None:
-        self._network, self._shards, self._decoder = network, shards, decoder
-
-    def __enter__(self) -> Validation:
-        """Broadcast the decoder."""
-        self._broadcast = self._shards.context.broadcast(self._decoder)
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        """Destroy the broadcast."""
-        self._broadcast.destroy()
-
-    def __call__(self, theta: Array) -> EvaluationSums:
+    def __call__(self, theta: Floats) -> EvaluationSums:
         """Evaluate every restart."""
-        broadcast = self._shards.context.broadcast(theta)
         network, decoder = self._network, self._broadcast
 
-        def task(_: int, shard: Shard) -> EvaluationSums:
-            return evaluate(network, broadcast.value, decoder.value(shard))
+        def task(theta: Floats, number: int, shard: Shard) -> EvaluationSums:
+            return evaluate(network, theta, decoder.value(shard))
 
-        try:
-            return reduce(merge, self._shards.run(task).values())
-        finally:
-            broadcast.destroy()
+        return self._total(theta, task, None)
 
 
 # Measured on two cores with 784-128-10, in float32; only their proportions decide.

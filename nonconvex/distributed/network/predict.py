@@ -6,12 +6,12 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 from pyspark import Broadcast
 from pyspark.ml.functions import array_to_vector
 from pyspark.sql import Column, DataFrame
@@ -31,6 +31,7 @@ from nonconvex.distributed.data.examples import (
     select_vectors,
 )
 from nonconvex.distributed.runtime import freeze_gc_once
+from nonconvex.numerics import Bools, Doubles, Floats
 from nonconvex.numerics.deterministic import Totals, one_thread_per_product
 from nonconvex.numerics.metrics import (
     add_classification,
@@ -59,14 +60,14 @@ class Scorer:
     """A trained network with all that its predictions need; broadcast it once for many uses."""
 
     network: Network
-    theta: NDArray[np.floating]  # (p,), in the dtype of the arithmetic
+    theta: Floats  # (p,), in the dtype of the arithmetic
     standardization: Standardization
     classes: Classes | None = None  # None for a regression
     targets: Standardization | None = None  # of the targets of a regression in training
 
-    def logits(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
+    def logits(self, x: Doubles) -> Doubles:
         """Return z⁽ᴸ⁾ of shape (m, d_L), in the units of the targets, of raw features (m, d_0)."""
-        parts: list[NDArray[np.floating]] = [np.empty((0, self.network.layers[-1]))]
+        parts: list[Floats] = [np.empty((0, self.network.layers[-1]))]
         with one_thread_per_product(), np.errstate(over="ignore"):
             for start in range(0, len(x), _ROWS_AT_A_TIME):
                 rows = self.standardization.apply(
@@ -104,22 +105,18 @@ def score(
 
     def scored(column: pa.Array) -> pa.Array:
         freeze_gc_once()
-        vectors = read_vectors(column, width)
+        vectors, refuse = read_vectors(column, width), partial(_refusal, kind, len(column))
         wrong = (vectors.lengths != width) & (vectors.lengths >= 0)
         if wrong.any():
-            return _refusal(
+            return refuse(
                 f"featuresCol={names} has {vectors.lengths[wrong][0]} features in some rows, "
-                f"and the model was trained on {width}; give it the columns of training",
-                kind,
-                len(column),
+                f"and the model was trained on {width}; give it the columns of training"
             )
         invalid = ~vectors.finite
         if handle_invalid == "error" and invalid.any():
-            return _refusal(
+            return refuse(
                 f"featuresCol={names} is null, NaN or infinite in some rows; fill them, or set "
-                'handleInvalid to "skip" or "keep"',
-                kind,
-                len(column),
+                'handleInvalid to "skip" or "keep"'
             )
         x = np.where(invalid[:, None], 0.0, vectors.values)
         return _answer(scorer.value, x, invalid, thresholds)
@@ -146,10 +143,7 @@ def score(
 
 
 def _answer(
-    scorer: Scorer,
-    x: NDArray[np.float64],
-    invalid: NDArray[np.bool_],
-    thresholds: Sequence[float] | None,
+    scorer: Scorer, x: Doubles, invalid: Bools, thresholds: Sequence[float] | None
 ) -> pa.Array:
     network, z = scorer.network, scorer.logits(x)
     probability = raw = None
@@ -160,14 +154,11 @@ def _answer(
         prediction = labels.take(pa.array(network.predicted(z, thresholds)))
         probability, raw = network.probabilities(z), raw_predictions(z)
     probabilities, logits = (_lists(rows, len(x)) for rows in (probability, raw))
-    return pa.StructArray.from_arrays(
-        [prediction, probabilities, logits, pa.nulls(len(x), pa.string())],
-        _FIELDS,
-        mask=pa.array(invalid),
-    )
+    fields = [prediction, probabilities, logits, pa.nulls(len(x), pa.string())]
+    return pa.StructArray.from_arrays(fields, _FIELDS, mask=pa.array(invalid))
 
 
-def _refusal(sentence: str, kind: str, rows: int) -> pa.Array:
+def _refusal(kind: str, rows: int, sentence: str) -> pa.Array:
     """Return rows with an error message, which the plan raises without a traceback of Python."""
     numbers = pa.list_(pa.float64())
     of_kind = {"string": pa.string(), "double": pa.float64(), "array<double>": numbers}[kind]
@@ -180,12 +171,12 @@ def _unless(refused: Column, value: Column) -> Column:
     return F.when(refused.isNull(), value).otherwise(F.raise_error(refused))
 
 
-def raw_predictions(z: NDArray[np.float64]) -> NDArray[np.float64]:
+def raw_predictions(z: Doubles) -> Doubles:
     """Return an entry for each class: logits of shape (m, d_L), (−z, z) of a single one."""
     return np.hstack([-z, z]) if z.shape[1] == 1 else z
 
 
-def _lists(rows: NDArray[np.floating] | None, count: int | None) -> pa.Array:
+def _lists(rows: Floats | None, count: int | None) -> pa.Array:
     """Return a list for each row, or nulls."""
     if rows is None:
         return pa.nulls(count, pa.list_(pa.float64()))

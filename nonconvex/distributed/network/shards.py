@@ -21,6 +21,8 @@ from pyspark.sql import functions as F
 
 from nonconvex.distributed.data.examples import ExampleSchema, read_examples
 from nonconvex.distributed.runtime import combined
+from nonconvex.numerics import Doubles, Longs
+from nonconvex.numerics.deterministic import GOLDEN, scramble
 from nonconvex.numerics.network.backprop import Examples
 from nonconvex.numerics.network.model import Standardization
 
@@ -47,9 +49,7 @@ class Shard(NamedTuple):
     targets: bytes  # float64 (rows, k); for classes the int32 indices (rows,)
     weights: bytes | None  # float64 (rows,); None if all are 1
 
-    def arrays(
-        self, classify: bool
-    ) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.float64] | None]:
+    def arrays(self, classify: bool) -> tuple[NDArray[Any], NDArray[Any], Doubles | None]:
         """Return features, targets and weights, without a copy."""
         x = np.frombuffer(self.features, self.kind).reshape(self.rows, -1)
         weight = None if self.weights is None else np.frombuffer(self.weights)
@@ -64,10 +64,10 @@ class ExampleDecoder(NamedTuple):
     standardization: Standardization
     dtype: str  # "float32" or "float64", of the features and of regression targets
     classify: bool
-    class_weights: NDArray[np.float64] | None = None  # (k,), factors of the weights by class
+    class_weights: Doubles | None = None  # (k,), factors of the weights by class
     targets: Standardization | None = None
 
-    def __call__(self, shard: Shard, rows: NDArray[np.int64] | None = None) -> Examples:
+    def __call__(self, shard: Shard, rows: Longs | None = None) -> Examples:
         """Decode a shard, or some of its rows in this order."""
         x, y, weight = shard.arrays(self.classify)
         if rows is not None:
@@ -139,17 +139,9 @@ def content_keys(columns: Sequence[NDArray[Any] | None]) -> tuple[NDArray[_U64],
         at += bits.shape[1]
         folded = bits ^ (bits >> _U64(32))  # the low bits of round numbers are zeros
         for number, total in enumerate(sums):
-            odd = _mix(_U64(2) * places + _U64(number)) | _U64(1)
+            odd = scramble(_U64(2) * places + _U64(number) + GOLDEN) | _U64(1)
             total += np.einsum("ij,j->i", folded, odd)
-    return _mix(sums[0]), _mix(sums[1])
-
-
-def _mix(z: NDArray[_U64]) -> NDArray[_U64]:
-    """Apply the output function of splitmix64 (Steele, Lea and Flood, 2014)."""
-    z = z + _U64(0x9E3779B97F4A7C15)
-    z = (z ^ (z >> _U64(30))) * _U64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> _U64(27))) * _U64(0x94D049BB133111EB)
-    return z ^ (z >> _U64(31))
+    return scramble(sums[0] + GOLDEN), scramble(sums[1] + GOLDEN)
 
 
 def _cut(layout: ShardLayout) -> Callable[[_Batches], _Batches]:
@@ -164,11 +156,8 @@ def _cut(layout: ShardLayout) -> Callable[[_Batches], _Batches]:
             if not len(examples.x):
                 continue
             keys, _ = content_keys(examples[:3])
-            number = np.where(
-                examples.held_out,
-                layout.training + _scaled(keys, layout.held_out),
-                _scaled(keys, layout.training),
-            )
+            held_out = layout.training + _scaled(keys, layout.held_out)
+            number = np.where(examples.held_out, held_out, _scaled(keys, layout.training))
             order = np.argsort(number, kind="stable")
             starts = np.flatnonzero(np.diff(number[order])) + 1
             yield _batch(
@@ -227,10 +216,9 @@ def _narrowed(x: NDArray[Any]) -> NDArray[Any]:
     return x.astype(np.float64)
 
 
-def _scaled(keys: NDArray[_U64], shards: int) -> NDArray[np.int64]:
+def _scaled(keys: NDArray[_U64], shards: int) -> Longs:
     """Return ⌊key · shards / 2⁶⁴⌋, up to the lower half of the key."""
-    scaled: NDArray[np.int64] = (((keys >> _U64(32)) * _U64(shards)) >> _U64(32)).astype(np.int64)
-    return scaled
+    return (((keys >> _U64(32)) * _U64(shards)) >> _U64(32)).astype(np.int64)
 
 
 def _batch(shards: Iterable[Shard]) -> pa.RecordBatch:

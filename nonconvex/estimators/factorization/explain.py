@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
@@ -19,6 +18,7 @@ from nonconvex.estimators.factorization.evaluate import select_as_in_training
 from nonconvex.estimators.factorization.params import FactorizationModelParams
 from nonconvex.estimators.factorization.predict import ModelState
 from nonconvex.estimators.params import ParamError
+from nonconvex.numerics import Doubles, Floats
 from nonconvex.numerics.factorization.blocks import RatingBlock
 from nonconvex.numerics.factorization.explain import contributions
 from nonconvex.numerics.factorization.model import Background, Side, preference_block
@@ -182,7 +182,7 @@ def _history(
 
 def _contributions(
     state: ModelState, params: FactorizationModelParams, block: RatingBlock, user: int, item: int
-) -> NDArray[np.float64]:
+) -> Doubles:
     """Return what each rating adds to γ_u·γ_i."""
     get, posterior = params.getOrDefault, state.posterior
     if posterior is not None:
@@ -193,30 +193,22 @@ def _contributions(
             precision = sample.tau * sample.user_precision[user]
             penalty = sample.users.precision / precision
             parts.append(contributions(block, items, alpha, penalty, _target(items[item])))
-        mean: NDArray[np.float64] = np.mean(parts, axis=0)
+        mean: Doubles = np.mean(parts, axis=0)
         return mean
     alpha, users, items = state.factors
-    background, free = None, None
+    biases, background, free = get("fitBiases"), None, None
     if get("implicitPrefs"):
         block = preference_block(block, get("confidence"))
-        background = Background.of(items, alpha, biases=get("fitBiases"))
+        background = Background.of(items, alpha, biases=biases)
     if get("nonnegative"):
         free = users[user] > 0
         free[0] = True
     penalty = np.diag(state.summary.ridge(Side.USERS).diagonal(block.degrees, items.shape[1])[0])
-    return contributions(
-        block,
-        items,
-        alpha,
-        penalty,
-        _target(items[item]),
-        biases=get("fitBiases"),
-        free=free,
-        background=background,
-    )
+    options: dict[str, Any] = {"biases": biases, "free": free, "background": background}
+    return contributions(block, items, alpha, penalty, _target(items[item]), **options)
 
 
-def _target(row: NDArray[np.floating]) -> NDArray[np.float64]:
+def _target(row: Floats) -> Doubles:
     """Return (0, γ) of the row (β, γ)."""
     target = row.astype(np.float64)
     target[0] = 0.0

@@ -81,13 +81,10 @@ class FactorizationReader(ModelReader[ModelT]):
             biases = {**metadata["defaultParamMap"], **metadata["paramMap"]}["fitBiases"]
             ridges = (summary.ridge(Side.USERS), summary.ridge(Side.ITEMS))
             ridge_posterior = RidgePosterior(stats, noise, *ridges, biases)
-        factors, posterior = Factors(bias, x, z), self._posterior(path, metadata)
+        factors, ids = Factors(bias, x, z), Ids(users, items)
+        posterior = self._posterior(path, metadata)
         state = ModelState(
-            factors,
-            Ids(users, items),
-            summary,
-            posterior=posterior,
-            ridge_posterior=ridge_posterior,
+            factors, ids, summary, posterior=posterior, ridge_posterior=ridge_posterior
         )
         model: ModelT = self._cls(state)
         return model
@@ -117,11 +114,6 @@ def _to_plain(rows: list[RowDistribution]) -> list[dict[str, Any]]:
 
 def _from_plain(plain: list[dict[str, Any]]) -> list[RowDistribution]:
     return [
-        RowDistribution(
-            np.zeros(len(one["slope"])),
-            np.array(one["slope"]),
-            np.array(one["precision"]),
-            one["least"],
-        )
+        RowDistribution.centered(np.array(one["slope"]), np.array(one["precision"]), one["least"])
         for one in plain
     ]

@@ -22,15 +22,10 @@ def model_sides(
     state: ModelState, params: FactorizationModelParams, spark: SparkSession
 ) -> tuple[ModelSide, ModelSide]:
     """Return users and items, broadcast to the executors."""
+    shared = state.share(spark, "ids"), state.share(spark, "rows")
     users, items = (
-        ModelSide(role, params.getOrDefault(role), *shared)
-        for role, *shared in zip(
-            ("userCol", "itemCol"),
-            state.ids,
-            state.share(spark, "ids"),
-            state.share(spark, "rows"),
-            strict=True,
-        )
+        ModelSide(role, params.getOrDefault(role), *of_side)
+        for role, *of_side in zip(("userCol", "itemCol"), state.ids, *shared, strict=True)
     )
     return users, items
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -85,10 +84,7 @@ class TrainingSummary(Summary):
     # if there are fewer than four samples. λ₁ and λ₂ are then those of the start of the chains.
     sampling: dict[str, Any] | None = None
 
-    @property
-    def objective(self) -> float:
-        """The value f of the model."""
-        return self.restarts[self.best].objective
+    _restart_type = RestartSummary
 
     @property
     def objectiveHistory(self) -> list[float]:
@@ -159,17 +155,6 @@ class TrainingSummary(Summary):
         users, items = (self.reg_user, self.users), (self.reg_item, self.items)
         reg, rows = users if side == Side.USERS else items
         return Ridge(reg, self.reg_exponent, self.total, self.total / rows, self.bias_reg_ratio)
-
-    def to_json(self) -> str:
-        """Return the summary as JSON that `from_json` reads."""
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> TrainingSummary:
-        """Read JSON that `to_json` wrote."""
-        values = json.loads(text)
-        restarts = [RestartSummary(**restart) for restart in values.pop("restarts")]
-        return cls(restarts=restarts, **values)
 
 
 def sampling_summary(

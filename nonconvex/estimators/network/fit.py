@@ -14,15 +14,16 @@ from numpy.typing import NDArray
 from pyspark.sql import SparkSession
 
 from nonconvex.distributed.checkpoints import Checkpoints
-from nonconvex.distributed.data.examples import ExampleSchema, ExamplesError
+from nonconvex.distributed.data.examples import Classes, ExampleSchema, ExamplesError
 from nonconvex.distributed.network.dataset import ExampleSet
 from nonconvex.distributed.network.fit import train_network
 from nonconvex.distributed.network.gradients import GradientChoice, Validation, choose_mode
 from nonconvex.distributed.network.predict import Scorer
 from nonconvex.distributed.network.shards import ExampleDecoder
-from nonconvex.estimators.network.params import NetworkParams
+from nonconvex.estimators.network.params import NetworkParams, check_thresholds
 from nonconvex.estimators.network.summary import NetworkRestart, NetworkSummary
 from nonconvex.estimators.params import ParamError, patience_of, refuse_set
+from nonconvex.numerics import Floats
 from nonconvex.numerics.convergence import StoppingRule
 from nonconvex.numerics.network.backprop import Sums, network_objective
 from nonconvex.numerics.network.model import Network, initialize
@@ -36,7 +37,7 @@ class Plan:
     """A network, the starts of its restarts, and the decoder of its examples."""
 
     network: Network
-    theta: NDArray[np.floating]  # (R, p), where the restarts begin
+    theta: Floats  # (R, p), where the restarts begin
     restarts: list[int]  # their numbers
     decoder: ExampleDecoder
 
@@ -50,7 +51,8 @@ def plan_network(params: NetworkParams, examples: ExampleSet, initial: Scorer | 
     """
     get = params.getOrDefault
     weights = _class_weights(params, examples)
-    _check_thresholds(params, examples.schema)
+    if examples.schema.classes is not None:
+        check_thresholds(params, len(examples.schema.classes.values))
     dtype: type[np.floating] = np.float32 if get("precision") == "float32" else np.float64
     if initial is not None:
         network = _network_of(params, examples.schema, initial)
@@ -157,8 +159,8 @@ def _check_initial(
     """Raise ParamError if the fit cannot start from the initial model."""
     if initial.classes != schema.classes:
         raise ParamError(
-            f"the initial model has {_shown(initial)} and the examples have "
-            f"{_shown_classes(schema)}; they must be equal"
+            f"the initial model has {_shown(initial.classes, initial.network.layers[-1])} and the "
+            f"examples have {_shown(schema.classes, schema.targets)}; they must be equal"
         )
     own, new = initial.network, network
     for what, a, b in (
@@ -204,26 +206,10 @@ def _warn_of_ignored(examples: ExampleSet, initial: Scorer) -> None:
         )
 
 
-def _check_thresholds(params: NetworkParams, schema: ExampleSchema) -> None:
-    if schema.classes is None or params.getOrDefault("thresholds") is None:
-        return
-    given = params.getOrDefault("thresholds")
-    if len(given) != schema.targets:
-        raise ParamError(
-            f"thresholds has {len(given)} numbers, and there are {schema.targets} classes; give "
-            "one for each, in the order of labels"
-        )
-
-
-def _shown(initial: Scorer) -> str:
-    schema = ExampleSchema(0, 0, 0, initial.network.layers[-1], initial.classes)
-    return _shown_classes(schema)
-
-
-def _shown_classes(schema: ExampleSchema) -> str:
-    if schema.classes is None:
-        return f"{schema.targets} targets"
-    values = [repr(value) for value in schema.classes.values]
+def _shown(classes: Classes | None, targets: int) -> str:
+    if classes is None:
+        return f"{targets} targets"
+    values = [repr(value) for value in classes.values]
     return f"the classes {', '.join(values[:5])}{', …' if values[5:] else ''}"
 
 
@@ -272,56 +258,52 @@ def fit_network(
         )
     patience = patience_of(params, 10, validated=examples.validation is not None)
     plan = plan_network(params, examples, initial)
+    network, decoder, schema = plan.network, plan.decoder, examples.schema
+    batch_size = params._batch_size()
     choice = choose_mode(
-        plan.network,
+        network,
         examples.train,
-        plan.decoder,
-        batch_size=params._batch_size(),
+        decoder,
+        batch_size=batch_size,
         restarts=len(plan.theta),
         asked=get("gradients"),
     )
     trained = train_network(
-        plan.network,
+        network,
         plan.theta,
         examples,
-        plan.decoder,
-        params._optimizer(axis=-1, decays=plan.network.is_weight),
+        decoder,
+        params._optimizer(axis=-1, decays=network.is_weight),
         StoppingRule(get("maxIter"), get("maxSteps"), get("tol"), patience),
         choice.mode,
-        batch_size=params._batch_size(),
+        batch_size=batch_size,
         seed=get("seed"),
         checkpoints=_checkpoints(params, examples, plan, choice),
         first=plan.restarts[0],
     )
     restarts = _restarts(examples, plan, trained)
     best = min(range(len(restarts)), key=lambda number: restarts[number].merit)
-    weights = plan.decoder.class_weights
+    weights = decoder.class_weights
     summary = NetworkSummary(
-        training_rows=examples.schema.rows,
-        validation_rows=examples.schema.held_out,
+        training_rows=schema.rows,
+        validation_rows=schema.held_out,
         weight=examples.stats.moments.weight,
-        layers=list(plan.network.layers),
-        activations=list(plan.network.activations),
-        loss=plan.network.loss,
-        parameters=plan.network.size,
+        layers=list(network.layers),
+        activations=list(network.activations),
+        loss=network.loss,
+        parameters=network.size,
         constant_features=int(examples.stats.moments.constant().sum()),
         class_weights=None if weights is None else weights.tolist(),
         gradients=choice.mode,
         gradients_reason=choice.reason,
-        batch_size=params._batch_size(),
+        batch_size=batch_size,
         warm_start=initial is not None or get("initialWeights") is not None,
         best=best,
         restarts=restarts,
         seconds=time.perf_counter() - started,
     )
-    scorer = Scorer(
-        plan.network,
-        trained[best].theta,
-        plan.decoder.standardization,
-        examples.schema.classes,
-        plan.decoder.targets,
-    )
-    return scorer, summary
+    theta, standardization = trained[best].theta, decoder.standardization
+    return Scorer(network, theta, standardization, schema.classes, decoder.targets), summary
 
 
 def _restarts(examples: ExampleSet, plan: Plan, trained: list[Trained]) -> list[NetworkRestart]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Set
 from typing import Any
 
+from pyspark.ml.param import Params
 from pyspark.ml.param.shared import (
     HasFeaturesCol,
     HasHandleInvalid,
@@ -222,6 +223,17 @@ class ClassifierParams(ClassificationModelParams, NetworkParams):
     def _batch_size(self) -> int:
         given = self.getOrDefault("blockSize")
         return super()._batch_size() if given is None else int(given)
+
+
+def check_thresholds(params: Params, classes: int) -> list[float] | None:
+    """Return the thresholds; raise ParamError if there is not one for each class."""
+    given: list[float] | None = params.getOrDefault("thresholds")
+    if given is not None and len(given) != classes:
+        raise ParamError(
+            f"thresholds has {len(given)} numbers, and there are {classes} classes; "
+            "give one for each, in the order of labels"
+        )
+    return given
 
 
 def check_network(params: NetworkParams, *, has_validation: bool, warm: bool) -> None:

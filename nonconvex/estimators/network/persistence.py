@@ -7,7 +7,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 from pyspark.sql import SparkSession
 
 from nonconvex.distributed.data.examples import Classes
@@ -15,6 +14,7 @@ from nonconvex.distributed.model_tables import ModelError, read_rows, write_tabl
 from nonconvex.distributed.network.predict import Scorer
 from nonconvex.estimators.network.summary import NetworkSummary
 from nonconvex.estimators.persistence import ModelReader, ModelWriter
+from nonconvex.numerics import Floats
 from nonconvex.numerics.network.model import Network, Standardization
 
 _PARAMETERS = {
@@ -80,9 +80,7 @@ class NetworkReader(ModelReader[ModelT]):
         return model
 
 
-def _write_parameters(
-    spark: SparkSession, path: str, network: Network, theta: NDArray[np.floating]
-) -> None:
+def _write_parameters(spark: SparkSession, path: str, network: Network, theta: Floats) -> None:
     """Write θ as rows ``index, layer, unit, weights``.
 
     The rows are W_1 by the units that it leads from, b_1, W_2, …, with ``unit`` null for b.
@@ -102,13 +100,11 @@ def _write_parameters(
     write_table(spark, path, table)
 
 
-def _read_parameters(
-    spark: SparkSession, path: str, network: Network, dtype: str
-) -> NDArray[np.floating]:
+def _read_parameters(spark: SparkSession, path: str, network: Network, dtype: str) -> Floats:
     """Read the θ of `_write_parameters`; raise `ModelError` if it is not complete."""
     table = read_rows(spark, path, _PARAMETERS)
     values = table["weights"].combine_chunks()
-    theta: NDArray[np.floating] = values.flatten().to_numpy()
+    theta: Floats = values.flatten().to_numpy()
     if len(theta) != network.size or theta.dtype != dtype:
         raise ModelError(
             f"{path} holds {len(theta):,} parameters of {theta.dtype} and not the "

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from statistics import fmean, pstdev
 from typing import Any
 
@@ -88,10 +87,7 @@ class NetworkSummary(Summary):
     restarts: list[NetworkRestart]
     seconds: float  # wall-clock time of the fit
 
-    @property
-    def objective(self) -> float:
-        """The value f of the model, over all training rows."""
-        return self.restarts[self.best].objective
+    _restart_type = NetworkRestart
 
     @property
     def objectiveHistory(self) -> list[float]:
@@ -124,17 +120,6 @@ class NetworkSummary(Summary):
             "deviation": pstdev(merits),
             "diverged": len(self.restarts) - len(merits),
         }
-
-    def to_json(self) -> str:
-        """Return the summary as JSON, to be read by `from_json`."""
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> NetworkSummary:
-        """Read the JSON of `to_json`."""
-        values = json.loads(text)
-        restarts = [NetworkRestart(**restart) for restart in values.pop("restarts")]
-        return cls(restarts=restarts, **values)
 
     def facts(self) -> dict[str, Any]:
         """Return the network and the end of the best restart, as `repr` shows them."""

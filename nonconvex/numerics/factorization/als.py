@@ -28,8 +28,8 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from nonconvex.numerics import Bools, Doubles, Floats, Ints
 from nonconvex.numerics.factorization.blocks import LONG, RatingBlock
 from nonconvex.numerics.factorization.design import designs
 from nonconvex.numerics.factorization.model import Background, Ridge
@@ -37,9 +37,7 @@ from nonconvex.numerics.factorization.model import Background, Ridge
 ROUNDS_PER_UNKNOWN = 10  # far more than needed: rounding must not make active sets cycle
 
 
-def solve_quadratics(
-    a: NDArray[np.floating], b: NDArray[np.floating], *, nonnegative: bool = False
-) -> NDArray[np.floating]:
+def solve_quadratics(a: Floats, b: Floats, *, nonnegative: bool = False) -> Floats:
     """argmin ½ xᵀA x − bᵀx for each of s symmetric positive semidefinite A.
 
     Parameters
@@ -64,15 +62,15 @@ def solve_quadratics(
         return np.stack([_solve_quadratic(a_s, b_s) for a_s, b_s in zip(a, b, strict=True)])
 
 
-def _solve_quadratic(a: NDArray[np.floating], b: NDArray[np.floating]) -> NDArray[np.floating]:
+def _solve_quadratic(a: Floats, b: Floats) -> Floats:
     try:
-        x: NDArray[np.floating] = np.linalg.solve(a, b)
+        x: Floats = np.linalg.solve(a, b)
     except np.linalg.LinAlgError:
         x = np.linalg.lstsq(a, b, rcond=None)[0]
     return x
 
 
-def _solve_nonnegative(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+def _solve_nonnegative(a: Doubles, b: Doubles) -> Doubles:
     """Active sets (Lawson and Hanson, 1974), with many unknowns entering or leaving at a time.
 
     x moves towards the minimum over its free unknowns until one would become negative; such
@@ -102,9 +100,7 @@ def _solve_nonnegative(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArra
     return x
 
 
-def _solve_over(
-    free: NDArray[np.bool_], a: NDArray[np.float64], b: NDArray[np.float64]
-) -> NDArray[np.float64]:
+def _solve_over(free: Bools, a: Doubles, b: Doubles) -> Doubles:
     """Minimize over the free unknowns; the others are 0."""
     among_free = free[:, :, None] & free[:, None, :]
     identity = np.eye(b.shape[1])
@@ -112,23 +108,18 @@ def _solve_over(
     return np.where(free, goal, 0)
 
 
-def _descent(
-    a: NDArray[np.float64], b: NDArray[np.float64], x: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _descent(a: Doubles, b: Doubles, x: Doubles) -> tuple[Doubles, Doubles]:
     """Return the descent b − A x along each unknown, and a bound of its rounding, of (s, k)."""
     size = np.abs(b) + np.einsum("skl,sl->sk", np.abs(a), np.abs(x))
     rounding = b.shape[1] * np.finfo(np.float64).eps * size
     return b - np.einsum("skl,sl->sk", a, x), rounding
 
 
-Array = NDArray[np.floating]
-
-
 # ‖b − A x‖ / ‖b‖, near the rounding of float32 sums of some hundred terms
 TOLERANCE = 2e-6
 
 
-def conjugate_gradients(a: Array, b: Array, most_steps: int) -> tuple[Array, NDArray[np.bool_]]:
+def conjugate_gradients(a: Floats, b: Floats, most_steps: int) -> tuple[Floats, Bools]:
     """Solve A x = b for each of s symmetric positive definite A, from x = 0 (Hestenes and Stiefel).
 
         r = b − A x,  p ← r + (‖r‖²/‖r_before‖²) p,  x ← x + (‖r‖²/pᵀA p) p
@@ -169,26 +160,41 @@ def conjugate_gradients(a: Array, b: Array, most_steps: int) -> tuple[Array, NDA
     return x, square <= goal
 
 
-def _dot(one: Array, other: Array) -> Array:
+def _dot(one: Floats, other: Floats) -> Floats:
     """Return the products of the rows of two arrays of shape (s, k)."""
-    products: Array = np.matmul(one[:, None], other[..., None])[:, 0, 0]
+    products: Floats = np.matmul(one[:, None], other[..., None])[:, 0, 0]
     return products
 
 
-_Array = NDArray[np.float64]
+class RowUpdate(NamedTuple):
+    """New rows of a block, and the sums over their ratings that f and α need."""
+
+    x: Floats  # (r, 1 + K): the new rows (β, γ)
+    residual: Doubles  # (r,): Σ w (R − R̂)
+    squares: Doubles  # (r,): Σ w (R − R̂)²
+    penalty: Doubles  # (r,): See `Ridge.penalty`
+    weight: Doubles  # (r,): Σ w, so that α's closed form adds Σ residual / Σ weight
+
+    @classmethod
+    def of(
+        cls,
+        block: RatingBlock,
+        x: Floats,
+        residual: Doubles,
+        squares: Doubles,
+        ridge: Ridge,
+        background: Background | None,
+    ) -> RowUpdate:
+        """Complete the sums over the observed ratings by the penalty and the background."""
+        weight = block.total_weights()
+        if background is not None:
+            residual = residual + background.residual(x)
+            squares = squares + background.squares(x) - block.over_rows(block.ratings)
+            weight = weight + background.columns
+        return cls(x, residual, squares, ridge.penalty(block.degrees, x), weight)
 
 
-class Solved(NamedTuple):
-    """Solutions of q rows."""
-
-    x: NDArray[np.floating]  # (q, 1 + K)
-    # of shapes (q,): Σ w e, Σ w e² and Σ w
-    residual: _Array
-    squares: _Array
-    weight: _Array
-
-
-def part_moments(block: RatingBlock, fixed: NDArray[np.floating], alpha: float) -> _Array:
+def part_moments(block: RatingBlock, fixed: Floats, alpha: float) -> Doubles:
     """Return M of each part, of shape (p, K + 2, K + 2).
 
     Parameters
@@ -204,7 +210,7 @@ def part_moments(block: RatingBlock, fixed: NDArray[np.floating], alpha: float) 
     return moments
 
 
-def row_moments(parts: _Array, row_of_part: NDArray[np.integer], rows: int) -> _Array:
+def row_moments(parts: Doubles, row_of_part: Ints, rows: int) -> Doubles:
     """Add up the parts of each row, in their order.
 
     Parameters
@@ -219,14 +225,14 @@ def row_moments(parts: _Array, row_of_part: NDArray[np.integer], rows: int) -> _
 
 
 def solve_moments(
-    moments: _Array,
-    degrees: _Array,
+    moments: Doubles,
+    degrees: Doubles,
     ridge: Ridge,
     *,
     dtype: type[np.floating],
     biases: bool = True,
     nonnegative: bool = False,
-) -> Solved:
+) -> RowUpdate:
     """Minimize f over each of q rows, given the moments of their ratings.
 
     Parameters
@@ -248,8 +254,9 @@ def solve_moments(
     x = solve_quadratics(a, b, nonnegative=nonnegative).astype(dtype)
     error = np.concatenate([-x.astype(np.float64) * used, np.ones((len(x), 1))], axis=1)
     of_error = np.einsum("qkl,ql->qk", moments, error)  # (q, K + 2): Σ w m e
-    squares = np.einsum("qk,qk->q", error, of_error)
-    return Solved(x, of_error[:, 0], np.maximum(squares, 0), moments[:, 0, 0].copy())
+    squares = np.maximum(np.einsum("qk,qk->q", error, of_error), 0)
+    penalty = ridge.penalty(degrees, x)
+    return RowUpdate(x, of_error[:, 0], squares, penalty, moments[:, 0, 0].copy())
 
 
 # Fewer unknowns are eliminated as fast, and for longer rows the products dominate: these are solved
@@ -259,37 +266,9 @@ MOST_RATINGS_PER_UNKNOWN = 8
 MOST_STEPS = 40  # then by elimination
 
 
-class RowUpdate(NamedTuple):
-    """New rows of a block, and the sums over their ratings that f and α need."""
-
-    x: NDArray[np.floating]  # (r, 1 + K): the new rows (β, γ)
-    residual: NDArray[np.float64]  # (r,): Σ w (R − R̂)
-    squares: NDArray[np.float64]  # (r,): Σ w (R − R̂)²
-    penalty: NDArray[np.float64]  # (r,): See `Ridge.penalty`
-    weight: NDArray[np.float64]  # (r,): Σ w, so that α's closed form adds Σ residual / Σ weight
-
-    @classmethod
-    def of(
-        cls,
-        block: RatingBlock,
-        x: NDArray[np.floating],
-        residual: NDArray[np.float64],
-        squares: NDArray[np.float64],
-        ridge: Ridge,
-        background: Background | None,
-    ) -> RowUpdate:
-        """Complete the sums over the observed ratings by the penalty and the background."""
-        weight = block.total_weights()
-        if background is not None:
-            residual = residual + background.residual(x)
-            squares = squares + background.squares(x) - block.over_rows(block.ratings)
-            weight = weight + background.columns
-        return cls(x, residual, squares, ridge.penalty(block.degrees, x), weight)
-
-
 def solve_rows(
     block: RatingBlock,
-    fixed: NDArray[np.floating],
+    fixed: Floats,
     alpha: float,
     ridge: Ridge,
     *,
@@ -329,7 +308,7 @@ def solve_rows(
     settings: dict[str, Any] = {"biases": biases, "nonnegative": nonnegative}
     long = block.counts > LONG
     if background is None and long.any():
-        return _solve_with_long_rows(block, long, fixed, alpha, ridge, settings)
+        return _solve_with_long_rows(block, long, fixed, alpha, ridge, **settings)
     diagonal = ridge.diagonal(block.degrees, width)
     rows = len(block.rows)
     x, residual, squares = np.zeros((rows, width), dtype), np.zeros(rows), np.zeros(rows)
@@ -351,29 +330,21 @@ def solve_rows(
 
 
 def _solve_with_long_rows(
-    block: RatingBlock,
-    long: NDArray[np.bool_],
-    fixed: NDArray[np.floating],
-    alpha: float,
-    ridge: Ridge,
-    settings: dict[str, Any],
+    block: RatingBlock, long: Bools, fixed: Floats, alpha: float, ridge: Ridge, **settings: Any
 ) -> RowUpdate:
     others, parts = block.divided(long)
     indices, row_of_part = np.unique(parts.rows, return_inverse=True)
     moments = row_moments(part_moments(parts, fixed, alpha), row_of_part, len(indices))
-    degrees = block.degrees[long]
-    solved = solve_moments(moments, degrees, ridge, dtype=fixed.dtype.type, **settings)
+    dtype = fixed.dtype.type
+    of_long = solve_moments(moments, block.degrees[long], ridge, dtype=dtype, **settings)
     update = solve_rows(others, fixed, alpha, ridge, **settings)
-    whole = RowUpdate(np.empty((len(long), fixed.shape[1]), fixed.dtype), *np.empty((4, len(long))))
-    of_long = RowUpdate(
-        solved.x, solved.residual, solved.squares, ridge.penalty(degrees, solved.x), solved.weight
-    )
+    whole = RowUpdate(np.empty((len(long), fixed.shape[1]), dtype), *np.empty((4, len(long))))
     for values, of_others, of_these in zip(whole, update, of_long, strict=True):
         values[~long], values[long] = of_others, of_these
     return whole
 
 
-def _iterates(a: NDArray[np.floating], length: int) -> bool:
+def _iterates(a: Floats, length: int) -> bool:
     """Tell by the shape of a row alone how it is solved."""
     width = a.shape[-1]
     return (
@@ -383,7 +354,7 @@ def _iterates(a: NDArray[np.floating], length: int) -> bool:
     )
 
 
-def _solve(a: NDArray[np.floating], b: NDArray[np.floating]) -> NDArray[np.floating]:
+def _solve(a: Floats, b: Floats) -> Floats:
     """Solve A x = b to the rounding of A, from 0: what came before leaves no trace in a row."""
     x, converged = conjugate_gradients(a, b, MOST_STEPS)
     if not converged.all():
@@ -393,10 +364,10 @@ def _solve(a: NDArray[np.floating], b: NDArray[np.floating]) -> NDArray[np.float
 
 def sweep_rows(
     block: RatingBlock,
-    fixed: NDArray[np.floating],
+    fixed: Floats,
     alpha: float,
     ridge: Ridge,
-    start: NDArray[np.floating],
+    start: Floats,
     *,
     biases: bool = True,
     nonnegative: bool = False,
@@ -417,11 +388,11 @@ def sweep_rows(
     x = start.astype(np.float64)  # (r, 1 + K)
     w = None if block.weights is None else block.weights.astype(np.float64)
 
-    def column(k: int) -> NDArray[np.float64]:
-        values: NDArray[np.float64] = z[k].astype(np.float64)[block.columns]  # (n,)
+    def column(k: int) -> Doubles:
+        values: Doubles = z[k].astype(np.float64)[block.columns]  # (n,)
         return values
 
-    def over_rows(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    def over_rows(values: Doubles) -> Doubles:
         return block.over_rows(values if w is None else w * values)  # (r,)
 
     e = block.ratings.astype(np.float64) - alpha - column(0) - x[row, 0]

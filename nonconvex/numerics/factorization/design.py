@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from nonconvex.numerics import Doubles, Floats, Longs
 from nonconvex.numerics.factorization.blocks import Batch, Padded, RatingBlock, batches
 
 # Padded ratings × unknowns gathered at a time: two megabytes of float32 stay in a core's cache
@@ -28,8 +29,8 @@ SYMMETRIC = 64
 
 
 def designs(
-    block: RatingBlock, fixed: NDArray[np.floating], alpha: float, *, biases: bool
-) -> Iterator[tuple[NDArray[np.int64], Segments]]:
+    block: RatingBlock, fixed: Floats, alpha: float, *, biases: bool
+) -> Iterator[tuple[Longs, Segments]]:
     """Cut a block into batches of rows of similar length.
 
     Parameters
@@ -52,12 +53,12 @@ def designs(
 class _Table(NamedTuple):
     """Rows to gather for each rating; the last one is that of padding, 0."""
 
-    z: NDArray[np.floating]  # (m + 1, K + 2): z_i, and a place for y
-    offset: NDArray[np.floating]  # (m + 1,): α + β_i
-    room: NDArray[np.floating]  # a buffer
+    z: Floats  # (m + 1, K + 2): z_i, and a place for y
+    offset: Floats  # (m + 1,): α + β_i
+    room: Floats  # a buffer
 
     @classmethod
-    def of(cls, fixed: NDArray[np.floating], alpha: float, *, biases: bool) -> _Table:
+    def of(cls, fixed: Floats, alpha: float, *, biases: bool) -> _Table:
         m, width = fixed.shape
         z, offset = np.zeros((m + 1, width + 1), fixed.dtype), np.zeros(m + 1, fixed.dtype)
         z[:m, 0] = biases
@@ -65,7 +66,7 @@ class _Table(NamedTuple):
         offset[:m] = fixed[:, 0] + fixed.dtype.type(alpha)
         return cls(z, offset, np.empty(2 * CACHE_ELEMENTS, fixed.dtype))
 
-    def gather(self, columns: NDArray[np.int32]) -> NDArray[np.floating]:
+    def gather(self, columns: NDArray[np.int32]) -> Floats:
         """Return the rows of columns of shape (s, L), in a reused buffer."""
         size = columns.size * self.z.shape[1]
         room = self.room[:size] if size <= len(self.room) else np.empty(size, self.z.dtype)
@@ -77,20 +78,20 @@ class _Table(NamedTuple):
 class Design(NamedTuple):
     """Padded design rows and targets of some rows; everything is 0 where it is padded."""
 
-    zy: NDArray[np.floating]  # (s, L, K + 2): z, then y
-    w: NDArray[np.floating] | None  # (s, L)
+    zy: Floats  # (s, L, K + 2): z, then y
+    w: Floats | None  # (s, L)
 
     @property
-    def z(self) -> NDArray[np.floating]:
+    def z(self) -> Floats:
         """The design rows, of shape (s, L, 1 + K)."""
         return self.zy[..., :-1]
 
     @property
-    def y(self) -> NDArray[np.floating]:
+    def y(self) -> Floats:
         """The targets, of shape (s, L)."""
         return self.zy[..., -1]
 
-    def normal_equation(self) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+    def normal_equation(self) -> tuple[Floats, Floats]:
         """Σ w z zᵀ of shape (s, 1 + K, 1 + K) and Σ w z y of shape (s, 1 + K), in one product."""
         if self.w is None and self.zy.shape[1] >= SYMMETRIC:
             both = self.moments()[:, :-1]
@@ -99,32 +100,32 @@ class Design(NamedTuple):
             both = np.matmul(wz.swapaxes(1, 2), self.zy)  # (s, 1 + K, K + 2)
         return both[..., :-1], both[..., -1]
 
-    def moments(self) -> NDArray[np.floating]:
+    def moments(self) -> Floats:
         """Σ w (z, y) (z, y)ᵀ, of shape (s, K + 2, K + 2)."""
         wzy = self.zy if self.w is None else self.zy * self.w[..., None]
-        moments: NDArray[np.floating] = np.matmul(wzy.swapaxes(1, 2), self.zy)
+        moments: Floats = np.matmul(wzy.swapaxes(1, 2), self.zy)
         return moments
 
-    def sums(self, x: NDArray[np.floating]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def sums(self, x: Floats) -> tuple[Doubles, Doubles]:
         """Σ w e and Σ w e² where e = y − z·x, both of shape (s,) in float64."""
         e = self._errors(x)
         we = e if self.w is None else e * self.w
         squares = np.matmul(we[:, None], e[..., None])[:, 0, 0]
         return we.sum(axis=1).astype(np.float64), squares.astype(np.float64)
 
-    def gradient_sums(self, x: NDArray[np.floating]) -> NDArray[np.float64]:
+    def gradient_sums(self, x: Floats) -> Doubles:
         """Σ w e z where e = y − z·x, of shape (s, 1 + K) in float64."""
         e = self._errors(x)
         we = e if self.w is None else e * self.w
-        sums: NDArray[np.float64] = np.matmul(we[:, None], self.z)[:, 0].astype(np.float64)
+        sums: Doubles = np.matmul(we[:, None], self.z)[:, 0].astype(np.float64)
         return sums
 
-    def _errors(self, x: NDArray[np.floating]) -> NDArray[np.floating]:
+    def _errors(self, x: Floats) -> Floats:
         """Return e, of shape (s, L): the product of (z, y) and (−x, 1)."""
         both = np.empty((len(x), x.shape[1] + 1, 1), self.zy.dtype)
         np.negative(x, out=both[:, :-1, 0])
         both[:, -1] = 1
-        e: NDArray[np.floating] = np.matmul(self.zy, both)[..., 0]
+        e: Floats = np.matmul(self.zy, both)[..., 0]
         return e
 
 
@@ -154,25 +155,20 @@ class Segments:
         np.subtract(self._ratings[:, first:last], offset, out=zy[..., -1])
         return Design(zy, None if self._weights is None else self._weights[:, first:last])
 
-    def normal_equation(self) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+    def normal_equation(self) -> tuple[Floats, Floats]:
         """As `Design.normal_equation`, over all segments, in float64 if there are several."""
         parts = [design.normal_equation() for design in self]
         if len(parts) == 1:
             return parts[0]
-        return (
-            np.sum([a for a, _ in parts], axis=0, dtype=np.float64),
-            np.sum([b for _, b in parts], axis=0, dtype=np.float64),
-        )
+        a, b = zip(*parts, strict=True)
+        return np.sum(a, axis=0, dtype=np.float64), np.sum(b, axis=0, dtype=np.float64)
 
-    def sums(self, x: NDArray[np.floating]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def sums(self, x: Floats) -> tuple[Doubles, Doubles]:
         """As `Design.sums`, over all segments."""
-        parts = [design.sums(x) for design in self]
-        return (
-            np.sum([residual for residual, _ in parts], axis=0),
-            np.sum([squares for _, squares in parts], axis=0),
-        )
+        residual, squares = zip(*(design.sums(x) for design in self), strict=True)
+        return np.sum(residual, axis=0), np.sum(squares, axis=0)
 
-    def gradient_sums(self, x: NDArray[np.floating]) -> NDArray[np.float64]:
+    def gradient_sums(self, x: Floats) -> Doubles:
         """As `Design.gradient_sums`, over all segments."""
-        sums: NDArray[np.float64] = np.sum([design.gradient_sums(x) for design in self], axis=0)
+        sums: Doubles = np.sum([design.gradient_sums(x) for design in self], axis=0)
         return sums

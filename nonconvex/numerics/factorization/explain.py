@@ -16,25 +16,23 @@ their singular values differ.
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
+from nonconvex.numerics import Bools, Doubles, Floats
 from nonconvex.numerics.factorization.blocks import RatingBlock
 from nonconvex.numerics.factorization.model import Background
-
-Array = NDArray[np.float64]
 
 
 def contributions(
     block: RatingBlock,
-    fixed: NDArray[np.floating],
+    fixed: Floats,
     alpha: float,
-    penalty: Array,
-    target: Array,
+    penalty: Doubles,
+    target: Doubles,
     *,
     biases: bool = True,
-    free: NDArray[np.bool_] | None = None,
+    free: Bools | None = None,
     background: Background | None = None,
-) -> Array:
+) -> Doubles:
     """Return c_j of every rating of a row.
 
     Parameters
@@ -80,11 +78,10 @@ def contributions(
     solution = np.zeros(len(a))
     # Of least norm where A is singular but for rounding, as with a ridge of 0.
     solution[used] = np.linalg.lstsq(a[np.ix_(used, used)], target[used], rcond=None)[0]
-    carried: Array = w * y * (z @ solution)
-    return carried
+    return w * y * (z @ solution)
 
 
-def principal_axes(users: NDArray[np.floating], items: NDArray[np.floating]) -> tuple[Array, Array]:
+def principal_axes(users: Floats, items: Floats) -> tuple[Doubles, Doubles]:
     """Return the coordinates of items on the axes, and the share of each axis in all γ_u·γ_i.
 
     With Γ_uᵀ Γ_u = C and the eigenvectors W of C^½ Γ_iᵀ Γ_i C^½, the coordinates of items are
@@ -114,5 +111,5 @@ def principal_axes(users: NDArray[np.floating], items: NDArray[np.floating]) -> 
     signs = np.sign(coordinates[farthest, np.arange(coordinates.shape[1])])
     squares = np.maximum(squares[::-1], 0)
     total = squares.sum()
-    shares: Array = squares / total if total > 0 else squares
+    shares: Doubles = squares / total if total > 0 else squares
     return coordinates * np.where(signs == 0, 1, signs), shares

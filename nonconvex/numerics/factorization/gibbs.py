@@ -23,13 +23,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from nonconvex.numerics import Doubles, Floats, Ints
 from nonconvex.numerics.deterministic import Stream, normal_rows
 from nonconvex.numerics.factorization.als import RowUpdate, solve_quadratics
 from nonconvex.numerics.factorization.blocks import RatingBlock
 from nonconvex.numerics.factorization.design import designs
 from nonconvex.numerics.factorization.model import Factors, Side
-
-Array = NDArray[np.float64]
 
 
 class RowDistribution(NamedTuple):
@@ -39,19 +38,25 @@ class RowDistribution(NamedTuple):
     ratings: h = log((1 + d)/(1 + d₀)), where d₀ is the least d of the side.
     """
 
-    mean: Array  # (1 + K,): μ, the mean of a row with d₀ ratings
-    slope: Array  # (1 + K,): ξ
-    precision: Array  # (1 + K, 1 + K): Λ
+    mean: Doubles  # (1 + K,): μ, the mean of a row with d₀ ratings
+    slope: Doubles  # (1 + K,): ξ
+    precision: Doubles  # (1 + K, 1 + K): Λ
     least: float  # d₀ ≥ 0
 
-    def means(self, degrees: Array) -> Array:
+    @classmethod
+    def centered(cls, slope: Doubles, precision: Doubles, least: float) -> RowDistribution:
+        """Return the distribution with μ = 0."""
+        return cls(np.zeros(len(slope)), slope, precision, least)
+
+    def means(self, degrees: Doubles) -> Doubles:
         """Return μ + h ξ of rows with d ratings each, of shape (r, 1 + K)."""
         return self.mean + _activity(degrees, self.least)[:, None] * self.slope
 
-    def penalty(self, x: NDArray[np.floating], degrees: Array) -> Array:
+    def penalty(self, x: Floats, degrees: Doubles) -> Doubles:
         """Compute (x − μ − h ξ)ᵀ Λ (x − μ − h ξ) of each row, of shape (r,)."""
         apart = x.astype(np.float64) - self.means(degrees)
-        penalty: Array = np.einsum("rk,rk->r", np.einsum("rk,kl->rl", apart, self.precision), apart)
+        turned = np.einsum("rk,kl->rl", apart, self.precision)
+        penalty: Doubles = np.einsum("rk,rk->r", turned, apart)
         return penalty
 
 
@@ -65,7 +70,7 @@ class RowPrior(NamedTuple):
     against 1.4865 on MovieTweetings.
     """
 
-    units: Array  # (1 + K,): u
+    units: Doubles  # (1 + K,): u
     freedom: float = 1.0  # ν > 0, the weight of the prior of λ in rows
     rows: float = 1.0  # b > 0, the weight of the prior of μ in rows
 
@@ -74,9 +79,7 @@ class RowPrior(NamedTuple):
         """Return the prior for ratings of a standard deviation s: u is s for β and √s for γ."""
         return cls(np.append(deviation, np.full(rank, np.sqrt(deviation))))
 
-    def draw(
-        self, x: NDArray[np.floating], degrees: Array, generator: np.random.Generator
-    ) -> RowDistribution:
+    def draw(self, x: Floats, degrees: Doubles, generator: np.random.Generator) -> RowDistribution:
         """Draw μ, ξ and Λ given the n rows of a side.
 
         This is the regression of x_k on H = (1, h): with P = HᵀH + b I and m_k = P⁻¹ Hᵀ x_k,
@@ -105,9 +108,9 @@ class RowPrior(NamedTuple):
         return RowDistribution(mean, slope, np.diag(precision), least)
 
 
-def _activity(degrees: Array, least: float) -> Array:
+def _activity(degrees: Doubles, least: float) -> Doubles:
     """Return h = log((1 + d)/(1 + d₀)) of each row, of shape (r,)."""
-    h: Array = np.log1p(degrees) - np.log1p(least)
+    h: Doubles = np.log1p(degrees) - np.log1p(least)
     return h
 
 
@@ -150,8 +153,8 @@ class NoisePrior(NamedTuple):
         return self.user_freedom / (self.user_freedom - 2)
 
     def user_precision(
-        self, tau: float, squares: Array, degrees: Array, generator: np.random.Generator | None
-    ) -> Array:
+        self, tau: float, squares: Doubles, degrees: Doubles, generator: np.random.Generator | None
+    ) -> Doubles:
         """Draw ω_u ~ Gamma((κ + d_u)/2, ½ (κ + τ Σ w e²)) of users, or return its mean.
 
         Parameters
@@ -167,8 +170,7 @@ class NoisePrior(NamedTuple):
         """
         shape = (self.user_freedom + degrees) / 2
         rate = (self.user_freedom + tau * squares) / 2
-        drawn: Array = (shape if generator is None else generator.standard_gamma(shape)) / rate
-        return drawn
+        return (shape if generator is None else generator.standard_gamma(shape)) / rate
 
 
 class Conditional(NamedTuple):
@@ -179,15 +181,10 @@ class Conditional(NamedTuple):
     rows: RowDistribution  # μ, ξ and Λ
     stream: Stream | None  # random numbers; without, rows are set to their mean
     # ω of all users, by dense index; by default 1
-    user_precision: NDArray[np.float64] | None = None
+    user_precision: Doubles | None = None
     of_rows: bool = True  # whether users are the rows of the blocks, not the columns
 
-    def draw(
-        self,
-        block: RatingBlock,
-        fixed: NDArray[np.floating],
-        keys: NDArray[np.integer] | None = None,
-    ) -> RowUpdate:
+    def draw(self, block: RatingBlock, fixed: Floats, keys: Ints | None = None) -> RowUpdate:
         """Draw every row of a block.
 
         Parameters
@@ -223,7 +220,7 @@ class Conditional(NamedTuple):
         )
 
 
-def _weighted(block: RatingBlock, omega: NDArray[np.float64]) -> RatingBlock:
+def _weighted(block: RatingBlock, omega: Doubles) -> RatingBlock:
     """Multiply the weight of each rating by ω of its column; the degrees stay what they are."""
     block = block.with_padding()
     padded, dtype = block.padded, block.ratings.dtype
@@ -235,9 +232,7 @@ def _weighted(block: RatingBlock, omega: NDArray[np.float64]) -> RatingBlock:
     return block._replace(weights=weights, padded=padded._replace(weights=with_padding))
 
 
-def draw_normals(
-    a: NDArray[np.floating], b: NDArray[np.floating], normals: NDArray[np.float64]
-) -> NDArray[np.floating]:
+def draw_normals(a: Floats, b: Floats, normals: Doubles) -> Floats:
     """Draw from N(A⁻¹ b, A⁻¹) for each of s symmetric positive definite A.
 
     With A = L Lᵀ and standard normal ε, the minimum of ½ xᵀA x − (b + L ε)ᵀx is such a draw: its
@@ -263,10 +258,10 @@ def draw_normals(
     return solve_quadratics(a, b + np.matmul(root, normals[..., None].astype(a.dtype))[..., 0])
 
 
-def _root(a: NDArray[np.floating]) -> NDArray[np.floating]:
+def _root(a: Floats) -> Floats:
     """Return L with L Lᵀ = A, with eigenvalues that rounding made negative set to 0."""
     try:
-        root: NDArray[np.floating] = np.linalg.cholesky(a)
+        root: Floats = np.linalg.cholesky(a)
     except np.linalg.LinAlgError:
         values, vectors = np.linalg.eigh(a)
         root = vectors * np.sqrt(np.maximum(values, 0))
@@ -295,7 +290,7 @@ class Sample(NamedTuple):
     # the distribution of the rows of each side, with μ = 0
     users: RowDistribution
     items: RowDistribution
-    user_precision: NDArray[np.float64]  # (n_u,): ω
+    user_precision: Doubles  # (n_u,): ω
 
     @classmethod
     def of(
@@ -304,7 +299,7 @@ class Sample(NamedTuple):
         tau: float,
         users: RowDistribution,
         items: RowDistribution,
-        user_precision: NDArray[np.float64],
+        user_precision: Doubles,
     ) -> Sample:
         """Change the coordinates of a draw."""
         alpha, x, z = factors
@@ -323,18 +318,16 @@ def _intercept(alpha: float, users: RowDistribution, items: RowDistribution) -> 
 
 
 def _centered(
-    x: NDArray[np.floating], rows: RowDistribution, other: RowDistribution
-) -> tuple[NDArray[np.floating], RowDistribution]:
+    x: Floats, rows: RowDistribution, other: RowDistribution
+) -> tuple[Floats, RowDistribution]:
     """Return M (x − μ) with M = [[1, μ_γᵀ of the other side], [0, I]], and its distribution."""
     change = np.eye(len(rows.mean))
     change[0, 1:] = other.mean[1:]
     back = 2 * np.eye(len(rows.mean)) - change  # M⁻¹
     apart = x.astype(np.float64) - rows.mean
     apart[:, 0] += (apart[:, 1:] * other.mean[1:]).sum(axis=1)
-    distribution = RowDistribution(
-        np.zeros_like(rows.mean), change @ rows.slope, back.T @ rows.precision @ back, rows.least
-    )
-    return apart.astype(x.dtype), distribution
+    slope, precision = change @ rows.slope, back.T @ rows.precision @ back
+    return apart.astype(x.dtype), RowDistribution.centered(slope, precision, rows.least)
 
 
 class Chain:
@@ -355,24 +348,14 @@ class Chain:
         Priors of α, τ and ω, and of μ, ξ and Λ of both sides.
     seed, number : int
         The seed, and the number of the chain: random numbers depend on them and on the sweep.
-
-    Attributes
-    ----------
-    alpha, tau : float
-    user_precision : float64 array of shape (n_u,)
-        ω of the users; initially 1.
-    rows : dict
-        The rows of ``users`` and of ``items``.
-    distributions : dict
-        μ, ξ and Λ of ``users`` and of ``items``, once drawn.
     """
 
     def __init__(
         self,
         start: Factors,
         tau: float,
-        degrees: Mapping[Side, NDArray[np.float64]],
-        precisions: Mapping[Side, NDArray[np.float64]],
+        degrees: Mapping[Side, Doubles],
+        precisions: Mapping[Side, Doubles],
         *,
         noise_prior: NoisePrior,
         row_prior: RowPrior,
@@ -381,11 +364,11 @@ class Chain:
     ) -> None:
         self.alpha, self.tau = start.alpha, tau
         self.rows = {Side.USERS: start.users, Side.ITEMS: start.items}
-        self.distributions: dict[Side, RowDistribution] = {}
+        self.distributions: dict[Side, RowDistribution] = {}  # once drawn
         self._degrees, self._precisions = degrees, precisions
         self._noise_prior, self._row_prior = noise_prior, row_prior
         self._seed, self._number = seed, number
-        self.user_precision = np.ones(len(start.users))
+        self.user_precision = np.ones(len(start.users))  # ω
         self._total = float(degrees[Side.USERS].sum())
         self._penalty: dict[Side, float] = {}
         self._squares = self._plain = 0.0  # Σ ω w e² and Σ w e²
@@ -395,9 +378,8 @@ class Chain:
         key = (self._number, sweep, side.number)
         stream, rows = Stream.of(self._seed, *key, _ROWS), self.rows[side]
         if sweep <= HELD:
-            zero = np.zeros(rows.shape[1])
-            least = float(self._degrees[side].min())
-            drawn = RowDistribution(zero, zero, np.diag(self._precisions[side]), least)
+            slope, least = np.zeros(rows.shape[1]), float(self._degrees[side].min())
+            drawn = RowDistribution.centered(slope, np.diag(self._precisions[side]), least)
         else:
             generator = Stream.generator(self._seed, *key, _OTHERS)
             drawn = self._row_prior.draw(rows, self._degrees[side], generator)
@@ -409,15 +391,11 @@ class Chain:
         """Replace the rows of a side by those drawn, and draw α and τ, and after users ω."""
         self.rows[side] = update.x
         self._penalty[side] = float(update.penalty.sum())
-        sums = (update.residual.sum(), update.squares.sum(), update.weight.sum())
+        sums = float(update.residual.sum()), float(update.squares.sum()), float(update.weight.sum())
         generator = Stream.generator(self._seed, self._number, sweep, side.number, _OTHERS, 1)
         before = self.alpha
         self.alpha, self.tau = self._noise_prior.draw(
-            before,
-            self.tau,
-            (float(sums[0]), float(sums[1]), float(sums[2])),
-            self._total,
-            generator,
+            before, self.tau, sums, self._total, generator
         )
         if side == Side.USERS:
             step = self.alpha - before

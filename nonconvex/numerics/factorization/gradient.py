@@ -13,8 +13,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from nonconvex.numerics import Bools, Doubles, Floats
 from nonconvex.numerics.factorization.als import RowUpdate
 from nonconvex.numerics.factorization.blocks import RatingBlock
 from nonconvex.numerics.factorization.design import designs
@@ -23,10 +23,10 @@ from nonconvex.numerics.factorization.model import Background, Factors, Ridge
 
 def gradient_sums(
     block: RatingBlock,
-    fixed: NDArray[np.floating],
+    fixed: Floats,
     alpha: float,
     ridge: Ridge,
-    rows: NDArray[np.floating],
+    rows: Floats,
     *,
     biases: bool = True,
     background: Background | None = None,
@@ -60,16 +60,16 @@ class Gradient(NamedTuple):
     """∂f/∂α, and ∂f/∂x of every user and item; shapes are those of `Factors`."""
 
     alpha: float
-    users: NDArray[np.float64]
-    items: NDArray[np.float64]
+    users: Doubles
+    items: Doubles
 
 
 def gradient(
     factors: Factors,
     user_sums: RowUpdate,
     item_sums: RowUpdate,
-    user_diagonal: NDArray[np.float64],
-    item_diagonal: NDArray[np.float64],
+    user_diagonal: Doubles,
+    item_diagonal: Doubles,
     total: float,
 ) -> Gradient:
     """Put the sums over all ratings together.
@@ -92,7 +92,7 @@ def gradient(
     )
 
 
-def sample_ratings(block: RatingBlock, sampled: NDArray[np.bool_], *, rows: bool) -> RatingBlock:
+def sample_ratings(block: RatingBlock, sampled: Bools, *, rows: bool) -> RatingBlock:
     """Keep the ratings of the sampled rows, or else of the sampled columns, of a block.
 
     Weights are raised so that the sums over the sample estimate those over all ratings; degrees

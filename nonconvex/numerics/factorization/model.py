@@ -24,8 +24,8 @@ from enum import StrEnum
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from nonconvex.numerics import Doubles, Floats, Ints
 from nonconvex.numerics.deterministic import Stream
 from nonconvex.numerics.factorization.blocks import RatingBlock
 
@@ -63,8 +63,8 @@ class Factors(NamedTuple):
     """All parameters of the model."""
 
     alpha: float  # the global bias α
-    users: NDArray[np.floating]  # (n_u, 1 + K): row u is x_u = (β_u, γ_u)
-    items: NDArray[np.floating]  # (n_i, 1 + K): row i is x_i = (β_i, γ_i)
+    users: Floats  # (n_u, 1 + K): row u is x_u = (β_u, γ_u)
+    items: Floats  # (n_i, 1 + K): row i is x_i = (β_i, γ_i)
 
 
 class Ridge(NamedTuple):
@@ -80,21 +80,19 @@ class Ridge(NamedTuple):
     mean_degree: float  # d̄ = n / (number of rows)
     bias_ratio: float = 1.0  # ρ, the regularization of β relative to that of γ
 
-    def diagonal(self, degrees: NDArray[np.float64], width: int) -> NDArray[np.float64]:
+    def diagonal(self, degrees: Doubles, width: int) -> Doubles:
         """Diagonal added to each row's normal equation, of shape (r, width)."""
         rows = self.total * self.reg * (degrees / self.mean_degree) ** self.exponent  # (r,)
         return np.outer(rows, np.append(self.bias_ratio, np.ones(width - 1)))
 
-    def penalty(self, degrees: NDArray[np.float64], x: NDArray[np.floating]) -> NDArray[np.float64]:
+    def penalty(self, degrees: Doubles, x: Floats) -> Doubles:
         """n λ (d / d̄)^ν (ρ β² + ‖γ‖²) of each row, of shape (r,)."""
         squares = x.astype(np.float64) ** 2
-        total: NDArray[np.float64] = np.sum(self.diagonal(degrees, x.shape[1]) * squares, axis=1)
+        total: Doubles = np.sum(self.diagonal(degrees, x.shape[1]) * squares, axis=1)
         return total
 
 
-def predict(
-    factors: Factors, users: NDArray[np.integer], items: NDArray[np.integer]
-) -> NDArray[np.float64]:
+def predict(factors: Factors, users: Ints, items: Ints) -> Doubles:
     """R̂_ui = α + β_u + β_i + γ_u·γ_i for pairs of dense indices, in float64.
 
     An index of -1 is an id never seen: it contributes β = 0 and γ = 0.
@@ -118,14 +116,14 @@ def predict(
 class _Gather:
     """Rows of one side in float64, in a reused buffer."""
 
-    def __init__(self, rows: NDArray[np.floating]) -> None:
+    def __init__(self, rows: Floats) -> None:
         width = rows.shape[1]
         self.most = max(1, _CACHE_ELEMENTS // width)
         self._rows = rows
         self._room = np.empty((self.most, width), rows.dtype)
         self._doubles = np.empty((self.most, width))
 
-    def __call__(self, index: NDArray[np.integer]) -> NDArray[np.float64]:
+    def __call__(self, index: Ints) -> Doubles:
         """Return the rows at at most `most` indices, zeros where one is -1."""
         room, doubles = self._room[: len(index)], self._doubles[: len(index)]
         # -1 takes the last row at first; mode "raise" would copy the buffer
@@ -160,7 +158,7 @@ def ensemble(members: Sequence[Factors]) -> Factors:
     return Factors(float(np.mean([m.alpha for m in members])), users, items)
 
 
-def squared_errors(factors: Factors, block: RatingBlock) -> NDArray[np.float64]:
+def squared_errors(factors: Factors, block: RatingBlock) -> Doubles:
     """Σ w (R̂ − R)² of each row of a block whose rows are users, of shape (r,)."""
     users = np.repeat(block.rows, block.counts)
     squares = (predict(factors, users, block.columns) - block.ratings) ** 2
@@ -169,12 +167,12 @@ def squared_errors(factors: Factors, block: RatingBlock) -> NDArray[np.float64]:
 
 def objective(
     factors: Factors,
-    users: NDArray[np.integer],
-    items: NDArray[np.integer],
-    ratings: NDArray[np.floating],
+    users: Ints,
+    items: Ints,
+    ratings: Floats,
     user_ridge: Ridge,
     item_ridge: Ridge,
-    weights: NDArray[np.floating] | None = None,
+    weights: Floats | None = None,
 ) -> float:
     """f = (1/n) [ Σ w (R̂_ui − R_ui)² + Σ_u penalty_u + Σ_i penalty_i ], as `Ridge` defines them.
 
@@ -230,7 +228,7 @@ def default_reg(total: float, deviation: float) -> tuple[float, float]:
 
 def initial_rows(
     rows: int, rank: int, scale: float, generator: np.random.Generator, first: int = 0
-) -> NDArray[np.float64]:
+) -> Doubles:
     """Initial rows of a fit: β = 0 and γ ~ N(0, scale²).
 
     γ = 0 on both sides would be a stationary point of f that no solver here could leave, so
@@ -286,16 +284,16 @@ def default_implicit_reg(total: float, mean_weight: float) -> float:
 class Background(NamedTuple):
     """Σ_j (o_j + z_jᵀx)² over all columns j, where o_j = α + β_j and z_j = (1, γ_j)."""
 
-    gram: NDArray[np.float64]  # (1 + K, 1 + K): Σ z zᵀ
-    rhs: NDArray[np.float64]  # (1 + K,): −Σ o z
-    sums: NDArray[np.float64]  # (1 + K,): Σ z
+    gram: Doubles  # (1 + K, 1 + K): Σ z zᵀ
+    rhs: Doubles  # (1 + K,): −Σ o z
+    sums: Doubles  # (1 + K,): Σ z
     # Σ o and Σ o²
     total: float
     square: float
     columns: int  # number of columns
 
     @classmethod
-    def of(cls, fixed: NDArray[np.floating], alpha: float, *, biases: bool) -> Background:
+    def of(cls, fixed: Floats, alpha: float, *, biases: bool) -> Background:
         """Sum over the columns, of shape (m, 1 + K)."""
         z = fixed.astype(np.float64)
         offset = alpha + z[:, 0]
@@ -304,16 +302,16 @@ class Background(NamedTuple):
             z.T @ z, -(z.T @ offset), z.sum(0), float(offset.sum()), float(offset @ offset), len(z)
         )
 
-    def residual(self, x: NDArray[np.floating]) -> NDArray[np.float64]:
+    def residual(self, x: Floats) -> Doubles:
         """Σ_j (0 − R̂_j) of each row, of shape (r,)."""
-        products: NDArray[np.float64] = np.einsum("rk,k->r", x.astype(np.float64), self.sums)
+        products: Doubles = np.einsum("rk,k->r", x.astype(np.float64), self.sums)
         return -(self.total + products)
 
-    def squares(self, x: NDArray[np.floating]) -> NDArray[np.float64]:
+    def squares(self, x: Floats) -> Doubles:
         """Σ_j R̂_j² of each row, of shape (r,)."""
         x64 = x.astype(np.float64)
-        curved: NDArray[np.float64] = np.einsum("rk,kl,rl->r", x64, self.gram, x64)
-        linear: NDArray[np.float64] = np.einsum("rk,k->r", x64, self.rhs)
+        curved: Doubles = np.einsum("rk,kl,rl->r", x64, self.gram, x64)
+        linear: Doubles = np.einsum("rk,k->r", x64, self.rhs)
         return curved - 2 * linear + self.square
 
 
@@ -333,7 +331,7 @@ class InitialRows(NamedTuple):
     dtype: type[np.floating]
     nonnegative: bool
 
-    def between(self, first: int, stop: int) -> NDArray[np.floating]:
+    def between(self, first: int, stop: int) -> Floats:
         """Draw the rows first, first + 1, …, stop − 1, of shape (stop − first, 1 + rank).
 
         The numbers of all rows before them are drawn, too, and discarded: some 15 ns each.

@@ -16,12 +16,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from nonconvex.numerics import Bools, Doubles, Floats, Ints
 from nonconvex.numerics.deterministic import Stream
 from nonconvex.numerics.factorization.blocks import RatingBlock
 from nonconvex.numerics.factorization.gibbs import Conditional, NoisePrior, RowDistribution, Sample
 from nonconvex.numerics.factorization.model import Factors, Side
-
-Array = NDArray[np.float64]
 
 _ELEMENTS = 1 << 20  # pairs × samples × unknowns gathered at a time
 _ROUNDS = 3  # until folded rows and their ω agree
@@ -32,20 +31,15 @@ class Spread(NamedTuple):
     """Parameters of the standard deviation of predictions, apart from the rows."""
 
     # of shapes (S,): α and τ of each sample
-    alphas: Array
-    taus: Array
+    alphas: Doubles
+    taus: Doubles
     # of shapes (S, 1 + K, 1 + K): Λ⁻¹ of each side: the covariance of the row of an unknown id
-    user_covariances: Array
-    item_covariances: Array
+    user_covariances: Doubles
+    item_covariances: Doubles
 
     def deviations(
-        self,
-        users: NDArray[np.floating],
-        items: NDArray[np.floating],
-        user_precision: NDArray[np.floating] | None,
-        user: NDArray[np.integer],
-        item: NDArray[np.integer],
-    ) -> Array:
+        self, users: Floats, items: Floats, user_precision: Floats | None, user: Ints, item: Ints
+    ) -> Doubles:
         """Return the standard deviation of R̂_ui, or of R_ui, for pairs of dense indices.
 
         The variance of R̂_ui is that of the samples; a rating of weight 1 adds the mean of
@@ -82,9 +76,7 @@ class Spread(NamedTuple):
             deviations[part] = np.sqrt(variance)
         return deviations
 
-    def _unseen(
-        self, user: NDArray[np.bool_], item: NDArray[np.bool_], x: Array, z: Array
-    ) -> Array:
+    def _unseen(self, user: Bools, item: Bools, x: Doubles, z: Doubles) -> Doubles:
         """Return the variance that an unknown id adds to each pair, of shape (n,)."""
         variance = np.zeros(len(x))
         sides = ((user, z, self.user_covariances), (item, x, self.item_covariances))
@@ -102,12 +94,12 @@ class Posterior(NamedTuple):
     """Kept samples of a fit."""
 
     # of shapes (S,)
-    alphas: Array
-    taus: Array
+    alphas: Doubles
+    taus: Doubles
     # of shapes (m, S (1 + K)): The rows (β, γ) of all samples side by side
-    users: NDArray[np.floating]
-    items: NDArray[np.floating]
-    user_precision: NDArray[np.floating]  # (n_u, S): ω of all samples
+    users: Floats
+    items: Floats
+    user_precision: Floats  # (n_u, S): ω of all samples
     # distributions of the rows of each sample, with μ = 0
     user_rows: list[RowDistribution]
     item_rows: list[RowDistribution]
@@ -147,7 +139,7 @@ class Posterior(NamedTuple):
         )
         return Spread(self.alphas, self.taus, *covariances)
 
-    def projections(self, side: Side, mean: Factors) -> Array:
+    def projections(self, side: Side, mean: Factors) -> Doubles:
         """Return the maps of folded rows of each sample to the mean model, of shape (S, K, r).
 
         The γ of a sample predicts Γ γ for the rows Γ of the other side; the nearest row of the mean
@@ -177,12 +169,8 @@ class Posterior(NamedTuple):
 
 
 def fold_rows(
-    block: RatingBlock,
-    fixed: NDArray[np.floating],
-    given: Sequence[Conditional],
-    projections: Array,
-    keys: NDArray[np.integer],
-) -> tuple[NDArray[np.floating], NDArray[np.floating], NDArray[np.floating]]:
+    block: RatingBlock, fixed: Floats, given: list[Conditional], projections: Doubles, keys: Ints
+) -> tuple[Floats, Floats, Floats]:
     """Draw the rows of a block in every sample.
 
     Parameters
@@ -233,7 +221,7 @@ def half_width(level: float) -> float:
     return NormalDist().inv_cdf((1 + level) / 2)
 
 
-def _gather(rows: NDArray[np.floating], index: NDArray[np.integer], samples: int) -> Array:
+def _gather(rows: Floats, index: Ints, samples: int) -> Doubles:
     """Rows of all samples at dense indices, 0 for -1, of shape (n, S, 1 + K)."""
     gathered = np.where(index[:, None] >= 0, rows[index], 0).astype(np.float64)
     return gathered.reshape(len(index), samples, -1)
@@ -318,19 +306,17 @@ class LowRankMean:
         return mean
 
 
-def _times(rows: NDArray[np.floating], right: Array) -> Array:
+def _times(rows: Floats, right: Doubles) -> Doubles:
     """Γ times a matrix, in float64."""
-    product: Array = rows[:, 1:].astype(np.float64) @ right
-    return product
+    return rows[:, 1:].astype(np.float64) @ right
 
 
-def _times_transposed(rows: NDArray[np.floating], right: Array) -> Array:
+def _times_transposed(rows: Floats, right: Doubles) -> Doubles:
     """Γᵀ times a matrix, in float64."""
-    product: Array = rows[:, 1:].T.astype(np.float64) @ right
-    return product
+    return rows[:, 1:].T.astype(np.float64) @ right
 
 
-def split_r_hat(draws: Array) -> float:
+def split_r_hat(draws: Doubles) -> float:
     """R̂ of the halves of all chains: near 1 if they cannot be told apart.
 
     With W the mean of the variances within the 2 m halves of length n, and B/n the variance of
@@ -358,7 +344,7 @@ def split_r_hat(draws: Array) -> float:
     return float(np.sqrt((n - 1) / n + between / within))
 
 
-def effective_size(draws: Array) -> float:
+def effective_size(draws: Doubles) -> float:
     """Number of independent draws that estimate the mean equally well.
 
     m n / (1 + 2 Σ_t ρ_t) over the halves of all chains, where the sum of the autocorrelations ρ_t
@@ -393,7 +379,7 @@ def effective_size(draws: Array) -> float:
     return float(m * n / time)
 
 
-def _halves(draws: Array) -> Array:
+def _halves(draws: Doubles) -> Doubles:
     """Cut each chain in two, without its middle draw if the number is odd."""
     half = draws.shape[1] // 2
     return np.vstack([draws[:, :half], draws[:, draws.shape[1] - half :]])

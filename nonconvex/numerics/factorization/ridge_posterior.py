@@ -33,13 +33,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from nonconvex.numerics import Doubles, Floats, Ints
 from nonconvex.numerics.deterministic import one_thread_per_product
 from nonconvex.numerics.factorization.gibbs import NoisePrior
 from nonconvex.numerics.factorization.model import Factors, Ridge
-
-Array = NDArray[np.float64]
 
 _ELEMENTS = 1 << 20  # pairs × unknowns gathered at a time
 MOMENT_ROWS = 1 << 16
@@ -53,23 +51,21 @@ class ResidualStats(NamedTuple):
     """Degrees and noise of each row."""
 
     # of shapes (n_u,) and (n_i,): d, the sum of the weights of each row
-    user_degrees: NDArray[np.floating]
-    item_degrees: NDArray[np.floating]
-    noise: NDArray[np.floating]  # (n_u,): s_u² of a rating of weight 1
+    user_degrees: Floats
+    item_degrees: Floats
+    noise: Floats  # (n_u,): s_u² of a rating of weight 1
 
 
 class DesignMoments(NamedTuple):
     """M = Σ_r d_r z_r z_rᵀ / n of both sides, with z_r = (1, γ_r), or (0, γ_r) without biases."""
 
     # of shapes (1 + K, 1 + K)
-    users: Array
-    items: Array
+    users: Doubles
+    items: Doubles
     dtype: np.dtype[Any]  # dtype of the factors
 
     @classmethod
-    def of(
-        cls, factors: Factors, degrees: Sequence[NDArray[np.floating]], *, biases: bool
-    ) -> DesignMoments:
+    def of(cls, factors: Factors, degrees: Sequence[Floats], *, biases: bool) -> DesignMoments:
         """Add up the moments of all rows."""
         users, items = (
             sum(
@@ -81,14 +77,14 @@ class DesignMoments(NamedTuple):
         return cls(np.asarray(users), np.asarray(items), factors.users.dtype)
 
 
-def degree_shares(degrees: NDArray[np.floating]) -> Iterator[tuple[int, Array]]:
+def degree_shares(degrees: Floats) -> Iterator[tuple[int, Doubles]]:
     """Yield, for `MOMENT_ROWS` rows at a time, the index of the first and d/n of all."""
     share = degrees / np.sum(degrees, dtype=np.float64)
     for first in range(0, len(share), MOMENT_ROWS):
         yield first, share[first : first + MOMENT_ROWS]
 
 
-def moment_of(rows: NDArray[np.floating], share: Array, *, biases: bool) -> Array:
+def moment_of(rows: Floats, share: Doubles, *, biases: bool) -> Doubles:
     """Return Σ_r share_r z_r z_rᵀ, of shape (1 + K, 1 + K).
 
     Parameters
@@ -99,7 +95,7 @@ def moment_of(rows: NDArray[np.floating], share: Array, *, biases: bool) -> Arra
     z = rows.astype(np.float64)
     z[:, 0] = 1.0 if biases else 0.0
     with one_thread_per_product():
-        moment: Array = (share[:, None] * z).T @ z
+        moment: Doubles = (share[:, None] * z).T @ z
     return moment
 
 
@@ -107,17 +103,15 @@ class SideSpread(NamedTuple):
     """A⁻¹ of all rows of a side: V diag(1/(d m_k + c_d)) Vᵀ with c_d = (d/d̄)^ν."""
 
     # (1 + K, 1 + K): V, with Vᵀ P₀ V = I and Vᵀ M V = diag(m), where P₀ is P of a row with d = d̄
-    vectors: Array
-    moments: Array  # (1 + K,): m ≥ 0
+    vectors: Doubles
+    moments: Doubles  # (1 + K,): m ≥ 0
     # ν, d̄, and the least d > 0 of a row, whose P an unknown id has
     exponent: float
     mean_degree: float
     least: float
 
     @classmethod
-    def of(
-        cls, moment: Array, degrees: NDArray[np.floating], ridge: Ridge, *, biases: bool
-    ) -> SideSpread:
+    def of(cls, moment: Doubles, degrees: Floats, ridge: Ridge, *, biases: bool) -> SideSpread:
         """Find V and m for the rows of one side.
 
         Parameters
@@ -134,13 +128,12 @@ class SideSpread(NamedTuple):
         vectors = q / root[:, None]
         return cls(vectors, np.maximum(m, 0.0), ridge.exponent, ridge.mean_degree, least)
 
-    def inverse(self, degrees: Array) -> Array:
+    def inverse(self, degrees: Doubles) -> Doubles:
         """Return 1/(d m_k + c_d) of rows with these d, of shape (r, 1 + K)."""
         ridge = (np.where(degrees > 0, degrees, self.least) / self.mean_degree) ** self.exponent
-        inverse: Array = 1 / (degrees[:, None] * self.moments + ridge[:, None])
-        return inverse
+        return 1 / (degrees[:, None] * self.moments + ridge[:, None])
 
-    def unknowns(self, degrees: Array) -> Array:
+    def unknowns(self, degrees: Doubles) -> Doubles:
         """Return tr(d M A⁻¹) of rows with these d, their effective unknowns, of shape (r,)."""
         unknowns = np.empty(len(degrees))
         step = max(1, _ELEMENTS // len(self.moments))
@@ -162,22 +155,16 @@ class RidgeSpread(NamedTuple):
     of_ratings: bool  # whether deviations are those of ratings, not of their mean R̂
     biases: bool  # whether there are β
 
-    def levels(self, degrees: Array, squares: Array) -> Array:
+    def levels(self, degrees: Doubles, squares: Doubles) -> Doubles:
         """Return s_u² of users with d ratings each and q_u = squares, of shape (r,)."""
         kappa = _PRIOR.user_freedom
         left = degrees * (1 - self.share) - self.users.unknowns(degrees)
         left = np.maximum(left, _LEAST_LEFT * degrees)
-        levels: Array = (kappa * self.noise + squares) / (kappa + left)
-        return levels
+        return (kappa * self.noise + squares) / (kappa + left)
 
     def deviations(
-        self,
-        users: NDArray[np.floating],
-        items: NDArray[np.floating],
-        measured: ResidualStats,
-        user: NDArray[np.integer],
-        item: NDArray[np.integer],
-    ) -> Array:
+        self, users: Floats, items: Floats, measured: ResidualStats, user: Ints, item: Ints
+    ) -> Doubles:
         """Return √(s_u² (1 + v_ui)), or √(s_u² v_ui), for pairs of dense indices.
 
         Parameters
@@ -204,14 +191,12 @@ class RidgeSpread(NamedTuple):
             deviations[first : first + step] = np.sqrt(noise * (v + self.of_ratings))
         return deviations
 
-    def _turned(
-        self, rows: NDArray[np.floating], index: NDArray[np.integer], side: SideSpread
-    ) -> Array:
+    def _turned(self, rows: Floats, index: Ints, side: SideSpread) -> Doubles:
         """Return (1, γ) V of rows at dense indices, of shape (n, 1 + K)."""
         design = np.where(index[:, None] >= 0, rows[index], 0).astype(np.float64)
         design[:, 0] = 1.0 if self.biases else 0.0
         # Not a BLAS product, whose bits may depend on the number of rows.
-        turned: Array = np.einsum("nk,kl->nl", design, side.vectors)
+        turned: Doubles = np.einsum("nk,kl->nl", design, side.vectors)
         return turned
 
 
@@ -229,8 +214,8 @@ class RidgePosterior(NamedTuple):
     def of(
         cls,
         factors: Factors | DesignMoments,
-        degrees: tuple[NDArray[np.floating], NDArray[np.floating]],
-        squares: Array,
+        degrees: tuple[Floats, Floats],
+        squares: Doubles,
         ridges: tuple[Ridge, Ridge],
         *,
         biases: bool,
@@ -268,5 +253,5 @@ class RidgePosterior(NamedTuple):
         return DesignMoments.of(factors, self.measured[:2], biases=self.biases)
 
 
-def _at(values: NDArray[np.floating], index: NDArray[np.integer], unseen: float) -> Array:
+def _at(values: Floats, index: Ints, unseen: float) -> Doubles:
     return np.where(index >= 0, values[index], unseen).astype(np.float64)

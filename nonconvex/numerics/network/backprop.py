@@ -31,10 +31,9 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from nonconvex.numerics import Doubles, Floats, Ints, Longs
 from nonconvex.numerics.deterministic import Stream, one_thread_per_product
 from nonconvex.numerics.network.model import ACTIVATIONS, Network, NetworkError, forward
-
-Array = NDArray[np.floating]
 
 LANES = 4
 ROWS_OF_LANE = 64  # at least: below, adding the gradients of lanes takes too long
@@ -44,34 +43,34 @@ ROWS_AT_A_TIME = 1024  # at most: memory must not grow with the data
 class Examples(NamedTuple):
     """Rows of training data."""
 
-    x: Array  # (m, d_0): In the dtype of θ; any other is converted at every use
+    x: Floats  # (m, d_0): In the dtype of θ; any other is converted at every use
     # float of shape (m, k) for the squared error; integers of shape (m,), the classes, for the
     # cross-entropies
     y: NDArray[Any]
-    weight: NDArray[np.float64] | None = None  # (m,): w ≥ 0; None means that every weight is 1
+    weight: Doubles | None = None  # (m,): w ≥ 0; None means that every weight is 1
 
 
 class Sums(NamedTuple):
     """Sums of loss and gradient over examples; `merge` adds."""
 
-    loss: NDArray[np.float64]  # (R,): Σ w ℓ, without the penalty
-    gradient: Array  # (R, p): Its gradient, in the dtype of θ
+    loss: Doubles  # (R,): Σ w ℓ, without the penalty
+    gradient: Floats  # (R, p): Its gradient, in the dtype of θ
     weight: float  # Σ w
 
 
 class EvaluationSums(NamedTuple):
     """Sums of loss and accuracy over examples; `merge` adds."""
 
-    loss: NDArray[np.float64]  # (R,): Σ w ℓ
+    loss: Doubles  # (R,): Σ w ℓ
     # (R,): Σ w over the examples whose class is predicted; 0 for the squared error
-    correct: NDArray[np.float64]
+    correct: Doubles
     weight: float  # Σ w
 
-    def mean_loss(self) -> NDArray[np.float64]:
+    def mean_loss(self) -> Doubles:
         """Σ w ℓ / Σ w, of shape (R,)."""
         return self.loss / self.weight
 
-    def metric(self, network: Network) -> NDArray[np.float64]:
+    def metric(self, network: Network) -> Doubles:
         """Accuracy for classes; for the squared error its root mean, √(Σ w ‖ŷ − y‖² / Σ w)."""
         if network.classes is None:
             return np.sqrt(self.mean_loss())
@@ -96,11 +95,7 @@ def merge(a: S, b: S) -> S:
 def check(network: Network, examples: Examples) -> None:
     """Refuse examples that do not fit the network."""
     x, y, weight = examples
-    if x.ndim != 2 or x.shape[1] != network.layers[0]:
-        raise NetworkError(
-            f"x must have {network.layers[0]} columns with layers={network.layers}, got an array "
-            f"of shape {x.shape}"
-        )
+    network.check_features(x)
     wanted = (len(x),) if network.classes else (len(x), network.layers[-1])
     if y.shape != wanted:
         raise NetworkError(
@@ -123,9 +118,9 @@ def check(network: Network, examples: Examples) -> None:
 
 def sums(
     network: Network,
-    theta: Array,
+    theta: Floats,
     examples: Examples,
-    rows: NDArray[np.integer] | None = None,
+    rows: Ints | None = None,
     *,
     ordered_map: OrderedMap = map,
 ) -> Sums:
@@ -165,26 +160,22 @@ def sums(
             "the derivative of the activation step is 0, so nothing is learned through it; choose "
             'another activation, or set stepGradient="straight-through"'
         )
-    return _total(lambda part: _sums(network, theta, part), network, examples, rows, ordered_map)
+    return _total(lambda part: _sums(network, theta, part), examples, rows, ordered_map)
 
 
 def evaluate(
     network: Network,
-    theta: Array,
+    theta: Floats,
     examples: Examples,
-    rows: NDArray[np.integer] | None = None,
+    rows: Ints | None = None,
     *,
     ordered_map: OrderedMap = map,
 ) -> EvaluationSums:
     """Sum the loss and the correct classes over examples: a forward pass."""
-    return _total(
-        lambda part: _evaluate(network, theta, part), network, examples, rows, ordered_map
-    )
+    return _total(lambda part: _evaluate(network, theta, part), examples, rows, ordered_map)
 
 
-def network_objective(
-    network: Network, theta: Array, sums: Sums
-) -> tuple[NDArray[np.float64], Array]:
+def network_objective(network: Network, theta: Floats, sums: Sums) -> tuple[Doubles, Floats]:
     """f(θ) = Σ w ℓ / Σ w + (λ/2) Σ_l ‖W_l‖² and its gradient; the only place of the penalty.
 
     Parameters
@@ -209,9 +200,8 @@ def network_objective(
 
 def _total(
     function: Callable[[Examples], S],
-    network: Network,
     examples: Examples,
-    rows: NDArray[np.integer] | None,
+    rows: Ints | None,
     ordered_map: OrderedMap,
 ) -> S:
     """Sum a function of examples over all lanes, in order."""
@@ -232,7 +222,7 @@ def _total(
         return reduce(merge, (map if lanes == 1 else ordered_map)(lane, places))
 
 
-def _taken(examples: Examples, rows: slice | NDArray[np.integer]) -> Examples:
+def _taken(examples: Examples, rows: slice | Ints) -> Examples:
     x, y, weight = examples
     if isinstance(rows, slice):
         return Examples(x[rows], y[rows], None if weight is None else weight[rows])
@@ -242,7 +232,7 @@ def _taken(examples: Examples, rows: slice | NDArray[np.integer]) -> Examples:
     )
 
 
-def _sums(network: Network, theta: Array, examples: Examples) -> Sums:
+def _sums(network: Network, theta: Floats, examples: Examples) -> Sums:
     x, y, weight = examples
     *h, z = forward(network, theta, x)
     value, delta = network.output.evaluate(z, y)  # (R, m), (R, m, d_L)
@@ -262,7 +252,7 @@ def _sums(network: Network, theta: Array, examples: Examples) -> Sums:
     return Sums(value.sum(axis=-1), gradient, _weight(examples))
 
 
-def _evaluate(network: Network, theta: Array, examples: Examples) -> EvaluationSums:
+def _evaluate(network: Network, theta: Floats, examples: Examples) -> EvaluationSums:
     *_, z = forward(network, theta, examples.x)
     value, _ = network.output.evaluate(z, examples.y)  # (R, m)
     right = np.zeros(value.shape)
@@ -315,7 +305,7 @@ def epoch_order(
 
 def epoch_rows(
     sizes: Sequence[int], batch_size: int, seed: int, epoch: int
-) -> Iterator[list[tuple[int, NDArray[np.int64]]]]:
+) -> Iterator[list[tuple[int, Longs]]]:
     """Yield the minibatches of `epoch_order` as pairs of a piece and positions of rows in it."""
     held, rows = -1, np.empty(0, np.int64)
     for batch in epoch_order(sizes, batch_size, seed, epoch):
@@ -332,7 +322,7 @@ def piece_order(pieces: int, seed: int, epoch: int) -> list[int]:
     return [int(piece) for piece in Stream.generator(seed, _PIECES, epoch).permutation(pieces)]
 
 
-def row_order(size: int, seed: int, epoch: int, piece: int) -> NDArray[np.int64]:
+def row_order(size: int, seed: int, epoch: int, piece: int) -> Longs:
     """Return the order in which an epoch visits the rows of a piece, of shape (size,)."""
     return Stream.generator(seed, _ROWS, epoch, piece).permutation(size)
 
@@ -386,12 +376,12 @@ class LocalGradients:
         if self._pool is not None:
             self._pool.shutdown()
 
-    def epoch(self, number: int) -> Iterator[Callable[[Array], Sums]]:
+    def epoch(self, number: int) -> Iterator[Callable[[Floats], Sums]]:
         """Yield for each minibatch of an epoch a function from θ of shape (R, p) to its sums."""
         ordered_map: Any = map if self._pool is None else self._pool.map
         for batch in epoch_rows(self._sizes, self._batch_size, self._seed, number):
             rows = np.concatenate([self._starts[piece] + rows for piece, rows in batch])
             yield partial(self._sums, rows, ordered_map)
 
-    def _sums(self, rows: NDArray[np.int64], ordered_map: OrderedMap, theta: Array) -> Sums:
+    def _sums(self, rows: Longs, ordered_map: OrderedMap, theta: Floats) -> Sums:
         return sums(self._network, theta, self._examples, rows, ordered_map=ordered_map)

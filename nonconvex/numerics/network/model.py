@@ -53,9 +53,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from nonconvex.numerics import Bools, Doubles, Floats
 from nonconvex.numerics.deterministic import Stream
-
-Array = NDArray[np.floating]
 
 
 class Activation(NamedTuple):
@@ -68,36 +67,36 @@ class Activation(NamedTuple):
     (array([0., 2.]), array([0., 5.]))
     """
 
-    forward: Callable[[Array], Array]  # ``forward(z)`` is h = σ(z)
-    backward: Callable[[Array, Array], Array]  # ``backward(delta, h)`` is δ σ'(z), where h = σ(z)
+    forward: Callable[[Floats], Floats]  # ``forward(z)`` is h = σ(z)
+    backward: Callable[[Floats, Floats], Floats]  # ``backward(delta, h)`` is δ σ'(z); h = σ(z)
 
 
-def sigmoid(z: Array) -> Array:
+def sigmoid(z: Floats) -> Floats:
     """1 / (1 + e⁻ᶻ), where no power overflows and small values keep their relative precision."""
-    h: Array = np.exp(np.minimum(z, 0))
+    h: Floats = np.exp(np.minimum(z, 0))
     h /= 1 + np.exp(-np.abs(z))
     return h
 
 
-def softmax(z: Array) -> Array:
+def softmax(z: Floats) -> Floats:
     """e^z_c / Σ_c' e^z_c' over the last axis."""
-    h: Array = np.exp(z - z.max(axis=-1, keepdims=True))
+    h: Floats = np.exp(z - z.max(axis=-1, keepdims=True))
     h /= h.sum(axis=-1, keepdims=True)
     return h
 
 
-def _sigmoid_backward(delta: Array, h: Array) -> Array:
+def _sigmoid_backward(delta: Floats, h: Floats) -> Floats:
     delta *= h
     delta *= 1 - h
     return delta
 
 
-def _tanh_backward(delta: Array, h: Array) -> Array:
+def _tanh_backward(delta: Floats, h: Floats) -> Floats:
     delta *= 1 - h * h
     return delta
 
 
-def _relu_backward(delta: Array, h: Array) -> Array:
+def _relu_backward(delta: Floats, h: Floats) -> Floats:
     delta *= h > 0
     return delta
 
@@ -124,29 +123,29 @@ class Loss(NamedTuple):
     """
 
     activation: str  # the name of σ_L
-    output: Callable[[Array], Array]  # ``output(z)`` is ŷ, of the shape (…, m, k) of z
+    output: Callable[[Floats], Floats]  # ``output(z)`` is ŷ, of the shape (…, m, k) of z
     # ``evaluate(z, y)`` is ℓ of shape (…, m), in float64, and ∂ℓ/∂z of shape (…, m, k), in the
     # dtype of z. y is a float array of shape (m, k) for the squared error, and an integer array
     # (m,) of classes for the cross-entropies: 0 or 1 for the binary one, which has k = 1, and 0, …,
     # k − 1 for the categorical one.
-    evaluate: Callable[[Array, NDArray[Any]], tuple[NDArray[np.float64], Array]]
+    evaluate: Callable[[Floats, NDArray[Any]], tuple[Doubles, Floats]]
 
 
-def _squared_error(z: Array, y: NDArray[Any]) -> tuple[NDArray[np.float64], Array]:
+def _squared_error(z: Floats, y: NDArray[Any]) -> tuple[Doubles, Floats]:
     error = z - y.astype(z.dtype, copy=False)
     value = np.square(error).sum(axis=-1).astype(np.float64)
     error *= 2
     return value, error
 
 
-def _binary_cross_entropy(z: Array, y: NDArray[Any]) -> tuple[NDArray[np.float64], Array]:
+def _binary_cross_entropy(z: Floats, y: NDArray[Any]) -> tuple[Doubles, Floats]:
     logit, positive = z[..., 0], y.astype(z.dtype)
     # log(1 + eᶻ) = max(z, 0) + log(1 + e^−|z|), whose power cannot overflow
     value = np.maximum(logit, 0) + np.log1p(np.exp(-np.abs(logit))) - positive * logit
     return value.astype(np.float64), sigmoid(z) - positive[:, None]
 
 
-def _categorical_cross_entropy(z: Array, y: NDArray[Any]) -> tuple[NDArray[np.float64], Array]:
+def _categorical_cross_entropy(z: Floats, y: NDArray[Any]) -> tuple[Doubles, Floats]:
     rows = np.arange(len(y))
     shifted = z - z.max(axis=-1, keepdims=True)  # the greatest is 0: no power overflows
     power = np.exp(shifted)
@@ -179,8 +178,8 @@ class NetworkError(ValueError):
 class Layer(NamedTuple):
     """The parameters of a layer, or their derivatives: views of a flat array."""
 
-    weights: Array  # (…, d_{l−1}, d_l): W_l
-    bias: Array | None  # (…, d_l): b_l
+    weights: Floats  # (…, d_{l−1}, d_l): W_l
+    bias: Floats | None  # (…, d_l): b_l
 
 
 @dataclass(frozen=True)
@@ -255,12 +254,20 @@ class Network:
         """The loss, with ``output.output(z)`` that makes ŷ of the last z."""
         return LOSSES[self.loss]
 
-    def probabilities(self, z: Array) -> Array:
+    def check_features(self, x: Floats) -> None:
+        """Refuse an array that is not of shape (m, d_0)."""
+        if x.ndim != 2 or x.shape[1] != self.layers[0]:
+            raise NetworkError(
+                f"x must have {self.layers[0]} columns with layers={self.layers}, got an array "
+                f"of shape {x.shape}"
+            )
+
+    def probabilities(self, z: Floats) -> Floats:
         """Return the probability of each class, of shape (…, m, k), from logits (…, m, d_L)."""
         p = self.output.output(z)
         return np.concatenate([1 - p, p], axis=-1) if self.layers[-1] == 1 else p
 
-    def predicted(self, z: Array, thresholds: Sequence[float] | None = None) -> NDArray[np.intp]:
+    def predicted(self, z: Floats, thresholds: Sequence[float] | None = None) -> NDArray[np.intp]:
         """Return the most probable class of each row, of shape (…, m); the first if several are.
 
         Parameters
@@ -285,7 +292,7 @@ class Network:
         return sum(above * (below + self.bias) for below, above in pairs)
 
     @cached_property
-    def is_weight(self) -> NDArray[np.bool_]:
+    def is_weight(self) -> Bools:
         """Mask of weights in θ, of shape (p,); the others are biases."""
         mask = np.ones(self.size)
         for layer in self.views(mask):
@@ -293,7 +300,7 @@ class Network:
                 layer.bias[...] = 0
         return mask > 0
 
-    def views(self, theta: Array) -> list[Layer]:
+    def views(self, theta: Floats) -> list[Layer]:
         """Show a flat array (…, p) as W_1, b_1, …, W_L, b_L, without a copy."""
         if theta.shape[-1:] != (self.size,):
             raise NetworkError(
@@ -315,7 +322,7 @@ def initialize(
     seed: int,
     restart: int = 0,
     dtype: type[np.floating] = np.float32,
-) -> Array:
+) -> Floats:
     """Draw the parameters that training starts from; biases are 0.
 
     The weights of a layer are uniform or normal, of mean 0 and variance 2 / (d_{l−1} + d_l) (Glorot
@@ -358,7 +365,7 @@ def initialize(
     return theta
 
 
-def forward(network: Network, theta: Array, x: Array) -> list[Array]:
+def forward(network: Network, theta: Floats, x: Floats) -> list[Floats]:
     """Compute every layer of the network, and keep it for the way back.
 
     Parameters
@@ -385,14 +392,10 @@ def forward(network: Network, theta: Array, x: Array) -> list[Array]:
     >>> z, network.output.output(z)
     (array([[0.]]), array([[0.5]]))
     """
-    if x.ndim != 2 or x.shape[1] != network.layers[0]:
-        raise NetworkError(
-            f"x must have {network.layers[0]} columns with layers={network.layers}, got an array "
-            f"of shape {x.shape}"
-        )
-    h: list[Array] = [x.astype(theta.dtype, copy=False)]
+    network.check_features(x)
+    h: list[Floats] = [x.astype(theta.dtype, copy=False)]
     for number, (weights, bias) in enumerate(network.views(theta)):
-        z: Array = h[-1] @ weights
+        z: Floats = h[-1] @ weights
         if bias is not None:
             z += bias[..., None, :]
         if number < network.depth - 1:
@@ -406,21 +409,18 @@ def _check_name(what: str, given: str, allowed: tuple[str, ...]) -> None:
         raise NetworkError(f"{what} must be one of {', '.join(allowed)}, got {given!r}")
 
 
-DoubleArray = NDArray[np.float64]
-
-
 class Moments(NamedTuple):
     """Moments of the features of examples; two can be merged."""
 
     weight: float  # W, the sum of the weights
-    mean: DoubleArray  # (d,): m
-    squares: DoubleArray  # (d,): Σ w_i (x_i − m)²
+    mean: Doubles  # (d,): m
+    squares: Doubles  # (d,): Σ w_i (x_i − m)²
     # of shapes (d,): Over all examples, whatever they weigh
-    minimum: DoubleArray
-    maximum: DoubleArray
+    minimum: Doubles
+    maximum: Doubles
 
     @classmethod
-    def of(cls, x: NDArray[Any], weight: DoubleArray | None = None) -> Moments:
+    def of(cls, x: NDArray[Any], weight: Doubles | None = None) -> Moments:
         """Compute the moments of examples.
 
         Parameters
@@ -452,20 +452,16 @@ class Moments(NamedTuple):
             apart = other.mean - self.mean
             mean = self.mean + share * apart
             squares = self.squares + other.squares + share * self.weight * apart**2
-        return Moments(
-            total,
-            mean,
-            squares,
-            np.minimum(self.minimum, other.minimum),
-            np.maximum(self.maximum, other.maximum),
-        )
+        minimum = np.minimum(self.minimum, other.minimum)
+        maximum = np.maximum(self.maximum, other.maximum)
+        return Moments(total, mean, squares, minimum, maximum)
 
-    def constant(self) -> NDArray[np.bool_]:
+    def constant(self) -> Bools:
         """Return the mask of constant features, of shape (d,)."""
-        same: NDArray[np.bool_] = self.minimum == self.maximum
+        same: Bools = self.minimum == self.maximum
         return same
 
-    def overflowed(self) -> NDArray[np.bool_]:
+    def overflowed(self) -> Bools:
         """Return the mask of features whose sums of squares overflow, of shape (d,)."""
         return ~np.isfinite(self.squares)
 
@@ -486,19 +482,19 @@ class Standardization(NamedTuple):
     """x ↦ (x − mean) / scale, feature by feature."""
 
     # of shapes (d,)
-    mean: DoubleArray
-    scale: DoubleArray
+    mean: Doubles
+    scale: Doubles
 
     @classmethod
     def none(cls, features: int) -> Standardization:
         """Return the identity."""
         return cls(np.zeros(features), np.ones(features))
 
-    def apply(self, x: NDArray[Any], dtype: DTypeLike) -> NDArray[np.floating]:
+    def apply(self, x: NDArray[Any], dtype: DTypeLike) -> Floats:
         """Standardize in float64, then round to `dtype`; shape (m, d)."""
-        standardized: DoubleArray = (x - self.mean) / self.scale
+        standardized: Doubles = (x - self.mean) / self.scale
         return standardized.astype(dtype)
 
-    def invert(self, standardized: DoubleArray) -> DoubleArray:
+    def invert(self, standardized: Doubles) -> Doubles:
         """Undo `apply`, in float64."""
         return standardized * self.scale + self.mean

@@ -8,23 +8,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
+from nonconvex.numerics import Bools, Doubles, Floats
 from nonconvex.numerics.convergence import Epoch, FitError, Stop, StoppingRule, best_epoch
 from nonconvex.numerics.network.backprop import EvaluationSums, Sums, network_objective
 from nonconvex.numerics.network.model import Network, NetworkError
 from nonconvex.numerics.optim import Optimizer, OptimizerState
 
-Array = NDArray[np.floating]
-
 
 class Gradients(Protocol):
     """The place where gradients are computed: this process, or the executors."""
 
-    def epoch(self, number: int) -> Iterator[Callable[[Array], Sums]]:
+    def epoch(self, number: int) -> Iterator[Callable[[Floats], Sums]]:
         """Yield for each minibatch of an epoch, from 1 on, a function from θ (R, p) to its sums."""
 
 
@@ -33,7 +32,7 @@ class Trained(NamedTuple):
 
     # (p,): the parameters: with patience those of the epoch of the least validation loss, else the
     # last ones
-    theta: Array
+    theta: Floats
     epoch: int  # the epoch of these parameters
     history: list[Epoch]
     stop: Stop
@@ -47,27 +46,16 @@ class Saved(NamedTuple):
     values: dict[str, Any]  # JSON values
 
 
+@dataclass
 class Restart:
-    """Current state of one restart.
+    """Current state of one restart."""
 
-    Attributes
-    ----------
-    history : list of Epoch
-    stop : Stop or None
-        The reason why it ended, if it has.
-    theta : float array of shape (p,), or None
-        The best parameters so far, or the final ones.
-    epoch : int
-        The epoch of these parameters.
-    """
+    history: list[Epoch] = field(default_factory=list)
+    stop: Stop | None = None  # the reason why it ended, if it has
+    theta: Floats | None = None  # (p,): the best parameters so far, or the final ones
+    epoch: int = 0  # the epoch of these parameters
 
-    def __init__(self) -> None:
-        self.history: list[Epoch] = []
-        self.stop: Stop | None = None
-        self.theta: Array | None = None
-        self.epoch = 0
-
-    def end_epoch(self, record: Epoch, theta: Array, rule: StoppingRule, *, finite: bool) -> None:
+    def end_epoch(self, record: Epoch, theta: Floats, rule: StoppingRule, *, finite: bool) -> None:
         """Add an epoch to the history, and apply the stopping rule."""
         self.history.append(record)
         self.stop = rule.reached(self.history) if finite else Stop.NONFINITE
@@ -88,35 +76,26 @@ class Restart:
 
 
 class Training:
-    """Current state of several restarts.
-
-    Attributes
-    ----------
-    epoch, steps : int
-        Numbers of finished ones.
-    restarts : list of Restart
-    active : list of int
-        Numbers of the unfinished ones, in order.
-    """
+    """Current state of several restarts."""
 
     def __init__(
-        self, network: Network, theta: Array, optimizer: Optimizer, rule: StoppingRule
+        self, network: Network, theta: Floats, optimizer: Optimizer, rule: StoppingRule
     ) -> None:
-        self.epoch, self.steps = 0, 0
+        self.epoch, self.steps = 0, 0  # numbers of finished ones
         self.restarts = [Restart() for _ in theta]
-        self.active = list(range(len(theta)))
+        self.active = list(range(len(theta)))  # numbers of the unfinished ones, in order
         self._network, self._optimizer, self._rule = network, optimizer, rule
         self._theta = theta  # of the active restarts
         self._state = optimizer.init(theta)
 
     def run_epoch(
-        self, gradients: Gradients, validate: Callable[[Array], EvaluationSums] | None
+        self, gradients: Gradients, validate: Callable[[Floats], EvaluationSums] | None
     ) -> None:
         """Take the steps of an epoch, evaluate, and stop restarts."""
         started = time.perf_counter()
         self.epoch += 1
         running = _Running(len(self.restarts))
-        diverged: dict[int, Array] = {}
+        diverged: dict[int, Floats] = {}
         for minibatch in gradients.epoch(self.epoch):
             sums = minibatch(self._theta)
             with np.errstate(all="ignore"):  # non-finite restarts are dropped below
@@ -155,7 +134,7 @@ class Training:
             self.restarts[number].end_epoch(reached, self._theta[row], self._rule, finite=True)
         self._drop(np.array([self.restarts[number].stop is not None for number in self.active]))
 
-    def _drop(self, ended: NDArray[np.bool_]) -> dict[int, Array]:
+    def _drop(self, ended: Bools) -> dict[int, Floats]:
         """Remove restarts from the batch; return their numbers and parameters."""
         dropped = {self.active[row]: self._theta[row] for row in np.flatnonzero(ended)}
         if dropped:
@@ -208,11 +187,9 @@ class _Running:
 
     def __init__(self, restarts: int) -> None:
         self._loss, self._objective, self._weight = np.zeros((3, restarts))
-        self._last: tuple[list[int], Array] | None = None
+        self._last: tuple[list[int], Floats] | None = None
 
-    def add(
-        self, active: list[int], sums: Sums, value: NDArray[np.float64], gradient: Array
-    ) -> None:
+    def add(self, active: list[int], sums: Sums, value: Doubles, gradient: Floats) -> None:
         """Add the sums of a minibatch before its step."""
         self._loss[active] += sums.loss
         self._objective[active] += sums.weight * value
@@ -237,12 +214,12 @@ class _Running:
 
 def train(
     network: Network,
-    theta: Array,
+    theta: Floats,
     gradients: Gradients,
     optimizer: Optimizer,
     rule: StoppingRule,
     *,
-    validate: Callable[[Array], EvaluationSums] | None = None,
+    validate: Callable[[Floats], EvaluationSums] | None = None,
     on_epoch: Callable[[Training], None] | None = None,
     saved: Saved | None = None,
 ) -> list[Trained]:

@@ -1,4 +1,4 @@
-"""Errors of predictions against the same in numpy."""
+"""Errors of predictions on the executors against the kernel."""
 
 import numpy as np
 import pandas as pd

@@ -15,22 +15,15 @@ from nonconvex.estimators.params import ParamError
 from nonconvex.numerics.factorization.model import Factors
 from nonconvex.numerics.factorization.ridge_posterior import MOMENT_ROWS, DesignMoments
 from nonconvex.recommendation import MatrixFactorization, MatrixFactorizationModel
-from tests.factories import (
-    fit,
-    fit_killed_after,
-    frame,
-    problem,
-    same_bits,
-    same_ridge_posterior,
-    triples,
-)
+from tests import factories
+from tests.factories import fit, problem, same_bits, same_ridge_posterior, triples
 
 
 @pytest.fixture(scope="module")
 def ratings(spark):
     users, items, values = triples()
     weights = np.random.default_rng(1).integers(1, 4, len(values)).astype(float)
-    data = frame(spark, users, items, values, weight=weights).cache()
+    data = factories.frame(spark, users, items, values, weight=weights).cache()
     yield data
     data.unpersist()
 
@@ -43,7 +36,7 @@ def validated(spark):
     for ids in (users, items):
         held[np.unique(ids, return_index=True)[1]] = False
     noise = np.random.default_rng(3).normal(size=len(values))
-    data = frame(
+    data = factories.frame(
         spark,
         [*users, 999, 999, 3],
         [*items, 999, 2, 999],
@@ -159,7 +152,8 @@ def test_a_fit_goes_on_from_a_checkpoint_however_rows_are_exchanged(
     assert whole.summary.restarts[0].iteration == 1, "the best iteration is not the last"
     saving = estimator.copy().setCheckpointPath(str(tmp_path / "c")).setCheckpointInterval(2)
     with caplog.at_level(logging.INFO, logger="nonconvex"):
-        fit_killed_after(1, never_gathered, saving.copy().setExchange("shuffle"), validated)
+        shuffling = saving.copy().setExchange("shuffle")
+        factories.fit_killed_after(1, never_gathered, shuffling, validated)
         enter = Shuffle.__enter__
 
         def begin_alone(self):

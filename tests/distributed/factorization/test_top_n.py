@@ -6,17 +6,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from nonconvex.distributed.factorization import top_n
 from nonconvex.distributed.factorization.predict import IdTable
-from nonconvex.distributed.factorization.top_n import (
-    ModelSide,
-    Ranker,
-    keys,
-    neighbours,
-    recommendations,
-    requests,
-)
+from nonconvex.numerics import ranking
 from nonconvex.numerics.factorization.model import Factors
-from nonconvex.numerics.ranking import top_n
 
 USERS, ITEMS = 300, 90
 
@@ -37,7 +30,7 @@ def sides(spark, factors):
     for name, rows in (("user", factors.users), ("item", factors.items)):
         ids = pa.chunked_array([pa.array(np.arange(len(rows)) * 10)])
         shared = (spark.sparkContext.broadcast(values) for values in (ids, rows))
-        made.append(ModelSide(f"{name}Col", name, ids, *shared))
+        made.append(top_n.ModelSide(f"{name}Col", name, ids, *shared))
     yield made
     for side in made:
         side.rows.destroy()
@@ -46,7 +39,7 @@ def sides(spark, factors):
 
 @pytest.fixture(scope="module")
 def expected(factors):
-    ranked = top_n(factors, np.arange(USERS), 7)
+    ranked = ranking.top_n(factors, np.arange(USERS), 7)
     lists = np.split(np.arange(len(ranked.columns)), ranked.offsets[1:-1])
     return {
         10 * user: [
@@ -62,10 +55,10 @@ def collect(frame):
 
 def ask(spark, sides, factors, asked=None, **options):
     users, items = sides
-    ranker = Ranker(factors.alpha, users.rows, items.rows, 7, None)
-    asked = keys(spark, users, None, unknown=True) if asked is None else asked
-    asked, ranker = requests(asked, ranker, users, items, **options)
-    return recommendations(asked, ranker, users, items, None)
+    ranker = top_n.Ranker(factors.alpha, users.rows, items.rows, 7, None)
+    asked = top_n.keys(spark, users, None, unknown=True) if asked is None else asked
+    asked, ranker = top_n.requests(asked, ranker, users, items, **options)
+    return top_n.recommendations(asked, ranker, users, items, None)
 
 
 @pytest.mark.parametrize(("batch", "partitions"), [("10000", 1), ("17", 5)])
@@ -73,7 +66,7 @@ def test_batches_and_partitions_change_no_bit(
     spark, sides, factors, expected, configure, batch, partitions
 ):
     configure({"spark.sql.execution.arrow.maxRecordsPerBatch": batch})
-    asked = keys(spark, sides[0], None, unknown=True).repartition(partitions)
+    asked = top_n.keys(spark, sides[0], None, unknown=True).repartition(partitions)
     assert collect(ask(spark, sides, factors, asked)) == expected
 
 
@@ -106,9 +99,9 @@ def test_ids_come_back_in_their_type(spark, factors, make):
     rows = factors.items
     ids = pa.chunked_array([pa.array([make(number) for number in range(ITEMS)])])
     shared = [spark.sparkContext.broadcast(values) for values in (ids, rows)]
-    side = ModelSide("itemCol", "item", ids, *shared)
+    side = top_n.ModelSide("itemCol", "item", ids, *shared)
     try:
-        similar = neighbours(keys(spark, side, None, unknown=False), side, 3)
+        similar = top_n.neighbours(top_n.keys(spark, side, None, unknown=False), side, 3)
         kind = similar.schema["item"].dataType
         assert similar.schema["similar"].dataType.elementType["item"].dataType == kind
         lists = collect(similar)

@@ -27,7 +27,6 @@ from nonconvex.numerics.network.model import Moments
 
 COLUMNS = ExampleColumns(("a", "b", "c"), "label", "weight", "held")
 CLASSES = ("cat", "dog", "eel")
-REGRESSION = {"classify": False}
 SHARD = 4 * 3 * 50  # bytes of some fifty examples
 
 
@@ -45,10 +44,8 @@ def rows(n=300):
 
 def shards(examples):
     """All shards, as bytes."""
-    found = []
-    for part in (examples.train, examples.validation):
-        found.append(part.run(lambda _, shard: tuple(shard)))
-    return found
+    parts = examples.train, examples.validation
+    return [part.run(lambda _, shard: tuple(shard)) for part in parts]
 
 
 @pytest.fixture(scope="module")
@@ -152,31 +149,27 @@ def test_targets_of_a_regression_and_empty_shards(spark):
 
 
 @pytest.mark.parametrize(
-    ("values", "settings", "message"),
+    ("values", "classify", "message"),
     [
-        ("array(1D), 'a'", REGRESSION, "labelCol='y': the column is string and must be a number"),
-        ("'a', 1D", {}, "featuresCol='x': the column is string and must be a vector or an"),
-        ("array(1D), true", {}, "labelCol='y': the column is boolean and must be a string or"),
-        ("array(1D), 0.5D", {}, "labelCol='y' has the value 0.5, .* whole numbers or"),
-        ("array(1D), double('NaN')", {}, "labelCol='y' has 2 null, NaN or infinite labels in 2"),
-        ("array(1D), 'cat'", {}, "labelCol='y' has a single class .*, 'cat', and two are"),
-        ("array(1D), id", {"targets": 1}, "labelCol='y' has the label 1, .* labels are 0 … 0"),
-        ("array(1D), string(id)", {"targets": 3}, "layers ends with 3, .* 2 classes in 'y'; put 2"),
-        ("array(1D), id", {"features": 4}, "layers begins with 4, .* 1 features in 'x'; put 1"),
-        ("array(1D), 1D", REGRESSION | {"targets": 2}, "ends with 2, .* 1 targets in 'y'; put 1"),
-        ("cast(null as array<double>), id", {}, "featuresCol='x' is null in all rows"),
-        ("array(1D, id / 0D), id, 1D", {}, r"'x' is null, NaN .* 2 rows \(x\[1\] in 2\), of 2 in"),
-        ("array(1D), id, 0D", {}, "weightCol='w' is 0 in all rows to train on; at least one"),
+        ("array(1D), 'a'", False, "labelCol='y': the column is string and must be a number"),
+        ("'a', 1D", True, "featuresCol='x': the column is string and must be a vector or an"),
+        ("array(1D), true", True, "labelCol='y': the column is boolean and must be a string or"),
+        ("array(1D), 0.5D", True, "labelCol='y' has the value 0.5, .* whole numbers or"),
+        ("array(1D), double('NaN')", True, "labelCol='y' has 2 null, NaN or infinite labels in 2"),
+        ("array(1D), 'cat'", True, "labelCol='y' has a single class .*, 'cat', and two are"),
+        ("cast(null as array<double>), id", True, "featuresCol='x' is null in all rows"),
+        ("array(1D, id / 0D), id, 1D", True, r"'x' is null, NaN .* 2 rows \(x\[1\] in 2\), of 2"),
+        ("array(1D), id, 0D", True, "weightCol='w' is 0 in all rows to train on; at least one"),
     ],
 )  # fmt: skip
-def test_what_is_refused(spark, configure, values, settings, message):
+def test_what_is_refused(spark, configure, values, classify, message):
     configure({"spark.sql.ansi.enabled": "false"})
     given = spark.range(2).selectExpr(f"inline(array(struct({values})))").coalesce(1)
     given = given.toDF(*"xyw"[: len(given.columns)])
     columns = ExampleColumns("x", "y", "w" if "w" in given.columns else None)
     error = ColumnError if "the column is" in message else ExamplesError
     with pytest.raises(error, match=message):
-        shard_examples(given, columns, **{"classify": True, **settings})
+        shard_examples(given, columns, classify=classify)
 
 
 def test_a_missing_column_is_named(spark):

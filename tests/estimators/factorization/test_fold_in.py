@@ -9,7 +9,9 @@ from pyspark.sql import functions as F
 
 from nonconvex.distributed.columns import ColumnError
 from nonconvex.distributed.data.validation import RatingsError
+from nonconvex.numerics.factorization.model import Ridge
 from nonconvex.recommendation import MatrixFactorization, MatrixFactorizationModel
+from tests.numerics.factorization import twins
 
 USERS, ITEMS = 40, 25
 
@@ -48,15 +50,12 @@ def rows_of(frame):
 
 
 def ridge_solution(model, ratings, reg, rows, fixed):
-    """argmin of Σ (R − α − β_i − z·x)² + ridge ‖(√ρ β, γ)‖², as a least squares problem."""
-    summary = model.summary
-    mean_degree = summary.total / rows
-    ridge = summary.total * reg * (len(ratings) / mean_degree) ** summary.reg_exponent
-    z = np.array([[1.0, *fixed[other][1:]] for other, _ in ratings])
-    y = np.array([rating - model.globalBias - fixed[other][0] for other, rating in ratings])
-    scale = np.sqrt(ridge * np.array([summary.bias_reg_ratio, *[1.0] * (z.shape[1] - 1)]))
-    stacked, zeros = np.vstack([z, np.diag(scale)]), np.zeros(z.shape[1])
-    return np.linalg.lstsq(stacked, np.append(y, zeros), rcond=None)[0]
+    """argmin of Σ (R − α − β_i − z·x)² + ridge ‖(√ρ β, γ)‖², by the twin of the kernel."""
+    exponent, total = model.summary.reg_exponent, model.summary.total
+    ridge = Ridge(reg, exponent, total, total / rows, model.summary.bias_reg_ratio)
+    rated = [twins.Rated(*rating) for rating in ratings]
+    diagonal = twins.ridges(ridge, len(rated), 1 + model.rank)
+    return twins.solve_row(rated, fixed, model.globalBias, diagonal)
 
 
 KINDS = [

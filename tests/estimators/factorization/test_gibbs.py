@@ -13,6 +13,7 @@ from nonconvex.distributed.factorization import gibbs
 from nonconvex.distributed.factorization.state import FitState
 from nonconvex.estimators.params import ParamError
 from nonconvex.recommendation import MatrixFactorization, MatrixFactorizationModel
+from tests.factories import told
 
 USERS, ITEMS, RANK, NOISE = 60, 40, 2, 0.5
 
@@ -155,10 +156,6 @@ def test_a_fit_that_was_interrupted_in_its_first_sweeps_has_the_same_bits(model,
     with before_sweep(2, press_ctrl_c), pytest.raises(Interrupted, match="after sweep 2"):
         saving.fit(ratings)
     assert same(saving.fit(ratings), model)
-
-
-def told(model, ratings):
-    return model.transform(ratings).orderBy("user", "item").toPandas()
 
 
 def test_training_ids_are_folded_in_nearly_as_they_were_and_a_new_one_as_its_twin(model, ratings):

@@ -8,14 +8,9 @@ from pyspark.sql import functions as F
 from nonconvex.estimators.factorization.predict import ModelState
 from nonconvex.estimators.params import ParamError
 from nonconvex.recommendation import MatrixFactorization, MatrixFactorizationModel
-from tests.factories import same_ridge_posterior
+from tests.factories import same_ridge_posterior, told
 
 USERS, ITEMS, NOISE = 60, 40, 0.5
-
-
-@pytest.fixture(scope="module")
-def ratings(planted_ratings):
-    return planted_ratings
 
 
 def estimator(**params):
@@ -24,16 +19,12 @@ def estimator(**params):
 
 
 @pytest.fixture(scope="module")
-def model(ratings):
-    return estimator().fit(ratings.where("not held_out"))
+def model(planted_ratings):
+    return estimator().fit(planted_ratings.where("not held_out"))
 
 
-def told(model, ratings):
-    return model.transform(ratings).orderBy("user", "item").toPandas()
-
-
-def test_intervals_are_about_predictions_and_wider_for_what_is_not_known(model, ratings):
-    table = told(model, ratings.where("held_out"))
+def test_intervals_are_about_predictions_and_wider_for_what_is_not_known(model, planted_ratings):
+    table = told(model, planted_ratings.where("held_out"))
     lower, upper = (table["interval"].map(lambda ends, k=k: ends[k]) for k in ("lower", "upper"))
     np.testing.assert_allclose((lower + upper) / 2, table["prediction"])
     np.testing.assert_allclose(upper - lower, 2 * 1.6448536 * table["std"], rtol=1e-6)
@@ -45,26 +36,26 @@ def test_intervals_are_about_predictions_and_wider_for_what_is_not_known(model, 
     least_sure = table[~new].groupby("user")["std"].max()
     assert (of_new_item > least_sure.reindex(of_new_item.index).fillna(0)).all()
     assert table["std"].min() > NOISE / 2
-    of_mean = told(model.copy({model.predictionNoise: False}), ratings.where("held_out"))
+    of_mean = told(model.copy({model.predictionNoise: False}), planted_ratings.where("held_out"))
     assert (of_mean["std"] < table["std"]).all()
     nan = model.copy({model.coldStartStrategy: "nan"})
-    assert np.isnan(told(nan, ratings.where("held_out"))["std"][new]).all()
+    assert np.isnan(told(nan, planted_ratings.where("held_out"))["std"][new]).all()
 
 
-def test_who_is_folded_in_again_is_as_sure_as_before(model, ratings):
-    train = ratings.where("not held_out")
+def test_who_is_folded_in_again_is_as_sure_as_before(model, planted_ratings):
+    train = planted_ratings.where("not held_out")
     before = told(model, train)
     users = told(model.foldInUsers(train.where("user < 30")), train)
     pd.testing.assert_frame_equal(users, before, check_exact=True)
     items = told(model.foldInItems(train.where("item < 20")), train)
     np.testing.assert_allclose(items["std"], before["std"], rtol=0.02)
-    new = model.foldInUsers(ratings.where(F.col("user") == USERS - 1))
-    of_new = ratings.where(f"user = {USERS - 1} and item < {ITEMS - 1}")
+    new = model.foldInUsers(planted_ratings.where(F.col("user") == USERS - 1))
+    of_new = planted_ratings.where(f"user = {USERS - 1} and item < {ITEMS - 1}")
     assert (told(new, of_new)["std"] < told(model, of_new)["std"]).all()
 
 
-def test_the_same_wherever_and_however_it_was_minimized(model, ratings):
-    train = ratings.where("not held_out")
+def test_the_same_wherever_and_however_it_was_minimized(model, planted_ratings):
+    train = planted_ratings.where("not held_out")
     apart = estimator(updates="executors", numUserBlocks=3).fit(train)
     same_ridge_posterior(apart, model)
     # Descent does not end with an update of the users: their squares are a pass of their own.
@@ -89,12 +80,12 @@ def test_the_same_wherever_and_however_it_was_minimized(model, ratings):
         ({"regItem": 0.1, "biasRegRatio": 0.0}, "does not go with biasRegRatio=0.0"),
     ],
 )
-def test_what_has_no_intervals_is_refused(ratings, params, message):
+def test_what_has_no_intervals_is_refused(planted_ratings, params, message):
     with pytest.raises(ParamError, match=message):
-        estimator(**params).fit(ratings)
+        estimator(**params).fit(planted_ratings)
 
 
-def test_a_model_without_intervals_is_not_asked_for_them(model, ratings):
+def test_a_model_without_intervals_is_not_asked_for_them(model, planted_ratings):
     bare = MatrixFactorizationModel(ModelState(model.factors, model._ids, model.summary))
     with pytest.raises(ParamError, match="predictionIntervalCol are not for this model, which was"):
-        bare.copy({bare.predictionStdCol: "std"}).transform(ratings)
+        bare.copy({bare.predictionStdCol: "std"}).transform(planted_ratings)

@@ -18,6 +18,7 @@ from nonconvex.distributed.model_tables import ModelError
 from nonconvex.estimators.factorization.params import SAMPLING
 from nonconvex.estimators.params import DescentParams, ParamError, declared
 from nonconvex.recommendation import MatrixFactorization, MatrixFactorizationModel
+from tests.factories import frame
 
 QUICK = {"rank": 2, "maxIter": 3, "numUserBlocks": 2, "numItemBlocks": 2}
 
@@ -241,6 +242,24 @@ def test_patience_and_restarts_look_at_validation_ratings(ratings, patience):
     rows = summary.rows()
     assert {row["restart"] for row in rows} == {0, 1, 2}
     assert {"iteration", "objective", "validation_rmse", "step_norm", "stop"} <= set(rows[0])
+
+
+def test_starts_reach_different_minima_and_the_best_is_kept(spark):
+    """Rank 2 with 1.5 · 2 · (m + n) observed entries: near the threshold of identifiability."""
+    generator = np.random.default_rng(5)
+    rows, columns, rank = 30, 30, 2
+    gamma, delta = generator.normal(size=(rows, rank)), generator.normal(size=(columns, rank))
+    pairs = generator.choice(rows * columns, int(1.5 * rank * (rows + columns)), replace=False)
+    users, items = pairs // columns, pairs % columns
+    values = np.einsum("nk,nk->n", gamma[users], delta[items])
+    given = {"rank": rank, "regUser": 1e-5, "regItem": 1e-5, "initScale": 1.0, "numRestarts": 12}
+    plain = {"fitIntercept": False, "fitBiases": False, "precision": "float64"}
+    estimator = MatrixFactorization(maxIter=30, tol=1e-6, **given, **plain)
+    model = estimator.fit(frame(spark, users, items, values))
+    reached = np.array([restart.objective for restart in model.summary.restarts])
+    print("objectives of the starts:", np.array2string(np.sort(reached), precision=5))
+    assert model.summary.objective == reached.min()
+    assert reached.max() > 1.5 * reached.min(), "the starts reach visibly different minima"
 
 
 def test_the_ensemble_predicts_the_mean_of_the_restarts(ratings):

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import numpy as np
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nonconvex.numerics.factorization.als import solve_rows, sweep_rows
@@ -12,7 +12,12 @@ from nonconvex.numerics.factorization.model import Factors, Ridge, initial_rows,
 from tests.numerics.factorization import twins
 
 # The same examples on every run: a failure is always a change of the code.
-PROPERTY = settings(max_examples=25, deadline=None, derandomize=True, database=None)
+_SETTINGS = settings(max_examples=25, deadline=None, derandomize=True, database=None)
+
+
+def for_all(*strategies, **by_name):
+    """Run a test for values that are drawn."""
+    return lambda test: _SETTINGS(given(*strategies, **by_name)(test))
 
 
 class Problem(NamedTuple):
@@ -86,11 +91,12 @@ class Problem(NamedTuple):
         return self._replace(factors=self.factors._replace(alpha=alpha))
 
 
-def assert_same_bits(one, other):
+def assert_same_bits(found, expected):
     """Assert that the arrays of two named tuples are equal to the bit, or lacking in both."""
-    for name, a, b in zip(one._fields, one, other, strict=True):
+    for name, a, b in zip(found._fields, found, expected, strict=True):
         assert (a is None) == (b is None), name
-        assert a is None or (a.dtype, a.tobytes()) == (b.dtype, b.tobytes()), name
+        one, other = np.asarray(a), np.asarray(b)
+        assert a is None or (one.dtype, one.tobytes()) == (other.dtype, other.tobytes()), name
 
 
 def solve(problem, block=None, **options):
@@ -133,14 +139,8 @@ def half_steps(problem, solver, rounds, *, intercept=True, **options):
 
 def fit(problem, solver, rounds, *, intercept=True):
     """Alternate, and return the problem at the point that was reached."""
-    for _ in range(rounds):
-        for _ in range(2):
-            update = solver(problem)
-            problem = problem.with_users(update.x, problem.block.rows).transposed
-        if intercept:
-            step = update.residual.sum() / update.weight.sum()
-            problem = problem.with_alpha(problem.factors.alpha + step)
-    return problem
+    *_, (reached, _) = half_steps(problem, solver, rounds, intercept=intercept)
+    return reached.transposed
 
 
 def ridges(reg, total, users, items):

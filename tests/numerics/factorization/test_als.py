@@ -4,7 +4,6 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given
 from hypothesis import strategies as st
 
 from nonconvex.numerics.factorization import als, design
@@ -13,11 +12,11 @@ from nonconvex.numerics.factorization.blocks import RatingBlock
 from nonconvex.numerics.factorization.model import Factors, Ridge, predict
 from tests.numerics.factorization import twins
 from tests.numerics.factorization.problems import (
-    PROPERTY,
     SOLVERS,
     Problem,
     assert_same_bits,
     fit,
+    for_all,
     half_steps,
     lecture,
     problems,
@@ -32,8 +31,7 @@ both_solvers = pytest.mark.parametrize("solver", SOLVERS)
 
 @pytest.mark.parametrize("nonnegative", [False, True])
 @both_solvers
-@PROPERTY
-@given(problem=problems(regs=(0.0, 1e-3, 0.01, 0.3)))
+@for_all(problem=problems(regs=(0.0, 1e-3, 0.01, 0.3)))
 def test_the_objective_falls_out_of_the_update_and_never_rises(solver, nonnegative, problem):
     if nonnegative:  # descent is promised from where γ ≥ 0 holds
         alpha, *sides = problem.factors
@@ -51,8 +49,7 @@ def test_the_objective_falls_out_of_the_update_and_never_rises(solver, nonnegati
 
 
 @both_solvers
-@PROPERTY
-@given(problem=problems())
+@for_all(problem=problems())
 def test_alpha_s_closed_form_is_a_sum_over_the_residuals(solver, problem):
     update = solver(problem)
     problem = problem.with_users(update.x, problem.block.rows)
@@ -71,8 +68,7 @@ def test_alpha_s_closed_form_is_a_sum_over_the_residuals(solver, problem):
 
 
 @both_solvers
-@PROPERTY
-@given(problem=problems())
+@for_all(problem=problems())
 def test_the_sums_of_an_update_are_loops_over_its_ratings(solver, problem):
     update = solver(problem)
     alpha, x, z = problem.with_users(update.x, problem.block.rows).factors
@@ -89,8 +85,7 @@ def test_the_sums_of_an_update_are_loops_over_its_ratings(solver, problem):
 @pytest.mark.parametrize("nonnegative", [False, True])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @both_solvers
-@PROPERTY
-@given(problem=problems())
+@for_all(problem=problems())
 def test_rows_get_the_same_bits_in_whatever_block_they_stand(solver, dtype, nonnegative, problem):
     problem = problem.astype(dtype)
     whole = solver(problem, nonnegative=nonnegative)
@@ -120,12 +115,10 @@ def test_long_rows_get_the_same_bits_alone(solver, rank, weighted):
 
 
 @both_solvers
-@PROPERTY
-@given(problem=problems(regs=(0.01, 0.3)))
+@for_all(problem=problems(regs=(0.01, 0.3)))
 def test_single_precision_in_is_single_precision_out(solver, problem):
     double, single = solver(problem), solver(problem.astype(np.float32))
-    assert double.x.dtype == np.float64
-    assert single.x.dtype == np.float32
+    assert (double.x.dtype, single.x.dtype) == (np.float64, np.float32)
     assert {a.dtype for a in (*single[1:], *double[1:])} == {np.dtype(np.float64)}
     np.testing.assert_allclose(single.x, double.x, atol=2e-3 * np.abs(double.x).max())
 
@@ -213,8 +206,7 @@ def test_the_lecture_s_factors_predict_0_across_its_groups(solver):
     assert predict(reached.factors, np.array([1]), np.array([3])) == 0
 
 
-@PROPERTY
-@given(problems())
+@for_all(problems())
 def test_a_row_solves_its_own_ridge_regression(problem):
     alpha, _, z = problem.factors
     for x, rated in zip(solve(problem).x, problem.rows.values(), strict=True):
@@ -235,16 +227,14 @@ def assert_slope_0(after, k):
         assert abs(after.central_difference(u, k)) * n / 2 <= 1e-8 * size + 1e-13 * n * f
 
 
-@PROPERTY
-@given(problems())
+@for_all(problems())
 def test_every_partial_derivative_is_0_after_the_update(problem):
     after = problem.with_users(solve(problem).x, problem.block.rows)
     for k in range(0 if problem.biases else 1, after.factors.users.shape[1]):
         assert_slope_0(after, k)
 
 
-@PROPERTY
-@given(problems())
+@for_all(problems())
 def test_the_nonnegative_rows_are_the_best_there_are(problem):
     after = problem.with_users(solve(problem, nonnegative=True).x, problem.block.rows)
     alpha, x, z = after.factors
@@ -328,13 +318,18 @@ def test_without_biases_or_ridge_on_them_rows_solve_as_if_there_were_no_bias(reg
             np.testing.assert_allclose(found, twin, rtol=1e-9, atol=1e-12)
 
 
-def stack(seed, size, width, ridge=5.0, count=100):
-    """Return A = ZᵀZ + ridge I and b = Zᵀy, in float32, of `count` ratings each."""
+def quadratics(seed, size, width, ridge=0.1, rank=6):
+    """Return A = ZᵀZ + ridge I and b = Zᵀy."""
     generator = np.random.default_rng(seed)
-    z = generator.normal(0.2, 0.5, size=(size, count, width)).astype(np.float32)
-    y = generator.normal(size=(size, count, 1)).astype(np.float32)
-    a = z.swapaxes(1, 2) @ z + np.float32(ridge) * np.eye(width, dtype=np.float32)
+    z = generator.normal(size=(size, rank, width))
+    y = generator.normal(size=(size, rank, 1))
+    a = z.swapaxes(1, 2) @ z + ridge * np.eye(width)
     return a, (z.swapaxes(1, 2) @ y)[..., 0]
+
+
+def stack(seed, size, width):
+    """Return quadratics of rows with 100 ratings each, in float32."""
+    return [part.astype(np.float32) for part in quadratics(seed, size, width, 20.0, rank=100)]
 
 
 def twin(a, b, steps):
@@ -434,15 +429,6 @@ def test_rows_that_do_not_converge_are_eliminated(monkeypatch):
 SEEDS = st.integers(0, 2**32 - 1)
 
 
-def quadratics(seed, size, width, ridge=0.1, rank=6):
-    """Return A = ZᵀZ + ridge I and b = Zᵀy."""
-    generator = np.random.default_rng(seed)
-    z = generator.normal(size=(size, rank, width))
-    y = generator.normal(size=(size, rank, 1))
-    a = z.swapaxes(1, 2) @ z + ridge * np.eye(width)
-    return a, (z.swapaxes(1, 2) @ y)[..., 0]
-
-
 def value(a, b, x):
     return 0.5 * x @ a @ x - b @ x
 
@@ -460,8 +446,7 @@ def best_of_all_active_sets(a, b):
     return best
 
 
-@PROPERTY
-@given(SEEDS, st.integers(0, 6), st.integers(1, 7))
+@for_all(SEEDS, st.integers(0, 6), st.integers(1, 7))
 def test_the_gradient_is_0_at_the_minimum(seed, size, width):
     a, b = quadratics(seed, size, width)
     x = solve_quadratics(a, b)
@@ -492,8 +477,7 @@ def test_a_singular_system_does_not_touch_the_others(dtype):
     assert beside[others].tobytes() == alone[others].tobytes()
 
 
-@PROPERTY
-@given(SEEDS, st.integers(1, 6), st.sampled_from([np.float32, np.float64]), st.booleans())
+@for_all(SEEDS, st.integers(1, 6), st.sampled_from([np.float32, np.float64]), st.booleans())
 def test_the_bits_of_a_minimum_depend_on_its_own_quadratic_alone(seed, width, dtype, nonnegative):
     a, b = (part.astype(dtype) for part in quadratics(seed, 9, width, ridge=1e-3))
     together = solve_quadratics(a, b, nonnegative=nonnegative)
@@ -505,8 +489,7 @@ def test_the_bits_of_a_minimum_depend_on_its_own_quadratic_alone(seed, width, dt
         assert alone.tobytes() == together[s].tobytes()
 
 
-@PROPERTY
-@given(SEEDS, st.integers(1, 6), st.sampled_from([1e-6, 1e-3, 1.0]))
+@for_all(SEEDS, st.integers(1, 6), st.sampled_from([1e-6, 1e-3, 1.0]))
 def test_the_nonnegative_minimum_is_the_best_of_all_active_sets(seed, width, ridge):
     a, b = quadratics(seed, 4, width, ridge, rank=4)
     x = solve_quadratics(a, b, nonnegative=True)
@@ -517,8 +500,7 @@ def test_the_nonnegative_minimum_is_the_best_of_all_active_sets(seed, width, rid
         np.testing.assert_allclose(x_s, twin, atol=1e-8 * np.abs(twin).max())
 
 
-@PROPERTY
-@given(SEEDS, st.integers(1, 30), st.sampled_from([1e-6, 1e-3, 1.0]))
+@for_all(SEEDS, st.integers(1, 30), st.sampled_from([1e-6, 1e-3, 1.0]))
 def test_the_nonnegative_minimum_satisfies_karush_kuhn_and_tucker(seed, width, ridge):
     a, b = quadratics(seed, 5, width, ridge, rank=20)
     x = solve_quadratics(a, b, nonnegative=True)
@@ -556,8 +538,7 @@ def test_what_is_reached_when_the_rounds_run_out_is_nonnegative_too(monkeypatch)
     assert not solve_quadratics(a, b, nonnegative=True).any()
 
 
-@PROPERTY
-@given(problems(), st.booleans())
+@for_all(problems(), st.booleans())
 def test_a_sweep_is_the_scalar_closed_forms_in_turn(problem, nonnegative):
     alpha, start, z = problem.factors
     update = sweep(problem, nonnegative=nonnegative)
@@ -568,8 +549,7 @@ def test_a_sweep_is_the_scalar_closed_forms_in_turn(problem, nonnegative):
         np.testing.assert_allclose(found, twin, rtol=1e-10, atol=1e-10 * np.abs(twin).max())
 
 
-@PROPERTY
-@given(problems())
+@for_all(problems())
 def test_every_partial_derivative_is_0_right_after_its_own_update(problem):
     # A sweep goes from left to right: after x_k, what stands right of k is as it was.
     new, start = sweep(problem).x, problem.factors.users[problem.block.rows]

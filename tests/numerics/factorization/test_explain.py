@@ -33,15 +33,12 @@ def test_they_add_up_to_the_interaction(fixed, block, biases, nonnegative, impli
     if implicit:
         block = preference_block(block, 2.0)
         background = Background.of(fixed, ALPHA, biases=biases)
-    [x] = solve_rows(
-        block, fixed, ALPHA, RIDGE, biases=biases, nonnegative=nonnegative, background=background
-    ).x
+    options = {"biases": biases, "background": background}
+    [x] = solve_rows(block, fixed, ALPHA, RIDGE, nonnegative=nonnegative, **options).x
     penalty = np.diag(RIDGE.diagonal(block.degrees, 4)[0])
     free = np.append(True, x[1:] > 0) if nonnegative else np.ones(4, bool)
     assert free.all() == (not nonnegative), "so that some unknowns are held at 0"
-    carried = contributions(
-        block, fixed, ALPHA, penalty, TARGET, biases=biases, free=free, background=background
-    )
+    carried = contributions(block, fixed, ALPHA, penalty, TARGET, free=free, **options)
     missing = 0.0
     if background is not None:  # what pulls x though nobody rated it
         z = fixed[block.columns] * [0, 1, 1, 1] + [float(biases), 0, 0, 0]

@@ -4,27 +4,17 @@ from itertools import product
 
 import numpy as np
 import pytest
-from hypothesis import given
 
 from nonconvex.numerics.deterministic import Stream, normal_rows
 from nonconvex.numerics.factorization import design as designs
+from nonconvex.numerics.factorization import gibbs
 from nonconvex.numerics.factorization.blocks import RatingBlock
-from nonconvex.numerics.factorization.gibbs import (
-    HELD,
-    Chain,
-    Conditional,
-    NoisePrior,
-    RowDistribution,
-    RowPrior,
-    Sample,
-    draw_normals,
-)
 from nonconvex.numerics.factorization.model import SIDE_ORDER, Factors, predict
 from nonconvex.numerics.factorization.posterior import effective_size
 from tests.numerics.factorization import twins
 from tests.numerics.factorization.problems import (
-    PROPERTY,
     assert_same_bits,
+    for_all,
     problems,
     random_problem,
 )
@@ -35,18 +25,17 @@ STREAM = Stream.of(42, 0)
 def distribution(generator, width):
     root = generator.normal(size=(width, width))
     mean, slope = generator.normal(size=(2, width))
-    return RowDistribution(mean, slope, root @ root.T + np.eye(width), least=0.5)
+    return gibbs.RowDistribution(mean, slope, root @ root.T + np.eye(width), least=0.5)
 
 
 def draw(problem, tau=1.7, rows=None, stream=STREAM, block=None):
     width = problem.factors.items.shape[1]
     rows = distribution(np.random.default_rng(3), width) if rows is None else rows
-    given_all = Conditional(problem.factors.alpha, tau, rows, stream)
+    given_all = gibbs.Conditional(problem.factors.alpha, tau, rows, stream)
     return given_all.draw(problem.block if block is None else block, problem.factors.items)
 
 
-@PROPERTY
-@given(problems())
+@for_all(problems())
 def test_a_row_is_drawn_from_its_own_regression(problem):
     alpha, _, z = problem.factors
     width, tau = z.shape[1], 1.7
@@ -78,7 +67,7 @@ def test_steadiness_counts_as_a_weight_of_the_ratings(of_rows, weighted):
     generator = np.random.default_rng(0)
     omega = generator.gamma(5, 0.2, 9 if of_rows else 12)
     block, rows = problem.block, distribution(generator, 4)
-    given_all = Conditional(1.0, 1.7, rows, STREAM, omega, of_rows)
+    given_all = gibbs.Conditional(1.0, 1.7, rows, STREAM, omega, of_rows)
     update = given_all.draw(block, problem.factors.items)
     each = omega[np.repeat(block.rows, block.counts) if of_rows else block.columns]
     weights = each if block.weights is None else each * block.weights
@@ -94,7 +83,7 @@ def test_draws_have_the_mean_and_the_covariance_of_the_conditional():
     a, b = root @ root.T + np.eye(3), generator.normal(size=3)
     n = 40_000
     normals = normal_rows(STREAM, np.arange(n), 3)
-    x = draw_normals(np.broadcast_to(a, (n, 3, 3)), np.broadcast_to(b, (n, 3)), normals)
+    x = gibbs.draw_normals(np.broadcast_to(a, (n, 3, 3)), np.broadcast_to(b, (n, 3)), normals)
     covariance = np.linalg.inv(a)
     error = np.sqrt(np.diag(covariance) / n)
     assert np.all(np.abs(x.mean(axis=0) - covariance @ b) < 4 * error)
@@ -119,9 +108,9 @@ def test_a_matrix_that_rounding_made_indefinite_is_drawn_by_alone():
     good, bad = np.diag([2.0, 3.0]), np.array([[1.0, 1.0], [1.0, 1.0 - 1e-9]])
     a, b = np.stack([good, bad]), np.ones((2, 2))
     normals = np.array([[0.3, -0.4], [0.5, 0.6]])
-    x = draw_normals(a, b, normals)
+    x = gibbs.draw_normals(a, b, normals)
     assert np.isfinite(x).all()
-    assert x[0].tobytes() == draw_normals(a[:1], b[:1], normals[:1])[0].tobytes()
+    assert x[0].tobytes() == gibbs.draw_normals(a[:1], b[:1], normals[:1])[0].tobytes()
 
 
 # Against exact integration
@@ -136,7 +125,7 @@ def test_posterior_means_and_variances_of_a_planted_model_are_exact():
     ratings = np.array([[2.0, 0.3], [-0.4, np.nan]])  # the last one is to be predicted
     exact = integrate(ratings, alpha, tau, precision)
 
-    copies, rows = 1500, RowDistribution(np.zeros(2), np.zeros(2), precision, 1.0)
+    copies, rows = 1500, gibbs.RowDistribution(np.zeros(2), np.zeros(2), precision, 1.0)
     u, i = np.nonzero(np.isfinite(ratings))
     shift = 2 * np.arange(copies)[:, None]
     users, items = (u + shift).ravel(), (i + shift).ravel()
@@ -146,8 +135,8 @@ def test_posterior_means_and_variances_of_a_planted_model_are_exact():
     sums = np.zeros((2, 4))
     burn_in, sweeps = 20, 40
     for sweep in range(burn_in + sweeps):
-        z = Conditional(alpha, tau, rows, Stream.of(1, sweep, 0)).draw(by_item, x).x
-        x = Conditional(alpha, tau, rows, Stream.of(1, sweep, 1)).draw(by_user, z).x
+        z = gibbs.Conditional(alpha, tau, rows, Stream.of(1, sweep, 0)).draw(by_item, x).x
+        x = gibbs.Conditional(alpha, tau, rows, Stream.of(1, sweep, 1)).draw(by_user, z).x
         if sweep >= burn_in:
             pairs = [(shift[:, 0] + a, shift[:, 0] + b) for a, b in product((0, 1), (0, 1))]
             drawn = np.array([predict(Factors(alpha, x, z), *pair) for pair in pairs])
@@ -186,8 +175,8 @@ def integrate(ratings, alpha, tau, precision, nodes=14):
 
 # Geweke's joint distribution test
 USERS, ITEMS, RANK = 3, 2, 1
-LEVEL = NoisePrior(center=1.0, unit=0.7, freedom=12.0, user_freedom=14.0)
-ROW_PRIOR = RowPrior(np.array([0.5, 0.8]), freedom=12.0, rows=4.0)
+LEVEL = gibbs.NoisePrior(center=1.0, unit=0.7, freedom=12.0, user_freedom=14.0)
+ROW_PRIOR = gibbs.RowPrior(np.array([0.5, 0.8]), freedom=12.0, rows=4.0)
 PAIRS = np.array(list(product(range(USERS), range(ITEMS)))).T[:, 1:]  # one pair is not observed
 DEGREES = {"users": np.array([1.0, 2, 2]), "items": np.array([2.0, 3])}
 
@@ -230,10 +219,10 @@ def test_geweke():
     marginal = np.array([functionals(*prior_draw(generator)) for _ in range(5000)])
     factors, tau, omega = prior_draw(generator)
     held = dict.fromkeys(DEGREES, np.ones(1 + RANK))
-    chain = Chain(factors, tau, DEGREES, held, noise_prior=LEVEL, row_prior=ROW_PRIOR, seed=9)
+    chain = gibbs.Chain(factors, tau, DEGREES, held, noise_prior=LEVEL, row_prior=ROW_PRIOR, seed=9)
     chain.user_precision = omega
     successive = []
-    for sweep in range(HELD + 1, HELD + 2001):
+    for sweep in range(gibbs.HELD + 1, gibbs.HELD + 2001):
         now = Factors(chain.alpha, chain.rows["users"], chain.rows["items"])
         ratings = rate(now, chain.tau, chain.user_precision, generator)
         for side in SIDE_ORDER:
@@ -259,9 +248,10 @@ def degrees_of(problem):
 
 
 def chain_of(problem, seed=1, **arguments):
-    settings = {"noise_prior": NoisePrior(3.0, 2.0), "row_prior": RowPrior.of(2.0, 3)} | arguments
+    priors = {"noise_prior": gibbs.NoisePrior(3.0, 2.0), "row_prior": gibbs.RowPrior.of(2.0, 3)}
     held = dict.fromkeys(("users", "items"), np.array([1.0, 2, 2, 2]))
-    return Chain(problem.factors, 0.5, degrees_of(problem), held, seed=seed, **settings)
+    settings = {"seed": seed, **priors, **arguments}
+    return gibbs.Chain(problem.factors, 0.5, degrees_of(problem), held, **settings)
 
 
 def sweep_of(chain, problem, sweep):
@@ -278,7 +268,7 @@ def problem():
 
 def test_centered_rows_predict_the_same_and_a_chain_knows_its_error_and_f(problem):
     chain = chain_of(problem)
-    sweep_of(chain, problem, HELD + 1)
+    sweep_of(chain, problem, gibbs.HELD + 1)
     centered = chain.sample()
     now = Factors(chain.alpha, chain.rows["users"], chain.rows["items"])
     pair = problem.users, problem.items
@@ -290,7 +280,7 @@ def test_centered_rows_predict_the_same_and_a_chain_knows_its_error_and_f(proble
         np.testing.assert_allclose(found, expected, rtol=1e-9)
     of_sides = [chain.distributions[side] for side in ("users", "items")]
     at_mean = Factors(chain.alpha, *(side.mean[None] for side in of_sides))
-    mean = Sample.of(at_mean, chain.tau, *of_sides, chain.user_precision)
+    mean = gibbs.Sample.of(at_mean, chain.tau, *of_sides, chain.user_precision)
     assert not mean.factors.users.any()
     assert not mean.factors.items.any()
     errors = problem.ratings - predict(now, problem.users, problem.items)
@@ -316,10 +306,10 @@ def test_a_chain_that_was_restored_goes_on_to_the_same_bits(problem):
 
 def test_the_first_sweeps_hold_the_precision_still(problem):
     chain = chain_of(problem)
-    for sweep in (1, HELD):
+    for sweep in (1, gibbs.HELD):
         sweep_of(chain, problem, sweep)
         np.testing.assert_array_equal(chain.distributions["items"].precision, np.diag([1, 2, 2, 2]))
-    sweep_of(chain, problem, HELD + 1)
+    sweep_of(chain, problem, gibbs.HELD + 1)
     assert chain.distributions["items"].mean.all()
 
 
@@ -339,9 +329,9 @@ def test_ratings_on_another_scale_give_the_same_model_on_that_scale(problem):
     factors = Factors(4 * alpha, x * unit, z * unit)
     scaled = problem._replace(ratings=4 * problem.ratings, factors=factors)
     held = dict.fromkeys(("users", "items"), np.array([1.0, 2, 2, 2]) / unit**2)
-    priors = {"noise_prior": NoisePrior(12.0, 8.0), "row_prior": RowPrior.of(8.0, 3)}
-    other = Chain(scaled.factors, 0.5 / 16, degrees_of(problem), held, seed=1, **priors)
-    for sweep in (HELD, HELD + 1):
+    priors = {"noise_prior": gibbs.NoisePrior(12.0, 8.0), "row_prior": gibbs.RowPrior.of(8.0, 3)}
+    other = gibbs.Chain(scaled.factors, 0.5 / 16, degrees_of(problem), held, seed=1, **priors)
+    for sweep in (gibbs.HELD, gibbs.HELD + 1):
         sweep_of(one, problem, sweep)
         sweep_of(other, scaled, sweep)
     np.testing.assert_allclose(other.rows["users"], one.rows["users"] * unit, rtol=1e-6)

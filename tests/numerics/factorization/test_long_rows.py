@@ -7,6 +7,8 @@ from nonconvex.numerics.factorization import als, blocks
 from nonconvex.numerics.factorization.als import solve_rows
 from nonconvex.numerics.factorization.blocks import RatingBlock
 from nonconvex.numerics.factorization.model import Ridge
+from tests.numerics.factorization import twins
+from tests.numerics.factorization.problems import assert_same_bits
 
 ROWS, COLUMNS, WIDTH = 6, 90, 4
 
@@ -18,14 +20,14 @@ def long_rows_are_short(monkeypatch):
     monkeypatch.setattr(blocks, "SPAN", 16)
 
 
-def block(dtype, *, weighted, seed=0, rows=ROWS):
+def block(dtype, *, weighted):
     """Rows of 5, 10, 80, 20, 21 and 90 ratings, the last with a pair twice."""
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(0)
     row, column = [], []
-    for number, count in enumerate([5, 10, 80, 20, 21, 90][:rows]):
+    for number, count in enumerate([5, 10, 80, 20, 21, 90]):
         row += [number] * count
         column += sorted(generator.choice(COLUMNS, count, replace=False))
-    row, column = [*row, rows - 1], [*column, column[-1]]
+    row, column = [*row, ROWS - 1], [*column, column[-1]]
     weights = generator.uniform(0.1, 2, len(row)) if weighted else None
     return RatingBlock.from_triples(
         row, column, generator.normal(size=len(row)), weights, dtype=dtype
@@ -36,32 +38,19 @@ def fixed_rows(dtype):
     return np.random.default_rng(1).normal(size=(COLUMNS, WIDTH)).astype(dtype)
 
 
-def slow_row(whole, number, fixed, alpha, ridge, biases):
-    """The normal equation of one row, rating by rating."""
-    a, b = np.diag(ridge.diagonal(whole.degrees, WIDTH)[number]), np.zeros(WIDTH)
-    found = []
-    for place in range(whole.offsets[number], whole.offsets[number + 1]):
-        z = fixed[whole.columns[place]].astype(float)
-        y, z[0] = float(whole.ratings[place]) - alpha - z[0], biases
-        w = 1.0 if whole.weights is None else float(whole.weights[place])
-        a, b = a + w * np.outer(z, z), b + w * y * z
-        found.append((w, y, z))
-    x = np.linalg.solve(a, b)
-    residual = sum(w * (y - z @ x) for w, y, z in found)
-    return x, residual, sum(w * (y - z @ x) ** 2 for w, y, z in found)
-
-
 @pytest.mark.parametrize(("weighted", "biases"), [(False, True), (True, True), (True, False)])
 @pytest.mark.parametrize(("dtype", "rtol"), [(np.float64, 1e-9), (np.float32, 2e-4)])
 def test_long_rows_are_solved_as_any_row(dtype, rtol, weighted, biases):
     whole, fixed = block(dtype, weighted=weighted), fixed_rows(dtype)
     ridge = Ridge(0.01, 0.5, 200, 30.0, 0.5)
     update = solve_rows(whole, fixed, 0.5, ridge, biases=biases)
-    for number in range(ROWS):
-        x, residual, squares = slow_row(whole, number, fixed, 0.5, ridge, biases)
-        np.testing.assert_allclose(
-            update.x[number], x if biases else [0, *x[1:]], rtol=rtol, atol=rtol
-        )
+    of_rating = np.repeat(whole.rows, whole.counts)
+    rows = twins.group(of_rating, whole.columns, whole.ratings, whole.weights)
+    for number, rated in rows.items():
+        diagonal = twins.ridges(ridge, whole.degrees[number], WIDTH)
+        x = twins.solve_row(rated, fixed, 0.5, diagonal, biases)
+        residual, squares = twins.sums(rated, fixed, 0.5, x)
+        np.testing.assert_allclose(update.x[number], x, rtol=rtol, atol=rtol)
         assert update.residual[number] == pytest.approx(residual, rel=rtol, abs=20 * rtol)
         assert update.squares[number] == pytest.approx(squares, rel=rtol)
     np.testing.assert_allclose(update.weight, whole.total_weights(), rtol=1e-6)
@@ -93,10 +82,8 @@ def test_parts_add_up_to_the_same_bits_wherever_they_are_added_up():
     solved = als.solve_moments(
         als.row_moments(np.stack(moments), row_of_part, 3), degrees, ridge, dtype=np.float32
     )
-    assert solved.x.tobytes() == update.x[long].tobytes()
-    assert alone.x.tobytes() == update.x[~long].tobytes()
-    for name in ("residual", "squares", "weight"):
-        assert getattr(solved, name).tobytes() == getattr(update, name)[long].tobytes()
+    for found, rows in ((solved, long), (alone, ~long)):
+        assert_same_bits(found, type(update)(*(values[rows] for values in update)))
 
 
 def test_rows_that_are_all_long_or_nonnegative():

@@ -21,10 +21,10 @@ from nonconvex.numerics.factorization.model import (
 )
 from tests.numerics.factorization import twins
 from tests.numerics.factorization.problems import (
-    PROPERTY,
     SOLVERS,
     Problem,
     assert_same_bits,
+    for_all,
     lecture,
     problems,
     random_problem,
@@ -39,8 +39,7 @@ def test_predictions_in_the_head_and_an_id_never_seen_contributes_nothing():
     assert predict(Factors(1.0, x, z), users, items).tolist() == [4, 1, 0, 3, 1, 2, 2]
 
 
-@PROPERTY
-@given(problems(regs=(0.0, 0.01)))
+@for_all(problems(regs=(0.0, 0.01)))
 def test_the_objective_is_what_loops_over_ratings_add_up(problem):
     alpha, x, z = problem.factors
     flipped = problem.transposed
@@ -51,16 +50,14 @@ def test_the_objective_is_what_loops_over_ratings_add_up(problem):
     assert flipped.objective() == pytest.approx(problem.objective(), rel=1e-16)
 
 
-@PROPERTY
-@given(problems())
+@for_all(problems())
 def test_squared_errors_of_a_block_are_those_of_its_ratings(problem):
     alpha, x, z = problem.factors
     expected = [twins.sums(rated, z, alpha, x[row])[1] for row, rated in problem.rows.items()]
     np.testing.assert_allclose(squared_errors(problem.factors, problem.block), expected, rtol=1e-12)
 
 
-@PROPERTY
-@given(problems())
+@for_all(problems())
 def test_the_penalty_of_a_ridge_is_its_diagonal_in_use(problem):
     x, block, ridge = problem.factors.users, problem.block, problem.user_ridge
     diagonal = ridge.diagonal(block.degrees, x.shape[1])
@@ -107,8 +104,7 @@ def test_predictions_of_single_precision_factors_are_summed_in_double():
     assert predict(Factors(0.0, gamma, np.ones_like(gamma)), zero, zero)[0] > 2.0
 
 
-@PROPERTY
-@given(st.floats(1e2, 1e8), st.floats(1e-3, 1e3))
+@for_all(st.floats(1e2, 1e8), st.floats(1e-3, 1e3))
 def test_default_ridges_do_not_depend_on_the_number_or_the_scale_of_ratings(total, deviation):
     reg, ratio = default_reg(total, deviation)
     assert reg * total / deviation == pytest.approx(16)
@@ -218,8 +214,7 @@ def test_only_positive_strengths_count_for_the_regularization():
     assert single.ratings.dtype == single.weights.dtype == np.float32
 
 
-@PROPERTY
-@given(problems())
+@for_all(problems())
 def test_a_background_is_a_loop_over_all_columns(problem):
     alpha, x, z = problem.factors
     background = Background.of(z, alpha, biases=problem.biases)
@@ -234,8 +229,7 @@ def test_a_background_is_a_loop_over_all_columns(problem):
     assert background.columns == len(z)
 
 
-@PROPERTY
-@given(feedback())
+@for_all(feedback())
 def test_the_solution_is_that_of_a_weighted_rating_for_every_pair(feedback):
     alpha, _, z = feedback.problem.factors
     update = feedback.update(solve)
@@ -249,8 +243,7 @@ def test_the_solution_is_that_of_a_weighted_rating_for_every_pair(feedback):
             np.testing.assert_allclose(x, twin, rtol=1e-9, atol=1e-9 * np.abs(twin).max())
 
 
-@PROPERTY
-@given(feedback(), st.booleans())
+@for_all(feedback(), st.booleans())
 def test_a_sweep_is_that_over_a_weighted_rating_for_every_pair(feedback, nonnegative):
     alpha, x, z = feedback.problem.factors
     update = feedback.update(sweep, nonnegative=nonnegative)
@@ -263,8 +256,7 @@ def test_a_sweep_is_that_over_a_weighted_rating_for_every_pair(feedback, nonnega
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
-@PROPERTY
-@given(feedback=feedback())
+@for_all(feedback=feedback())
 def test_the_sums_of_an_update_are_those_over_all_pairs(solver, feedback):
     update = feedback.update(solver)
     after = feedback.with_users(update.x)
@@ -281,8 +273,7 @@ def test_the_sums_of_an_update_are_those_over_all_pairs(solver, feedback):
 
 @pytest.mark.parametrize("nonnegative", [False, True])
 @pytest.mark.parametrize("solver", SOLVERS)
-@PROPERTY
-@given(feedback=feedback())
+@for_all(feedback=feedback())
 def test_the_objective_over_all_pairs_never_rises(solver, nonnegative, feedback):
     if nonnegative:  # descent is promised from where γ ≥ 0 holds
         alpha, *sides = feedback.problem.factors
@@ -304,8 +295,7 @@ def test_the_objective_over_all_pairs_never_rises(solver, nonnegative, feedback)
         assert f <= before * (1 + 1e-12) + slack
 
 
-@PROPERTY
-@given(feedback())
+@for_all(feedback())
 def test_a_strength_of_0_says_as_little_as_none(feedback):
     problem = feedback.problem.part(feedback.problem.ratings != 0)
     without = Feedback(problem, feedback.confidence)

@@ -30,19 +30,15 @@ def case(
     inputs=3,
     rows=7,
     restarts=2,
-    bias=True,
     weighted=False,
-    reg=0.0,
-    step_gradient=None,
     dtype=np.float64,
-    seed=0,
+    **settings,
 ):
     """Normal data, parameters of normal size in biases too, and weights of which some are 0."""
-    generator = np.random.default_rng([seed, rows, len(hidden)])
+    generator = np.random.default_rng([0, rows, len(hidden)])
     outputs = {"squared-error": 2, "binary-cross-entropy": 1, "categorical-cross-entropy": 3}[loss]
     layers = (inputs, *hidden, outputs)
-    activations = (activation,) * len(hidden)
-    network = Network(layers, activations, loss, bias, step_gradient, reg)
+    network = Network(layers, (activation,) * len(hidden), loss, **settings)
     if loss == "squared-error":
         y = generator.normal(size=(rows, outputs))
     else:

@@ -5,14 +5,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from hypothesis import given
 from hypothesis import strategies as st
 
 from nonconvex.numerics import deterministic as threads
 from nonconvex.numerics.network import backprop
 from nonconvex.numerics.network.backprop import Examples, evaluate, network_objective, sums
 from nonconvex.numerics.network.model import Network, NetworkError, forward
-from tests.numerics.factorization.problems import PROPERTY
+from tests.numerics.factorization.problems import assert_same_bits, for_all
 from tests.numerics.network import networks as twin
 from tests.numerics.network.networks import LOSSES, SMOOTH, case
 
@@ -184,11 +183,9 @@ def test_the_bits_do_not_depend_on_who_computes_the_lanes(rows, monkeypatch):
     np.testing.assert_allclose(alone.gradient[1], twin.sums(network, theta[1], examples)[1], 1e-9)
     with ThreadPoolExecutor(3) as pool:
         together = sums(network, theta, examples, ordered_map=pool.map)
-        assert together.gradient.tobytes() == alone.gradient.tobytes()
-        assert together.loss.tobytes() == alone.loss.tobytes()
-        assert together.weight == alone.weight
+        assert_same_bits(together, alone)
         evaluation = evaluate(network, theta, examples, ordered_map=pool.map)
-        assert evaluation.loss.tobytes() == evaluate(network, theta, examples).loss.tobytes()
+        assert_same_bits(evaluation, evaluate(network, theta, examples))
 
 
 @pytest.mark.parametrize("weighted", [False, True])
@@ -197,9 +194,8 @@ def test_rows_are_examples_taken_in_that_order(weighted):
     rows = np.random.default_rng(0).permutation(300)[:200]
     taken = Examples(*(None if part is None else part[rows] for part in examples))
     for function in (sums, evaluate):
-        ours, wanted = function(network, theta, examples, rows), function(network, theta, taken)
-        for mine, other in zip(ours, wanted, strict=True):
-            assert np.asarray(mine).tobytes() == np.asarray(other).tobytes()
+        ours = function(network, theta, examples, rows)
+        assert_same_bits(ours, function(network, theta, taken))
 
 
 def test_float32_is_computed_in_float32():
@@ -245,8 +241,7 @@ def test_examples_that_do_not_fit_are_refused(loss, changed, message):
 SIZES = st.lists(st.integers(0, 20), min_size=1, max_size=6)
 
 
-@PROPERTY
-@given(SIZES, st.integers(1, 25), st.integers(-5, 5), st.integers(1, 3))
+@for_all(SIZES, st.integers(1, 25), st.integers(-5, 5), st.integers(1, 3))
 def test_minibatches_are_cut_from_one_sequence_that_has_every_row_once(sizes, size, seed, epoch):
     def rows_of(piece):
         return backprop.row_order(sizes[piece], seed, epoch, piece).tolist()
@@ -293,9 +288,7 @@ def test_gradients_do_not_depend_on_how_pieces_are_held():
             together = [minibatch(theta) for minibatch in gradients.epoch(2)]
         assert len(together) == len(apart) == 3
         for ours, wanted in zip(together, apart, strict=True):
-            assert ours.gradient.tobytes() == wanted.gradient.tobytes()
-            assert ours.loss.tobytes() == wanted.loss.tobytes()
-            assert ours.weight == wanted.weight
+            assert_same_bits(ours, wanted)
 
 
 def test_a_minibatch_computed_late_has_its_own_rows():
