@@ -16,12 +16,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
 from pyspark.ml.param import Param, Params
 from pyspark.ml.param.shared import HasSeed
 
 from nonconvex.estimators.display import one_line
+from nonconvex.numerics import Bools, Floats
 from nonconvex.numerics.optim import (
     OPTIMIZERS,
     SCHEDULES,
@@ -328,16 +327,14 @@ class DescentParams(CheckedParams):
         """Return the learning rate; a subclass may have another name for it."""
         return float(self.getOrDefault("learningRate"))
 
-    def _optimizer(
-        self, *, axis: int | None = None, decays: NDArray[np.bool_] | None = None
-    ) -> Optimizer:
+    def _optimizer(self, *, axis: int | None = None, decays: Bools | None = None) -> Optimizer:
         """Build the optimizer; raise ParamError for settings that it or its schedule does not have.
 
         `axis` is that of one gradient, for ``clipNorm`` (by default the whole array is one);
         `decays` has True for the parameters that ``weightDecay`` shrinks, by default all.
         """
         get = self.getOrDefault
-        weight_decay: float | NDArray[np.floating] | None = get("weightDecay")
+        weight_decay: float | Floats | None = get("weightDecay")
         if decays is not None and get("optimizer") == "adamw":
             weight_decay = (WEIGHT_DECAY if weight_decay is None else weight_decay) * decays
         try:

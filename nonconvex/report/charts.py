@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
+from nonconvex.numerics import Doubles, Longs
 from nonconvex.numerics.metrics import LEVELS, PredictedVsActual
 from nonconvex.report.page import COLOURS, Picture
 
@@ -28,10 +29,10 @@ from nonconvex.report.page import COLOURS, Picture
 class Reliability(NamedTuple):
     """Mean confidence and accuracy of predictions, in bins of confidence."""
 
-    rows: NDArray[np.int64]  # (b,)
+    rows: Longs  # (b,)
     # of shapes (b,): means over the rows of each bin
-    confidence: NDArray[np.float64]
-    accuracy: NDArray[np.float64]
+    confidence: Doubles
+    accuracy: Doubles
 
 
 def agreement(

@@ -17,6 +17,7 @@ from pyspark.sql import functions as F
 from nonconvex.distributed.data.prepared import Manifest, PreparedRatings
 from nonconvex.distributed.factorization.evaluate import Baselines, Comparison, rating_counts
 from nonconvex.estimators.factorization.summary import TrainingSummary
+from nonconvex.numerics import Doubles, Ints
 from nonconvex.numerics.factorization.explain import principal_axes
 from nonconvex.numerics.factorization.model import Factors
 from nonconvex.numerics.metrics import Evaluation, PredictedVsActual, Scores
@@ -48,11 +49,11 @@ _LONGEST_NAME = 24  # characters, on the map
 class ExtremeItems(NamedTuple):
     """Items at the ends of the axes and items of the map, as dense indices."""
 
-    shares: NDArray[np.float64]  # (K,): of each axis in all γ_u·γ_i
+    shares: Doubles  # (K,): of each axis in all γ_u·γ_i
     low: NDArray[np.intp]  # (axes, e): at one end of the first axes, the farthest out first
     high: NDArray[np.intp]  # (axes, e): at the other
     mapped: NDArray[np.intp]  # (m,): the most rated items, the most rated first
-    places: NDArray[np.float64]  # (m, 2): theirs on the first two axes, 0 without a second
+    places: Doubles  # (m, 2): theirs on the first two axes, 0 without a second
 
     def items(self) -> list[int]:
         """Return all items that may be named, each once."""
@@ -77,7 +78,7 @@ class FactorizationPageData:
     histogram: PredictedVsActual | None
     coverage: tuple[float, float] | None  # probability of intervals, share of ratings inside
     factors: Factors
-    counts: tuple[NDArray[np.integer], NDArray[np.integer]]  # ratings of users and of items
+    counts: tuple[Ints, Ints]  # ratings of users and of items
     extremes: ExtremeItems | None  # None without factors
     names: Mapping[int, str]  # of `extremes.items()`
     solver: str
@@ -94,7 +95,7 @@ def collect_factorization(
     solver: str,
 ) -> FactorizationPageData:
     """Collect the data of a page with Spark; `names` has the columns ``id, name`` of items."""
-    counts: tuple[NDArray[np.integer], NDArray[np.integer]]
+    counts: tuple[Ints, Ints]
     if baselines is None:
         counts = rating_counts(prepared.users), rating_counts(prepared.items)
     else:
@@ -119,7 +120,7 @@ def collect_factorization(
     )
 
 
-def extreme_items(factors: Factors, counts: NDArray[np.integer]) -> ExtremeItems | None:
+def extreme_items(factors: Factors, counts: Ints) -> ExtremeItems | None:
     """Choose the items to show, given the ratings of each (n_i,); None for a model without factors.
 
     Ends of axes are chosen among the thousand most rated items, as the factors of items with few
@@ -398,7 +399,7 @@ def _bias_picture(factors: Factors) -> Picture:
     )
 
 
-def _norm_picture(factors: Factors, counts: Sequence[NDArray[np.integer]]) -> Picture:
+def _norm_picture(factors: Factors, counts: Sequence[Ints]) -> Picture:
     """Draw the length of γ by the number of ratings of a user or an item."""
     series, ends = {}, []
     for name, rows, degrees in zip(("users", "items"), factors[1:], counts, strict=True):
@@ -446,9 +447,7 @@ def _correlation(histogram: PredictedVsActual) -> str:
     return f"Their correlation is {y @ p @ x / spread:.2f}." if spread else ""
 
 
-def _by_count(
-    counts: NDArray[np.integer], values: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _by_count(counts: Ints, values: Doubles) -> tuple[Doubles, Doubles]:
     """Return mean counts (b,) and percentiles of values (b, 3), in bins that grow by half."""
     edges = np.unique(np.ceil(1.5 ** np.arange(0, 40)).astype(np.int64))
     places, bands = [], []

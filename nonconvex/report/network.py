@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from numpy.typing import NDArray
 from pyspark.ml.functions import vector_to_array
 from pyspark.sql import functions as F
 
@@ -19,6 +18,7 @@ from nonconvex.neural_network import (
     MultilayerPerceptronClassificationModel,
     MultilayerPerceptronRegressionModel,
 )
+from nonconvex.numerics import Doubles
 from nonconvex.numerics.metrics import PredictedVsActual
 from nonconvex.pipeline.network.results import NetworkModel
 from nonconvex.pipeline.runs import RunMetadata
@@ -273,7 +273,7 @@ def _calibration_picture(measured: Reliability) -> Picture:
     )
 
 
-def _confusion_picture(matrix: NDArray[np.float64], names: Sequence[str]) -> Picture:
+def _confusion_picture(matrix: Doubles, names: Sequence[str]) -> Picture:
     """Draw test rows by class and predicted class; `matrix` has shape (classes, classes)."""
     size, totals = len(names), matrix.sum(axis=1, keepdims=True)
     shares = np.divide(matrix, totals, out=np.zeros_like(matrix), where=totals > 0)

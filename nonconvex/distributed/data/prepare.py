@@ -17,7 +17,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 from pyspark.sql import Column, DataFrame, Row, SparkSession, Window
 from pyspark.sql import functions as F
 
@@ -51,6 +50,7 @@ from nonconvex.distributed.data.validation import (
 )
 from nonconvex.distributed.files import FileSystem, publish, write_checksums
 from nonconvex.distributed.runtime import collectable_bytes, executors, map_in_threads
+from nonconvex.numerics import Longs
 from nonconvex.numerics.deterministic import add_exactly, fractions_of
 from nonconvex.numerics.factorization.blocks import counting_order
 
@@ -532,15 +532,13 @@ class _Gathered:
         """Write the blocks and the held-out ratings; return the counts of unknown ids."""
         del directory
         train = self._rows[_TRAIN]
-        files: list[tuple[str, NDArray[np.int64]]] = [
-            (part, self._rows[part]) for part in _HELD_OUT
-        ]
+        files: list[tuple[str, Longs]] = [(part, self._rows[part]) for part in _HELD_OUT]
         by_item = train[counting_order(self._codes["item"][train])]
         for side, rows in (("user", train), ("item", by_item)):
             files += [(f"by_{side}/block={b}", members) for b, members in indices[side].cut(rows)]
         known = {side: index.indices_of(self._ids[side]) for side, index in indices.items()}
 
-        def write(file: tuple[str, NDArray[np.int64]]) -> dict[str, int]:
+        def write(file: tuple[str, Longs]) -> dict[str, int]:
             name, rows = file
             table = self._table.take(pa.array(rows))
             unknown = {}

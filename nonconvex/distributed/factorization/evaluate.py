@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
@@ -20,6 +19,7 @@ from nonconvex.distributed.factorization.packing import row_sums
 from nonconvex.distributed.factorization.predict import index_table, with_index
 from nonconvex.distributed.factorization.top_n import ModelSide, Ranker, lists_of, requests, tasks
 from nonconvex.distributed.runtime import binary_row, broadcasting, combined, freeze_gc_once
+from nonconvex.numerics import Doubles, Ints, Longs
 from nonconvex.numerics.deterministic import Totals, add_exactly, fractions_of
 from nonconvex.numerics.factorization.model import Factors, predict
 from nonconvex.numerics.factorization.posterior import Spread
@@ -149,13 +149,13 @@ def _in_one_job(frame: DataFrame, add: Callable[[Totals, pa.RecordBatch], Totals
     return totals_in(frame.mapInArrow(task, TOTALS).toArrow())
 
 
-def _weights(batch: pa.RecordBatch) -> NDArray[np.float64] | None:
+def _weights(batch: pa.RecordBatch) -> Doubles | None:
     return _doubles(batch, "weight") if "weight" in batch.schema.names else None
 
 
-def _doubles(batch: pa.RecordBatch, name: str) -> NDArray[np.float64]:
+def _doubles(batch: pa.RecordBatch, name: str) -> Doubles:
     """Return a column of doubles, NaN for null."""
-    column: NDArray[np.float64] = batch.column(name).to_numpy(zero_copy_only=False)
+    column: Doubles = batch.column(name).to_numpy(zero_copy_only=False)
     return column
 
 
@@ -169,11 +169,11 @@ class Baselines(NamedTuple):
 
     ids: Ids
     # of shapes (n_u,) and (n_i,): the numbers of training ratings
-    counts: tuple[NDArray[np.integer], NDArray[np.integer]]
+    counts: tuple[Ints, Ints]
     # Σ w R / Σ w of the training ratings, and of those of each user (n_u,), which is the mean of
     # all where nothing weighs
     mean: float
-    user_means: NDArray[np.float64]
+    user_means: Doubles
     biases: Factors  # α + β_u + β_i
 
     @classmethod
@@ -191,7 +191,7 @@ class Baselines(NamedTuple):
         return cls(training.ids, counts, mean, means, biases)
 
 
-def rating_counts(table: DataFrame) -> NDArray[np.int64]:
+def rating_counts(table: DataFrame) -> Longs:
     """Return how many training ratings each user (or item) has, in the order of the indices."""
     collected = table.select("index", "count").toArrow()
     counts = np.zeros(len(collected), np.int64)
@@ -293,8 +293,8 @@ def measure(ratings: DataFrame, rows: int, panel: Panel, predictors: Sequence[st
 
 
 def _predict(
-    model: RatingModel | None, name: str, batch: pa.RecordBatch, indices: list[NDArray[np.integer]]
-) -> NDArray[np.float64]:
+    model: RatingModel | None, name: str, batch: pa.RecordBatch, indices: list[Ints]
+) -> Doubles:
     """Return the predictions of a model, NaN where it has none."""
     if model is None:
         return _doubles(batch, name)
@@ -312,7 +312,7 @@ def _predict(
     return predicted
 
 
-def _places(index: pa.Array) -> NDArray[np.integer]:
+def _places(index: pa.Array) -> Ints:
     """Return indices, -1 for null."""
-    places: NDArray[np.integer] = index.fill_null(-1).to_numpy(zero_copy_only=False)
+    places: Ints = index.fill_null(-1).to_numpy(zero_copy_only=False)
     return places

@@ -23,6 +23,7 @@ from nonconvex.distributed.factorization.state import (
     unfinished,
 )
 from nonconvex.distributed.factorization.steps import UserSample, update_side
+from nonconvex.numerics import Doubles, Floats
 from nonconvex.numerics.convergence import FitError, Stop, StoppingRule
 from nonconvex.numerics.deterministic import total
 from nonconvex.numerics.factorization.als import RowUpdate
@@ -30,7 +31,6 @@ from nonconvex.numerics.factorization.gradient import Gradient, gradient
 from nonconvex.numerics.factorization.model import SIDE_ORDER, Factors, Side
 from nonconvex.numerics.optim import Optimizer, OptimizerState
 
-Array = NDArray[np.floating]
 
 
 @dataclass(frozen=True)
@@ -157,13 +157,13 @@ class Descent:
             state.rows[side] = rows
 
 
-def _flat(parameters: Factors | Gradient) -> NDArray[np.float64]:
+def _flat(parameters: Factors | Gradient) -> Doubles:
     """One vector (α, users, items) of a problem's parameters, or of their derivatives."""
     alpha, users, items = parameters
     return np.concatenate([[alpha], users.ravel(), items.ravel()]).astype(np.float64)
 
 
-def _unflat(theta: NDArray[np.float64], like: Factors) -> Factors:
+def _unflat(theta: Doubles, like: Factors) -> Factors:
     """Undo `_flat`; α stays in float64, the rows get their own type back."""
     users, items = np.split(theta[1:], [like.users.size])
     return Factors(

@@ -30,6 +30,7 @@ from nonconvex.distributed.runtime import (
     to_bytes,
     with_frozen_gc,
 )
+from nonconvex.numerics import Floats, Ints, Longs
 from nonconvex.numerics.factorization.blocks import SPAN, RatingBlock, parts_of
 
 _Batches = Iterator[pa.RecordBatch]
@@ -80,9 +81,9 @@ class Chunk(NamedTuple):
 
     # for ``"user"`` and ``"item"``: ``id, count``, each id of the chunk and its ratings
     ids: dict[str, pa.Table]
-    places: dict[str, NDArray[np.int32]]  # (n,): place of the id of each rating in these
-    ratings: NDArray[np.floating]  # (n,)
-    weights: NDArray[np.floating] | None  # (n,)
+    places: dict[str, Ints]  # (n,): place of the id of each rating in these
+    ratings: Floats  # (n,)
+    weights: Floats | None  # (n,)
 
     @classmethod
     def read(cls, batch: pa.RecordBatch, index: int, dtype: type[np.floating]) -> Chunk:
@@ -285,7 +286,7 @@ def pack_in_place(
 def pack_divided(
     ratings: DataFrame,
     side: PackingSide,
-    long: NDArray[np.int64],
+    long: Longs,
     columns: int,
     dtype: type[np.floating],
     transform: _Transform | None = None,

@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 from pyspark import Broadcast
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.functions import arrow_udf
 
 from nonconvex.distributed.runtime import freeze_gc_once
+from nonconvex.numerics import Floats, Ints
 from nonconvex.numerics.factorization.model import Factors, predict
 from nonconvex.numerics.factorization.posterior import Spread
 from nonconvex.numerics.factorization.ridge_posterior import RidgeSpread
@@ -58,7 +58,7 @@ class IdTable(NamedTuple):
     """The dense indices of integer ids that lie close together, one for each possible id."""
 
     first: int  # the smallest id
-    places: NDArray[np.int32]  # (size + 1,): that of id ``first + k``, -1 for none, and a last -1
+    places: Ints  # (size + 1,): that of id ``first + k``, -1 for none, and a last -1
 
     @classmethod
     def of(cls, ids: pa.ChunkedArray) -> IdTable | None:
@@ -73,7 +73,7 @@ class IdTable(NamedTuple):
         places[numbers - first] = np.arange(len(ids), dtype=np.int32)
         return cls(first, places)
 
-    def indices(self, ids: pa.Array) -> NDArray[np.int32]:
+    def indices(self, ids: pa.Array) -> Ints:
         """Return the index of each id, -1 for one that is unknown or null."""
         found = ids.fill_null(0).to_numpy().astype(np.int64, copy=False)
         offset = (found - self.first).view(np.uint64)  # a smaller id wraps to the end
@@ -83,8 +83,8 @@ class IdTable(NamedTuple):
 
 def predictions(
     alpha: float,
-    users: Broadcast[NDArray[np.floating]],
-    items: Broadcast[NDArray[np.floating]],
+    users: Broadcast[Floats],
+    items: Broadcast[Floats],
     user: Column,
     item: Column,
     limits: tuple[float, float] | None,
@@ -138,7 +138,7 @@ def row_predictions(
     return scored
 
 
-def _rows(structs: pa.Array, rank: int) -> NDArray[np.floating]:
+def _rows(structs: pa.Array, rank: int) -> Floats:
     """Return structs of ``bias, features`` as an array of shape (n, 1 + K), 0 for null."""
     known = structs.is_valid()
     bias, features = structs.filter(known).flatten()
@@ -151,7 +151,7 @@ def _rows(structs: pa.Array, rank: int) -> NDArray[np.floating]:
 
 def deviations(
     spread: Spread | RidgeSpread,
-    rows: Sequence[Broadcast[NDArray[np.floating]]],
+    rows: Sequence[Broadcast[Floats]],
     more: Broadcast[Any] | None,
     user_index: Column,
     item_index: Column,

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from nonconvex.distributed.factorization.execution import BlockStore, Value
 from nonconvex.distributed.factorization.packing import unpack
 from nonconvex.distributed.runtime import binary_row
+from nonconvex.numerics import Bools, Doubles, Floats, Ints
 from nonconvex.numerics.deterministic import Stream, one_thread_per_product, total
 from nonconvex.numerics.factorization.als import (
     RowUpdate,
@@ -33,7 +34,7 @@ from nonconvex.numerics.factorization.gibbs import Conditional
 from nonconvex.numerics.factorization.gradient import gradient_sums, sample_ratings
 from nonconvex.numerics.factorization.model import Background, Factors, Ridge, squared_errors
 
-SharedRows = Value[list[NDArray[np.floating]]]
+SharedRows = Value[list[Floats]]
 """The rows of one side in every problem, each of shape (m, 1 + K)."""
 
 _Batches = Iterator[pa.RecordBatch]
@@ -51,7 +52,7 @@ class UserSample(NamedTuple):
     users: int  # number of users
     rows: bool  # whether they are the rows of the blocks, not the columns
 
-    def draw(self) -> NDArray[np.bool_]:
+    def draw(self) -> Bools:
         """Return for every user whether it is in the sample, the same on every executor."""
         generator = Stream.generator(self.seed, self.step)
         chosen = np.zeros(self.users, bool)
@@ -79,9 +80,7 @@ class Step(NamedTuple):
         """Return the dtype of the result: that of the rows, float64 for sums of gradients."""
         return np.dtype(np.float64) if self.solver == "gd" else rows
 
-    def __call__(
-        self, block: RatingBlock, fixed: NDArray[np.floating], own: NDArray[np.floating]
-    ) -> RowUpdate:
+    def __call__(self, block: RatingBlock, fixed: Floats, own: Floats) -> RowUpdate:
         """Update the rows of a block, which are ``own[block.rows]`` before."""
         settings: dict[str, Any] = {"biases": self.biases, "background": self.background}
         with np.errstate(over="ignore", invalid="ignore"):  # the driver checks the result
@@ -94,9 +93,7 @@ class Step(NamedTuple):
             start = own[block.rows]
             return sweep_rows(block, fixed, self.alpha, self.ridge, start, **settings)
 
-    def solve(
-        self, moments: NDArray[np.float64], degrees: NDArray[np.float64], dtype: type[np.floating]
-    ) -> RowUpdate:
+    def solve(self, moments: Doubles, degrees: Doubles, dtype: type[np.floating]) -> RowUpdate:
         """Update long rows from the moments of all of their parts."""
         solved = solve_moments(
             moments,
@@ -114,7 +111,7 @@ class Draw(NamedTuple):
     """Draw of the rows of one side in one chain; sent to the executors."""
 
     conditional: Conditional  # without ω, which would be sent with every task
-    user_precision: Value[list[NDArray[np.float64]]]  # ω in every chain
+    user_precision: Value[list[Doubles]]  # ω in every chain
     number: int  # number of the chain
     sample: None = None
 
@@ -122,9 +119,7 @@ class Draw(NamedTuple):
         """Return the dtype of the rows."""
         return rows
 
-    def __call__(
-        self, block: RatingBlock, fixed: NDArray[np.floating], own: NDArray[np.floating]
-    ) -> RowUpdate:
+    def __call__(self, block: RatingBlock, fixed: Floats, own: Floats) -> RowUpdate:
         """Draw the rows of a block, independently of their values before."""
         del own
         omega = self.user_precision.value[self.number]
@@ -158,9 +153,7 @@ def validation_rmse(
     return [_rmse(table, number, len(rows)) for number, rows in enumerate(users.value)]
 
 
-def user_squares(
-    packed: BlockStore, factors: Factors, dtype: type[np.floating]
-) -> NDArray[np.float64]:
+def user_squares(packed: BlockStore, factors: Factors, dtype: type[np.floating]) -> Doubles:
     """Sum w (R̂ − R)² over the ratings of each user (n_u,), in blocks whose rows are users."""
     users, items = packed.share([factors.users]), packed.share([factors.items])
     try:
@@ -241,9 +234,7 @@ def _parts(table: pa.Table, problem: int) -> list[dict[str, Any]]:
     return parts
 
 
-def _assemble(
-    table: pa.Table, problem: int, before: NDArray[np.floating], step: Step | Draw
-) -> RowUpdate:
+def _assemble(table: pa.Table, problem: int, before: Floats, step: Step | Draw) -> RowUpdate:
     """Put the rows of all blocks in the order of their indices."""
     rows, width = before.shape
     sums = RowUpdate._fields[1:]
@@ -259,15 +250,15 @@ def _assemble(
     of_long = [part for part in reported if part["part"] is not None]
     if of_long:
         assert isinstance(step, Step)
-        index, update = _solve_long(of_long, width, step, before.dtype.type)
+        long, update = _solve_long(of_long, width, step, before.dtype.type)
         for values, of_rows in zip(whole, update, strict=True):
-            values[index] = of_rows
+            values[long] = of_rows
     return whole
 
 
 def _solve_long(
     parts: list[dict[str, Any]], width: int, step: Step, dtype: type[np.floating]
-) -> tuple[NDArray[np.int32], RowUpdate]:
+) -> tuple[Ints, RowUpdate]:
     """Update long rows, from the moments of their parts."""
     parts = sorted(parts, key=itemgetter("part"))
     rows = np.concatenate([np.frombuffer(part["rows"], np.int32) for part in parts])

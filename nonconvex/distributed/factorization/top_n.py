@@ -15,7 +15,6 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 from pyspark import Broadcast
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -25,7 +24,7 @@ from pyspark.sql.types import ArrayType, DataType, FloatType, StructField, Struc
 from nonconvex.distributed.columns import id_column, named_column
 from nonconvex.distributed.factorization.predict import index_table, with_index
 from nonconvex.distributed.runtime import freeze_gc_once, parallelism
-from nonconvex.numerics import Floats
+from nonconvex.numerics import Floats, Ints
 from nonconvex.numerics.factorization.model import Factors
 from nonconvex.numerics.ranking import Lists, Ranked, directions, rank_lists, top_n
 
@@ -70,7 +69,7 @@ class Ranker(NamedTuple):
     rows: Broadcast[Floats]
     columns: Broadcast[Floats]
     n: int
-    allowed: NDArray[np.int32] | None  # indices of the allowed columns; by default all
+    allowed: Ints | None  # indices of the allowed columns; by default all
 
     def __call__(self, batch: pa.RecordBatch) -> Ranked:
         """Return the n best columns of each row."""

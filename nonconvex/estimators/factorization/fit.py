@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
@@ -40,6 +39,7 @@ from nonconvex.estimators.factorization.summary import (
     sampling_summary,
 )
 from nonconvex.estimators.params import ParamError, patience_of, refuse_set
+from nonconvex.numerics import Bools, Ints
 from nonconvex.numerics.convergence import FitError, Stop, StoppingRule
 from nonconvex.numerics.factorization.model import (
     Factors,
@@ -176,9 +176,7 @@ def warm_start(
     return Factors(old.alpha if intercept else 0.0, *rows), counts
 
 
-def _known(
-    side: str, old: pa.ChunkedArray, new: pa.ChunkedArray
-) -> tuple[NDArray[np.bool_], NDArray[np.int32]]:
+def _known(side: str, old: pa.ChunkedArray, new: pa.ChunkedArray) -> tuple[Bools, Ints]:
     """Return whether each new id is among the old ones, and its place there."""
     if old.type != new.type:
         raise StartError(

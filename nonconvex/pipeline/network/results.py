@@ -7,7 +7,6 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from pyspark.sql import DataFrame
 
 from nonconvex import __version__
@@ -20,6 +19,7 @@ from nonconvex.neural_network import (
     MultilayerPerceptronClassificationModel,
     MultilayerPerceptronRegressionModel,
 )
+from nonconvex.numerics import Doubles
 from nonconvex.numerics.network.model import Network, Standardization
 from nonconvex.pipeline.runs import Run
 from nonconvex.pipeline.text import decimals, strict_json
@@ -64,7 +64,7 @@ def constant_predictor(model: NetworkModel, table: ExampleTable) -> Scorer:
     return empty
 
 
-def _biases(statistics: dict[str, Any], outputs: int) -> NDArray[np.float64]:
+def _biases(statistics: dict[str, Any], outputs: int) -> Doubles:
     if "classes" not in statistics:
         return np.array([target["mean"] for target in statistics["targets"]])
     logs = np.log([1 + one["weight"] for one in statistics["classes"]])
