@@ -163,7 +163,9 @@ def describe_jobs(spark: SparkSession, text: str | None) -> None:
     context.setLocalProperty(_PROPERTY, text)
 
 
-_Task = Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]
+Batches = Iterator[pa.RecordBatch]
+Task = Callable[[Batches], Batches]
+"""A function of `mapInArrow`, from the batches of a task to those that it returns."""
 
 
 @cache
@@ -176,10 +178,10 @@ def freeze_gc_once() -> None:
     gc.freeze()
 
 
-def with_frozen_gc(task: _Task) -> _Task:
+def with_frozen_gc(task: Task) -> Task:
     """Return a task that calls `freeze_gc_once` first."""
 
-    def run(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    def run(batches: Batches) -> Batches:
         freeze_gc_once()
         yield from task(batches)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
@@ -50,7 +50,6 @@ from nonconvex.distributed.factorization.state import Blocks
 from nonconvex.distributed.runtime import broadcast, collect_table
 from nonconvex.numerics.factorization.blocks import LONG, RatingBlock, parts_of
 
-_Batches = Iterator[pa.RecordBatch]
 _Transform = Callable[[RatingBlock], RatingBlock]
 
 _BROADCAST = ExchangePolicy()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +18,14 @@ from nonconvex.distributed.factorization.dataset import Ids, TrainingSet
 from nonconvex.distributed.factorization.packing import row_sums
 from nonconvex.distributed.factorization.predict import index_table, with_index
 from nonconvex.distributed.factorization.top_n import ModelSide, Ranker, lists_of, requests, tasks
-from nonconvex.distributed.runtime import binary_row, broadcasting, combined, freeze_gc_once
+from nonconvex.distributed.runtime import (
+    Batches,
+    Task,
+    binary_row,
+    broadcasting,
+    combined,
+    freeze_gc_once,
+)
 from nonconvex.numerics import Doubles, Ints, Longs
 from nonconvex.numerics.deterministic import Totals, add_exactly, fractions_of
 from nonconvex.numerics.factorization.model import Factors, predict
@@ -38,7 +45,6 @@ from nonconvex.numerics.ranking import average_precision, hits, ndcg, precision,
 METRICS = ("ndcgAtK", "recallAtK", "precisionAtK", "meanAveragePrecisionAtK")
 """Means over the rows, by the names of Spark's ``RankingEvaluator``."""
 
-_Batches = Iterator[pa.RecordBatch]
 
 _AT_A_TIME = 1 << 16  # ratings
 
@@ -101,8 +107,8 @@ def _relevant(relevant: DataFrame, rows: ModelSide, columns: ModelSide) -> DataF
     return with_index(lists, F.col("id"), index_table(lists, rows.ids), "index")
 
 
-def _measure(ranker: Ranker) -> Callable[[_Batches], _Batches]:
-    def measure(batches: _Batches) -> _Batches:
+def _measure(ranker: Ranker) -> Task:
+    def measure(batches: Batches) -> Batches:
         for batch in filter(len, batches):
             ranked = ranker(batch).lists
             total = batch.column("total").to_numpy()
@@ -138,7 +144,7 @@ def evaluate_ratings(ratings: DataFrame) -> Evaluation:
 
 
 def _in_one_job(frame: DataFrame, add: Callable[[Totals, pa.RecordBatch], Totals]) -> Totals:
-    def task(batches: _Batches) -> _Batches:
+    def task(batches: Batches) -> Batches:
         freeze_gc_once()
         totals: Totals = {}
         for table in combined(batches, 1 << 30, _AT_A_TIME):

@@ -23,14 +23,13 @@ from nonconvex.distributed.factorization.state import (
     unfinished,
 )
 from nonconvex.distributed.factorization.steps import UserSample, update_side
-from nonconvex.numerics import Doubles, Floats
+from nonconvex.numerics import Doubles
 from nonconvex.numerics.convergence import FitError, Stop, StoppingRule
 from nonconvex.numerics.deterministic import total
 from nonconvex.numerics.factorization.als import RowUpdate
 from nonconvex.numerics.factorization.gradient import Gradient, gradient
 from nonconvex.numerics.factorization.model import SIDE_ORDER, Factors, Side
 from nonconvex.numerics.optim import Optimizer, OptimizerState
-
 
 
 @dataclass(frozen=True)

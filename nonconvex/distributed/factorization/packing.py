@@ -23,6 +23,8 @@ from nonconvex.distributed.data.ids import IdIndex, default_blocks, index_ids
 from nonconvex.distributed.data.validation import RatingsError
 from nonconvex.distributed.factorization.execution import BlockStore, LocalValue, Value
 from nonconvex.distributed.runtime import (
+    Batches,
+    Task,
     binary_row,
     combined,
     from_bytes,
@@ -32,8 +34,6 @@ from nonconvex.distributed.runtime import (
 )
 from nonconvex.numerics import Floats, Ints, Longs
 from nonconvex.numerics.factorization.blocks import SPAN, RatingBlock, parts_of
-
-_Batches = Iterator[pa.RecordBatch]
 
 _CHUNK = 1 << 20  # ratings
 _CHUNK_BYTES = 1 << 28  # of a table that is gathered, should its ids be long
@@ -140,10 +140,10 @@ def check_chunks(reports: pa.Table, *, has_validation: bool) -> Checked:
     return Checked(rows, pc.min(train["minimum"]).as_py(), pc.max(train["maximum"]).as_py())
 
 
-def ids_of(side: str) -> Callable[[_Batches], _Batches]:
+def ids_of(side: str) -> Task:
     """Return a task that yields ``id, count`` of each chunk."""
 
-    def ids(batches: _Batches) -> _Batches:
+    def ids(batches: Batches) -> Batches:
         for batch in batches:
             for buffer in batch.column(f"{side}_ids"):
                 yield from from_bytes(buffer.as_buffer()).to_batches()
@@ -151,10 +151,10 @@ def ids_of(side: str) -> Callable[[_Batches], _Batches]:
     return ids
 
 
-def encode(dtype: type[np.floating]) -> Callable[[_Batches], _Batches]:
+def encode(dtype: type[np.floating]) -> Task:
     """Return a task that encodes ratings as chunks."""
 
-    def task(batches: _Batches) -> _Batches:
+    def task(batches: Batches) -> Batches:
         for table in combined(batches, _CHUNK_BYTES, _CHUNK):
             problems = _problems(table)
             if any(problems):  # these end the fit
@@ -360,12 +360,10 @@ def triples_batch(ratings: pa.Table, side: PackingSide) -> pa.RecordBatch:
     return batch
 
 
-def _cut(
-    dtype: type[np.floating], side: PackingSide, lookups: Lookups | None = None
-) -> Callable[[_Batches], _Batches]:
+def _cut(dtype: type[np.floating], side: PackingSide, lookups: Lookups | None = None) -> Task:
     """Return a task that cuts the ratings of a partition into pieces of one block each."""
 
-    def cut(batches: _Batches) -> _Batches:
+    def cut(batches: Batches) -> Batches:
         if lookups is None:
             parts = _indexed(batches, dtype)
         else:
@@ -386,7 +384,7 @@ def _cut(
     return cut
 
 
-def _indexed(batches: _Batches, dtype: type[np.floating]) -> Iterator[Sequence[Any]]:
+def _indexed(batches: Batches, dtype: type[np.floating]) -> Iterator[Sequence[Any]]:
     """Yield block, row, column, rating and weight of what `triples` has chosen."""
     for table in combined(batches, _CHUNK_BYTES, _CHUNK):
         weights = table["weights"]
@@ -398,7 +396,7 @@ def _indexed(batches: _Batches, dtype: type[np.floating]) -> Iterator[Sequence[A
 
 
 def _found(
-    batches: _Batches, dtype: type[np.floating], side: PackingSide, lookups: Lookups
+    batches: Batches, dtype: type[np.floating], side: PackingSide, lookups: Lookups
 ) -> Iterator[Sequence[Any]]:
     """Yield block, row, column, rating and weight of chunks."""
     own, other = lookups.value[side.row], lookups.value[side.column]
@@ -416,10 +414,10 @@ def _found(
             yield block, rows, columns, chunk.ratings, chunk.weights
 
 
-def _join(dtype: type[np.floating], transform: _Transform | None) -> Callable[[_Batches], _Batches]:
+def _join(dtype: type[np.floating], transform: _Transform | None) -> Task:
     """Return a task that joins the pieces of a partition into sorted blocks."""
 
-    def join(batches: _Batches) -> _Batches:
+    def join(batches: Batches) -> Batches:
         pieces: dict[int, list[list[NDArray[Any]]]] = {}
         for batch in batches:
             for index, block in enumerate(batch.column("block").to_pylist()):
@@ -479,8 +477,8 @@ def row_sums(packed: BlockStore, rows: int, dtype: type[np.floating]) -> dict[st
     return whole
 
 
-def _sums(dtype: type[np.floating]) -> Callable[[_Batches], _Batches]:
-    def sums(batches: _Batches) -> _Batches:
+def _sums(dtype: type[np.floating]) -> Task:
+    def sums(batches: Batches) -> Batches:
         for batch in batches:
             numbers = batch.column("block").to_pylist()
             for number, block in zip(numbers, unpack(batch, dtype), strict=True):

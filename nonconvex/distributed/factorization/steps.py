@@ -7,7 +7,7 @@ cores.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from nonconvex.distributed.factorization.execution import BlockStore, Value
 from nonconvex.distributed.factorization.packing import unpack
-from nonconvex.distributed.runtime import binary_row
+from nonconvex.distributed.runtime import Batches, Task, binary_row
 from nonconvex.numerics import Bools, Doubles, Floats, Ints
 from nonconvex.numerics.deterministic import Stream, one_thread_per_product, total
 from nonconvex.numerics.factorization.als import (
@@ -37,8 +37,6 @@ from nonconvex.numerics.factorization.model import Background, Factors, Ridge, s
 SharedRows = Value[list[Floats]]
 """The rows of one side in every problem, each of shape (m, 1 + K)."""
 
-_Batches = Iterator[pa.RecordBatch]
-_Task = Callable[[_Batches], _Batches]
 
 _ERRORS = ("squares", "weight")
 
@@ -174,8 +172,8 @@ def _update(
     own: SharedRows,
     dtype: type[np.floating],
     first_part: int | None,
-) -> _Task:
-    def update(batches: _Batches) -> _Batches:
+) -> Task:
+    def update(batches: Batches) -> Batches:
         for batch in batches:
             numbers = batch.column("block").to_pylist()
             for place, block in zip(numbers, unpack(batch, dtype), strict=True):
@@ -198,7 +196,7 @@ def _update(
 
 def _moments(
     place: int, block: RatingBlock, steps: Sequence[Step | Draw], fixed: SharedRows
-) -> _Batches:
+) -> Batches:
     """Return the moments of a part of a long row in every problem."""
     for number, step in enumerate(steps):
         assert isinstance(step, Step)
@@ -213,8 +211,8 @@ def _moments(
 
 def _squared_errors(
     alphas: list[float], users: SharedRows, items: SharedRows, dtype: type[np.floating]
-) -> _Task:
-    def errors(batches: _Batches) -> _Batches:
+) -> Task:
+    def errors(batches: Batches) -> Batches:
         for batch in batches:
             for block in unpack(batch, dtype):
                 for number, alpha in enumerate(alphas):

@@ -9,7 +9,7 @@ shuffle of pairs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -23,12 +23,11 @@ from pyspark.sql.types import ArrayType, DataType, FloatType, StructField, Struc
 
 from nonconvex.distributed.columns import id_column, named_column
 from nonconvex.distributed.factorization.predict import index_table, with_index
-from nonconvex.distributed.runtime import freeze_gc_once, parallelism
+from nonconvex.distributed.runtime import Batches, freeze_gc_once, parallelism
 from nonconvex.numerics import Floats, Ints
 from nonconvex.numerics.factorization.model import Factors
 from nonconvex.numerics.ranking import Lists, Ranked, directions, rank_lists, top_n
 
-_Batches = Iterator[pa.RecordBatch]
 _Rank = Callable[[pa.RecordBatch], Ranked]
 
 _EXCLUDED, _CANDIDATES = "excluded", "candidates"
@@ -229,7 +228,7 @@ def _listed(
     shared_ids, row_name, column_name = columns.shared_ids, rows.column, columns.column
     step = max(1, _AT_A_TIME // n)
 
-    def task(batches: _Batches) -> _Batches:
+    def task(batches: Batches) -> Batches:
         freeze_gc_once()
         rank = start()
         for batch in batches:
