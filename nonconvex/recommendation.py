@@ -4,22 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pyspark import keyword_only
-from pyspark.ml import Estimator, Model
-from pyspark.ml.util import (
-    DefaultParamsReadable,
-    DefaultParamsWritable,
-    MLReadable,
-    MLReader,
-    MLWritable,
-    MLWriter,
-)
+from pyspark.ml import Model
+from pyspark.ml.util import MLReadable, MLReader, MLWritable, MLWriter
 from pyspark.sql import DataFrame, SparkSession
 
 from nonconvex.distributed.columns import check_frame
@@ -58,12 +51,11 @@ from nonconvex.estimators.factorization.persistence import FactorizationReader, 
 from nonconvex.estimators.factorization.predict import ModelState, add_predictions
 from nonconvex.estimators.factorization.recommend import recommend, similar_rows
 from nonconvex.estimators.factorization.summary import TrainingSummary
-from nonconvex.estimators.params import LazyFits, ParamError, set_defaults, with_accessors
-from nonconvex.estimators.persistence import EstimatorReader
+from nonconvex.estimators.params import GridEstimator, ParamError, set_defaults, with_accessors
 from nonconvex.numerics.factorization.model import Factors, Side, preference_block
 
 if TYPE_CHECKING:
-    from pyspark.ml._typing import ParamMap
+    pass
 
 __all__ = ["MatrixFactorization", "MatrixFactorizationModel"]
 
@@ -442,12 +434,7 @@ class MatrixFactorizationModel(
 
 
 @with_accessors
-class MatrixFactorization(
-    Estimator["MatrixFactorizationModel"],
-    FactorizationParams,
-    DefaultParamsReadable["MatrixFactorization"],
-    DefaultParamsWritable,
-):
+class MatrixFactorization(GridEstimator[MatrixFactorizationModel], FactorizationParams):
     """Latent factor model of ratings, fitted by minimization or by sampling.
 
     The prediction is R̂_ui = α + β_u + β_i + γ_u·γ_i.  A fit minimizes, over the n observed
@@ -550,18 +537,6 @@ class MatrixFactorization(
         predictionNoise: bool = True,
     ) -> None:
         super().__init__()
-        self._initial_model: MatrixFactorizationModel | None = None
-        self._set(**self._input_kwargs)  # type: ignore[attr-defined]  # of keyword_only
-
-    @keyword_only
-    def setParams(self, **params: Any) -> MatrixFactorization:
-        """Set Params by name."""
-        return self._set(**params)
-
-    @classmethod
-    def read(cls) -> EstimatorReader[MatrixFactorization]:
-        """Return a reader of what `write` wrote."""
-        return EstimatorReader(cls)
 
     def setInitialModel(self, model: MatrixFactorizationModel | None) -> MatrixFactorization:
         """Start fits from the factors of an earlier model; None for random starts.
@@ -609,34 +584,16 @@ class MatrixFactorization(
         finally:
             training.release()
 
-    def fitMultiple(
-        self, dataset: DataFrame, paramMaps: Sequence[ParamMap]
-    ) -> Iterator[tuple[int, MatrixFactorizationModel]]:
-        """Fit a model for each set of Params, such as a path of λ; yield its position and it.
-
-        Fits that differ only in the objective and the start (``rank``, ``regUser``, ``regItem``,
-        ``seed``, …) share every pass over the data.
-        """
-        estimators = [self.copy(params) for params in paramMaps]
-        groups: dict[tuple[Any, ...], list[int]] = {}
-        for index, estimator in enumerate(estimators):
-            key: list[Any] = [estimator.getOrDefault(name) for name in BATCHED_TOGETHER]
-            if estimator.getOrDefault("exchange") == "shuffle":  # for one fit at a time
-                key.append(index)
-            solver = estimator.getOrDefault("solver")
-            if solver in ("gd", "gibbs"):
-                key.append(solver)
-            if solver == "gd":  # whose samples of users depend on the seed
-                key.append(estimator.getOrDefault("seed"))
-            groups.setdefault(tuple(key), []).append(index)
-        fits: list[tuple[list[int], Callable[[], list[MatrixFactorizationModel]]]] = [
-            (indices, partial(self._fit_group, dataset, [estimators[i] for i in indices]))
-            for indices in groups.values()
-        ]
-        return LazyFits(fits)
-
-    def _fit(self, dataset: DataFrame) -> MatrixFactorizationModel:
-        return self._fit_group(dataset, [self])[0]
+    def _group(self, index: int) -> tuple[Any, ...]:
+        get = self.getOrDefault
+        key = [get(name) for name in BATCHED_TOGETHER]
+        if get("exchange") == "shuffle":  # for one fit at a time
+            key.append(index)
+        if get("solver") in ("gd", "gibbs"):
+            key.append(get("solver"))
+        if get("solver") == "gd":  # whose samples of users depend on the seed
+            key.append(get("seed"))
+        return tuple(key)
 
     def _fit_group(
         self, dataset: DataFrame, estimators: Sequence[MatrixFactorization]
