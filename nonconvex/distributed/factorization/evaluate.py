@@ -16,7 +16,7 @@ from nonconvex.distributed.columns import TOTALS, batch_of, totals_in
 from nonconvex.distributed.data.prepared import PreparedRatings
 from nonconvex.distributed.factorization.dataset import Ids, TrainingSet
 from nonconvex.distributed.factorization.packing import row_sums
-from nonconvex.distributed.factorization.predict import index_table, with_index
+from nonconvex.distributed.factorization.predict import index_table, places_of, with_index
 from nonconvex.distributed.factorization.top_n import ModelSide, Ranker, lists_of, requests, tasks
 from nonconvex.distributed.runtime import (
     Batches,
@@ -239,7 +239,7 @@ class Panel(NamedTuple):
 
         See `measure` for its columns.
         """
-        indices = [_places(batch.column(name)) for name in ("user_index", "item_index")]
+        indices = [places_of(batch.column(name)) for name in ("user_index", "item_index")]
         ratings, (_, counts, mean, user_means, biases) = _doubles(batch, "rating"), self.baselines
         alone = RatingModel(biases, None, self.limits if self.clip else None, cold=True)
         predictions = [
@@ -307,7 +307,7 @@ def _predict(
     if model.ids is not None:
         keys = (batch.column(f"{name}_{side}") for side in ("user", "item"))
         indices = [
-            _places(pc.index_in(key, value_set=ids))
+            places_of(pc.index_in(key, value_set=ids))
             for key, ids in zip(keys, model.ids, strict=True)
         ]
     predicted = predict(model.factors, *indices)
@@ -316,9 +316,3 @@ def _predict(
     if not model.cold:
         predicted[np.minimum(*indices) < 0] = np.nan
     return predicted
-
-
-def _places(index: pa.Array) -> Ints:
-    """Return indices, -1 for null."""
-    places: Ints = index.fill_null(-1).to_numpy(zero_copy_only=False)
-    return places

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
+from pyspark.sql.pandas.types import from_arrow_schema
 
 from nonconvex.distributed.data.ids import IdIndex, default_blocks, index_ids
 from nonconvex.distributed.data.validation import RatingsError
@@ -33,7 +34,7 @@ from nonconvex.distributed.runtime import (
     with_frozen_gc,
 )
 from nonconvex.numerics import Floats, Ints, Longs
-from nonconvex.numerics.factorization.blocks import SPAN, RatingBlock, parts_of
+from nonconvex.numerics.factorization.blocks import SPAN, RatingBlock, counting_order, parts_of
 
 _CHUNK = 1 << 20  # ratings
 _CHUNK_BYTES = 1 << 28  # of a table that is gathered, should its ids be long
@@ -60,11 +61,6 @@ _SCHEMA = pa.schema(
 )
 REPORT = _SCHEMA.names[:5]
 """The columns of a chunk that say whether its ratings can be used."""
-
-_SQL = (
-    "held_out boolean, rows bigint, minimum double, maximum double, problems array<bigint>, "
-    + ", ".join(f"{name} binary" for name in _BINARY)
-)
 
 
 class Checked(NamedTuple):
@@ -103,7 +99,8 @@ def read_chunks(ratings: DataFrame, dtype: type[np.floating]) -> DataFrame:
 
     The first job over them reads the ratings.
     """
-    return ratings.mapInArrow(with_frozen_gc(encode(dtype)), _SQL).persist()
+    schema = from_arrow_schema(_SCHEMA)
+    return ratings.mapInArrow(with_frozen_gc(encode(dtype)), schema).persist()
 
 
 def encode_on_driver(ratings: pa.Table, dtype: type[np.floating]) -> pa.Table:
@@ -114,7 +111,7 @@ def encode_on_driver(ratings: pa.Table, dtype: type[np.floating]) -> pa.Table:
     return pa.Table.from_batches([chunk for part in chunks for chunk in part], _SCHEMA)
 
 
-def check_chunks(reports: pa.Table, *, has_validation: bool) -> Checked:
+def check_chunks(reports: pa.Table, dtype: type[np.floating], *, has_validation: bool) -> Checked:
     """Raise `RatingsError` if there is a value that cannot be used, or nothing to train on.
 
     Takes at least the columns `REPORT` of chunks.
@@ -137,7 +134,20 @@ def check_chunks(reports: pa.Table, *, has_validation: bool) -> Checked:
             f"the column of validationIndicatorCol is false in all {rows:,} rows; hold "
             "some ratings out for validation, or unset it"
         )
-    return Checked(rows, pc.min(train["minimum"]).as_py(), pc.max(train["maximum"]).as_py())
+    least, most = pc.min(train["minimum"]).as_py(), pc.max(train["maximum"]).as_py()
+    return check_range(Checked(rows, least, most), dtype)
+
+
+def check_range(checked: Checked, dtype: type[np.floating]) -> Checked:
+    """Refuse ratings whose sums of squares could overflow in the type of the factors."""
+    great, most = max(map(abs, checked[1:])), float(np.finfo(dtype).max) ** 0.4
+    if great > most:
+        raise RatingsError(
+            f"ratings reach {great:.3g} in size, and sums of their squares would overflow in "
+            f"{np.dtype(dtype)}, which takes ratings up to {most:.0e}: divide them, or refuse "
+            "such rows (ratings.minimum and ratings.maximum)"
+        )
+    return checked
 
 
 def ids_of(side: str) -> Task:
@@ -372,9 +382,7 @@ def _cut(dtype: type[np.floating], side: PackingSide, lookups: Lookups | None = 
             if block[0] == block[-1] and (block == block[0]).all():  # of one file, say
                 yield binary_row({"block": int(block[0])}, dict(zip(_PIECE, arrays, strict=True)))
                 continue
-            # numpy sorts 16-bit numbers by counting
-            few = block.max() <= np.iinfo(np.uint16).max
-            order = np.argsort(block.astype(np.uint16) if few else block, kind="stable")
+            order = counting_order(block)
             starts = np.flatnonzero(np.append(True, np.diff(block[order])))
             for members in np.split(order, starts[1:]):
                 taken = [None if values is None else values[members] for values in arrays]

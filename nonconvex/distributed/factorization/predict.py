@@ -5,7 +5,7 @@ Indices are joined to the pairs and factors broadcast, or rows are joined.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -37,8 +37,7 @@ def index_table(frame: DataFrame, ids: pa.ChunkedArray) -> DataFrame:
 
 def with_index(frame: DataFrame, key: Column, indices: DataFrame, name: str) -> DataFrame:
     """Add the dense index of an id as column `name`, null for an id that has none."""
-    renamed = indices.select(F.col("id").alias(f"{name}_id"), F.col("index").alias(name))
-    return frame.join(renamed, on=key == renamed[f"{name}_id"], how="left").drop(f"{name}_id")
+    return _joined(frame, key, indices, F.col("index"), name)
 
 
 def with_row(frame: DataFrame, key: Column, factors: DataFrame, name: str) -> DataFrame:
@@ -49,8 +48,11 @@ def with_row(frame: DataFrame, key: Column, factors: DataFrame, name: str) -> Da
     factors : DataFrame
         ``id, bias, features``.
     """
-    row = F.struct("bias", "features").alias(name)
-    renamed = factors.select(F.col("id").alias(f"{name}_id"), row)
+    return _joined(frame, key, factors, F.struct("bias", "features"), name)
+
+
+def _joined(frame: DataFrame, key: Column, table: DataFrame, value: Column, name: str) -> DataFrame:
+    renamed = table.select(F.col("id").alias(f"{name}_id"), value.alias(name))
     return frame.join(renamed, on=key == renamed[f"{name}_id"], how="left").drop(f"{name}_id")
 
 
@@ -106,7 +108,7 @@ def predictions(
     def score(user: pa.Array, item: pa.Array) -> pa.Array:
         freeze_gc_once()
         if tables is None:
-            pairs = [index.fill_null(-1).to_numpy(zero_copy_only=False) for index in (user, item)]
+            pairs = [places_of(index) for index in (user, item)]
         else:
             pairs = [of.indices(ids) for of, ids in zip(tables.value, (user, item), strict=True)]
         predicted = predict(Factors(alpha, users.value, items.value), *pairs)
@@ -116,10 +118,7 @@ def predictions(
             predicted[np.minimum(*pairs) < 0] = np.nan
         return pa.array(predicted)
 
-    # pyspark tells the kind of function by its annotations, which its own type stubs do not know.
-    declare: Any = arrow_udf
-    scored: Column = declare(score, "double")(user, item)
-    return scored
+    return _doubles(score, user, item)
 
 
 def row_predictions(
@@ -133,9 +132,20 @@ def row_predictions(
         predicted = predict(Factors(alpha, _rows(user, rank), _rows(item, rank)), each, each)
         return pa.array(predicted if limits is None else np.clip(predicted, *limits))
 
+    return _doubles(score, user_row, item_row)
+
+
+def places_of(index: pa.Array) -> Ints:
+    """Return indices, -1 for null."""
+    places: Ints = index.fill_null(-1).to_numpy(zero_copy_only=False)
+    return places
+
+
+def _doubles(function: Callable[[pa.Array, pa.Array], pa.Array], *columns: Column) -> Column:
+    # pyspark tells the kind of function by its annotations, which its own type stubs do not know.
     declare: Any = arrow_udf
-    scored: Column = declare(score, "double")(user_row, item_row)
-    return scored
+    of_columns: Column = declare(function, "double")(*columns)
+    return of_columns
 
 
 def _rows(structs: pa.Array, rank: int) -> Floats:
@@ -164,14 +174,11 @@ def deviations(
     """
 
     def deviate(user: pa.Array, item: pa.Array) -> pa.Array:
-        pairs = [index.fill_null(-1).to_numpy(zero_copy_only=False) for index in (user, item)]
         known: Any = None if more is None else more.value
         x, z = (side.value for side in rows)
-        return pa.array(spread.deviations(x, z, known, *pairs))
+        return pa.array(spread.deviations(x, z, known, places_of(user), places_of(item)))
 
-    declare: Any = arrow_udf
-    deviated: Column = declare(deviate, "double")(user_index, item_index)
-    return deviated
+    return _doubles(deviate, user_index, item_index)
 
 
 def add_uncertainty(

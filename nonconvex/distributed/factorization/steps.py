@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
 from nonconvex.distributed.factorization.execution import BlockStore, Value
 from nonconvex.distributed.factorization.packing import unpack
@@ -93,16 +92,8 @@ class Step(NamedTuple):
 
     def solve(self, moments: Doubles, degrees: Doubles, dtype: type[np.floating]) -> RowUpdate:
         """Update long rows from the moments of all of their parts."""
-        solved = solve_moments(
-            moments,
-            degrees,
-            self.ridge,
-            dtype=dtype,
-            biases=self.biases,
-            nonnegative=self.nonnegative,
-        )
-        penalty = self.ridge.penalty(degrees, solved.x)
-        return RowUpdate(solved.x, solved.residual, solved.squares, penalty, solved.weight)
+        settings = {"biases": self.biases, "nonnegative": self.nonnegative}
+        return solve_moments(moments, degrees, self.ridge, dtype=dtype, **settings)
 
 
 class Draw(NamedTuple):
@@ -217,11 +208,8 @@ def _squared_errors(
             for block in unpack(batch, dtype):
                 for number, alpha in enumerate(alphas):
                     factors = Factors(alpha, users.value[number], items.value[number])
-                    arrays: dict[str, NDArray[Any]] = {
-                        "rows": block.rows,
-                        "squares": squared_errors(factors, block),
-                        "weight": block.total_weights(),
-                    }
+                    of_rows = (block.rows, squared_errors(factors, block), block.total_weights())
+                    arrays = dict(zip(("rows", *_ERRORS), of_rows, strict=True))
                     yield binary_row({"problem": number, "part": None}, arrays)
 
     return errors
@@ -237,10 +225,9 @@ def _assemble(table: pa.Table, problem: int, before: Floats, step: Step | Draw) 
     rows, width = before.shape
     sums = RowUpdate._fields[1:]
     reported = _parts(table, problem)
-    parts = [part for part in reported if part["part"] is None]
     x = np.zeros(before.shape, step.dtype(before.dtype))
     whole = RowUpdate(x, *(np.zeros(rows) for _ in sums))
-    for part in parts:
+    for part in (part for part in reported if part["part"] is None):
         index = np.frombuffer(part["rows"], np.int32)
         whole.x[index] = np.frombuffer(part["x"], x.dtype).reshape(-1, width)
         for name in sums:
