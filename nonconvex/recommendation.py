@@ -37,6 +37,7 @@ from nonconvex.estimators.factorization.fit import (
     exchange_policy,
     fit_together,
     select_ratings,
+    unknowns_of,
     warm_start,
 )
 from nonconvex.estimators.factorization.params import (
@@ -605,12 +606,9 @@ class MatrixFactorization(GridEstimator[MatrixFactorizationModel], Factorization
             estimator._check(has_validation=has_validation)
         started = time.perf_counter()
         ratings = select_ratings(first, dataset)
-        training = pack_ratings(
-            ratings,
-            user_blocks=first.getOrDefault("numUserBlocks"),
-            item_blocks=first.getOrDefault("numItemBlocks"),
-            **first._packing(estimators),
-        )
+        users, items = first.getOrDefault("numUserBlocks"), first.getOrDefault("numItemBlocks")
+        packing = first._packing(estimators)
+        training = pack_ratings(ratings, user_blocks=users, item_blocks=items, **packing)
         train = ratings.where("not held_out") if "held_out" in ratings.columns else ratings
         try:
             return self._train(estimators, training, started, train.drop("held_out"))
@@ -631,10 +629,7 @@ class MatrixFactorization(GridEstimator[MatrixFactorizationModel], Factorization
             "transform": transform,
             # A shuffle is never on the driver.
             "place": "executors" if get("exchange") == "shuffle" else get("updates"),
-            "unknowns": sum(
-                each.getOrDefault("numRestarts") * (1 + each.getOrDefault("rank"))
-                for each in estimators
-            ),
+            "unknowns": unknowns_of(estimators),
             "policy": exchange_policy(estimators),
         }
 
@@ -653,9 +648,7 @@ class MatrixFactorization(GridEstimator[MatrixFactorizationModel], Factorization
                 "learns from those; check ratingCol, or unset implicitPrefs"
             )
         initial = [estimator._warm_start(training) for estimator in estimators]
-        identity = {
-            f"fit {number}": estimator._identity() for number, estimator in enumerate(estimators)
-        }
+        identity = {f"fit {number}": each._identity() for number, each in enumerate(estimators)}
         results = fit_together(training, estimators, initial, identity, names)
         seconds = time.perf_counter() - started
         return [
@@ -665,10 +658,8 @@ class MatrixFactorization(GridEstimator[MatrixFactorizationModel], Factorization
 
     def _identity(self) -> dict[str, Any]:
         """Return every Param that changes the course of a fit, for its checkpoints."""
-        values = {param.name: self.getOrDefault(param) for param in self.params}
-        identity = {
-            name: value for name, value in values.items() if name not in NON_IDENTITY_PARAMS
-        }
+        named = {param.name: self.getOrDefault(param) for param in self.params}
+        identity = {name: value for name, value in named.items() if name not in NON_IDENTITY_PARAMS}
         if self._initial_model is not None:
             digest = hashlib.sha256()
             for rows in self._initial_model.factors[1:]:
@@ -681,12 +672,9 @@ class MatrixFactorization(GridEstimator[MatrixFactorizationModel], Factorization
         get = self.getOrDefault
         if self._initial_model is None:
             return None
+        options = {"intercept": get("fitIntercept"), "biases": get("fitBiases")}
         return self._initial_model.start_for(
-            training.ids,
-            get("rank"),
-            training.blocks.dtype,
-            intercept=get("fitIntercept"),
-            biases=get("fitBiases"),
+            training.ids, get("rank"), training.blocks.dtype, **options
         )
 
     def _model(

@@ -135,9 +135,9 @@ def rows_of(frame: DataFrame) -> RDD[Any]:
     return frame.rdd
 
 
-def map_in_threads(function: Callable[[T], R], values: Iterable[T], threads: int = 0) -> list[R]:
-    """Apply a function to each value, by default in as many threads as this process has cores."""
-    with ThreadPoolExecutor(threads or driver_cores()) as pool:
+def map_in_threads(function: Callable[[T], R], values: Iterable[T]) -> list[R]:
+    """Apply a function to each value, in as many threads as this process has cores."""
+    with ThreadPoolExecutor(driver_cores()) as pool:
         return list(pool.map(function, values))
 
 

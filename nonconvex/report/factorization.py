@@ -21,6 +21,7 @@ from nonconvex.numerics import Doubles, Ints
 from nonconvex.numerics.factorization.explain import principal_axes
 from nonconvex.numerics.factorization.model import Factors
 from nonconvex.numerics.metrics import Evaluation, PredictedVsActual, Scores
+from nonconvex.pipeline.factorization.results import predictor_title
 from nonconvex.pipeline.runs import RunMetadata
 from nonconvex.recommendation import MatrixFactorizationModel
 from nonconvex.report import charts
@@ -194,7 +195,7 @@ def _errors(data: FactorizationPageData, evaluation: Evaluation) -> Part:
     model = overall.rmse["model"]
     rows = [
         [
-            "α + biases" if name == "biases" else name.replace("_", " "),
+            predictor_title(name),
             f"{rmse:.4f}",
             f"{overall.mae[name]:.4f}",
             f"{(rmse - model) / model:+.1%}" if name != "model" and model else "",
@@ -208,11 +209,8 @@ def _errors(data: FactorizationPageData, evaluation: Evaluation) -> Part:
     pictures = []
     if data.histogram is not None:
         alt = f"Histogram of predicted against actual ratings. {_correlation(data.histogram)}"
-        pictures.append(
-            charts.histogram_picture(
-                "predicted-actual", "Predicted against actual", "rating", alt, data.histogram
-            )
-        )
+        name, title = "predicted-actual", "Predicted against actual"
+        pictures.append(charts.histogram_picture(name, title, "rating", alt, data.histogram))
     for side, scores in (("user", evaluation.by_user), ("item", evaluation.by_item)):
         if scores:
             pictures.append(_count_picture(side, scores))
@@ -239,12 +237,9 @@ def _training(summary: TrainingSummary) -> Part:
         "chains, or the two halves of one chain, agree. The effective sample size is the number of "
         "independent draws that would tell as much."
     )
+    r_hat, size = sampling["rHat"], sampling["effectiveSize"]
     rows = [
-        [
-            symbol,
-            format_number(sampling["rHat"][name], ".3f"),
-            format_number(sampling["effectiveSize"][name], ".0f"),
-        ]
+        [symbol, format_number(r_hat[name], ".3f"), format_number(size[name], ".0f")]
         for name, symbol in (("tau", "τ"), ("alpha", "α"), ("train_rmse", "training RMSE"))
     ]
     header = ["", "R̂", "effective sample size"]
@@ -364,6 +359,7 @@ def _count_picture(side: str, scores: Mapping[str, Scores]) -> Picture:
     """Draw the test error by the number of training ratings of the user or the item."""
     model = [one.rmse["model"] for one in scores.values()]
     biases = [one.rmse["biases"] for one in scores.values()]
+    series = {"model": model, "α + biases": biases}
     ticks = [f"{label}\n{_short(one.ratings)}" for label, one in scores.items()]
     first, *_, last = [*scores, *scores]
     return charts.picture(
@@ -373,9 +369,7 @@ def _count_picture(side: str, scores: Mapping[str, Scores]) -> Picture:
         f"Test RMSE of the model is {model[0]:.3f} for {side}s with {first} training ratings and "
         f"{model[-1]:.3f} for those with {last}; α + biases has {biases[0]:.3f} and "
         f"{biases[-1]:.3f}.",
-        partial(
-            charts.bins, series={"model": model, "α + biases": biases}, ticks=ticks, y="test RMSE"
-        ),
+        partial(charts.bins, series=series, ticks=ticks, y="test RMSE"),
     )
 
 
@@ -385,10 +379,8 @@ def _bias_picture(factors: Factors) -> Picture:
     least, most = np.quantile(values, [0.002, 0.998])
     pad = 0.02 * (most - least) or 0.5
     edges = np.linspace(least - pad, most + pad, _BIAS_BINS + 1)
-    counts = {
-        name: np.histogram(np.clip(side, edges[0], edges[-1]), edges)[0]
-        for name, side in sides.items()
-    }
+    clipped = {name: np.clip(side, edges[0], edges[-1]) for name, side in sides.items()}
+    counts = {name: np.histogram(side, edges)[0] for name, side in clipped.items()}
     spreads = " and ".join(f"{np.std(side):.2f} for {name}" for name, side in sides.items())
     return charts.picture(
         "biases",

@@ -532,7 +532,7 @@ class _Gathered:
         """Write the blocks and the held-out ratings; return the counts of unknown ids."""
         del directory
         train = self._rows[_TRAIN]
-        files: list[tuple[str, Longs]] = [(part, self._rows[part]) for part in _HELD_OUT]
+        files = [(part, self._rows[part]) for part in _HELD_OUT]
         by_item = train[counting_order(self._codes["item"][train])]
         for side, rows in (("user", train), ("item", by_item)):
             files += [(f"by_{side}/block={b}", members) for b, members in indices[side].cut(rows)]
@@ -540,21 +540,18 @@ class _Gathered:
 
         def write(file: tuple[str, Longs]) -> dict[str, int]:
             name, rows = file
-            table = self._table.take(pa.array(rows))
-            unknown = {}
-            for place, side in enumerate(_PAIR):
-                codes = self._codes[side][rows]
-                index = known[side][codes]
-                unknown[side] = int(np.count_nonzero(index < 0))
-                column = [pa.array(index, mask=index < 0)]
-                if name in _HELD_OUT:
-                    table = table.append_column(f"{side}_index", column)
-                    column = [self._ids[side].take(pa.array(codes))]
-                table = table.add_column(
-                    place, side if name in _HELD_OUT else f"{side}_index", column
-                )
-            _write_file(f"{local}/{name}", table)
-            return unknown
+            values = self._table.take(pa.array(rows))
+            columns = dict(zip(values.column_names, values.columns, strict=True))
+            codes = {side: self._codes[side][rows] for side in _PAIR}
+            found = {side: known[side][codes[side]] for side in _PAIR}
+            places = {f"{side}_index": pa.array(at, mask=at < 0) for side, at in found.items()}
+            if name in _HELD_OUT:
+                ids = {side: self._ids[side].take(pa.array(codes[side])) for side in _PAIR}
+                columns = {**ids, **columns, **places}
+            else:
+                columns = {**places, **columns}
+            _write_file(f"{local}/{name}", pa.table(columns))
+            return {side: int(np.count_nonzero(at < 0)) for side, at in found.items()}
 
         return dict(zip(_HELD_OUT, map_in_threads(write, files), strict=False))
 
