@@ -390,12 +390,9 @@ class MatrixFactorizationModel(
         spark, factors, ids = dataset.sparkSession, state.factors, state.ids
         posterior, ridge_posterior = state.posterior, state.ridge_posterior
         if posterior is None:
-            equation = Equation(
-                state.summary.ridge(side),
-                biases=get("fitBiases"),
-                nonnegative=get("nonnegative"),
-                confidence=get("confidence") if get("implicitPrefs") else None,
-            )
+            confidence = get("confidence") if get("implicitPrefs") else None
+            kept = {"biases": get("fitBiases"), "nonnegative": get("nonnegative")}
+            equation = Equation(state.summary.ridge(side), confidence=confidence, **kept)
             shared = state.share(spark, "rows")
             factors, ids, ridge_posterior = fold_in(
                 ratings, side, factors, ids, shared, equation, ridge_posterior

@@ -63,9 +63,8 @@ def run(
             _log.setLevel(arguments.log_level)
             if arguments.log_format == "json":
                 handler.setFormatter(JsonLines(_script(job).stem))
-            config = load(
-                config_type, arguments.config, arguments.set, run_date=_date(arguments.run_date)
-            )
+            day = _date(arguments.run_date)
+            config = load(config_type, arguments.config, arguments.set, run_date=day)
             outcome = {"status": "ok", **_call(job, config), "exit": 0}
         except KeyboardInterrupt as interrupt:
             sentence = str(interrupt) or "interrupted"  # a fit says how to go on

@@ -81,12 +81,11 @@ class Duplicates(NamedTuple):
 def count_duplicates(ratings: DataFrame) -> Duplicates:
     """Count the rows that repeat a (user, item) pair; no shuffle if partitioned by user."""
     differ = F.col("low") < F.col("high")
+    ends = (F.min("rating").alias("low"), F.max("rating").alias("high"))
     example = F.struct(~differ, "user", "item", "rows", "low", "high")
     found = (
         ratings.groupBy(*_PAIR)
-        .agg(
-            F.count("*").alias("rows"), F.min("rating").alias("low"), F.max("rating").alias("high")
-        )
+        .agg(F.count("*").alias("rows"), *ends)
         .where("rows > 1")
         .agg(
             F.coalesce(F.sum(F.col("rows") - 1), F.lit(0)).alias("rows"),
@@ -356,9 +355,7 @@ def _describe(
     del duplicates["example"]
     return Content(
         configuration=configuration,
-        types={
-            field.name: field.dataType.simpleString() for field in parts.frame.drop("part").schema
-        },
+        types=dict(parts.frame.drop("part").dtypes),
         counts={
             "read": checked.report.read,
             "accepted": checked.report.accepted,

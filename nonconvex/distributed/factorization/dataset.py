@@ -90,9 +90,8 @@ class TrainingSet:
     def fingerprint(self) -> str:
         """Return a hash of the ids and of sums over their ratings, independent of order."""
         digest = hashlib.sha256()
-        for ids, degrees in zip(
-            self.ids, (self.blocks.user_degrees, self.blocks.item_degrees), strict=True
-        ):
+        both = (self.blocks.user_degrees, self.blocks.item_degrees)
+        for ids, degrees in zip(self.ids, both, strict=True):
             digest.update(repr(ids.type).encode())
             for first in range(0, len(ids), _HASHED):
                 some = ids.slice(first, _HASHED).to_pylist()

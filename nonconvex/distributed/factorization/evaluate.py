@@ -113,14 +113,8 @@ def _measure(ranker: Ranker) -> Task:
             ranked = ranker(batch).lists
             total = batch.column("total").to_numpy()
             hit = hits(ranked, lists_of(batch, "relevant"), ranker.n)
-            metrics = np.stack(
-                [
-                    ndcg(hit, total),
-                    recall(hit, total),
-                    precision(hit),
-                    average_precision(hit, total),
-                ]
-            )
+            of_rows = (ndcg(hit, total), recall(hit, total), precision(hit))
+            metrics = np.stack([*of_rows, average_precision(hit, total)])
             yield binary_row({}, {"metrics": metrics, "found": np.unique(ranked.columns)})
 
     return measure
@@ -306,10 +300,8 @@ def _predict(
         return _doubles(batch, name)
     if model.ids is not None:
         keys = (batch.column(f"{name}_{side}") for side in ("user", "item"))
-        indices = [
-            places_of(pc.index_in(key, value_set=ids))
-            for key, ids in zip(keys, model.ids, strict=True)
-        ]
+        found = map(pc.index_in, keys, model.ids)
+        indices = [places_of(index) for index in found]
     predicted = predict(model.factors, *indices)
     if model.limits is not None:
         predicted = np.clip(predicted, *model.limits)

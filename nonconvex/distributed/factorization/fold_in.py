@@ -185,13 +185,9 @@ def _task(solve: _Solve, dtype: type[np.floating]) -> Task:
             return
         table = pa.Table.from_batches(held).combine_chunks()
         coded = table["id"].chunk(0).dictionary_encode()
-        block = RatingBlock.from_triples(
-            coded.indices,
-            table["column"],
-            table["rating"],
-            table["weight"] if "weight" in table.column_names else None,
-            dtype=dtype,
-        )
+        weights = table["weight"] if "weight" in table.column_names else None
+        triples = (coded.indices, table["column"], table["rating"], weights)
+        block = RatingBlock.from_triples(*triples, dtype=dtype)
         solved = solve(block, coded.dictionary).astype(dtype)
         ids = pa.ListArray.from_arrays(pa.array([0, len(solved)], pa.int32()), coded.dictionary)
         rows = pa.array([solved.tobytes()])
@@ -214,15 +210,9 @@ def _equations(
         del ids
         if equation.confidence is not None:
             block = preference_block(block, equation.confidence)
-        update = solve_rows(
-            block,
-            fixed.value,
-            alpha,
-            equation.ridge,
-            biases=equation.biases,
-            nonnegative=equation.nonnegative,
-            background=background,
-        )
+        kept = {"biases": equation.biases, "nonnegative": equation.nonnegative}
+        x = fixed.value
+        update = solve_rows(block, x, alpha, equation.ridge, background=background, **kept)
         if spread is None:
             return update.x
         known = [block.degrees]

@@ -431,14 +431,9 @@ def _join(dtype: type[np.floating], transform: _Transform | None) -> Task:
             for index, block in enumerate(batch.column("block").to_pylist()):
                 pieces.setdefault(block, []).append(_arrays(batch, index, _PIECE, dtype))
         for number in sorted(pieces):
-            rows, columns, ratings, weights = zip(*pieces.pop(number), strict=True)
-            block = RatingBlock.from_triples(
-                np.concatenate(rows),
-                np.concatenate(columns),
-                np.concatenate(ratings),
-                None if weights[0] is None else np.concatenate(weights),
-                dtype=dtype,
-            )
+            parts = zip(*pieces.pop(number), strict=True)
+            whole: list[Any] = [None if of[0] is None else np.concatenate(of) for of in parts]
+            block = RatingBlock.from_triples(*whole, dtype=dtype)
             block = transform(block) if transform else block
             yield binary_row({"block": number}, {name: getattr(block, name) for name in _BLOCK})
 

@@ -240,10 +240,10 @@ def fit_together(
     together = [problem for of_fit in problems for problem in of_fit]
     rule = max((one.rule for one in together if one.rule), key=lambda rule: rule.max_iter)
     blocks = training.blocks
-    fitted = fit_loop(
+    ended = fit_loop(
         blocks, together, rule, descent=descent, checkpoints=checkpoints, exchange_type=exchange
     )
-    results = iter(fitted)
+    results = iter(ended)
     return [
         _result(params, training, warm, [next(results) for _ in of_fit])
         for params, warm, of_fit in zip(estimators, initial, problems, strict=True)

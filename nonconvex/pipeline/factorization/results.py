@@ -165,15 +165,12 @@ def metrics_json(
 ) -> str:
     """Return all numbers of a run as JSON: the data, the fit, the errors."""
     manifest = prepared.manifest
+    data = {"path": prepared.path, "fingerprint": manifest.fingerprint, "counts": manifest.counts}
     return strict_json(
         {
             "run_id": run_id,
             "nonconvex": __version__,
-            "prepared": {
-                "path": prepared.path,
-                "fingerprint": manifest.fingerprint,
-                "counts": manifest.counts,
-            },
+            "prepared": data,
             "evaluation": evaluation and asdict(evaluation),
             "clipPredictions": model.getOrDefault("clipPredictions"),
             "summary": asdict(model.summary),
