@@ -291,15 +291,10 @@ def tiles(axes: Axes, counts: Array, columns: Array, rows: Array, x: str, y: str
     """Draw counts (rows, columns) as tiles of 12 strengths, given the edges of both."""
     places = np.argwhere(counts)
     strengths = np.ceil(12 * np.sqrt(counts[tuple(places.T)] / counts.max()))
+    widths, heights = np.diff(columns), np.diff(rows)
     for strength in np.unique(strengths):
-        patches = [
-            Rectangle(
-                (columns[column], rows[row]),
-                columns[column + 1] - columns[column],
-                rows[row + 1] - rows[row],
-            )
-            for row, column in places[strengths == strength]
-        ]
+        alike = places[strengths == strength]
+        patches = [Rectangle((columns[j], rows[i]), widths[j], heights[i]) for i, j in alike]
         axes.add_collection(
             PatchCollection(patches, facecolor=colour("blue"), alpha=strength / 12, linewidth=0)
         )

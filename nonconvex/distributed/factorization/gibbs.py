@@ -413,16 +413,12 @@ def _sweep(blocks: Blocks, chains: Sequence[Chain], sweep: int, shared: Broadcas
     for side in SIDE_ORDER:
         shared.describe(f"sweep {sweep} · {side}")
         omega = shared["user_precision"]
-        updates = update_side(
-            blocks.by(side),
-            [
-                Draw(chain.conditional(side, sweep)._replace(user_precision=None), omega, number)
-                for number, chain in enumerate(chains)
-            ],
-            shared[side.other],
-            shared[side],
-            blocks.dtype,
-        )
+        draws = [
+            Draw(chain.conditional(side, sweep)._replace(user_precision=None), omega, number)
+            for number, chain in enumerate(chains)
+        ]
+        fixed, own = shared[side.other], shared[side]
+        updates = update_side(blocks.by(side), draws, fixed, own, blocks.dtype)
         for chain, update in zip(chains, updates, strict=True):
             chain.replace(side, update, sweep)
         shared.put(chains, (side,))
