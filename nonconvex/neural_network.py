@@ -3,22 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
 
 import numpy as np
 from pyspark import Broadcast, keyword_only
-from pyspark.ml import Estimator, Model
+from pyspark.ml import Model
 from pyspark.ml.linalg import DenseVector, Vector
-from pyspark.ml.util import (
-    DefaultParamsReadable,
-    DefaultParamsWritable,
-    MLReadable,
-    MLReader,
-    MLWritable,
-    MLWriter,
-)
+from pyspark.ml.util import MLReadable, MLReader, MLWritable, MLWriter
 from pyspark.sql import DataFrame, SparkSession
 
 from nonconvex.distributed.columns import check_frame, check_new
@@ -44,12 +36,11 @@ from nonconvex.estimators.network.params import (
 )
 from nonconvex.estimators.network.persistence import NetworkReader, NetworkWriter
 from nonconvex.estimators.network.summary import NetworkSummary
-from nonconvex.estimators.params import LazyFits, ParamError, with_accessors
-from nonconvex.estimators.persistence import EstimatorReader
+from nonconvex.estimators.params import GridEstimator, ParamError, with_accessors
 from nonconvex.numerics import Doubles
 
 if TYPE_CHECKING:
-    from pyspark.ml._typing import ParamMap
+    pass
 
 __all__ = [
     "MultilayerPerceptronClassificationModel",
@@ -269,32 +260,10 @@ ModelT = TypeVar(
 )
 
 
-class _NetworkEstimator(
-    Estimator[ModelT],
-    NetworkParams,
-    DefaultParamsReadable[Any],
-    DefaultParamsWritable,
-    Generic[ModelT],
-):
+class _NetworkEstimator(GridEstimator[ModelT], NetworkParams, Generic[ModelT]):
     """Base of the estimators of a regression and of a classification."""
 
     _model_class: ClassVar[type[Any]]
-    _initial_model: ModelT | None = None
-
-    def __init__(self) -> None:
-        super().__init__()
-        given: dict[str, Any] = self._input_kwargs  # type: ignore[attr-defined]  # of keyword_only
-        self._set(**given)
-
-    @keyword_only
-    def setParams(self, **params: Any) -> Self:
-        """Set Params by name."""
-        return self._set(**params)
-
-    @classmethod
-    def read(cls) -> EstimatorReader[Self]:
-        """Return a reader of estimators that `write` wrote."""
-        return EstimatorReader(cls)
 
     def setInitialModel(self, model: ModelT | None) -> Self:
         """Start fits from the parameters of an earlier model; None for random starts.
@@ -310,25 +279,9 @@ class _NetworkEstimator(
         self._initial_model = model
         return self
 
-    def fitMultiple(
-        self, dataset: DataFrame, paramMaps: Sequence[ParamMap]
-    ) -> Iterator[tuple[int, ModelT]]:
-        """Fit a model for each set of Params, such as a grid; yield its position and it.
-
-        The examples are checked and sharded once for all that read the same columns.
-        """
-        estimators = [self.copy(params) for params in paramMaps]
-        groups: dict[str, list[int]] = {}
-        for index, estimator in enumerate(estimators):
-            groups.setdefault(repr(estimator._columns()), []).append(index)
-        fits: list[tuple[list[int], Callable[[], list[ModelT]]]] = [
-            (indices, partial(self._fit_group, dataset, [estimators[i] for i in indices]))
-            for indices in groups.values()
-        ]
-        return LazyFits(fits)
-
-    def _fit(self, dataset: DataFrame) -> ModelT:
-        return self._fit_group(dataset, [self])[0]
+    def _group(self, index: int) -> str:
+        del index
+        return repr(self._columns())
 
     def _fit_group(
         self, dataset: DataFrame, estimators: Sequence[_NetworkEstimator[ModelT]]

@@ -4,22 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pyspark import keyword_only
-from pyspark.ml import Estimator, Model
-from pyspark.ml.util import (
-    DefaultParamsReadable,
-    DefaultParamsWritable,
-    MLReadable,
-    MLReader,
-    MLWritable,
-    MLWriter,
-)
+from pyspark.ml import Model
+from pyspark.ml.util import MLReadable, MLReader, MLWritable, MLWriter
 from pyspark.sql import DataFrame, SparkSession
 
 from nonconvex.distributed.columns import check_frame
@@ -44,6 +37,7 @@ from nonconvex.estimators.factorization.fit import (
     exchange_policy,
     fit_together,
     select_ratings,
+    unknowns_of,
     warm_start,
 )
 from nonconvex.estimators.factorization.params import (
@@ -58,12 +52,11 @@ from nonconvex.estimators.factorization.persistence import FactorizationReader, 
 from nonconvex.estimators.factorization.predict import ModelState, add_predictions
 from nonconvex.estimators.factorization.recommend import recommend, similar_rows
 from nonconvex.estimators.factorization.summary import TrainingSummary
-from nonconvex.estimators.params import LazyFits, ParamError, set_defaults, with_accessors
-from nonconvex.estimators.persistence import EstimatorReader
+from nonconvex.estimators.params import GridEstimator, ParamError, set_defaults, with_accessors
 from nonconvex.numerics.factorization.model import Factors, Side, preference_block
 
 if TYPE_CHECKING:
-    from pyspark.ml._typing import ParamMap
+    pass
 
 __all__ = ["MatrixFactorization", "MatrixFactorizationModel"]
 
@@ -397,12 +390,9 @@ class MatrixFactorizationModel(
         spark, factors, ids = dataset.sparkSession, state.factors, state.ids
         posterior, ridge_posterior = state.posterior, state.ridge_posterior
         if posterior is None:
-            equation = Equation(
-                state.summary.ridge(side),
-                biases=get("fitBiases"),
-                nonnegative=get("nonnegative"),
-                confidence=get("confidence") if get("implicitPrefs") else None,
-            )
+            confidence = get("confidence") if get("implicitPrefs") else None
+            kept = {"biases": get("fitBiases"), "nonnegative": get("nonnegative")}
+            equation = Equation(state.summary.ridge(side), confidence=confidence, **kept)
             shared = state.share(spark, "rows")
             factors, ids, ridge_posterior = fold_in(
                 ratings, side, factors, ids, shared, equation, ridge_posterior
@@ -442,12 +432,7 @@ class MatrixFactorizationModel(
 
 
 @with_accessors
-class MatrixFactorization(
-    Estimator["MatrixFactorizationModel"],
-    FactorizationParams,
-    DefaultParamsReadable["MatrixFactorization"],
-    DefaultParamsWritable,
-):
+class MatrixFactorization(GridEstimator[MatrixFactorizationModel], FactorizationParams):
     """Latent factor model of ratings, fitted by minimization or by sampling.
 
     The prediction is R̂_ui = α + β_u + β_i + γ_u·γ_i.  A fit minimizes, over the n observed
@@ -550,18 +535,6 @@ class MatrixFactorization(
         predictionNoise: bool = True,
     ) -> None:
         super().__init__()
-        self._initial_model: MatrixFactorizationModel | None = None
-        self._set(**self._input_kwargs)  # type: ignore[attr-defined]  # of keyword_only
-
-    @keyword_only
-    def setParams(self, **params: Any) -> MatrixFactorization:
-        """Set Params by name."""
-        return self._set(**params)
-
-    @classmethod
-    def read(cls) -> EstimatorReader[MatrixFactorization]:
-        """Return a reader of what `write` wrote."""
-        return EstimatorReader(cls)
 
     def setInitialModel(self, model: MatrixFactorizationModel | None) -> MatrixFactorization:
         """Start fits from the factors of an earlier model; None for random starts.
@@ -609,34 +582,16 @@ class MatrixFactorization(
         finally:
             training.release()
 
-    def fitMultiple(
-        self, dataset: DataFrame, paramMaps: Sequence[ParamMap]
-    ) -> Iterator[tuple[int, MatrixFactorizationModel]]:
-        """Fit a model for each set of Params, such as a path of λ; yield its position and it.
-
-        Fits that differ only in the objective and the start (``rank``, ``regUser``, ``regItem``,
-        ``seed``, …) share every pass over the data.
-        """
-        estimators = [self.copy(params) for params in paramMaps]
-        groups: dict[tuple[Any, ...], list[int]] = {}
-        for index, estimator in enumerate(estimators):
-            key: list[Any] = [estimator.getOrDefault(name) for name in BATCHED_TOGETHER]
-            if estimator.getOrDefault("exchange") == "shuffle":  # for one fit at a time
-                key.append(index)
-            solver = estimator.getOrDefault("solver")
-            if solver in ("gd", "gibbs"):
-                key.append(solver)
-            if solver == "gd":  # whose samples of users depend on the seed
-                key.append(estimator.getOrDefault("seed"))
-            groups.setdefault(tuple(key), []).append(index)
-        fits: list[tuple[list[int], Callable[[], list[MatrixFactorizationModel]]]] = [
-            (indices, partial(self._fit_group, dataset, [estimators[i] for i in indices]))
-            for indices in groups.values()
-        ]
-        return LazyFits(fits)
-
-    def _fit(self, dataset: DataFrame) -> MatrixFactorizationModel:
-        return self._fit_group(dataset, [self])[0]
+    def _group(self, index: int) -> tuple[Any, ...]:
+        get = self.getOrDefault
+        key = [get(name) for name in BATCHED_TOGETHER]
+        if get("exchange") == "shuffle":  # for one fit at a time
+            key.append(index)
+        if get("solver") in ("gd", "gibbs"):
+            key.append(get("solver"))
+        if get("solver") == "gd":  # whose samples of users depend on the seed
+            key.append(get("seed"))
+        return tuple(key)
 
     def _fit_group(
         self, dataset: DataFrame, estimators: Sequence[MatrixFactorization]
@@ -648,12 +603,9 @@ class MatrixFactorization(
             estimator._check(has_validation=has_validation)
         started = time.perf_counter()
         ratings = select_ratings(first, dataset)
-        training = pack_ratings(
-            ratings,
-            user_blocks=first.getOrDefault("numUserBlocks"),
-            item_blocks=first.getOrDefault("numItemBlocks"),
-            **first._packing(estimators),
-        )
+        users, items = first.getOrDefault("numUserBlocks"), first.getOrDefault("numItemBlocks")
+        packing = first._packing(estimators)
+        training = pack_ratings(ratings, user_blocks=users, item_blocks=items, **packing)
         train = ratings.where("not held_out") if "held_out" in ratings.columns else ratings
         try:
             return self._train(estimators, training, started, train.drop("held_out"))
@@ -674,10 +626,7 @@ class MatrixFactorization(
             "transform": transform,
             # A shuffle is never on the driver.
             "place": "executors" if get("exchange") == "shuffle" else get("updates"),
-            "unknowns": sum(
-                each.getOrDefault("numRestarts") * (1 + each.getOrDefault("rank"))
-                for each in estimators
-            ),
+            "unknowns": unknowns_of(estimators),
             "policy": exchange_policy(estimators),
         }
 
@@ -696,9 +645,7 @@ class MatrixFactorization(
                 "learns from those; check ratingCol, or unset implicitPrefs"
             )
         initial = [estimator._warm_start(training) for estimator in estimators]
-        identity = {
-            f"fit {number}": estimator._identity() for number, estimator in enumerate(estimators)
-        }
+        identity = {f"fit {number}": each._identity() for number, each in enumerate(estimators)}
         results = fit_together(training, estimators, initial, identity, names)
         seconds = time.perf_counter() - started
         return [
@@ -708,10 +655,8 @@ class MatrixFactorization(
 
     def _identity(self) -> dict[str, Any]:
         """Return every Param that changes the course of a fit, for its checkpoints."""
-        values = {param.name: self.getOrDefault(param) for param in self.params}
-        identity = {
-            name: value for name, value in values.items() if name not in NON_IDENTITY_PARAMS
-        }
+        named = {param.name: self.getOrDefault(param) for param in self.params}
+        identity = {name: value for name, value in named.items() if name not in NON_IDENTITY_PARAMS}
         if self._initial_model is not None:
             digest = hashlib.sha256()
             for rows in self._initial_model.factors[1:]:
@@ -724,12 +669,9 @@ class MatrixFactorization(
         get = self.getOrDefault
         if self._initial_model is None:
             return None
+        options = {"intercept": get("fitIntercept"), "biases": get("fitBiases")}
         return self._initial_model.start_for(
-            training.ids,
-            get("rank"),
-            training.blocks.dtype,
-            intercept=get("fitIntercept"),
-            biases=get("fitBiases"),
+            training.ids, get("rank"), training.blocks.dtype, **options
         )
 
     def _model(

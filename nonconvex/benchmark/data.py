@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,6 +18,7 @@ from nonconvex.distributed.data.prepared import PreparedRatings
 from nonconvex.distributed.data.splits import Split, part_by_hash
 from nonconvex.distributed.data.validation import PARTS
 from nonconvex.distributed.files import FileSystem, publish
+from nonconvex.distributed.runtime import Batches
 from nonconvex.numerics import Longs
 from nonconvex.numerics.synthetic import PlantedExamples, PlantedRatings
 
@@ -136,7 +137,7 @@ def without_unknown_ids(spark: SparkSession, data: BenchmarkTables, path: str) -
 
 
 def _in_pieces(make: Callable[[Longs], dict[str, Any]]) -> Any:
-    def pieces(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    def pieces(batches: Batches) -> Batches:
         for batch in batches:
             numbers = batch.column(0).to_numpy()
             for start in range(0, len(numbers), _AT_ONCE):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from fractions import Fraction
 from textwrap import shorten
 from typing import Any
@@ -22,6 +22,7 @@ from pyspark.sql.types import (
     StringType,
 )
 
+from nonconvex.distributed.runtime import Batches
 from nonconvex.numerics.deterministic import Totals, add_exactly, fractions_of
 
 
@@ -164,7 +165,7 @@ def exact_sums(frame: DataFrame, column: str, by: str) -> dict[str, Fraction]:
     0.10000000000000002
     """
 
-    def add(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    def add(batches: Batches) -> Batches:
         of_groups: dict[str, Totals] = {}
         for batch in filter(len, batches):
             coded = pc.dictionary_encode(batch.column("by"))

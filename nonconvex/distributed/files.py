@@ -86,7 +86,7 @@ _logger = logging.getLogger("nonconvex")
 
 _TEMPORARY = re.compile(rf"\.(?P<name>.+)\.(?P<writer>{_TOKEN})\.[0-9a-f]{{8}}(?P<old>\.old)?")
 _HIDDEN = re.compile(r"/(\.|_(?![^/]*=))|\._COPYING_$")  # not ``_day=1``
-_DAY = 86400.0
+DAY = 86400.0  # seconds
 
 
 class FileSystemError(ValueError):
@@ -269,7 +269,7 @@ class FileSystem:
         there = self._files.makeQualified(self._path(path))
         return f"{there.getParent()}/.{there.getName()}.{process_token()}.{uuid.uuid4().hex[:8]}"
 
-    def sweep(self, directory: str, name: str | None = None, lease: float = _DAY) -> None:
+    def sweep(self, directory: str, name: str | None = None, lease: float = DAY) -> None:
         """Clear up after killed processes: remove their siblings, restore what they moved away.
 
         Looks at the siblings of `name`, by default of any name, in a directory that need not

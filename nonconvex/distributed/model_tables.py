@@ -25,7 +25,7 @@ from nonconvex.distributed.rows import (
     scatter,
     zip_partitions,
 )
-from nonconvex.distributed.runtime import freeze_gc_once, from_bytes, to_bytes
+from nonconvex.distributed.runtime import Batches, freeze_gc_once, from_bytes, to_bytes
 from nonconvex.numerics import Floats
 
 _BATCH = 1 << 16  # rows of a table that an executor writes at a time
@@ -153,7 +153,7 @@ def _kept_table(spark: SparkSession, beside: pa.Table, kept: CachedRows) -> Data
                     some = slice(first, first + _BATCH)
                     yield (to_bytes(_arrow(table[some], rows.x[some])),)
 
-    def decoded(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    def decoded(batches: Batches) -> Batches:
         for batch in batches:
             for content in batch.column("table"):
                 yield from from_bytes(content.as_buffer()).to_batches()

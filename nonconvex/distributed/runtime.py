@@ -135,9 +135,9 @@ def rows_of(frame: DataFrame) -> RDD[Any]:
     return frame.rdd
 
 
-def map_in_threads(function: Callable[[T], R], values: Iterable[T], threads: int = 0) -> list[R]:
-    """Apply a function to each value, by default in as many threads as this process has cores."""
-    with ThreadPoolExecutor(threads or driver_cores()) as pool:
+def map_in_threads(function: Callable[[T], R], values: Iterable[T]) -> list[R]:
+    """Apply a function to each value, in as many threads as this process has cores."""
+    with ThreadPoolExecutor(driver_cores()) as pool:
         return list(pool.map(function, values))
 
 
@@ -163,7 +163,9 @@ def describe_jobs(spark: SparkSession, text: str | None) -> None:
     context.setLocalProperty(_PROPERTY, text)
 
 
-_Task = Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]
+Batches = Iterator[pa.RecordBatch]
+Task = Callable[[Batches], Batches]
+"""A function of `mapInArrow`, from the batches of a task to those that it returns."""
 
 
 @cache
@@ -176,10 +178,10 @@ def freeze_gc_once() -> None:
     gc.freeze()
 
 
-def with_frozen_gc(task: _Task) -> _Task:
+def with_frozen_gc(task: Task) -> Task:
     """Return a task that calls `freeze_gc_once` first."""
 
-    def run(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    def run(batches: Batches) -> Batches:
         freeze_gc_once()
         yield from task(batches)
 

@@ -12,16 +12,21 @@ import math
 import operator
 import re
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, Self, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
+from pyspark import keyword_only
+from pyspark.ml import Estimator
 from pyspark.ml.param import Param, Params
 from pyspark.ml.param.shared import HasSeed
+from pyspark.ml.util import DefaultParamsReadable, DefaultParamsWritable
+from pyspark.sql import DataFrame
 
 from nonconvex.estimators.display import one_line
+from nonconvex.estimators.persistence import EstimatorReader
+from nonconvex.numerics import Bools, Floats
 from nonconvex.numerics.optim import (
     OPTIMIZERS,
     SCHEDULES,
@@ -328,16 +333,14 @@ class DescentParams(CheckedParams):
         """Return the learning rate; a subclass may have another name for it."""
         return float(self.getOrDefault("learningRate"))
 
-    def _optimizer(
-        self, *, axis: int | None = None, decays: NDArray[np.bool_] | None = None
-    ) -> Optimizer:
+    def _optimizer(self, *, axis: int | None = None, decays: Bools | None = None) -> Optimizer:
         """Build the optimizer; raise ParamError for settings that it or its schedule does not have.
 
         `axis` is that of one gradient, for ``clipNorm`` (by default the whole array is one);
         `decays` has True for the parameters that ``weightDecay`` shrinks, by default all.
         """
         get = self.getOrDefault
-        weight_decay: float | NDArray[np.floating] | None = get("weightDecay")
+        weight_decay: float | Floats | None = get("weightDecay")
         if decays is not None and get("optimizer") == "adamw":
             weight_decay = (WEIGHT_DECAY if weight_decay is None else weight_decay) * decays
         try:
@@ -411,12 +414,14 @@ ModelT = TypeVar("ModelT", bound=Any)
 class LazyFits(Iterator[tuple[int, ModelT]]):
     """Models of several groups of fits; a group is fitted when its first model is asked for.
 
-    `groups` has, for each group, the numbers of its models and a function that fits them.  Threads
-    may share the iterator, as those of a CrossValidator do.
+    `groups` are the numbers of the models of each, and `fit` fits those of one.  Threads may share
+    the iterator, as those of a CrossValidator do.
     """
 
-    def __init__(self, groups: Iterable[tuple[list[int], Callable[[], list[ModelT]]]]) -> None:
-        self._groups = iter(groups)
+    def __init__(
+        self, groups: Iterable[list[int]], fit: Callable[[list[int]], list[ModelT]]
+    ) -> None:
+        self._groups, self._fit = iter(groups), fit
         self._ready: list[tuple[int, ModelT]] = []
         self._lock = threading.Lock()
 
@@ -424,6 +429,61 @@ class LazyFits(Iterator[tuple[int, ModelT]]):
         """Return the number of the next model, and the model."""
         with self._lock:
             if not self._ready:
-                numbers, fit = next(self._groups)
-                self._ready = list(zip(numbers, fit(), strict=True))
+                numbers = next(self._groups)
+                self._ready = list(zip(numbers, self._fit(numbers), strict=True))
             return self._ready.pop(0)
+
+
+class GridEstimator(
+    Estimator[ModelT],
+    CheckedParams,
+    DefaultParamsReadable[Any],
+    DefaultParamsWritable,
+    Generic[ModelT],
+):
+    """Estimator that is made by keywords, and shares work among the fits of a grid."""
+
+    _initial_model: ModelT | None = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._set(**self._input_kwargs)  # type: ignore[attr-defined]  # of keyword_only
+
+    @keyword_only
+    def setParams(self, **params: Any) -> Self:
+        """Set Params by name."""
+        return self._set(**params)
+
+    @classmethod
+    def read(cls) -> EstimatorReader[Self]:
+        """Return a reader of estimators that `write` wrote."""
+        return EstimatorReader(cls)
+
+    def fitMultiple(
+        self, dataset: DataFrame, paramMaps: Sequence[ParamMap]
+    ) -> Iterator[tuple[int, ModelT]]:
+        """Fit a model for each set of Params, such as a path of λ; yield its position and it.
+
+        Factorizations that differ only in the objective and the start (``rank``, ``regUser``,
+        ``regItem``, ``seed``, …) share every pass over the data.  The examples of networks are
+        checked and sharded once for all that read the same columns.
+        """
+        estimators = [self.copy(params) for params in paramMaps]
+        groups: dict[Any, list[int]] = {}
+        for index, estimator in enumerate(estimators):
+            groups.setdefault(estimator._group(index), []).append(index)
+        return LazyFits(
+            groups.values(),
+            lambda indices: self._fit_group(dataset, [estimators[i] for i in indices]),
+        )
+
+    def _fit(self, dataset: DataFrame) -> ModelT:
+        return self._fit_group(dataset, [self])[0]
+
+    @abstractmethod
+    def _group(self, index: int) -> Any:
+        """Return a key that is equal for fits that share work; `index` is different in each."""
+
+    @abstractmethod
+    def _fit_group(self, dataset: DataFrame, estimators: Sequence[Self]) -> list[ModelT]:
+        """Fit estimators of one group."""

@@ -29,7 +29,7 @@ class Lists(NamedTuple):
     """A list of columns for each of b rows, one after the other."""
 
     offsets: Longs  # (b + 1,): the list of row j is at ``offsets[j]:offsets[j + 1]``
-    columns: NDArray[np.int32]
+    columns: Ints
 
     @property
     def lengths(self) -> Longs:
@@ -51,7 +51,7 @@ class Ranked(NamedTuple):
     """Lists of columns, the best first, with their predictions; see `Lists`."""
 
     offsets: Longs
-    columns: NDArray[np.int32]
+    columns: Ints
     scores: Doubles
 
     @property

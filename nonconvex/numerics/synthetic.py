@@ -101,9 +101,7 @@ class PlantedRatings:
         """Number of ratings of the most active user."""
         return int(self._degrees(np.zeros(1, np.int64))[0])
 
-    def of_users(
-        self, users: Ints
-    ) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float32]]:
+    def of_users(self, users: Ints) -> tuple[Ints, Ints, NDArray[np.float32]]:
         """Return all ratings of these users.
 
         Returns
@@ -170,7 +168,7 @@ class PlantedExamples:
     seed: int
     clouds: int = 3  # number of clouds of a class
 
-    def examples(self, rows: Ints) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+    def examples(self, rows: Ints) -> tuple[NDArray[np.float32], Ints]:
         """Return the features and classes of the rows of these numbers.
 
         Parameters

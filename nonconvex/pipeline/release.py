@@ -166,11 +166,8 @@ class Release:
     @cached_property
     def predecessor_model(self) -> Model | None:
         """The model of the run that this one follows, if there is one."""
-        return (
-            None
-            if self.predecessor_run is None
-            else load_model(self._spark, self.predecessor_run.model)
-        )
+        run = self.predecessor_run
+        return None if run is None else load_model(self._spark, run.model)
 
     def require(self, rows: int, source: str) -> None:
         """Refuse, before training, a gate that would have no test rows to measure on."""
@@ -224,9 +221,8 @@ class Release:
             return None
         if not isinstance(earlier, type(model)):
             return None
-        return compare_figures(self.earlier(DATA), figures) | compare_figures(
-            {}, changes(earlier, model)
-        )
+        compared = compare_figures(self.earlier(DATA), figures)
+        return compared | compare_figures({}, changes(earlier, model))
 
     def earlier(self, name: str) -> dict[str, Any]:
         """Return a JSON file of the run that this one follows, empty if it cannot be read."""
@@ -289,9 +285,8 @@ class Release:
                 )
         publish_run(self._spark, self._output.path, run, after=self._published_run)
         if self._output.keep is not None:
-            spared = (
-                None if self._day is None else self.predecessor_run
-            )  # to repeat the day from there
+            # to repeat the day from there
+            spared = None if self._day is None else self.predecessor_run
             remove_old_runs(self._spark, self._output.path, self._output.keep, spared)
 
     def outcome(

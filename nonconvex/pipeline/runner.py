@@ -63,9 +63,8 @@ def run(
             _log.setLevel(arguments.log_level)
             if arguments.log_format == "json":
                 handler.setFormatter(JsonLines(_script(job).stem))
-            config = load(
-                config_type, arguments.config, arguments.set, run_date=_date(arguments.run_date)
-            )
+            day = _date(arguments.run_date)
+            config = load(config_type, arguments.config, arguments.set, run_date=day)
             outcome = {"status": "ok", **_call(job, config), "exit": 0}
         except KeyboardInterrupt as interrupt:
             sentence = str(interrupt) or "interrupted"  # a fit says how to go on
@@ -113,38 +112,18 @@ class _Parser(argparse.ArgumentParser):
 def _parser(description: str | None) -> _Parser:
     parser = _Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", metavar="FILE", required=True, help="configuration, in TOML")
-    parser.add_argument(
-        "--set",
-        metavar="SECTION.KEY=VALUE",
-        action="append",
-        default=[],
-        help="replace one value of the configuration; may be given again",
-    )
+    one = "replace one value of the configuration; may be given again"
+    parser.add_argument("--set", metavar="SECTION.KEY=VALUE", action="append", default=[], help=one)
     parser.add_argument(
         "--run-date", metavar="YYYY-MM-DD", help="what {run_date} in the configuration stands for"
     )
-    parser.add_argument(
-        "--log-format",
-        choices=("text", "json"),
-        default="text",
-        help="json logs one object in a line, for what collects logs",
-    )
+    lines = "json logs one object in a line, for what collects logs"
+    parser.add_argument("--log-format", choices=("text", "json"), default="text", help=lines)
     amount = parser.add_mutually_exclusive_group()
-    amount.add_argument(
-        "--quiet",
-        dest="log_level",
-        action="store_const",
-        const=logging.WARNING,
-        default=logging.INFO,
-        help="log warnings and errors only",
-    )
-    amount.add_argument(
-        "--verbose",
-        dest="log_level",
-        action="store_const",
-        const=logging.DEBUG,
-        help="log details too",
-    )
+    level: dict[str, Any] = {"dest": "log_level", "action": "store_const", "default": logging.INFO}
+    quiet = "log warnings and errors only"
+    amount.add_argument("--quiet", const=logging.WARNING, help=quiet, **level)
+    amount.add_argument("--verbose", const=logging.DEBUG, help="log details too", **level)
     return parser
 
 

@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 from pyspark.sql import SparkSession
 
 from nonconvex.distributed.files import (
+    DAY,
     ConcurrencyError,
     FileSystem,
     FileSystemError,
@@ -48,7 +49,6 @@ DATA = "data.json"
 _RUNNING = "running.json"
 _CLAIM = ".publishing.after="
 _NONE = "none"
-_DAY = 86400.0
 _MOMENT = 30.0  # far more than it takes to replace a small file
 
 _logger = logging.getLogger("nonconvex")
@@ -229,13 +229,12 @@ def _is_left(files: FileSystem, run: Run) -> bool:
     running = f"{run.path}/{_RUNNING}"
     found = files.unless_gone(running, lambda: (files.modified(running), files.read_text(running)))
     if found is None:  # complete, or the process was killed when it began
-        since = files.unless_gone(
-            run.path, lambda: (files.modified(run.path), files.names(run.path))
-        )
-        return since is not None and not since[1] and time.time() - since[0] > _DAY
+        path = run.path
+        since = files.unless_gone(path, lambda: (files.modified(path), files.names(path)))
+        return since is not None and not since[1] and time.time() - since[0] > DAY
     modified, text = found
     try:
-        return is_stale(json.loads(text)["writer"], modified, _DAY)
+        return is_stale(json.loads(text)["writer"], modified, DAY)
     except (json.JSONDecodeError, TypeError, KeyError):  # killed while it wrote this very file
         return time.time() - modified > _MOMENT
 

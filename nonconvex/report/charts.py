@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
+from nonconvex.numerics import Doubles, Longs
 from nonconvex.numerics.metrics import LEVELS, PredictedVsActual
 from nonconvex.report.page import COLOURS, Picture
 
@@ -28,10 +29,10 @@ from nonconvex.report.page import COLOURS, Picture
 class Reliability(NamedTuple):
     """Mean confidence and accuracy of predictions, in bins of confidence."""
 
-    rows: NDArray[np.int64]  # (b,)
+    rows: Longs  # (b,)
     # of shapes (b,): means over the rows of each bin
-    confidence: NDArray[np.float64]
-    accuracy: NDArray[np.float64]
+    confidence: Doubles
+    accuracy: Doubles
 
 
 def agreement(
@@ -290,15 +291,10 @@ def tiles(axes: Axes, counts: Array, columns: Array, rows: Array, x: str, y: str
     """Draw counts (rows, columns) as tiles of 12 strengths, given the edges of both."""
     places = np.argwhere(counts)
     strengths = np.ceil(12 * np.sqrt(counts[tuple(places.T)] / counts.max()))
+    widths, heights = np.diff(columns), np.diff(rows)
     for strength in np.unique(strengths):
-        patches = [
-            Rectangle(
-                (columns[column], rows[row]),
-                columns[column + 1] - columns[column],
-                rows[row + 1] - rows[row],
-            )
-            for row, column in places[strengths == strength]
-        ]
+        alike = places[strengths == strength]
+        patches = [Rectangle((columns[j], rows[i]), widths[j], heights[i]) for i, j in alike]
         axes.add_collection(
             PatchCollection(patches, facecolor=colour("blue"), alpha=strength / 12, linewidth=0)
         )

@@ -17,9 +17,11 @@ from pyspark.sql import functions as F
 from nonconvex.distributed.data.prepared import Manifest, PreparedRatings
 from nonconvex.distributed.factorization.evaluate import Baselines, Comparison, rating_counts
 from nonconvex.estimators.factorization.summary import TrainingSummary
+from nonconvex.numerics import Doubles, Ints
 from nonconvex.numerics.factorization.explain import principal_axes
 from nonconvex.numerics.factorization.model import Factors
 from nonconvex.numerics.metrics import Evaluation, PredictedVsActual, Scores
+from nonconvex.pipeline.factorization.results import predictor_title
 from nonconvex.pipeline.runs import RunMetadata
 from nonconvex.recommendation import MatrixFactorizationModel
 from nonconvex.report import charts
@@ -48,11 +50,11 @@ _LONGEST_NAME = 24  # characters, on the map
 class ExtremeItems(NamedTuple):
     """Items at the ends of the axes and items of the map, as dense indices."""
 
-    shares: NDArray[np.float64]  # (K,): of each axis in all γ_u·γ_i
+    shares: Doubles  # (K,): of each axis in all γ_u·γ_i
     low: NDArray[np.intp]  # (axes, e): at one end of the first axes, the farthest out first
     high: NDArray[np.intp]  # (axes, e): at the other
     mapped: NDArray[np.intp]  # (m,): the most rated items, the most rated first
-    places: NDArray[np.float64]  # (m, 2): theirs on the first two axes, 0 without a second
+    places: Doubles  # (m, 2): theirs on the first two axes, 0 without a second
 
     def items(self) -> list[int]:
         """Return all items that may be named, each once."""
@@ -77,7 +79,7 @@ class FactorizationPageData:
     histogram: PredictedVsActual | None
     coverage: tuple[float, float] | None  # probability of intervals, share of ratings inside
     factors: Factors
-    counts: tuple[NDArray[np.integer], NDArray[np.integer]]  # ratings of users and of items
+    counts: tuple[Ints, Ints]  # ratings of users and of items
     extremes: ExtremeItems | None  # None without factors
     names: Mapping[int, str]  # of `extremes.items()`
     solver: str
@@ -94,7 +96,7 @@ def collect_factorization(
     solver: str,
 ) -> FactorizationPageData:
     """Collect the data of a page with Spark; `names` has the columns ``id, name`` of items."""
-    counts: tuple[NDArray[np.integer], NDArray[np.integer]]
+    counts: tuple[Ints, Ints]
     if baselines is None:
         counts = rating_counts(prepared.users), rating_counts(prepared.items)
     else:
@@ -119,7 +121,7 @@ def collect_factorization(
     )
 
 
-def extreme_items(factors: Factors, counts: NDArray[np.integer]) -> ExtremeItems | None:
+def extreme_items(factors: Factors, counts: Ints) -> ExtremeItems | None:
     """Choose the items to show, given the ratings of each (n_i,); None for a model without factors.
 
     Ends of axes are chosen among the thousand most rated items, as the factors of items with few
@@ -193,7 +195,7 @@ def _errors(data: FactorizationPageData, evaluation: Evaluation) -> Part:
     model = overall.rmse["model"]
     rows = [
         [
-            "α + biases" if name == "biases" else name.replace("_", " "),
+            predictor_title(name),
             f"{rmse:.4f}",
             f"{overall.mae[name]:.4f}",
             f"{(rmse - model) / model:+.1%}" if name != "model" and model else "",
@@ -207,11 +209,8 @@ def _errors(data: FactorizationPageData, evaluation: Evaluation) -> Part:
     pictures = []
     if data.histogram is not None:
         alt = f"Histogram of predicted against actual ratings. {_correlation(data.histogram)}"
-        pictures.append(
-            charts.histogram_picture(
-                "predicted-actual", "Predicted against actual", "rating", alt, data.histogram
-            )
-        )
+        name, title = "predicted-actual", "Predicted against actual"
+        pictures.append(charts.histogram_picture(name, title, "rating", alt, data.histogram))
     for side, scores in (("user", evaluation.by_user), ("item", evaluation.by_item)):
         if scores:
             pictures.append(_count_picture(side, scores))
@@ -238,12 +237,9 @@ def _training(summary: TrainingSummary) -> Part:
         "chains, or the two halves of one chain, agree. The effective sample size is the number of "
         "independent draws that would tell as much."
     )
+    r_hat, size = sampling["rHat"], sampling["effectiveSize"]
     rows = [
-        [
-            symbol,
-            format_number(sampling["rHat"][name], ".3f"),
-            format_number(sampling["effectiveSize"][name], ".0f"),
-        ]
+        [symbol, format_number(r_hat[name], ".3f"), format_number(size[name], ".0f")]
         for name, symbol in (("tau", "τ"), ("alpha", "α"), ("train_rmse", "training RMSE"))
     ]
     header = ["", "R̂", "effective sample size"]
@@ -363,6 +359,7 @@ def _count_picture(side: str, scores: Mapping[str, Scores]) -> Picture:
     """Draw the test error by the number of training ratings of the user or the item."""
     model = [one.rmse["model"] for one in scores.values()]
     biases = [one.rmse["biases"] for one in scores.values()]
+    series = {"model": model, "α + biases": biases}
     ticks = [f"{label}\n{_short(one.ratings)}" for label, one in scores.items()]
     first, *_, last = [*scores, *scores]
     return charts.picture(
@@ -372,9 +369,7 @@ def _count_picture(side: str, scores: Mapping[str, Scores]) -> Picture:
         f"Test RMSE of the model is {model[0]:.3f} for {side}s with {first} training ratings and "
         f"{model[-1]:.3f} for those with {last}; α + biases has {biases[0]:.3f} and "
         f"{biases[-1]:.3f}.",
-        partial(
-            charts.bins, series={"model": model, "α + biases": biases}, ticks=ticks, y="test RMSE"
-        ),
+        partial(charts.bins, series=series, ticks=ticks, y="test RMSE"),
     )
 
 
@@ -384,10 +379,8 @@ def _bias_picture(factors: Factors) -> Picture:
     least, most = np.quantile(values, [0.002, 0.998])
     pad = 0.02 * (most - least) or 0.5
     edges = np.linspace(least - pad, most + pad, _BIAS_BINS + 1)
-    counts = {
-        name: np.histogram(np.clip(side, edges[0], edges[-1]), edges)[0]
-        for name, side in sides.items()
-    }
+    clipped = {name: np.clip(side, edges[0], edges[-1]) for name, side in sides.items()}
+    counts = {name: np.histogram(side, edges)[0] for name, side in clipped.items()}
     spreads = " and ".join(f"{np.std(side):.2f} for {name}" for name, side in sides.items())
     return charts.picture(
         "biases",
@@ -398,7 +391,7 @@ def _bias_picture(factors: Factors) -> Picture:
     )
 
 
-def _norm_picture(factors: Factors, counts: Sequence[NDArray[np.integer]]) -> Picture:
+def _norm_picture(factors: Factors, counts: Sequence[Ints]) -> Picture:
     """Draw the length of γ by the number of ratings of a user or an item."""
     series, ends = {}, []
     for name, rows, degrees in zip(("users", "items"), factors[1:], counts, strict=True):
@@ -446,9 +439,7 @@ def _correlation(histogram: PredictedVsActual) -> str:
     return f"Their correlation is {y @ p @ x / spread:.2f}." if spread else ""
 
 
-def _by_count(
-    counts: NDArray[np.integer], values: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _by_count(counts: Ints, values: Doubles) -> tuple[Doubles, Doubles]:
     """Return mean counts (b,) and percentiles of values (b, 3), in bins that grow by half."""
     edges = np.unique(np.ceil(1.5 ** np.arange(0, 40)).astype(np.int64))
     places, bands = [], []

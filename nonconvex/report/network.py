@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from numpy.typing import NDArray
 from pyspark.ml.functions import vector_to_array
 from pyspark.sql import functions as F
 
@@ -19,8 +18,9 @@ from nonconvex.neural_network import (
     MultilayerPerceptronClassificationModel,
     MultilayerPerceptronRegressionModel,
 )
+from nonconvex.numerics import Doubles
 from nonconvex.numerics.metrics import PredictedVsActual
-from nonconvex.pipeline.network.results import NetworkModel
+from nonconvex.pipeline.network.results import CLASSIFICATION, REGRESSION, NetworkModel, label_text
 from nonconvex.pipeline.runs import RunMetadata
 from nonconvex.report import charts
 from nonconvex.report.charts import Reliability, agreement, reliability
@@ -37,8 +37,6 @@ from nonconvex.report.page import (
     training_facts,
 )
 
-_CLASSIFICATION = {"accuracy": "accuracy", "logLoss": "log loss"}
-_REGRESSION = {"rmse": "RMSE", "mae": "MAE", "r2": "R²"}
 _CLASSES_LISTED = 30  # with a row of their own
 _CLASSES_WRITTEN = 15  # with numbers in the tiles
 _TARGETS_DRAWN = 4  # with a figure each
@@ -122,14 +120,9 @@ def _facts(data: NetworkPageData) -> list[Fact]:
     summary, facts = data.summary, []
     if data.comparison is not None:
         model, baseline = data.comparison["model"], data.comparison["baseline"]
-        facts = [
-            Fact(
-                f"Test {title}",
-                format_number(model[name]),
-                f"baseline {format_number(baseline[name])}",
-            )
-            for name, title in _metrics(model).items()
-        ]
+        for name, title in _metrics(model).items():
+            other = f"baseline {format_number(baseline[name])}"
+            facts.append(Fact(f"Test {title}", format_number(model[name]), other))
     validation = summary.restarts[summary.best].validation_loss
     if validation is not None:
         facts.append(Fact("Validation loss", f"{validation:.4f}"))
@@ -163,7 +156,7 @@ def _errors(data: NetworkPageData, comparison: Mapping[str, Any]) -> Part:
             for place, (name, histogram) in enumerate(data.histograms)
         ]
         return Part("Errors", text, pictures, tables)
-    names = [_label(one["label"]) for one in classes]
+    names = [label_text(one["label"]) for one in classes]
     pictures = [_confusion_picture(np.array(model["confusionMatrix"]), names)]
     if data.calibration is not None and len(data.calibration.rows):
         pictures.append(_calibration_picture(data.calibration))
@@ -230,11 +223,10 @@ def _training_pictures(summary: NetworkSummary) -> list[Picture]:
         field = "validation_loss" if validated else "objective"
         curves = [course(restart.history, field) for restart in restarts]
         caption = f"The {what} of every restart, all on the same minibatches."
+        best_one, title, merits = summary.best, "All restarts", [one.merit for one in restarts]
         pictures += [
-            charts.curves_picture(
-                "starts", "All restarts", caption, curves, summary.best, "epoch", what
-            ),
-            charts.spread_picture(restarts, [one.merit for one in restarts], summary.best, what),
+            charts.curves_picture("starts", title, caption, curves, best_one, "epoch", what),
+            charts.spread_picture(restarts, merits, best_one, what),
         ]
     rates = [(epoch["epoch"], epoch["learning_rate"]) for epoch in best.history]
 
@@ -273,7 +265,7 @@ def _calibration_picture(measured: Reliability) -> Picture:
     )
 
 
-def _confusion_picture(matrix: NDArray[np.float64], names: Sequence[str]) -> Picture:
+def _confusion_picture(matrix: Doubles, names: Sequence[str]) -> Picture:
     """Draw test rows by class and predicted class; `matrix` has shape (classes, classes)."""
     size, totals = len(names), matrix.sum(axis=1, keepdims=True)
     shares = np.divide(matrix, totals, out=np.zeros_like(matrix), where=totals > 0)
@@ -313,7 +305,7 @@ def _confusion_picture(matrix: NDArray[np.float64], names: Sequence[str]) -> Pic
 
 def _metrics(errors: Mapping[str, Any]) -> Mapping[str, str]:
     """Return the titles of the metrics by name, for classes or for a regression."""
-    return _CLASSIFICATION if "classes" in errors else _REGRESSION
+    return CLASSIFICATION if "classes" in errors else REGRESSION
 
 
 def _metric_table(
@@ -324,7 +316,3 @@ def _metric_table(
 ) -> Table:
     cells = [[name, *(format_number(errors[metric]) for metric in titles)] for name, errors in rows]
     return Table(caption, [first, *titles.values()], cells)
-
-
-def _label(value: str | float) -> str:
-    return value if isinstance(value, str) else f"{value:g}"

@@ -87,11 +87,8 @@ def _write(
 ) -> str | None:
     missing = [name for name in _PACKAGES if find_spec(name) is None]
     if missing:
-        _log.warning(
-            "there is no %s, as it needs %s: pip install 'nonconvex[report]'",
-            REPORT,
-            " and ".join(missing),
-        )
+        advice = "there is no %s, as it needs %s: pip install 'nonconvex[report]'"
+        _log.warning(advice, REPORT, " and ".join(missing))
         return None
     directory = metadata.run.path
     try:

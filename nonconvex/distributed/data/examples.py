@@ -522,7 +522,7 @@ def take_examples(
                 f"{', '.join(map(repr, table.columns))}"
             )
     values = {name: _value(table, name, text=source.text) for name in used}
-    reasons = [_reason(table, source, name, values[name]) for name in used]
+    reasons = [_reason(table, name, values[name]) for name in used]
     if classify:
         assert isinstance(columns.label, str)
         label = _class(source, columns.label, values[columns.label])
@@ -604,7 +604,7 @@ def _class(source: Source, name: str, number: Column) -> Column:
     return F.when(F.trim(column) != "", column) if words else number
 
 
-def _reason(table: DataFrame, source: Source, name: str, value: Column) -> Column:
+def _reason(table: DataFrame, name: str, value: Column) -> Column:
     kind = table.schema[name].dataType
     if isinstance(kind, VectorUDT):
         numbers = F.unwrap_udt(value).getField("values")

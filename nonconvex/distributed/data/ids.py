@@ -7,11 +7,11 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 from pyspark.sql import DataFrame, SparkSession
 
 from nonconvex.distributed.data.validation import RatingsError
 from nonconvex.distributed.runtime import parallelism
+from nonconvex.numerics import Ints, Longs
 from nonconvex.numerics.factorization.blocks import LONG, part_of
 
 RATINGS_PER_BLOCK = 1_000_000
@@ -33,22 +33,20 @@ class IdIndex(NamedTuple):
         return self.table["id"]
 
     @property
-    def long(self) -> NDArray[np.int64]:
+    def long(self) -> Longs:
         """The indices of ids with more ratings than `LONG`, ascending."""
         return np.flatnonzero(self.table["count"].to_numpy() > LONG)
 
-    def indices_of(self, ids: pa.Array | pa.ChunkedArray) -> NDArray[np.int32]:
+    def indices_of(self, ids: pa.Array | pa.ChunkedArray) -> Ints:
         """Return the dense index of each id, -1 for one that is not there."""
         found = pc.index_in(ids, value_set=self.ids.cast(ids.type))
         return np.asarray(pc.fill_null(found, -1), np.int32)
 
-    def blocks_of(self, index: NDArray[np.int32]) -> NDArray[np.int32]:
+    def blocks_of(self, index: Ints) -> Ints:
         """Return the block of each dense index, 0 for -1."""
         return np.where(index < 0, np.int32(0), self.table["block"].to_numpy()[index])
 
-    def divided_blocks_of(
-        self, index: NDArray[np.int32], column: NDArray[np.int32], parts: int
-    ) -> NDArray[np.int32]:
+    def divided_blocks_of(self, index: Ints, column: Ints, parts: int) -> Ints:
         """Return the block of each rating (n,), with a block of its own for a part of a long row.
 
         Takes the dense indices of this side and of the other.
@@ -60,7 +58,7 @@ class IdIndex(NamedTuple):
         of_part = self.blocks + place.astype(np.int32) * np.int32(parts) + part_of(column)
         return np.where(long[place] == index, of_part, block)
 
-    def cut(self, rows: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64]]]:
+    def cut(self, rows: Longs) -> Iterator[tuple[int, Longs]]:
         """Cut the rows of all ratings, in the order of the indices, into those of each block."""
         counts, block = self.table["count"].to_numpy(), self.table["block"].to_numpy()
         first = np.flatnonzero(np.diff(block, prepend=-1))
@@ -109,7 +107,7 @@ def attach_indices(ratings: DataFrame, indices: Mapping[str, IdIndex]) -> DataFr
     return ratings
 
 
-def encode_ids(column: pa.ChunkedArray) -> tuple[pa.Array, NDArray[np.int32]]:
+def encode_ids(column: pa.ChunkedArray) -> tuple[pa.Array, Ints]:
     """Return the distinct ids, ascending, and the place of the id of each row among them."""
     encoded = column.combine_chunks().dictionary_encode()
     order = pc.sort_indices(encoded.dictionary)

@@ -17,7 +17,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 from pyspark.sql import Column, DataFrame, Row, SparkSession, Window
 from pyspark.sql import functions as F
 
@@ -51,6 +50,7 @@ from nonconvex.distributed.data.validation import (
 )
 from nonconvex.distributed.files import FileSystem, publish, write_checksums
 from nonconvex.distributed.runtime import collectable_bytes, executors, map_in_threads
+from nonconvex.numerics import Longs
 from nonconvex.numerics.deterministic import add_exactly, fractions_of
 from nonconvex.numerics.factorization.blocks import counting_order
 
@@ -81,12 +81,11 @@ class Duplicates(NamedTuple):
 def count_duplicates(ratings: DataFrame) -> Duplicates:
     """Count the rows that repeat a (user, item) pair; no shuffle if partitioned by user."""
     differ = F.col("low") < F.col("high")
+    ends = (F.min("rating").alias("low"), F.max("rating").alias("high"))
     example = F.struct(~differ, "user", "item", "rows", "low", "high")
     found = (
         ratings.groupBy(*_PAIR)
-        .agg(
-            F.count("*").alias("rows"), F.min("rating").alias("low"), F.max("rating").alias("high")
-        )
+        .agg(F.count("*").alias("rows"), *ends)
         .where("rows > 1")
         .agg(
             F.coalesce(F.sum(F.col("rows") - 1), F.lit(0)).alias("rows"),
@@ -356,9 +355,7 @@ def _describe(
     del duplicates["example"]
     return Content(
         configuration=configuration,
-        types={
-            field.name: field.dataType.simpleString() for field in parts.frame.drop("part").schema
-        },
+        types=dict(parts.frame.drop("part").dtypes),
         counts={
             "read": checked.report.read,
             "accepted": checked.report.accepted,
@@ -532,31 +529,26 @@ class _Gathered:
         """Write the blocks and the held-out ratings; return the counts of unknown ids."""
         del directory
         train = self._rows[_TRAIN]
-        files: list[tuple[str, NDArray[np.int64]]] = [
-            (part, self._rows[part]) for part in _HELD_OUT
-        ]
+        files = [(part, self._rows[part]) for part in _HELD_OUT]
         by_item = train[counting_order(self._codes["item"][train])]
         for side, rows in (("user", train), ("item", by_item)):
             files += [(f"by_{side}/block={b}", members) for b, members in indices[side].cut(rows)]
         known = {side: index.indices_of(self._ids[side]) for side, index in indices.items()}
 
-        def write(file: tuple[str, NDArray[np.int64]]) -> dict[str, int]:
+        def write(file: tuple[str, Longs]) -> dict[str, int]:
             name, rows = file
-            table = self._table.take(pa.array(rows))
-            unknown = {}
-            for place, side in enumerate(_PAIR):
-                codes = self._codes[side][rows]
-                index = known[side][codes]
-                unknown[side] = int(np.count_nonzero(index < 0))
-                column = [pa.array(index, mask=index < 0)]
-                if name in _HELD_OUT:
-                    table = table.append_column(f"{side}_index", column)
-                    column = [self._ids[side].take(pa.array(codes))]
-                table = table.add_column(
-                    place, side if name in _HELD_OUT else f"{side}_index", column
-                )
-            _write_file(f"{local}/{name}", table)
-            return unknown
+            values = self._table.take(pa.array(rows))
+            columns = dict(zip(values.column_names, values.columns, strict=True))
+            codes = {side: self._codes[side][rows] for side in _PAIR}
+            found = {side: known[side][codes[side]] for side in _PAIR}
+            places = {f"{side}_index": pa.array(at, mask=at < 0) for side, at in found.items()}
+            if name in _HELD_OUT:
+                ids = {side: self._ids[side].take(pa.array(codes[side])) for side in _PAIR}
+                columns = {**ids, **columns, **places}
+            else:
+                columns = {**places, **columns}
+            _write_file(f"{local}/{name}", pa.table(columns))
+            return {side: int(np.count_nonzero(at < 0)) for side, at in found.items()}
 
         return dict(zip(_HELD_OUT, map_in_threads(write, files), strict=False))
 

@@ -20,6 +20,7 @@ LAYOUT = 1
 """The version of the layout that this version of the package writes and reads."""
 
 MANIFEST = "manifest.json"
+_INDICES = {"user_index": "int", "item_index": "int"}
 TABLES = ("by_user", "by_item", "users", "items", "validation", "test", "rejected")
 
 
@@ -142,12 +143,12 @@ class PreparedRatings:
     @property
     def by_user(self) -> DataFrame:
         """Training ratings in blocks of users: ``user_index, item_index, rating …, block``."""
-        return self._read("by_user", {**self._indices, **self._values, "block": "int"})
+        return self._read("by_user", {**_INDICES, **self._values, "block": "int"})
 
     @property
     def by_item(self) -> DataFrame:
         """Training ratings in blocks of items: ``user_index, item_index, rating …, block``."""
-        return self._read("by_item", {**self._indices, **self._values, "block": "int"})
+        return self._read("by_item", {**_INDICES, **self._values, "block": "int"})
 
     @property
     def users(self) -> DataFrame:
@@ -162,12 +163,12 @@ class PreparedRatings:
     @property
     def validation(self) -> DataFrame:
         """Ratings held out to choose a model by."""
-        return self._read("validation", {**self.manifest.types, **self._indices})
+        return self._read("validation", {**self.manifest.types, **_INDICES})
 
     @property
     def test(self) -> DataFrame:
         """Ratings held out to measure a model by."""
-        return self._read("test", {**self.manifest.types, **self._indices})
+        return self._read("test", {**self.manifest.types, **_INDICES})
 
     @property
     def rejected(self) -> DataFrame:
@@ -195,10 +196,6 @@ class PreparedRatings:
         return map_in_threads(read, sorted(Path(root).rglob("*.parquet")))
 
     @property
-    def _indices(self) -> dict[str, str]:
-        return {"user_index": "int", "item_index": "int"}
-
-    @property
     def _values(self) -> dict[str, str]:
         return {k: v for k, v in self.manifest.types.items() if k not in ("user", "item")}
 
@@ -224,11 +221,7 @@ def training_ratings(prepared: PreparedRatings) -> DataFrame:
 
 def seen_pairs(prepared: PreparedRatings, parts: Sequence[str], user: str, item: str) -> DataFrame:
     """Return the pairs in some parts of prepared ratings, by the ids that they came with."""
-    tables = {
-        "train": training_ratings(prepared),
-        "validation": prepared.validation,
-        "test": prepared.test,
-    }
-    return reduce(DataFrame.union, (tables[part].select("user", "item") for part in parts)).toDF(
-        user, item
-    )
+    train, validation, test = training_ratings(prepared), prepared.validation, prepared.test
+    tables = {"train": train, "validation": validation, "test": test}
+    pairs = (tables[part].select("user", "item") for part in parts)
+    return reduce(DataFrame.union, pairs).toDF(user, item)

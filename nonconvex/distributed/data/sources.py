@@ -53,14 +53,7 @@ class Window(NamedTuple):
 FORMATS = ("parquet", "csv", "json")
 """The formats of files; in "json", every line is one object."""
 
-_EXTENSIONS = {
-    "parquet": "parquet",
-    "csv": "csv",
-    "tsv": "csv",
-    "json": "json",
-    "jsonl": "json",
-    "ndjson": "json",
-}
+_EXTENSIONS = {**{name: name for name in FORMATS}, "tsv": "csv", "jsonl": "json", "ndjson": "json"}
 _COMPRESSIONS = ("gz", "bz2", "zst", "lz4", "snappy")
 _WILDCARDS = re.compile(r"[*?\[\]{}\\]")
 _MALFORMED = "_corrupt_record"

@@ -112,12 +112,10 @@ class ValidationReport(NamedTuple):
 
     read: int
     accepted: int
-    rejected: dict[str, int]
-    """Number of rows by reason, without values."""
+    rejected: dict[str, int]  # number of rows by reason, without values
+    # those of "user" and "item" that are integers in text in every accepted row
     integers: frozenset[str]
-    """Those of "user" and "item" that are integers in text in every accepted row."""
-    id_bytes: int
-    """Length of the ids of the accepted rows that are strings."""
+    id_bytes: int  # length of the ids of the accepted rows that are strings
 
 
 def label_ratings(

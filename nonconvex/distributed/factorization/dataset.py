@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from nonconvex.distributed.data.ids import IdIndex
 from nonconvex.distributed.data.prepared import PreparedRatings
 from nonconvex.distributed.data.validation import RatingsError
 from nonconvex.distributed.factorization.execution import (
@@ -34,6 +35,7 @@ from nonconvex.distributed.factorization.packing import (
     Lookups,
     PackingSide,
     check_chunks,
+    check_range,
     collect_ids,
     encode_on_driver,
     ids_of,
@@ -50,7 +52,6 @@ from nonconvex.distributed.factorization.state import Blocks
 from nonconvex.distributed.runtime import broadcast, collect_table
 from nonconvex.numerics.factorization.blocks import LONG, RatingBlock, parts_of
 
-_Batches = Iterator[pa.RecordBatch]
 _Transform = Callable[[RatingBlock], RatingBlock]
 
 _BROADCAST = ExchangePolicy()
@@ -89,9 +90,8 @@ class TrainingSet:
     def fingerprint(self) -> str:
         """Return a hash of the ids and of sums over their ratings, independent of order."""
         digest = hashlib.sha256()
-        for ids, degrees in zip(
-            self.ids, (self.blocks.user_degrees, self.blocks.item_degrees), strict=True
-        ):
+        both = (self.blocks.user_degrees, self.blocks.item_degrees)
+        for ids, degrees in zip(self.ids, both, strict=True):
             digest.update(repr(ids.type).encode())
             for first in range(0, len(ids), _HASHED):
                 some = ids.slice(first, _HASHED).to_pylist()
@@ -134,14 +134,13 @@ def pack_ratings(
     if collected is not None:
         encoded = encode_on_driver(collected, dtype)
         del collected
-        checked = check_chunks(encoded, has_validation=has_validation)
+        checked = check_chunks(encoded, dtype, has_validation=has_validation)
         use_driver(session, place, checked.rows, unknowns)
         return on_driver(encoded, checked)
     chunks, lookups = read_chunks(ratings, dtype), None
     try:
         reports = chunks.select(REPORT).toArrow()
-        checked = check_chunks(reports, has_validation=has_validation)
-        extremes = _checked_extremes(checked.minimum, checked.maximum, dtype)
+        checked = check_chunks(reports, dtype, has_validation=has_validation)
         if use_driver(session, place, checked.rows, unknowns):
             return on_driver(chunks.toArrow(), checked)
         train = chunks.where("not held_out")
@@ -150,23 +149,19 @@ def pack_ratings(
             for side, blocks in (("user", user_blocks), ("item", item_blocks))
         )
         lookups = broadcast(session, {"user": users, "item": items})
-        by_user = PackingSide("user", "item", None, users.blocks)
-        by_item = PackingSide("item", "user", None, items.blocks)
-        sizes = len(users.ids), len(items.ids)
-        exchange = policy.choose(max(sizes))
+        by_user, by_item = _sides(users, items)
+        exchange = policy.choose(max(len(users.ids), len(items.ids)))
         divided = policy.divisible and exchange == "broadcast"
         blocks = []
-        for side, ids, columns in ((by_user, users, sizes[1]), (by_item, items, sizes[0])):
-            parts = 0
-            if divided and len(ids.long):
-                parts = parts_of(columns)
+        for side, ids, others in ((by_user, users, items), (by_item, items, users)):
+            parts = parts_of(len(others.ids)) if divided and len(ids.long) else 0
             divided_side = side._replace(parts=parts, long=len(ids.long))
             frame = pack_blocks(train, divided_side, dtype, transform, lookups)
             blocks.append(CachedBlocks(frame, ids.blocks if parts else None))
         if has_validation:
             held_out = pack_blocks(chunks.where("held_out"), by_user, dtype, lookups=lookups)
             blocks.append(CachedBlocks(held_out))
-        training = _finish(blocks, Ids(users.ids, items.ids), dtype, extremes)
+        training = _finish(blocks, Ids(users.ids, items.ids), dtype, checked)
         return replace(training, lookups=lookups, exchange=exchange)
     except BaseException:
         if lookups is not None:
@@ -189,33 +184,29 @@ def load_prepared(
 
     Only validation ratings and divided long rows are shuffled.
     """
-    manifest = prepared.manifest
-    extremes = _checked_extremes(manifest.minimum, manifest.maximum, dtype)
+    manifest, session = prepared.manifest, prepared.spark
+    rows = manifest.counts["train"] + manifest.counts["validation"]
+    checked = check_range(Checked(rows, manifest.minimum, manifest.maximum), dtype)
     by_user = PackingSide("user_index", "item_index", "block", manifest.user_blocks)
     by_item = PackingSide("item_index", "user_index", "block", manifest.item_blocks)
-    rows = manifest.counts["train"] + manifest.counts["validation"]
     users, items = (_id_table(prepared, name) for name in ("users", "items"))
-    packed: list[BlockStore]
+    packed: list[BlockStore] = []
     exchange: Exchange = "broadcast"
-    if use_driver(prepared.spark, place, rows, unknowns):
+    if use_driver(session, place, rows, unknowns):
         weight = ["weight"] if "weight" in manifest.types else []
         columns = ["user_index", "item_index", "rating", *weight]
-        packed = []
         for name, side in (("by_user", by_user), ("by_item", by_item)):
             tables = prepared.collect(name, [*columns, "block"])
             batches = [triples_batch(table, side) for table in tables if len(table)]
-            packed.append(
-                LocalBlocks(prepared.spark, pack_locally(batches, side, dtype, transform))
-            )
+            packed.append(LocalBlocks(session, pack_locally(batches, side, dtype, transform)))
         if manifest.counts["validation"]:
             held_out = pa.concat_tables(prepared.collect("validation", columns))
             block = users["block"].take(held_out["user_index"])
             batch = triples_batch(held_out.append_column("block", block), by_user)
-            packed.append(LocalBlocks(prepared.spark, pack_locally([batch], by_user, dtype)))
+            packed.append(LocalBlocks(session, pack_locally([batch], by_user, dtype)))
     else:
         exchange = policy.choose(max(len(users), len(items)))
         divided = policy.divisible and exchange == "broadcast"
-        packed = []
         for part, side, own, other in (
             (prepared.by_user, by_user, users, items),
             (prepared.by_item, by_item, items, users),
@@ -230,23 +221,8 @@ def load_prepared(
             user_blocks = prepared.users.select(F.col("index").alias("user_index"), "block")
             frame = prepared.validation.join(user_blocks, on="user_index", how="left")
             packed.append(CachedBlocks(pack_blocks(frame, by_user, dtype)))
-    training = _finish(packed, Ids(users["id"], items["id"]), dtype, extremes)
+    training = _finish(packed, Ids(users["id"], items["id"]), dtype, checked)
     return replace(training, exchange=exchange)
-
-
-def _checked_extremes(
-    minimum: float, maximum: float, dtype: type[np.floating]
-) -> tuple[float, float]:
-    """Refuse ratings whose sums of squares could overflow in the type of the factors."""
-    extremes = minimum, maximum
-    great, most = max(map(abs, extremes)), float(np.finfo(dtype).max) ** 0.4
-    if great > most:
-        raise RatingsError(
-            f"ratings reach {great:.3g} in size, and sums of their squares would overflow in "
-            f"{np.dtype(dtype)}, which takes ratings up to {most:.0e}: divide them, or refuse "
-            "such rows (ratings.minimum and ratings.maximum)"
-        )
-    return extremes
 
 
 def _pack_on_driver(
@@ -259,7 +235,6 @@ def _pack_on_driver(
     checked: Checked,
 ) -> TrainingSet:
     """Pack checked chunks in the memory of the driver, as `pack_ratings` does."""
-    extremes = _checked_extremes(checked.minimum, checked.maximum, dtype)
     train, held_out = (
         chunks.filter(pc.equal(chunks["held_out"], value)).to_batches(max_chunksize=1)
         for value in (False, True)
@@ -269,20 +244,26 @@ def _pack_on_driver(
         ids = pa.Table.from_batches(ids_of(side)(iter(train)))
         counted = ids.group_by("id").aggregate([("count", "sum")]).rename_columns(["id", "count"])
         lookups[side] = index_chunk_ids(session, counted, blocks)
-    by_user = PackingSide("user", "item", None, lookups["user"].blocks)
-    by_item = PackingSide("item", "user", None, lookups["item"].blocks)
-    parts = [(train, by_user, transform), (train, by_item, transform)]
-    if len(held_out):
-        parts.append((held_out, by_user, None))
+    users, items = lookups.values()
+    by_user, by_item = _sides(users, items)
+    parts = ((train, by_user, transform), (train, by_item, transform), (held_out, by_user, None))
     packed = [
         LocalBlocks(session, pack_locally(part, side, dtype, change, lookups))
         for part, side, change in parts
+        if len(part)
     ]
-    return _finish(packed, Ids(lookups["user"].ids, lookups["item"].ids), dtype, extremes)
+    return _finish(packed, Ids(users.ids, items.ids), dtype, checked)
+
+
+def _sides(users: IdIndex, items: IdIndex) -> tuple[PackingSide, PackingSide]:
+    return (
+        PackingSide("user", "item", None, users.blocks),
+        PackingSide("item", "user", None, items.blocks),
+    )
 
 
 def _finish(
-    packed: Sequence[BlockStore], ids: Ids, dtype: type[np.floating], extremes: tuple[float, float]
+    packed: Sequence[BlockStore], ids: Ids, dtype: type[np.floating], checked: Checked
 ) -> TrainingSet:
     """Sum the statistics of blocks by users, by items and held out, and make the training set."""
     for name, blocks in zip(("users", "items"), packed, strict=False):
@@ -309,8 +290,8 @@ def _finish(
         weight=weight,
         mean=mean,
         deviation=float(np.sqrt(max(variance, 0.0))),
-        minimum=extremes[0],
-        maximum=extremes[1],
+        minimum=checked.minimum,
+        maximum=checked.maximum,
         duplicates=int(users["duplicates"]),
     )
 

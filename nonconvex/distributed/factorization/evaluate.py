@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
@@ -17,9 +16,17 @@ from nonconvex.distributed.columns import TOTALS, batch_of, totals_in
 from nonconvex.distributed.data.prepared import PreparedRatings
 from nonconvex.distributed.factorization.dataset import Ids, TrainingSet
 from nonconvex.distributed.factorization.packing import row_sums
-from nonconvex.distributed.factorization.predict import index_table, with_index
+from nonconvex.distributed.factorization.predict import index_table, places_of, with_index
 from nonconvex.distributed.factorization.top_n import ModelSide, Ranker, lists_of, requests, tasks
-from nonconvex.distributed.runtime import binary_row, broadcasting, combined, freeze_gc_once
+from nonconvex.distributed.runtime import (
+    Batches,
+    Task,
+    binary_row,
+    broadcasting,
+    combined,
+    freeze_gc_once,
+)
+from nonconvex.numerics import Doubles, Ints, Longs
 from nonconvex.numerics.deterministic import Totals, add_exactly, fractions_of
 from nonconvex.numerics.factorization.model import Factors, predict
 from nonconvex.numerics.factorization.posterior import Spread
@@ -38,7 +45,6 @@ from nonconvex.numerics.ranking import average_precision, hits, ndcg, precision,
 METRICS = ("ndcgAtK", "recallAtK", "precisionAtK", "meanAveragePrecisionAtK")
 """Means over the rows, by the names of Spark's ``RankingEvaluator``."""
 
-_Batches = Iterator[pa.RecordBatch]
 
 _AT_A_TIME = 1 << 16  # ratings
 
@@ -101,20 +107,14 @@ def _relevant(relevant: DataFrame, rows: ModelSide, columns: ModelSide) -> DataF
     return with_index(lists, F.col("id"), index_table(lists, rows.ids), "index")
 
 
-def _measure(ranker: Ranker) -> Callable[[_Batches], _Batches]:
-    def measure(batches: _Batches) -> _Batches:
+def _measure(ranker: Ranker) -> Task:
+    def measure(batches: Batches) -> Batches:
         for batch in filter(len, batches):
             ranked = ranker(batch).lists
             total = batch.column("total").to_numpy()
             hit = hits(ranked, lists_of(batch, "relevant"), ranker.n)
-            metrics = np.stack(
-                [
-                    ndcg(hit, total),
-                    recall(hit, total),
-                    precision(hit),
-                    average_precision(hit, total),
-                ]
-            )
+            of_rows = (ndcg(hit, total), recall(hit, total), precision(hit))
+            metrics = np.stack([*of_rows, average_precision(hit, total)])
             yield binary_row({}, {"metrics": metrics, "found": np.unique(ranked.columns)})
 
     return measure
@@ -138,7 +138,7 @@ def evaluate_ratings(ratings: DataFrame) -> Evaluation:
 
 
 def _in_one_job(frame: DataFrame, add: Callable[[Totals, pa.RecordBatch], Totals]) -> Totals:
-    def task(batches: _Batches) -> _Batches:
+    def task(batches: Batches) -> Batches:
         freeze_gc_once()
         totals: Totals = {}
         for table in combined(batches, 1 << 30, _AT_A_TIME):
@@ -149,13 +149,13 @@ def _in_one_job(frame: DataFrame, add: Callable[[Totals, pa.RecordBatch], Totals
     return totals_in(frame.mapInArrow(task, TOTALS).toArrow())
 
 
-def _weights(batch: pa.RecordBatch) -> NDArray[np.float64] | None:
+def _weights(batch: pa.RecordBatch) -> Doubles | None:
     return _doubles(batch, "weight") if "weight" in batch.schema.names else None
 
 
-def _doubles(batch: pa.RecordBatch, name: str) -> NDArray[np.float64]:
+def _doubles(batch: pa.RecordBatch, name: str) -> Doubles:
     """Return a column of doubles, NaN for null."""
-    column: NDArray[np.float64] = batch.column(name).to_numpy(zero_copy_only=False)
+    column: Doubles = batch.column(name).to_numpy(zero_copy_only=False)
     return column
 
 
@@ -169,11 +169,11 @@ class Baselines(NamedTuple):
 
     ids: Ids
     # of shapes (n_u,) and (n_i,): the numbers of training ratings
-    counts: tuple[NDArray[np.integer], NDArray[np.integer]]
+    counts: tuple[Ints, Ints]
     # Σ w R / Σ w of the training ratings, and of those of each user (n_u,), which is the mean of
     # all where nothing weighs
     mean: float
-    user_means: NDArray[np.float64]
+    user_means: Doubles
     biases: Factors  # α + β_u + β_i
 
     @classmethod
@@ -191,7 +191,7 @@ class Baselines(NamedTuple):
         return cls(training.ids, counts, mean, means, biases)
 
 
-def rating_counts(table: DataFrame) -> NDArray[np.int64]:
+def rating_counts(table: DataFrame) -> Longs:
     """Return how many training ratings each user (or item) has, in the order of the indices."""
     collected = table.select("index", "count").toArrow()
     counts = np.zeros(len(collected), np.int64)
@@ -233,7 +233,7 @@ class Panel(NamedTuple):
 
         See `measure` for its columns.
         """
-        indices = [_places(batch.column(name)) for name in ("user_index", "item_index")]
+        indices = [places_of(batch.column(name)) for name in ("user_index", "item_index")]
         ratings, (_, counts, mean, user_means, biases) = _doubles(batch, "rating"), self.baselines
         alone = RatingModel(biases, None, self.limits if self.clip else None, cold=True)
         predictions = [
@@ -293,26 +293,18 @@ def measure(ratings: DataFrame, rows: int, panel: Panel, predictors: Sequence[st
 
 
 def _predict(
-    model: RatingModel | None, name: str, batch: pa.RecordBatch, indices: list[NDArray[np.integer]]
-) -> NDArray[np.float64]:
+    model: RatingModel | None, name: str, batch: pa.RecordBatch, indices: list[Ints]
+) -> Doubles:
     """Return the predictions of a model, NaN where it has none."""
     if model is None:
         return _doubles(batch, name)
     if model.ids is not None:
         keys = (batch.column(f"{name}_{side}") for side in ("user", "item"))
-        indices = [
-            _places(pc.index_in(key, value_set=ids))
-            for key, ids in zip(keys, model.ids, strict=True)
-        ]
+        found = map(pc.index_in, keys, model.ids)
+        indices = [places_of(index) for index in found]
     predicted = predict(model.factors, *indices)
     if model.limits is not None:
         predicted = np.clip(predicted, *model.limits)
     if not model.cold:
         predicted[np.minimum(*indices) < 0] = np.nan
     return predicted
-
-
-def _places(index: pa.Array) -> NDArray[np.integer]:
-    """Return indices, -1 for null."""
-    places: NDArray[np.integer] = index.fill_null(-1).to_numpy(zero_copy_only=False)
-    return places

@@ -8,7 +8,7 @@ ratings, and executors that are no more than the driver's own cores only add the
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Generic, Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -17,6 +17,8 @@ from pyspark import StorageLevel
 from pyspark.sql import DataFrame, Row, SparkSession
 
 from nonconvex.distributed.runtime import (
+    Batches,
+    Task,
     broadcast,
     driver_cores,
     driver_memory,
@@ -43,7 +45,6 @@ RATING_BYTES = 64
 
 T = TypeVar("T")
 _T_co = TypeVar("_T_co", covariant=True)
-_Batches = Iterator[pa.RecordBatch]
 
 
 def driver_capacity(spark: SparkSession, place: ExecutionMode) -> int:
@@ -144,7 +145,7 @@ class BlockStore(Protocol):
     session: SparkSession
     first_part: int | None
 
-    def run(self, task: Callable[[_Batches], _Batches]) -> pa.Table:
+    def run(self, task: Task) -> pa.Table:
         """Apply a task to all blocks, and return all batches that it yields."""
 
     def share(self, value: T) -> Value[T]:
@@ -167,10 +168,10 @@ class CachedBlocks:
         self.session, self.first_part = blocks.sparkSession, first_part
         self.batches = blocks.rdd.map(_batch).persist(StorageLevel.MEMORY_AND_DISK)
 
-    def run(self, task: Callable[[_Batches], _Batches]) -> pa.Table:
+    def run(self, task: Task) -> pa.Table:
         """Run one job, with a task for each partition."""
 
-        def on_partition(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        def on_partition(batches: Iterable[pa.RecordBatch]) -> Batches:
             freeze_gc_once()
             return task(iter(batches))
 
@@ -208,7 +209,7 @@ class LocalBlocks:
         self.first_part: int | None = None
         self._blocks = blocks
 
-    def run(self, task: Callable[[_Batches], _Batches]) -> pa.Table:
+    def run(self, task: Task) -> pa.Table:
         """Give each block to the next free thread."""
 
         def over(block: pa.RecordBatch) -> list[pa.RecordBatch]:

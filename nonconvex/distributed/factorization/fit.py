@@ -23,14 +23,13 @@ from nonconvex.distributed.factorization.state import (
     unfinished,
 )
 from nonconvex.distributed.factorization.steps import UserSample, update_side
+from nonconvex.numerics import Doubles
 from nonconvex.numerics.convergence import FitError, Stop, StoppingRule
 from nonconvex.numerics.deterministic import total
 from nonconvex.numerics.factorization.als import RowUpdate
 from nonconvex.numerics.factorization.gradient import Gradient, gradient
 from nonconvex.numerics.factorization.model import SIDE_ORDER, Factors, Side
 from nonconvex.numerics.optim import Optimizer, OptimizerState
-
-Array = NDArray[np.floating]
 
 
 @dataclass(frozen=True)
@@ -59,8 +58,7 @@ class Descent:
         """Take the steps of an iteration, then evaluate f and its gradient; see `alternate`."""
         assert isinstance(exchange, Broadcast)
         started = time.perf_counter()
-        new = [state for state in active if id(state) not in self._gradients]
-        if new:  # at the start, or after a resume
+        if any(id(state) not in self._gradients for state in active):  # at first, or after a resume
             exchange.describe("gradient at the start")
             self._evaluate(active, exchange)
         before = [_flat(state.factors) for state in active]
@@ -68,19 +66,10 @@ class Descent:
             exchange.describe(f"iteration {iteration} · step {number + 1}")
             gradients = self._gradients
             if self._steps > 1:
-                sample = UserSample(
-                    self._settings.seed,
-                    (iteration - 1) * self._steps + number,
-                    self._settings.fraction,
-                    len(self._blocks.user_degrees),
-                    rows=True,
-                )
-                gradients = {
-                    id(state): self._gradient(state, *sums)
-                    for state, sums in zip(
-                        active, self._sums(active, exchange, sample), strict=True
-                    )
-                }
+                step, of = (iteration - 1) * self._steps + number, len(self._blocks.user_degrees)
+                options = self._settings
+                sample = UserSample(options.seed, step, options.fraction, of, rows=True)
+                gradients = self._gradients_of(active, self._sums(active, exchange, sample))
             for state in active:
                 self._descend(state, gradients[id(state)])
             exchange.put(active, tuple(Side))
@@ -111,9 +100,14 @@ class Descent:
         self, active: list[FitState], exchange: Broadcast
     ) -> list[tuple[RowUpdate, RowUpdate]]:
         found = self._sums(active, exchange, None)
-        for state, sides in zip(active, found, strict=True):
-            self._gradients[id(state)] = self._gradient(state, *sides)
+        self._gradients |= self._gradients_of(active, found)
         return found
+
+    def _gradients_of(
+        self, active: list[FitState], sums: list[tuple[RowUpdate, RowUpdate]]
+    ) -> dict[int, Gradient]:
+        sides = zip(active, sums, strict=True)
+        return {id(state): self._gradient(state, *of_state) for state, of_state in sides}
 
     def _sums(
         self, active: list[FitState], exchange: Broadcast, sample: UserSample | None
@@ -130,15 +124,10 @@ class Descent:
 
     def _gradient(self, state: FitState, users: RowUpdate, items: RowUpdate) -> Gradient:
         problem, blocks = state.problem, self._blocks
-        width = state.rows[Side.USERS].shape[1]
-        found = gradient(
-            state.factors,
-            users,
-            items,
-            problem.user_ridge.diagonal(blocks.user_degrees, width),
-            problem.item_ridge.diagonal(blocks.item_degrees, width),
-            problem.user_ridge.total,
-        )
+        width, total_ratings = state.rows[Side.USERS].shape[1], problem.user_ridge.total
+        of_users = problem.user_ridge.diagonal(blocks.user_degrees, width)
+        of_items = problem.item_ridge.diagonal(blocks.item_degrees, width)
+        found = gradient(state.factors, users, items, of_users, of_items, total_ratings)
         return found if problem.intercept else found._replace(alpha=0.0)
 
     def _descend(self, state: FitState, slope: Gradient) -> None:
@@ -157,13 +146,13 @@ class Descent:
             state.rows[side] = rows
 
 
-def _flat(parameters: Factors | Gradient) -> NDArray[np.float64]:
+def _flat(parameters: Factors | Gradient) -> Doubles:
     """One vector (α, users, items) of a problem's parameters, or of their derivatives."""
     alpha, users, items = parameters
     return np.concatenate([[alpha], users.ravel(), items.ravel()]).astype(np.float64)
 
 
-def _unflat(theta: NDArray[np.float64], like: Factors) -> Factors:
+def _unflat(theta: Doubles, like: Factors) -> Factors:
     """Undo `_flat`; α stays in float64, the rows get their own type back."""
     users, items = np.split(theta[1:], [like.users.size])
     return Factors(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ from nonconvex.distributed.data.ids import default_blocks
 from nonconvex.distributed.data.validation import RatingsError
 from nonconvex.distributed.factorization.dataset import Ids
 from nonconvex.distributed.factorization.predict import index_table, with_index
-from nonconvex.distributed.runtime import freeze_gc_once
+from nonconvex.distributed.runtime import Batches, Task, freeze_gc_once
 from nonconvex.numerics import Doubles, Floats
 from nonconvex.numerics.convergence import FitError
 from nonconvex.numerics.deterministic import one_thread_per_product
@@ -38,7 +38,6 @@ from nonconvex.numerics.factorization.ridge_posterior import RidgePosterior, Rid
 
 _log = logging.getLogger("nonconvex")
 
-_Batches = Iterator[pa.RecordBatch]
 
 _Solve = Callable[[RatingBlock, pa.Array], Floats]
 
@@ -176,23 +175,19 @@ def _check(indexed: DataFrame, noun: str) -> int:
     return int(total - ignored)
 
 
-def _task(solve: _Solve, dtype: type[np.floating]) -> Callable[[_Batches], _Batches]:
+def _task(solve: _Solve, dtype: type[np.floating]) -> Task:
     """Return a task that solves for the rows of a partition."""
 
-    def task(batches: _Batches) -> _Batches:
+    def task(batches: Batches) -> Batches:
         freeze_gc_once()
         held = [batch for batch in batches if len(batch)]
         if not held:
             return
         table = pa.Table.from_batches(held).combine_chunks()
         coded = table["id"].chunk(0).dictionary_encode()
-        block = RatingBlock.from_triples(
-            coded.indices,
-            table["column"],
-            table["rating"],
-            table["weight"] if "weight" in table.column_names else None,
-            dtype=dtype,
-        )
+        weights = table["weight"] if "weight" in table.column_names else None
+        triples = (coded.indices, table["column"], table["rating"], weights)
+        block = RatingBlock.from_triples(*triples, dtype=dtype)
         solved = solve(block, coded.dictionary).astype(dtype)
         ids = pa.ListArray.from_arrays(pa.array([0, len(solved)], pa.int32()), coded.dictionary)
         rows = pa.array([solved.tobytes()])
@@ -215,15 +210,9 @@ def _equations(
         del ids
         if equation.confidence is not None:
             block = preference_block(block, equation.confidence)
-        update = solve_rows(
-            block,
-            fixed.value,
-            alpha,
-            equation.ridge,
-            biases=equation.biases,
-            nonnegative=equation.nonnegative,
-            background=background,
-        )
+        kept = {"biases": equation.biases, "nonnegative": equation.nonnegative}
+        x = fixed.value
+        update = solve_rows(block, x, alpha, equation.ridge, background=background, **kept)
         if spread is None:
             return update.x
         known = [block.degrees]

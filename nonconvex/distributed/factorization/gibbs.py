@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -30,7 +30,7 @@ from nonconvex.distributed.factorization.state import (
     gather_factors,
 )
 from nonconvex.distributed.factorization.steps import Draw, SharedRows, update_side
-from nonconvex.distributed.runtime import Progress, binary_row, report
+from nonconvex.distributed.runtime import Batches, Progress, binary_row, report
 from nonconvex.numerics import Bools, Doubles
 from nonconvex.numerics.convergence import FitError, HalfStep, Stop, StoppingRule
 from nonconvex.numerics.deterministic import (
@@ -54,7 +54,6 @@ from nonconvex.numerics.factorization.posterior import LowRankMean, Posterior
 MOST = 1 << 20
 """Approximate number of validation ratings that are followed at most."""
 
-_Batches = Iterator[pa.RecordBatch]
 _Arrays = Callable[[RatingBlock], dict[str, NDArray[Any]]]
 
 _RATINGS = ("rows", "columns", "ratings", "weights")
@@ -124,7 +123,7 @@ class HeldOut:
     def _collect(self, names: Sequence[str], arrays: _Arrays) -> pa.Table:
         dtype, share = self._dtype, self._share
 
-        def task(batches: _Batches) -> _Batches:
+        def task(batches: Batches) -> Batches:
             for batch in batches:
                 numbers = batch.column("block").to_pylist()
                 for number, block in zip(numbers, unpack(batch, dtype), strict=True):
@@ -414,16 +413,12 @@ def _sweep(blocks: Blocks, chains: Sequence[Chain], sweep: int, shared: Broadcas
     for side in SIDE_ORDER:
         shared.describe(f"sweep {sweep} · {side}")
         omega = shared["user_precision"]
-        updates = update_side(
-            blocks.by(side),
-            [
-                Draw(chain.conditional(side, sweep)._replace(user_precision=None), omega, number)
-                for number, chain in enumerate(chains)
-            ],
-            shared[side.other],
-            shared[side],
-            blocks.dtype,
-        )
+        draws = [
+            Draw(chain.conditional(side, sweep)._replace(user_precision=None), omega, number)
+            for number, chain in enumerate(chains)
+        ]
+        fixed, own = shared[side.other], shared[side]
+        updates = update_side(blocks.by(side), draws, fixed, own, blocks.dtype)
         for chain, update in zip(chains, updates, strict=True):
             chain.replace(side, update, sweep)
         shared.put(chains, (side,))

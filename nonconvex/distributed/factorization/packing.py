@@ -18,11 +18,14 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
+from pyspark.sql.pandas.types import from_arrow_schema
 
 from nonconvex.distributed.data.ids import IdIndex, default_blocks, index_ids
 from nonconvex.distributed.data.validation import RatingsError
 from nonconvex.distributed.factorization.execution import BlockStore, LocalValue, Value
 from nonconvex.distributed.runtime import (
+    Batches,
+    Task,
     binary_row,
     combined,
     from_bytes,
@@ -30,9 +33,8 @@ from nonconvex.distributed.runtime import (
     to_bytes,
     with_frozen_gc,
 )
-from nonconvex.numerics.factorization.blocks import SPAN, RatingBlock, parts_of
-
-_Batches = Iterator[pa.RecordBatch]
+from nonconvex.numerics import Floats, Ints, Longs
+from nonconvex.numerics.factorization.blocks import SPAN, RatingBlock, counting_order, parts_of
 
 _CHUNK = 1 << 20  # ratings
 _CHUNK_BYTES = 1 << 28  # of a table that is gathered, should its ids be long
@@ -60,11 +62,6 @@ _SCHEMA = pa.schema(
 REPORT = _SCHEMA.names[:5]
 """The columns of a chunk that say whether its ratings can be used."""
 
-_SQL = (
-    "held_out boolean, rows bigint, minimum double, maximum double, problems array<bigint>, "
-    + ", ".join(f"{name} binary" for name in _BINARY)
-)
-
 
 class Checked(NamedTuple):
     """Number and range of checked ratings."""
@@ -80,9 +77,9 @@ class Chunk(NamedTuple):
 
     # for ``"user"`` and ``"item"``: ``id, count``, each id of the chunk and its ratings
     ids: dict[str, pa.Table]
-    places: dict[str, NDArray[np.int32]]  # (n,): place of the id of each rating in these
-    ratings: NDArray[np.floating]  # (n,)
-    weights: NDArray[np.floating] | None  # (n,)
+    places: dict[str, Ints]  # (n,): place of the id of each rating in these
+    ratings: Floats  # (n,)
+    weights: Floats | None  # (n,)
 
     @classmethod
     def read(cls, batch: pa.RecordBatch, index: int, dtype: type[np.floating]) -> Chunk:
@@ -102,7 +99,8 @@ def read_chunks(ratings: DataFrame, dtype: type[np.floating]) -> DataFrame:
 
     The first job over them reads the ratings.
     """
-    return ratings.mapInArrow(with_frozen_gc(encode(dtype)), _SQL).persist()
+    schema = from_arrow_schema(_SCHEMA)
+    return ratings.mapInArrow(with_frozen_gc(encode(dtype)), schema).persist()
 
 
 def encode_on_driver(ratings: pa.Table, dtype: type[np.floating]) -> pa.Table:
@@ -113,7 +111,7 @@ def encode_on_driver(ratings: pa.Table, dtype: type[np.floating]) -> pa.Table:
     return pa.Table.from_batches([chunk for part in chunks for chunk in part], _SCHEMA)
 
 
-def check_chunks(reports: pa.Table, *, has_validation: bool) -> Checked:
+def check_chunks(reports: pa.Table, dtype: type[np.floating], *, has_validation: bool) -> Checked:
     """Raise `RatingsError` if there is a value that cannot be used, or nothing to train on.
 
     Takes at least the columns `REPORT` of chunks.
@@ -136,13 +134,26 @@ def check_chunks(reports: pa.Table, *, has_validation: bool) -> Checked:
             f"the column of validationIndicatorCol is false in all {rows:,} rows; hold "
             "some ratings out for validation, or unset it"
         )
-    return Checked(rows, pc.min(train["minimum"]).as_py(), pc.max(train["maximum"]).as_py())
+    least, most = pc.min(train["minimum"]).as_py(), pc.max(train["maximum"]).as_py()
+    return check_range(Checked(rows, least, most), dtype)
 
 
-def ids_of(side: str) -> Callable[[_Batches], _Batches]:
+def check_range(checked: Checked, dtype: type[np.floating]) -> Checked:
+    """Refuse ratings whose sums of squares could overflow in the type of the factors."""
+    great, most = max(map(abs, checked[1:])), float(np.finfo(dtype).max) ** 0.4
+    if great > most:
+        raise RatingsError(
+            f"ratings reach {great:.3g} in size, and sums of their squares would overflow in "
+            f"{np.dtype(dtype)}, which takes ratings up to {most:.0e}: divide them, or refuse "
+            "such rows (ratings.minimum and ratings.maximum)"
+        )
+    return checked
+
+
+def ids_of(side: str) -> Task:
     """Return a task that yields ``id, count`` of each chunk."""
 
-    def ids(batches: _Batches) -> _Batches:
+    def ids(batches: Batches) -> Batches:
         for batch in batches:
             for buffer in batch.column(f"{side}_ids"):
                 yield from from_bytes(buffer.as_buffer()).to_batches()
@@ -150,10 +161,10 @@ def ids_of(side: str) -> Callable[[_Batches], _Batches]:
     return ids
 
 
-def encode(dtype: type[np.floating]) -> Callable[[_Batches], _Batches]:
+def encode(dtype: type[np.floating]) -> Task:
     """Return a task that encodes ratings as chunks."""
 
-    def task(batches: _Batches) -> _Batches:
+    def task(batches: Batches) -> Batches:
         for table in combined(batches, _CHUNK_BYTES, _CHUNK):
             problems = _problems(table)
             if any(problems):  # these end the fit
@@ -285,7 +296,7 @@ def pack_in_place(
 def pack_divided(
     ratings: DataFrame,
     side: PackingSide,
-    long: NDArray[np.int64],
+    long: Longs,
     columns: int,
     dtype: type[np.floating],
     transform: _Transform | None = None,
@@ -359,12 +370,10 @@ def triples_batch(ratings: pa.Table, side: PackingSide) -> pa.RecordBatch:
     return batch
 
 
-def _cut(
-    dtype: type[np.floating], side: PackingSide, lookups: Lookups | None = None
-) -> Callable[[_Batches], _Batches]:
+def _cut(dtype: type[np.floating], side: PackingSide, lookups: Lookups | None = None) -> Task:
     """Return a task that cuts the ratings of a partition into pieces of one block each."""
 
-    def cut(batches: _Batches) -> _Batches:
+    def cut(batches: Batches) -> Batches:
         if lookups is None:
             parts = _indexed(batches, dtype)
         else:
@@ -373,9 +382,7 @@ def _cut(
             if block[0] == block[-1] and (block == block[0]).all():  # of one file, say
                 yield binary_row({"block": int(block[0])}, dict(zip(_PIECE, arrays, strict=True)))
                 continue
-            # numpy sorts 16-bit numbers by counting
-            few = block.max() <= np.iinfo(np.uint16).max
-            order = np.argsort(block.astype(np.uint16) if few else block, kind="stable")
+            order = counting_order(block)
             starts = np.flatnonzero(np.append(True, np.diff(block[order])))
             for members in np.split(order, starts[1:]):
                 taken = [None if values is None else values[members] for values in arrays]
@@ -385,7 +392,7 @@ def _cut(
     return cut
 
 
-def _indexed(batches: _Batches, dtype: type[np.floating]) -> Iterator[Sequence[Any]]:
+def _indexed(batches: Batches, dtype: type[np.floating]) -> Iterator[Sequence[Any]]:
     """Yield block, row, column, rating and weight of what `triples` has chosen."""
     for table in combined(batches, _CHUNK_BYTES, _CHUNK):
         weights = table["weights"]
@@ -397,7 +404,7 @@ def _indexed(batches: _Batches, dtype: type[np.floating]) -> Iterator[Sequence[A
 
 
 def _found(
-    batches: _Batches, dtype: type[np.floating], side: PackingSide, lookups: Lookups
+    batches: Batches, dtype: type[np.floating], side: PackingSide, lookups: Lookups
 ) -> Iterator[Sequence[Any]]:
     """Yield block, row, column, rating and weight of chunks."""
     own, other = lookups.value[side.row], lookups.value[side.column]
@@ -415,23 +422,18 @@ def _found(
             yield block, rows, columns, chunk.ratings, chunk.weights
 
 
-def _join(dtype: type[np.floating], transform: _Transform | None) -> Callable[[_Batches], _Batches]:
+def _join(dtype: type[np.floating], transform: _Transform | None) -> Task:
     """Return a task that joins the pieces of a partition into sorted blocks."""
 
-    def join(batches: _Batches) -> _Batches:
+    def join(batches: Batches) -> Batches:
         pieces: dict[int, list[list[NDArray[Any]]]] = {}
         for batch in batches:
             for index, block in enumerate(batch.column("block").to_pylist()):
                 pieces.setdefault(block, []).append(_arrays(batch, index, _PIECE, dtype))
         for number in sorted(pieces):
-            rows, columns, ratings, weights = zip(*pieces.pop(number), strict=True)
-            block = RatingBlock.from_triples(
-                np.concatenate(rows),
-                np.concatenate(columns),
-                np.concatenate(ratings),
-                None if weights[0] is None else np.concatenate(weights),
-                dtype=dtype,
-            )
+            parts = zip(*pieces.pop(number), strict=True)
+            whole: list[Any] = [None if of[0] is None else np.concatenate(of) for of in parts]
+            block = RatingBlock.from_triples(*whole, dtype=dtype)
             block = transform(block) if transform else block
             yield binary_row({"block": number}, {name: getattr(block, name) for name in _BLOCK})
 
@@ -478,8 +480,8 @@ def row_sums(packed: BlockStore, rows: int, dtype: type[np.floating]) -> dict[st
     return whole
 
 
-def _sums(dtype: type[np.floating]) -> Callable[[_Batches], _Batches]:
-    def sums(batches: _Batches) -> _Batches:
+def _sums(dtype: type[np.floating]) -> Task:
+    def sums(batches: Batches) -> Batches:
         for batch in batches:
             numbers = batch.column("block").to_pylist()
             for number, block in zip(numbers, unpack(batch, dtype), strict=True):

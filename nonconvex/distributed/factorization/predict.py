@@ -5,18 +5,18 @@ Indices are joined to the pairs and factors broadcast, or rows are joined.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 from pyspark import Broadcast
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.functions import arrow_udf
 
 from nonconvex.distributed.runtime import freeze_gc_once
+from nonconvex.numerics import Floats, Ints
 from nonconvex.numerics.factorization.model import Factors, predict
 from nonconvex.numerics.factorization.posterior import Spread
 from nonconvex.numerics.factorization.ridge_posterior import RidgeSpread
@@ -37,8 +37,7 @@ def index_table(frame: DataFrame, ids: pa.ChunkedArray) -> DataFrame:
 
 def with_index(frame: DataFrame, key: Column, indices: DataFrame, name: str) -> DataFrame:
     """Add the dense index of an id as column `name`, null for an id that has none."""
-    renamed = indices.select(F.col("id").alias(f"{name}_id"), F.col("index").alias(name))
-    return frame.join(renamed, on=key == renamed[f"{name}_id"], how="left").drop(f"{name}_id")
+    return _joined(frame, key, indices, F.col("index"), name)
 
 
 def with_row(frame: DataFrame, key: Column, factors: DataFrame, name: str) -> DataFrame:
@@ -49,8 +48,11 @@ def with_row(frame: DataFrame, key: Column, factors: DataFrame, name: str) -> Da
     factors : DataFrame
         ``id, bias, features``.
     """
-    row = F.struct("bias", "features").alias(name)
-    renamed = factors.select(F.col("id").alias(f"{name}_id"), row)
+    return _joined(frame, key, factors, F.struct("bias", "features"), name)
+
+
+def _joined(frame: DataFrame, key: Column, table: DataFrame, value: Column, name: str) -> DataFrame:
+    renamed = table.select(F.col("id").alias(f"{name}_id"), value.alias(name))
     return frame.join(renamed, on=key == renamed[f"{name}_id"], how="left").drop(f"{name}_id")
 
 
@@ -58,7 +60,7 @@ class IdTable(NamedTuple):
     """The dense indices of integer ids that lie close together, one for each possible id."""
 
     first: int  # the smallest id
-    places: NDArray[np.int32]  # (size + 1,): that of id ``first + k``, -1 for none, and a last -1
+    places: Ints  # (size + 1,): that of id ``first + k``, -1 for none, and a last -1
 
     @classmethod
     def of(cls, ids: pa.ChunkedArray) -> IdTable | None:
@@ -73,7 +75,7 @@ class IdTable(NamedTuple):
         places[numbers - first] = np.arange(len(ids), dtype=np.int32)
         return cls(first, places)
 
-    def indices(self, ids: pa.Array) -> NDArray[np.int32]:
+    def indices(self, ids: pa.Array) -> Ints:
         """Return the index of each id, -1 for one that is unknown or null."""
         found = ids.fill_null(0).to_numpy().astype(np.int64, copy=False)
         offset = (found - self.first).view(np.uint64)  # a smaller id wraps to the end
@@ -83,8 +85,8 @@ class IdTable(NamedTuple):
 
 def predictions(
     alpha: float,
-    users: Broadcast[NDArray[np.floating]],
-    items: Broadcast[NDArray[np.floating]],
+    users: Broadcast[Floats],
+    items: Broadcast[Floats],
     user: Column,
     item: Column,
     limits: tuple[float, float] | None,
@@ -106,7 +108,7 @@ def predictions(
     def score(user: pa.Array, item: pa.Array) -> pa.Array:
         freeze_gc_once()
         if tables is None:
-            pairs = [index.fill_null(-1).to_numpy(zero_copy_only=False) for index in (user, item)]
+            pairs = [places_of(index) for index in (user, item)]
         else:
             pairs = [of.indices(ids) for of, ids in zip(tables.value, (user, item), strict=True)]
         predicted = predict(Factors(alpha, users.value, items.value), *pairs)
@@ -116,10 +118,7 @@ def predictions(
             predicted[np.minimum(*pairs) < 0] = np.nan
         return pa.array(predicted)
 
-    # pyspark tells the kind of function by its annotations, which its own type stubs do not know.
-    declare: Any = arrow_udf
-    scored: Column = declare(score, "double")(user, item)
-    return scored
+    return _doubles(score, user, item)
 
 
 def row_predictions(
@@ -133,12 +132,23 @@ def row_predictions(
         predicted = predict(Factors(alpha, _rows(user, rank), _rows(item, rank)), each, each)
         return pa.array(predicted if limits is None else np.clip(predicted, *limits))
 
+    return _doubles(score, user_row, item_row)
+
+
+def places_of(index: pa.Array) -> Ints:
+    """Return indices, -1 for null."""
+    places: Ints = index.fill_null(-1).to_numpy(zero_copy_only=False)
+    return places
+
+
+def _doubles(function: Callable[[pa.Array, pa.Array], pa.Array], *columns: Column) -> Column:
+    # pyspark tells the kind of function by its annotations, which its own type stubs do not know.
     declare: Any = arrow_udf
-    scored: Column = declare(score, "double")(user_row, item_row)
-    return scored
+    of_columns: Column = declare(function, "double")(*columns)
+    return of_columns
 
 
-def _rows(structs: pa.Array, rank: int) -> NDArray[np.floating]:
+def _rows(structs: pa.Array, rank: int) -> Floats:
     """Return structs of ``bias, features`` as an array of shape (n, 1 + K), 0 for null."""
     known = structs.is_valid()
     bias, features = structs.filter(known).flatten()
@@ -151,7 +161,7 @@ def _rows(structs: pa.Array, rank: int) -> NDArray[np.floating]:
 
 def deviations(
     spread: Spread | RidgeSpread,
-    rows: Sequence[Broadcast[NDArray[np.floating]]],
+    rows: Sequence[Broadcast[Floats]],
     more: Broadcast[Any] | None,
     user_index: Column,
     item_index: Column,
@@ -164,14 +174,11 @@ def deviations(
     """
 
     def deviate(user: pa.Array, item: pa.Array) -> pa.Array:
-        pairs = [index.fill_null(-1).to_numpy(zero_copy_only=False) for index in (user, item)]
         known: Any = None if more is None else more.value
         x, z = (side.value for side in rows)
-        return pa.array(spread.deviations(x, z, known, *pairs))
+        return pa.array(spread.deviations(x, z, known, places_of(user), places_of(item)))
 
-    declare: Any = arrow_udf
-    deviated: Column = declare(deviate, "double")(user_index, item_index)
-    return deviated
+    return _doubles(deviate, user_index, item_index)
 
 
 def add_uncertainty(

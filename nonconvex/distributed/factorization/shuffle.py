@@ -121,14 +121,9 @@ def lay_out(
         for of_side in ratings.values():
             of_side.unpersist()
         raise
+    out = {side: _out_blocks(ratings[side.other], firsts[side]) for side in Side}
     layout: Layout = {
-        side: SideLayout(
-            ratings[side],
-            _out_blocks(ratings[side.other], firsts[side]),
-            firsts[side],
-            rows[side],
-            needed[side],
-        )
+        side: SideLayout(ratings[side], out[side], firsts[side], rows[side], needed[side])
         for side in Side
     }
     if held_out is not None:

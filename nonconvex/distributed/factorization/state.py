@@ -487,13 +487,8 @@ class Broadcast(RowExchange):
 
     def update(self, side: Side, states: Sequence[FitState]) -> list[SideUpdate]:
         """Compute the update of the rows of a side in all active states."""
-        updates = update_side(
-            self._blocks.by(side),
-            [state.step(side) for state in states],
-            self[side.other],
-            self[side],
-            self._blocks.dtype,
-        )
+        blocks, steps = self._blocks, [state.step(side) for state in states]
+        updates = update_side(blocks.by(side), steps, self[side.other], self[side], blocks.dtype)
         return [
             SideUpdate.of(update, state.rows[side])
             for state, update in zip(states, updates, strict=True)

@@ -7,18 +7,18 @@ cores.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from operator import itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
 from nonconvex.distributed.factorization.execution import BlockStore, Value
 from nonconvex.distributed.factorization.packing import unpack
-from nonconvex.distributed.runtime import binary_row
+from nonconvex.distributed.runtime import Batches, Task, binary_row
+from nonconvex.numerics import Bools, Doubles, Floats, Ints
 from nonconvex.numerics.deterministic import Stream, one_thread_per_product, total
 from nonconvex.numerics.factorization.als import (
     RowUpdate,
@@ -33,11 +33,9 @@ from nonconvex.numerics.factorization.gibbs import Conditional
 from nonconvex.numerics.factorization.gradient import gradient_sums, sample_ratings
 from nonconvex.numerics.factorization.model import Background, Factors, Ridge, squared_errors
 
-SharedRows = Value[list[NDArray[np.floating]]]
+SharedRows = Value[list[Floats]]
 """The rows of one side in every problem, each of shape (m, 1 + K)."""
 
-_Batches = Iterator[pa.RecordBatch]
-_Task = Callable[[_Batches], _Batches]
 
 _ERRORS = ("squares", "weight")
 
@@ -51,7 +49,7 @@ class UserSample(NamedTuple):
     users: int  # number of users
     rows: bool  # whether they are the rows of the blocks, not the columns
 
-    def draw(self) -> NDArray[np.bool_]:
+    def draw(self) -> Bools:
         """Return for every user whether it is in the sample, the same on every executor."""
         generator = Stream.generator(self.seed, self.step)
         chosen = np.zeros(self.users, bool)
@@ -79,9 +77,7 @@ class Step(NamedTuple):
         """Return the dtype of the result: that of the rows, float64 for sums of gradients."""
         return np.dtype(np.float64) if self.solver == "gd" else rows
 
-    def __call__(
-        self, block: RatingBlock, fixed: NDArray[np.floating], own: NDArray[np.floating]
-    ) -> RowUpdate:
+    def __call__(self, block: RatingBlock, fixed: Floats, own: Floats) -> RowUpdate:
         """Update the rows of a block, which are ``own[block.rows]`` before."""
         settings: dict[str, Any] = {"biases": self.biases, "background": self.background}
         with np.errstate(over="ignore", invalid="ignore"):  # the driver checks the result
@@ -94,27 +90,17 @@ class Step(NamedTuple):
             start = own[block.rows]
             return sweep_rows(block, fixed, self.alpha, self.ridge, start, **settings)
 
-    def solve(
-        self, moments: NDArray[np.float64], degrees: NDArray[np.float64], dtype: type[np.floating]
-    ) -> RowUpdate:
+    def solve(self, moments: Doubles, degrees: Doubles, dtype: type[np.floating]) -> RowUpdate:
         """Update long rows from the moments of all of their parts."""
-        solved = solve_moments(
-            moments,
-            degrees,
-            self.ridge,
-            dtype=dtype,
-            biases=self.biases,
-            nonnegative=self.nonnegative,
-        )
-        penalty = self.ridge.penalty(degrees, solved.x)
-        return RowUpdate(solved.x, solved.residual, solved.squares, penalty, solved.weight)
+        settings = {"biases": self.biases, "nonnegative": self.nonnegative}
+        return solve_moments(moments, degrees, self.ridge, dtype=dtype, **settings)
 
 
 class Draw(NamedTuple):
     """Draw of the rows of one side in one chain; sent to the executors."""
 
     conditional: Conditional  # without ω, which would be sent with every task
-    user_precision: Value[list[NDArray[np.float64]]]  # ω in every chain
+    user_precision: Value[list[Doubles]]  # ω in every chain
     number: int  # number of the chain
     sample: None = None
 
@@ -122,9 +108,7 @@ class Draw(NamedTuple):
         """Return the dtype of the rows."""
         return rows
 
-    def __call__(
-        self, block: RatingBlock, fixed: NDArray[np.floating], own: NDArray[np.floating]
-    ) -> RowUpdate:
+    def __call__(self, block: RatingBlock, fixed: Floats, own: Floats) -> RowUpdate:
         """Draw the rows of a block, independently of their values before."""
         del own
         omega = self.user_precision.value[self.number]
@@ -158,9 +142,7 @@ def validation_rmse(
     return [_rmse(table, number, len(rows)) for number, rows in enumerate(users.value)]
 
 
-def user_squares(
-    packed: BlockStore, factors: Factors, dtype: type[np.floating]
-) -> NDArray[np.float64]:
+def user_squares(packed: BlockStore, factors: Factors, dtype: type[np.floating]) -> Doubles:
     """Sum w (R̂ − R)² over the ratings of each user (n_u,), in blocks whose rows are users."""
     users, items = packed.share([factors.users]), packed.share([factors.items])
     try:
@@ -181,8 +163,8 @@ def _update(
     own: SharedRows,
     dtype: type[np.floating],
     first_part: int | None,
-) -> _Task:
-    def update(batches: _Batches) -> _Batches:
+) -> Task:
+    def update(batches: Batches) -> Batches:
         for batch in batches:
             numbers = batch.column("block").to_pylist()
             for place, block in zip(numbers, unpack(batch, dtype), strict=True):
@@ -205,7 +187,7 @@ def _update(
 
 def _moments(
     place: int, block: RatingBlock, steps: Sequence[Step | Draw], fixed: SharedRows
-) -> _Batches:
+) -> Batches:
     """Return the moments of a part of a long row in every problem."""
     for number, step in enumerate(steps):
         assert isinstance(step, Step)
@@ -220,17 +202,14 @@ def _moments(
 
 def _squared_errors(
     alphas: list[float], users: SharedRows, items: SharedRows, dtype: type[np.floating]
-) -> _Task:
-    def errors(batches: _Batches) -> _Batches:
+) -> Task:
+    def errors(batches: Batches) -> Batches:
         for batch in batches:
             for block in unpack(batch, dtype):
                 for number, alpha in enumerate(alphas):
                     factors = Factors(alpha, users.value[number], items.value[number])
-                    arrays: dict[str, NDArray[Any]] = {
-                        "rows": block.rows,
-                        "squares": squared_errors(factors, block),
-                        "weight": block.total_weights(),
-                    }
+                    of_rows = (block.rows, squared_errors(factors, block), block.total_weights())
+                    arrays = dict(zip(("rows", *_ERRORS), of_rows, strict=True))
                     yield binary_row({"problem": number, "part": None}, arrays)
 
     return errors
@@ -241,17 +220,14 @@ def _parts(table: pa.Table, problem: int) -> list[dict[str, Any]]:
     return parts
 
 
-def _assemble(
-    table: pa.Table, problem: int, before: NDArray[np.floating], step: Step | Draw
-) -> RowUpdate:
+def _assemble(table: pa.Table, problem: int, before: Floats, step: Step | Draw) -> RowUpdate:
     """Put the rows of all blocks in the order of their indices."""
     rows, width = before.shape
     sums = RowUpdate._fields[1:]
     reported = _parts(table, problem)
-    parts = [part for part in reported if part["part"] is None]
     x = np.zeros(before.shape, step.dtype(before.dtype))
     whole = RowUpdate(x, *(np.zeros(rows) for _ in sums))
-    for part in parts:
+    for part in (part for part in reported if part["part"] is None):
         index = np.frombuffer(part["rows"], np.int32)
         whole.x[index] = np.frombuffer(part["x"], x.dtype).reshape(-1, width)
         for name in sums:
@@ -259,15 +235,15 @@ def _assemble(
     of_long = [part for part in reported if part["part"] is not None]
     if of_long:
         assert isinstance(step, Step)
-        index, update = _solve_long(of_long, width, step, before.dtype.type)
+        long, update = _solve_long(of_long, width, step, before.dtype.type)
         for values, of_rows in zip(whole, update, strict=True):
-            values[index] = of_rows
+            values[long] = of_rows
     return whole
 
 
 def _solve_long(
     parts: list[dict[str, Any]], width: int, step: Step, dtype: type[np.floating]
-) -> tuple[NDArray[np.int32], RowUpdate]:
+) -> tuple[Ints, RowUpdate]:
     """Update long rows, from the moments of their parts."""
     parts = sorted(parts, key=itemgetter("part"))
     rows = np.concatenate([np.frombuffer(part["rows"], np.int32) for part in parts])

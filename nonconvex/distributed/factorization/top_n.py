@@ -9,13 +9,12 @@ shuffle of pairs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 from pyspark import Broadcast
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -24,12 +23,11 @@ from pyspark.sql.types import ArrayType, DataType, FloatType, StructField, Struc
 
 from nonconvex.distributed.columns import id_column, named_column
 from nonconvex.distributed.factorization.predict import index_table, with_index
-from nonconvex.distributed.runtime import freeze_gc_once, parallelism
-from nonconvex.numerics import Floats
+from nonconvex.distributed.runtime import Batches, freeze_gc_once, parallelism
+from nonconvex.numerics import Floats, Ints
 from nonconvex.numerics.factorization.model import Factors
 from nonconvex.numerics.ranking import Lists, Ranked, directions, rank_lists, top_n
 
-_Batches = Iterator[pa.RecordBatch]
 _Rank = Callable[[pa.RecordBatch], Ranked]
 
 _EXCLUDED, _CANDIDATES = "excluded", "candidates"
@@ -70,7 +68,7 @@ class Ranker(NamedTuple):
     rows: Broadcast[Floats]
     columns: Broadcast[Floats]
     n: int
-    allowed: NDArray[np.int32] | None  # indices of the allowed columns; by default all
+    allowed: Ints | None  # indices of the allowed columns; by default all
 
     def __call__(self, batch: pa.RecordBatch) -> Ranked:
         """Return the n best columns of each row."""
@@ -230,7 +228,7 @@ def _listed(
     shared_ids, row_name, column_name = columns.shared_ids, rows.column, columns.column
     step = max(1, _AT_A_TIME // n)
 
-    def task(batches: _Batches) -> _Batches:
+    def task(batches: Batches) -> Batches:
         freeze_gc_once()
         rank = start()
         for batch in batches:

@@ -84,13 +84,9 @@ class ExampleSet:
         targets = self.stats.targets if standardize_targets else None
         if targets is not None:
             _check_overflow(targets, lambda _: f"labelCol={self.columns.label!r}")
-        return ExampleDecoder(
-            standardization,
-            dtype,
-            self.schema.classes is not None,
-            weights,
-            None if targets is None else targets.standardization(still=1.0),
-        )
+        classify = self.schema.classes is not None
+        units = None if targets is None else targets.standardization(still=1.0)
+        return ExampleDecoder(standardization, dtype, classify, weights, units)
 
     def release(self) -> None:
         """Unpersist the shards."""
@@ -143,16 +139,10 @@ def _example_set(cached: RDD[Any], columns: ExampleColumns, layout: ShardLayout)
         _check_weight(held_out, columns, "held out for validation")
         validation = replace(validation, sizes=held_out.sizes)
         fingerprints.append(held_out.fingerprint)
-    identity = json.dumps([fingerprints, schema])
-    return ExampleSet(
-        columns,
-        schema,
-        replace(train, sizes=stats.sizes),
-        validation,
-        stats,
-        hashlib.blake2b(identity.encode(), digest_size=8).hexdigest(),
-        cached,
-    )
+    identity = json.dumps([fingerprints, schema]).encode()
+    fingerprint = hashlib.blake2b(identity, digest_size=8).hexdigest()
+    train = replace(train, sizes=stats.sizes)
+    return ExampleSet(columns, schema, train, validation, stats, fingerprint, cached)
 
 
 def _check_weight(stats: ExampleStats, columns: ExampleColumns, which: str) -> None:

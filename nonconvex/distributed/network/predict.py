@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -30,7 +30,7 @@ from nonconvex.distributed.data.examples import (
     select_examples,
     select_vectors,
 )
-from nonconvex.distributed.runtime import freeze_gc_once
+from nonconvex.distributed.runtime import Batches, Task, freeze_gc_once
 from nonconvex.numerics import Bools, Doubles, Floats
 from nonconvex.numerics.deterministic import Totals, one_thread_per_product
 from nonconvex.numerics.metrics import (
@@ -184,8 +184,6 @@ def _lists(rows: Floats | None, count: int | None) -> pa.Array:
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(rows.ravel()))
 
 
-_Batches = Iterator[pa.RecordBatch]
-
 _UNUSABLE = ("features.null", "features.finite")  # reasons that handle_invalid may leave out
 
 
@@ -236,8 +234,8 @@ def evaluate_network(
 
 def _errors(
     scorer: Broadcast[Scorer], schema: ExampleSchema, thresholds: Sequence[float] | None
-) -> Callable[[_Batches], _Batches]:
-    def errors(batches: _Batches) -> _Batches:
+) -> Task:
+    def errors(batches: Batches) -> Batches:
         about = scorer.value
         totals: Totals = {}
         reasons: Counter[str] = Counter()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from math import ceil
 from typing import Any, NamedTuple
 
@@ -20,7 +20,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from nonconvex.distributed.data.examples import ExampleSchema, read_examples
-from nonconvex.distributed.runtime import combined
+from nonconvex.distributed.runtime import Batches, Task, combined
 from nonconvex.numerics import Doubles, Longs
 from nonconvex.numerics.deterministic import GOLDEN, scramble
 from nonconvex.numerics.network.backprop import Examples
@@ -35,7 +35,6 @@ _ARROW = pa.schema(
     + [(name, pa.binary()) for name in ("features", "targets", "weights")]
 )
 
-_Batches = Iterator[pa.RecordBatch]
 _U64 = np.uint64
 
 
@@ -144,10 +143,10 @@ def content_keys(columns: Sequence[NDArray[Any] | None]) -> tuple[NDArray[_U64],
     return scramble(sums[0] + GOLDEN), scramble(sums[1] + GOLDEN)
 
 
-def _cut(layout: ShardLayout) -> Callable[[_Batches], _Batches]:
+def _cut(layout: ShardLayout) -> Task:
     """Return a task that cuts the examples of a partition into parts of shards."""
 
-    def cut(batches: _Batches) -> _Batches:
+    def cut(batches: Batches) -> Batches:
         reasons: Counter[str] = Counter()
         # Large tables, so that a shard comes in few parts.
         for table in combined(batches, _BATCHED_BYTES):
@@ -170,11 +169,11 @@ def _cut(layout: ShardLayout) -> Callable[[_Batches], _Batches]:
     return cut
 
 
-def _join(layout: ShardLayout) -> Callable[[_Batches], _Batches]:
+def _join(layout: ShardLayout) -> Task:
     """Return a task that joins the parts of each shard of a partition, its rows in key order."""
     classify = layout.schema.classes is not None
 
-    def join(batches: _Batches) -> _Batches:
+    def join(batches: Batches) -> Batches:
         parts: dict[int, list[Shard]] = {}
         for batch in batches:
             for row in batch.to_pylist():

@@ -71,11 +71,8 @@ class Explanation:
         called = names or {}
         item = called.get(self.item, self.item)
         parts = [
-            (
-                reason.contribution,
-                f"{called.get(reason.item, reason.item)}, rated {reason.rating:g}",
-            )
-            for reason in self.reasons[:n]
+            (one.contribution, f"{called.get(one.item, one.item)}, rated {one.rating:g}")
+            for one in self.reasons[:n]
         ]
         others = [reason.contribution for reason in self.reasons[n:]]
         if others:
@@ -131,10 +128,9 @@ def explain_prediction(
     carried = np.zeros(len(items))
     if block is not None and places[1] >= 0:
         carried = _contributions(state, params, block, *places)
-    reasons = sorted(
-        map(Reason, items, [] if block is None else block.ratings.tolist(), carried.tolist()),
-        key=lambda reason: (-abs(reason.contribution), str(reason.item)),
-    )
+    ratings = [] if block is None else block.ratings.tolist()
+    reasons = list(map(Reason, items, ratings, carried.tolist()))
+    reasons.sort(key=lambda reason: (-abs(reason.contribution), str(reason.item)))
     beta_u, beta_i = float(x[0]), float(z[0])
     return Explanation(
         user=user,

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
@@ -40,6 +39,7 @@ from nonconvex.estimators.factorization.summary import (
     sampling_summary,
 )
 from nonconvex.estimators.params import ParamError, patience_of, refuse_set
+from nonconvex.numerics import Bools, Ints
 from nonconvex.numerics.convergence import FitError, Stop, StoppingRule
 from nonconvex.numerics.factorization.model import (
     Factors,
@@ -112,18 +112,20 @@ def check_exchange(params: FactorizationParams) -> None:
 def exchange_policy(estimators: Sequence[FactorizationParams]) -> ExchangePolicy:
     """Return the policy of fits that share the passes over the data."""
     first = estimators[0].getOrDefault
-    numbers = sum(
-        estimator.getOrDefault("numRestarts") * (1 + estimator.getOrDefault("rank"))
-        for estimator in estimators
-    )
     solvers = {estimator.getOrDefault("solver") for estimator in estimators}
     return ExchangePolicy(
         first("exchange"),
-        row_bytes=numbers * (4 if first("precision") == "float32" else 8),
+        row_bytes=unknowns_of(estimators) * (4 if first("precision") == "float32" else 8),
         max_bytes=first("maxBroadcastBytes"),
         obstacle="a grid of Params" if len(estimators) > 1 else _obstacle(estimators[0]),
         divisible=solvers == {"als"} and not first("implicitPrefs"),
     )
+
+
+def unknowns_of(estimators: Sequence[FactorizationParams]) -> int:
+    """Return the number of unknowns of a row in all starts of all fits."""
+    gets = [estimator.getOrDefault for estimator in estimators]
+    return sum(get("numRestarts") * (1 + get("rank")) for get in gets)
 
 
 def _obstacle(params: FactorizationParams) -> str:
@@ -176,9 +178,7 @@ def warm_start(
     return Factors(old.alpha if intercept else 0.0, *rows), counts
 
 
-def _known(
-    side: str, old: pa.ChunkedArray, new: pa.ChunkedArray
-) -> tuple[NDArray[np.bool_], NDArray[np.int32]]:
+def _known(side: str, old: pa.ChunkedArray, new: pa.ChunkedArray) -> tuple[Bools, Ints]:
     """Return whether each new id is among the old ones, and its place there."""
     if old.type != new.type:
         raise StartError(
@@ -221,42 +221,29 @@ def fit_together(
     for params, warm, name in zip(estimators, initial, names, strict=False):
         starts = _starts(params, training, warm, exchange)
         labels = [name] if name else []
-        problems.append(
-            [
-                _problem(
-                    params,
-                    training,
-                    start,
-                    " · ".join([*labels, f"restart {number}"] if len(starts) > 1 else labels),
-                )
-                for number, start in enumerate(starts, start=params.getOrDefault("firstRestart"))
-            ]
-        )
-    checkpoints = None
-    if get("checkpointPath") is not None:
-        checkpoints = Checkpoints(
-            training.blocks.users.session,
-            get("checkpointPath"),
-            get("checkpointInterval"),
-            {**identity, "ratings": training.fingerprint()},
-        )
+        of_fit = []
+        for number, start in enumerate(starts, start=params.getOrDefault("firstRestart")):
+            parts = [*labels, f"restart {number}"] if len(starts) > 1 else labels
+            of_fit.append(_problem(params, training, start, " · ".join(parts)))
+        problems.append(of_fit)
+    checkpoints, path = None, get("checkpointPath")
+    if path is not None:
+        facts = {**identity, "ratings": training.fingerprint()}
+        session, interval = training.blocks.users.session, get("checkpointInterval")
+        checkpoints = Checkpoints(session, path, interval, facts)
     if get("solver") == "gibbs":
         return _sampled(training, estimators, problems, checkpoints)
     descent = None
     if get("solver") == "gd":
         optimizer = estimators[0]._optimizer()
         descent = DescentOptions(optimizer, get("miniBatchFraction"), get("seed"))
-    rules = [problem.rule for of_fit in problems for problem in of_fit if problem.rule]
-    results = iter(
-        fit_loop(
-            training.blocks,
-            [problem for of_fit in problems for problem in of_fit],
-            max(rules, key=lambda rule: rule.max_iter),
-            descent=descent,
-            checkpoints=checkpoints,
-            exchange_type=exchange,
-        )
+    together = [problem for of_fit in problems for problem in of_fit]
+    rule = max((one.rule for one in together if one.rule), key=lambda rule: rule.max_iter)
+    blocks = training.blocks
+    ended = fit_loop(
+        blocks, together, rule, descent=descent, checkpoints=checkpoints, exchange_type=exchange
     )
+    results = iter(ended)
     return [
         _result(params, training, warm, [next(results) for _ in of_fit])
         for params, warm, of_fit in zip(estimators, initial, problems, strict=True)
@@ -282,18 +269,13 @@ def _sampled(
     lengths = ("numBurnIn", "numSamples", "thinning", "numKept")
     options = SamplingOptions(*map(estimators[0].getOrDefault, lengths))
     tasks = []
+    deviation = training.deviation if training.deviation > 0 else 1.0
     for params, starts in zip(estimators, problems, strict=True):
         get = params.getOrDefault
-        tasks.append(
-            SamplingTask(
-                [replace(start, solver="als") for start in starts],
-                list(range(get("firstRestart"), get("firstRestart") + len(starts))),
-                training.mean,
-                training.deviation if training.deviation > 0 else 1.0,
-                get("seed"),
-                2 * get("rank") + 10 if get("meanRank") is None else get("meanRank"),
-            )
-        )
+        chains = [replace(start, solver="als") for start in starts]
+        numbers = list(range(get("firstRestart"), get("firstRestart") + len(starts)))
+        rank = 2 * get("rank") + 10 if get("meanRank") is None else get("meanRank")
+        tasks.append(SamplingTask(chains, numbers, training.mean, deviation, get("seed"), rank))
     results = []
     sampled = sample(training.blocks, tasks, options, checkpoints)
     for params, one in zip(estimators, sampled, strict=True):
@@ -340,18 +322,10 @@ def _starts(
     alpha = training.mean if get("fitIntercept") and not get("implicitPrefs") else 0.0
     starts: list[AnyFactors] = []
     for restart in range(get("firstRestart"), get("firstRestart") + get("numRestarts")):
+        random = (get("rank"), get("initScale"), get("seed"), restart)
         users, items = (
-            InitialRows(
-                len(members),
-                get("rank"),
-                get("initScale"),
-                get("seed"),
-                restart,
-                side,
-                training.blocks.dtype,
-                get("nonnegative"),
-            )
-            for side, members in zip(Side, training.ids, strict=True)
+            InitialRows(len(of_side), *random, side, training.blocks.dtype, get("nonnegative"))
+            for side, of_side in zip(Side, training.ids, strict=True)
         )
         starts.append(exchange.initial(alpha, users, items))
     return starts
@@ -386,6 +360,7 @@ def _result(
     """Choose the best restart of a fit, and summarize all."""
     get = params.getOrDefault
     best = min(range(len(results)), key=lambda number: _merit(results[number]))
+    first = get("firstRestart")
     finite = [result for result in results if result.stop is not Stop.NONFINITE]
     if not finite:
         raise FitError(
@@ -408,10 +383,7 @@ def _result(
         bias_reg_ratio=user_ridge.bias_ratio,
         reg_exponent=user_ridge.exponent,
         best=best,
-        restarts=[
-            RestartSummary.of(number, result)
-            for number, result in enumerate(results, start=get("firstRestart"))
-        ],
+        restarts=[RestartSummary.of(first + n, result) for n, result in enumerate(results)],
         warm_start=None if warm is None else warm[1],
         seconds=0.0,
     )
@@ -419,9 +391,8 @@ def _result(
     if get("ensemble"):
         factors = ensemble([gather_factors(result.factors) for result in finite])
     posterior = _ridge_posterior(params, training, results[best])
-    return FitResult(
-        factors, [result.factors for result in results], summary, ridge_posterior=posterior
-    )
+    every = [result.factors for result in results]
+    return FitResult(factors, every, summary, ridge_posterior=posterior)
 
 
 def _ridge_posterior(
@@ -432,16 +403,15 @@ def _ridge_posterior(
     special = get("implicitPrefs") or get("nonnegative") or get("ensemble")
     if special or get("solver") == "gibbs":
         return None
-    if not all(
-        ridge.reg > 0 and (ridge.bias_ratio > 0 or not get("fitBiases")) for ridge in ridges
-    ):
+    biases = get("fitBiases")
+    if not all(ridge.reg > 0 and (ridge.bias_ratio > 0 or not biases) for ridge in ridges):
         return None
     blocks, squares, factors = training.blocks, result.squares, result.factors
     degrees = (blocks.user_degrees, blocks.item_degrees)
     if squares is None:
         squares = user_squares(blocks.users, gather_factors(factors), blocks.dtype)
-    known = design_moments(factors, degrees, biases=get("fitBiases"))
-    return RidgePosterior.of(known, degrees, squares, ridges, biases=get("fitBiases"))
+    known = design_moments(factors, degrees, biases=biases)
+    return RidgePosterior.of(known, degrees, squares, ridges, biases=biases)
 
 
 def _merit(result: Result) -> tuple[bool, float]:

@@ -82,10 +82,8 @@ class FactorizationReader(ModelReader[ModelT]):
             ridges = (summary.ridge(Side.USERS), summary.ridge(Side.ITEMS))
             ridge_posterior = RidgePosterior(stats, noise, *ridges, biases)
         factors, ids = Factors(bias, x, z), Ids(users, items)
-        posterior = self._posterior(path, metadata)
-        state = ModelState(
-            factors, ids, summary, posterior=posterior, ridge_posterior=ridge_posterior
-        )
+        kept = self._posterior(path, metadata)
+        state = ModelState(factors, ids, summary, posterior=kept, ridge_posterior=ridge_posterior)
         model: ModelT = self._cls(state)
         return model
 

@@ -165,31 +165,20 @@ def add_predictions(
 
 
 def _add_deviations(
-    state: ModelState,
-    params: FactorizationModelParams,
-    scored: DataFrame,
-    user: Column,
-    item: Column,
+    state: ModelState, params: FactorizationModelParams, scored: DataFrame, *indices: Column
 ) -> DataFrame:
     get = params.getOrDefault
     std, interval = (get(role) for role in _UNCERTAINTY)
     for role, name in zip(_UNCERTAINTY, (std, interval), strict=True):
         if name is not None:
             check_new(scored, name, role)
-    deviation = _deviation(state, scored.sparkSession, user, item, noisy=get("predictionNoise"))
+    deviation = _deviation(state, scored.sparkSession, *indices, noisy=get("predictionNoise"))
     if get("coldStartStrategy") == "nan":
-        known = user.isNotNull() & item.isNotNull()
+        known = indices[0].isNotNull() & indices[1].isNotNull()
         deviation = F.when(known, deviation).otherwise(F.lit(_NAN))
-    held = f"{params.uid}_deviation"
-    return add_uncertainty(
-        scored.withColumn(held, deviation),
-        get("predictionCol"),
-        held,
-        std,
-        interval,
-        half_width(get("predictionInterval")),
-        prediction_limits(state, params),
-    )
+    held, width = f"{params.uid}_deviation", half_width(get("predictionInterval"))
+    scored, limits = scored.withColumn(held, deviation), prediction_limits(state, params)
+    return add_uncertainty(scored, get("predictionCol"), held, std, interval, width, limits)
 
 
 def _deviation(

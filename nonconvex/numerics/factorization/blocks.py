@@ -15,6 +15,8 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from nonconvex.numerics import Bools, Doubles, Floats, Ints, Longs
+
 PADDING = -1
 """The column of what is not a rating."""
 
@@ -29,15 +31,15 @@ class Padded(NamedTuple):
     """The ratings of a block, class after class, in the order of `batches`."""
 
     # (p,): dense index on the other side; `PADDING` where there is no rating
-    columns: NDArray[np.int32]
-    ratings: NDArray[np.floating]  # (p,): 0 where there is no rating
-    weights: NDArray[np.floating] | None  # (p,): Likewise; None means that every weight is 1
+    columns: Ints
+    ratings: Floats  # (p,): 0 where there is no rating
+    weights: Floats | None  # (p,): Likewise; None means that every weight is 1
 
 
 class Batch(NamedTuple):
     """Rows of similar length, to be solved together."""
 
-    members: NDArray[np.int64]  # (s,): positions of the rows in their block
+    members: Longs  # (s,): positions of the rows in their block
     length: int  # the padded length; at least the number of ratings of each of these rows
     start: int  # place of their padded ratings, which are of shape (s, length)
 
@@ -47,7 +49,7 @@ class Batch(NamedTuple):
         return values[self.start : self.start + size].reshape(-1, self.length)
 
 
-def batches(counts: NDArray[np.int64], budget: int) -> Iterator[Batch]:
+def batches(counts: Longs, budget: int) -> Iterator[Batch]:
     """Cut rows into batches of at most ``budget`` padded ratings; a longer row is alone.
 
     The padded length of a row depends on the number of its ratings alone, so that its sums have the
@@ -68,12 +70,7 @@ def batches(counts: NDArray[np.int64], budget: int) -> Iterator[Batch]:
             place += len(members) * length
 
 
-def pad(
-    offsets: NDArray[np.int64],
-    columns: NDArray[np.int32],
-    ratings: NDArray[np.floating],
-    weights: NDArray[np.floating] | None,
-) -> Padded:
+def pad(offsets: Longs, columns: Ints, ratings: Floats, weights: Floats | None) -> Padded:
     """Pad the ratings of a block; the arrays are those of `RatingBlock`."""
     counts = np.diff(offsets)
     first = np.zeros(len(counts), np.int64)  # where the ratings of each row begin, once padded
@@ -91,13 +88,13 @@ def pad(
     )
 
 
-def _spread(values: NDArray[_T], place: NDArray[np.int64], size: int, filler: int) -> NDArray[_T]:
+def _spread(values: NDArray[_T], place: Longs, size: int, filler: int) -> NDArray[_T]:
     spread = np.full(size, filler, values.dtype)
     spread[place] = values
     return spread
 
 
-def _padded_lengths(longest: int) -> NDArray[np.int64]:
+def _padded_lengths(longest: int) -> Longs:
     lengths = [0]
     while lengths[-1] < longest:
         lengths.append(max(lengths[-1] + 1, int(lengths[-1] * GROWTH)))
@@ -124,15 +121,15 @@ class RatingBlock(NamedTuple):
     ``ratings = [5, 3, 4, 1]``: the ratings of ``rows[j]`` are at ``offsets[j]:offsets[j + 1]``.
     """
 
-    rows: NDArray[np.int32]  # (r,): dense index of each row on its own side, ascending
-    offsets: NDArray[np.int64]  # (r + 1,): where each row's ratings begin and end
-    columns: NDArray[np.int32]  # (n,): dense index on the other side, ascending within a row
-    ratings: NDArray[np.floating]  # (n,)
+    rows: Ints  # (r,): dense index of each row on its own side, ascending
+    offsets: Longs  # (r + 1,): where each row's ratings begin and end
+    columns: Ints  # (n,): dense index on the other side, ascending within a row
+    ratings: Floats  # (n,)
     # (n,): weight of each rating, ≥ 0; ``None`` means that every weight is 1
-    weights: NDArray[np.floating] | None
+    weights: Floats | None
     # (r,): degree of each row in the regularization: the sum of its weights, |I_u| (or |U_i|) when
     # there are none
-    degrees: NDArray[np.float64]
+    degrees: Doubles
     padded: Padded | None = None  # the same ratings padded, if they have been already
 
     @classmethod
@@ -164,7 +161,7 @@ class RatingBlock(NamedTuple):
         return cls(row[starts], offsets, column, rating, weight, _sums(offsets, column, weight))
 
     @property
-    def counts(self) -> NDArray[np.int64]:
+    def counts(self) -> Longs:
         """Number of ratings of each row, of shape (r,)."""
         return np.diff(self.offsets)
 
@@ -181,7 +178,7 @@ class RatingBlock(NamedTuple):
             return self
         return self._replace(padded=pad(self.offsets, self.columns, self.ratings, self.weights))
 
-    def divided(self, chosen: NDArray[np.bool_]) -> tuple[RatingBlock, RatingBlock]:
+    def divided(self, chosen: Bools) -> tuple[RatingBlock, RatingBlock]:
         """Return the rows that are not chosen, and the parts of those that are.
 
         A part has the index of its row; `chosen` is a bool array of shape (r,).
@@ -197,7 +194,7 @@ class RatingBlock(NamedTuple):
         )
         return others, parts
 
-    def _taken(self, rows: NDArray[np.bool_], ratings: NDArray[np.bool_]) -> RatingBlock:
+    def _taken(self, rows: Bools, ratings: Bools) -> RatingBlock:
         return RatingBlock(
             self.rows[rows],
             np.append(0, np.cumsum(self.counts[rows])),
@@ -207,20 +204,20 @@ class RatingBlock(NamedTuple):
             self.degrees[rows],
         )
 
-    def over_rows(self, values: NDArray[np.floating]) -> NDArray[np.float64]:
+    def over_rows(self, values: Floats) -> Doubles:
         """Sum of a value of each rating over each row, of shape (r,) in float64."""
         return _sums(self.offsets, self.columns, values)
 
-    def total_weights(self) -> NDArray[np.float64]:
+    def total_weights(self) -> Doubles:
         """Sum of the weights of each row, of shape (r,)."""
         return _sums(self.offsets, self.columns, self.weights)
 
-    def row_of_rating(self) -> NDArray[np.int64]:
+    def row_of_rating(self) -> Longs:
         """Position in ``rows`` of each rating, of shape (n,)."""
         return np.repeat(np.arange(len(self.rows)), self.counts)
 
 
-def counting_order(*keys: NDArray[np.integer]) -> NDArray[np.int64]:
+def counting_order(*keys: Ints) -> Longs:
     """Return the order of rows by the last of some keys ≥ 0, then by the one before, and so on.
 
     numpy sorts 16-bit numbers by counting, in a third of the time that comparisons take, and leaves
@@ -237,12 +234,7 @@ def counting_order(*keys: NDArray[np.integer]) -> NDArray[np.int64]:
     return np.arange(len(keys[0])) if order is None else order
 
 
-def _order(
-    row: NDArray[np.int32],
-    column: NDArray[np.int32],
-    rating: NDArray[np.floating],
-    weight: NDArray[np.floating],
-) -> NDArray[np.int64]:
+def _order(row: Ints, column: Ints, rating: Floats, weight: Floats) -> Longs:
     """Sort by row, column, rating and weight; only pairs that repeat by the last two."""
     # The rows of a block are neighbours; a column of -1 wraps to the greatest number.
     order = counting_order(*((index - index.min()).view(np.uint32) for index in (column, row)))
@@ -255,7 +247,7 @@ def _order(
     return order
 
 
-def part_of(columns: NDArray[np.int32]) -> NDArray[np.int32]:
+def part_of(columns: Ints) -> Ints:
     """Return the part of a long row that each of these columns belongs to."""
     return columns // np.int32(SPAN)
 
@@ -265,13 +257,11 @@ def parts_of(columns: int) -> int:
     return -(-columns // SPAN)
 
 
-def _sums(
-    offsets: NDArray[np.int64], columns: NDArray[np.int32], values: NDArray[np.floating] | None
-) -> NDArray[np.float64]:
+def _sums(offsets: Longs, columns: Ints, values: Floats | None) -> Doubles:
     if values is None:
         return np.diff(offsets).astype(np.float64)
     starts, row = _parts(offsets, columns, LONG)
-    sums: NDArray[np.float64] = np.add.reduceat(values.astype(np.float64), starts)
+    sums: Doubles = np.add.reduceat(values.astype(np.float64), starts)
     if len(starts) == len(offsets) - 1:  # the usual case
         return sums
     whole = np.zeros(len(offsets) - 1)
@@ -279,9 +269,7 @@ def _sums(
     return whole
 
 
-def _parts(
-    offsets: NDArray[np.int64], columns: NDArray[np.int32], length: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _parts(offsets: Longs, columns: Ints, length: int) -> tuple[Longs, Longs]:
     """Return the starts of rows, and of parts of rows longer than `length`, and their rows."""
     starts, row = [offsets[:-1]], [np.arange(len(offsets) - 1)]
     for number in np.flatnonzero(np.diff(offsets) > length):
@@ -300,14 +288,14 @@ class InBlock(NamedTuple):
 
     first: int  # index of its first row; the others follow it without a gap
     block: RatingBlock  # rows are counted from `first`, columns are positions in `columns`
-    columns: NDArray[np.int32]  # (c,): Indices on the other side, ascending, each once
+    columns: Ints  # (c,): Indices on the other side, ascending, each once
 
 
 class OutBlockPart(NamedTuple):
     """Rows of one block of the other side."""
 
     block: int
-    positions: NDArray[np.int32]  # counted from the first row of that block, ascending
+    positions: Ints  # counted from the first row of that block, ascending
 
 
 def in_block_of(block: RatingBlock) -> InBlock:
@@ -337,7 +325,7 @@ def held_out_in_block_of(block: RatingBlock, first: int) -> InBlock:
     return InBlock(first, block._replace(rows=rows, columns=place), columns)
 
 
-def out_block_parts(columns: NDArray[np.int32], firsts: NDArray[np.int64]) -> list[OutBlockPart]:
+def out_block_parts(columns: Ints, firsts: Longs) -> list[OutBlockPart]:
     """Return the needed rows of each block of the other side, if any; together all `columns`.
 
     Parameters

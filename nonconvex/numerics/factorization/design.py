@@ -10,9 +10,8 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from nonconvex.numerics import Doubles, Floats, Longs
+from nonconvex.numerics import Doubles, Floats, Ints, Longs
 from nonconvex.numerics.factorization.blocks import Batch, Padded, RatingBlock, batches
 
 # Padded ratings × unknowns gathered at a time: two megabytes of float32 stay in a core's cache
@@ -66,7 +65,7 @@ class _Table(NamedTuple):
         offset[:m] = fixed[:, 0] + fixed.dtype.type(alpha)
         return cls(z, offset, np.empty(2 * CACHE_ELEMENTS, fixed.dtype))
 
-    def gather(self, columns: NDArray[np.int32]) -> Floats:
+    def gather(self, columns: Ints) -> Floats:
         """Return the rows of columns of shape (s, L), in a reused buffer."""
         size = columns.size * self.z.shape[1]
         room = self.room[:size] if size <= len(self.room) else np.empty(size, self.z.dtype)

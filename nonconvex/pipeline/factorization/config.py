@@ -143,9 +143,8 @@ class ItemReportSection(ReportSection):
             return None
         rows = read_source(spark, self.names, format=self.format, separator=self.separator).rows
         ids = id_column(rows, self.id, "report.id").cast("string")
-        return rows.select(
-            ids.alias("id"), text_column(rows, self.name, "report.name").alias("name")
-        )
+        names = text_column(rows, self.name, "report.name")
+        return rows.select(ids.alias("id"), names.alias("name"))
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -182,9 +181,8 @@ class FactorizationConfig(Section):
         """Prepare the ratings, or open those that are prepared."""
         if self.ratings is None:
             return PreparedRatings.open(spark, self.prepared.path)
-        return PreparationConfig(
-            ratings=self.ratings, split=self.split, prepared=self.prepared
-        ).prepare(spark)
+        told = PreparationConfig(ratings=self.ratings, split=self.split, prepared=self.prepared)
+        return told.prepare(spark)
 
     def estimator(self) -> MatrixFactorization:
         """Return the estimator with the Params of the section ``[factorization]``."""
@@ -199,11 +197,10 @@ class FactorizationConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        alone = PreparedSection(path=self.prepared.path)
         if self.ratings is not None:
             needs_timestamps(self.ratings.columns(), self.ratings.rules(), self.split.split())
-        elif self.split != SplitSection() or self.prepared != PreparedSection(
-            path=self.prepared.path
-        ):
+        elif self.split != SplitSection() or self.prepared != alone:
             raise ValueError(
                 "split, prepared.user_blocks, prepared.item_blocks and prepared.overwrite are for "
                 "preparing ratings: say in [ratings] which, or leave them out"

@@ -143,7 +143,7 @@ def evaluation_report(
         return None
     overall = evaluation.overall
     rows = [
-        [_title(name), f"{rmse:.4f}", f"{overall.mae[name]:.4f}"]
+        [predictor_title(name), f"{rmse:.4f}", f"{overall.mae[name]:.4f}"]
         for name, rmse in overall.rmse.items()
     ]
     clipping = "clipped to the range of training" if clipped else "not clipped"
@@ -165,15 +165,12 @@ def metrics_json(
 ) -> str:
     """Return all numbers of a run as JSON: the data, the fit, the errors."""
     manifest = prepared.manifest
+    data = {"path": prepared.path, "fingerprint": manifest.fingerprint, "counts": manifest.counts}
     return strict_json(
         {
             "run_id": run_id,
             "nonconvex": __version__,
-            "prepared": {
-                "path": prepared.path,
-                "fingerprint": manifest.fingerprint,
-                "counts": manifest.counts,
-            },
+            "prepared": data,
             "evaluation": evaluation and asdict(evaluation),
             "clipPredictions": model.getOrDefault("clipPredictions"),
             "summary": asdict(model.summary),
@@ -231,7 +228,8 @@ def id_changes(before: Ids, now: Ids) -> dict[str, float]:
     return changes
 
 
-def _title(predictor: str) -> str:
+def predictor_title(predictor: str) -> str:
+    """Return the name of a predictor to read."""
     return "α + biases" if predictor == "biases" else predictor.replace("_", " ")
 
 
@@ -241,5 +239,5 @@ def _count_table(side: str, bins: Mapping[str, Scores]) -> str:
         [label, f"{scores.ratings:,}", *(f"{scores.rmse[name]:.4f}" for name in names)]
         for label, scores in bins.items()
     ]
-    table = text_table(["", "ratings", *map(_title, names)], rows)
+    table = text_table(["", "ratings", *map(predictor_title, names)], rows)
     return f"RMSE by the number of training ratings of the {side}\n{table}"

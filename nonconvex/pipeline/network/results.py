@@ -7,7 +7,6 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from pyspark.sql import DataFrame
 
 from nonconvex import __version__
@@ -20,6 +19,7 @@ from nonconvex.neural_network import (
     MultilayerPerceptronClassificationModel,
     MultilayerPerceptronRegressionModel,
 )
+from nonconvex.numerics import Doubles
 from nonconvex.numerics.network.model import Network, Standardization
 from nonconvex.pipeline.runs import Run
 from nonconvex.pipeline.text import decimals, strict_json
@@ -64,7 +64,7 @@ def constant_predictor(model: NetworkModel, table: ExampleTable) -> Scorer:
     return empty
 
 
-def _biases(statistics: dict[str, Any], outputs: int) -> NDArray[np.float64]:
+def _biases(statistics: dict[str, Any], outputs: int) -> Doubles:
     if "classes" not in statistics:
         return np.array([target["mean"] for target in statistics["targets"]])
     logs = np.log([1 + one["weight"] for one in statistics["classes"]])
@@ -77,8 +77,10 @@ def _evaluate(scorer: Scorer, frame: DataFrame, table: ExampleTable) -> dict[str
         return evaluate_network(frame, table.columns, share(scorer))
 
 
-_CLASSIFICATION = {"accuracy": "accuracy", "logLoss": "log loss"}
-_REGRESSION = {"rmse": "RMSE", "mae": "MAE", "r2": "R²"}
+CLASSIFICATION = {"accuracy": "accuracy", "logLoss": "log loss"}
+REGRESSION = {"rmse": "RMSE", "mae": "MAE", "r2": "R²"}
+"""The titles of the metrics by name."""
+
 _SHOWN = 5  # features
 
 
@@ -104,7 +106,7 @@ def comparison_report(comparison: Mapping[str, Mapping[str, Any]] | None, part: 
         return None
     model = comparison["model"]
     classes = model.get("classes")
-    names = _REGRESSION if classes is None else _CLASSIFICATION
+    names = REGRESSION if classes is None else CLASSIFICATION
     constant = "mean" if classes is None else "share of each class"
     rows = [
         [constant if title == "baseline" else title, *(decimals(errors[name]) for name in names)]
@@ -113,17 +115,17 @@ def comparison_report(comparison: Mapping[str, Mapping[str, Any]] | None, part: 
     table = text_table(["", *names.values()], rows)
     blocks = [f"{table}\non {model['rows']:,} {part} rows"]
     if classes is not None:
+        kinds = ("precision", "recall", "f1")
         of_classes = [
-            [_label(one["label"]), *(decimals(one[name]) for name in ("precision", "recall", "f1"))]
-            for one in classes
+            [label_text(one["label"]), *(decimals(one[kind]) for kind in kinds)] for one in classes
         ]
         blocks.append(text_table(["class", "precision", "recall", "F1"], of_classes))
     elif model["targets"][1:]:
         of_targets = [
-            [one["target"], *(decimals(one[name]) for name in _REGRESSION)]
+            [one["target"], *(decimals(one[name]) for name in REGRESSION)]
             for one in model["targets"]
         ]
-        blocks.append(text_table(["target", *_REGRESSION.values()], of_targets))
+        blocks.append(text_table(["target", *REGRESSION.values()], of_targets))
     return "\n\n".join(blocks)
 
 
@@ -173,5 +175,6 @@ def feature_shift(before: Standardization, now: Standardization) -> dict[int, fl
     return {int(index): float(shift[index]) for index in order if shift[index] > 0}
 
 
-def _label(value: str | float) -> str:
+def label_text(value: str | float) -> str:
+    """Return the label of a class to read."""
     return value if isinstance(value, str) else f"{value:g}"

@@ -83,7 +83,7 @@ def test_chunks_are_the_ratings(weighted, monkeypatch):
         }
         train = [row["rating"] for row in table.to_pylist() if not row.get("held_out", False)]
         if train and any(row[4] for row in rows) == weighted:
-            checked = check_chunks(chunked(table), has_validation=weighted)
+            checked = check_chunks(chunked(table), np.float64, has_validation=weighted)
             assert checked == (len(rows), min(train), max(train))
 
     holds()
@@ -105,7 +105,7 @@ def test_what_cannot_be_used_is_counted_over_all_chunks():
         "and 5 null validation indicators in 20 rows; drop or fill them before fit"
     )
     with pytest.raises(RatingsError) as refused:
-        check_chunks(chunked(table), has_validation=True)
+        check_chunks(chunked(table), np.float32, has_validation=True)
     assert str(refused.value) == expected
 
 
@@ -121,4 +121,4 @@ def test_there_must_be_ratings_of_both_kinds(held_out, message):
     ones = dict.fromkeys(("user", "item", "rating"), pa.array([1.0] * len(held_out)))
     table = pa.table(ones | {"held_out": pa.array(held_out, pa.bool_())})
     with pytest.raises(RatingsError, match=message):
-        check_chunks(chunked(table), has_validation=True)
+        check_chunks(chunked(table), np.float32, has_validation=True)
