@@ -6,6 +6,7 @@ import gc
 import logging
 import math
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -76,6 +77,22 @@ def driver_memory() -> int:
     except (OSError, ValueError, KeyError):  # no Linux, or no limit
         pass
     return min(free, default=_UNKNOWN_MEMORY)
+
+
+def driver_has_all_cores(spark: SparkSession) -> bool:
+    """Tell whether the executors have no more cores than this process, as in local mode.
+
+    Executors that are still to come count; with dynamic allocation nobody knows how many will.
+    """
+    get, cores = spark.conf.get, driver_cores()
+    if re.fullmatch(r"local(\[.*\])?", spark.sparkContext.master or ""):
+        return True
+    if get("spark.dynamicAllocation.enabled", "false") == "true" or not executors(spark):
+        return False
+    if get("spark.submit.deployMode", "client") == "cluster":
+        cores = min(cores, int(get("spark.driver.cores", "1") or 1))
+    asked = (int(get(f"spark.executor.{of}", "1") or 1) for of in ("instances", "cores"))
+    return cores >= max(parallelism(spark), math.prod(asked))
 
 
 def executors(spark: SparkSession) -> int:

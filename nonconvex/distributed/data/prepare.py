@@ -49,7 +49,7 @@ from nonconvex.distributed.data.validation import (
     label_ratings,
 )
 from nonconvex.distributed.files import FileSystem, publish, write_checksums
-from nonconvex.distributed.runtime import collectable_bytes, executors, map_in_threads
+from nonconvex.distributed.runtime import collectable_bytes, driver_has_all_cores, map_in_threads
 from nonconvex.numerics import Longs
 from nonconvex.numerics.deterministic import add_exactly, fractions_of
 from nonconvex.numerics.factorization.blocks import counting_order
@@ -300,13 +300,13 @@ def _check(source: Source, columns: Columns, rules: Rules, split: Split) -> _Che
 
 def _fits_driver(spark: SparkSession, report: ValidationReport, columns: int) -> bool:
     """Tell whether the driver prepares the ratings in its memory, and log it."""
-    few, others = report.accepted <= _FEW, executors(spark)
+    few, alone = report.accepted <= _FEW, driver_has_all_cores(spark)
     size, most = report.id_bytes + report.accepted * 8 * (columns + 2), collectable_bytes(spark)
-    here = report.accepted <= _MOST_HERE and size <= most and (few or not others)
+    here = report.accepted <= _MOST_HERE and size <= most and (few or alone)
     _logger.info(
-        "prepared %s: the ratings take %d MB, the driver may collect %d MB, there are %d executors",
+        "prepared %s: the ratings take %d MB, the driver may collect %d MB, and it has %s cores",
         "on the driver" if here else "by tasks",
-        *(size >> 20, most >> 20, others),
+        *(size >> 20, most >> 20, "all" if alone else "not all"),
     )
     return here
 

@@ -49,12 +49,13 @@ from nonconvex.distributed.factorization.packing import (
     triples_batch,
 )
 from nonconvex.distributed.factorization.state import Blocks
-from nonconvex.distributed.runtime import broadcast, collect_table
+from nonconvex.distributed.runtime import broadcast, collect_table, collectable_bytes
 from nonconvex.numerics.factorization.blocks import LONG, RatingBlock, parts_of
 
 _Transform = Callable[[RatingBlock], RatingBlock]
 
 _BROADCAST = ExchangePolicy()
+_CHUNK_BYTES = 16  # of a rating in a chunk, with its share of the ids
 _HASHED = 1 << 16  # ids converted to Python objects at a time
 
 _log = logging.getLogger("nonconvex")
@@ -135,13 +136,15 @@ def pack_ratings(
         encoded = encode_on_driver(collected, dtype)
         del collected
         checked = check_chunks(encoded, dtype, has_validation=has_validation)
-        use_driver(session, place, checked.rows, unknowns)
-        return on_driver(encoded, checked)
+        if use_driver(session, place, checked.rows, unknowns):
+            return on_driver(encoded, checked)
+        del encoded
     chunks, lookups = read_chunks(ratings, dtype), None
     try:
         reports = chunks.select(REPORT).toArrow()
         checked = check_chunks(reports, dtype, has_validation=has_validation)
-        if use_driver(session, place, checked.rows, unknowns):
+        few = checked.rows * _CHUNK_BYTES <= collectable_bytes(session)
+        if (few or place == "driver") and use_driver(session, place, checked.rows, unknowns):
             return on_driver(chunks.toArrow(), checked)
         train = chunks.where("not held_out")
         users, items = (

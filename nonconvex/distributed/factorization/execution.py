@@ -20,12 +20,10 @@ from nonconvex.distributed.runtime import (
     Batches,
     Task,
     broadcast,
-    driver_cores,
+    driver_has_all_cores,
     driver_memory,
-    executors,
     freeze_gc_once,
     map_in_threads,
-    parallelism,
 )
 from nonconvex.numerics.deterministic import one_thread_per_product
 
@@ -52,7 +50,7 @@ def driver_capacity(spark: SparkSession, place: ExecutionMode) -> int:
 
     0 if executors have more cores than the driver, unless the driver is asked for.
     """
-    if place == "executors" or (place == "auto" and executors(spark) and not _has_all_cores(spark)):
+    if place == "executors" or (place == "auto" and not driver_has_all_cores(spark)):
         return 0
     return driver_memory() // 2 // RATING_BYTES
 
@@ -71,13 +69,6 @@ def use_driver(spark: SparkSession, place: ExecutionMode, ratings: int, unknowns
         return False
     _log.info("updates on the driver: %s", reason)
     return True
-
-
-def _has_all_cores(spark: SparkSession) -> bool:
-    cores = driver_cores()
-    if spark.conf.get("spark.submit.deployMode", "client") == "cluster":
-        cores = min(cores, int(spark.conf.get("spark.driver.cores", "1") or 1))
-    return cores >= parallelism(spark)
 
 
 class ExchangePolicy(NamedTuple):

@@ -80,7 +80,8 @@ def test_the_place_of_updates_and_its_reason(
     spark, monkeypatch, caplog, ratings, unknowns, cores, memory, expected, reason
 ):
     for name, value in (("executors", 1), ("parallelism", cores)):
-        monkeypatch.setattr(execution, name, lambda spark, value=value: value)
+        monkeypatch.setattr(runtime, name, lambda spark, value=value: value)
+    monkeypatch.setattr(spark.sparkContext, "master", "yarn")
     monkeypatch.setattr(execution, "driver_memory", lambda: memory)
     with caplog.at_level(logging.INFO, logger="nonconvex"):
         assert execution.use_driver(spark, "auto", ratings, unknowns) == expected
