@@ -87,4 +87,4 @@ def test_an_item_that_everybody_rates_is_worked_through_by_several_tasks(spark, 
     with caplog.at_level("INFO", logger="nonconvex"):
         same_bits(estimator.fitPrepared(prepared).factors, expected.factors)
         same_bits(estimator.setNumUserBlocks(3).fit(data).factors, expected.factors)
-    assert caplog.text.count("the longest items are worked through by several") == 2
+    assert caplog.text.count("the ratings of the longest items are divided among tasks") == 2
