@@ -139,8 +139,14 @@ def half_steps(problem, solver, rounds, *, intercept=True, **options):
 
 def fit(problem, solver, rounds, *, intercept=True):
     """Alternate, and return the problem at the point that was reached."""
-    *_, (reached, _) = half_steps(problem, solver, rounds, intercept=intercept)
-    return reached.transposed
+    for _ in range(rounds):
+        for _ in range(2):
+            update = solver(problem)
+            problem = problem.with_users(update.x, problem.block.rows).transposed
+        if intercept:
+            step = update.residual.sum() / update.weight.sum()
+            problem = problem.with_alpha(problem.factors.alpha + step)
+    return problem
 
 
 def ridges(reg, total, users, items):

@@ -305,7 +305,7 @@ def test_xor_succeeds_from_some_starts_and_from_the_best_of_ten_always(capsys):
     network = Network((2, 2, 1), ("sigmoid",), "binary-cross-entropy")
     starts = [initialize(network, "glorot-normal", 7, r, np.float64) for r in range(50)]
     gradients = backprop.LocalGradients(network, XOR, [4], 4, seed=1)
-    ends = train(network, np.stack(starts), gradients, optim.adam(0.1), StoppingRule(800))
+    ends = train(network, np.stack(starts), gradients, optim.adam(0.2), StoppingRule(500))
     theta = np.stack([end.theta for end in ends])
     found = backprop.evaluate(network, theta, XOR)
     succeeded = found.correct == 4
