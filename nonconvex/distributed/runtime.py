@@ -300,6 +300,7 @@ def _read_scan(frame: DataFrame, most_rows: int) -> pa.Table | None:
         return None
     paths, columns = found
     try:
+        paths = [path for path in paths if os.path.getsize(path)]  # as Spark does
         files = [pq.ParquetFile(path, page_checksum_verification=True) for path in paths]
         if not files or sum(file.metadata.num_rows for file in files) > most_rows:
             return None
@@ -310,7 +311,7 @@ def _read_scan(frame: DataFrame, most_rows: int) -> pa.Table | None:
             for table in tables
         )
     except (OSError, ValueError, KeyError, NotImplementedError, pa.ArrowException):
-        return None
+        return None  # a file that is gone, damaged or of other columns: Spark says what is wrong
 
 
 def _plain_scan(frame: DataFrame) -> tuple[list[str], dict[str, _Source]] | None:
@@ -347,8 +348,7 @@ def _plain_scan(frame: DataFrame) -> tuple[list[str], dict[str, _Source]] | None
     uris = [urlsplit(str(uri)) for uri in relation.location().inputFiles()]
     if any(uri.scheme != "file" for uri in uris):
         return None
-    paths = [unquote(uri.path) for uri in uris]
-    return [path for path in paths if os.path.getsize(path)], columns
+    return [unquote(uri.path) for uri in uris], columns
 
 
 def _class(of: Any) -> str:

@@ -1,6 +1,7 @@
 """Where rows are updated: the driver and the executors come to the same bits."""
 
 import logging
+from pathlib import Path
 
 import pytest
 from pyspark.sql import functions as F
@@ -111,3 +112,5 @@ def test_files_are_read_in_place_only_where_spark_would_read_the_same(spark, tmp
         ratings,
     ):
         assert runtime._read_scan(other, 100) is None
+    next(Path(path).glob("part-*")).unlink()
+    assert runtime._read_scan(plain, 50) is None  # Spark says that it is gone
