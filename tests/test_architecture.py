@@ -156,9 +156,9 @@ def test_sizes():
     for folder in ("nonconvex", "tests"):
         paths = (REPOSITORY / folder).rglob("*.py")
         lines[folder] = [len(path.read_text(encoding="utf-8").splitlines()) for path in paths]
-    assert len(lines["nonconvex"]) <= 105
-    assert sum(lines["nonconvex"]) <= 25_000
-    assert sum(lines["tests"]) <= 16_000
+    assert len(lines["nonconvex"]) <= 125
+    assert sum(lines["nonconvex"]) <= 32_000
+    assert sum(lines["tests"]) <= 20_500
     assert len(list((REPOSITORY / "nonconvex").glob("*.py"))) <= 4
 
 
