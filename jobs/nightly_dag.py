@@ -1,19 +1,19 @@
 """An Airflow DAG of the nightly jobs, each a spark-submit: an example, and all that needs Airflow.
 
-Put jobs/ where Airflow looks for DAGs, and set the Variable nonconvex_home to the checkout and
-nonconvex_archive to a packed environment. A task may be repeated: a day that was published
-already begins at the model that it began at first, and comes to the same one.
+Install this package beside Airflow, put this file where it looks for DAGs, and set the Variable
+nonconvex_home to the checkout and nonconvex_archive to a packed environment. A task may be
+repeated: a day that was published already begins at the model that it began at first, and comes
+to the same one.
 """
 
-import runpy
 from datetime import datetime, timedelta
 from itertools import pairwise
-from pathlib import Path
 
 from airflow import DAG
 from airflow.providers.apache.spark.operators.spark_submit import SparkSubmitOperator
 
-_CHAIN = runpy.run_path(str(Path(__file__).with_name("nightly.py")))
+from nonconvex.commands.nightly import CHAIN, arguments, script
+
 _HOME = "{{ var.value.nonconvex_home }}"
 
 with DAG(
@@ -26,14 +26,14 @@ with DAG(
 ) as dag:
     tasks = [
         SparkSubmitOperator(
-            task_id=job,
-            application=f"{_HOME}/jobs/{job}.py",
-            application_args=_CHAIN["arguments"](job, "{{ ds }}"),
+            task_id=name,
+            application=f"{_HOME}/jobs/{script(name)}.py",
+            application_args=arguments(name, "{{ ds }}"),
             py_files=f"{_HOME}/nonconvex.zip",
             archives="{{ var.value.nonconvex_archive }}#environment",
             conf={"spark.pyspark.python": "./environment/bin/python"},
         )
-        for job in _CHAIN["CHAIN"]
+        for name in CHAIN
     ]
     for earlier, later in pairwise(tasks):
         earlier >> later

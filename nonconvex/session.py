@@ -6,6 +6,8 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
+from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 
 from pyspark import SparkConf, SparkContext
@@ -17,12 +19,12 @@ __all__ = ["MINIMUM_JAVA", "JavaError", "get_session", "read_defaults"]
 MINIMUM_JAVA = 17
 """The oldest Java that Spark 4 runs on."""
 
-_CONF_DIR = Path(__file__).resolve().parent.parent / "conf"
+_CONF_DIR = resources.files("nonconvex") / "conf"  # which may be in a zip
 _JAVA_OPTIONS = "spark.driver.extraJavaOptions"
 # Spark's launcher adds this module; without it Java stops with a page of errors.
 _JAVA_MODULE = "jdk.incubator.vector"
 
-# For one machine only, so these stay out of conf/spark-defaults.conf, which clusters read too.
+# For one machine only, so these stay out of spark-defaults.conf, which clusters read too.
 _LOCAL = {
     "spark.master": "local[*]",
     # In local mode the driver holds the cached blocks of all tasks; Spark's 1 GB is soon full.
@@ -69,7 +71,7 @@ def get_session(
         Spark settings that override the file.
     conf_dir : path, optional
         Directory of ``spark-defaults.conf`` and ``log4j2.properties``, both optional; by default
-        ``conf/`` beside the package.
+        those of the package.
 
     Returns
     -------
@@ -114,12 +116,13 @@ def get_session(
     return builder.getOrCreate()
 
 
-def read_defaults(directory: str | os.PathLike[str]) -> dict[str, str]:
+def read_defaults(directory: str | os.PathLike[str] | Traversable) -> dict[str, str]:
     """Return the settings of ``spark-defaults.conf`` in `directory`; none without such a file.
 
     Each line is ``key value``, ``key=value`` or ``key: value``; ``#`` starts a comment line.
     """
-    file = Path(directory) / "spark-defaults.conf"
+    place = directory if isinstance(directory, Traversable) else Path(directory)
+    file = place / "spark-defaults.conf"
     lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
     settings = {}
     for line in map(str.strip, lines):
@@ -129,9 +132,11 @@ def read_defaults(directory: str | os.PathLike[str]) -> dict[str, str]:
     return settings
 
 
-def _log4j_option(directory: Path) -> str:
+def _log4j_option(directory: Traversable) -> str:
     file = directory / "log4j2.properties"
-    return f"-Dlog4j2.configurationFile={file.resolve().as_uri()}" if file.is_file() else ""
+    if not isinstance(file, Path) or not file.is_file():  # Java reads no files in a zip
+        return ""
+    return f"-Dlog4j2.configurationFile={file.resolve().as_uri()}"
 
 
 def _check_java() -> None:

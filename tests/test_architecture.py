@@ -36,7 +36,8 @@ RINGS = {
     "nonconvex.pipeline": "mlflow numpy pyarrow pydantic pydantic_core pyspark rich tomli_w",
     "nonconvex.report": "jinja2 matplotlib numpy pyarrow pyspark",
     "nonconvex.benchmark": "numpy psutil pyarrow pydantic pyspark sklearn",
-    "jobs": "airflow pydantic pyspark",
+    "nonconvex.commands": "pyspark",
+    "jobs": "airflow pyspark",
 }
 # Only these may touch what a session over Spark Connect does not have.
 CLASSIC = re.compile(r"\b(sparkContext|_jvm|_jdf)\b|\.rdd\b")

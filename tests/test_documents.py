@@ -1,6 +1,5 @@
 """The README, CONTRIBUTING.md and docs/: links resolve, examples run, and named things exist."""
 
-import importlib.util
 import re
 import shlex
 import tomllib
@@ -14,6 +13,7 @@ import pytest
 from pyspark.ml.classification import MultilayerPerceptronClassifier as MLlibClassifier
 from pyspark.ml.recommendation import ALS
 
+from nonconvex.commands.__main__ import COMMANDS
 from nonconvex.neural_network import MultilayerPerceptronClassifier, MultilayerPerceptronRegressor
 from nonconvex.pipeline.config import load
 from nonconvex.recommendation import MatrixFactorization
@@ -129,12 +129,11 @@ def test_configurations_are_valid(page, tmp_path):
 
 
 def _config_of(job):
-    """Return the type of the configuration of a job."""
-    name = Path(job).stem
-    specification = importlib.util.spec_from_file_location(name, REPOSITORY / job)
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return get_type_hints(module.main)["config"]
+    """Return the type of the configuration of a job, by its command or its script."""
+    for name, command in COMMANDS.items():
+        if job in (name, f"jobs/{command.job}.py"):
+            return get_type_hints(command.load())["config"]
+    raise AssertionError(f"there is no {job}")
 
 
 def test_the_readme_is_short():

@@ -19,9 +19,13 @@ CALLS = {"eval", "exec", "compile", "__import__", "os.system", "os.popen", "pick
 SQL = {"sql", "expr", "selectExpr", "filter", "where"}
 # Who may import by name or start a process, and why that name is not from data.
 TRUSTED = {
-    # The names are written there: of a library of NumPy, and of the modules of the models.
-    "import_module": {"nonconvex/numerics/deterministic.py", "nonconvex/pipeline/models.py"},
-    "run_path": {"jobs/nightly_dag.py"},
+    # The names are written there: a library of NumPy, the modules of the models and the commands.
+    "import_module": {
+        "nonconvex/numerics/deterministic.py",
+        "nonconvex/pipeline/models.py",
+        "nonconvex/commands/__main__.py",
+    },
+    "run_path": set(),
 }
 
 

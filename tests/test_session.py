@@ -15,6 +15,7 @@ from nonconvex.distributed.worker_daemon import SHARED
 from nonconvex.session import JavaError, get_session, read_defaults
 
 REPOSITORY = Path(__file__).parent.parent
+SETTINGS = REPOSITORY / "nonconvex" / "conf"
 
 # Runs in a process of its own and prints, as JSON, what a session and its Python workers look like.
 PROBE = f"""
@@ -84,7 +85,7 @@ def observed(*command, **changes):
 @pytest.fixture(scope="module")
 def plain(probe):
     """The session of a plain python process, where python3 on the PATH is another Python."""
-    return observed(sys.executable, probe, REPOSITORY / "conf", PATH="/usr/bin:/bin")
+    return observed(sys.executable, probe, SETTINGS, PATH="/usr/bin:/bin")
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +96,7 @@ def submitted(probe):
     flags += ["--conf", "spark.sql.session.timeZone=Europe/Oslo"]
     flags += ["--conf", "spark.sql.shuffle.partitions=5"]
     flags += ["--conf", "spark.ui.enabled=false"]
-    command = [submit, *flags, probe, REPOSITORY / "conf"]
+    command = [submit, *flags, probe, SETTINGS]
     return observed(*command, PYSPARK_DRIVER_PYTHON=sys.executable, PATH="/usr/bin:/bin")
 
 

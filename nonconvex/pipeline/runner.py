@@ -38,12 +38,15 @@ def run(
     *,
     description: str | None,
     argv: Sequence[str] | None = None,
+    name: str | None = None,
+    prog: str | None = None,
 ) -> int:
     """Run a job from the command line, and return its exit status.
 
     `job` takes the Spark session and the configuration, an instance of `config_type`, and returns
-    a mapping to report.  Spark's name for it is that of its file, and ``conf/`` is looked for
-    beside the directory of that file.
+    a mapping to report.  Spark's `name` for it is that of its file by default, and that of the
+    program in the help `prog`.  Settings of Spark are those of ``conf/`` beside the directory of
+    that file, if there is one.
 
     The last line of standard output is one JSON object: ``status``, then what `job` returned or
     the ``error``, then ``exit``. Everything else is logged to standard error. A number that is
@@ -56,16 +59,16 @@ def run(
     the sentence. Anything else is a defect: status 1, with the traceback. The last line of a job
     is ``sys.exit(run(main, Config, description=__doc__))``.
     """
-    parser = _parser(description)
+    parser = _parser(description, prog)
     with _logging() as handler:
         try:
             arguments = parser.parse_args(argv)
             _log.setLevel(arguments.log_level)
             if arguments.log_format == "json":
-                handler.setFormatter(JsonLines(_script(job).stem))
+                handler.setFormatter(JsonLines(name or _script(job).stem))
             day = _date(arguments.run_date)
             config = load(config_type, arguments.config, arguments.set, run_date=day)
-            outcome = {"status": "ok", **_call(job, config), "exit": 0}
+            outcome = {"status": "ok", **_call(job, config, name or _script(job).stem), "exit": 0}
         except KeyboardInterrupt as interrupt:
             sentence = str(interrupt) or "interrupted"  # a fit says how to go on
             _log.error("%s", sentence)
@@ -109,8 +112,9 @@ class _Parser(argparse.ArgumentParser):
         raise ConfigError(message)
 
 
-def _parser(description: str | None) -> _Parser:
-    parser = _Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+def _parser(description: str | None, prog: str | None) -> _Parser:
+    layout = argparse.RawDescriptionHelpFormatter
+    parser = _Parser(prog=prog, description=description, formatter_class=layout)
     parser.add_argument("--config", metavar="FILE", required=True, help="configuration, in TOML")
     one = "replace one value of the configuration; may be given again"
     parser.add_argument("--set", metavar="SECTION.KEY=VALUE", action="append", default=[], help=one)
@@ -153,12 +157,12 @@ def _script(job: Job[ConfigT]) -> Path:
     return Path(inspect.getfile(job)).resolve()
 
 
-def _call(job: Job[ConfigT], config: ConfigT) -> Mapping[str, Any]:
-    script = _script(job)
+def _call(job: Job[ConfigT], config: ConfigT, name: str) -> Mapping[str, Any]:
+    beside = _script(job).parent.parent / "conf"
     borrowed = SparkSession.getActiveSession() is not None
-    spark = get_session(script.stem, conf_dir=script.parent.parent / "conf")
+    spark = get_session(name, conf_dir=beside if beside.is_dir() else None)
     try:
-        with described(spark, script.stem):
+        with described(spark, name):
             return job(spark, config)
     finally:
         if not borrowed:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs import benchmark
 from nonconvex.benchmark.run import BenchmarkConfig
+from nonconvex.commands.benchmark import benchmark_job
 from nonconvex.pipeline.config import load
 from tests.factories import flowers
 from tests.jobs.cluster import ROOT
@@ -49,7 +49,7 @@ def root(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def job(run_job, root):
-    return partial(run_job, benchmark.main, BenchmarkConfig, root / "benchmark.toml")
+    return partial(run_job, benchmark_job, BenchmarkConfig, root / "benchmark.toml")
 
 
 @pytest.fixture(scope="module")

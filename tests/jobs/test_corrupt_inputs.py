@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import DataFrame
 
-from jobs import prepare_ratings, recommend, train_factorization
+from nonconvex.commands.factorization import prepare_job, recommend_job, train_job
 from nonconvex.distributed.files import FileSystem
 from nonconvex.pipeline.factorization.config import (
     FactorizationConfig,
@@ -23,14 +23,14 @@ from nonconvex.recommendation import MatrixFactorizationModel
 def job(run_job, tmp_path):
     """Run a job on the ratings in ``data/``; return the last line that it printed."""
 
-    def job(module, config_type, text, ratings=""):
+    def job(main, config_type, text, ratings=""):
         config = tmp_path / "config.toml"
         ratings = f'[ratings]\npath = "{tmp_path}/data"\nformat = "parquet"\n{ratings}\n'
         places = f'[prepared]\npath = "{tmp_path}/prepared"\n'
-        if module is recommend:
+        if main is recommend_job:
             ratings, places = "", ""
         config.write_text(ratings + places + text.format(root=tmp_path))
-        ended = run_job(module.main, config_type, config)
+        ended = run_job(main, config_type, config)
         assert ended.status in (0, 3), ended
         return ended.outcome
 
@@ -39,7 +39,7 @@ def job(run_job, tmp_path):
 
 @pytest.fixture
 def prepare(job):
-    return lambda ratings="": job(prepare_ratings, PreparationConfig, "", ratings)
+    return lambda ratings="": job(prepare_job, PreparationConfig, "", ratings)
 
 
 TRAINING = """
@@ -65,7 +65,7 @@ path = "{root}/serving"
 
 @pytest.fixture
 def train(job):
-    return lambda ratings="": job(train_factorization, FactorizationConfig, TRAINING, ratings)
+    return lambda ratings="": job(train_job, FactorizationConfig, TRAINING, ratings)
 
 
 def write(directory, name="part.parquet", **columns):
@@ -172,7 +172,7 @@ def test_strange_ids_and_names_of_columns_are_told_apart_and_come_back(job, trai
     model = MatrixFactorizationModel.load(outcome["model"])
     assert sorted(model._ids.users.to_pylist()) == sorted(ids)
     assert sorted(model._ids.items.to_pylist()) == sorted(ids)
-    served = job(recommend, ServingConfig, SERVING)
+    served = job(recommend_job, ServingConfig, SERVING)
     assert served["exit"] == 0, served
     table: DataFrame = spark.read.parquet(f"{tmp_path}/serving/recommendations")
     assert {row.user for row in table.select("user").collect()} == set(ids)
@@ -224,7 +224,7 @@ def test_damaged_prepared_ratings(job, run_job, tmp_path, table):
     write(tmp_path, **ratings())
     split = "\n[split]\ntest = 0.2\n"
     text = split + TRAINING
-    assert job(prepare_ratings, PreparationConfig, split)["exit"] == 0
+    assert job(prepare_job, PreparationConfig, split)["exit"] == 0
     shutil.rmtree(tmp_path / "data")
     for path in (tmp_path / "prepared" / table).rglob("*.parquet"):
         content = path.read_bytes()
@@ -235,4 +235,4 @@ def test_damaged_prepared_ratings(job, run_job, tmp_path, table):
     config = tmp_path / "config.toml"
     body = text.replace(split, "").format(root=tmp_path)
     config.write_text(f'[prepared]\npath = "{tmp_path}/prepared"\n{body}')
-    assert run_job(train_factorization.main, FactorizationConfig, config).status == 3
+    assert run_job(train_job, FactorizationConfig, config).status == 3

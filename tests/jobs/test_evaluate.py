@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from jobs import evaluate
+from nonconvex.commands.factorization import evaluate_job
 from nonconvex.pipeline.factorization.config import FactorizationConfig
 
 CONFIG = """
@@ -28,7 +28,7 @@ def job(run_job, root, tmp_path_factory):
     """Run the job; return its exit status, what it printed, the last line of it, and its log."""
     config = tmp_path_factory.mktemp("evaluation") / "config.toml"
     config.write_text(CONFIG.format(root=root))
-    return lambda *overrides: run_job(evaluate.main, FactorizationConfig, config, *overrides)
+    return lambda *overrides: run_job(evaluate_job, FactorizationConfig, config, *overrides)
 
 
 def rows_of(path):

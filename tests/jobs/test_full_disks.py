@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from jobs import train_factorization
+from nonconvex.commands.factorization import train_job
 from nonconvex.pipeline.factorization.config import FactorizationConfig
 from tests.jobs.cluster import ROOT, model_bits
 
@@ -69,7 +69,7 @@ def train(run_job, tmp_path):
         ratings = ROOT / "tests/data/movietweetings/ratings.parquet"
         config = tmp_path / "config.toml"
         config.write_text(CONFIG.format(ratings=ratings, **where))
-        ended = run_job(train_factorization.main, FactorizationConfig, config)
+        ended = run_job(train_job, FactorizationConfig, config)
         return ended.outcome | {"log": ended.log}
 
     return train

@@ -5,27 +5,52 @@ import sys
 
 import pytest
 
+from nonconvex.commands.__main__ import COMMANDS
 from tests.jobs.cluster import ROOT
 
 
 @pytest.mark.parametrize(
-    ("job", "foreign"),
+    ("name", "foreign"),
     [
-        ("train_factorization", ("network", "neural_network")),
+        ("train", ("network", "neural_network")),
         ("evaluate", ("network", "neural_network")),
         ("recommend", ("network", "neural_network")),
-        ("train_network", ("factorization", "recommendation")),
+        ("train-network", ("factorization", "recommendation")),
         ("predict", ("network", "neural_network", "factorization", "recommendation")),
     ],
 )
-def test_a_job_imports_no_other_model(job, foreign):
-    check = f"import sys, jobs.{job}; print(*sys.modules)"
+def test_a_job_imports_no_other_model(name, foreign):
+    module = f"nonconvex.commands.{COMMANDS[name].module}"
+    check = f"import sys, nonconvex.pipeline.runner, {module}; print(*sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", check], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    loaded = [name for name in done.stdout.split() if name.startswith("nonconvex.")]
+    loaded = [one for one in done.stdout.split() if one.startswith("nonconvex.") and one != module]
     assert "nonconvex.pipeline.runner" in loaded
     # The tables of models, which all share, know the arrays of a factorization.
     above = [name for name in loaded if not name.startswith("nonconvex.numerics.")]
     found = [name for name in above if any(part.startswith(foreign) for part in name.split("."))]
     assert not found
+
+
+def test_every_job_has_a_script_that_starts_it():
+    for name, command in COMMANDS.items():
+        text = (ROOT / "jobs" / f"{command.job or name}.py").read_text()
+        assert f'start("{name}")' in text or "main()" in text, name
+
+
+def test_the_command_line(capsys):
+    from nonconvex.commands.__main__ import main
+
+    for arguments in (["--help"], ["prepare", "--help"], ["--version"]):
+        with pytest.raises(SystemExit) as ended:
+            main(arguments)
+        assert ended.value.code == 0
+    text = capsys.readouterr().out
+    assert all(f"  {name} " in text for name in COMMANDS)
+    assert "usage: nonconvex prepare [-h] --config FILE" in text
+    assert "Rows that are no ratings are kept in rejected/" in text
+    with pytest.raises(SystemExit) as ended:
+        main(["prepair"])
+    assert ended.value.code == 2
+    assert "invalid choice: 'prepair'" in capsys.readouterr().err

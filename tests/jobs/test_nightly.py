@@ -6,14 +6,13 @@ import shutil
 import sys
 from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
-from pathlib import Path
 from types import ModuleType
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jobs import nightly
+from nonconvex.commands import nightly
 from tests.jobs.cluster import ROOT, model_bits
 
 
@@ -46,7 +45,7 @@ def home(spark, tmp_path_factory):
 def start(job, day, *more):
     """Start a job of the chain as its command does, in this process."""
     patch, out, log = pytest.MonkeyPatch(), StringIO(), StringIO()
-    script = str(ROOT / "jobs" / f"{job}.py")
+    script = str(ROOT / "jobs" / f"{nightly.script(job)}.py")
     patch.setattr(sys, "argv", [script, *nightly.arguments(job, day), *more])
     with redirect_stdout(out), redirect_stderr(log), pytest.raises(SystemExit) as ended:
         runpy.run_path(script, run_name="__main__")
@@ -58,13 +57,13 @@ def start(job, day, *more):
 
 @pytest.mark.thorough
 def test_the_chain_runs_night_after_night_and_tells_what_has_changed(home):
-    first, out, _ = start("train_factorization", "2026-11-24", "--set", "gate=0")
+    first, out, _ = start("train", "2026-11-24", "--set", "gate=0")
     assert (first["exit"], "gate" in first["error"]) == (2, True)  # what is wrong starts nothing
     arguments = ["--set", "factorization.rank=1", "--set", "gate.published=9", "--set"]
     arguments += ["gate.baseline=9", "--log-format", "json"]
-    first, out, _ = start("train_factorization", "2026-11-24", *arguments)
+    first, out, _ = start("train", "2026-11-24", *arguments)
     assert (first["exit"], first.get("drift")) == (0, None), first
-    second, out, log = start("train_factorization", "2026-11-25", *arguments)
+    second, out, log = start("train", "2026-11-25", *arguments)
     assert second["exit"] == 0, second
     drift = second["drift"]
     assert drift["read"] == {"before": 64, "now": 128}
@@ -86,7 +85,7 @@ def test_a_day_that_is_run_again_comes_to_the_same_model(home, monkeypatch):
     arguments = [word for one in [*arguments, "gate.baseline=9"] for word in ("--set", one)]
 
     def train(day):
-        outcome, _, log = start("train_factorization", day, *arguments)
+        outcome, _, log = start("train", day, *arguments)
         assert outcome["exit"] == 0, (outcome, log)
         return outcome, model_bits(outcome["model"])
 
@@ -103,7 +102,7 @@ def test_a_day_that_is_run_again_comes_to_the_same_model(home, monkeypatch):
 
     with monkeypatch.context() as patch:  # once it is published
         patch.setattr("nonconvex.pipeline.release.remove_old_runs", die)
-        outcome, _, _ = start("train_factorization", "2026-11-25", *arguments)
+        outcome, _, _ = start("train", "2026-11-25", *arguments)
     assert outcome["exit"] == 130
     pointer = home / "output/again/published.json"
     assert json.loads(pointer.read_text())["run_id"] not in (second["run_id"], again["run_id"])
@@ -115,14 +114,14 @@ def test_a_day_that_is_run_again_comes_to_the_same_model(home, monkeypatch):
     for run in (home / "output/again").glob("run_id=*"):
         if run.name != f"run_id={last['run_id']}":
             shutil.rmtree(run)
-    outcome, _, log = start("train_factorization", "2026-11-25", *arguments)
+    outcome, _, log = start("train", "2026-11-25", *arguments)
     assert outcome["exit"] == 2
     assert "2026-11-25 cannot be repeated from where it began" in outcome["error"]
     assert "Traceback" not in log
 
 
 def test_a_day_that_is_not_there_is_waited_for(home):
-    outcome, _, _ = start("train_factorization", "2026-11-26")
+    outcome, _, _ = start("train", "2026-11-26")
     assert outcome["exit"] == 3
     assert "has no date=2026-11-26, the last one is date=2026-11-25" in outcome["error"]
 
@@ -138,7 +137,7 @@ def test_a_day_that_is_not_there_is_waited_for(home):
     ],
 )
 def test_days_that_cannot_be(home, more, message):
-    outcome, _, _ = start("train_factorization", "2026-11-25", *more)
+    outcome, _, _ = start("train", "2026-11-25", *more)
     assert outcome["exit"] == 2
     assert message in outcome["error"]
 
@@ -153,9 +152,8 @@ def test_the_command_stops_at_the_first_job_that_fails(monkeypatch, capsys):
 
     monkeypatch.setattr(nightly.subprocess, "run", fail_second)
     assert nightly.main(["2026-11-25"]) == 4
-    names = [Path(command[1]).stem for command in started]
-    assert names == ["train_factorization", "evaluate"]
-    assert started[0][2:] == ["--config", "conf/nightly.toml", "--run-date", "2026-11-25"]
+    assert [command[3] for command in started] == ["train", "evaluate"]
+    assert started[0][4:] == ["--config", "conf/nightly.toml", "--run-date", "2026-11-25"]
     assert nightly.main([]) == 2
     assert "usage" in capsys.readouterr().err
 
@@ -190,8 +188,8 @@ def test_the_dag_submits_the_same_chain(monkeypatch):
     sys.modules[operators].SparkSubmitOperator = Task
     runpy.run_path(str(ROOT / "jobs/nightly_dag.py"))
     assert [task.settings["task_id"] for task in tasks] == list(nightly.CHAIN)
-    assert edges == [("train_factorization", "evaluate"), ("evaluate", "recommend")]
+    assert edges == [("train", "evaluate"), ("evaluate", "recommend")]
     for task in tasks:
-        job = task.settings["task_id"]
-        assert task.settings["application"].endswith(f"/jobs/{job}.py")
-        assert task.settings["application_args"] == nightly.arguments(job, "{{ ds }}")
+        name = task.settings["task_id"]
+        assert task.settings["application"].endswith(f"/jobs/{nightly.script(name)}.py")
+        assert task.settings["application_args"] == nightly.arguments(name, "{{ ds }}")

@@ -3,7 +3,7 @@ from functools import partial
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.prepare_ratings import main
+from nonconvex.commands.factorization import prepare_job
 from nonconvex.pipeline.config import ConfigError, load
 from nonconvex.pipeline.factorization.config import PreparationConfig
 from tests.jobs.cluster import ROOT
@@ -36,7 +36,7 @@ def config(tmp_path):
 
 @pytest.fixture
 def job(run_job, config):
-    return partial(run_job, main, PreparationConfig, config)
+    return partial(run_job, prepare_job, PreparationConfig, config)
 
 
 def test_the_job_reports_what_it_prepared(job, tmp_path):

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from jobs.recommend import main
+from nonconvex.commands.factorization import recommend_job
 from nonconvex.pipeline.config import load
 from nonconvex.pipeline.factorization.config import ServingConfig
 from tests.jobs.cluster import ROOT
@@ -34,7 +34,7 @@ def recommend(run_job, films):
     def recommend(directory, *overrides):
         config = directory / "recommend.toml"
         config.write_text(CONFIG.format(root=films.root, directory=directory))
-        return run_job(main, ServingConfig, config, *overrides)
+        return run_job(recommend_job, ServingConfig, config, *overrides)
 
     return recommend
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs import train_factorization
+from nonconvex.commands import factorization
 from nonconvex.pipeline.config import ConfigError, load
 from nonconvex.pipeline.factorization.config import FactorizationConfig
 from nonconvex.pipeline.runs import POINTER, find_model
@@ -66,7 +66,7 @@ def train(run_job, root):
 
     def train(*overrides, config=root / "config.toml", report=False):
         overrides += () if report else ("report.write=false",)
-        return run_job(train_factorization.main, FactorizationConfig, config, *overrides)
+        return run_job(factorization.train_job, FactorizationConfig, config, *overrides)
 
     return train
 
@@ -175,7 +175,7 @@ def test_the_resolved_configuration_loads_back(first, root):
 @pytest.fixture
 def unevaluated(monkeypatch):
     """Leave out what takes longest, where it is not what is tested."""
-    monkeypatch.setattr(train_factorization, "compare_trained", lambda *arguments: None)
+    monkeypatch.setattr(factorization, "compare_trained", lambda *arguments: None)
 
 
 @pytest.mark.usefixtures("unevaluated")
@@ -314,7 +314,7 @@ def test_a_failure_while_writing_publishes_nothing(train, first, root, monkeypat
         assert entries(root / "runs") > runs  # when the new one is there in part
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(train_factorization, "metrics_json", fail)
+    monkeypatch.setattr(factorization, "metrics_json", fail)
     status, printed, outcome, log = train("factorization.numRestarts=1")
     assert status == 1
     assert outcome["error"] == "OSError: no space left on device"

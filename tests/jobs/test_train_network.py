@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jobs import predict, train_network
+from nonconvex.commands.network import train_network_job
+from nonconvex.commands.predict import predict_job
 from nonconvex.neural_network import MultilayerPerceptronClassificationModel
 from nonconvex.pipeline.config import load
 from nonconvex.pipeline.network.config import NetworkConfig
@@ -66,7 +67,7 @@ def job(run_job, root):
 
 @pytest.fixture(scope="module")
 def trained(job):
-    status, printed, outcome, log = job(train_network.main, NetworkConfig, "train.toml")
+    status, printed, outcome, log = job(train_network_job, NetworkConfig, "train.toml")
     assert status == 0, outcome
     return printed, outcome, log
 
@@ -109,14 +110,14 @@ def test_what_is_written(trained, root, spark):
 
 
 def test_predictions_are_those_of_the_model(trained, job, root, spark):
-    status, _, outcome, _ = job(predict.main, PredictionConfig, "predict.toml")
+    status, _, outcome, _ = job(predict_job, PredictionConfig, "predict.toml")
     assert status == 0, outcome
     assert outcome["rows"] == 239, "one row has no number and is skipped"
     assert outcome["model"] == trained[1]["model"]
     table = spark.read.parquet(f"{root}/predictions/predictions")
     assert table.columns == ["kind", "prediction", "probability", "rawPrediction"]
     assert table.where("kind = prediction").count() > 0.9 * 239
-    again = partial(job, predict.main, PredictionConfig, "predict.toml")
+    again = partial(job, predict_job, PredictionConfig, "predict.toml")
     again().refused(3, "this job has written to")
     broken = again("output.overwrite=true", 'predictions.invalid="error"')
     broken.refused(3, "null, NaN or infinite in some rows")
@@ -131,10 +132,10 @@ def test_a_factorization_predicts_a_table_of_text(job, root, spark):
     (root / "pairs.csv").write_text("user,item\n1,10\n9,11\n")
     overrides = [f'model.path="{root}/factorization"', f'table.path="{root}/pairs.csv"']
     overrides += ["predictions.keep=[]", f'output.path="{root}/ratings"']
-    about_features = job(predict.main, PredictionConfig, "predict.toml", *overrides)
+    about_features = job(predict_job, PredictionConfig, "predict.toml", *overrides)
     about_features.refused(2, "is about the features of a network")
     (root / "pairs.toml").write_text(PREDICT.format(root=root).replace('invalid = "skip"', ""))
-    status, _, outcome, _ = job(predict.main, PredictionConfig, "pairs.toml", *overrides)
+    status, _, outcome, _ = job(predict_job, PredictionConfig, "pairs.toml", *overrides)
     assert status == 0, outcome
     found = sorted(row[0] for row in spark.read.parquet(f"{root}/ratings/predictions").collect())
     expected = model.transform(spark.createDataFrame([(1, 10), (9, 11)], ["user", "item"]))
@@ -159,7 +160,7 @@ def test_a_factorization_predicts_a_table_of_text(job, root, spark):
 def test_bad_input_publishes_nothing(trained, job, root, overrides, status, message):
     del trained
     before = (root / "runs" / POINTER).read_text(), len(list((root / "runs").iterdir()))
-    job(train_network.main, NetworkConfig, "train.toml", *overrides).refused(status, message)
+    job(train_network_job, NetworkConfig, "train.toml", *overrides).refused(status, message)
     assert before == ((root / "runs" / POINTER).read_text(), len(list((root / "runs").iterdir())))
 
 

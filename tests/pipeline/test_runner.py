@@ -225,7 +225,7 @@ def script(tmp_path):
     (tmp_path / "jobs" / "count_rows.py").write_text(SCRIPT)
     (tmp_path / "conf" / "job.toml").write_text("rows = 4")
     (tmp_path / "conf" / "spark-defaults.conf").write_text("spark.mark  here\n")
-    quiet = Path(__file__).parents[2] / "conf" / "log4j2.properties"
+    quiet = Path(__file__).parents[2] / "nonconvex" / "conf" / "log4j2.properties"
     (tmp_path / "conf" / "log4j2.properties").write_bytes(quiet.read_bytes())
 
     def call(*arguments, **environment):

@@ -1,0 +1,1 @@
+"""The commands: what ``nonconvex NAME`` and the scripts in jobs/ run."""

@@ -1,0 +1,95 @@
+"""The command line of the package: ``nonconvex NAME``, also ``python -m nonconvex.commands``."""
+
+import argparse
+import importlib
+import inspect
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, get_type_hints
+
+import nonconvex
+
+
+class Command(NamedTuple):
+    """One command: its function in a module of this package, and its line in the help.
+
+    A `job` is a function of a session and a configuration, which the runner calls; Spark knows it
+    by that name, and jobs/ has a script of that name. Without one, it takes the other arguments.
+    """
+
+    module: str
+    function: str
+    summary: str
+    job: str | None = None
+
+    def load(self) -> Callable[..., Any]:
+        """Import the module, and with it no model that the command does not need."""
+        module = importlib.import_module(f"nonconvex.commands.{self.module}")
+        function: Callable[..., Any] = getattr(module, self.function)
+        return function
+
+
+COMMANDS = {
+    "prepare": Command(
+        "factorization", "prepare_job", "check, split and index ratings", "prepare_ratings"
+    ),
+    "train": Command(
+        "factorization",
+        "train_job",
+        "train a factorization on ratings, measure it and publish it",
+        "train_factorization",
+    ),
+    "train-network": Command(
+        "network",
+        "train_network_job",
+        "train a network on examples, measure it and publish it",
+        "train_network",
+    ),
+    "evaluate": Command(
+        "factorization", "evaluate_job", "measure a published model on held-out ratings", "evaluate"
+    ),
+    "recommend": Command(
+        "factorization", "recommend_job", "recommend items to users, for a service", "recommend"
+    ),
+    "predict": Command("predict", "predict_job", "predict every row of a table", "predict"),
+    "nightly": Command("nightly", "main", "run the jobs of a night, one after the other"),
+    "benchmark": Command(
+        "benchmark", "benchmark_job", "measure this library beside its peers", "benchmark"
+    ),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command with the arguments after its name; return its exit status."""
+    width = max(map(len, COMMANDS)) + 2
+    lines = [f"  {name:{width}}{command.summary}" for name, command in COMMANDS.items()]
+    parser = argparse.ArgumentParser(
+        prog="nonconvex",
+        description="Matrix factorization and neural networks on Spark.",
+        epilog="\n".join(["commands:", *lines, "", "nonconvex NAME --help says more of each"]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=nonconvex.__version__)
+    parser.add_argument("name", choices=COMMANDS, metavar="NAME", help="one of the commands")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="…", help="its arguments")
+    given = parser.parse_args(argv)
+    return start(given.name, given.arguments, prog=f"nonconvex {given.name}")
+
+
+def start(name: str, argv: Sequence[str] | None = None, *, prog: str | None = None) -> int:
+    """Run one command, which `prog` names in its help; by default, that is the script's name."""
+    command = COMMANDS[name]
+    function = command.load()
+    if command.job is None:
+        return int(function(argv))
+    from nonconvex.pipeline.runner import run
+
+    config_type = get_type_hints(function)["config"]
+    description = inspect.getdoc(function)
+    return run(
+        function, config_type, description=description, argv=argv, name=command.job, prog=prog
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
