@@ -444,7 +444,8 @@ class MatrixFactorization(GridEstimator[MatrixFactorizationModel], Factorization
     user or item, ``weightCol`` weighs each rating, and ``implicitPrefs`` replaces the sum by one
     over all pairs (see `nonconvex.numerics.factorization.model`).
 
-    With ``solver="gibbs"`` nothing is minimized: R_ui ~ N(R̂_ui, 1/(τ ω_u w_ui)), all unknowns are
+    With ``solver="gibbs"`` nothing is minimized: R_ui ~ N(R̂_ui, 1/(τ ω_u w_ui)), where ω_u is the
+    precision of a user (``fitUserPrecision``); all unknowns are
     drawn in turn from their conditional distributions (see
     `nonconvex.numerics.factorization.gibbs`), and the prediction is the mean over the samples.
     It predicts best, needs no tuning, and gives deviations and intervals (``predictionStdCol``,
@@ -529,6 +530,7 @@ class MatrixFactorization(GridEstimator[MatrixFactorizationModel], Factorization
         thinning: int = 1,
         numKept: int = 20,
         meanRank: int | None = None,
+        fitUserPrecision: bool = True,
         predictionStdCol: str | None = None,
         predictionIntervalCol: str | None = None,
         predictionInterval: float = 0.9,

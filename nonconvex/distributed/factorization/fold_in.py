@@ -112,7 +112,8 @@ def fold_in_samples(
         user_precision = np.ones((len(mean), len(posterior.taus)), mean.dtype)
     with one_thread_per_product():
         projections = posterior.projections(side, factors)
-    solve = _draws(posterior.conditionals(side), projections, shared[1 - own])
+    given, kappa = posterior.conditionals(side), posterior.user_freedom
+    solve = _draws(given, projections, kappa, shared[1 - own])
     ids, whole = _fold(ratings, own, np.hstack([mean, samples, user_precision]), ids, solve)
     mean, samples, user_precision = np.split(whole, width, axis=1)
     if side == Side.USERS:
@@ -223,12 +224,15 @@ def _equations(
     return solve
 
 
-def _draws(given: list[Conditional], projections: Doubles, fixed: Broadcast[Floats]) -> _Solve:
+def _draws(
+    given: list[Conditional], projections: Doubles, kappa: float, fixed: Broadcast[Floats]
+) -> _Solve:
     def solve(block: RatingBlock, ids: pa.Array) -> Floats:
         # Row indices are local to a partition, so random numbers are keyed by the id.
         digests = (blake2b(str(value).encode(), digest_size=8) for value in ids.to_pylist())
         keys = np.array([int.from_bytes(digest.digest()) for digest in digests], np.uint64)
-        return np.hstack(fold_rows(block, fixed.value, given, projections, keys[block.rows]))
+        keys = keys[block.rows]
+        return np.hstack(fold_rows(block, fixed.value, given, projections, keys, kappa))
 
     return solve
 

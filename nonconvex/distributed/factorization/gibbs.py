@@ -42,6 +42,7 @@ from nonconvex.numerics.deterministic import (
 )
 from nonconvex.numerics.factorization.blocks import RatingBlock
 from nonconvex.numerics.factorization.gibbs import (
+    USER_FREEDOM,
     Chain,
     NoisePrior,
     RowDistribution,
@@ -197,6 +198,7 @@ class SamplingTask:
     deviation: float
     seed: int
     mean_rank: int  # rank of the mean model
+    user_freedom: float = USER_FREEDOM  # κ of the prior of ω; ∞ without ω
 
 
 class SamplingResult(NamedTuple):
@@ -231,7 +233,9 @@ class ChainGroup:
                 tau,
                 self._degrees,
                 {side: _precision(problem, side, tau) for side in Side},
-                noise_prior=NoisePrior(task.center, task.deviation),
+                noise_prior=NoisePrior(
+                    task.center, task.deviation, user_freedom=task.user_freedom
+                ),
                 row_prior=RowPrior.of(task.deviation, factors.users.shape[1] - 1),
                 seed=task.seed,
                 number=number,
@@ -307,7 +311,8 @@ class ChainGroup:
             Result(factors, history, history[-1].iteration, Stop.SAMPLED)
             for history in self.history
         ]
-        return SamplingResult(factors, Posterior.of(samples, self.task.seed), chains)
+        posterior = Posterior.of(samples, self.task.seed, self.task.user_freedom)
+        return SamplingResult(factors, posterior, chains)
 
     def save(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return the state, as nested arrays and as JSON values."""

@@ -6,6 +6,7 @@ starts of each, are one list of problems that share every pass over the data.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -41,6 +42,7 @@ from nonconvex.estimators.factorization.summary import (
 from nonconvex.estimators.params import ParamError, patience_of, refuse_set
 from nonconvex.numerics import Bools, Ints
 from nonconvex.numerics.convergence import FitError, Stop, StoppingRule
+from nonconvex.numerics.factorization.gibbs import USER_FREEDOM
 from nonconvex.numerics.factorization.model import (
     Factors,
     InitialRows,
@@ -275,7 +277,9 @@ def _sampled(
         chains = [replace(start, solver="als") for start in starts]
         numbers = list(range(get("firstRestart"), get("firstRestart") + len(starts)))
         rank = 2 * get("rank") + 10 if get("meanRank") is None else get("meanRank")
-        tasks.append(SamplingTask(chains, numbers, training.mean, deviation, get("seed"), rank))
+        kappa = USER_FREEDOM if get("fitUserPrecision") else math.inf
+        of_ratings = training.mean, deviation
+        tasks.append(SamplingTask(chains, numbers, *of_ratings, get("seed"), rank, kappa))
     results = []
     sampled = sample(training.blocks, tasks, options, checkpoints)
     for params, one in zip(estimators, sampled, strict=True):

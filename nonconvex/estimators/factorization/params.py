@@ -92,6 +92,11 @@ class SamplingParams(Params):
         "all samples; 2 rank + 10 by default",
         optional(integer(1)),
     )
+    fitUserPrecision = param(
+        "with solver 'gibbs', whether each user has a precision ω_u, by which their ratings count "
+        "more or less; without, all are 1",
+        flag,
+    )
 
 
 SAMPLING = declared(SamplingParams)

@@ -13,7 +13,7 @@ from nonconvex.distributed.model_tables import read_factors, write_factors
 from nonconvex.estimators.factorization.predict import ModelState
 from nonconvex.estimators.factorization.summary import TrainingSummary
 from nonconvex.estimators.persistence import ModelReader, ModelWriter
-from nonconvex.numerics.factorization.gibbs import RowDistribution
+from nonconvex.numerics.factorization.gibbs import USER_FREEDOM, RowDistribution
 from nonconvex.numerics.factorization.model import Factors, Side
 from nonconvex.numerics.factorization.posterior import Posterior
 from nonconvex.numerics.factorization.ridge_posterior import ResidualStats, RidgePosterior
@@ -47,6 +47,7 @@ class FactorizationWriter(ModelWriter[ModelT]):
         return extra
 
     def _write_samples(self, path: str, ids: Ids, posterior: Posterior) -> dict[str, Any]:
+        kappa = posterior.user_freedom
         users = np.hstack([posterior.users, posterior.user_precision])
         for side, of_side, rows in zip(Side, ids, (users, posterior.items), strict=True):
             # The first number of a row is in the place of a bias, the others are its features.
@@ -55,6 +56,7 @@ class FactorizationWriter(ModelWriter[ModelT]):
             "alphas": posterior.alphas.tolist(),
             "taus": posterior.taus.tolist(),
             "seed": posterior.seed,
+            "userFreedom": kappa if math.isfinite(kappa) else None,  # JSON has no ∞
             "usersRows": _to_plain(posterior.user_rows),
             "itemsRows": _to_plain(posterior.item_rows),
         }
@@ -98,8 +100,9 @@ class FactorizationReader(ModelReader[ModelT]):
         alphas, taus = (np.array(samples[name]) for name in ("alphas", "taus"))
         users, user_precision = np.split(users, [users.shape[1] - len(taus)], axis=1)
         user_rows, item_rows = (_from_plain(samples[f"{side}Rows"]) for side in Side)
-        seed = samples["seed"]
-        return Posterior(alphas, taus, users, items, user_precision, user_rows, item_rows, seed)
+        seed, kappa = samples["seed"], samples.get("userFreedom", USER_FREEDOM)
+        rows = user_rows, item_rows, seed, math.inf if kappa is None else kappa
+        return Posterior(alphas, taus, users, items, user_precision, *rows)
 
 
 def _to_plain(rows: list[RowDistribution]) -> list[dict[str, Any]]:

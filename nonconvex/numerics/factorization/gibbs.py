@@ -1,15 +1,17 @@
 """Gibbs sampling of the latent factor model: every unknown from its conditional distribution.
 
 Ratings are R_ui ~ N(α + β_u + β_i + γ_u·γ_i, 1/(τ ω_u w_ui)): ω_u is the precision of user u
-relative to all.  Rows of a side are x = (β, γ) ~ N(μ + h ξ, Λ⁻¹), where h grows with the number of
-ratings of the row.  Given all else, the row of user u has the precision and the mean of a ridge
-regression with design rows z_i = (1, γ_i) and targets y_i = R_ui − α − β_i:
+relative to all.  Rows of users are x = (β, γ) ~ N(μ + h ξ, (ω_u Λ)⁻¹), where h grows with the
+number of ratings of the row; items have no ω.  Given all else, the row of user u has the precision
+and the mean of a ridge regression with design rows z_i = (1, γ_i) and targets y_i = R_ui − α − β_i:
 
-    x_u ~ N(A⁻¹ b, A⁻¹),   A = τ Σ ω_u w z_i z_iᵀ + Λ,   b = τ Σ ω_u w z_i y_i + Λ (μ + h ξ)
+    x_u ~ N(A⁻¹ b, A⁻¹),  A = ω_u (τ Σ w z_i z_iᵀ + Λ),  b = ω_u (τ Σ w z_i y_i + Λ (μ + h ξ))
 
-The item side is the same with u ↔ i: `Conditional.draw` is called once for each side, block by
-block.  A sweep draws, for the items and then for the users, μ, ξ and Λ of the side, its rows, α and
-τ; and at the end ω.  Nothing is tuned: every prior weighs as much as one row or a few ratings.
+ω_u is in the prior of the row, too, so that the row of a steady user is shrunk like any other: its
+mean does not depend on ω_u.  The item side is the same with u ↔ i, where ω_u is a weight of the
+ratings: `Conditional.draw` is called once for each side, block by block.  A sweep draws, for the
+items and then for the users, μ, ξ and Λ of the side, its rows, α and τ; and at the end ω.  Nothing
+is tuned: every prior weighs as much as one row or a few ratings.
 
 The unit of ratings is s, their standard deviation.  β has the unit s and γ, as γ_u·γ_i is a rating,
 √s; priors are stated in these units, so that rescaled ratings give the rescaled model.
@@ -79,12 +81,15 @@ class RowPrior(NamedTuple):
         """Return the prior for ratings of a standard deviation s: u is s for β and √s for γ."""
         return cls(np.append(deviation, np.full(rank, np.sqrt(deviation))))
 
-    def draw(self, x: Floats, degrees: Doubles, generator: np.random.Generator) -> RowDistribution:
+    def draw(
+        self, x: Floats, degrees: Doubles, omega: Doubles, generator: np.random.Generator
+    ) -> RowDistribution:
         """Draw μ, ξ and Λ given the n rows of a side.
 
-        This is the regression of x_k on H = (1, h): with P = HᵀH + b I and m_k = P⁻¹ Hᵀ x_k,
+        This is the regression of x_k on H = (1, h), weighted by W = diag(ω): with P = HᵀWH + b I
+        and m_k = P⁻¹ HᵀW x_k,
 
-            λ_k ~ Gamma((ν + n)/2, ½ (ν u_k² + Σ_r (x_rk − H_r m_k)² + b ‖m_k‖²))
+            λ_k ~ Gamma((ν + n)/2, ½ (ν u_k² + Σ_r ω_r (x_rk − H_r m_k)² + b ‖m_k‖²))
             (μ_k, ξ_k) ~ N(m_k, P⁻¹/λ_k)
 
         Parameters
@@ -92,15 +97,21 @@ class RowPrior(NamedTuple):
         x : float array of shape (n, 1 + K)
         degrees : float64 array of shape (n,)
             d of each row.
+        omega : float64 array of shape (n,)
+            ω of each row, 1 for items.
         """
         n, width = x.shape
         least = float(degrees.min())
         rows, h = x.astype(np.float64), _activity(degrees, least)
-        p = np.array([[n + self.rows, h.sum()], [h.sum(), (h**2).sum() + self.rows]])
+        weighted = omega * h
+        cross = weighted.sum()
+        p = np.array([[omega.sum() + self.rows, cross], [cross, (weighted * h).sum() + self.rows]])
         # No matrix product over the rows: the order of its additions is the library's.
-        m = np.linalg.solve(p, np.stack([rows.sum(axis=0), (h[:, None] * rows).sum(axis=0)]))
+        m = np.linalg.solve(
+            p, np.stack([(side[:, None] * rows).sum(axis=0) for side in (omega, weighted)])
+        )
         apart = rows - m[0] - h[:, None] * m[1]
-        spread = (apart**2).sum(axis=0) + self.rows * (m**2).sum(axis=0)
+        spread = (omega[:, None] * apart**2).sum(axis=0) + self.rows * (m**2).sum(axis=0)
         rate = (self.freedom * self.units**2 + spread) / 2
         precision = generator.standard_gamma((self.freedom + n) / 2, size=width) / rate
         wobble = np.linalg.solve(np.linalg.cholesky(p).T, generator.standard_normal((2, width)))
@@ -114,6 +125,10 @@ def _activity(degrees: Doubles, least: float) -> Doubles:
     return h
 
 
+USER_FREEDOM = 5.0
+"""κ of `NoisePrior`, unless ω is off."""
+
+
 class NoisePrior(NamedTuple):
     """The prior of the intercept α and of the noise of ratings.
 
@@ -123,7 +138,8 @@ class NoisePrior(NamedTuple):
     center: float  # c
     unit: float  # s > 0
     freedom: float = 1.0  # ν > 0, the weight of the prior of τ in ratings
-    user_freedom: float = 5.0  # κ > 2, the weight of the prior of ω_u in ratings of the user
+    # κ > 2, the weight of the prior of ω_u in ratings of the user; with ∞, every ω_u is 1
+    user_freedom: float = USER_FREEDOM
 
     def draw(
         self,
@@ -150,26 +166,28 @@ class NoisePrior(NamedTuple):
     @property
     def scatter(self) -> float:
         """The mean of 1/ω under the prior: κ/(κ − 2)."""
-        return self.user_freedom / (self.user_freedom - 2)
+        return 1 / (1 - 2 / self.user_freedom)
 
     def user_precision(
-        self, tau: float, squares: Doubles, degrees: Doubles, generator: np.random.Generator | None
+        self, scatter: Doubles, known: Doubles, generator: np.random.Generator | None
     ) -> Doubles:
-        """Draw ω_u ~ Gamma((κ + d_u)/2, ½ (κ + τ Σ w e²)) of users, or return its mean.
+        """Draw ω_u ~ Gamma((κ + k_u)/2, ½ (κ + q_u)) of users, or return its mean.
 
         Parameters
         ----------
-        squares : float64 array of shape (n_u,)
-            Σ w e² of each user.
-        degrees : float64 array of shape (n_u,)
-            d_u, the sum of the w of each user.
+        scatter : float64 array of shape (n_u,)
+            q_u = τ Σ w e² + (x_u − μ − h ξ)ᵀ Λ (x_u − μ − h ξ) of each user.
+        known : float64 array of shape (n_u,)
+            k_u, the number of terms in it: the sum of the w of the user, and 1 + K.
 
         Returns
         -------
         float64 array of shape (n_u,)
         """
-        shape = (self.user_freedom + degrees) / 2
-        rate = (self.user_freedom + tau * squares) / 2
+        if self.user_freedom == np.inf:
+            return np.ones(len(scatter))
+        shape = (self.user_freedom + known) / 2
+        rate = (self.user_freedom + scatter) / 2
         return (shape if generator is None else generator.standard_gamma(shape)) / rate
 
 
@@ -204,20 +222,18 @@ class Conditional(NamedTuple):
         if self.stream is not None:
             normals = normal_rows(self.stream, block.rows if keys is None else keys, width)
         x, residual, squares = np.zeros((size, width), dtype), np.zeros(size), np.zeros(size)
-        tau = (self.tau * omega).astype(dtype)
+        tau, own = dtype.type(self.tau), omega.astype(dtype)
         precision = self.rows.precision.astype(dtype)
         means = self.rows.means(block.degrees)
         rhs = np.einsum("rk,kl->rl", means, self.rows.precision).astype(dtype)
         for members, segments in designs(block, fixed, self.alpha, biases=True):
             a, b = segments.normal_equation()
-            own = tau[members, None]
-            a, b = own[..., None] * a + precision, own * b + rhs[members]
-            x[members] = draw_normals(a, b, normals[members])
+            a, b = tau * a + precision, tau * b + rhs[members]
+            steady = own[members, None]
+            x[members] = draw_normals(steady[..., None] * a, steady * b, normals[members])
             residual[members], squares[members] = segments.sums(x[members])
-        penalty = self.rows.penalty(x, block.degrees)
-        return RowUpdate(
-            x, omega * residual, omega * squares, penalty, omega * block.total_weights()
-        )
+        sums = residual, squares, self.rows.penalty(x, block.degrees), block.total_weights()
+        return RowUpdate(x, *(omega * of_rows for of_rows in sums))
 
 
 def _weighted(block: RatingBlock, omega: Doubles) -> RatingBlock:
@@ -382,7 +398,8 @@ class Chain:
             drawn = RowDistribution.centered(slope, np.diag(self._precisions[side]), least)
         else:
             generator = Stream.generator(self._seed, *key, _OTHERS)
-            drawn = self._row_prior.draw(rows, self._degrees[side], generator)
+            omega = self.user_precision if side == Side.USERS else np.ones(len(rows))
+            drawn = self._row_prior.draw(rows, self._degrees[side], omega, generator)
         self.distributions[side] = drawn
         of_rows = side == Side.USERS
         return Conditional(self.alpha, self.tau, drawn, stream, self.user_precision, of_rows)
@@ -390,7 +407,7 @@ class Chain:
     def replace(self, side: Side, update: RowUpdate, sweep: int) -> None:
         """Replace the rows of a side by those drawn, and draw α and τ, and after users ω."""
         self.rows[side] = update.x
-        self._penalty[side] = float(update.penalty.sum())
+        penalty = update.penalty
         sums = float(update.residual.sum()), float(update.squares.sum()), float(update.weight.sum())
         generator = Stream.generator(self._seed, self._number, sweep, side.number, _OTHERS, 1)
         before = self.alpha
@@ -401,11 +418,16 @@ class Chain:
             step = self.alpha - before
             squares = update.squares - 2 * step * update.residual + step**2 * update.weight
             plain = np.maximum(squares / self.user_precision, 0)  # Σ w e² of each user
+            apart = penalty / self.user_precision
             self.user_precision = self._noise_prior.user_precision(
-                self.tau, plain, self._degrees[Side.USERS], generator
+                self.tau * plain + apart,
+                self._degrees[Side.USERS] + self.rows[Side.USERS].shape[1],
+                generator,
             )
             self._plain = float(plain.sum())
             self._squares = float((self.user_precision * plain).sum())
+            penalty = self.user_precision * apart
+        self._penalty[side] = float(penalty.sum())
 
     @property
     def train_rmse(self) -> float:
@@ -414,7 +436,7 @@ class Chain:
 
     @property
     def objective(self) -> float:
-        """(1/n) [ Σ ω w e² + (1/τ) Σ (x − μ)ᵀ Λ (x − μ) ]: f, with weights and ridge as drawn."""
+        """(1/n) [ Σ ω w e² + (1/τ) Σ ω (x − μ)ᵀ Λ (x − μ) ]: f, with weights and ridge as drawn."""
         return (self._squares + sum(self._penalty.values()) / self.tau) / self._total
 
     @property

@@ -19,7 +19,13 @@ from numpy.typing import NDArray
 from nonconvex.numerics import Bools, Doubles, Floats, Ints
 from nonconvex.numerics.deterministic import Stream
 from nonconvex.numerics.factorization.blocks import RatingBlock
-from nonconvex.numerics.factorization.gibbs import Conditional, NoisePrior, RowDistribution, Sample
+from nonconvex.numerics.factorization.gibbs import (
+    USER_FREEDOM,
+    Conditional,
+    NoisePrior,
+    RowDistribution,
+    Sample,
+)
 from nonconvex.numerics.factorization.model import Factors, Side
 
 _ELEMENTS = 1 << 20  # pairs × samples × unknowns gathered at a time
@@ -33,9 +39,11 @@ class Spread(NamedTuple):
     # of shapes (S,): α and τ of each sample
     alphas: Doubles
     taus: Doubles
-    # of shapes (S, 1 + K, 1 + K): Λ⁻¹ of each side: the covariance of the row of an unknown id
+    # of shapes (S, 1 + K, 1 + K): the covariance of the row of an unknown id of each side, Λ⁻¹ for
+    # items and, as an unknown user has an unknown ω, Λ⁻¹ times `scatter` for users
     user_covariances: Doubles
     item_covariances: Doubles
+    scatter: float  # the mean of 1/ω under its prior
 
     def deviations(
         self, users: Floats, items: Floats, user_precision: Floats | None, user: Ints, item: Ints
@@ -43,7 +51,7 @@ class Spread(NamedTuple):
         """Return the standard deviation of R̂_ui, or of R_ui, for pairs of dense indices.
 
         The variance of R̂_ui is that of the samples; a rating of weight 1 adds the mean of
-        1/(τ ω_u).  An index of -1 is an unknown id, whose row has N(0, Λ⁻¹).
+        1/(τ ω_u).  An index of -1 is an unknown id, whose row has N(0, (ω Λ)⁻¹).
 
         Parameters
         ----------
@@ -71,7 +79,7 @@ class Spread(NamedTuple):
             variance += self._unseen(user[part] < 0, item[part] < 0, x, z)
             if user_precision is not None:
                 known = np.mean(1 / (self.taus * user_precision[user[part]]), axis=1)
-                unknown = np.mean(1 / self.taus) * NoisePrior(0.0, 1.0).scatter
+                unknown = np.mean(1 / self.taus) * self.scatter
                 variance += np.where(user[part] < 0, unknown, known)
             deviations[part] = np.sqrt(variance)
         return deviations
@@ -104,9 +112,12 @@ class Posterior(NamedTuple):
     user_rows: list[RowDistribution]
     item_rows: list[RowDistribution]
     seed: int  # seed of the fit; folding in draws from it, too
+    user_freedom: float = USER_FREEDOM  # κ of the prior of ω; ∞ where ω is off
 
     @classmethod
-    def of(cls, samples: Sequence[Sample], seed: int) -> Posterior:
+    def of(
+        cls, samples: Sequence[Sample], seed: int, user_freedom: float = USER_FREEDOM
+    ) -> Posterior:
         """Put samples side by side."""
         return cls(
             np.array([sample.factors.alpha for sample in samples]),
@@ -119,6 +130,7 @@ class Posterior(NamedTuple):
             [sample.users for sample in samples],
             [sample.items for sample in samples],
             seed,
+            user_freedom,
         )
 
     def sample(self, number: int) -> Sample:
@@ -133,11 +145,12 @@ class Posterior(NamedTuple):
 
     def spread(self) -> Spread:
         """Return the parameters of the standard deviation of predictions."""
-        covariances = (
+        users, items = (
             np.array([np.linalg.inv(rows.precision) for rows in side])
             for side in (self.user_rows, self.item_rows)
         )
-        return Spread(self.alphas, self.taus, *covariances)
+        scatter = NoisePrior(0.0, 1.0, user_freedom=self.user_freedom).scatter
+        return Spread(self.alphas, self.taus, scatter * users, items, scatter)
 
     def projections(self, side: Side, mean: Factors) -> Doubles:
         """Return the maps of folded rows of each sample to the mean model, of shape (S, K, r).
@@ -169,7 +182,12 @@ class Posterior(NamedTuple):
 
 
 def fold_rows(
-    block: RatingBlock, fixed: Floats, given: list[Conditional], projections: Doubles, keys: Ints
+    block: RatingBlock,
+    fixed: Floats,
+    given: list[Conditional],
+    projections: Doubles,
+    keys: Ints,
+    user_freedom: float = USER_FREEDOM,
 ) -> tuple[Floats, Floats, Floats]:
     """Draw the rows of a block in every sample.
 
@@ -181,6 +199,8 @@ def fold_rows(
         From `Posterior.conditionals` and `Posterior.projections`.
     keys : int array of shape (r,)
         Keys of the random numbers of each row.
+    user_freedom : float
+        κ.
 
     Returns
     -------
@@ -192,7 +212,7 @@ def fold_rows(
         ω of users, 1 for items: set to its mean given the draw of a sample, and passed on to the
         next sample.
     """
-    width, level = fixed.shape[1] // len(given), NoisePrior(0.0, 1.0)
+    width, level = fixed.shape[1] // len(given), NoisePrior(0.0, 1.0, user_freedom=user_freedom)
     omega = np.ones(len(block.rows))
     mean = np.zeros((len(block.rows), 1 + projections.shape[2]))
     draws, omegas = [], []
@@ -204,9 +224,8 @@ def fold_rows(
         drawn = conditional.draw(block, other, keys)
         expected = conditional._replace(stream=None).draw(block, other).x.astype(np.float64)
         if conditional.of_rows:
-            omega = level.user_precision(
-                conditional.tau, drawn.squares / omega, block.degrees, generator=None
-            )
+            scatter = (conditional.tau * drawn.squares + drawn.penalty) / omega
+            omega = level.user_precision(scatter, block.degrees + width, generator=None)
         draws.append(drawn.x)
         omegas.append(omega.astype(fixed.dtype))
         if len(draws) > _ROUNDS:

@@ -100,6 +100,21 @@ def test_a_model_comes_back_from_disk_with_its_samples(model, tmp_path):
         np.testing.assert_array_equal(one, other)
 
 
+def test_without_precisions_of_users_all_are_1_on_disk_and_for_new_users_too(ratings, tmp_path):
+    few = {"numBurnIn": 2, "numSamples": 3, "numKept": 2}
+    plain = estimator(**few, fitUserPrecision=False).fit(ratings)
+    plain.write().save(str(tmp_path / "model"))
+    loaded = MatrixFactorizationModel.load(str(tmp_path / "model"))
+    new = ratings.where("user = 7").withColumn("user", F.lit(1007).cast("long"))
+    for model in (plain, loaded, loaded.foldInUsers(new)):
+        posterior = model._state.posterior
+        assert (posterior.user_precision == 1).all()
+        assert posterior.spread().scatter == 1.0
+    assert len(model._state.posterior.users) == len(plain._state.posterior.users) + 1
+    with pytest.raises(ParamError, match="fitUserPrecision=False is only for solver='gibbs', not"):
+        MatrixFactorization(fitUserPrecision=False).fit(ratings)
+
+
 @contextmanager
 def before(owner, name, when, act):
     """Act before some calls of a method."""

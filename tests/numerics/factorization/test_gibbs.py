@@ -62,19 +62,36 @@ def test_a_row_is_drawn_from_its_own_regression(problem):
 
 @pytest.mark.parametrize("of_rows", [True, False])
 @pytest.mark.parametrize("weighted", [True, False])
-def test_steadiness_counts_as_a_weight_of_the_ratings(of_rows, weighted):
+def test_steadiness_counts_as_a_weight_of_the_ratings_and_of_the_prior_of_a_user(of_rows, weighted):
     problem = random_problem(np.random.default_rng(7), 9, 12, 3, weighted=weighted)
     generator = np.random.default_rng(0)
     omega = generator.gamma(5, 0.2, 9 if of_rows else 12)
     block, rows = problem.block, distribution(generator, 4)
     given_all = gibbs.Conditional(1.0, 1.7, rows, STREAM, omega, of_rows)
-    update = given_all.draw(block, problem.factors.items)
-    each = omega[np.repeat(block.rows, block.counts) if of_rows else block.columns]
-    weights = each if block.weights is None else each * block.weights
     plain = given_all._replace(user_precision=None)
-    twin = plain.draw(block._replace(weights=weights), problem.factors.items)
-    for one, other in zip(update, twin, strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-12)
+    fixed = problem.factors.items
+    update, unweighted = given_all.draw(block, fixed), plain.draw(block, fixed)
+    each = omega[np.repeat(block.rows, block.counts) if of_rows else block.columns]
+    weighted = block._replace(weights=each if block.weights is None else each * block.weights)
+    for number, row in enumerate(block.rows):
+        own = omega[row] if of_rows else 1.0
+        prior = rows._replace(precision=own * rows.precision)
+        twin = plain._replace(rows=prior).draw(weighted, fixed)
+        for one, other in zip(update, twin, strict=True):
+            np.testing.assert_allclose(one[number], other[number], rtol=1e-9, atol=1e-12)
+    if of_rows:  # the mean of a row does not depend on its ω
+        means = (each._replace(stream=None).draw(block, fixed).x for each in (given_all, plain))
+        np.testing.assert_allclose(*means, rtol=1e-9)
+        assert not np.allclose(update.x, unweighted.x)
+
+
+def test_users_without_a_precision_of_their_own(problem):
+    chain = chain_of(problem, noise_prior=gibbs.NoisePrior(3.0, 2.0, user_freedom=np.inf))
+    for sweep in (gibbs.HELD, gibbs.HELD + 1):
+        sweep_of(chain, problem, sweep)
+    np.testing.assert_array_equal(chain.user_precision, np.ones(12))
+    assert gibbs.NoisePrior(0.0, 1.0, user_freedom=np.inf).scatter == 1.0
+    assert gibbs.NoisePrior(0.0, 1.0).scatter == pytest.approx(5 / 3)
 
 
 def test_draws_have_the_mean_and_the_covariance_of_the_conditional():
@@ -184,19 +201,20 @@ DEGREES = {"users": np.array([1.0, 2, 2]), "items": np.array([2.0, 3])}
 def prior_draw(generator):
     """Draw all unknowns from the prior."""
 
-    def rows(side, count):
+    def rows(side, count, omega):
         nu, width = ROW_PRIOR.freedom, 1 + RANK
         rate = nu * ROW_PRIOR.units**2 / 2
         precision = generator.gamma(nu / 2, 1 / rate)
         mean, slope = generator.normal(0, 1 / np.sqrt(ROW_PRIOR.rows * precision), (2, width))
         h = np.log((1 + DEGREES[side]) / (1 + DEGREES[side].min()))
-        noise = generator.normal(size=(count, width)) / np.sqrt(precision)
+        noise = generator.normal(size=(count, width)) / np.sqrt(np.outer(omega, precision))
         return mean + h[:, None] * slope + noise
 
     tau = generator.gamma(LEVEL.freedom / 2, 2 / (LEVEL.freedom * LEVEL.unit**2))
     omega = generator.gamma(LEVEL.user_freedom / 2, 2 / LEVEL.user_freedom, USERS)
     alpha = generator.normal(LEVEL.center, LEVEL.unit)
-    return Factors(alpha, rows("users", USERS), rows("items", ITEMS)), tau, omega
+    sides = rows("users", USERS, omega), rows("items", ITEMS, np.ones(ITEMS))
+    return Factors(alpha, *sides), tau, omega
 
 
 def rate(factors, tau, omega, generator):
@@ -286,8 +304,12 @@ def test_centered_rows_predict_the_same_and_a_chain_knows_its_error_and_f(proble
     errors = problem.ratings - predict(now, problem.users, problem.items)
     assert chain.train_rmse == pytest.approx(np.sqrt(np.mean(errors**2)))
     degrees = degrees_of(problem)
-    penalties = [chain.distributions[s].penalty(chain.rows[s], degrees[s]).sum() for s in degrees]
-    f = (chain.user_precision[problem.users] @ errors**2 + sum(penalties) / chain.tau) / len(errors)
+    of_users, of_items = (
+        chain.distributions[s].penalty(chain.rows[s], degrees[s]) for s in degrees
+    )
+    omega = chain.user_precision
+    penalty = omega @ of_users + of_items.sum()
+    f = (omega[problem.users] @ errors**2 + penalty / chain.tau) / len(errors)
     assert chain.objective == pytest.approx(f)
 
 
