@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import unquote
 
 from py4j.protocol import Py4JJavaError
 from pyspark.sql import SparkSession
@@ -153,6 +154,23 @@ class FileSystem:
                     if not status.getLen() and not _HIDDEN.search(inside):
                         empty.append(root.getName() + inside)
         return sorted(empty)
+
+    def partitions(self, pattern: str) -> list[str]:
+        """Return the columns that Spark would read from the directories ``<column>=<value>``.
+
+        They are those above the first file, inside what the pattern matches.
+        """
+        with _named("listed", pattern):
+            for match in self._files.globStatus(self._path(pattern)) or []:
+                root = match.getPath()
+                for status in self._files_in(root):
+                    inside = status.getPath().toString().removeprefix(root.toString())
+                    if not _HIDDEN.search(inside):
+                        names = (
+                            part.split("=")[0] for part in inside.split("/")[:-1] if "=" in part
+                        )
+                        return [unquote(name) for name in names]
+        return []
 
     def sha256(self, path: str) -> str:
         """Return the SHA-256 of a file in hexadecimal digits; its bytes stay in Java."""

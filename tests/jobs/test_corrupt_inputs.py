@@ -25,7 +25,8 @@ def job(run_job, tmp_path):
 
     def job(main, config_type, text, ratings=""):
         config = tmp_path / "config.toml"
-        ratings = f'[ratings]\npath = "{tmp_path}/data"\nformat = "parquet"\n{ratings}\n'
+        kind = "csv" if (tmp_path / "data/part.csv").exists() else "parquet"
+        ratings = f'[ratings]\npath = "{tmp_path}/data"\nformat = "{kind}"\n{ratings}\n'
         places = f'[prepared]\npath = "{tmp_path}/prepared"\n'
         if main is recommend_job:
             ratings, places = "", ""
@@ -149,6 +150,21 @@ def test_a_file_that_vanishes_while_it_is_read(prepare, tmp_path, monkeypatch):
 
     monkeypatch.setattr(FileSystem, "exists", vanish)
     refuses(prepare("duplicates = 'mean'"), "b.parquet")
+
+
+def test_rows_that_would_be_merged_keep_their_reason(job, tmp_path):
+    (tmp_path / "data").mkdir()
+    lines = ["user,item,rating", *(f"{user},{user},3" for user in range(20))]
+    lines += ["Jos\u00e9,1,5", "Jos\u00e8,1,4", "9" * 20_000 + ",1,5", "1,1," + "9" * 20_000 + "x"]
+    (tmp_path / "data/part.csv").write_bytes("\n".join(lines).encode("latin-1"))
+    outcome = job(prepare_job, PreparationConfig, "")
+    assert outcome["counts"]["rejected"] == {
+        "rating has more than 1,000 characters": 1,
+        "user has bytes that are not UTF-8": 2,
+    }
+    with open(tmp_path / "data/part.csv", "a") as file:
+        file.write('\n"ann,1,5')
+    refuses(job(prepare_job, PreparationConfig, ""), "opens a quote")
 
 
 STRANGE = [

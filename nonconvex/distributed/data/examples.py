@@ -25,7 +25,13 @@ from nonconvex.distributed.columns import (
     named_column,
     number_column,
 )
-from nonconvex.distributed.data.sources import Source, Window, read_source
+from nonconvex.distributed.data.sources import (
+    Source,
+    Window,
+    is_nested,
+    is_undecodable,
+    read_source,
+)
 from nonconvex.distributed.data.splits import Split, part_by_hash
 from nonconvex.distributed.data.validation import PARTS
 from nonconvex.numerics import Bools, Doubles, Longs
@@ -508,7 +514,8 @@ def take_examples(
 
     A row is rejected if its line is malformed, a feature, a target or the weight is null, NaN,
     infinite or no number, the weight is negative, the class is null, or the column that splits
-    has no part.  In a text format columns become numbers; classes too, if all are numbers.
+    has no part.  So is a class that is a string with bytes that are not UTF-8, or in JSON an object
+    or a list.  In a text format columns become numbers; classes too, if all are numbers.
     Raises ColumnError if a column is missing, and ExamplesError if there are no usable rows, or
     rows to reject that the policy does not allow.
     """
@@ -526,7 +533,9 @@ def take_examples(
     if classify:
         assert isinstance(columns.label, str)
         label = _class(source, columns.label, values[columns.label])
-        reasons[used.index(columns.label)] = _missing(columns.label, label.isNull())
+        reasons[used.index(columns.label)] = F.coalesce(
+            _missing(columns.label, label.isNull()), *_unreadable(source, columns.label)
+        )
         values[columns.label] = label
     if columns.weight is not None:
         reasons.append(F.when(values[columns.weight] < 0, f"{columns.weight} is negative"))
@@ -602,6 +611,17 @@ def _class(source: Source, name: str, number: Column) -> Column:
     text = source.rows.where(column.isNotNull() & (F.trim(column) != ""))
     words = text.where(number.isNull() | _infinite(number)).limit(1).count()
     return F.when(F.trim(column) != "", column) if words else number
+
+
+def _unreadable(source: Source, name: str) -> list[Column]:
+    """Return the reasons to reject a class that is a string, and would be taken for another."""
+    if not isinstance(source.rows.schema[name].dataType, StringType):
+        return []
+    column = named_column(name).cast("string")
+    reasons = [F.when(is_undecodable(column), f"{name} has bytes that are not UTF-8")]
+    if source.format == "json":
+        reasons.append(F.when(is_nested(column), f"{name} is an object or a list"))
+    return reasons
 
 
 def _reason(table: DataFrame, name: str, value: Column) -> Column:

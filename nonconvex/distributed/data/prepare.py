@@ -278,6 +278,7 @@ def _check(source: Source, columns: Columns, rules: Rules, split: Split) -> _Che
         columns,
         rules,
         text=source.text,
+        nested=source.format == "json",
         malformed=source.malformed,
         split=split.column,
         timestamp_required=needs_timestamps(columns, rules, split),

@@ -57,6 +57,14 @@ _EXTENSIONS = {**{name: name for name in FORMATS}, "tsv": "csv", "jsonl": "json"
 _COMPRESSIONS = ("gz", "bz2", "zst", "lz4", "snappy")
 _WILDCARDS = re.compile(r"[*?\[\]{}\\]")
 _MALFORMED = "_corrupt_record"
+_REPLACEMENT = "\ufffd"
+# An object after the end of another one, where no string is open; half of a surrogate pair.  In
+# both, nothing that was matched is given back, so they are linear in the length of a line.
+_JOINED = r"""(?s)^(?:[^"}]|"(?:[^"\\]|\\.)*+"|\}(?!\s*+\{))*+\}\s*+\{"""
+_HALF = (
+    r"(?si)^(?:[^\\]|\\[^u]|\\u(?!d[89a-f])|\\ud[89ab]\p{XDigit}{2}\\ud[c-f]\p{XDigit}{2})*+"
+    r"\\ud[89a-f]"
+)
 
 
 class SourceError(ValueError):
@@ -149,11 +157,70 @@ def read_source(
         pattern = f"{pattern}/{{{','.join(map(_literally, days))}}}"
         path = f"{path}/{days[0]}" + (f" to {days[-1]}" if days[1:] else "")
     with reading(path, format):
+        separator = separator or ("\t" if extension == "tsv" else ",")
+        partitions = files.partitions(pattern)
         if format == "parquet":
             refuse_empty_files(files, pattern)
+        else:
+            _refuse_open_lines(spark, pattern, path, format, separator)
+        if partitions:
+            inside = spark.read.option("recursiveFileLookup", True)
+            inside = inside.option("header", True).option("sep", separator)
+            _refuse_hidden(inside.format(format).load(pattern).columns, partitions, path)
+        if format == "parquet":
             return Source(spark.read.parquet(pattern), path, format)
-        separator = separator or ("\t" if extension == "tsv" else ",")
         return Source(_read_text(spark, pattern, format, separator), path, format, _MALFORMED)
+
+
+def is_undecodable(text: Column) -> Column:
+    """Hold where a string has bytes that are not UTF-8, or what Spark has read in their place."""
+    return ~F.is_valid_utf8(text) | F.contains(text, F.lit(_REPLACEMENT))
+
+
+def is_nested(text: Column) -> Column:
+    """Hold where the string that Spark has read for a value of JSON is an object or a list."""
+    return F.json_object_keys(text).isNotNull() | F.json_array_length(text).isNotNull()
+
+
+def _refuse_open_lines(
+    spark: SparkSession, pattern: str, path: str, format: str, separator: str
+) -> None:
+    """Refuse text in which it is not known where a row or a character ends.
+
+    Spark splits text into lines before it looks at quotes, and reads the first object of a line.
+    """
+    line = F.col("value")
+    if format == "json":
+        suspect = line.rlike(_JOINED) | line.rlike(_HALF)
+        remedy = "has half of a character, or two objects: write one object in each line, in UTF-8"
+    else:
+        suspect = F.contains(line, F.lit('"')) & line.rlike(_open_quote(separator))
+        remedy = (
+            "opens a quote that it does not close: write each row in one line, and the quotes in "
+            "a field twice, or write Parquet"
+        )
+    open_line = spark.read.text(pattern).where(suspect).select(F.substring(line, 1, 40)).first()
+    if open_line is not None:
+        raise SourceError(f"{path} cannot be read as {format}: a line, {open_line[0]!r}, {remedy}")
+
+
+def _open_quote(separator: str) -> str:
+    """Return a pattern, linear in the length of a line, of lines whose last field stays open."""
+    end = re.escape(separator)
+    rest = f"(?:(?!{end}).)*+"
+    quoted = '"[^"]*+(?:""[^"]*+)*+'
+    return f'(?s)^(?:(?:{quoted}"{rest}|(?!"){rest}){end})*+{quoted}$'
+
+
+def _refuse_hidden(columns: Collection[str], partitions: Collection[str], path: str) -> None:
+    """Refuse columns that directories give and files have, too: Spark would take the former."""
+    hidden = {name.lower() for name in columns} & {name.lower() for name in partitions}
+    if hidden:
+        name = min(hidden)
+        raise SourceError(
+            f"{path} has a column {name!r} in its files and in the names {name}=… of its "
+            f"directories, which may differ: read {path}/* for that of the files, or drop one"
+        )
 
 
 def refuse_empty_files(files: FileSystem, pattern: str) -> None:

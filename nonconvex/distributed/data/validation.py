@@ -24,6 +24,7 @@ from pyspark.sql.types import (
 )
 
 from nonconvex.distributed.columns import named_column
+from nonconvex.distributed.data.sources import is_nested, is_undecodable
 
 ID_TYPES = ("auto", "string", "long")
 """Types that ids can be converted to."""
@@ -101,8 +102,13 @@ _ALLOWED: dict[str, tuple[tuple[type[DataType], ...], str]] = {
 }
 
 
-# Spark's own cast also takes Java's "5d" and "0x1p3".
-_NUMBER = r"(?i)^\s*[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?\s*$|^\s*([+-]?inf(inity)?|nan)\s*$"
+# Spark's own cast also takes Java's "5d" and "0x1p3".  No part of the pattern can take over what
+# another one has matched, so the time is linear in the length of a field.
+_NUMBER = (
+    r"(?i)^\s*+(?:[+-]?+(?:\d++(?:\.\d*+)?+|\.\d++)(?:e[+-]?+\d++)?+|[+-]?+inf(?:inity)?+|nan)\s*+$"
+)
+_LONGEST = 1_000  # characters of a number or a time
+_SHOWN = 100  # characters of a value that a reason quotes
 
 _Check = tuple[Column, Column]  # condition of rejection, and reason
 
@@ -124,6 +130,7 @@ def label_ratings(
     rules: Rules,
     *,
     text: bool = False,
+    nested: bool = False,
     malformed: str | None = None,
     split: str | None = None,
     timestamp_required: bool = False,
@@ -131,10 +138,11 @@ def label_ratings(
 ) -> DataFrame:
     """Return every row as a rating, with the reason of its rejection, or null.
 
-    The reason is the first of these: the line is malformed; the user is null or not an integer
-    (if ``rules.ids`` is "long"); the item likewise; the rating is null, not a number, NaN,
-    infinite, below the minimum or above the maximum; the weight is null, not a number, NaN,
-    infinite or negative; the timestamp is neither number nor date-time, or is null though
+    The reason is the first of these: the line is malformed; the user is null, has bytes that are
+    not UTF-8, is an object or a list (if values may be `nested`), or is not an integer (if
+    ``rules.ids`` is "long"); the item likewise; the rating is null, has more than 1,000 characters,
+    is not a number, NaN, infinite, below the minimum or above the maximum; the weight likewise, or
+    is negative; the timestamp is too long or neither number nor date-time, or is null though
     required; the split is none of `PARTS`.  In a reason, the value follows ": ".
 
     The columns are ``user, item, rating double, [weight double], [timestamp long], [split string],
@@ -150,7 +158,7 @@ def label_ratings(
         checks.append((named_column(malformed).isNotNull(), F.lit("line is malformed")))
     for role, (value, data_type) in found.items():
         if role in ("user", "item"):
-            ratings[role], refused = _read_id(role, value, rules.ids)
+            ratings[role], refused = _read_id(role, value, data_type, rules.ids, nested)
         elif role == "timestamp":
             ratings[role], refused = _read_timestamp(value, data_type, timestamp_required)
         elif role == "split":
@@ -248,7 +256,14 @@ def _refuse_shared_columns(names: Mapping[str, str]) -> None:
 
 
 def _got(reason: str, value: Column) -> Column:
-    return F.concat(F.lit(f"{reason}: "), F.coalesce(value.cast("string"), F.lit("null")))
+    text = F.coalesce(value.cast("string"), F.lit("null"))
+    start = F.concat(F.substring(text, 1, _SHOWN), F.lit("…"))
+    return F.concat(F.lit(f"{reason}: "), F.when(F.length(text) > _SHOWN, start).otherwise(text))
+
+
+def _too_long(role: str, value: Column) -> _Check:
+    why = _got(f"{role} has more than {_LONGEST:,} characters", value)
+    return F.length(value) > _LONGEST, why
 
 
 def _is_integer(text: Column) -> Column:
@@ -256,12 +271,18 @@ def _is_integer(text: Column) -> Column:
     return F.coalesce(text.try_cast("long").cast("string") == text, F.lit(False))
 
 
-def _read_id(side: str, value: Column, ids: str) -> tuple[Column, list[_Check]]:
+def _read_id(
+    side: str, value: Column, data_type: DataType, ids: str, nested: bool
+) -> tuple[Column, list[_Check]]:
+    text = value.cast("string")
     checks = [(value.isNull(), F.lit(f"{side} is null"))]
+    if isinstance(data_type, StringType):
+        valid = F.make_valid_utf8(text)
+        checks.append((is_undecodable(text), _got(f"{side} has bytes that are not UTF-8", valid)))
+    if nested:
+        checks.append((is_nested(text), _got(f"{side} is an object or a list", text)))
     if ids == "long":
-        checks.append(
-            (~_is_integer(value.cast("string")), _got(f"{side} is not an integer", value))
-        )
+        checks.append((~_is_integer(text), _got(f"{side} is not an integer", value)))
     return (value if ids == "auto" else value.try_cast(ids)), checks
 
 
@@ -271,6 +292,7 @@ def _read_number(
     number = value.try_cast("double") + 0.0  # so that −0, whose bits are others, becomes 0
     checks = [(value.isNull(), F.lit(f"{role} is null"))]
     if isinstance(data_type, StringType):
+        checks.append(_too_long(role, value))
         quoted = F.concat(F.lit("'"), value, F.lit("'"))
         checks.append((~value.rlike(_NUMBER), _got(f"{role} is not a number", quoted)))
     checks.append((F.isnan(number), F.lit(f"{role} is NaN")))
@@ -295,8 +317,9 @@ def _read_timestamp(
         )
     else:
         seconds = value.try_cast("long")
+    checks = [_too_long("timestamp", value)] if isinstance(data_type, StringType) else []
     unread = seconds.isNull() & value.isNotNull()
-    checks = [(unread, _got("timestamp is neither a number nor a date-time", value))]
+    checks.append((unread, _got("timestamp is neither a number nor a date-time", value)))
     if required:
         checks.append((value.isNull(), F.lit("timestamp is null")))
     return seconds, checks

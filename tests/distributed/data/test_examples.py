@@ -127,6 +127,15 @@ def test_classes_of_text_are_numbers_if_all_are(spark, tmp_path):
     assert rows(table.training) == [(1.0, 0.0), (2.0, 1.0)]
 
 
+def test_classes_that_would_be_merged_are_refused(spark, tmp_path):
+    lines = [f'{{"x": 1, "y": {y}}}' for y in ('"caf\\ufffd"', '{"a": 1}', "[1]", '"tea"')]
+    (tmp_path / "t.json").write_text("\n".join(lines))
+    source = read_example_table(spark, str(tmp_path / "t.json"))
+    table = take_examples(source, ExampleColumns(["x"], "y"), REJECT, classify=True)
+    assert table.reasons == {"y has bytes that are not UTF-8": 1, "y is an object or a list": 2}
+    assert [row.y for row in table.rows.collect()] == ["tea"]
+
+
 def test_vectors_and_arrays_are_judged_by_their_entries(spark):
     three = Vectors.sparse(2, [1], [3.0])
     data = [

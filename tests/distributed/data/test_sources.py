@@ -1,10 +1,18 @@
 import bz2
 import gzip
+import time
 
 import pytest
 from pyspark.sql import functions as F
 
-from nonconvex.distributed.data.sources import SourceError, read_source, reading
+from nonconvex.distributed.data.sources import (
+    _HALF,
+    _JOINED,
+    SourceError,
+    _open_quote,
+    read_source,
+    reading,
+)
 
 
 def rows(source):
@@ -129,3 +137,60 @@ def test_files_with_other_headers_are_not_mixed_up(spark, tmp_path):
 def test_errors_that_are_not_about_files_pass(spark):
     with pytest.raises(ZeroDivisionError), reading("r.csv", "csv"):
         1 / 0  # noqa: B018
+
+
+OPEN = [
+    ('"ann,1,5', "csv"), ('1,2,"5', "csv"), ('1,"2"x,"5""', "csv"), ("1,2,\"", "csv"),
+    ('1\t"a\t5', "tsv"), ('1::"a"::"5', "::"),
+    ('{"user":1}{"user":2}', "json"), ('{"user":"}{"} {"user":2}', "json"),
+    (r'{"user":"\ud800"}', "json"), (r'{"user":"\\\udc00 \ud83d\ude00"}', "json"),
+]  # fmt: skip
+CLOSED = [
+    ('"an""n",1,5', "csv"), ('7" single,1,"5"', "csv"), ('"b" c,"",5"', "csv"), ("1,2,3", "csv"),
+    ('1\t"a"\t,"', "tsv"), ('1::"a"::5:"', "::"),
+    ('{"user":"}{","item":{"a":{"b":1}}}', "json"), (r'{"user":"\"}{\\"}', "json"),
+    (r'{"user":"\\ud800 \ud83d\ude00"}', "json"),
+]  # fmt: skip
+
+
+def test_lines_that_end_within_a_row_are_told_from_others(spark):
+    lines = spark.createDataFrame([*OPEN, *CLOSED], ["line", "kind"])
+    line, found = F.col("line"), F.lit(False)
+    for kind, separator in (("csv", ","), ("tsv", "\t"), ("::", "::")):
+        found = F.when(F.col("kind") == kind, line.rlike(_open_quote(separator))).otherwise(found)
+    json = line.rlike(_JOINED) | line.rlike(_HALF)
+    found = F.when(F.col("kind") == "json", json).otherwise(found)
+    rows = lines.select("line", found.alias("open")).collect()
+    assert [row.line for row in rows if row.open] == [line for line, _ in OPEN]
+
+
+@pytest.mark.parametrize("line", [OPEN[0][0], OPEN[6][0]])
+def test_lines_that_end_within_a_row_are_refused_as_a_whole(spark, tmp_path, line):
+    kind = "json" if line.startswith("{") else "csv"
+    path = write(tmp_path / f"r.{kind}", f"user,item,rating\n{line}\n")
+    with pytest.raises(SourceError, match=f"as {kind}: a line, .*, (opens a quote|has half)") as no:
+        read_source(spark, path)
+    assert "\n" not in str(no.value)
+
+
+def test_long_lines_cost_linear_time(spark):
+    lines = ['"' * 2_000_001, '","' * 700_000, '{"a":"' * 300_000, "}  " * 700_000, "\\u" * 10**6]
+    frame = spark.createDataFrame([(line,) for line in lines], "line string")
+    patterns = (_open_quote(","), _open_quote("::"), _JOINED, _HALF)
+    start = time.monotonic()
+    found = frame.select(*(F.col("line").rlike(pattern) for pattern in patterns)).collect()
+    assert time.monotonic() - start < 30
+    assert [row[0] for row in found] == [True, False, False, False, False]
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet", "json"])
+def test_a_directory_does_not_override_a_column(spark, tmp_path, kind):
+    frame = spark.createDataFrame([("1", "a", "5")], ["user", "item", "Day"])
+    path = str(tmp_path / f"r.{kind}")
+    frame.write.format(kind).option("header", True).save(f"{path}/day=3")
+    message = f"r.{kind} has a column 'day' in its files and in the names day=… of its directories"
+    with pytest.raises(SourceError, match=message):
+        read_source(spark, path)
+    assert read_source(spark, f"{path}/*").rows.first().Day == "5"
+    frame.drop("Day").write.format(kind).option("header", True).save(f"{path}2.{kind}/day=3")
+    assert read_source(spark, f"{path}2.{kind}").rows.first().day in (3, "3")

@@ -1,10 +1,12 @@
 import itertools
+import time
 from datetime import date, datetime
 from decimal import Decimal
 
 import pytest
 
 from nonconvex.distributed.data.validation import (
+    _NUMBER,
     Columns,
     RatingsError,
     Rules,
@@ -74,6 +76,45 @@ def test_every_reason_to_refuse_a_row_of_text(spark):
     rows = spark.createDataFrame(rows, schema)
     found = reasons(rows, columns, Rules(), text=True, malformed="bad")
     assert found == [reason for _, reason in cases]
+
+
+def test_a_long_cell_costs_linear_time_and_is_quoted_in_part(spark):
+    cells = [cell for size in (20_000, 2_000_000) for cell in ("9" * size, "9" * size + "x")]
+    start = time.process_time(), time.monotonic()
+    patterns = spark.createDataFrame([(cell,) for cell in cells], "cell string")
+    found = [row[0] for row in patterns.select(patterns.cell.rlike(_NUMBER)).collect()]
+    assert found == [True, False] * 2
+    rows = [("1", "a", cell, "1") for cell in cells] + [("1", "a", "1", cell) for cell in cells]
+    rows = spark.createDataFrame(rows, "user string, item string, rating string, timestamp string")
+    found = reasons(rows, Columns(timestamp="timestamp"), Rules(), text=True)
+    long = "has more than 1,000 characters: "
+    assert (
+        found
+        == [f"rating {long}" + "9" * 100 + "…"] * 4 + [f"timestamp {long}" + "9" * 100 + "…"] * 4
+    )
+    rows = spark.createDataFrame([("x" * 10**6, "a", 1.0)], ["user", "item", "rating"])
+    assert reasons(rows, Columns(), Rules(ids="long")) == [
+        "user is not an integer: " + "x" * 100 + "…"
+    ]
+    assert time.monotonic() - start[1] < 30  # a quadratic pattern takes 32 s for 20 kB
+
+
+def test_ids_that_would_be_merged_are_refused(spark):
+    ids = ["Jos\ufffd", '{"id": 1}', "[1, 2]", "[deleted]", "{not json", "José"]
+    rows = [(i, "a", "1") for i in ids] + [("a", i, "1") for i in ids]
+    rows = spark.createDataFrame(rows, ["user", "item", "rating"])
+    bytes_of = "has bytes that are not UTF-8: Jos\ufffd"
+    for nested in (False, True):
+        expected = [
+            bytes_of,
+            *(f"is an object or a list: {i}" if nested else None for i in ids[1:3]),
+            *[None] * 3,
+        ]
+        found = reasons(rows, Columns(), Rules(), text=True, nested=nested)
+        for side, part in (("user", found[:6]), ("item", found[6:])):
+            assert part == [why and f"{side} {why}" for why in expected]
+    rows = spark.sql("select cast(X'4aff' as string) user, 1 item, 1.0 rating")
+    assert reasons(rows, Columns(), Rules()) == ["user has bytes that are not UTF-8: J\ufffd"]
 
 
 def test_ratings_and_times_are_read_for_what_they_are(spark):
