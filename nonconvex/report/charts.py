@@ -6,9 +6,11 @@ Rows are counted on Spark, in one pass, however many there are.
 from __future__ import annotations
 
 import io
+import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from functools import wraps
+from typing import Any, NamedTuple, ParamSpec
 
 import matplotlib
 import numpy as np
@@ -16,14 +18,14 @@ from matplotlib.axes import Axes
 from matplotlib.collections import PatchCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogFormatter, MaxNLocator
 from numpy.typing import NDArray
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from nonconvex.numerics import Doubles, Longs
 from nonconvex.numerics.metrics import LEVELS, PredictedVsActual
-from nonconvex.report.page import COLOURS, Picture
+from nonconvex.report.page import COLOURS, Picture, legible
 
 
 class Reliability(NamedTuple):
@@ -94,6 +96,9 @@ Array = NDArray[Any]
 
 Curve = Sequence[tuple[float, float]]
 
+_P = ParamSpec("_P")
+_log = logging.getLogger("nonconvex")
+
 SIZE = (4.4, 2.9)
 """Width and height in inches: small, so that text is legible on a phone, too."""
 
@@ -106,6 +111,24 @@ def colour(name: str) -> str:
     return COLOURS[name][0]
 
 
+def drawn(make: Callable[_P, Picture]) -> Callable[_P, Picture]:
+    """Decorate a function that draws: if it fails, the figure is empty and says so."""
+
+    @wraps(make)
+    def attempt(*args: _P.args, **more: _P.kwargs) -> Picture:
+        try:
+            return make(*args, **more)
+        except Exception as error:
+            what = make.__name__.strip("_").removesuffix("_picture").replace("_", " ")
+            title = args[1] if what == "picture" else what.capitalize()
+            _log.exception("the figure %r could not be drawn, and the page is without it", title)
+            why = f"This figure could not be drawn ({type(error).__name__}). The log has the cause."
+            return Picture("", str(title), why, why, "", b"")
+
+    return attempt
+
+
+@drawn
 def picture(
     name: str,
     title: str,
@@ -144,9 +167,10 @@ def _adapted(svg: str, name: str, alt: str) -> str:
     svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", svg)
     svg = svg.replace('<style type="text/css">', f'<style type="text/css">{_DARK_MODE}', 1)
     quoted = alt.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
-    return svg.replace("<svg", f'<svg role="img" aria-label="{quoted}"', 1)
+    return legible(svg.replace("<svg", f'<svg role="img" aria-label="{quoted}"', 1))
 
 
+@drawn
 def curves_picture(
     name: str,
     title: str,
@@ -172,6 +196,8 @@ def curves_picture(
         values = np.array([value for curve in finite for _, value in curve])
         if values.min() > 0 and values.max() > 20 * values.min():
             axes.set_yscale("log")
+            axes.yaxis.set_major_formatter(LogFormatter())
+            axes.yaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False))
         if curves[1:]:
             (other,) = axes.plot([], [], color=colour("quiet"), linewidth=1.0)
             axes.legend([line, other], [front, "others"], loc="best")
@@ -186,6 +212,7 @@ def curves_picture(
     return picture(name, title, caption, alt, draw)
 
 
+@drawn
 def spread_picture(
     restarts: Sequence[Any], values: Sequence[float], best: int, what: str
 ) -> Picture:
@@ -219,6 +246,7 @@ def spread_picture(
     )
 
 
+@drawn
 def histogram_picture(
     name: str, title: str, what: str, alt: str, histogram: PredictedVsActual
 ) -> Picture:
@@ -322,8 +350,9 @@ def item_map(axes: Axes, points: Array, names: Mapping[int, str]) -> None:
     taken: list[Any] = []
     frame = axes.get_window_extent()
     for place, name in names.items():
+        line = " ".join(legible(name).split())
         text = axes.annotate(
-            name, points[place], xytext=(0, 4), textcoords="offset points", ha="center",
+            line, points[place], xytext=(0, 4), textcoords="offset points", ha="center",
             fontsize=7.5, color=colour("ink"), in_layout=False,
         )  # fmt: skip
         box = text.get_window_extent().expanded(1.04, 1.15)
@@ -385,5 +414,5 @@ _STYLE: dict[Any, Any] = {
     "legend.fontsize": 8.5,
     "figure.facecolor": colour("surface"),
     "savefig.facecolor": colour("surface"),
-    "mathtext.default": "regular",
+    "text.parse_math": False,  # a title with two dollars is no formula
 }

@@ -45,6 +45,7 @@ _MAPPED = 250  # the most rated items, which the map shows
 _NAMED = 60  # candidates for a name on the map
 _BIAS_BINS = 40
 _LONGEST_NAME = 24  # characters, on the map
+_LONGEST_TITLE = 200  # in the table of axes
 
 
 class ExtremeItems(NamedTuple):
@@ -153,7 +154,10 @@ def _names(
     if names is not None:
         wanted = names.where(F.col("id").isin(ids)).collect()
         found = {row.id: row.name for row in wanted if row.name}
-    return {index: found.get(one, one) for index, one in zip(items, ids, strict=True)}
+    return {
+        index: _shortened(found.get(one, one), _LONGEST_TITLE)
+        for index, one in zip(items, ids, strict=True)
+    }
 
 
 def factorization_page(data: FactorizationPageData) -> Page:
@@ -355,6 +359,7 @@ def _training_pictures(summary: TrainingSummary) -> list[Picture]:
     return pictures
 
 
+@charts.drawn
 def _count_picture(side: str, scores: Mapping[str, Scores]) -> Picture:
     """Draw the test error by the number of training ratings of the user or the item."""
     model = [one.rmse["model"] for one in scores.values()]
@@ -373,6 +378,7 @@ def _count_picture(side: str, scores: Mapping[str, Scores]) -> Picture:
     )
 
 
+@charts.drawn
 def _bias_picture(factors: Factors) -> Picture:
     sides = {"users": factors.users[:, 0], "items": factors.items[:, 0]}
     values = np.concatenate([*sides.values()]).astype(np.float64)
@@ -391,6 +397,7 @@ def _bias_picture(factors: Factors) -> Picture:
     )
 
 
+@charts.drawn
 def _norm_picture(factors: Factors, counts: Sequence[Ints]) -> Picture:
     """Draw the length of γ by the number of ratings of a user or an item."""
     series, ends = {}, []
@@ -409,6 +416,7 @@ def _norm_picture(factors: Factors, counts: Sequence[Ints]) -> Picture:
     )
 
 
+@charts.drawn
 def map_picture(shown: ExtremeItems, names: Sequence[str]) -> Picture:
     """Draw the most rated items on the first two axes; `names` are those of `shown.mapped`."""
     labels = {int(place): _shortened(names[place]) for place in shown.named()}
@@ -460,5 +468,5 @@ def _short(count: int) -> str:
     return str(count)
 
 
-def _shortened(name: str) -> str:
-    return name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1].rstrip() + "…"
+def _shortened(name: str, most: int = _LONGEST_NAME) -> str:
+    return name if len(name) <= most else name[: most - 1].rstrip() + "…"

@@ -32,6 +32,7 @@ from nonconvex.report.page import (
     Table,
     comparison_table,
     format_number,
+    legible,
     run_page,
     table_of_restarts,
     training_facts,
@@ -240,6 +241,7 @@ def _training_pictures(summary: NetworkSummary) -> list[Picture]:
     return pictures
 
 
+@charts.drawn
 def _calibration_picture(measured: Reliability) -> Picture:
     """Draw the share of correct predictions against their probability."""
     gap = np.abs(measured.accuracy - measured.confidence) @ measured.rows / measured.rows.sum()
@@ -265,6 +267,7 @@ def _calibration_picture(measured: Reliability) -> Picture:
     )
 
 
+@charts.drawn
 def _confusion_picture(matrix: Doubles, names: Sequence[str]) -> Picture:
     """Draw test rows by class and predicted class; `matrix` has shape (classes, classes)."""
     size, totals = len(names), matrix.sum(axis=1, keepdims=True)
@@ -283,7 +286,7 @@ def _confusion_picture(matrix: Doubles, names: Sequence[str]) -> Picture:
         charts.tiles(axes, shares, edges, edges, "predicted class", "class")
         axes.set_ylim(size - 0.5, -0.5)
         places = range(0, size, max(1, -(-size // 20)))
-        shown = [name if len(name) <= 9 else name[:8] + "…" for name in names]
+        shown = [legible(name if len(name) <= 9 else name[:8] + "…") for name in names]
         ticks = [shown[place] for place in places]
         axes.set_xticks(places, ticks, rotation=0 if size <= 10 else 90)
         axes.set_yticks(places, ticks)

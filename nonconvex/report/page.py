@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -22,6 +23,21 @@ COLOURS = {
 """Colours of pages and figures in light and in dark mode; the light ones are all different."""
 
 
+# What XML has no place for: control characters, lone surrogates, and two that are no characters.
+_ILLEGIBLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+
+
+def legible(text: str) -> str:
+    r"""Return a text with U+FFFD for each character that a page cannot show.
+
+    Examples
+    --------
+    >>> legible("a\x00b \ud800 é")
+    'a�b � é'
+    """
+    return _ILLEGIBLE.sub("\ufffd", text)
+
+
 class Fact(NamedTuple):
     """A number at the head of a page, with a note to compare it with."""
 
@@ -37,7 +53,8 @@ class Picture(NamedTuple):
     title: str
     caption: str
     alt: str  # for readers who do not see it, with the main numbers
-    svg: str  # the same in the page and as a file; adapts to light and dark mode
+    # the same in the page and as a file; adapts to light and dark mode; empty if drawing failed
+    svg: str
     png: bytes  # in light mode
     wide: bool = False  # over both columns
 
@@ -86,7 +103,7 @@ def render(page: Page) -> str:
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    return environment.from_string(text).render(page=page, colours=COLOURS)
+    return legible(environment.from_string(text).render(page=page, colours=COLOURS))
 
 
 def run_page(

@@ -95,6 +95,8 @@ def _write(
         page = make(replace(metadata, versions=_versions(spark)))
         files = FileSystem(spark, directory)
         for picture in page.pictures():
+            if not picture.svg:
+                continue
             files.write_text(f"{directory}/{FIGURES}/{picture.name}.svg", picture.svg)
             files.write_bytes(f"{directory}/{FIGURES}/{picture.name}.png", picture.png)
         files.write_text(f"{directory}/{REPORT}", render(page))

@@ -6,6 +6,7 @@ import subprocess
 from collections import Counter
 from dataclasses import replace
 from html.parser import HTMLParser
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -313,6 +314,45 @@ def test_what_is_not_there_is_left_out():
     network = network_page(network_run(comparison=None, calibration=None))
     assert [part.title for part in network.parts][:2] == ["Training", "Data"]
     assert network.parts[0].text.endswith(". Gradients on the driver, as was asked for.")
+
+
+HOSTILE = (
+    "$x", "a $100 for $200", r"$\frac{1}{$", "NUL\x00", "bell\x07\x1b[31m", "\ud800 half", "\ufffe",
+    "<script>alert(1)</script>", "]]>&amp;--><!--", "two\nlines\r\x85", '" onload="x', "$$", r"\$",
+)  # fmt: skip
+
+
+def test_a_title_does_not_cost_the_page():
+    names = {index: f"{HOSTILE[index % len(HOSTILE)]} {index}" for index in range(40)}
+    page = factorization_page(factorization_run(names=names))
+    html = render(page)
+    html.encode()
+    assert "<script" not in html
+    pictures = {picture.name: picture for picture in page.pictures()}
+    for picture in pictures.values():
+        ElementTree.fromstring(picture.svg)
+    drawn = "".join(ElementTree.fromstring(pictures["map"].svg).itertext())
+    assert "a $100 for $200" in drawn
+    assert "\ufffd half" in drawn
+    run = network_run()
+    for one, label in zip(run.comparison["model"]["classes"], HOSTILE, strict=False):
+        one["label"] = label
+    confusion = next(network_page(run).pictures())
+    assert "$x" in "".join(ElementTree.fromstring(confusion.svg).itertext())
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_page_is_made_without_a_figure_that_cannot_be_drawn(monkeypatch, caplog):
+    def fail(*_, **__):
+        raise ZeroDivisionError("no room")
+
+    monkeypatch.setattr("nonconvex.report.charts.item_map", fail)
+    monkeypatch.setattr("nonconvex.report.factorization._by_count", fail)
+    page = factorization_page(factorization_run())
+    missing = [picture.title for picture in page.pictures() if not picture.svg]
+    assert missing == ["Norm", "Map of the items"]
+    assert render(page).count("This figure could not be drawn (ZeroDivisionError)") == 2
+    assert "the figure 'Norm' could not be drawn, and the page is without it" in caplog.text
 
 
 def test_the_same_run_gives_the_same_bytes(factorization):
