@@ -13,6 +13,7 @@ from pyspark.ml.linalg import DenseVector, Vector
 from pyspark.ml.util import MLReadable, MLReader, MLWritable, MLWriter
 from pyspark.sql import DataFrame, SparkSession
 
+from nonconvex.distributed.checkpoints import ModelCheckpoint
 from nonconvex.distributed.columns import check_frame, check_new
 from nonconvex.distributed.data.examples import ExampleColumns
 from nonconvex.distributed.network.dataset import ExampleSet, shard_examples
@@ -37,6 +38,7 @@ from nonconvex.estimators.network.params import (
 from nonconvex.estimators.network.persistence import NetworkReader, NetworkWriter
 from nonconvex.estimators.network.summary import NetworkSummary
 from nonconvex.estimators.params import GridEstimator, ParamError, with_accessors
+from nonconvex.estimators.persistence import KeepsCheckpoint
 from nonconvex.numerics import Doubles
 
 if TYPE_CHECKING:
@@ -50,7 +52,7 @@ __all__ = [
 ]
 
 
-class _NetworkModel(Model, NetworkModelParams, MLReadable[Any], MLWritable):
+class _NetworkModel(Model, NetworkModelParams, KeepsCheckpoint, MLReadable[Any], MLWritable):
     """Base of the models of a regression and of a classification."""
 
     def __init__(self, scorer: Scorer | None = None, summary: NetworkSummary | None = None) -> None:
@@ -322,8 +324,9 @@ class _NetworkEstimator(GridEstimator[ModelT], NetworkParams, Generic[ModelT]):
 
     def _train(self, examples: ExampleSet, started: float) -> ModelT:
         initial = None if self._initial_model is None else self._initial_model.scorer
-        scorer, summary = fit_network(self, examples, initial, started)
+        scorer, summary, checkpoints = fit_network(self, examples, initial, started)
         model: ModelT = self._model_class(scorer, summary)
+        model._checkpoint = ModelCheckpoint.of(checkpoints, 1)[0]
         model._resetUid(self.uid)
         return self._copyValues(model)
 

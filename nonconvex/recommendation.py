@@ -53,6 +53,7 @@ from nonconvex.estimators.factorization.predict import ModelState, add_predictio
 from nonconvex.estimators.factorization.recommend import recommend, similar_rows
 from nonconvex.estimators.factorization.summary import TrainingSummary
 from nonconvex.estimators.params import GridEstimator, ParamError, set_defaults, with_accessors
+from nonconvex.estimators.persistence import KeepsCheckpoint
 from nonconvex.numerics.factorization.model import Factors, Side, preference_block
 
 if TYPE_CHECKING:
@@ -63,7 +64,11 @@ __all__ = ["MatrixFactorization", "MatrixFactorizationModel"]
 
 @with_accessors
 class MatrixFactorizationModel(
-    Model, FactorizationModelParams, MLReadable["MatrixFactorizationModel"], MLWritable
+    Model,
+    FactorizationModelParams,
+    KeepsCheckpoint,
+    MLReadable["MatrixFactorizationModel"],
+    MLWritable,
 ):
     """A fitted latent factor model: α, and a row (β, γ) for every user and item.
 
@@ -697,6 +702,7 @@ class MatrixFactorization(GridEstimator[MatrixFactorizationModel], Factorization
             return self._copyValues(made)
 
         best = model(result.factors)
+        best._checkpoint = result.checkpoint
         if get("keepRestarts"):
             best.restarts = [model(factors)._set(ensemble=False) for factors in result.restarts]
         return best

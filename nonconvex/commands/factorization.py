@@ -62,32 +62,32 @@ def train_job(spark: SparkSession, config: FactorizationConfig) -> dict[str, Any
     published model is replaced last.
     """
     names = config.report.table(spark)
-    release = Release(spark, config.output, config.gate, config.day)
-    with release.stages("prepare the ratings"):
-        prepared = config.prepare(spark)
-    release.require(prepared.manifest.counts["test"], prepared.path)
-    estimator = release.start(config.estimator(), config.start)
-    with release.stages("train"):
-        model, baselines = estimator.fitBesideBaselines(prepared)
-    with release.stages("evaluate"):
-        measured = compare_trained(model, prepared, baselines, release.rivals)
-    errors = None if measured is None else measured.errors
-    figures = ratings_figures(prepared.manifest)
-    drift = release.drift(model, figures, model_id_changes)
-    with release.write(model, config.resolved(), figures, drift) as metadata:
-        this = metadata.run
-        metrics = metrics_json(this.id, prepared, model, errors)
-        release.files.write_text(f"{this.path}/{METRICS}", metrics)
-        page = factorization_report(
-            spark, config, metadata, model, prepared, measured, baselines, names
-        )
-    table = evaluation_report(errors, "test", clipped=model.getOrDefault("clipPredictions"))
-    release.show(this, page, drift, restart_table(model.summary), table)
-    release.publish(this, {} if errors is None else errors.overall.by_predictor, BASELINES)
-    return release.outcome(this, page, drift, model.summary) | {
-        "metrics": None if errors is None else asdict(errors.overall),
-        "iterations": model.summary.totalIterations,
-    }
+    with Release(spark, config.output, config.gate, config.day) as release:
+        with release.stages("prepare the ratings"):
+            prepared = config.prepare(spark)
+        release.require(prepared.manifest.counts["test"], prepared.path)
+        estimator = release.start(config.estimator(), config.start)
+        with release.stages("train"):
+            model, baselines = estimator.fitBesideBaselines(prepared)
+        with release.stages("evaluate"):
+            measured = compare_trained(model, prepared, baselines, release.rivals)
+        errors = None if measured is None else measured.errors
+        figures = ratings_figures(prepared.manifest)
+        drift = release.drift(model, figures, model_id_changes)
+        with release.write(model, config.resolved(), figures, drift) as metadata:
+            this = metadata.run
+            metrics = metrics_json(this.id, prepared, model, errors)
+            release.files.write_text(f"{this.path}/{METRICS}", metrics)
+            page = factorization_report(
+                spark, config, metadata, model, prepared, measured, baselines, names
+            )
+        table = evaluation_report(errors, "test", clipped=model.getOrDefault("clipPredictions"))
+        release.show(this, page, drift, restart_table(model.summary), table)
+        release.publish(this, {} if errors is None else errors.overall.by_predictor, BASELINES)
+        return release.outcome(this, page, drift, model.summary) | {
+            "metrics": None if errors is None else asdict(errors.overall),
+            "iterations": model.summary.totalIterations,
+        }
 
 
 def evaluate_job(spark: SparkSession, config: FactorizationConfig) -> dict[str, Any]:
@@ -96,6 +96,10 @@ def evaluate_job(spark: SparkSession, config: FactorizationConfig) -> dict[str, 
     Takes the configuration that the model was trained with: the model is the one published in
     output.path unless evaluation.model names another, and the ratings are those in prepared.path.
     """
+    part, report = config.evaluation.part, config.evaluation.report
+    if report is not None:
+        files = FileSystem(spark, report)
+        files.check_writable(files.parent(report)[0])
     prepared = PreparedRatings.open(spark, config.prepared.path)
     path = find_model(spark, config.evaluation.model or config.output.path)
     model = MatrixFactorizationModel.load(path)
@@ -105,10 +109,9 @@ def evaluate_job(spark: SparkSession, config: FactorizationConfig) -> dict[str, 
             "and may have seen the ratings that it is measured on",
             prepared.path,
         )
-    part, report = config.evaluation.part, config.evaluation.report
     evaluation = compare(model, prepared, part).errors
     if report is not None:
-        FileSystem(spark, report).write_text(report, strict_json(asdict(evaluation)))
+        files.write_text(report, strict_json(asdict(evaluation)))
     clipped = model.getOrDefault("clipPredictions")
     print(evaluation_report(evaluation, part, clipped=clipped, by_count=True))
     print(f"model: {path}")

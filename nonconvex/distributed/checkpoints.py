@@ -2,7 +2,8 @@
 
 A checkpoint is a directory ``iteration=<t>`` with the arrays in Parquet and a manifest in JSON.  It
 is written under a temporary name and renamed, so that a killed fit leaves the one before.  After
-Ctrl-C the iteration is finished, and its state saved, before the fit ends.
+Ctrl-C the iteration is finished, and its state saved, before the fit ends.  The state at the end of
+a fit is saved, too, and kept until the models are: to be killed before that costs no iteration.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import logging
 import re
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from types import FrameType
@@ -54,6 +55,7 @@ class State(NamedTuple):
     iteration: int  # the last complete iteration
     arrays: dict[str, Any]
     values: dict[str, Any]  # JSON values; floats come back to the bit
+    complete: bool = False  # whether the fit has ended
 
 
 @dataclass(frozen=True)
@@ -66,9 +68,11 @@ class Checkpoints:
     # settings and data of the fit, as JSON values. A fit continues only from a checkpoint of equal
     # identity.
     identity: Mapping[str, Any]
+    # the most iterations of each model, which may change until the fit is complete
+    most: Sequence[int] = ()
 
     def due(self, iteration: int, ending: bool = False) -> bool:
-        """Tell whether to save after an iteration: every `interval`, and if interrupted."""
+        """Tell whether to save after an iteration: every `interval`, the last, if interrupted."""
         return ending or iteration % self.interval == 0
 
     def save(self, state: State) -> None:
@@ -86,6 +90,7 @@ class Checkpoints:
             manifest = {
                 "identity": dict(self.identity),
                 "iteration": state.iteration,
+                "complete": list(self.most) if state.complete else None,
                 "values": state.values,
                 "arrays": {
                     name: {"dtype": values.dtype.str, "shape": values.shape}
@@ -100,7 +105,12 @@ class Checkpoints:
                 FileSystem(self.spark, self.path).delete(f"{self.path}/iteration={iteration}")
 
     def load(self, *, sharded: bool = False) -> State | None:
-        """Return the newest state, or None; if `sharded`, executors read all matrices."""
+        """Return the newest state, or None; if `sharded`, executors read all matrices.
+
+        The complete state of another fit, whose model was not saved, is left alone until this fit
+        replaces it.  Raises FileSystemError if nothing can be written there.
+        """
+        FileSystem(self.spark, self.path).check_writable(self.path)
         failed = None
         for _ in range(_ATTEMPTS):
             iterations = self._iterations()
@@ -118,27 +128,48 @@ class Checkpoints:
             "wait for its end, or use another checkpointPath"
         )
 
-    def clear(self) -> None:
-        """Remove all checkpoints: the fit is complete."""
+    def report(self, state: State, done: str) -> None:
+        """Log that a fit continues from a state that was loaded, after `done`."""
+        if state.complete:
+            _log.info("the fit was complete: its result is in %s", self.path)
+        else:
+            _log.info("continuing after %s, from %s", done, self.path)
+
+    def clear(self, *, running: bool = False) -> None:
+        """Remove the checkpoint of the end of this fit, or if it is still `running` the others."""
         files = FileSystem(self.spark, self.path)
+        wanted = None if running else list(self.most)
         for iteration in self._iterations():
-            files.delete(f"{self.path}/iteration={iteration}")
+            place = f"{self.path}/iteration={iteration}"
+            with suppress(FileSystemError, ValueError, KeyError, TypeError):
+                manifest = self._manifest(place)
+                same = not _differences(manifest["identity"], self.identity)
+                if same and manifest.get("complete") == wanted:
+                    files.delete(place)
         files.sweep(self.path)
         with suppress(FileSystemError):  # another process saves to it
             files.delete(self.path, whole=False)
 
-    def _read(self, place: str, sharded: bool) -> State:
+    def _manifest(self, place: str) -> dict[str, Any]:
+        manifest: dict[str, Any] = json.loads(
+            FileSystem(self.spark, place).read_text(f"{place}/{_MANIFEST}")
+        )
+        return manifest
+
+    def _read(self, place: str, sharded: bool) -> State | None:
         remedy = f"delete {self.path} to start anew"
         try:
             verify(self.spark, place)
-            manifest = json.loads(FileSystem(self.spark, place).read_text(f"{place}/{_MANIFEST}"))
-            saved = _entries(manifest["identity"])
-            wanted = _entries(json.loads(json.dumps(dict(self.identity))))
-            different = [
-                f"{name} was {saved.get(name)!r} and is {wanted.get(name)!r}"
-                for name in sorted(saved.keys() | wanted.keys())
-                if saved.get(name) != wanted.get(name)
-            ]
+            manifest = self._manifest(place)
+            different = _differences(manifest["identity"], self.identity)
+            complete = manifest.get("complete")
+            if complete is not None and (different or complete != list(self.most)):
+                _log.warning(
+                    "the checkpoint in %s is of another fit, which was complete and whose model "
+                    "was not saved: this fit replaces it",
+                    self.path,
+                )
+                return None
             if different:
                 raise CheckpointError(
                     f"the checkpoint in {self.path} is of another fit: {'; '.join(different)}; "
@@ -158,7 +189,8 @@ class Checkpoints:
             for name, about in abouts.items():
                 if name not in away:
                     arrays[name] = joined([one for one in here if one["name"] == name], *about)
-            return State(manifest["iteration"], nest(arrays), manifest["values"])
+            values = manifest["values"]
+            return State(manifest["iteration"], nest(arrays), values, complete is not None)
         except CheckpointError:
             raise
         except (PySparkException, Py4JJavaError, KeyError, TypeError, ValueError) as error:
@@ -173,6 +205,38 @@ class Checkpoints:
                 raise
             return []
         return [int(name[10:]) for name in names if re.fullmatch(r"iteration=\d+", name)]
+
+
+@dataclass(frozen=True)
+class ModelCheckpoint:
+    """The checkpoint of a complete fit, of which one model has still to be saved."""
+
+    checkpoints: Checkpoints
+    unsaved: set[int]  # the numbers of all models of the fit that are to be saved
+    number: int
+
+    @classmethod
+    def of(cls, checkpoints: Checkpoints | None, models: int) -> list[ModelCheckpoint | None]:
+        """Return the one of each model of a fit, None if there are no checkpoints."""
+        if checkpoints is None:
+            return [None] * models
+        unsaved = set(range(models))
+        return [cls(checkpoints, unsaved, number) for number in range(models)]
+
+    def release(self) -> None:
+        """Remove the checkpoint, if this model was the last one of its fit."""
+        self.unsaved.discard(self.number)
+        if self.unsaved:
+            return
+        try:
+            self.checkpoints.clear()
+        except FileSystemError as error:  # the model is saved all the same
+            _log.warning("the checkpoint of the fit stays: %s", error)
+
+
+def is_saved(spark: SparkSession, path: str) -> bool:
+    """Tell whether there is a checkpoint in a directory."""
+    return bool(Checkpoints(spark, path, 1, {})._iterations())
 
 
 _SCHEMA = pa.schema(list(zip(PIECES, (pa.string(), pa.int64(), pa.binary()), strict=True)))
@@ -199,6 +263,16 @@ def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
             place = place.setdefault(parent, {})
         place[leaf] = value
     return tree
+
+
+def _differences(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """Return how two identities differ, each entry by its name in a sentence."""
+    before, now = _entries(saved), _entries(json.loads(json.dumps(dict(wanted))))
+    return [
+        f"{name} was {before.get(name)!r} and is {now.get(name)!r}"
+        for name in sorted(before.keys() | now.keys())
+        if before.get(name) != now.get(name)
+    ]
 
 
 def _entries(identity: Mapping[str, Any]) -> dict[str, Any]:

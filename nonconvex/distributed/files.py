@@ -263,6 +263,25 @@ class FileSystem:
             if not self._files.mkdirs(self._path(path)):
                 raise FileSystemError(f"{path} cannot be written: name a directory that can be")
 
+    def check_writable(self, path: str) -> None:
+        """Raise FileSystemError unless a directory, which need not exist, can be written to.
+
+        A small file is written and removed: in the directory, or if it does not exist in the
+        nearest one above it that does.
+        """
+        place = path
+        while self._scheme in ("file", "hdfs") and not self.exists(place):
+            place = self.parent(place)[0]
+        probe = self.sibling(f"{place}/probe")
+        try:
+            self.write_text(probe, "\n")
+            self.delete(probe)
+        except FileSystemError as error:
+            cause = str(error).partition(" cannot be written: ")[2] or str(error)
+            raise FileSystemError(
+                f"{path} cannot be written: {cause}: name a directory that can be"
+            ) from None
+
     def rename(self, path: str, target: str) -> None:
         """Rename a file or directory to `target`; raise ConcurrencyError if that exists."""
         taken = f"{path} cannot be renamed to {target}: another process has written that meanwhile"

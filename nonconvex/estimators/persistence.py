@@ -8,14 +8,35 @@ from typing import Any, Generic, TypeVar
 from pyspark.ml.util import DefaultParamsReader, DefaultParamsWriter, MLReader, MLWriter
 from pyspark.sql import SparkSession
 
+from nonconvex.distributed.checkpoints import ModelCheckpoint
 from nonconvex.distributed.files import ChecksumError, FileSystem, verify, write_checksums
 from nonconvex.distributed.model_tables import ModelError
 
 ModelT = TypeVar("ModelT", bound=Any)
 
 
+class KeepsCheckpoint:
+    """Model that keeps the checkpoint of its fit until it is saved."""
+
+    _checkpoint: ModelCheckpoint | None = None
+
+    def clearCheckpoint(self) -> None:
+        """Remove the checkpoint of the fit, which saving the model does, too.
+
+        Until then the same fit, run again, takes its result from there.  For a model that is not
+        to be saved, or was saved with ``write().option("clearCheckpoint", False)``.  Of models that
+        were fitted together, the last one removes it.  Does nothing without a checkpoint.
+        """
+        kept, self._checkpoint = self._checkpoint, None
+        if kept is not None:
+            kept.release()
+
+
 class ModelWriter(MLWriter, Generic[ModelT]):
-    """Writer of a model, then its metadata, then the checksums that show that it is complete."""
+    """Writer of a model, then its metadata, then the checksums that show that it is complete.
+
+    At the end the checkpoint of the fit is removed, unless the option ``clearCheckpoint`` is False.
+    """
 
     def __init__(self, model: ModelT) -> None:
         super().__init__()
@@ -35,6 +56,8 @@ class ModelWriter(MLWriter, Generic[ModelT]):
         text = DefaultParamsWriter._get_metadata_to_save(self._model, self.sparkSession, extra)
         files.write_text(f"{path}/metadata/part-00000", text + "\n")
         write_checksums(self.sparkSession, path)
+        if self.optionMap.get("clearcheckpoint", "true").lower() != "false":
+            self._model.clearCheckpoint()
 
     @abstractmethod
     def _write(self, path: str) -> dict[str, Any]:

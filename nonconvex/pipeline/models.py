@@ -101,8 +101,9 @@ def _cast(rows: DataFrame, name: str, kind: Any) -> Column:
 
 
 def check_place(spark: SparkSession, path: str, *, overwrite: bool) -> None:
-    """Raise ServingError if something at `path` must not be replaced."""
+    """Raise ServingError if something at `path` must not be replaced, or cannot be written."""
     files = FileSystem(spark, path)
+    files.check_writable(files.parent(path)[0])
     if not files.exists(path):
         return
     if not files.exists(f"{path}/{OUTPUT_MANIFEST}"):

@@ -6,14 +6,15 @@ import json
 import logging
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import date
 from functools import cached_property
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 
 from pyspark.ml import Model
 from pyspark.sql import SparkSession
 
+from nonconvex.distributed.checkpoints import CheckpointError, is_saved
 from nonconvex.distributed.files import ChecksumError, FileSystem, read_verified
 from nonconvex.distributed.model_tables import ModelError
 from nonconvex.pipeline.config import ConfigError, Section, dump
@@ -125,15 +126,19 @@ class Stages:
 class Release:
     """The steps of a training job around its training, in the order of the methods.
 
-    When it is made, the remains of killed runs are finished or removed.  If `day`, or a later
-    day, has been published already, the run follows the same run as the first one of that day.
+    When it is made, the remains of killed runs are finished or removed, and what could not be
+    written at the end is refused.  If `day`, or a later day, has been published already, the run
+    follows the same run as the first one of that day.  The checkpoint of the training is removed
+    when its model is published, or kept unpublished for good; an error that leaves the block before
+    that says where the checkpoint is.
 
     Examples
     --------
-    >>> release = Release(spark, OutputSection(path="runs/nightly"), GateSection(metric="rmse"))
-    >>> with release.run() as run:
-    ...     model.write().save(run.model)
-    >>> release.publish(run, {"model": {"rmse": 1.5}, "biases": {"rmse": 1.6}}, ["biases"])
+    >>> gate = GateSection(metric="rmse")
+    >>> with Release(spark, OutputSection(path="runs/nightly"), gate) as release:
+    ...     with release.run() as run:
+    ...         model.write().save(run.model)
+    ...     release.publish(run, {"model": {"rmse": 1.5}, "biases": {"rmse": 1.6}}, ["biases"])
     >>> published_run(spark, "runs/nightly") == run
     True
     """
@@ -147,6 +152,9 @@ class Release:
     ) -> None:
         self._spark, self._output, self._gate, self._day = spark, output, gate, day
         self.stages = Stages()
+        self._estimator: Any = None
+        self._model: Any = None
+        self.files.check_writable(output.path)
         recover(spark, output.path)
         self._published_run = self.predecessor_run = published_run(spark, output.path)
         self._lost: LineageError | None = None
@@ -157,6 +165,21 @@ class Release:
         if self.predecessor_run != self._published_run:
             begins = "nothing" if self.predecessor_run is None else self.predecessor_run.id
             _logger.info("%s has been published before: this run follows %s again", day, begins)
+
+    def __enter__(self) -> Self:
+        """Begin the block of a run."""
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        """Add to an error that what was trained is kept, if it is."""
+        if error is None or self._estimator is None or isinstance(error, CheckpointError):
+            return
+        path = self._estimator.getOrDefault("checkpointPath")
+        with suppress(Exception):  # of a session that has ended
+            if path is not None and path not in str(error) and is_saved(self._spark, path):
+                error.add_note(
+                    f"what was trained is kept in {path}: start the job again to go on from there"
+                )
 
     @property
     def files(self) -> FileSystem:
@@ -179,6 +202,7 @@ class Release:
 
     def start(self, estimator: EstimatorT, start: StartSection) -> EstimatorT:
         """Give an estimator its initial model, if it has one."""
+        self._estimator = estimator
         if start.model is None:
             return estimator
         if start.model != PUBLISHED:
@@ -249,10 +273,10 @@ class Release:
         self, model: Any, config: Section, figures: Mapping[str, float], drift: Drift | None
     ) -> Iterator[RunMetadata]:
         """Write a run: the model, its configuration, the files of the block, the figures."""
-        text = dump(config)
+        text, self._model = dump(config), model
         with self.run() as run:
             with self.stages("write the model"):
-                model.write().save(run.model)
+                model.write().option("clearCheckpoint", False).save(run.model)
             self.files.write_text(f"{run.path}/config.toml", text)
             yield RunMetadata(run, text, self.stages.seconds, self.earlier(METRICS), drift or {})
             self.files.write_text(f"{run.path}/{DATA}", strict_json(figures))
@@ -279,15 +303,21 @@ class Release:
             values = {name: metrics[metric] for name, metrics in figures.items()}
             complaints = self._gate.complaints(values, baselines)
             if complaints:
+                self._clear_checkpoint()
                 raise GateError(
                     f"{' and '.join(complaints)}: the run is not published, and kept in {run.path}",
                     {"run_id": run.id, "model": run.model, "metrics": figures},
                 )
         publish_run(self._spark, self._output.path, run, after=self._published_run)
+        self._clear_checkpoint()
         if self._output.keep is not None:
             # to repeat the day from there
             spared = None if self._day is None else self.predecessor_run
             remove_old_runs(self._spark, self._output.path, self._output.keep, spared)
+
+    def _clear_checkpoint(self) -> None:
+        if self._model is not None:
+            self._model.clearCheckpoint()
 
     def outcome(
         self, run: Run, report: str | None, drift: Drift | None, summary: Any

@@ -70,16 +70,17 @@ def run(
             config = load(config_type, arguments.config, arguments.set, run_date=day)
             outcome = {"status": "ok", **_call(job, config, name or _script(job).stem), "exit": 0}
         except KeyboardInterrupt as interrupt:
-            sentence = str(interrupt) or "interrupted"  # a fit says how to go on
+            sentence = _with_notes(interrupt, str(interrupt) or "interrupted")
             _log.error("%s", sentence)
             outcome = {"status": "error", "error": sentence, "exit": _INTERRUPTED}
         except Exception as error:
             expected = _expected(error)
+            status, sentence = expected or (1, _summary(error))
+            sentence = _with_notes(error, sentence)
             if expected is None:
                 _log.exception("the job failed")
             else:
-                _log.error(expected[1])
-            status, sentence = expected or (1, _summary(error))
+                _log.error("%s", sentence)
             details = getattr(error, "details", {})
             outcome = {"status": "error", "error": sentence, **details, "exit": status}
     print(json.dumps(json_values(outcome), allow_nan=False), flush=True)
@@ -195,6 +196,11 @@ def _expected(error: Exception) -> tuple[int, str] | None:
     # Raised by raise_error or assert_true in a plan, which is how a plan refuses data.
     refused = re.search(r"\[USER_RAISED_EXCEPTION\] (.+?) SQLSTATE", text, re.DOTALL)
     return None if refused is None else (_BAD_DATA, refused[1])
+
+
+def _with_notes(error: BaseException, sentence: str) -> str:
+    """Return a sentence about an error, with what others have added to it: how to go on."""
+    return "; ".join([sentence, *getattr(error, "__notes__", ())])
 
 
 def _line_with(words: str, text: str) -> str:

@@ -16,7 +16,7 @@ from nonconvex.distributed.checkpoints import (
     State,
 )
 from nonconvex.distributed.factorization.state import FitState
-from nonconvex.distributed.files import ConcurrencyError, FileSystem, verify
+from nonconvex.distributed.files import ConcurrencyError, FileSystem, FileSystemError, verify
 from nonconvex.recommendation import MatrixFactorization
 from tests.factories import fit_killed_after, same_bits, same_ridge_posterior
 
@@ -48,23 +48,97 @@ def test_the_same_bits_as_without_interruption(ratings, tmp_path, monkeypatch, p
     same_bits(resumed.factors, whole.factors)
     same_ridge_posterior(resumed, whole)
     assert resumed.summary.objectiveHistory == whole.summary.objectiveHistory
-    assert not path.exists(), "a complete fit leaves no checkpoint"
+    again = iterations_of(estimator, ratings, monkeypatch, expected=0)
+    same_bits(again.factors, whole.factors)
+    same_ridge_posterior(again, whole)
+    assert again.summary.restarts[0].stop == whole.summary.restarts[0].stop
+    again.write().save(str(tmp_path / "model"))
+    assert not path.exists(), "a saved model leaves no checkpoint"
+
+
+def iterations_of(estimator, ratings, monkeypatch, *, expected):
+    """Fit, and count the iterations that are made for it."""
+    made = []
+    end_iteration = FitState.end_iteration
+    with monkeypatch.context() as patch:
+        count = lambda *arguments: (made.append(1), end_iteration(*arguments))  # noqa: E731
+        patch.setattr(FitState, "end_iteration", count)
+        model = estimator.fit(ratings)
+    assert len(made) == expected
+    return model
+
+
+class TestUntilTheModelIsSaved:
+    """A complete fit keeps its checkpoint, and gives way to other fits."""
+
+    @pytest.fixture
+    def estimator(self, tmp_path):
+        return MatrixFactorization(rank=2, maxIter=3, tol=0.0, checkpointPath=str(tmp_path / "c"))
+
+    def test_the_caller_may_keep_it_or_clear_it(self, ratings, estimator, tmp_path, monkeypatch):
+        model = estimator.fit(ratings)
+        model.write().option("clearCheckpoint", False).save(str(tmp_path / "model"))
+        model = iterations_of(estimator, ratings, monkeypatch, expected=0)
+        model.clearCheckpoint()
+        assert not (tmp_path / "c").exists()
+        model.clearCheckpoint()
+
+    @pytest.mark.parametrize("change", [{"rank": 1}, {"maxIter": 2}, {"maxIter": 4}])
+    def test_another_fit_replaces_it(self, ratings, estimator, monkeypatch, caplog, change):
+        earlier, other = estimator.fit(ratings), estimator.copy().setParams(**change)
+        model = iterations_of(other, ratings, monkeypatch, expected=other.getMaxIter())
+        assert "is of another fit, which was complete and whose model was not saved" in caplog.text
+        earlier.clearCheckpoint()  # of the other fit now
+        iterations_of(other, ratings, monkeypatch, expected=0)
+        model.clearCheckpoint()
+        iterations_of(other, ratings, monkeypatch, expected=other.getMaxIter())
+
+    def test_of_models_fitted_together_the_last_one_clears_it(self, ratings, estimator, tmp_path):
+        maps = [{estimator.regUser: reg} for reg in (0.1, 0.2)]
+        one, other = (model for _, model in estimator.fitMultiple(ratings, maps))
+        one.clearCheckpoint()
+        assert list((tmp_path / "c").iterdir())
+        other.write().save(str(tmp_path / "model"))
+        assert not (tmp_path / "c").exists()
+
+    def test_a_place_that_cannot_be_written_is_refused_before(
+        self, ratings, estimator, tmp_path, monkeypatch
+    ):
+        (tmp_path / "file").touch()
+        estimator.setCheckpointPath(str(tmp_path / "file/c/d"))
+        monkeypatch.setattr(FitState, "begin", None)
+        with pytest.raises(FileSystemError, match=r"c/d cannot be written: .*name a directory"):
+            estimator.fit(ratings)
+        assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+def test_ctrl_c_in_the_last_iteration_ends_the_fit_and_loses_nothing(
+    ratings, tmp_path, monkeypatch
+):
+    estimator = MatrixFactorization(rank=2, maxIter=2, tol=0.0, checkpointPath=str(tmp_path / "c"))
+    with monkeypatch.context() as patch:
+        patch.setattr(FitState, "end_iteration", interrupted_at(2, FitState.end_iteration))
+        with pytest.raises(Interrupted, match="after iteration 2, which is saved in"):
+            estimator.fit(ratings)
+    iterations_of(estimator, ratings, monkeypatch, expected=0)
+
+
+def interrupted_at(iteration, end_iteration):
+    def interrupt(self, rule):
+        if len(self.history) > 2 * (iteration - 1):  # of half-steps
+            signal.raise_signal(signal.SIGINT)
+        end_iteration(self, rule)
+
+    return interrupt
 
 
 def test_ctrl_c_finishes_the_iteration_and_says_how_to_go_on(ratings, tmp_path, monkeypatch):
     estimator = MatrixFactorization(rank=2, maxIter=4, tol=0.0)
     whole = estimator.fit(ratings)
-    end_iteration = FitState.end_iteration
-
-    def interrupt(self, rule):
-        if len(self.history) > 2:  # of half-steps
-            signal.raise_signal(signal.SIGINT)
-        end_iteration(self, rule)
-
     path = tmp_path / "c"
     saving = estimator.copy({estimator.checkpointPath: str(path)})
     with monkeypatch.context() as patch:
-        patch.setattr(FitState, "end_iteration", interrupt)
+        patch.setattr(FitState, "end_iteration", interrupted_at(2, FitState.end_iteration))
         with pytest.raises(Interrupted, match=rf"after iteration 2, which is saved in {path}; run"):
             saving.fit(ratings)
     resumed = saving.fit(ratings)
@@ -136,10 +210,10 @@ class TestOfTwoProcesses:
     def test_a_complete_fit_leaves_what_the_other_is_saving(self, spark, saved, tmp_path):
         other = Path(FileSystem(spark, saved.path).sibling(f"{saved.path}/iteration=2")[5:])
         other.mkdir()
-        saved.clear()
+        saved.clear(running=True)
         assert list((tmp_path / "c").iterdir()) == [other]
         other.rmdir()
-        saved.clear()
+        saved.clear(running=True)
         assert not (tmp_path / "c").exists()
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from nonconvex.commands import factorization
+from nonconvex.distributed.files import FileSystemError
 from nonconvex.pipeline.config import ConfigError, load
 from nonconvex.pipeline.factorization.config import FactorizationConfig
 from nonconvex.pipeline.runs import POINTER, find_model
@@ -322,3 +323,48 @@ def test_a_failure_while_writing_publishes_nothing(train, first, root, monkeypat
     assert entries(root / "runs") == runs
     assert digest(root / "runs") == before
     assert "Traceback" in log  # a defect, or the machine
+
+
+@pytest.mark.parametrize(
+    ("module", "step", "error"),
+    [
+        ("nonconvex.commands.factorization", "compare_trained", KeyboardInterrupt()),
+        ("nonconvex.commands.factorization", "metrics_json", OSError("no space left on device")),
+        ("nonconvex.pipeline.release", "publish_run", FileSystemError("no")),
+    ],
+)
+def test_what_fails_after_the_training_does_not_train_again(
+    train, first, tmp_path, monkeypatch, module, step, error
+):
+    del first
+    path = tmp_path / "checkpoint"
+    where = [f"output.path={tmp_path}/runs", f"factorization.checkpointPath={path}"]
+
+    def fail(*arguments, **named):
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(f"{module}.{step}", fail)
+        outcome = train(*where).outcome
+    assert outcome["exit"] == (130 if step == "compare_trained" else 1)
+    assert outcome["error"].endswith(
+        f"; what was trained is kept in {path}: start the job again to go on from there"
+    )
+    _, _, outcome, log = train(*where)
+    assert outcome["exit"] == 0, outcome
+    assert f"the fit was complete: its result is in {path}" in log
+    assert not re.search("restart 0  iteration", log)
+    assert not path.exists()
+    complaint = train(*where, "gate.metric=rmse", "gate.baseline=-9").outcome["error"]
+    assert complaint.endswith(f"kept in {tmp_path}/runs/run_id={complaint[-23:]}")
+    assert not path.exists(), "the model is kept, and nothing was lost"
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_training(train, first, root):
+    del first
+    status, printed, outcome, log = train(f"output.path={root}/ratings.csv/runs")
+    assert (status, printed) == (1, [])
+    assert f"{root}/ratings.csv/runs cannot be written: " in outcome["error"]
+    assert outcome["error"].endswith("name a directory that can be")
+    assert "iteration" not in log
+    assert "Traceback" not in log

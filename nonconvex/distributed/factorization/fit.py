@@ -197,7 +197,8 @@ def fit_loop(
 ) -> list[Result]:
     """Minimize every problem; each pass over the ratings serves all of them.
 
-    A problem that becomes non-finite is dropped, and reported as such.
+    A problem that becomes non-finite is dropped, and reported as such.  The last checkpoint is that
+    of the complete fit, which the caller clears.
     """
     states = [FitState(problem) for problem in problems]
     descending = None if descent is None else Descent(blocks, descent)
@@ -226,22 +227,28 @@ def fit_loop(
                 state.end_iteration(rule)
             active = unfinished(active)
             exchange.put(active)
-            ending = interruption.asked and bool(active)
-            if checkpoints is not None and active and checkpoints.due(iteration, ending):
+            if _diverged(states):
+                break
+            ending = interruption.asked or not active
+            if checkpoints is not None and checkpoints.due(iteration, ending):
                 exchange.describe(f"iteration {iteration} · checkpoint")
                 checkpoints.save(_saved(iteration, states, descending))
-            if ending:
+            if interruption.asked:
                 interruption.end(f"iteration {iteration}", checkpoints)
         exchange.detach([kept for state in states for kept in state.best_rows()])
         results = [state.result() for state in states]
-    if checkpoints is not None:
-        checkpoints.clear()
-    if all(state.stop is Stop.NONFINITE for state in states):
+    if _diverged(states):
+        if checkpoints is not None:
+            checkpoints.clear(running=True)
         raise FitError(states[0].complaint())
     return results
 
 
-def _saved(iteration: int, states: Sequence[FitState], descent: Descent | None) -> State:
+def _diverged(states: Sequence[FitState]) -> bool:
+    return all(state.stop is Stop.NONFINITE for state in states)
+
+
+def _saved(iteration: int, states: list[FitState], descent: Descent | None) -> State:
     arrays: dict[str, Any] = {}
     values: list[dict[str, Any]] = []
     for number, state in enumerate(states):
@@ -249,7 +256,7 @@ def _saved(iteration: int, states: Sequence[FitState], descent: Descent | None) 
         if descent is not None:
             arrays[str(number)]["optimizer"] = descent.save(state)
         values.append(value)
-    return State(iteration, arrays, {"states": values})
+    return State(iteration, arrays, {"states": values}, complete=not unfinished(states))
 
 
 def _resume(
@@ -264,5 +271,5 @@ def _resume(
         state.restore(arrays, saved.values["states"][number])
         if descent is not None:
             descent.restore(state, arrays.get("optimizer", {}))
-    _log.info("continuing after iteration %d, from %s", saved.iteration, checkpoints.path)
+    checkpoints.report(saved, f"iteration {saved.iteration}")
     return saved.iteration

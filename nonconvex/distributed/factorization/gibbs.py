@@ -233,9 +233,7 @@ class ChainGroup:
                 tau,
                 self._degrees,
                 {side: _precision(problem, side, tau) for side in Side},
-                noise_prior=NoisePrior(
-                    task.center, task.deviation, user_freedom=task.user_freedom
-                ),
+                noise_prior=NoisePrior(task.center, task.deviation, user_freedom=task.user_freedom),
                 row_prior=RowPrior.of(task.deviation, factors.users.shape[1] - 1),
                 seed=task.seed,
                 number=number,
@@ -381,7 +379,10 @@ def sample(
     settings: SamplingOptions,
     checkpoints: Checkpoints | None = None,
 ) -> list[SamplingResult]:
-    """Sample every fit; each pass over the ratings serves all chains of all of them."""
+    """Sample every fit; each pass over the ratings serves all chains of all of them.
+
+    The last checkpoint is that of the complete fit, which the caller clears.
+    """
     groups = [ChainGroup(task, blocks, settings) for task in fits]
     done = 0 if checkpoints is None else _resume(checkpoints, groups)
     if not done:
@@ -402,16 +403,13 @@ def sample(
                 own = None if predicted is None else [next(predicted) for _ in group.chains]
                 group.take(sweep, own)
                 group.record(sweep, time.perf_counter() - started, held_out)
-            ending = interruption.asked and sweep < settings.sweeps
+            ending = interruption.asked or sweep == settings.sweeps
             if checkpoints is not None and checkpoints.due(sweep, ending):
                 shared.describe(f"sweep {sweep} · checkpoint")
-                checkpoints.save(_saved(sweep, groups))
-            if ending:
+                checkpoints.save(_saved(sweep, groups, complete=sweep == settings.sweeps))
+            if interruption.asked:
                 interruption.end(f"sweep {sweep}", checkpoints)
-        results = [group.result() for group in groups]
-    if checkpoints is not None:
-        checkpoints.clear()
-    return results
+        return [group.result() for group in groups]
 
 
 def _sweep(blocks: Blocks, chains: Sequence[Chain], sweep: int, shared: Broadcast) -> None:
@@ -466,10 +464,10 @@ def _begin(blocks: Blocks, groups: Sequence[ChainGroup]) -> None:
         group.begin(starts)
 
 
-def _saved(sweep: int, groups: Sequence[ChainGroup]) -> State:
+def _saved(sweep: int, groups: Sequence[ChainGroup], *, complete: bool) -> State:
     saved = [group.save() for group in groups]
     arrays = {str(number): of_group for number, (of_group, _) in enumerate(saved)}
-    return State(sweep, arrays, {"groups": [values for _, values in saved]})
+    return State(sweep, arrays, {"groups": [values for _, values in saved]}, complete)
 
 
 def _resume(checkpoints: Checkpoints, groups: Sequence[ChainGroup]) -> int:
@@ -479,5 +477,5 @@ def _resume(checkpoints: Checkpoints, groups: Sequence[ChainGroup]) -> int:
         return 0
     for number, group in enumerate(groups):
         group.restore(state.arrays[str(number)], state.values["groups"][number])
-    _log.info("continuing after sweep %d, from %s", state.iteration, checkpoints.path)
+    checkpoints.report(state, f"sweep {state.iteration}")
     return state.iteration

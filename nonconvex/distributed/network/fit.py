@@ -13,7 +13,7 @@ from nonconvex.distributed.network.gradients import GradientMode, Validation, op
 from nonconvex.distributed.network.shards import ExampleDecoder
 from nonconvex.distributed.runtime import Progress, describe_jobs, job_description, report
 from nonconvex.numerics import Floats
-from nonconvex.numerics.convergence import StoppingRule
+from nonconvex.numerics.convergence import Stop, StoppingRule
 from nonconvex.numerics.network.model import Network
 from nonconvex.numerics.network.training import Saved, Trained, Training, train
 from nonconvex.numerics.optim import Optimizer
@@ -38,15 +38,16 @@ def train_network(
     """Train every restart, θ of shape (R, p), on the same minibatches.
 
     Validation rows are evaluated after each epoch, on the executors.  With checkpoints, the state
-    is saved every so many epochs, an interrupted training resumes to the same bits, and a complete
-    one removes them.  `first` is the number of the first restart, for the log.
+    is saved every so many epochs, an interrupted training resumes to the same bits, and the last
+    one is that of the complete training, which the caller clears.  `first` is the number of the
+    first restart, for the log.
 
     Raises FitError if no restart stays finite, and Interrupted after Ctrl-C, at the end of the
     epoch, once it is saved.
     """
     state = None if checkpoints is None else checkpoints.load()
     if state is not None and checkpoints is not None:
-        _log.info("resuming after epoch %d, from %s", state.iteration, checkpoints.path)
+        checkpoints.report(state, f"epoch {state.iteration}")
     spark = SparkSession.active()
     metric = "RMSE" if network.classes is None else "accuracy"
     with ExitStack() as stack:
@@ -64,12 +65,13 @@ def train_network(
         def on_epoch(training: Training) -> None:
             _show(training, first, metric, rule.max_iter)
             describe_jobs(spark, f"epoch {training.epoch + 1}")
-            if not training.active:
+            complete = not training.active
+            if all(restart.stop is Stop.NONFINITE for restart in training.restarts):
                 return
-            ending = interruption.asked
+            ending = interruption.asked or complete
             if checkpoints is not None and checkpoints.due(training.epoch, ending):
-                checkpoints.save(State(*training.save()))
-            if ending:
+                checkpoints.save(State(*training.save(), complete))
+            if interruption.asked:
                 interruption.end(f"epoch {training.epoch}", checkpoints)
 
         trained = train(
@@ -80,10 +82,8 @@ def train_network(
             rule,
             validate=validate,
             on_epoch=on_epoch,
-            saved=None if state is None else Saved(*state),
+            saved=None if state is None else Saved(*state[:3]),
         )
-    if checkpoints is not None:
-        checkpoints.clear()
     return trained
 
 

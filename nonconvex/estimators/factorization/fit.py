@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from nonconvex.distributed.checkpoints import Checkpoints
+from nonconvex.distributed.checkpoints import Checkpoints, ModelCheckpoint
 from nonconvex.distributed.columns import boolean_column, check_frame, id_column, number_column
 from nonconvex.distributed.factorization.dataset import Ids, TrainingSet
 from nonconvex.distributed.factorization.execution import ExchangePolicy
@@ -73,6 +73,7 @@ class FitResult(NamedTuple):
     summary: TrainingSummary
     posterior: Posterior | None = None  # the kept samples, with the solver "gibbs"
     ridge_posterior: RidgePosterior | None = None  # the uncertainty at the minimum, if it is known
+    checkpoint: ModelCheckpoint | None = None  # to be released when the model is saved
 
 
 def select_ratings(params: FactorizationParams, dataset: DataFrame) -> DataFrame:
@@ -232,9 +233,12 @@ def fit_together(
     if path is not None:
         facts = {**identity, "ratings": training.fingerprint()}
         session, interval = training.blocks.users.session, get("checkpointInterval")
-        checkpoints = Checkpoints(session, path, interval, facts)
+        most = [params.getOrDefault("maxIter") for params in estimators]
+        checkpoints = Checkpoints(session, path, interval, facts, most)
+    kept = ModelCheckpoint.of(checkpoints, len(estimators))
     if get("solver") == "gibbs":
-        return _sampled(training, estimators, problems, checkpoints)
+        fitted = _sampled(training, estimators, problems, checkpoints)
+        return [one._replace(checkpoint=of) for one, of in zip(fitted, kept, strict=True)]
     descent = None
     if get("solver") == "gd":
         optimizer = estimators[0]._optimizer()
@@ -247,8 +251,8 @@ def fit_together(
     )
     results = iter(ended)
     return [
-        _result(params, training, warm, [next(results) for _ in of_fit])
-        for params, warm, of_fit in zip(estimators, initial, problems, strict=True)
+        _result(params, training, warm, [next(results) for _ in of_fit])._replace(checkpoint=of)
+        for params, warm, of_fit, of in zip(estimators, initial, problems, kept, strict=True)
     ]
 
 

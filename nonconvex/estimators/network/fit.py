@@ -243,8 +243,8 @@ def _class_weights(params: NetworkParams, examples: ExampleSet) -> list[float] |
 
 def fit_network(
     params: NetworkParams, examples: ExampleSet, initial: Scorer | None, started: float
-) -> tuple[Scorer, NetworkSummary]:
-    """Train from every start, and return the best network with a summary.
+) -> tuple[Scorer, NetworkSummary, Checkpoints | None]:
+    """Train from every start; return the best network, a summary and the checkpoints of the fit.
 
     `started` is the time when the fit began, by `time.perf_counter`.  Raises ParamError or
     ExamplesError if Params and examples contradict each other, and FitError if no restart stays
@@ -268,6 +268,7 @@ def fit_network(
         restarts=len(plan.theta),
         asked=get("gradients"),
     )
+    checkpoints = _checkpoints(params, examples, plan, choice)
     trained = train_network(
         network,
         plan.theta,
@@ -278,7 +279,7 @@ def fit_network(
         choice.mode,
         batch_size=batch_size,
         seed=get("seed"),
-        checkpoints=_checkpoints(params, examples, plan, choice),
+        checkpoints=checkpoints,
         first=plan.restarts[0],
     )
     restarts = _restarts(examples, plan, trained)
@@ -303,7 +304,8 @@ def fit_network(
         seconds=time.perf_counter() - started,
     )
     theta, standardization = trained[best].theta, decoder.standardization
-    return Scorer(network, theta, standardization, schema.classes, decoder.targets), summary
+    scorer = Scorer(network, theta, standardization, schema.classes, decoder.targets)
+    return scorer, summary, checkpoints
 
 
 def _restarts(examples: ExampleSet, plan: Plan, trained: list[Trained]) -> list[NetworkRestart]:
@@ -342,7 +344,7 @@ def _checkpoints(
         "examples": examples.fingerprint,
     }
     interval = params.getOrDefault("checkpointInterval")
-    return Checkpoints(SparkSession.active(), path, interval, identity)
+    return Checkpoints(SparkSession.active(), path, interval, identity, [values["maxIter"]])
 
 
 def _digest(values: NDArray[Any]) -> str:

@@ -163,6 +163,11 @@ def test_an_ended_fit_goes_on_to_the_same_bits(model, ratings, tmp_path, monkeyp
     assert values[0] == values[1]
     rmse = [m.summary.restarts[0].validation_rmse for m in (again, model)]
     assert rmse[0] == rmse[1]
+    monkeypatch.setattr(gibbs, "_sweep", None)  # nor is a sweep made again
+    again = estimator(**params).fit(ratings)
+    assert same(again, model)
+    again.write().save(str(tmp_path / "model"))
+    assert [entry.name for entry in tmp_path.iterdir()] == ["model"]
 
 
 def test_a_fit_that_was_interrupted_in_its_first_sweeps_has_the_same_bits(model, ratings, tmp_path):

@@ -372,6 +372,7 @@ def test_a_killed_fit_goes_on_to_the_same_bits(frame, tmp_path, monkeypatch):
     assert theta(resumed) == theta(whole)
     rows = [[row | {"seconds": 0} for row in m.summary.rows()] for m in (resumed, whole)]
     assert rows[0] == rows[1]
+    resumed.write().save(str(tmp_path / "model"))
     assert not (tmp_path / "c").exists()
 
 
