@@ -17,13 +17,7 @@ from nonconvex.distributed.checkpoints import ModelCheckpoint
 from nonconvex.distributed.columns import check_frame, check_new
 from nonconvex.distributed.data.examples import ExampleColumns
 from nonconvex.distributed.network.dataset import ExampleSet, shard_examples
-from nonconvex.distributed.network.predict import (
-    OutputColumns,
-    Scorer,
-    evaluate_network,
-    raw_predictions,
-    score,
-)
+from nonconvex.distributed.network.predict import OutputColumns, evaluate_network, score
 from nonconvex.distributed.runtime import broadcast
 from nonconvex.estimators.network.fit import fit_network
 from nonconvex.estimators.network.params import (
@@ -40,6 +34,7 @@ from nonconvex.estimators.network.summary import NetworkSummary
 from nonconvex.estimators.params import GridEstimator, ParamError, with_accessors
 from nonconvex.estimators.persistence import KeepsCheckpoint
 from nonconvex.numerics import Doubles
+from nonconvex.numerics.network.model import Scorer, raw_predictions
 
 if TYPE_CHECKING:
     pass

@@ -25,11 +25,11 @@ from nonconvex.distributed.factorization.dataset import (
     pack_ratings,
 )
 from nonconvex.distributed.factorization.evaluate import Baselines
-from nonconvex.distributed.factorization.fold_in import Drawing, Equation, fold_in, fold_in_samples
+from nonconvex.distributed.factorization.fold_in import Drawing, fold_in, fold_in_samples
 from nonconvex.distributed.factorization.state import ShardedFactors
 from nonconvex.distributed.model_tables import factor_table
 from nonconvex.estimators.factorization.evaluate import evaluate_model, select_as_in_training
-from nonconvex.estimators.factorization.explain import Explanation, explain_prediction
+from nonconvex.estimators.factorization.explain import explain_prediction
 from nonconvex.estimators.factorization.fit import (
     FitResult,
     WarmStart,
@@ -54,6 +54,8 @@ from nonconvex.estimators.factorization.recommend import recommend, similar_rows
 from nonconvex.estimators.factorization.summary import TrainingSummary
 from nonconvex.estimators.params import GridEstimator, ParamError, set_defaults, with_accessors
 from nonconvex.estimators.persistence import KeepsCheckpoint
+from nonconvex.numerics.factorization.explain import Explanation
+from nonconvex.numerics.factorization.fold_in import Equation
 from nonconvex.numerics.factorization.model import Factors, Side, preference_block
 
 if TYPE_CHECKING:

@@ -28,6 +28,7 @@ TREES = {module: ast.parse(path.read_text(encoding="utf-8")) for module, path in
 # A ring imports itself and the rings above it in this table, and these third-party packages.
 RINGS = {
     "nonconvex.numerics": "numpy",
+    "nonconvex.local": "numpy pyarrow",
     "nonconvex.distributed": "numpy pandas py4j pyarrow pyspark sklearn",
     "nonconvex.session": "pyspark",
     "nonconvex.estimators": "numpy pyarrow pyspark",

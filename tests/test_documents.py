@@ -91,9 +91,10 @@ def test_named_modules_exist(page):
         module = REPOSITORY.joinpath(*name.split("."))
         if module.is_dir() or module.with_suffix(".py").exists():
             continue
-        source = module.parent.with_suffix(".py")
+        package = module.parent / "__init__.py"
+        source = package if package.exists() else module.parent.with_suffix(".py")
         assert source.exists(), f"{page}: there is no {name}"
-        defined = rf"^(def|class) {module.name}\b"
+        defined = rf"^((def|class) {module.name}\b|{module.name} = )"
         assert re.search(defined, source.read_text(encoding="utf-8"), re.MULTILINE), name
 
 

@@ -26,6 +26,8 @@ from urllib.parse import unquote
 from py4j.protocol import Py4JJavaError
 from pyspark.sql import SparkSession
 
+from nonconvex.local.files import CHECKSUMS, ChecksumError, checksums_of, saved_files, verify_files
+
 _TOKEN = r"[0-9a-f]{8}-\d+-\d+"
 _PROC = Path("/proc")
 _ATTEMPTS = 10  # at a file that other processes remove and write again
@@ -114,6 +116,8 @@ class FileSystem:
     >>> files.exists("runs/films/published.json")
     True
     """
+
+    failure: type[Exception] = FileSystemError
 
     def __init__(self, spark: SparkSession, path: str) -> None:
         context: Any = spark.sparkContext
@@ -428,16 +432,6 @@ def _named(done: str, path: str) -> Iterator[None]:
         raise FileSystemError(f"{path} cannot be {done}: {' '.join(cause.split())}") from None
 
 
-CHECKSUMS = "checksums.json"
-"""The file with the size, and the SHA-256 if wanted, of every other file of a directory."""
-
-
-class ChecksumError(ValueError):
-    """A directory whose files differ from those that were written."""
-
-    exit_status = 3
-
-
 def write_checksums(
     spark: SparkSession,
     path: str,
@@ -454,7 +448,7 @@ def write_checksums(
     files = FileSystem(spark, path)
     entries = {
         name: {"bytes": size, "sha256": files.sha256(f"{path}/{name}") if digests else None}
-        for name, size in _files(files, path).items()
+        for name, size in saved_files(files, path).items()
         if (deep or "/" not in name) and name not in without
     }
     files.write_text(f"{path}/{CHECKSUMS}", json.dumps({"files": entries}, indent=1) + "\n")
@@ -462,31 +456,13 @@ def write_checksums(
 
 def verify(spark: SparkSession, path: str) -> None:
     """Compare all files of a directory with its checksums; sizes first, then digests."""
-    files = FileSystem(spark, path)
-    expected, found = _checksums(files, path), _files(files, path)
-    different = sorted(expected.keys() ^ found.keys())
-    if different:
-        what = "lacks" if different[0] in expected else "has, though it was not saved,"
-        raise ChecksumError(f"{path} {what} {different[0]}")
-    for name, size in found.items():
-        if size != expected[name]["bytes"]:
-            raise ChecksumError(
-                f"{path}/{name} is damaged: it has {size:,} bytes, not {expected[name]['bytes']:,}"
-            )
-    for name in found:
-        digest = expected[name]["sha256"]
-        try:
-            same = digest is None or files.sha256(f"{path}/{name}") == digest
-        except FileSystemError as error:  # on local disks Hadoop has checksums of its own
-            raise ChecksumError(str(error)) from None
-        if not same:
-            raise ChecksumError(f"{path}/{name} is damaged: its checksum differs")
+    verify_files(FileSystem(spark, path), path)
 
 
 def read_verified(spark: SparkSession, path: str, name: str) -> str:
     """Return the text of one small file of a directory with checksums; raise ChecksumError."""
     files = FileSystem(spark, path)
-    expected = _checksums(files, path)
+    expected = checksums_of(files, path)
     try:
         text = files.read_text(f"{path}/{name}")
         same = hashlib.sha256(text.encode()).hexdigest() == expected[name]["sha256"]
@@ -495,27 +471,6 @@ def read_verified(spark: SparkSession, path: str, name: str) -> str:
     if not same:
         raise ChecksumError(f"{path}/{name} is damaged: its checksum differs")
     return text
-
-
-def _files(files: FileSystem, path: str) -> dict[str, int]:
-    return {
-        name: size
-        for name, size in files.sizes(path).items()
-        if name != CHECKSUMS and not any(part[0] in "_." for part in name.split("/"))
-    }
-
-
-def _checksums(files: FileSystem, path: str) -> dict[str, dict[str, Any]]:
-    try:
-        expected = json.loads(files.read_text(f"{path}/{CHECKSUMS}"))["files"]
-        return {
-            str(name): {key: entry[key] for key in ("bytes", "sha256")}
-            for name, entry in expected.items()
-        }
-    except FileSystemError as error:
-        raise ChecksumError(f"{path} has no readable {CHECKSUMS}: {error}") from None
-    except (ValueError, TypeError, KeyError, AttributeError):
-        raise ChecksumError(f"{path}/{CHECKSUMS} is damaged") from None
 
 
 @contextmanager

@@ -26,22 +26,11 @@ from nonconvex.distributed.rows import (
     zip_partitions,
 )
 from nonconvex.distributed.runtime import Batches, freeze_gc_once, from_bytes, to_bytes
+from nonconvex.local.model_tables import FACTOR_TYPES, ModelError, check_type, factors_in
 from nonconvex.numerics import Floats
 
 _BATCH = 1 << 16  # rows of a table that an executor writes at a time
 _SMALL = 1 << 25  # most bytes of a table that the driver writes
-_TYPES = {
-    "index": "int",
-    "id": "",
-    "bias": "float double",
-    "features": "array<float> array<double>",
-}
-
-
-class ModelError(ValueError):
-    """A directory that does not hold a whole model."""
-
-    exit_status = 3
 
 
 def factor_table(spark: SparkSession, ids: pa.ChunkedArray, x: Floats | ShardedRows) -> DataFrame:
@@ -80,19 +69,8 @@ def read_factors(
 
     Raise `ModelError` if the files are missing, another table, or not `rows` rows.
     """
-    table = read_rows(spark, path, {**_TYPES, **dict.fromkeys(more, "float double")})
-    features = table["features"].combine_chunks()
-    values = features.flatten().to_numpy()
-    index = table["index"].to_numpy()
-    if len(values) % rows or not np.array_equal(index, np.arange(rows)):
-        raise ModelError(
-            f"{path} holds {len(table):,} rows of factors and not the {rows:,} of the model; "
-            "save the model again, or train it"
-        )
-    x = np.empty((rows, 1 + len(values) // rows), values.dtype)
-    x[:, 0] = table["bias"].to_numpy()
-    x[:, 1:] = values.reshape(rows, -1)
-    return table["id"], x, {name: table[name].to_numpy() for name in more}
+    table = read_rows(spark, path, {**FACTOR_TYPES, **dict.fromkeys(more, "float double")})
+    return factors_in(table, path, rows, more)
 
 
 def read_rows(spark: SparkSession, path: str, types: Mapping[str, str]) -> pa.Table:
@@ -104,12 +82,7 @@ def read_rows(spark: SparkSession, path: str, types: Mapping[str, str]) -> pa.Ta
     try:
         frame = spark.read.parquet(path).select(*types)
         for field in frame.schema:
-            kind, allowed = field.dataType.simpleString(), types[field.name].split()
-            if allowed and kind not in allowed:
-                raise ModelError(
-                    f"{path} has {field.name} as {kind} and not as {' or '.join(allowed)}; "
-                    "save the model again, or train it"
-                )
+            check_type(path, field.name, field.dataType.simpleString(), types)
         return frame.orderBy("index").toArrow()
     except (PySparkException, Py4JJavaError) as error:
         raise ModelError(f"{path} cannot be read as part of a model: {reason_of(error)}") from None

@@ -9,8 +9,9 @@ from pyspark.ml.util import DefaultParamsReader, DefaultParamsWriter, MLReader, 
 from pyspark.sql import SparkSession
 
 from nonconvex.distributed.checkpoints import ModelCheckpoint
-from nonconvex.distributed.files import ChecksumError, FileSystem, verify, write_checksums
-from nonconvex.distributed.model_tables import ModelError
+from nonconvex.distributed.files import FileSystem, verify, write_checksums
+from nonconvex.local.files import ChecksumError
+from nonconvex.local.model_tables import ModelError
 
 ModelT = TypeVar("ModelT", bound=Any)
 

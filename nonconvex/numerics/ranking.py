@@ -331,5 +331,22 @@ def ndcg(hits: Bools, relevant: Ints) -> Doubles:
     return np.asarray(np.where(hits, gains, 0).sum(axis=1) / best)
 
 
+LIST_METRICS = ("ndcgAtK", "recallAtK", "precisionAtK", "meanAveragePrecisionAtK")
+"""The metrics of `list_metrics`, by the names of Spark's ``RankingEvaluator`` for their means."""
+
+
+def list_metrics(ranked: Lists, relevant: Lists, total: Ints, k: int) -> Doubles:
+    """The `LIST_METRICS` of each row, of shape (4, b).
+
+    Parameters
+    ----------
+    total : int array of shape (b,)
+        Number of relevant columns of each row: more than in `relevant` where some are unknown.
+    """
+    hit = hits(ranked, relevant, k)
+    of_rows = (ndcg(hit, total), recall(hit, total), precision(hit))
+    return np.stack([*of_rows, average_precision(hit, total)])
+
+
 def _pairs(lists: Lists) -> Longs:
     return (lists.rows << 32) | lists.columns

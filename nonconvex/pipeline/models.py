@@ -19,9 +19,9 @@ from pyspark.sql.types import ArrayType, StringType
 from nonconvex.distributed.columns import ColumnError, named_column
 from nonconvex.distributed.data.sources import Source, refuse_empty_files
 from nonconvex.distributed.files import FileSystem
-from nonconvex.distributed.model_tables import ModelError
 from nonconvex.estimators.params import ParamError
 from nonconvex.estimators.persistence import read_metadata
+from nonconvex.local.model_tables import ModelError
 
 # A name in a file chooses among these, and imports nothing else.
 _MODULES = {

@@ -15,8 +15,9 @@ from pyspark.ml import Model
 from pyspark.sql import SparkSession
 
 from nonconvex.distributed.checkpoints import CheckpointError, is_saved
-from nonconvex.distributed.files import ChecksumError, FileSystem, read_verified
-from nonconvex.distributed.model_tables import ModelError
+from nonconvex.distributed.files import FileSystem, read_verified
+from nonconvex.local.files import ChecksumError
+from nonconvex.local.model_tables import ModelError
 from nonconvex.pipeline.config import ConfigError, Section, dump
 from nonconvex.pipeline.models import load_model
 from nonconvex.pipeline.runs import (

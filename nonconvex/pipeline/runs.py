@@ -33,9 +33,7 @@ from nonconvex.distributed.files import (
     process_token,
     write_checksums,
 )
-
-POINTER = "published.json"
-"""The small file that names the run whose model is the published one."""
+from nonconvex.local.model_tables import POINTER
 
 METRICS = "metrics.json"
 """The file of a run with its numbers."""

@@ -12,8 +12,8 @@ from pyspark.ml.tuning import CrossValidator, ParamGridBuilder, TrainValidationS
 from pyspark.sql import functions as F
 
 from nonconvex.distributed.files import FileSystemError
-from nonconvex.distributed.model_tables import ModelError
 from nonconvex.estimators.params import ParamError
+from nonconvex.local.model_tables import ModelError
 from nonconvex.neural_network import MultilayerPerceptronClassifier as Classifier
 from nonconvex.neural_network import MultilayerPerceptronRegressor as Regressor
 from nonconvex.recommendation import MatrixFactorization

@@ -35,6 +35,7 @@ from nonconvex.distributed.data.sources import (
 from nonconvex.distributed.data.splits import Split, part_by_hash
 from nonconvex.distributed.data.validation import PARTS
 from nonconvex.numerics import Bools, Doubles, Longs
+from nonconvex.numerics.network.model import Classes
 
 MOST_CLASSES = 10_000
 """Most classes; more different labels are numbers for a regression."""
@@ -62,13 +63,6 @@ class ExampleColumns:
         """Return the name of a feature, for messages."""
         one = isinstance(self.features, str)
         return f"{self.features}[{index}]" if one else repr(self.features[index])
-
-
-class Classes(NamedTuple):
-    """The classes of a classification, ascending, in the order of the outputs."""
-
-    kind: str  # "string", or "double" for whole numbers
-    values: tuple[Any, ...]
 
 
 class ExampleSchema(NamedTuple):

@@ -13,8 +13,9 @@ import pyarrow.parquet as pq
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from nonconvex.distributed.files import CHECKSUMS, ChecksumError, FileSystem, verify
+from nonconvex.distributed.files import FileSystem, verify
 from nonconvex.distributed.runtime import map_in_threads
+from nonconvex.local.files import CHECKSUMS, ChecksumError
 
 LAYOUT = 1
 """The version of the layout that this version of the package writes and reads."""

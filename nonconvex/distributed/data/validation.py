@@ -25,6 +25,7 @@ from pyspark.sql.types import (
 
 from nonconvex.distributed.columns import named_column
 from nonconvex.distributed.data.sources import is_nested, is_undecodable
+from nonconvex.numerics.factorization.blocks import RatingsError as RatingsError
 
 ID_TYPES = ("auto", "string", "long")
 """Types that ids can be converted to."""
@@ -34,12 +35,6 @@ DUPLICATES = ("error", "first", "last", "mean")
 
 PARTS = ("train", "validation", "test")
 """The parts of a split, and the values of a column of parts."""
-
-
-class RatingsError(ValueError):
-    """Data that cannot be used as ratings."""
-
-    exit_status = 3
 
 
 @dataclass(frozen=True)

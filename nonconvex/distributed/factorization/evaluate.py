@@ -40,11 +40,7 @@ from nonconvex.numerics.metrics import (
     evaluation_of,
     tile_of,
 )
-from nonconvex.numerics.ranking import average_precision, hits, ndcg, precision, recall
-
-METRICS = ("ndcgAtK", "recallAtK", "precisionAtK", "meanAveragePrecisionAtK")
-"""Means over the rows, by the names of Spark's ``RankingEvaluator``."""
-
+from nonconvex.numerics.ranking import LIST_METRICS, list_metrics
 
 _AT_A_TIME = 1 << 16  # ratings
 
@@ -66,7 +62,7 @@ def retrieval(
         ``id, other``: the ids of a row and of a column that is relevant for it, in the types of
         training; a repeated pair counts once.
 
-    Returned are the `METRICS`, as means over the rows, which are summed exactly, so no order
+    Returned are the `LIST_METRICS`, as means over the rows, which are summed exactly, so no order
     matters; ``coverageAtK``, the fraction of all columns that are in any list; and ``users``, the
     number of rows.
     """
@@ -81,13 +77,13 @@ def retrieval(
             "there is nobody to rank for, as nothing is relevant for any user that can be ranked "
             "for: lower the threshold, or give ratings of users that the model knows"
         )
-    values = [np.frombuffer(part["metrics"]).reshape(len(METRICS), -1) for part in parts]
+    values = [np.frombuffer(part["metrics"]).reshape(len(LIST_METRICS), -1) for part in parts]
     of_rows = np.concatenate(values, axis=1)
     users = of_rows.shape[1]
     found = np.zeros(len(columns.ids), dtype=bool)
     for part in parts:
         found[np.frombuffer(part["found"], np.int32)] = True
-    means = {name: math.fsum(of) / users for name, of in zip(METRICS, of_rows, strict=True)}
+    means = {name: math.fsum(of) / users for name, of in zip(LIST_METRICS, of_rows, strict=True)}
     return {**means, "coverageAtK": float(found.mean()), "users": users}
 
 
@@ -112,9 +108,7 @@ def _measure(ranker: Ranker) -> Task:
         for batch in filter(len, batches):
             ranked = ranker(batch).lists
             total = batch.column("total").to_numpy()
-            hit = hits(ranked, lists_of(batch, "relevant"), ranker.n)
-            of_rows = (ndcg(hit, total), recall(hit, total), precision(hit))
-            metrics = np.stack([*of_rows, average_precision(hit, total)])
+            metrics = list_metrics(ranked, lists_of(batch, "relevant"), total, ranker.n)
             yield binary_row({}, {"metrics": metrics, "found": np.unique(ranked.columns)})
 
     return measure

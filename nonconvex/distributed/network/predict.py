@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -20,7 +19,6 @@ from pyspark.sql.pandas.functions import arrow_udf
 
 from nonconvex.distributed.columns import TOTALS, batch_of, free_name, totals_in
 from nonconvex.distributed.data.examples import (
-    Classes,
     ExampleColumns,
     ExampleSchema,
     ExamplesError,
@@ -32,19 +30,18 @@ from nonconvex.distributed.data.examples import (
 )
 from nonconvex.distributed.runtime import Batches, Task, freeze_gc_once
 from nonconvex.numerics import Bools, Doubles, Floats
-from nonconvex.numerics.deterministic import Totals, one_thread_per_product
+from nonconvex.numerics.deterministic import Totals
 from nonconvex.numerics.metrics import (
     add_classification,
     add_regression,
     classification_errors,
     regression_errors,
 )
-from nonconvex.numerics.network.model import Network, Standardization, forward
+from nonconvex.numerics.network.model import Scorer, raw_predictions
 
 HandleInvalid = Literal["error", "skip", "keep"]
 
 _FIELDS = ("prediction", "probability", "raw", "refused")
-_ROWS_AT_A_TIME = 1024  # so that the layers of a wide network stay small
 
 
 class OutputColumns(NamedTuple):
@@ -53,29 +50,6 @@ class OutputColumns(NamedTuple):
     prediction: str = "prediction"  # the class, or the number predicted
     probability: str = ""  # a vector with an entry for each class
     raw: str = ""  # its logits; (−z, z) for a network with one output
-
-
-@dataclass(frozen=True)
-class Scorer:
-    """A trained network with all that its predictions need; broadcast it once for many uses."""
-
-    network: Network
-    theta: Floats  # (p,), in the dtype of the arithmetic
-    standardization: Standardization
-    classes: Classes | None = None  # None for a regression
-    targets: Standardization | None = None  # of the targets of a regression in training
-
-    def logits(self, x: Doubles) -> Doubles:
-        """Return z⁽ᴸ⁾ of shape (m, d_L), in the units of the targets, of raw features (m, d_0)."""
-        parts: list[Floats] = [np.empty((0, self.network.layers[-1]))]
-        with one_thread_per_product(), np.errstate(over="ignore"):
-            for start in range(0, len(x), _ROWS_AT_A_TIME):
-                rows = self.standardization.apply(
-                    x[start : start + _ROWS_AT_A_TIME], self.theta.dtype
-                )
-                parts.append(forward(self.network, self.theta, rows)[-1])
-        z = np.concatenate(parts).astype(np.float64)
-        return z if self.targets is None else self.targets.invert(z)
 
 
 def score(
@@ -169,11 +143,6 @@ def _refusal(kind: str, rows: int, sentence: str) -> pa.Array:
 def _unless(refused: Column, value: Column) -> Column:
     """Return the value, or raise the message of `_refusal` in the plan."""
     return F.when(refused.isNull(), value).otherwise(F.raise_error(refused))
-
-
-def raw_predictions(z: Doubles) -> Doubles:
-    """Return an entry for each class: logits of shape (m, d_L), (−z, z) of a single one."""
-    return np.hstack([-z, z]) if z.shape[1] == 1 else z
 
 
 def _lists(rows: Floats | None, count: int | None) -> pa.Array:

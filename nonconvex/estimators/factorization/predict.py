@@ -36,6 +36,7 @@ from nonconvex.distributed.runtime import broadcast
 from nonconvex.estimators.factorization.params import FactorizationModelParams
 from nonconvex.estimators.factorization.summary import TrainingSummary
 from nonconvex.estimators.params import ParamError
+from nonconvex.local.factorization import limits_of
 from nonconvex.numerics.factorization.model import Factors
 from nonconvex.numerics.factorization.posterior import Posterior, half_width
 from nonconvex.numerics.factorization.ridge_posterior import RidgePosterior, RidgeSpread
@@ -109,11 +110,8 @@ def prediction_limits(
     state: ModelState, params: FactorizationModelParams
 ) -> tuple[float, float] | None:
     """Return the range that predictions are clipped to, if they are."""
-    if not params.getOrDefault("clipPredictions"):
-        return None
-    if params.getOrDefault("implicitPrefs"):
-        return 0.0, 1.0
-    return state.summary.minimum, state.summary.maximum
+    named = {name: params.getOrDefault(name) for name in ("clipPredictions", "implicitPrefs")}
+    return limits_of(named, vars(state.summary))
 
 
 def add_predictions(

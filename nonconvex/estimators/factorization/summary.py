@@ -12,6 +12,7 @@ import numpy as np
 from nonconvex.distributed.factorization.gibbs import SamplingOptions
 from nonconvex.distributed.factorization.state import Result
 from nonconvex.estimators.display import Summary
+from nonconvex.local.factorization import ridge_of
 from nonconvex.numerics.factorization.model import Ridge, Side
 from nonconvex.numerics.factorization.posterior import effective_size, split_r_hat
 
@@ -152,9 +153,7 @@ class TrainingSummary(Summary):
 
     def ridge(self, side: Side) -> Ridge:
         """Return the ridge of a side."""
-        users, items = (self.reg_user, self.users), (self.reg_item, self.items)
-        reg, rows = users if side == Side.USERS else items
-        return Ridge(reg, self.reg_exponent, self.total, self.total / rows, self.bias_reg_ratio)
+        return ridge_of(vars(self), side)
 
 
 def sampling_summary(

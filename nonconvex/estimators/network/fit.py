@@ -14,11 +14,10 @@ from numpy.typing import NDArray
 from pyspark.sql import SparkSession
 
 from nonconvex.distributed.checkpoints import Checkpoints
-from nonconvex.distributed.data.examples import Classes, ExampleSchema, ExamplesError
+from nonconvex.distributed.data.examples import ExampleSchema, ExamplesError
 from nonconvex.distributed.network.dataset import ExampleSet
 from nonconvex.distributed.network.fit import train_network
 from nonconvex.distributed.network.gradients import GradientChoice, Validation, choose_mode
-from nonconvex.distributed.network.predict import Scorer
 from nonconvex.distributed.network.shards import ExampleDecoder
 from nonconvex.estimators.network.params import NetworkParams, check_thresholds
 from nonconvex.estimators.network.summary import NetworkRestart, NetworkSummary
@@ -26,7 +25,7 @@ from nonconvex.estimators.params import ParamError, patience_of, refuse_set
 from nonconvex.numerics import Floats
 from nonconvex.numerics.convergence import StoppingRule
 from nonconvex.numerics.network.backprop import Sums, network_objective
-from nonconvex.numerics.network.model import Network, initialize
+from nonconvex.numerics.network.model import Classes, Network, Scorer, initialize
 from nonconvex.numerics.network.training import Trained
 
 _log = logging.getLogger("nonconvex")

@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 from pyspark.sql import SparkSession
 
-from nonconvex.distributed.data.examples import Classes
-from nonconvex.distributed.model_tables import ModelError, read_rows, write_table
-from nonconvex.distributed.network.predict import Scorer
+from nonconvex.distributed.model_tables import read_rows, write_table
 from nonconvex.estimators.network.summary import NetworkSummary
 from nonconvex.estimators.persistence import ModelReader, ModelWriter
+from nonconvex.local.network import scorer_of
 from nonconvex.numerics import Floats
-from nonconvex.numerics.network.model import Network, Standardization
-
-_PARAMETERS = {
-    "index": "int",
-    "layer": "int",
-    "unit": "int",
-    "weights": "array<float> array<double>",
-}
-_STANDARDIZATION = {"index": "int", "mean": "double", "scale": "double"}
+from nonconvex.numerics.network.model import Network, Scorer, Standardization
 
 ModelT = TypeVar("ModelT", bound=Any)  # a model of a network, whose module imports this one
 
@@ -59,24 +51,12 @@ class NetworkReader(ModelReader[ModelT]):
     """Reader of what `NetworkWriter` wrote."""
 
     def _make(self, path: str, metadata: dict[str, Any]) -> ModelT:
-        about: dict[str, Any] = dict(metadata["network"])
-        about |= {name: tuple(about[name]) for name in ("layers", "activations")}
-        network = Network(**about)
-        classes = metadata["classes"]
-        if (classes is None) != (network.classes is None):
-            raise KeyError("classes")
-        if classes is not None:
-            classes = Classes(classes["kind"], tuple(classes["values"]))
-            if len(classes.values) != network.classes:
-                raise KeyError("classes")
+        def read(name: str, types: Mapping[str, str]) -> pa.Table:
+            return read_rows(self.sparkSession, f"{path}/{name}", types)
+
+        scorer = scorer_of(metadata, path, read)
         summary = NetworkSummary.from_json(json.dumps(metadata["summary"]))
-        spark, precision = self.sparkSession, metadata["precision"]
-        theta = _read_parameters(spark, f"{path}/weights", network, precision)
-        of = _read_standardization(spark, f"{path}/standardization", network.layers[0])
-        targets = None
-        if metadata["targets"]:
-            targets = _read_standardization(spark, f"{path}/targets", network.layers[-1])
-        model: ModelT = self._cls(Scorer(network, theta, of, classes, targets), summary)
+        model: ModelT = self._cls(scorer, summary)
         return model
 
 
@@ -100,32 +80,8 @@ def _write_parameters(spark: SparkSession, path: str, network: Network, theta: F
     write_table(spark, path, table)
 
 
-def _read_parameters(spark: SparkSession, path: str, network: Network, dtype: str) -> Floats:
-    """Read the θ of `_write_parameters`; raise `ModelError` if it is not complete."""
-    table = read_rows(spark, path, _PARAMETERS)
-    values = table["weights"].combine_chunks()
-    theta: Floats = values.flatten().to_numpy()
-    if len(theta) != network.size or theta.dtype != dtype:
-        raise ModelError(
-            f"{path} holds {len(theta):,} parameters of {theta.dtype} and not the "
-            f"{network.size:,} of {dtype} of the model; save the model again, or train it"
-        )
-    return theta
-
-
 def _write_standardization(spark: SparkSession, path: str, of: Standardization) -> None:
     """Write means and scales of features or targets as rows ``index, mean, scale``."""
     index = pa.array(np.arange(len(of.mean)), pa.int32())
     table = pa.table([index, pa.array(of.mean), pa.array(of.scale)], ["index", "mean", "scale"])
     write_table(spark, path, table)
-
-
-def _read_standardization(spark: SparkSession, path: str, width: int) -> Standardization:
-    """Read a table of `_write_standardization`; errors are those of `_read_parameters`."""
-    table = read_rows(spark, path, _STANDARDIZATION)
-    if len(table) != width:
-        raise ModelError(
-            f"{path} holds {len(table):,} rows and not the {width:,} of the model; "
-            "save the model again, or train it"
-        )
-    return Standardization(table["mean"].to_numpy(), table["scale"].to_numpy())

@@ -27,6 +27,12 @@ _AT_A_TIME = 1 << 20  # padded ratings
 _T = TypeVar("_T", bound=np.generic)
 
 
+class RatingsError(ValueError):
+    """Data that cannot be used as ratings."""
+
+    exit_status = 3
+
+
 class Padded(NamedTuple):
     """The ratings of a block, class after class, in the order of `batches`."""
 

@@ -54,7 +54,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from nonconvex.numerics import Bools, Doubles, Floats
-from nonconvex.numerics.deterministic import Stream
+from nonconvex.numerics.deterministic import Stream, one_thread_per_product
 
 
 class Activation(NamedTuple):
@@ -498,3 +498,41 @@ class Standardization(NamedTuple):
     def invert(self, standardized: Doubles) -> Doubles:
         """Undo `apply`, in float64."""
         return standardized * self.scale + self.mean
+
+
+class Classes(NamedTuple):
+    """The classes of a classification, ascending, in the order of the outputs."""
+
+    kind: str  # "string", or "double" for whole numbers
+    values: tuple[Any, ...]
+
+
+_ROWS_AT_A_TIME = 1024  # so that the layers of a wide network stay small
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """A trained network with all that its predictions need; broadcast it once for many uses."""
+
+    network: Network
+    theta: Floats  # (p,), in the dtype of the arithmetic
+    standardization: Standardization
+    classes: Classes | None = None  # None for a regression
+    targets: Standardization | None = None  # of the targets of a regression in training
+
+    def logits(self, x: Doubles) -> Doubles:
+        """Return z⁽ᴸ⁾ of shape (m, d_L), in the units of the targets, of raw features (m, d_0)."""
+        parts: list[Floats] = [np.empty((0, self.network.layers[-1]))]
+        with one_thread_per_product(), np.errstate(over="ignore"):
+            for start in range(0, len(x), _ROWS_AT_A_TIME):
+                rows = self.standardization.apply(
+                    x[start : start + _ROWS_AT_A_TIME], self.theta.dtype
+                )
+                parts.append(forward(self.network, self.theta, rows)[-1])
+        z = np.concatenate(parts).astype(np.float64)
+        return z if self.targets is None else self.targets.invert(z)
+
+
+def raw_predictions(z: Doubles) -> Doubles:
+    """Return an entry for each class: logits of shape (m, d_L), (−z, z) of a single one."""
+    return np.hstack([-z, z]) if z.shape[1] == 1 else z

@@ -11,7 +11,7 @@ from pyspark.sql import DataFrame
 
 from nonconvex import __version__
 from nonconvex.distributed.data.examples import ExampleTable
-from nonconvex.distributed.network.predict import Scorer, evaluate_network
+from nonconvex.distributed.network.predict import evaluate_network
 from nonconvex.distributed.runtime import broadcasting
 from nonconvex.estimators.display import text_table
 from nonconvex.estimators.network.summary import NetworkSummary
@@ -20,7 +20,7 @@ from nonconvex.neural_network import (
     MultilayerPerceptronRegressionModel,
 )
 from nonconvex.numerics import Doubles
-from nonconvex.numerics.network.model import Network, Standardization
+from nonconvex.numerics.network.model import Network, Scorer, Standardization
 from nonconvex.pipeline.runs import Run
 from nonconvex.pipeline.text import decimals, strict_json
 

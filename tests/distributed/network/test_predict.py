@@ -7,9 +7,8 @@ from pyspark.ml.linalg import Vectors, VectorUDT
 from pyspark.sql.types import ArrayType, DoubleType, StructType
 
 from nonconvex.distributed.columns import ColumnError
-from nonconvex.distributed.data.examples import Classes
-from nonconvex.distributed.network.predict import OutputColumns, Scorer, score
-from nonconvex.numerics.network.model import Network, Standardization, initialize
+from nonconvex.distributed.network.predict import OutputColumns, score
+from nonconvex.numerics.network.model import Classes, Network, Scorer, Standardization, initialize
 
 STANDARDIZATION = Standardization(np.array([1.0, -2.0]), np.array([2.0, 0.5]))
 X = np.random.default_rng(0).normal(0, 3, (40, 2))

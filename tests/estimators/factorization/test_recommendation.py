@@ -14,9 +14,9 @@ from pyspark.ml.recommendation import ALS
 from pyspark.sql import functions as F
 
 from nonconvex.distributed.files import write_checksums
-from nonconvex.distributed.model_tables import ModelError
 from nonconvex.estimators.factorization.params import SAMPLING
 from nonconvex.estimators.params import DescentParams, ParamError, declared
+from nonconvex.local.model_tables import ModelError
 from nonconvex.recommendation import MatrixFactorization, MatrixFactorizationModel
 from tests.factories import frame
 

@@ -4,12 +4,13 @@ import math
 
 import pytest
 
-from nonconvex.distributed.data.examples import Classes, ExampleSchema, ExamplesError
+from nonconvex.distributed.data.examples import ExampleSchema, ExamplesError
 from nonconvex.estimators.network.fit import complete_layers
 from nonconvex.estimators.network.params import check_network
 from nonconvex.estimators.network.summary import NetworkRestart, NetworkSummary
 from nonconvex.estimators.params import ParamError
 from nonconvex.neural_network import MultilayerPerceptronClassifier
+from nonconvex.numerics.network.model import Classes
 from tests.factories import network_summary
 
 

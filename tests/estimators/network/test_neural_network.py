@@ -19,11 +19,11 @@ from pyspark.sql import functions as F
 from nonconvex.distributed.checkpoints import CheckpointError, Interrupted
 from nonconvex.distributed.data.examples import ExampleColumns, ExamplesError
 from nonconvex.distributed.files import write_checksums
-from nonconvex.distributed.model_tables import ModelError
 from nonconvex.distributed.network import fit as network_training
 from nonconvex.distributed.network.dataset import shard_examples
 from nonconvex.estimators.network.fit import plan_network
 from nonconvex.estimators.params import ParamError
+from nonconvex.local.model_tables import ModelError
 from nonconvex.neural_network import MultilayerPerceptronClassificationModel
 from nonconvex.neural_network import MultilayerPerceptronClassifier as Classifier
 from nonconvex.neural_network import MultilayerPerceptronRegressor as Regressor

@@ -1,0 +1,166 @@
+"""Tables of models as Arrow: the checks of what was read, and models found in directories."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from nonconvex.local.files import ChecksumError, Directory, verify_files
+from nonconvex.numerics import Floats, Ints
+
+POINTER = "published.json"
+"""The small file of a directory of runs that names the run whose model is the published one."""
+
+FACTOR_TYPES = {
+    "index": "int",
+    "id": "",
+    "bias": "float double",
+    "features": "array<float> array<double>",
+}
+
+ReadFactors = Callable[[str, int, Sequence[str]], tuple[pa.ChunkedArray, Floats, dict[str, Floats]]]
+"""A table by its name, number of rows and further columns: ids, rows (β, γ) and these columns."""
+
+
+class ModelError(ValueError):
+    """A directory that does not hold a whole model."""
+
+    exit_status = 3
+
+
+def factors_in(
+    table: pa.Table, path: str, rows: int, more: Sequence[str] = ()
+) -> tuple[pa.ChunkedArray, Floats, dict[str, Floats]]:
+    """Return ids (m,), rows (m, 1 + K) and more columns (m,) of a table of factors, by index.
+
+    Raise `ModelError` if they are not `rows` rows.
+    """
+    values = numbers_in(table["features"].combine_chunks().flatten())
+    index = numbers_in(table["index"])
+    if len(values) % rows or not np.array_equal(index, np.arange(rows)):
+        raise ModelError(
+            f"{path} holds {len(table):,} rows of factors and not the {rows:,} of the model; "
+            "save the model again, or train it"
+        )
+    x = np.empty((rows, 1 + len(values) // rows), values.dtype)
+    x[:, 0] = numbers_in(table["bias"])
+    x[:, 1:] = values.reshape(rows, -1)
+    return table["id"], x, {name: numbers_in(table[name]) for name in more}
+
+
+def numbers_in(column: pa.Array | pa.ChunkedArray) -> NDArray[Any]:
+    """Return numbers without nulls; unlike ``to_numpy``, this does not import pandas."""
+    whole = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    return np.from_dlpack(whole)
+
+
+def arrow_ids(values: list[Any], kind: pa.DataType) -> pa.Array:
+    """Return ids as an array of Arrow; unlike ``pyarrow.array``, this does not import pandas.
+
+    Raise ValueError, TypeError or an error of Arrow for a value of another type.
+    """
+    if pa.types.is_integer(kind):
+        buffers = [np.array(values, kind.to_pandas_dtype())]
+    elif pa.types.is_string(kind):
+        texts = [str.encode(value) for value in values]
+        ends = np.cumsum([0, *map(len, texts)], dtype=np.int32)
+        buffers = [ends, np.frombuffer(b"".join(texts), np.uint8)]
+    else:
+        return pa.array(values, kind)
+    found = pa.Array.from_buffers(kind, len(values), [None, *map(pa.py_buffer, buffers)])
+    if found.to_pylist() != values:  # 9.5 as an integer
+        raise ValueError(values)
+    return found
+
+
+def find_ids(ids: pa.Array | pa.ChunkedArray, among: pa.ChunkedArray) -> Ints:
+    """Return the place of each id among others, -1 for none; without pandas, as `numbers_in`."""
+    found = pc.index_in(ids, value_set=among)
+    found = found.combine_chunks() if isinstance(found, pa.ChunkedArray) else found
+    if not len(found):
+        return np.zeros(0, np.int32)
+    places = np.frombuffer(found.buffers()[1], np.int32, len(found), 4 * found.offset)
+    return np.where(numbers_in(found.is_valid().cast(pa.int8())), places, np.int32(-1))
+
+
+def check_type(path: str, name: str, kind: str, types: Mapping[str, str]) -> None:
+    """Raise `ModelError` unless a column has one of its types, in the words of Spark."""
+    allowed = types[name].split()
+    if allowed and kind not in allowed:
+        raise ModelError(
+            f"{path} has {name} as {kind} and not as {' or '.join(allowed)}; "
+            "save the model again, or train it"
+        )
+
+
+def read_ordered(directory: Directory, name: str, types: Mapping[str, str]) -> pa.Table:
+    """Read a table of a model in the order of its column ``index``, of these columns."""
+    path = f"{directory.path}/{name}"
+    try:
+        table = directory.read_table(name).select(list(types))
+    except (OSError, KeyError, pa.ArrowException) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ModelError(f"{path} cannot be read as part of a model: {reason}") from None
+    for field in table.schema:
+        check_type(path, field.name, _kind(field.type), types)
+    return table.sort_by("index")
+
+
+def _kind(of: pa.DataType) -> str:
+    if pa.types.is_list(of) or pa.types.is_large_list(of):
+        return f"array<{_kind(of.value_type)}>"
+    return {"int32": "int", "int64": "bigint"}.get(str(of), str(of))
+
+
+def params_of(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of all Params of a saved model."""
+    return {**metadata["defaultParamMap"], **metadata["paramMap"]}
+
+
+def merge_rows(
+    ids: pa.ChunkedArray, rows: Floats, new: pa.ChunkedArray, new_rows: Floats
+) -> tuple[pa.ChunkedArray, Floats]:
+    """Replace the rows of known ids, and insert new ids in order."""
+    place = pc.index_in(new, value_set=ids)
+    there = place.is_valid().to_numpy()
+    rows = rows.copy()
+    rows[place.drop_null().to_numpy()] = new_rows[there]
+    merged = pa.chunked_array([*ids.chunks, *new.filter(pa.array(~there)).chunks])
+    order = pc.sort_indices(merged)
+    return merged.take(order), np.concatenate([rows, new_rows[~there]])[order.to_numpy()]
+
+
+def saved_model(directory: Directory) -> tuple[Directory, dict[str, Any]]:
+    """Find the model of a directory of runs, of a run or of its own, and read its metadata."""
+    path, found = directory.path, directory
+    if directory.exists(POINTER):
+        try:
+            run = json.loads(directory.read_text(f"{path}/{POINTER}"))["run_id"]
+            if not re.fullmatch(r"[\w-]+", run):
+                raise ValueError(run)
+        except (OSError, ValueError, TypeError, KeyError):
+            raise ModelError(f"{path}/{POINTER} is damaged: train again") from None
+        found = directory.of(f"run_id={run}/model")
+    elif directory.exists("model/metadata"):
+        found = directory.of("model")
+    if not found.exists("metadata"):
+        there = "does not hold a model" if directory.exists("") else "is not there"
+        raise ModelError(f"{path} {there}; give the directory that a model was saved to")
+    try:
+        parts = [name for name in found.sizes(f"{found.path}/metadata") if name[:4] == "part"]
+        metadata = json.loads(found.read_text(f"{found.path}/metadata/{min(parts)}"))
+        str.partition(metadata["class"], ".")
+    except (OSError, ValueError, TypeError, KeyError):
+        raise ModelError(f"{found.path} holds only part of a model; save it again") from None
+    try:
+        verify_files(found, found.path)
+    except ChecksumError as error:
+        raise ModelError(f"{error}; save the model again, or train it") from None
+    return found, metadata

@@ -1,0 +1,132 @@
+"""Folding in: the rows of one side that solve their equations, given the other side.
+
+This says which rows are replaced and by which values; `nonconvex.distributed.factorization.fold_in`
+and `nonconvex.local.factorization` bring the ratings of a row together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from hashlib import blake2b
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from nonconvex.numerics import Floats
+from nonconvex.numerics.deterministic import one_thread_per_product
+from nonconvex.numerics.factorization.als import solve_rows
+from nonconvex.numerics.factorization.blocks import RatingBlock
+from nonconvex.numerics.factorization.model import (
+    Background,
+    Factors,
+    Ridge,
+    Side,
+    preference_block,
+)
+from nonconvex.numerics.factorization.posterior import Posterior, fold_rows
+from nonconvex.numerics.factorization.ridge_posterior import RidgePosterior
+
+Solve = Callable[[RatingBlock, Callable[[], Sequence[Any]]], Floats]
+"""Rows of a block of ratings, which may ask for the ids of the rows."""
+
+
+class Shared(Protocol):
+    """Something that has the rows of a side, such as a broadcast."""
+
+    @property
+    def value(self) -> Floats:
+        """The rows, of shape (m, 1 + K)."""
+
+
+class Equation(NamedTuple):
+    """The normal equation of folded rows, apart from the ratings."""
+
+    ridge: Ridge  # with n and the mean degree of training
+    # whether there are β, and whether γ ≥ 0 is required
+    biases: bool
+    nonnegative: bool
+    confidence: float | None  # κ of implicit feedback; None if ratings are explicit
+
+
+def unfolded(
+    side: Side, factors: Factors, fixed: Shared, equation: Equation, ridge: RidgePosterior | None
+) -> tuple[Floats, Solve]:
+    """Return the rows of a side as they are, and what solves for others, given the other side.
+
+    The columns are (β, γ), and with a `ridge` the degree and, of users, the noise.
+    """
+    own, background, rows = side.number, None, (factors.users, factors.items)
+    if equation.confidence is not None:
+        other = rows[1 - own]
+        background = Background.of(other, factors.alpha, biases=equation.biases)
+    spread = None if ridge is None else ridge.spread(factors)
+    alpha = factors.alpha
+
+    def solve(block: RatingBlock, ids: Callable[[], Sequence[Any]]) -> Floats:
+        del ids
+        if equation.confidence is not None:
+            block = preference_block(block, equation.confidence)
+        kept = {"biases": equation.biases, "nonnegative": equation.nonnegative}
+        x = fixed.value
+        update = solve_rows(block, x, alpha, equation.ridge, background=background, **kept)
+        if spread is None:
+            return update.x
+        known = [block.degrees]
+        if own == 0:
+            known.append(spread.levels(block.degrees, update.squares))
+        return np.column_stack([update.x, *known])
+
+    before = [rows[own]]
+    if ridge is not None:
+        of_rows = (ridge.measured.user_degrees, ridge.measured.item_degrees)[own]
+        before += [of_rows[:, None], *([ridge.measured.noise[:, None]] if not own else [])]
+    return np.hstack(before), solve
+
+
+def folded(
+    side: Side, factors: Factors, ridge: RidgePosterior | None, whole: Floats
+) -> tuple[Factors, RidgePosterior | None]:
+    """Replace a side by all its rows, in the columns of `unfolded`."""
+    x, known = np.split(whole, [getattr(factors, side).shape[1]], axis=1)
+    if ridge is not None:
+        names = ("user_degrees", "noise") if side == Side.USERS else ("item_degrees",)
+        columns = dict(zip(names, map(np.ascontiguousarray, known.T), strict=True))
+        ridge = ridge._replace(measured=ridge.measured._replace(**columns))
+    x = np.ascontiguousarray(x)
+    replaced = factors._replace(users=x) if side == Side.USERS else factors._replace(items=x)
+    return replaced, ridge
+
+
+def unfolded_samples(
+    side: Side, factors: Factors, posterior: Posterior, fixed: Shared
+) -> tuple[Floats, Solve]:
+    """Return the rows of a side in the mean and in all samples, and what draws others."""
+    mean = getattr(factors, side)
+    user_precision = posterior.user_precision
+    if side == Side.ITEMS:  # items have no ω
+        user_precision = np.ones((len(mean), len(posterior.taus)), mean.dtype)
+    with one_thread_per_product():
+        projections = posterior.projections(side, factors)
+    given, kappa = posterior.conditionals(side), posterior.user_freedom
+
+    def solve(block: RatingBlock, ids: Callable[[], Sequence[Any]]) -> Floats:
+        # Row indices are local to a partition, so random numbers are keyed by the id.
+        digests = (blake2b(str(value).encode(), digest_size=8) for value in ids())
+        keys = np.array([int.from_bytes(digest.digest()) for digest in digests], np.uint64)
+        keys = keys[block.rows]
+        return np.hstack(fold_rows(block, fixed.value, given, projections, keys, kappa))
+
+    return np.hstack([mean, getattr(posterior, side), user_precision]), solve
+
+
+def folded_samples(
+    side: Side, factors: Factors, posterior: Posterior, whole: Floats
+) -> tuple[Factors, Posterior]:
+    """Replace a side by all its rows, in the columns of `unfolded_samples`."""
+    first = getattr(factors, side).shape[1]
+    second = first + getattr(posterior, side).shape[1]
+    mean, samples, user_precision = np.split(whole, [first, second], axis=1)
+    if side == Side.USERS:
+        posterior = posterior._replace(users=samples, user_precision=user_precision)
+        return factors._replace(users=mean), posterior
+    return factors._replace(items=mean), posterior._replace(items=samples)
