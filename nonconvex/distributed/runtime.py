@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pyspark import RDD, Broadcast
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql.types import StructType
 
 _log = logging.getLogger("nonconvex")
 _PROPERTY = "spark.job.description"
@@ -259,6 +260,13 @@ _ARROW_TYPES = {
 _EXPANSION = 8  # of the bytes of a plan, which may be those of compressed files, to rows in memory
 _ROW_BYTES = 24
 
+_SOURCES = "org.apache.spark.sql.execution.datasources"
+_BINARY_FILES = ("binaryfile.BinaryFileFormat", "HadoopFsRelation")
+_MOST_FILE = 1 << 25  # bytes of a file that Java and Python hold whole, for each core
+_MOST_FILES = 1 << 11
+_MOST_WIDTH = 2  # columns of a file for each that is chosen
+_AT_ONCE = 1 << 20  # rows
+
 
 class _Source(NamedTuple):
     """A column of a Parquet file that becomes one of a dataframe."""
@@ -267,14 +275,79 @@ class _Source(NamedTuple):
     kind: pa.DataType
     cast: pa.DataType
 
-    def of(self, table: pa.Table) -> pa.ChunkedArray:
-        """Take it from the table of a file; raise ValueError if it has another type there."""
+    def of(self, table: pa.Table | pa.RecordBatch) -> pa.Array | pa.ChunkedArray:
+        """Take it from the rows of a file; raise ValueError if it has another type there."""
         column = table[self.name]
         if column.type == pa.large_string():  # of pyarrow's own files
             column = column.cast(pa.string())
         if column.type != self.kind:
             raise ValueError(f"{self.name} is {column.type} in a file")
         return column.cast(self.cast, safe=False)
+
+
+_Columns = Mapping[str, _Source]
+
+# A file is gone, is damaged, or has other columns.
+_UNREADABLE = (OSError, ValueError, KeyError, NotImplementedError, pa.ArrowException)
+
+
+class UnreadableError(ValueError):
+    """A file that a task cannot read by itself."""
+
+
+def map_batches(
+    frame: DataFrame, task: Task, schema: str | StructType, *, in_files: bool = True
+) -> DataFrame:
+    """Apply a task as `mapInArrow` does, but read files where Spark would only convert rows.
+
+    A dataframe that only selects, renames and casts columns of small Parquet files is read by the
+    tasks: Spark brings them the bytes of whole files, from any file system.  Then the task meets
+    `UnreadableError` in its batches if there is any doubt about a file.
+    """
+    scan = _plain_scan(frame) if in_files else None
+    files = None if scan is None else _whole_files(frame, scan)
+    if scan is None or files is None:
+        return frame.mapInArrow(with_frozen_gc(task), schema)
+    columns = scan.columns
+    return files.mapInArrow(with_frozen_gc(lambda got: task(_read_files(got, columns))), schema)
+
+
+def _read_files(batches: Batches, columns: _Columns) -> Batches:
+    """Read the columns of Parquet files, from batches of their contents."""
+    names = sorted({source.name for source in columns.values()})
+    for content in (value.as_buffer() for batch in batches for value in batch["content"]):
+        try:
+            file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
+            for rows in file.iter_batches(_AT_ONCE, columns=names, use_threads=False):
+                chosen = [source.of(rows) for source in columns.values()]
+                yield pa.RecordBatch.from_arrays(chosen, [*columns])
+        except _UNREADABLE as error:
+            raise UnreadableError(f"a file of the ratings cannot be read: {error}") from error
+
+
+def _whole_files(frame: DataFrame, scan: _Scan) -> DataFrame | None:
+    """Return the contents of the files of a scan; None unless all are small and few."""
+    context: Any = frame.sparkSession.sparkContext
+    relation = scan.relation
+    location = relation.location()
+    # Spark would leave out columns that nothing asks for.
+    narrow = relation.dataSchema().size() <= _MOST_WIDTH * len(scan.columns)
+    if not narrow or _class(location) != "InMemoryFileIndex":
+        return None
+    files = location.allFiles()
+    numbers = range(files.size())
+    if not 0 < len(numbers) <= _MOST_FILES:
+        return None
+    if max(files.apply(number).getLen() for number in numbers) > _MOST_FILE:
+        return None
+    binary, of_files = (getattr(context._jvm, f"{_SOURCES}.{name}") for name in _BINARY_FILES)
+    of_same_files = of_files(
+        location, relation.partitionSchema(), binary.schema(), relation.bucketSpec(), binary(),
+        relation.options(), relation.sparkSession(),
+    )  # fmt: skip
+    session: Any = frame.sparkSession
+    found = session._jsparkSession.baseRelationToDataFrame(of_same_files)
+    return DataFrame(found, session).select("content")
 
 
 def collect_table(frame: DataFrame, most_rows: int) -> pa.Table | None:
@@ -296,26 +369,36 @@ def collect_table(frame: DataFrame, most_rows: int) -> pa.Table | None:
 
 def _read_scan(frame: DataFrame, most_rows: int) -> pa.Table | None:
     """Read the files of a plain scan of Parquet; None at any doubt, and Spark reads them."""
-    if (found := _plain_scan(frame)) is None:
+    if (scan := _plain_scan(frame)) is None:
         return None
-    paths, columns = found
+    uris = [urlsplit(str(uri)) for uri in scan.relation.location().inputFiles()]
+    if any(uri.scheme != "file" for uri in uris):
+        return None
     try:
+        paths = [unquote(uri.path) for uri in uris]
         paths = [path for path in paths if os.path.getsize(path)]  # as Spark does
         files = [pq.ParquetFile(path, page_checksum_verification=True) for path in paths]
         if not files or sum(file.metadata.num_rows for file in files) > most_rows:
             return None
-        names = sorted({source.name for source in columns.values()})
+        names = sorted({source.name for source in scan.columns.values()})
         tables = map_in_threads(lambda file: file.read(names, use_threads=False), files)
         return pa.concat_tables(
-            pa.table({name: source.of(table) for name, source in columns.items()})
+            pa.table({name: source.of(table) for name, source in scan.columns.items()})
             for table in tables
         )
-    except (OSError, ValueError, KeyError, NotImplementedError, pa.ArrowException):
-        return None  # a file that is gone, damaged or of other columns: Spark says what is wrong
+    except _UNREADABLE:
+        return None  # Spark says what is wrong
 
 
-def _plain_scan(frame: DataFrame) -> tuple[list[str], dict[str, _Source]] | None:
-    """Return the local files and the columns of a dataframe that only selects from Parquet."""
+class _Scan(NamedTuple):
+    """A dataframe that only selects from Parquet files."""
+
+    relation: Any  # Spark's ``HadoopFsRelation``
+    columns: _Columns
+
+
+def _plain_scan(frame: DataFrame) -> _Scan | None:
+    """Return the relation and the columns of a dataframe that only selects from Parquet."""
     plan: Any = frame._jdf.queryExecution().optimizedPlan()
     chosen = None
     if _class(plan) == "Project":
@@ -326,12 +409,11 @@ def _plain_scan(frame: DataFrame) -> tuple[list[str], dict[str, _Source]] | None
     options = relation.options()
     if (
         _class(relation.fileFormat()) != "ParquetFileFormat"
-        or not relation.partitionSchema().isEmpty()
         or not relation.bucketSpec().isEmpty()
         or options.size() > options.contains("path")
     ):
         return None
-    columns = {}
+    columns, in_files = {}, set(relation.dataSchema().fieldNames())
     for number in range(chosen.size()):
         expression = chosen.apply(number)
         name, cast = expression.name(), expression.dataType().catalogString()
@@ -344,11 +426,10 @@ def _plain_scan(frame: DataFrame) -> tuple[list[str], dict[str, _Source]] | None
             return None
         if kind != cast and kind in ("string", "boolean"):
             return None
+        if expression.name() not in in_files:  # but in the names of directories
+            return None
         columns[name] = _Source(expression.name(), _ARROW_TYPES[kind], _ARROW_TYPES[cast])
-    uris = [urlsplit(str(uri)) for uri in relation.location().inputFiles()]
-    if any(uri.scheme != "file" for uri in uris):
-        return None
-    return [unquote(uri.path) for uri in uris], columns
+    return _Scan(relation, columns)
 
 
 def _class(of: Any) -> str:

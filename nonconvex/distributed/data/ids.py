@@ -51,7 +51,8 @@ class IdIndex(NamedTuple):
 
         Takes the dense indices of this side and of the other.
         """
-        block, long = self.blocks_of(index), self.long
+        block = self.blocks_of(index)
+        long = self.long if parts else ()
         if not len(long):
             return block
         place = np.minimum(np.searchsorted(long, index), len(long) - 1)

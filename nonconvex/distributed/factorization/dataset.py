@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
@@ -14,7 +14,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql import functions as F
 
 from nonconvex.distributed.data.ids import IdIndex
 from nonconvex.distributed.data.prepared import PreparedRatings
@@ -30,27 +29,27 @@ from nonconvex.distributed.factorization.execution import (
     use_driver,
 )
 from nonconvex.distributed.factorization.packing import (
-    REPORT,
     Checked,
     Lookups,
     PackingSide,
+    Survey,
     check_chunks,
     check_range,
     collect_ids,
     encode_on_driver,
-    ids_of,
     index_chunk_ids,
     pack_blocks,
-    pack_divided,
     pack_in_place,
     pack_locally,
+    pack_triples,
     read_chunks,
     row_sums,
-    triples_batch,
+    sum_counts,
+    survey_chunks,
 )
 from nonconvex.distributed.factorization.state import Blocks
-from nonconvex.distributed.runtime import broadcast, collect_table, collectable_bytes
-from nonconvex.numerics.factorization.blocks import LONG, RatingBlock, parts_of
+from nonconvex.distributed.runtime import broadcast, collect_table, collectable_bytes, from_bytes
+from nonconvex.numerics.factorization.blocks import RatingBlock, parts_of
 
 _Transform = Callable[[RatingBlock], RatingBlock]
 
@@ -139,39 +138,33 @@ def pack_ratings(
         if use_driver(session, place, checked.rows, unknowns):
             return on_driver(encoded, checked)
         del encoded
-    chunks, lookups = read_chunks(ratings, dtype), None
+    chunks = read_chunks(ratings, dtype)
     try:
-        reports = chunks.select(REPORT).toArrow()
-        checked = check_chunks(reports, dtype, has_validation=has_validation)
+        survey = survey_chunks(chunks)
+        if survey is None:
+            chunks.release()
+            chunks = read_chunks(ratings, dtype, in_files=False)
+            survey = survey_chunks(chunks)
+            assert survey is not None
+        checked = check_chunks(survey.reports, dtype, has_validation=has_validation)
         few = checked.rows * _CHUNK_BYTES <= collectable_bytes(session)
         if (few or place == "driver") and use_driver(session, place, checked.rows, unknowns):
-            return on_driver(chunks.toArrow(), checked)
-        train = chunks.where("not held_out")
+            return on_driver(chunks.run(lambda batches: batches), checked)
         users, items = (
-            collect_ids(chunks, side, ratings.schema[side].dataType.simpleString(), blocks)
+            _index(chunks, survey, ratings.schema[side].dataType.simpleString(), side, blocks)
             for side, blocks in (("user", user_blocks), ("item", item_blocks))
         )
+        del survey
         lookups = broadcast(session, {"user": users, "item": items})
-        by_user, by_item = _sides(users, items)
         exchange = policy.choose(max(len(users.ids), len(items.ids)))
-        divided = policy.divisible and exchange == "broadcast"
-        blocks = []
-        for side, ids, others in ((by_user, users, items), (by_item, items, users)):
-            parts = parts_of(len(others.ids)) if divided and len(ids.long) else 0
-            divided_side = side._replace(parts=parts, long=len(ids.long))
-            frame = pack_blocks(train, divided_side, dtype, transform, lookups)
-            blocks.append(CachedBlocks(frame, ids.blocks if parts else None))
+        sides = _divided(*_sides(users, items), users, items, policy, exchange)
+        blocks = [pack_blocks(chunks, side, dtype, lookups, transform) for side in sides]
         if has_validation:
-            held_out = pack_blocks(chunks.where("held_out"), by_user, dtype, lookups=lookups)
-            blocks.append(CachedBlocks(held_out))
-        training = _finish(blocks, Ids(users.ids, items.ids), dtype, checked)
-        return replace(training, lookups=lookups, exchange=exchange)
-    except BaseException:
-        if lookups is not None:
-            lookups.destroy()
-        raise
+            whole = sides[0]._replace(parts=0)
+            blocks.append(pack_blocks(chunks, whole, dtype, lookups, held_out=True))
+        return _finish(blocks, Ids(users.ids, items.ids), dtype, checked, lookups, exchange)
     finally:
-        chunks.unpersist()
+        chunks.release()
 
 
 def load_prepared(
@@ -190,42 +183,39 @@ def load_prepared(
     manifest, session = prepared.manifest, prepared.spark
     rows = manifest.counts["train"] + manifest.counts["validation"]
     checked = check_range(Checked(rows, manifest.minimum, manifest.maximum), dtype)
-    by_user = PackingSide("user_index", "item_index", "block", manifest.user_blocks)
-    by_item = PackingSide("item_index", "user_index", "block", manifest.item_blocks)
-    users, items = (_id_table(prepared, name) for name in ("users", "items"))
+    users, items = (
+        IdIndex(_id_table(prepared, f"{side}s"), blocks)
+        for side, blocks in (("user", manifest.user_blocks), ("item", manifest.item_blocks))
+    )
+    # without the ids, which no task needs
+    found = {
+        side: index._replace(table=index.table.select(["count", "block"]))
+        for side, index in (("user", users), ("item", items))
+    }
+    weight = ["weight"] if "weight" in manifest.types else []
+    columns = ["user_index", "item_index", "rating", *weight]
+    validation, sides = manifest.counts["validation"], _sides(users, items)
     packed: list[BlockStore] = []
     exchange: Exchange = "broadcast"
+    lookups: Lookups | None = None
     if use_driver(session, place, rows, unknowns):
-        weight = ["weight"] if "weight" in manifest.types else []
-        columns = ["user_index", "item_index", "rating", *weight]
-        for name, side in (("by_user", by_user), ("by_item", by_item)):
-            tables = prepared.collect(name, [*columns, "block"])
-            batches = [triples_batch(table, side) for table in tables if len(table)]
-            packed.append(LocalBlocks(session, pack_locally(batches, side, dtype, transform)))
-        if manifest.counts["validation"]:
-            held_out = pa.concat_tables(prepared.collect("validation", columns))
-            block = users["block"].take(held_out["user_index"])
-            batch = triples_batch(held_out.append_column("block", block), by_user)
-            packed.append(LocalBlocks(session, pack_locally([batch], by_user, dtype)))
+        parts = [("by_user", sides[0], transform), ("by_item", sides[1], transform)]
+        parts += [("validation", sides[0], None)] if validation else []
+        for name, side, change in parts:
+            tables = prepared.collect(name, columns)
+            batches = [batch for table in tables for batch in table.combine_chunks().to_batches()]
+            blocks = pack_locally(batches, side, dtype, found, change)
+            packed.append(LocalBlocks(session, blocks))
     else:
-        exchange = policy.choose(max(len(users), len(items)))
-        divided = policy.divisible and exchange == "broadcast"
-        for part, side, own, other in (
-            (prepared.by_user, by_user, users, items),
-            (prepared.by_item, by_item, items, users),
-        ):
-            long = np.flatnonzero(own["count"].to_numpy() > LONG)
-            if divided and len(long):
-                frame = pack_divided(part, side, long, len(other), dtype, transform)
-                packed.append(CachedBlocks(frame, side.blocks))
-            else:
-                packed.append(CachedBlocks(pack_in_place(part, side, dtype, transform)))
-        if manifest.counts["validation"]:
-            user_blocks = prepared.users.select(F.col("index").alias("user_index"), "block")
-            frame = prepared.validation.join(user_blocks, on="user_index", how="left")
-            packed.append(CachedBlocks(pack_blocks(frame, by_user, dtype)))
-    training = _finish(packed, Ids(users["id"], items["id"]), dtype, checked)
-    return replace(training, exchange=exchange)
+        lookups = broadcast(session, found)
+        exchange = policy.choose(max(len(users.table), len(items.table)))
+        sides = _divided(*sides, users, items, policy, exchange)
+        for part, side in zip((prepared.by_user, prepared.by_item), sides, strict=True):
+            packed.append(pack_in_place(part.select(columns), side, dtype, lookups, transform))
+        if validation:
+            held_out = prepared.validation.select(columns)
+            packed.append(pack_triples(held_out, sides[0]._replace(parts=0), dtype, lookups))
+    return _finish(packed, Ids(users.ids, items.ids), dtype, checked, lookups, exchange)
 
 
 def _pack_on_driver(
@@ -238,35 +228,65 @@ def _pack_on_driver(
     checked: Checked,
 ) -> TrainingSet:
     """Pack checked chunks in the memory of the driver, as `pack_ratings` does."""
-    train, held_out = (
-        chunks.filter(pc.equal(chunks["held_out"], value)).to_batches(max_chunksize=1)
-        for value in (False, True)
-    )
+    train = chunks.filter(pc.invert(chunks["held_out"]))
     lookups = {}
     for side, blocks in (("user", user_blocks), ("item", item_blocks)):
-        ids = pa.Table.from_batches(ids_of(side)(iter(train)))
-        counted = ids.group_by("id").aggregate([("count", "sum")]).rename_columns(["id", "count"])
+        counted = sum_counts([from_bytes(ids.as_buffer()) for ids in train[f"{side}_ids"]])
         lookups[side] = index_chunk_ids(session, counted, blocks)
     users, items = lookups.values()
     by_user, by_item = _sides(users, items)
-    parts = ((train, by_user, transform), (train, by_item, transform), (held_out, by_user, None))
+    batches = chunks.to_batches(max_chunksize=1)
     packed = [
-        LocalBlocks(session, pack_locally(part, side, dtype, change, lookups))
-        for part, side, change in parts
-        if len(part)
+        LocalBlocks(session, pack_locally(batches, side, dtype, lookups, change, held_out=held))
+        for side, change, held in (
+            (by_user, transform, False),
+            (by_item, transform, False),
+            (by_user, None, True),
+        )[: 2 + (len(train) < len(chunks))]
     ]
     return _finish(packed, Ids(users.ids, items.ids), dtype, checked)
 
 
+def _index(
+    chunks: CachedBlocks, survey: Survey, kind: str, side: str, blocks: int | None
+) -> IdIndex:
+    """Index the ids of a side, from the survey of its chunks if it has them."""
+    if survey.ids is None:
+        counted = collect_ids(chunks, side, kind)
+    else:
+        counted = sum_counts([survey.ids[side]])
+    return index_chunk_ids(chunks.session, counted, blocks)
+
+
 def _sides(users: IdIndex, items: IdIndex) -> tuple[PackingSide, PackingSide]:
-    return (
-        PackingSide("user", "item", None, users.blocks),
-        PackingSide("item", "user", None, items.blocks),
-    )
+    return PackingSide("user", "item", users.blocks), PackingSide("item", "user", items.blocks)
+
+
+def _divided(
+    by_user: PackingSide,
+    by_item: PackingSide,
+    users: IdIndex,
+    items: IdIndex,
+    policy: ExchangePolicy,
+    exchange: Exchange,
+) -> tuple[PackingSide, PackingSide]:
+    """Divide the long rows of both sides, if they may be divided."""
+    if not policy.divisible or exchange != "broadcast":
+        return by_user, by_item
+    if len(users.long):
+        by_user = by_user._replace(parts=parts_of(len(items.table)), long=len(users.long))
+    if len(items.long):
+        by_item = by_item._replace(parts=parts_of(len(users.table)), long=len(items.long))
+    return by_user, by_item
 
 
 def _finish(
-    packed: Sequence[BlockStore], ids: Ids, dtype: type[np.floating], checked: Checked
+    packed: Sequence[BlockStore],
+    ids: Ids,
+    dtype: type[np.floating],
+    checked: Checked,
+    lookups: Lookups | None = None,
+    exchange: Exchange = "broadcast",
 ) -> TrainingSet:
     """Sum the statistics of blocks by users, by items and held out, and make the training set."""
     for name, blocks in zip(("users", "items"), packed, strict=False):
@@ -281,6 +301,8 @@ def _finish(
     except BaseException:
         for blocks in packed:
             blocks.release()
+        if lookups is not None:
+            lookups.destroy()
         raise
     validation = packed[2] if len(packed) > 2 else None
     mean = float(users["sums"].sum()) / weight
@@ -296,6 +318,8 @@ def _finish(
         minimum=checked.minimum,
         maximum=checked.maximum,
         duplicates=int(users["duplicates"]),
+        exchange=exchange,
+        lookups=lookups,
     )
 
 

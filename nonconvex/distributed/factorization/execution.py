@@ -8,14 +8,15 @@ ratings, and executors that are no more than the driver's own cores only add the
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
-from typing import Generic, Literal, NamedTuple, Protocol, TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import pyarrow as pa
-from pyspark import StorageLevel
+from pyspark import RDD, StorageLevel
 from pyspark.sql import DataFrame, Row, SparkSession
 
+from nonconvex.distributed.rows import by_number
 from nonconvex.distributed.runtime import (
     Batches,
     Task,
@@ -147,7 +148,7 @@ class BlockStore(Protocol):
 
 
 class CachedBlocks:
-    """Blocks that executors have cached, from `packing.pack_blocks`.
+    """Blocks that executors have cached, from `packing.pack_blocks`, or chunks of ratings.
 
     They are cached as elements of an RDD, pickled as Python has them: the first task of a job over
     these works after some 60 ms, and of one that is planned from a dataframe after 150 to 200.
@@ -155,18 +156,16 @@ class CachedBlocks:
     block that is a part of a long row, or None.
     """
 
-    def __init__(self, blocks: DataFrame, first_part: int | None = None) -> None:
-        self.session, self.first_part = blocks.sparkSession, first_part
-        self.batches = blocks.rdd.map(_batch).persist(StorageLevel.MEMORY_AND_DISK)
+    def __init__(
+        self, session: SparkSession, batches: RDD[pa.RecordBatch], first_part: int | None = None
+    ) -> None:
+        self.session, self.first_part = session, first_part
+        self.batches = batches.persist(StorageLevel.MEMORY_AND_DISK)
 
     def run(self, task: Task) -> pa.Table:
         """Run one job, with a task for each partition."""
-
-        def on_partition(batches: Iterable[pa.RecordBatch]) -> Batches:
-            freeze_gc_once()
-            return task(iter(batches))
-
-        return pa.Table.from_batches(self.batches.context.runJob(self.batches, on_partition))
+        run_job = self.batches.context.runJob
+        return pa.Table.from_batches(run_job(self.batches, _on_elements(task)))
 
     def share(self, value: T) -> Value[T]:
         """Broadcast."""
@@ -177,12 +176,53 @@ class CachedBlocks:
         self.batches.unpersist()
 
 
-def _batch(row: Row) -> pa.RecordBatch:
-    """Return a batch of one row: its number, and its binary columns without a copy."""
-    arrays = [
-        pa.array([value], pa.int32()) if isinstance(value, int) else _binary(value) for value in row
-    ]
-    return pa.RecordBatch.from_arrays(arrays, row.__fields__)
+def batches_of(frame: DataFrame, schema: pa.Schema) -> RDD[pa.RecordBatch]:
+    """Return the rows of a dataframe as elements, each a batch with its binary columns in place."""
+
+    def batch(row: Row) -> pa.RecordBatch:
+        arrays = [
+            _binary(value) if field.type == pa.binary() else pa.array([value], field.type)
+            for value, field in zip(row, schema, strict=True)
+        ]
+        return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+    return frame.rdd.map(batch)
+
+
+def frame_of(
+    session: SparkSession, batches: RDD[pa.RecordBatch], columns: Sequence[str], types: str
+) -> DataFrame:
+    """Return some columns of batches as a dataframe of those types."""
+
+    def rows(batch: pa.RecordBatch) -> list[tuple[Any, ...]]:
+        return list(zip(*(batch[name].to_pylist() for name in columns), strict=True))
+
+    return session.createDataFrame(batches.flatMap(rows), types)
+
+
+def map_elements(batches: RDD[pa.RecordBatch], task: Task) -> RDD[pa.RecordBatch]:
+    """Apply a task to the batches of each partition."""
+    return batches.mapPartitions(_on_elements(task))
+
+
+def shuffle_pieces(
+    pieces: RDD[pa.RecordBatch], join: Task, partitions: int, first: int = 0
+) -> RDD[pa.RecordBatch]:
+    """Send each batch to the partition of its ``block``, counted from `first`, and join them."""
+
+    def numbered(piece: pa.RecordBatch) -> tuple[int, pa.RecordBatch]:
+        return piece["block"][0].as_py() - first, piece
+
+    sent = pieces.map(numbered).partitionBy(partitions, by_number)
+    return map_elements(sent.values(), join)
+
+
+def _on_elements(task: Task) -> Callable[[Iterable[pa.RecordBatch]], Batches]:
+    def on_partition(batches: Iterable[pa.RecordBatch]) -> Batches:
+        freeze_gc_once()
+        return task(iter(batches))
+
+    return on_partition
 
 
 def _binary(value: bytes | None) -> pa.Array:

@@ -1,4 +1,4 @@
-"""Ratings to packed blocks: a dataframe row for each block, with its arrays as binary columns.
+"""Ratings to packed blocks: a batch of one row for each block, with its arrays as binary columns.
 
 A row for each rating would be converted to Arrow, and back to arrays, in every half-step; a Python
 worker reads the few buffers of a packed block in place.  So ratings are converted once, for both
@@ -10,31 +10,44 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
+from pyspark import RDD
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_schema
 
 from nonconvex.distributed.data.ids import IdIndex, default_blocks, index_ids
 from nonconvex.distributed.data.validation import RatingsError
-from nonconvex.distributed.factorization.execution import BlockStore, LocalValue, Value
+from nonconvex.distributed.factorization.execution import (
+    BlockStore,
+    CachedBlocks,
+    LocalValue,
+    Value,
+    batches_of,
+    frame_of,
+    map_elements,
+    shuffle_pieces,
+)
 from nonconvex.distributed.runtime import (
     Batches,
     Task,
+    UnreadableError,
     binary_row,
+    collectable_bytes,
     combined,
     from_bytes,
+    map_batches,
     map_in_threads,
     to_bytes,
     with_frozen_gc,
 )
-from nonconvex.numerics import Floats, Ints, Longs
-from nonconvex.numerics.factorization.blocks import SPAN, RatingBlock, counting_order, parts_of
+from nonconvex.numerics import Floats, Ints
+from nonconvex.numerics.factorization.blocks import RatingBlock, counting_order
 
 _CHUNK = 1 << 20  # ratings
 _CHUNK_BYTES = 1 << 28  # of a table that is gathered, should its ids be long
@@ -94,13 +107,74 @@ class Chunk(NamedTuple):
         )
 
 
-def read_chunks(ratings: DataFrame, dtype: type[np.floating]) -> DataFrame:
+def read_chunks(
+    ratings: DataFrame, dtype: type[np.floating], *, in_files: bool = True
+) -> CachedBlocks:
     """Encode ``user, item, rating double[, weight double][, held_out boolean]`` as cached chunks.
 
-    The first job over them reads the ratings.
+    The first job over them reads the ratings.  If a task cannot read a file, `survey_chunks` says
+    so, and the caller reads again, not `in_files`.
     """
-    schema = from_arrow_schema(_SCHEMA)
-    return ratings.mapInArrow(with_frozen_gc(encode(dtype)), schema).persist()
+
+    def task(batches: Batches) -> Batches:
+        try:
+            yield from encode(dtype)(batches)
+        except UnreadableError:
+            yield _record(held_out=False, rows=0)
+
+    frame = map_batches(ratings, task, from_arrow_schema(_SCHEMA), in_files=in_files)
+    return CachedBlocks(ratings.sparkSession, batches_of(frame, _SCHEMA))
+
+
+class Survey(NamedTuple):
+    """Reports on chunks, and the ids of the training ratings."""
+
+    reports: pa.Table  # the columns `REPORT` of each chunk
+    # for ``"user"`` and ``"item"``: ``id, count``, an id several times; None if they are too many
+    ids: dict[str, pa.Table] | None
+
+
+def survey_chunks(chunks: CachedBlocks) -> Survey | None:
+    """Collect reports and ids in one job; None if a task could not read a file."""
+    most = collectable_bytes(chunks.session) // max(chunks.batches.getNumPartitions(), 1)
+    found = chunks.run(_survey(most))
+    of_chunk = pc.is_valid(found["held_out"])
+    reports = found.filter(of_chunk).select(REPORT)
+    if reports["problems"].null_count:
+        return None
+    ids = {}
+    for side in ("user", "item"):
+        of_tasks = found.filter(pc.invert(of_chunk))[f"{side}_ids"]
+        if of_tasks.null_count:
+            return Survey(reports, None)
+        tables = [from_bytes(content.as_buffer()) for content in of_tasks]
+        ids[side] = pa.concat_tables(tables) if tables else pa.table({"id": [], "count": []})
+    return Survey(reports, ids)
+
+
+def _survey(most: int) -> Task:
+    """Return a task that yields reports, and then its ids unless they take too many bytes."""
+
+    def survey(batches: Batches) -> Batches:
+        held: dict[str, list[pa.Table]] = {"user": [], "item": []}
+        for batch in batches:
+            yield batch.select([*REPORT, "user_ids", "item_ids"])
+            train = batch.filter(pc.invert(batch["held_out"]))
+            for side, tables in held.items():
+                tables += map(from_bytes, _buffers(train[f"{side}_ids"].drop_null()))
+        merged = {side: to_bytes(sum_counts(tables)) for side, tables in held.items() if tables}
+        if merged:
+            few = sum(map(len, merged.values())) <= most
+            fields = {f"{side}_ids": ids if few else None for side, ids in merged.items()}
+            yield _record(**fields).select([*REPORT, "user_ids", "item_ids"])
+
+    return survey
+
+
+def sum_counts(tables: Sequence[pa.Table]) -> pa.Table:
+    """Return ``id, count`` of tables of these, each id once."""
+    grouped = pa.concat_tables(tables).group_by("id").aggregate([("count", "sum")])
+    return grouped.rename_columns(["id", "count"])
 
 
 def encode_on_driver(ratings: pa.Table, dtype: type[np.floating]) -> pa.Table:
@@ -148,17 +222,6 @@ def check_range(checked: Checked, dtype: type[np.floating]) -> Checked:
             "such rows (ratings.minimum and ratings.maximum)"
         )
     return checked
-
-
-def ids_of(side: str) -> Task:
-    """Return a task that yields ``id, count`` of each chunk."""
-
-    def ids(batches: Batches) -> Batches:
-        for batch in batches:
-            for buffer in batch.column(f"{side}_ids"):
-                yield from from_bytes(buffer.as_buffer()).to_batches()
-
-    return ids
 
 
 def encode(dtype: type[np.floating]) -> Task:
@@ -216,18 +279,27 @@ def _chunk(table: pa.Table, dtype: type[np.floating]) -> dict[str, Any]:
     return fields
 
 
-def collect_ids(chunks: DataFrame, side: str, kind: str, blocks: int | None = None) -> IdIndex:
-    """Index the ids of training ratings, in one job."""
-    train, schema = chunks.where("not held_out"), f"id {kind}, count bigint"
-    ids = train.mapInArrow(with_frozen_gc(ids_of(side)), schema)
-    return index_chunk_ids(
-        chunks.sparkSession, ids.groupBy("id").agg(F.sum("count").alias("count")).toArrow(), blocks
-    )
+def collect_ids(chunks: CachedBlocks, side: str, kind: str) -> pa.Table:
+    """Return ``id, count`` of training ratings, each id once; the executors add them up."""
+
+    def ids(batches: Batches) -> Batches:
+        for batch in batches:
+            for buffer in _buffers(batch.filter(pc.invert(batch["held_out"]))["ids"]):
+                yield from from_bytes(buffer).to_batches()
+
+    columns = ["held_out", f"{side}_ids"]
+    encoded = frame_of(chunks.session, chunks.batches, columns, "held_out boolean, ids binary")
+    counted = encoded.mapInArrow(with_frozen_gc(ids), f"id {kind}, count bigint")
+    return counted.groupBy("id").agg(F.sum("count").alias("count")).toArrow()
 
 
 def index_chunk_ids(spark: SparkSession, counted: pa.Table, blocks: int | None) -> IdIndex:
     """Index ids with their ``count``, in the default number of blocks unless another is given."""
     return index_ids(counted, blocks or default_blocks(spark, pc.sum(counted["count"]).as_py()))
+
+
+def _buffers(column: pa.Array) -> Iterator[pa.Buffer]:
+    return (value.as_buffer() for value in column)
 
 
 Lookups = Value[Mapping[str, IdIndex]]
@@ -241,85 +313,107 @@ _PIECE = ("rows", "columns", "ratings", "weights")
 _BLOCK = tuple(name for name in RatingBlock._fields if name != "padded")
 _TYPES = {"rows": np.int32, "offsets": np.int64, "columns": np.int32, "degrees": np.float64}
 
+_Kept = Literal["all", "whole rows", "parts of rows"]
+
 
 class PackingSide(NamedTuple):
     """The rows of the blocks, and the columns that name them."""
 
-    # names of the columns with the dense index of the side itself and of the other side, or with
-    # their ids
+    # names of the lookups of the side itself and of the other side
     row: str
     column: str
-    block: str | None  # name of the column with the block; None where the others hold ids
     blocks: int  # number of blocks
     parts: int = 0  # additional blocks of each long row, for its parts; 0 leaves it in one block
     long: int = 0  # number of long rows
-    first: int = 0  # number of the first block
+
+    @property
+    def partitions(self) -> int:
+        """Number of blocks, those of parts included."""
+        return self.blocks + self.parts * self.long
 
 
 def pack_blocks(
-    ratings: DataFrame,
+    chunks: CachedBlocks,
     side: PackingSide,
     dtype: type[np.floating],
+    lookups: Lookups,
     transform: _Transform | None = None,
-    lookups: Lookups | None = None,
-) -> DataFrame:
-    """Pack ratings into blocks, each on a partition of its own.
+    *,
+    held_out: bool = False,
+) -> CachedBlocks:
+    """Pack chunks of ratings into blocks, each on a partition of its own.
 
-    Takes chunks of ratings with their lookups, or else what `triples` takes.  Only packed pieces
-    are shuffled, which takes a third of the time that ratings would.  Returns ``block int`` and the
-    fields of `RatingBlock` as binary columns, not cached.  The bytes of a block depend on its
-    ratings only, and not on the partitions of `ratings`.
+    Only packed pieces are shuffled, which takes a third of the time that ratings would.  A block
+    has its number and the fields of `RatingBlock` as binary columns.  Its bytes depend on its
+    ratings only, and not on the partitions of `chunks`.
     """
-    source = triples(ratings, side) if lookups is None else ratings
-    pieces = source.mapInArrow(with_frozen_gc(_cut(dtype, side, lookups)), _sql(_PIECE))
-    partitions = side.blocks + side.parts * side.long
-    placed = pieces.repartitionById(partitions, F.col("block") - side.first)
-    return placed.mapInArrow(with_frozen_gc(_join(dtype, transform)), _sql(_BLOCK))
+    pieces = map_elements(chunks.batches, _cut_chunks(dtype, side, lookups, held_out))
+    joined = shuffle_pieces(pieces, _join(dtype, transform), side.partitions)
+    return CachedBlocks(chunks.session, joined, side.blocks if side.parts else None)
 
 
 def pack_in_place(
     ratings: DataFrame,
     side: PackingSide,
     dtype: type[np.floating],
+    lookups: Lookups,
     transform: _Transform | None = None,
-) -> DataFrame:
+) -> CachedBlocks:
     """Pack ratings whose blocks already lie each within one partition; nothing is shuffled.
 
-    Parameters and result are those of `pack_blocks`.  A block that lies in several partitions would
-    come out in several rows: the caller checks that.
+    Takes what `triples` takes, and returns what `pack_blocks` does, but for the parts of long rows,
+    which are shuffled to blocks of their own.  A block that lies in several partitions would come
+    out in several batches: the caller checks that.
     """
-    cut, join = _cut(dtype, side), _join(dtype, transform)
-    task = with_frozen_gc(lambda batches: join(cut(batches)))
-    return triples(ratings, side).mapInArrow(task, _sql(_BLOCK))
+    kept: _Kept = "whole rows" if side.parts else "all"
+    cut, join = _cut_triples(dtype, side, lookups, kept), _join(dtype, transform)
+    frame = map_batches(ratings, lambda batches: join(cut(batches)), _sql(_BLOCK))
+    batches = batches_of(frame, _fields(_BLOCK))
+    if side.parts:
+        parts = _pieces(ratings, side, dtype, lookups, "parts of rows")
+        number = side.partitions - side.blocks
+        batches = batches.union(shuffle_pieces(parts, join, number, first=side.blocks))
+    return CachedBlocks(ratings.sparkSession, batches, side.blocks if side.parts else None)
 
 
-def pack_divided(
+def pack_triples(
+    ratings: DataFrame, side: PackingSide, dtype: type[np.floating], lookups: Lookups
+) -> CachedBlocks:
+    """Pack what `triples` takes into blocks, wherever the ratings are."""
+    pieces = _pieces(ratings, side, dtype, lookups)
+    joined = shuffle_pieces(pieces, _join(dtype, None), side.blocks)
+    return CachedBlocks(ratings.sparkSession, joined)
+
+
+def _pieces(
     ratings: DataFrame,
     side: PackingSide,
-    long: Longs,
-    columns: int,
     dtype: type[np.floating],
-    transform: _Transform | None = None,
-) -> DataFrame:
-    """Pack ratings as `pack_in_place` does, but the parts of long rows into blocks of their own."""
-    parts = parts_of(columns)
-    place = F.array_position(F.array(*map(F.lit, long.tolist())), F.col(side.row).cast("long")) - 1
-    others = pack_in_place(ratings.where(place < 0), side, dtype, transform)
-    block = side.blocks + place * parts + F.floor(F.col(side.column) / SPAN)
-    divided = ratings.where(place >= 0).withColumn("block", block)
-    of_parts = PackingSide(side.row, side.column, "block", len(long) * parts, first=side.blocks)
-    return others.union(pack_blocks(divided, of_parts, dtype, transform))
+    lookups: Lookups,
+    kept: _Kept = "all",
+) -> RDD[pa.RecordBatch]:
+    cut = _cut_triples(dtype, side, lookups, kept)
+    return batches_of(map_batches(ratings, cut, _sql(_PIECE)), _fields(_PIECE))
 
 
 def pack_locally(
     ratings: Iterable[pa.RecordBatch],
     side: PackingSide,
     dtype: type[np.floating],
+    lookups: Mapping[str, IdIndex],
     transform: _Transform | None = None,
-    lookups: Mapping[str, IdIndex] | None = None,
+    *,
+    held_out: bool | None = None,
 ) -> list[pa.RecordBatch]:
-    """Pack ratings that are in memory, in threads, into the bytes that `pack_blocks` makes."""
-    cut = _cut(dtype, side, None if lookups is None else LocalValue(lookups))
+    """Pack ratings that are in memory, in threads, into the bytes that executors make.
+
+    Takes batches of chunks, training or `held_out` ones, or else of what `triples` takes.
+    """
+    shared = LocalValue(lookups)
+    if held_out is None:
+        cut = _cut_triples(dtype, side, shared)
+    else:
+        cut = _cut_chunks(dtype, side, shared, held_out)
     join = _join(dtype, transform)
     pieces: dict[int, list[pa.RecordBatch]] = {}
     for part in map_in_threads(lambda batch: list(cut(iter([batch]))), ratings):
@@ -335,91 +429,85 @@ def unpack(batch: pa.RecordBatch, dtype: type[np.floating]) -> Iterator[RatingBl
         yield RatingBlock(*_arrays(batch, index, _BLOCK, dtype))
 
 
-def triples(ratings: DataFrame, side: PackingSide) -> DataFrame:
-    """Choose ``block, rows, columns, ratings double, weights double``.
+class _Triples(NamedTuple):
+    """Some ratings by their dense indices, -1 for an id that training does not know."""
 
-    Rows and columns are ids if the side has no blocks yet.  A null index is an id that training
-    does not know: it becomes -1.
-    """
-    block, row, column = F.lit(0), F.col(side.row), F.col(side.column)
-    if side.block is not None:
-        block = F.coalesce(side.block, block).cast("int")
-        row, column = (F.coalesce(index, F.lit(-1)).cast("int") for index in (row, column))
-    weight = F.col("weight") if "weight" in ratings.columns else F.lit(None)
-    return ratings.select(
-        block.alias("block"),
-        row.alias("rows"),
-        column.alias("columns"),
-        F.col("rating").cast("double").alias("ratings"),
-        weight.cast("double").alias("weights"),
+    rows: Ints
+    columns: Ints
+    ratings: Floats
+    weights: Floats | None
+
+
+def triples(batches: Batches, side: PackingSide, dtype: type[np.floating]) -> Iterator[_Triples]:
+    """Read ratings with ``user_index int, item_index int, rating double[, weight double]``."""
+    for table in combined(batches, _CHUNK_BYTES, _CHUNK):
+        rows, columns = (
+            pc.fill_null(table[f"{name}_index"], -1).to_numpy() for name in (side.row, side.column)
+        )
+        weighted = "weight" in table.column_names
+        weights = table["weight"].to_numpy().astype(dtype) if weighted else None
+        yield _Triples(rows, columns, table["rating"].to_numpy().astype(dtype), weights)
+
+
+def _chunk_triples(
+    batches: Batches, side: PackingSide, dtype: type[np.floating], lookups: Lookups, held_out: bool
+) -> Iterator[_Triples]:
+    """Look up the ids of chunks, of training or held-out ratings."""
+    for batch in batches:
+        for index, held in enumerate(batch["held_out"].to_pylist()):
+            if batch["problems"][index].as_py() is None:  # read anew, after an executor was lost
+                raise RatingsError("a file of the ratings has changed during the fit: fit again")
+            if held != held_out:
+                continue
+            chunk = Chunk.read(batch, index, dtype)
+            rows, columns = (
+                lookups.value[name].indices_of(chunk.ids[name]["id"])[chunk.places[name]]
+                for name in (side.row, side.column)
+            )
+            yield _Triples(rows, columns, chunk.ratings, chunk.weights)
+
+
+def _cut_triples(
+    dtype: type[np.floating], side: PackingSide, lookups: Lookups, kept: _Kept = "all"
+) -> Task:
+    """Return a task that cuts what `triples` takes into pieces of one block each."""
+    return lambda batches: _cut(triples(batches, side, dtype), side, lookups.value, kept)
+
+
+def _cut_chunks(
+    dtype: type[np.floating], side: PackingSide, lookups: Lookups, held_out: bool
+) -> Task:
+    """Return a task that cuts chunks into pieces of one block each."""
+    return lambda batches: _cut(
+        _chunk_triples(batches, side, dtype, lookups, held_out), side, lookups.value
     )
 
 
-def triples_batch(ratings: pa.Table, side: PackingSide) -> pa.RecordBatch:
-    """Choose what `triples` does, of ratings in memory with the block of each."""
-    n = len(ratings)
-    weights = ratings["weight"] if "weight" in ratings.column_names else pa.nulls(n, pa.float64())
-    chosen = {
-        "block": pc.fill_null(ratings["block"], 0),
-        "rows": pc.fill_null(ratings[side.row], -1),
-        "columns": pc.fill_null(ratings[side.column], -1),
-        "ratings": ratings["rating"],
-        "weights": weights,
-    }
-    [batch] = pa.table(chosen).combine_chunks().to_batches()
-    return batch
-
-
-def _cut(dtype: type[np.floating], side: PackingSide, lookups: Lookups | None = None) -> Task:
-    """Return a task that cuts the ratings of a partition into pieces of one block each."""
-
-    def cut(batches: Batches) -> Batches:
-        if lookups is None:
-            parts = _indexed(batches, dtype)
-        else:
-            parts = _found(batches, dtype, side, lookups)
-        for block, *arrays in parts:
-            if block[0] == block[-1] and (block == block[0]).all():  # of one file, say
-                yield binary_row({"block": int(block[0])}, dict(zip(_PIECE, arrays, strict=True)))
-                continue
-            order = counting_order(block)
-            starts = np.flatnonzero(np.append(True, np.diff(block[order])))
-            for members in np.split(order, starts[1:]):
-                taken = [None if values is None else values[members] for values in arrays]
-                number = int(block[members[0]])
-                yield binary_row({"block": number}, dict(zip(_PIECE, taken, strict=True)))
-
-    return cut
-
-
-def _indexed(batches: Batches, dtype: type[np.floating]) -> Iterator[Sequence[Any]]:
-    """Yield block, row, column, rating and weight of what `triples` has chosen."""
-    for table in combined(batches, _CHUNK_BYTES, _CHUNK):
-        weights = table["weights"]
-        yield (
-            *(table[name].to_numpy() for name in ("block", "rows", "columns")),
-            table["ratings"].to_numpy().astype(dtype),
-            None if weights.null_count else weights.to_numpy().astype(dtype),
-        )
-
-
-def _found(
-    batches: Batches, dtype: type[np.floating], side: PackingSide, lookups: Lookups
-) -> Iterator[Sequence[Any]]:
-    """Yield block, row, column, rating and weight of chunks."""
-    own, other = lookups.value[side.row], lookups.value[side.column]
-    for batch in batches:
-        for index in range(len(batch)):
-            chunk = Chunk.read(batch, index, dtype)
-            rows, columns = (
-                lookup.indices_of(chunk.ids[name]["id"])[chunk.places[name]]
-                for name, lookup in ((side.row, own), (side.column, other))
-            )
-            if side.parts:
-                block = own.divided_blocks_of(rows, columns, side.parts)
-            else:
-                block = own.blocks_of(rows)
-            yield block, rows, columns, chunk.ratings, chunk.weights
+def _cut(
+    found: Iterable[_Triples],
+    side: PackingSide,
+    lookups: Mapping[str, IdIndex],
+    kept: _Kept = "all",
+) -> Batches:
+    """Yield pieces of one block each."""
+    own = lookups[side.row]
+    for arrays in found:
+        block = own.divided_blocks_of(arrays.rows, arrays.columns, side.parts)
+        some: Sequence[Any] = arrays
+        if kept != "all":
+            chosen = (block >= side.blocks) == (kept == "parts of rows")
+            block, some = block[chosen], [None if of is None else of[chosen] for of in arrays]
+        if not len(block):
+            continue
+        if block[0] == block[-1] and (block == block[0]).all():  # of one file, say
+            yield binary_row({"block": int(block[0])}, dict(zip(_PIECE, some, strict=True)))
+            continue
+        order = counting_order(block)
+        starts = np.flatnonzero(np.append(True, np.diff(block[order])))
+        for members in np.split(order, starts[1:]):
+            taken = [None if values is None else values[members] for values in some]
+            number = int(block[members[0]])
+            yield binary_row({"block": number}, dict(zip(_PIECE, taken, strict=True)))
 
 
 def _join(dtype: type[np.floating], transform: _Transform | None) -> Task:
@@ -452,6 +540,10 @@ def _arrays(
 
 def _sql(names: tuple[str, ...]) -> str:
     return ", ".join(["block int", *(f"{name} binary" for name in names)])
+
+
+def _fields(names: tuple[str, ...]) -> pa.Schema:
+    return pa.schema([("block", pa.int32()), *((name, pa.binary()) for name in names)])
 
 
 _SUMS = ("degrees", "weights", "sums", "squares")

@@ -8,7 +8,13 @@ from pyspark.sql import functions as F
 from nonconvex.distributed.data import ids as indexing
 from nonconvex.distributed.data.ids import attach_indices, default_blocks, encode_ids, index_ids
 from nonconvex.distributed.data.validation import RatingsError
-from nonconvex.distributed.factorization.packing import collect_ids, read_chunks
+from nonconvex.distributed.factorization.packing import (
+    collect_ids,
+    index_chunk_ids,
+    read_chunks,
+    sum_counts,
+    survey_chunks,
+)
 from nonconvex.numerics.factorization.blocks import counting_order
 
 
@@ -63,8 +69,13 @@ def test_ids_in_ascending_order_in_blocks_of_equal_ratings(spark, blocks, kind, 
     frame = spark.createDataFrame([(i,) for i in ids], f"user {sql}")
     ratings = frame.select("user", F.lit(1).alias("item"), F.lit(2.0).alias("rating"))
     chunks = read_chunks(ratings, np.float32)
-    held = collect_ids(chunks, "user", sql, blocks)
-    chunks.unpersist()
+    [surveyed] = [survey_chunks(chunks).ids["user"]]
+    collected = collect_ids(chunks, "user", sql)
+    assert collected.sort_by("id").equals(
+        sum_counts([surveyed]).sort_by("id").cast(collected.schema)
+    )
+    held = index_chunk_ids(spark, collected, blocks)
+    chunks.release()
     known = pa.chunked_array([held.ids.slice(1), [None]], held.ids.type)
     places = held.indices_of(known)
     assert places.tolist() == [*range(1, len(index.table)), -1]

@@ -4,12 +4,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from nonconvex.distributed.data.ids import IdIndex
 from nonconvex.distributed.factorization.execution import LocalBlocks, LocalValue
 from nonconvex.distributed.factorization.gibbs import HeldOut
 from nonconvex.distributed.factorization.packing import PackingSide, pack_locally
 
 USERS, ITEMS, RATINGS = 90, 40, 2000
-SIDE = PackingSide("rows", "columns", "block", 4)
+SIDE = PackingSide("user", "item", 4)
 
 
 def held_out(blocks, **settings):
@@ -18,14 +19,14 @@ def held_out(blocks, **settings):
     rows = generator.integers(-1, USERS, RATINGS).astype(np.int32)
     table = pa.table(
         {
-            "block": (rows % blocks).astype(np.int32),
-            "rows": rows,
-            "columns": generator.integers(-1, ITEMS, RATINGS).astype(np.int32),
-            "ratings": generator.integers(1, 6, RATINGS).astype(np.float64),
-            "weights": pa.nulls(RATINGS, pa.float64()),
+            "user_index": rows,
+            "item_index": generator.integers(-1, ITEMS, RATINGS).astype(np.int32),
+            "rating": generator.integers(1, 6, RATINGS).astype(np.float64),
         }
     )
-    batches = pack_locally(table.to_batches(), SIDE, np.float64)
+    users = pa.table({"block": (np.arange(USERS) % blocks).astype(np.int32)})
+    lookups = {"user": IdIndex(users, blocks)}
+    batches = pack_locally(table.to_batches(), SIDE, np.float64, lookups)
     return HeldOut(LocalBlocks(None, batches), np.float64, **settings)
 
 

@@ -1,5 +1,6 @@
 """Chunks beside the rows that they were made of; no Spark is needed to cut them."""
 
+from collections import Counter
 from decimal import Decimal
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from nonconvex.distributed.data.validation import RatingsError
 from nonconvex.distributed.factorization import packing as chunks
-from nonconvex.distributed.factorization.packing import Chunk, check_chunks, encode, ids_of
+from nonconvex.distributed.factorization.packing import Chunk, check_chunks, encode
 
 IDS = {
     "string": (st.text("aé😀 ", max_size=3), pa.string()),
@@ -74,13 +75,14 @@ def test_chunks_are_the_ratings(weighted, monkeypatch):
         ]  # fmt: skip
         batches = encoded(table)
         assert sorted(rows_of(batches), key=repr) == sorted(rows, key=repr)
-        counts: dict = {}
-        for batch in ids_of("user")(iter(batches)):
-            for row in batch.to_pylist():
-                counts[row["id"]] = counts.get(row["id"], 0) + row["count"]
-        assert counts == {
-            user: sum(row[0] == user for row in rows) for user in {row[0] for row in rows}
-        }
+        surveyed = list(chunks._survey(1 << 20)(iter(batches)))
+        if any(not row[4] for row in rows):
+            ids = chunks.from_bytes(surveyed.pop()["user_ids"][0].as_buffer()).to_pylist()
+            of_train = [row[0] for row in rows if not row[4]]
+            assert {row["id"]: row["count"] for row in ids} == Counter(of_train)
+            assert len(ids) == len(set(of_train))
+        reports = [batch.select(chunks.REPORT) for batch in surveyed]
+        assert reports == [batch.select(chunks.REPORT) for batch in batches]
         train = [row["rating"] for row in table.to_pylist() if not row.get("held_out", False)]
         if train and any(row[4] for row in rows) == weighted:
             checked = check_chunks(chunked(table), np.float64, has_validation=weighted)

@@ -30,10 +30,10 @@ def packed(*, item_blocks, divided):
         distinct, counts = np.unique(ids, return_counts=True)
         found[name] = indices.index_ids(pa.table({"id": distinct, "count": counts}), number)
     parts = parts_of(USERS) if divided else 0
-    side = PackingSide("item", "user", None, item_blocks, parts, len(found["item"].long))
+    side = PackingSide("item", "user", item_blocks, parts, len(found["item"].long))
     table = pa.table({"user": users, "item": items, "rating": ratings, "weight": weights})
     chunks = pa.Table.from_batches(encode(np.float32)(iter(table.to_batches())))
-    batches = pack_locally(chunks.to_batches(), side, np.float32, lookups=found)
+    batches = pack_locally(chunks.to_batches(), side, np.float32, found, held_out=False)
     held = LocalBlocks(None, batches)
     held.first_part = item_blocks if divided else None
     return held, [batch["block"][0].as_py() for batch in batches]

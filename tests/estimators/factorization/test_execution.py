@@ -3,6 +3,7 @@
 import logging
 from pathlib import Path
 
+import numpy as np
 import pytest
 from pyspark.sql import functions as F
 
@@ -10,8 +11,9 @@ from nonconvex.distributed import runtime
 from nonconvex.distributed.data.prepare import prepare_ratings
 from nonconvex.distributed.data.sources import read_source
 from nonconvex.distributed.data.splits import Split
-from nonconvex.distributed.data.validation import Columns, Rules
-from nonconvex.distributed.factorization import execution
+from nonconvex.distributed.data.validation import Columns, RatingsError, Rules
+from nonconvex.distributed.factorization import execution, packing
+from nonconvex.distributed.factorization.packing import PackingSide, read_chunks, survey_chunks
 from nonconvex.recommendation import MatrixFactorization
 from tests.factories import frame, same_bits, triples
 
@@ -114,3 +116,67 @@ def test_files_are_read_in_place_only_where_spark_would_read_the_same(spark, tmp
         assert runtime._read_scan(other, 100) is None
     next(Path(path).glob("part-*")).unlink()
     assert runtime._read_scan(plain, 50) is None  # Spark says that it is gone
+
+
+def test_tasks_read_whole_files_only_where_spark_would_read_the_same(spark, tmp_path, monkeypatch):
+    path = str(tmp_path / "ratings")
+    ratings = spark.range(50).selectExpr("id AS user", "int(id % 7) AS item", "float(id) AS rating")
+    days = ratings.withColumn("day", F.col("item") % 2)
+    days.repartition(3).write.partitionBy("day").parquet(path)
+    next(Path(path).glob("day=*")).joinpath("empty.parquet").touch()
+    read = spark.read.parquet(path)
+    plain = read.select(F.col("user").alias("u"), "item", F.col("rating").cast("double"))
+
+    def files_of(frame):
+        scan = runtime._plain_scan(frame)
+        return None if scan is None else runtime._whole_files(frame, scan)
+
+    assert files_of(plain).count() == 6  # Spark leaves the empty one out
+    same = runtime.map_batches(plain, lambda batches: batches, plain.schema)
+    assert sorted(same.collect()) == sorted(plain.collect())
+    for other in (read.select("user", "day"), read.select("user"), read.where("item > 2"), ratings):
+        assert files_of(other) is None
+    monkeypatch.setattr(runtime, "_MOST_FILE", 100)
+    assert files_of(plain) is None
+
+
+def test_a_file_that_a_task_cannot_read_is_left_to_spark(spark, tmp_path):
+    users, items, ratings = triples()
+    path = str(tmp_path / "ratings")
+    found = frame(spark, users, items, ratings)
+    found.where("user % 2 = 0").write.parquet(path)
+    # a narrower type, that Spark widens
+    odd = found.where("user % 2 = 1").withColumn("user", F.col("user").cast("int"))
+    odd.write.mode("append").parquet(path)
+    wide = spark.read.schema(found.schema).parquet(path)
+    assert survey_chunks(read_chunks(wide, np.float32)) is None
+    estimator = MatrixFactorization(rank=2, maxIter=1, seed=1, updates="executors")
+    same_bits(estimator.fit(wide).factors, estimator.fit(found).factors)
+
+
+def test_a_file_that_changes_during_the_fit_ends_it():
+    side, changed = PackingSide("user", "item", 1), packing._record(held_out=False, rows=0)
+    with pytest.raises(RatingsError, match="changed during the fit: fit again"):
+        list(packing._chunk_triples(iter([changed]), side, np.float32, None, False))
+
+
+def test_ids_of_many_are_added_up_by_executors(spark, monkeypatch):
+    ratings = frame(spark, *triples()).repartition(3)
+    estimator = MatrixFactorization(rank=2, maxIter=1, seed=1, updates="executors")
+    expected = estimator.fit(ratings)
+    monkeypatch.setattr(packing, "collectable_bytes", lambda spark: 0)
+    assert survey_chunks(read_chunks(ratings, np.float32)).ids is None
+    same_bits(estimator.fit(ratings).factors, expected.factors)
+
+
+def test_a_fit_on_executors_takes_three_jobs_before_its_first_iteration(spark, tmp_path):
+    path = str(tmp_path / "ratings")
+    frame(spark, *triples()).repartition(3).write.parquet(path)
+    ratings, tracker = spark.read.parquet(path), spark.sparkContext.statusTracker()
+    estimator = MatrixFactorization(rank=2, maxIter=1, updates="executors")
+    for group, rows in (("files", ratings), ("rows", ratings.where("user >= 0"))):
+        spark.sparkContext.setJobGroup(group, "")
+        estimator.fit(rows)
+        assert len(tracker.getJobIdsForGroup(group)) == 5  # the last two update
+    spark.sparkContext.setLocalProperty("spark.jobGroup.id", None)
+    runtime.describe_jobs(spark, None)
