@@ -54,6 +54,7 @@ from nonconvex.estimators.factorization.recommend import recommend, similar_rows
 from nonconvex.estimators.factorization.summary import TrainingSummary
 from nonconvex.estimators.params import GridEstimator, ParamError, set_defaults, with_accessors
 from nonconvex.estimators.persistence import KeepsCheckpoint
+from nonconvex.numerics.deterministic import choose_kernel
 from nonconvex.numerics.factorization.explain import Explanation
 from nonconvex.numerics.factorization.fold_in import Equation
 from nonconvex.numerics.factorization.model import Factors, Side, preference_block
@@ -399,13 +400,15 @@ class MatrixFactorizationModel(
         if posterior is None:
             confidence = get("confidence") if get("implicitPrefs") else None
             kept = {"biases": get("fitBiases"), "nonnegative": get("nonnegative")}
+            kept["kernel"] = choose_kernel(get("kernel"))
             equation = Equation(state.summary.ridge(side), confidence=confidence, **kept)
             shared = state.share(spark, "rows")
             factors, ids, ridge_posterior = fold_in(
                 ratings, side, factors, ids, shared, equation, ridge_posterior
             )
         else:
-            drawing = Drawing(posterior, state.share(spark, "samples"))
+            samples = state.share(spark, "samples")
+            drawing = Drawing(posterior, samples, choose_kernel(get("kernel")))
             factors, ids, posterior = fold_in_samples(ratings, side, factors, ids, drawing)
         pairs = state.training_pairs
         folded = ModelState(
@@ -518,6 +521,7 @@ class MatrixFactorization(GridEstimator[MatrixFactorizationModel], Factorization
         updates: str = "auto",
         exchange: str = "auto",
         maxBroadcastBytes: int = 512 << 20,
+        kernel: str = "auto",
         gradientTol: float = 0.0,
         miniBatchFraction: float = 1.0,
         optimizer: str = "adam",
@@ -666,6 +670,7 @@ class MatrixFactorization(GridEstimator[MatrixFactorizationModel], Factorization
         """Return every Param that changes the course of a fit, for its checkpoints."""
         named = {param.name: self.getOrDefault(param) for param in self.params}
         identity = {name: value for name, value in named.items() if name not in NON_IDENTITY_PARAMS}
+        identity["kernel"] = choose_kernel(self.getOrDefault("kernel"))
         if self._initial_model is not None:
             digest = hashlib.sha256()
             for rows in self._initial_model.factors[1:]:

@@ -27,7 +27,7 @@ TREES = {module: ast.parse(path.read_text(encoding="utf-8")) for module, path in
 
 # A ring imports itself and the rings above it in this table, and these third-party packages.
 RINGS = {
-    "nonconvex.numerics": "numpy",
+    "nonconvex.numerics": "llvmlite numba numpy",
     "nonconvex.local": "numpy pyarrow",
     "nonconvex.distributed": "numpy pandas py4j pyarrow pyspark sklearn",
     "nonconvex.session": "pyspark",
@@ -106,6 +106,12 @@ def test_numerics_import_numpy_alone():
     )
     loaded = {name.partition(".")[0] for name in done.stdout.split()}
     assert not loaded & {"pandas", "py4j", "pyarrow", "pydantic", "pyspark"}
+
+
+def test_compiled_kernels_alone_import_numba():
+    for module in FILES:
+        if not module.startswith("nonconvex.numerics.compiled"):
+            assert not {"numba", "llvmlite"} & {name.partition(".")[0] for name in imports(module)}
 
 
 def test_a_name_is_defined_once():

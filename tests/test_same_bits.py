@@ -152,7 +152,8 @@ def main(directory):
     ratings = ratings.selectExpr("*", "timestamp % 10 = 0 AS held").cache()
 
     def factorization(**params):
-        return MatrixFactorization(**{"rank": 4, "maxIter": 2, "updates": "driver", **params})
+        usual = {"rank": 4, "maxIter": 2, "updates": "driver", "kernel": "numpy"}
+        return MatrixFactorization(**{**usual, **params})
 
     held = {"validationIndicatorCol": "held"}
     last = {**held, "patience": 0}  # of the iterations, as when the digests were made
@@ -175,7 +176,9 @@ def main(directory):
     assert sha256(best.summary.objectiveHistory) == digests["als"]["f"]
 
     few = {"numBurnIn": 6, "numSamples": 3, "numKept": 2, "numRestarts": 2}
-    gibbs = MatrixFactorization(rank=4, updates="driver", solver="gibbs", **few, **held)
+    gibbs = MatrixFactorization(
+        rank=4, updates="driver", kernel="numpy", solver="gibbs", **few, **held
+    )
     sampled = gibbs.setPredictionStdCol("std").fit(ratings)
     digests["gibbs"] = fit(sampled)
     spread = sampled.transform(ratings.where("held")).select("user", "item", "prediction", "std")

@@ -23,6 +23,8 @@ from pyspark import RDD, Broadcast
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.types import StructType
 
+from nonconvex.numerics.deterministic import Kernel, KernelError, core_of, require
+
 _log = logging.getLogger("nonconvex")
 _PROPERTY = "spark.job.description"
 _UNKNOWN_MEMORY = 1 << 32
@@ -100,6 +102,42 @@ def executors(spark: SparkSession) -> int:
     """Return the number of executors beside the driver; 0 in local mode."""
     context: Any = spark.sparkContext
     return int(context._jsc.sc().getExecutorMemoryStatus().size()) - 1
+
+
+def worker_core(spark: SparkSession, kernel: Kernel) -> str:
+    """Return the type of processor that a kernel's bits depend on, as the executors have it.
+
+    Warns once if the driver has another one, or they have several.  Raises `KernelError` if an
+    executor cannot run the kernel.
+    """
+    own = core_of(kernel)
+    if not executors(spark):
+        return own
+    found = tuple(partitions(spark, [kernel] * parallelism(spark)).map(_ask_core).collect())
+    for core in found:
+        if isinstance(core, KernelError):
+            raise core
+    _warn_of_cores(tuple(sorted({own, *map(str, found)})))
+    return ", ".join(sorted(set(map(str, found))))
+
+
+def _ask_core(kernel: Kernel) -> str | KernelError:
+    try:
+        require(kernel)
+    except KernelError as error:
+        return error
+    return core_of(kernel)
+
+
+@cache
+def _warn_of_cores(cores: tuple[str, ...]) -> None:
+    if len(cores) > 1:
+        _log.warning(
+            "driver and executors have several types of processors (%s), on which numpy rounds "
+            "differently: the bits of a model depend on which of them compute it, unless "
+            "kernel='compiled'",
+            ", ".join(cores),
+        )
 
 
 def collectable_bytes(spark: SparkSession) -> int:

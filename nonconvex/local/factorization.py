@@ -27,7 +27,7 @@ from nonconvex.local.model_tables import (
 )
 from nonconvex.numerics import Doubles, Floats, Ints
 from nonconvex.numerics.convergence import FitError
-from nonconvex.numerics.deterministic import Totals
+from nonconvex.numerics.deterministic import Kernel, Totals, choose_kernel
 from nonconvex.numerics.factorization.blocks import RatingBlock, RatingsError
 from nonconvex.numerics.factorization.explain import Explanation, RowParams, explain_row
 from nonconvex.numerics.factorization.fold_in import (
@@ -247,9 +247,9 @@ class LocalFactorization:
         unwanted = self._known(Side.ITEMS, exclude)
         lists = Lists(np.array([0, len(unwanted)]), unwanted)
         allowed = None if candidates is None else self._known(Side.ITEMS, candidates)
-        found = top_n(
-            self.parts.factors, np.array([place], np.int32), n, columns=allowed, excluded=lists
-        )
+        places = np.array([place], np.int32)
+        given: dict[str, Any] = {"excluded": lists, "kernel": self._kernel}
+        found = top_n(self.parts.factors, places, n, columns=allowed, **given)
         items = [self.parts.ids[1][column].as_py() for column in found.columns.tolist()]
         scores = self._clipped(found.scores).astype(np.float32).tolist()
         return list(zip(items, scores, strict=True))
@@ -350,7 +350,8 @@ class LocalFactorization:
         if exclude is not None:
             pairs = self._table(exclude, ["user", "item"]).drop_null()
             excluded = self._lists(users, pairs.group_by(["user", "item"]).aggregate([]))[0]
-        ranked: Ranked = top_n(self.parts.factors, places, k, excluded=excluded)
+        given: dict[str, Any] = {"excluded": excluded, "kernel": self._kernel}
+        ranked: Ranked = top_n(self.parts.factors, places, k, **given)
         of_users = list_metrics(ranked.lists, wanted, total, k)
         means = [math.fsum(values) / len(users) for values in of_users]
         coverage = len(np.unique(ranked.columns)) / len(self.parts.ids[1])
@@ -395,12 +396,13 @@ class LocalFactorization:
                 biases=params["fitBiases"],
                 nonnegative=params["nonnegative"],
                 confidence=params["confidence"] if params["implicitPrefs"] else None,
+                kernel=self._kernel,
             )
             fixed = _Held(getattr(factors, side.other))
             before, solve = unfolded(side, factors, fixed, equation, ridge)
         else:
             fixed = _Held(getattr(posterior, side.other))
-            before, solve = unfolded_samples(side, factors, posterior, fixed)
+            before, solve = unfolded_samples(side, factors, posterior, fixed, self._kernel)
         new, solved = solve_ratings(used, solve, before.dtype.type)
         own, merged = list(parts.ids), side.number
         ids, whole = merge_folded(side, own[merged], before, pa.chunked_array([new]), solved)
@@ -414,8 +416,12 @@ class LocalFactorization:
         )
         return replace(self, parts=changed)
 
+    @property
+    def _kernel(self) -> Kernel:
+        return choose_kernel(self.params.get("kernel", "auto"))
+
     def _predict(self, users: Ints, items: Ints) -> Doubles:
-        predicted = self._clipped(predict(self.parts.factors, users, items))
+        predicted = self._clipped(predict(self.parts.factors, users, items, kernel=self._kernel))
         if self.params["coldStartStrategy"] != "bias":
             predicted[np.minimum(users, items) < 0] = np.nan
         return predicted

@@ -16,6 +16,11 @@ So each product is made by one thread, and the cores make several at a time.
 *Counter-based random numbers* (`Stream`, `normal_rows`, `uniform_rows`): the numbers of a row
 depend on the stream and on the number of the row alone, so that any executor can draw those of its
 own rows.  A counter is hashed to 64 random bits, and two of these make two normal numbers.
+
+*Kernels* (`choose_kernel`): numpy, or compiled loops of the same formulas in another order, which
+agree to rounding, and not to the bit.  With numpy, products of matrices are those of its BLAS,
+whose order of additions depends on the processor (`core_of`).  Compiled loops have an order of
+their own, see `nonconvex.numerics.compiled.lanes`.
 """
 
 from __future__ import annotations
@@ -26,7 +31,8 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
-from typing import NamedTuple
+from functools import cache
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -147,10 +153,72 @@ def fractions_of(totals: Mapping[tuple[int, int], int]) -> dict[int, Fraction]:
     return sums
 
 
+Kernel = Literal["numpy", "compiled"]
+
+
+class KernelError(RuntimeError):
+    """A compiled kernel is asked for where there is no numba."""
+
+    exit_status = 2
+
+
+@cache
+def _missing() -> str:
+    """Return the reason why nothing can be compiled here, empty if it can."""
+    try:
+        importlib.import_module("numba")
+    except ImportError as error:
+        return str(error)
+    return ""
+
+
+def choose_kernel(asked: str) -> Kernel:
+    """Return the kernel that "auto", "numpy" or "compiled" stands for in this process.
+
+    Raises
+    ------
+    KernelError
+        For "compiled" without numba.
+    """
+    if asked == "compiled":
+        require(asked)
+    return "numpy" if asked == "numpy" or _missing() else "compiled"
+
+
+def require(kernel: str) -> None:
+    """Raise `KernelError` if a kernel does not work in this process."""
+    if kernel == "compiled" and (missing := _missing()):
+        raise KernelError(
+            f"compiled kernels need numba in every Python of the application, and one lacks it "
+            f"({missing}): install nonconvex[fast] there, or set kernel='numpy'"
+        )
+
+
+def core_of(kernel: Kernel) -> str:
+    """Return the type of processor that the bits of a kernel depend on, "any" if on none.
+
+    For numpy it is the one that OpenBLAS has found, such as "Haswell", or "unknown".
+    """
+    if kernel == "compiled":
+        return "any"
+    library = openblas()
+    for prefix in ("scipy_openblas", "openblas"):
+        for suffix in ("64_", ""):
+            if hasattr(library, name := f"{prefix}_get_corename{suffix}"):
+                corename = getattr(library, name)
+                corename.restype = ctypes.c_char_p
+                return str(corename().decode())
+    return "unknown"
+
+
+def openblas() -> ctypes.CDLL:
+    """Return numpy's library, which finds symbols of linked ones, such as its BLAS, too."""
+    return ctypes.CDLL(importlib.import_module("numpy._core._multiarray_umath").__file__)
+
+
 def _openblas() -> tuple[Callable[[], int], Callable[[int], None]] | None:
     """Return the functions that get and set the threads of numpy's OpenBLAS, if it has one."""
-    numpy_library = importlib.import_module("numpy._core._multiarray_umath").__file__
-    library = ctypes.CDLL(numpy_library)  # finds symbols of linked libraries, too
+    library = openblas()
     for prefix in ("scipy_openblas", "openblas"):  # in numpy's wheels, and elsewhere
         for suffix in ("64_", ""):
             get, set_ = (f"{prefix}_{verb}_num_threads{suffix}" for verb in ("get", "set"))

@@ -8,18 +8,21 @@ places 1 … k count, and a shorter list has misses at its end.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nonconvex.numerics import Bools, Doubles, Floats, Ints, Longs
+from nonconvex.numerics.deterministic import Kernel, require
 from nonconvex.numerics.factorization.model import Factors, predict
 
 # Scores are computed in tiles of this many rows and columns: 4 megabytes of float32, which stay in
 # a core's cache.  If every column of a tile ties, all of it is sorted, in some 100 megabytes.
 ROWS, COLUMNS = 128, 8192
 
+
+_AT_A_TIME = 1 << 12  # rows whose error bounds are computed together
 
 # The greatest values of this many columns are compared instead of the values themselves.
 GROUP = 16
@@ -67,6 +70,7 @@ def top_n(
     *,
     columns: Ints | None = None,
     excluded: Lists | None = None,
+    kernel: Kernel = "numpy",
 ) -> Ranked:
     """Return the n columns of the greatest predictions for each row; ties in ascending order.
 
@@ -87,6 +91,8 @@ def top_n(
         Indices of allowed columns; by default all.
     excluded : Lists, optional
         Forbidden columns of each row.
+    kernel : "numpy" or "compiled"
+        Also that of the predictions, see `nonconvex.numerics.deterministic`.
 
     Returns
     -------
@@ -102,6 +108,8 @@ def top_n(
     (array([0, 2], dtype=int32), array([5., 4.]))
     """
     tiles = _Tiles(factors, columns)
+    if kernel == "compiled":
+        return _top_n_compiled(factors, rows, n, tiles, excluded)
     parts = []
     for first in range(0, len(rows), ROWS):
         batch = rows[first : first + ROWS]
@@ -110,10 +118,33 @@ def top_n(
     return _concatenate(parts)
 
 
-def rank_lists(factors: Factors, rows: Ints, n: int, lists: Lists) -> Ranked:
+def rank_lists(
+    factors: Factors, rows: Ints, n: int, lists: Lists, *, kernel: Kernel = "numpy"
+) -> Ranked:
     """Like `top_n`, where each row has its own list of allowed columns."""
-    found = _Found.predict(factors, rows, lists.rows, lists.columns)
+    row, column = lists.rows, lists.columns
+    found = _Found(row, column, predict(factors, rows[row], column, kernel=kernel))
     return found.best(n).ranked(len(rows))
+
+
+def _top_n_compiled(
+    factors: Factors, rows: Ints, n: int, tiles: _Tiles, excluded: Lists | None
+) -> Ranked:
+    require("compiled")
+    from nonconvex.numerics.compiled import ranking as compiled
+
+    offsets, places = np.zeros(len(rows) + 1, np.int64), np.zeros(0, np.int64)
+    if excluded is not None:
+        row, place = tiles.places(excluded)
+        places = np.sort(row << 32 | place) & 0xFFFFFFFF
+        offsets[1:] = np.cumsum(np.bincount(row, minlength=len(rows)))
+    slack = np.empty(len(rows))
+    for first in range(0, len(rows), _AT_A_TIME):
+        some = rows[first : first + _AT_A_TIME]
+        x = np.where(some[:, None] >= 0, factors.users[some], 0)
+        offset = factors.alpha + x[:, 0].astype(np.float64)
+        slack[first : first + len(some)] = tiles.slack(x, offset)
+    return Ranked(*compiled.best_columns(factors, rows, n, tiles.packed, slack, (offsets, places)))
 
 
 def directions(x: Floats) -> Doubles:
@@ -149,6 +180,13 @@ class _Tiles:
             place = self._place[place]
             row, place = row[place >= 0], place[place >= 0]
         return row, place
+
+    @property
+    def packed(self) -> Any:
+        """The `nonconvex.numerics.compiled.ranking.PackedColumns`."""
+        from nonconvex.numerics.compiled.ranking import PackedColumns
+
+        return PackedColumns.pack(self.columns, self._factors)
 
     def __iter__(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
         for first in range(0, len(self.columns), COLUMNS):

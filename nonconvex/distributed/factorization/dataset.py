@@ -86,6 +86,7 @@ class TrainingSet:
     duplicates: int
     exchange: Exchange = "broadcast"  # the exchange that the policy has chosen
     lookups: Lookups | None = None  # for packing again, should an executor lose its blocks
+    core: str = "unknown"  # type of processor that the bits of a fit depend on
 
     def fingerprint(self) -> str:
         """Return a hash of the ids and of sums over their ratings, independent of order."""

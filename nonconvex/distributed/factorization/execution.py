@@ -25,8 +25,9 @@ from nonconvex.distributed.runtime import (
     driver_memory,
     freeze_gc_once,
     map_in_threads,
+    worker_core,
 )
-from nonconvex.numerics.deterministic import one_thread_per_product
+from nonconvex.numerics.deterministic import Kernel, core_of, one_thread_per_product
 
 ExecutionMode = Literal["auto", "driver", "executors"]
 Exchange = Literal["broadcast", "shuffle"]
@@ -143,6 +144,9 @@ class BlockStore(Protocol):
     def share(self, value: T) -> Value[T]:
         """Make a value available to the tasks of later passes."""
 
+    def core(self, kernel: Kernel) -> str:
+        """Return the type of processor that runs the tasks, see `core_of`."""
+
     def release(self) -> None:
         """Free the blocks."""
 
@@ -170,6 +174,10 @@ class CachedBlocks:
     def share(self, value: T) -> Value[T]:
         """Broadcast."""
         return broadcast(self.session, value)
+
+    def core(self, kernel: Kernel) -> str:
+        """Ask the executors, and warn once if the driver has another, or they have several."""
+        return worker_core(self.session, kernel)
 
     def release(self) -> None:
         """Remove the blocks from the cache."""
@@ -254,6 +262,10 @@ class LocalBlocks:
     def share(self, value: T) -> Value[T]:
         """Return the value in place."""
         return LocalValue(value)
+
+    def core(self, kernel: Kernel) -> str:
+        """Return that of the driver."""
+        return core_of(kernel)
 
     def release(self) -> None:
         """Drop the blocks."""

@@ -18,6 +18,7 @@ from nonconvex.distributed.factorization.predict import index_table, with_index
 from nonconvex.distributed.runtime import Batches, Task, freeze_gc_once
 from nonconvex.local.factorization import merge_folded, refuse_unusable, solve_ratings
 from nonconvex.numerics import Floats
+from nonconvex.numerics.deterministic import Kernel
 from nonconvex.numerics.factorization.fold_in import (
     Equation,
     Solve,
@@ -36,6 +37,7 @@ class Drawing(NamedTuple):
 
     posterior: Posterior
     shared: Sequence[Broadcast[Floats]]  # users and items of the posterior
+    kernel: Kernel = "numpy"
 
 
 def fold_in(
@@ -63,8 +65,9 @@ def fold_in_samples(
     ratings: DataFrame, side: Side, factors: Factors, ids: Ids, drawing: Drawing
 ) -> tuple[Factors, Ids, Posterior]:
     """Draw the rows of one side that have ratings in every kept sample; see `fold_in`."""
-    posterior, shared = drawing
-    before, solve = unfolded_samples(side, factors, posterior, shared[side.other.number])
+    posterior, shared, kernel = drawing
+    fixed = shared[side.other.number]
+    before, solve = unfolded_samples(side, factors, posterior, fixed, kernel)
     ids, whole = _fold(ratings, side, before, ids, solve)
     factors, posterior = folded_samples(side, factors, posterior, whole)
     return factors, ids, posterior

@@ -34,6 +34,7 @@ from nonconvex.distributed.runtime import Batches, Progress, binary_row, report
 from nonconvex.numerics import Bools, Doubles
 from nonconvex.numerics.convergence import FitError, HalfStep, Stop, StoppingRule
 from nonconvex.numerics.deterministic import (
+    Kernel,
     Stream,
     add_exactly,
     fractions_of,
@@ -90,6 +91,7 @@ class HeldOut:
         means: Sequence[tuple[Doubles, Doubles]],
         users: SharedRows,
         items: SharedRows,
+        kernel: Kernel = "numpy",
     ) -> list[Doubles]:
         """Predict the ratings in every chain.
 
@@ -107,7 +109,7 @@ class HeldOut:
                 # An index of -1 takes the last row.
                 x, z = (np.vstack([side, row]) for side, row in zip(sides, unknown, strict=True))
                 pairs = rows % len(x), block.columns % len(z)
-                found[f"chain{number}"] = predict(Factors(alpha, x, z), *pairs)
+                found[f"chain{number}"] = predict(Factors(alpha, x, z), *pairs, kernel=kernel)
             return found
 
         names = [f"chain{number}" for number in range(len(alphas))]
@@ -388,17 +390,18 @@ def sample(
     if not done:
         _begin(blocks, groups)
     chains = [chain for group in groups for chain in group.chains]
+    kernel = fits[0].starts[0].kernel
     held_out = None if blocks.validation is None else HeldOut(blocks.validation, blocks.dtype)
     with Interruption() as interruption, Broadcast(blocks) as shared, one_thread_per_product():
         shared.put(chains)
         shared.share("user_precision", [chain.user_precision for chain in chains])
         for sweep in range(done + 1, settings.sweeps + 1):
             started = time.perf_counter()
-            _sweep(blocks, chains, sweep, shared)
+            _sweep(blocks, chains, sweep, shared, kernel)
             predicted = None
             if held_out is not None and settings.sample_of(sweep) is not None:
                 shared.describe(f"sweep {sweep} · validation")
-                predicted = iter(_predict(held_out, chains, shared))
+                predicted = iter(_predict(held_out, chains, shared, kernel))
             for group in groups:
                 own = None if predicted is None else [next(predicted) for _ in group.chains]
                 group.take(sweep, own)
@@ -412,12 +415,18 @@ def sample(
         return [group.result() for group in groups]
 
 
-def _sweep(blocks: Blocks, chains: Sequence[Chain], sweep: int, shared: Broadcast) -> None:
+def _sweep(
+    blocks: Blocks, chains: Sequence[Chain], sweep: int, shared: Broadcast, kernel: Kernel
+) -> None:
     for side in SIDE_ORDER:
         shared.describe(f"sweep {sweep} · {side}")
         omega = shared["user_precision"]
         draws = [
-            Draw(chain.conditional(side, sweep)._replace(user_precision=None), omega, number)
+            Draw(
+                chain.conditional(side, sweep)._replace(user_precision=None, kernel=kernel),
+                omega,
+                number,
+            )
             for number, chain in enumerate(chains)
         ]
         fixed, own = shared[side.other], shared[side]
@@ -429,13 +438,16 @@ def _sweep(blocks: Blocks, chains: Sequence[Chain], sweep: int, shared: Broadcas
     shared.share("user_precision", [chain.user_precision for chain in chains])
 
 
-def _predict(held_out: HeldOut, chains: Sequence[Chain], shared: Broadcast) -> list[Doubles]:
+def _predict(
+    held_out: HeldOut, chains: Sequence[Chain], shared: Broadcast, kernel: Kernel
+) -> list[Doubles]:
     means = [
         (chain.distributions[Side.USERS].mean, chain.distributions[Side.ITEMS].mean)
         for chain in chains
     ]
     alphas = [chain.alpha for chain in chains]
-    return held_out.predictions(alphas, means, shared[Side.USERS], shared[Side.ITEMS])
+    rows = shared[Side.USERS], shared[Side.ITEMS]
+    return held_out.predictions(alphas, means, *rows, kernel)
 
 
 def _begin(blocks: Blocks, groups: Sequence[ChainGroup]) -> None:

@@ -17,6 +17,7 @@ from pyspark.sql.pandas.functions import arrow_udf
 
 from nonconvex.distributed.runtime import freeze_gc_once
 from nonconvex.numerics import Floats, Ints
+from nonconvex.numerics.deterministic import Kernel
 from nonconvex.numerics.factorization.model import Factors, predict
 from nonconvex.numerics.factorization.posterior import Spread
 from nonconvex.numerics.factorization.ridge_posterior import RidgeSpread
@@ -93,6 +94,7 @@ def predictions(
     *,
     tables: Broadcast[tuple[IdTable, IdTable]] | None = None,
     known_only: bool = False,
+    kernel: Kernel = "numpy",
 ) -> Column:
     """Return α + β_u + β_i + γ_u·γ_i of two columns of indices, where null contributes 0.
 
@@ -111,7 +113,7 @@ def predictions(
             pairs = [places_of(index) for index in (user, item)]
         else:
             pairs = [of.indices(ids) for of, ids in zip(tables.value, (user, item), strict=True)]
-        predicted = predict(Factors(alpha, users.value, items.value), *pairs)
+        predicted = predict(Factors(alpha, users.value, items.value), *pairs, kernel=kernel)
         if limits is not None:
             predicted = np.clip(predicted, *limits)
         if known_only:
@@ -122,14 +124,20 @@ def predictions(
 
 
 def row_predictions(
-    alpha: float, rank: int, user_row: Column, item_row: Column, limits: tuple[float, float] | None
+    alpha: float,
+    rank: int,
+    user_row: Column,
+    item_row: Column,
+    limits: tuple[float, float] | None,
+    kernel: Kernel,
 ) -> Column:
     """Return what `predictions` does, to the bit, of two columns that `with_row` has added."""
 
     def score(user: pa.Array, item: pa.Array) -> pa.Array:
         freeze_gc_once()
         each = np.arange(len(user))
-        predicted = predict(Factors(alpha, _rows(user, rank), _rows(item, rank)), each, each)
+        factors = Factors(alpha, _rows(user, rank), _rows(item, rank))
+        predicted = predict(factors, each, each, kernel=kernel)
         return pa.array(predicted if limits is None else np.clip(predicted, *limits))
 
     return _doubles(score, user_row, item_row)

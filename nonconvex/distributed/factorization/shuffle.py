@@ -46,7 +46,7 @@ from nonconvex.distributed.rows import (
 )
 from nonconvex.distributed.runtime import executors, freeze_gc_once
 from nonconvex.numerics import Doubles, Floats, Longs
-from nonconvex.numerics.deterministic import PartialSums, complete, squared_moves
+from nonconvex.numerics.deterministic import Kernel, PartialSums, complete, squared_moves
 from nonconvex.numerics.factorization.blocks import (
     InBlock,
     OutBlockPart,
@@ -335,7 +335,8 @@ class Shuffle(RowExchange):
         [state] = states
         layout = self._layout["held_out"]
         joined = self._joined(layout, Side.USERS, layout.out_blocks)
-        found = joined.mapPartitions(_errors(state.alpha, layout.rows)).collect()
+        task = _errors(state.alpha, layout.rows, state.problem.kernel)
+        found = joined.mapPartitions(task).collect()
         seen = {number for number, _ in found}
         parts = [sums for _, sums in found]
         for number, place in enumerate(layout.slices()):
@@ -424,7 +425,7 @@ def _penalty_task(ridge: Ridge) -> Callable[[Iterable[Element]], Iterator[Partia
 
 
 def _errors(
-    alpha: float, users: int
+    alpha: float, users: int, kernel: Kernel
 ) -> Callable[[Iterable[Element]], Iterator[tuple[int, PartialSums]]]:
     """Return a task that sums errors over users, and over all unknown ones."""
 
@@ -438,7 +439,8 @@ def _errors(
             x = own[0].x
             sent = [shipment.x for shipment in sorted(shipments, key=attrgetter("source"))]
             factors = Factors(alpha, x, np.concatenate(sent) if sent else np.zeros_like(x[:1]))
-            found = np.stack([squared_errors(factors, block), block.total_weights()])
+            squares = squared_errors(factors, block, kernel=kernel)
+            found = np.stack([squares, block.total_weights()])
             known = block.rows >= 0
             values = np.zeros((2, len(x)))
             values[:, block.rows[known]] = found[:, known]

@@ -25,7 +25,7 @@ from nonconvex.distributed.runtime import (
 )
 from nonconvex.numerics import Doubles, Floats
 from nonconvex.numerics.convergence import HalfStep, Stop, StoppingRule
-from nonconvex.numerics.deterministic import squared_moves, total
+from nonconvex.numerics.deterministic import Kernel, squared_moves, total
 from nonconvex.numerics.factorization.als import RowUpdate
 from nonconvex.numerics.factorization.model import Background, Factors, InitialRows, Ridge, Side
 
@@ -141,6 +141,7 @@ class Problem:
     # whether all pairs count; the blocks then hold
     # `nonconvex.numerics.factorization.model.preference_block`
     implicit: bool = False
+    kernel: Kernel = "numpy"
     name: str = ""  # name in the log; may be empty
     rule: StoppingRule | None = None  # where it differs from that of the other problems
 
@@ -255,7 +256,8 @@ class FitState:
         ridge, biases, nonnegative = problem.ridge(side), problem.biases, problem.nonnegative
         if problem.implicit:
             background = Background.of(self.rows[side.other], self.alpha, biases=biases)
-        return Step(problem.solver, self.alpha, ridge, biases, nonnegative, background)
+        step = Step(problem.solver, self.alpha, ridge, biases, nonnegative, background)
+        return step._replace(kernel=problem.kernel)
 
     def replace(self, side: Side, update: SideUpdate, iteration: int, seconds: float) -> None:
         """Replace the rows of a side, and add the half-step to the history."""
@@ -498,8 +500,9 @@ class Broadcast(RowExchange):
         """Return the validation RMSE of each active state."""
         blocks, alphas = self._blocks, [state.alpha for state in states]
         assert blocks.validation is not None
+        kernel = states[0].problem.kernel
         return validation_rmse(
-            blocks.validation, alphas, self[Side.USERS], self[Side.ITEMS], blocks.dtype
+            blocks.validation, alphas, self[Side.USERS], self[Side.ITEMS], blocks.dtype, kernel
         )
 
     def detach(self, rows: Sequence[Any]) -> None:

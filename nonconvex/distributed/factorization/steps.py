@@ -19,7 +19,7 @@ from nonconvex.distributed.factorization.execution import BlockStore, Value
 from nonconvex.distributed.factorization.packing import unpack
 from nonconvex.distributed.runtime import Batches, Task, binary_row
 from nonconvex.numerics import Bools, Doubles, Floats, Ints
-from nonconvex.numerics.deterministic import Stream, one_thread_per_product, total
+from nonconvex.numerics.deterministic import Kernel, Stream, one_thread_per_product, total
 from nonconvex.numerics.factorization.als import (
     RowUpdate,
     part_moments,
@@ -72,6 +72,7 @@ class Step(NamedTuple):
     nonnegative: bool
     background: Background | None
     sample: UserSample | None = None
+    kernel: Kernel = "numpy"
 
     def dtype(self, rows: np.dtype[Any]) -> np.dtype[Any]:
         """Return the dtype of the result: that of the rows, float64 for sums of gradients."""
@@ -86,13 +87,15 @@ class Step(NamedTuple):
                 return gradient_sums(block, fixed, self.alpha, self.ridge, rows, **settings)
             settings["nonnegative"] = self.nonnegative
             if self.solver == "als":
+                settings["kernel"] = self.kernel
                 return solve_rows(block, fixed, self.alpha, self.ridge, **settings)
             start = own[block.rows]
             return sweep_rows(block, fixed, self.alpha, self.ridge, start, **settings)
 
     def solve(self, moments: Doubles, degrees: Doubles, dtype: type[np.floating]) -> RowUpdate:
         """Update long rows from the moments of all of their parts."""
-        settings = {"biases": self.biases, "nonnegative": self.nonnegative}
+        settings: dict[str, Any] = {"biases": self.biases, "nonnegative": self.nonnegative}
+        settings["kernel"] = self.kernel
         return solve_moments(moments, degrees, self.ridge, dtype=dtype, **settings)
 
 
@@ -136,17 +139,20 @@ def validation_rmse(
     users: SharedRows,
     items: SharedRows,
     dtype: type[np.floating],
+    kernel: Kernel = "numpy",
 ) -> list[float]:
     """Compute √(Σ w (R̂ − R)² / Σ w) over the ratings of all blocks in every problem."""
-    table = packed.run(_squared_errors(alphas, users, items, dtype))
+    table = packed.run(_squared_errors(alphas, users, items, dtype, kernel))
     return [_rmse(table, number, len(rows)) for number, rows in enumerate(users.value)]
 
 
-def user_squares(packed: BlockStore, factors: Factors, dtype: type[np.floating]) -> Doubles:
+def user_squares(
+    packed: BlockStore, factors: Factors, dtype: type[np.floating], kernel: Kernel = "numpy"
+) -> Doubles:
     """Sum w (R̂ − R)² over the ratings of each user (n_u,), in blocks whose rows are users."""
     users, items = packed.share([factors.users]), packed.share([factors.items])
     try:
-        task = _squared_errors([factors.alpha], users, items, dtype)
+        task = _squared_errors([factors.alpha], users, items, dtype, kernel)
         parts = _parts(packed.run(task), 0)
     finally:
         users.destroy()
@@ -194,21 +200,26 @@ def _moments(
         arrays = {
             "rows": block.rows,
             **dict.fromkeys(RowUpdate._fields),
-            "x": part_moments(block, fixed.value[number], step.alpha),
+            "x": part_moments(block, fixed.value[number], step.alpha, kernel=step.kernel),
             "weight": block.degrees,
         }
         yield binary_row({"problem": number, "part": place}, arrays)
 
 
 def _squared_errors(
-    alphas: list[float], users: SharedRows, items: SharedRows, dtype: type[np.floating]
+    alphas: list[float],
+    users: SharedRows,
+    items: SharedRows,
+    dtype: type[np.floating],
+    kernel: Kernel,
 ) -> Task:
     def errors(batches: Batches) -> Batches:
         for batch in batches:
             for block in unpack(batch, dtype):
                 for number, alpha in enumerate(alphas):
                     factors = Factors(alpha, users.value[number], items.value[number])
-                    of_rows = (block.rows, squared_errors(factors, block), block.total_weights())
+                    squares = squared_errors(factors, block, kernel=kernel)
+                    of_rows = (block.rows, squares, block.total_weights())
                     arrays = dict(zip(("rows", *_ERRORS), of_rows, strict=True))
                     yield binary_row({"problem": number, "part": None}, arrays)
 

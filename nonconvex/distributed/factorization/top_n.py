@@ -25,6 +25,7 @@ from nonconvex.distributed.columns import id_column, named_column
 from nonconvex.distributed.factorization.predict import index_table, with_index
 from nonconvex.distributed.runtime import Batches, freeze_gc_once, parallelism
 from nonconvex.numerics import Floats, Ints
+from nonconvex.numerics.deterministic import Kernel
 from nonconvex.numerics.factorization.model import Factors
 from nonconvex.numerics.ranking import Lists, Ranked, directions, rank_lists, top_n
 
@@ -69,15 +70,18 @@ class Ranker(NamedTuple):
     columns: Broadcast[Floats]
     n: int
     allowed: Ints | None  # indices of the allowed columns; by default all
+    kernel: Kernel = "numpy"
 
     def __call__(self, batch: pa.RecordBatch) -> Ranked:
         """Return the n best columns of each row."""
         factors = Factors(self.alpha, self.rows.value, self.columns.value)
         index = batch.column("index").fill_null(-1).to_numpy()
         if _CANDIDATES in batch.schema.names:
-            return rank_lists(factors, index, self.n, lists_of(batch, _CANDIDATES))
+            lists = lists_of(batch, _CANDIDATES)
+            return rank_lists(factors, index, self.n, lists, kernel=self.kernel)
         excluded = lists_of(batch, _EXCLUDED) if _EXCLUDED in batch.schema.names else None
-        return top_n(factors, index, self.n, columns=self.allowed, excluded=excluded)
+        among = self.allowed
+        return top_n(factors, index, self.n, columns=among, excluded=excluded, kernel=self.kernel)
 
 
 def keys(
@@ -167,7 +171,7 @@ def recommendations(
     return _listed(requests, lambda: rank, ranker.n, rows, columns, "recommendations", "rating")
 
 
-def neighbours(keys: DataFrame, side: ModelSide, n: int) -> DataFrame:
+def neighbours(keys: DataFrame, side: ModelSide, n: int, kernel: Kernel = "numpy") -> DataFrame:
     """Return the n most similar ids of the same side; a row with γ = 0 is similar to none.
 
     Similarity is the cosine of γ.
@@ -188,7 +192,7 @@ def neighbours(keys: DataFrame, side: ModelSide, n: int) -> DataFrame:
             index = batch.column("index").to_numpy()
             asked = directed[index]
             itself = Lists(np.arange(asked.sum() + 1), index[asked])
-            found = top_n(factors, index[asked], n, columns=columns, excluded=itself)
+            found = top_n(factors, index[asked], n, columns=columns, excluded=itself, kernel=kernel)
             lengths = np.zeros(len(index), np.int64)
             lengths[asked] = found.lists.lengths
             return found._replace(offsets=np.append(0, np.cumsum(lengths)))

@@ -17,6 +17,7 @@ from nonconvex.estimators.factorization.params import FactorizationModelParams
 from nonconvex.estimators.factorization.predict import ModelState, add_predictions
 from nonconvex.estimators.factorization.recommend import excluded_pairs, has_cold_lists, model_sides
 from nonconvex.estimators.params import convert_argument, integer, number, optional
+from nonconvex.numerics.deterministic import choose_kernel
 from nonconvex.numerics.factorization.posterior import half_width
 
 _TRAINING = {"userCol": "user", "itemCol": "item", "predictionCol": "prediction"}
@@ -52,6 +53,7 @@ def evaluate_model(
     implicit = params.getOrDefault("implicitPrefs")
     ratings = select_as_in_training(state, params, dataset)
     users, items = model_sides(state, params, dataset.sparkSession)
+    kernel = choose_kernel(params.getOrDefault("kernel"))
     ratings.persist()
     try:
         rows = _count(ratings)
@@ -66,7 +68,7 @@ def evaluate_model(
             relevant = ratings.where("rating > 0") if implicit else ratings
         lists = retrieval(
             relevant.select(F.col("user").alias("id"), F.col("item").alias("other")),
-            Ranker(float(state.held.alpha), users.rows, items.rows, k, None),
+            Ranker(float(state.held.alpha), users.rows, items.rows, k, None, kernel),
             users,
             items,
             exclude=pairs,

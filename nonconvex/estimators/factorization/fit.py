@@ -42,6 +42,7 @@ from nonconvex.estimators.factorization.summary import (
 from nonconvex.estimators.params import ParamError, patience_of, refuse_set
 from nonconvex.numerics import Bools, Ints
 from nonconvex.numerics.convergence import FitError, Stop, StoppingRule
+from nonconvex.numerics.deterministic import choose_kernel
 from nonconvex.numerics.factorization.gibbs import USER_FREEDOM
 from nonconvex.numerics.factorization.model import (
     Factors,
@@ -219,6 +220,7 @@ def fit_together(
             training = replace(training, exchange="broadcast")
         return fitted
     get = estimators[0].getOrDefault
+    training = replace(training, core=training.blocks.users.core(choose_kernel(get("kernel"))))
     exchange = Shuffle if training.exchange == "shuffle" else Broadcast
     problems: list[list[Problem]] = []
     for params, warm, name in zip(estimators, initial, names, strict=False):
@@ -354,6 +356,7 @@ def _problem(
         biases=get("fitBiases"),
         nonnegative=get("nonnegative"),
         implicit=get("implicitPrefs"),
+        kernel=choose_kernel(get("kernel")),
         name=name,
         rule=StoppingRule(get("maxIter"), None, get("tol"), patience, get("gradientTol")),
     )
@@ -394,6 +397,8 @@ def _result(
         restarts=[RestartSummary.of(first + n, result) for n, result in enumerate(results)],
         warm_start=None if warm is None else warm[1],
         seconds=0.0,
+        kernel=choose_kernel(get("kernel")),
+        core=training.core,
     )
     factors = results[best].factors
     if get("ensemble"):
@@ -417,7 +422,8 @@ def _ridge_posterior(
     blocks, squares, factors = training.blocks, result.squares, result.factors
     degrees = (blocks.user_degrees, blocks.item_degrees)
     if squares is None:
-        squares = user_squares(blocks.users, gather_factors(factors), blocks.dtype)
+        kernel = choose_kernel(get("kernel"))
+        squares = user_squares(blocks.users, gather_factors(factors), blocks.dtype, kernel)
     known = design_moments(factors, degrees, biases=biases)
     return RidgePosterior.of(known, degrees, squares, ridges, biases=biases)
 

@@ -46,6 +46,12 @@ class FactorizationModelParams(CheckedParams, HasPredictionCol):
         "other id, if that one is known), 'nan', or 'drop' (no row)",
         choice(["bias", "nan", "drop"]),
     )
+    kernel = param(
+        "loops that compute: 'compiled' (by numba, of the extra nonconvex[fast]), 'numpy', or "
+        "'auto': compiled where the driver can import numba. Both agree to rounding, and each with "
+        "itself to the bit",
+        choice(["auto", "numpy", "compiled"]),
+    )
     clipPredictions = param(
         "whether predictions are clipped to the range of the training ratings, or with "
         "implicitPrefs to [0, 1]",
@@ -207,7 +213,7 @@ DESCENT_ONLY = (*DESCENT, "gradientTol", "miniBatchFraction")
 BATCHED_TOGETHER = (
     *("userCol", "itemCol", "ratingCol", "weightCol", "validationIndicatorCol"),
     *("implicitPrefs", "confidence", "precision", "numUserBlocks", "numItemBlocks"),
-    *("updates", "exchange", "maxBroadcastBytes"),
+    *("updates", "exchange", "maxBroadcastBytes", "kernel"),
     *("maxIter", "tol", "patience", "checkpointPath", "checkpointInterval"),
     *DESCENT_ONLY,
     *("numBurnIn", "numSamples", "thinning", "numKept"),
@@ -217,7 +223,7 @@ BATCHED_TOGETHER = (
 NON_IDENTITY_PARAMS = {
     *("predictionCol", "coldStartStrategy", "clipPredictions", "keepRestarts", "ensemble"),
     *("numUserBlocks", "numItemBlocks", "updates", "exchange", "maxBroadcastBytes"),
-    *("maxIter", "checkpointPath", "checkpointInterval"),
+    *("kernel", "maxIter", "checkpointPath", "checkpointInterval"),
     *("predictionStdCol", "predictionIntervalCol", "predictionInterval", "predictionNoise"),
 }
 """Params that may differ between an interrupted fit and the one that resumes it."""

@@ -37,6 +37,7 @@ from nonconvex.estimators.factorization.params import FactorizationModelParams
 from nonconvex.estimators.factorization.summary import TrainingSummary
 from nonconvex.estimators.params import ParamError
 from nonconvex.local.factorization import limits_of
+from nonconvex.numerics.deterministic import choose_kernel
 from nonconvex.numerics.factorization.model import Factors
 from nonconvex.numerics.factorization.posterior import Posterior, half_width
 from nonconvex.numerics.factorization.ridge_posterior import RidgePosterior, RidgeSpread
@@ -128,6 +129,7 @@ def add_predictions(
     sharded = isinstance(state.held, ShardedFactors) and not uncertain
     alpha, sides = float(state.held.alpha), (state.held.users, state.held.items)
     limits, cold = prediction_limits(state, params), get("coldStartStrategy")
+    kernel = choose_kernel(get("kernel"))
     tables = None if sharded or uncertain or cold == "drop" else state.share(spark, "tables")
     if tables:  # nothing needs the indices but the predictions
         user, item = (
@@ -135,9 +137,8 @@ def add_predictions(
             for role, ids in zip(("userCol", "itemCol"), state.ids, strict=True)
         )
         users, items = state.share(spark, "rows")
-        score = predictions(
-            alpha, users, items, user, item, limits, tables=tables[0], known_only=cold == "nan"
-        )
+        special = {"tables": tables[0], "known_only": cold == "nan", "kernel": kernel}
+        score = predictions(alpha, users, items, user, item, limits, **special)
         return dataset.withColumn(get("predictionCol"), score)
     keys, joined = {}, dataset
     for role, ids, rows in zip(("userCol", "itemCol"), state.ids, sides, strict=True):
@@ -147,10 +148,11 @@ def add_predictions(
         joined = (with_row if sharded else with_index)(joined, key, table, keys[role])
     user, item = map(F.col, keys.values())
     if sharded:
-        score = row_predictions(alpha, state.held.users.shape[1] - 1, user, item, limits)
+        rank = state.held.users.shape[1] - 1
+        score = row_predictions(alpha, rank, user, item, limits, kernel)
     else:
         users, items = state.share(spark, "rows")
-        score = predictions(alpha, users, items, user, item, limits)
+        score = predictions(alpha, users, items, user, item, limits, kernel=kernel)
     known = user.isNotNull() & item.isNotNull()
     if cold == "nan":
         score = F.when(known, score).otherwise(F.lit(_NAN))

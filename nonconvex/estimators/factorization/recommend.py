@@ -16,6 +16,7 @@ from nonconvex.distributed.factorization.top_n import (
 from nonconvex.estimators.factorization.params import FactorizationModelParams
 from nonconvex.estimators.factorization.predict import ModelState, prediction_limits
 from nonconvex.estimators.params import convert_argument, integer
+from nonconvex.numerics.deterministic import choose_kernel
 
 
 def model_sides(
@@ -48,7 +49,8 @@ def recommend(
     sides = model_sides(state, params, spark)
     rows, columns = sides[::-1] if reverse else sides
     asked = keys(spark, rows, subset, unknown=has_cold_lists(params))
-    ranker = Ranker(float(state.held.alpha), rows.rows, columns.rows, n, None)
+    kernel = choose_kernel(params.getOrDefault("kernel"))
+    ranker = Ranker(float(state.held.alpha), rows.rows, columns.rows, n, None, kernel)
     asked, ranker = requests(asked, ranker, rows, columns, exclude=pairs, candidates=candidates)
     return recommendations(asked, ranker, rows, columns, prediction_limits(state, params))
 
@@ -62,7 +64,8 @@ def similar_rows(
         check_frame("subset", subset, "a DataFrame or None")
     spark = SparkSession.active()
     own = model_sides(state, params, spark)[side]
-    return neighbours(keys(spark, own, subset, unknown=False), own, n)
+    kernel = choose_kernel(params.getOrDefault("kernel"))
+    return neighbours(keys(spark, own, subset, unknown=False), own, n, kernel)
 
 
 def has_cold_lists(params: FactorizationModelParams) -> bool:

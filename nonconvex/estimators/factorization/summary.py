@@ -84,6 +84,10 @@ class TrainingSummary(Summary):
     # ``rHat`` of the samples of all chains (see `nonconvex.numerics.factorization.posterior`), None
     # if there are fewer than four samples. λ₁ and λ₂ are then those of the start of the chains.
     sampling: dict[str, Any] | None = None
+    # "numpy" or "compiled", and the type of processor that its bits depend on, "any" if on none;
+    # see `nonconvex.numerics.deterministic.core_of`
+    kernel: str = "numpy"
+    core: str = "unknown"
 
     _restart_type = RestartSummary
 

@@ -25,11 +25,13 @@ A sweep costs O(n K), an exact solve O(n K² + (|U| + |I|) K³).
 
 from __future__ import annotations
 
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from nonconvex.numerics import Bools, Doubles, Floats, Ints
+from nonconvex.numerics.deterministic import Kernel, require
 from nonconvex.numerics.factorization.blocks import LONG, RatingBlock
 from nonconvex.numerics.factorization.design import designs
 from nonconvex.numerics.factorization.model import Background, Ridge
@@ -194,7 +196,9 @@ class RowUpdate(NamedTuple):
         return cls(x, residual, squares, ridge.penalty(block.degrees, x), weight)
 
 
-def part_moments(block: RatingBlock, fixed: Floats, alpha: float) -> Doubles:
+def part_moments(
+    block: RatingBlock, fixed: Floats, alpha: float, *, kernel: Kernel = "numpy"
+) -> Doubles:
     """Return M of each part, of shape (p, K + 2, K + 2).
 
     Parameters
@@ -202,6 +206,9 @@ def part_moments(block: RatingBlock, fixed: Floats, alpha: float) -> Doubles:
     fixed : float array of shape (m, 1 + K)
         The rows (β, γ) of the other side.
     """
+    if kernel == "compiled":
+        summed: Doubles = _compiled().sum_moments(_arrays(block), fixed, alpha)
+        return summed
     size = fixed.shape[1] + 1
     moments = np.zeros((len(block.rows), size, size))
     for members, segments in designs(block, fixed, alpha, biases=True):
@@ -232,6 +239,7 @@ def solve_moments(
     dtype: type[np.floating],
     biases: bool = True,
     nonnegative: bool = False,
+    kernel: Kernel = "numpy",
 ) -> RowUpdate:
     """Minimize f over each of q rows, given the moments of their ratings.
 
@@ -239,7 +247,7 @@ def solve_moments(
     ----------
     moments : float64 array of shape (q, K + 2, K + 2)
     degrees : float64 array of shape (q,)
-    ridge, biases, nonnegative
+    ridge, biases, nonnegative, kernel
         As for `solve_rows`.
     dtype : float type
         Type of the solutions; the arithmetic is in float64.
@@ -251,7 +259,12 @@ def solve_moments(
     curvature = np.einsum("qkk->qk", a)  # (q, 1 + K), the diagonal itself
     rounding = len(used) * np.finfo(np.float64).eps * curvature.max(axis=1, keepdims=True)
     curvature += np.maximum(ridge.diagonal(degrees, len(used)), rounding)
-    x = solve_quadratics(a, b, nonnegative=nonnegative).astype(dtype)
+    if kernel == "compiled" and not nonnegative:
+        solved, failed = _compiled().solve_positive(a, b)
+        solved[failed] = solve_quadratics(a[failed], b[failed])
+    else:
+        solved = solve_quadratics(a, b, nonnegative=nonnegative)
+    x = solved.astype(dtype)
     error = np.concatenate([-x.astype(np.float64) * used, np.ones((len(x), 1))], axis=1)
     of_error = np.einsum("qkl,ql->qk", moments, error)  # (q, K + 2): Σ w m e
     squares = np.maximum(np.einsum("qk,qk->q", error, of_error), 0)
@@ -275,6 +288,7 @@ def solve_rows(
     biases: bool = True,
     nonnegative: bool = False,
     background: Background | None = None,
+    kernel: Kernel = "numpy",
 ) -> RowUpdate:
     """Minimize f over every row of a block, to rounding.
 
@@ -289,6 +303,8 @@ def solve_rows(
         Keep γ ≥ 0.
     background : Background, optional
         Σ R̂² over all pairs, observed or not (implicit feedback).
+    kernel : "numpy" or "compiled"
+        See `nonconvex.numerics.deterministic`; with `nonnegative` it is always numpy.
 
     Returns
     -------
@@ -304,14 +320,34 @@ def solve_rows(
     >>> solve_rows(block, fixed, 3.0, Ridge(1.0, 0.0, 1, 1.0)).x
     array([[0.25, 0.5 ]])
     """
-    dtype, width = fixed.dtype, fixed.shape[1]
     settings: dict[str, Any] = {"biases": biases, "nonnegative": nonnegative}
     long = block.counts > LONG
     if background is None and long.any():
-        return _solve_with_long_rows(block, long, fixed, alpha, ridge, **settings)
+        return _solve_with_long_rows(block, long, fixed, alpha, ridge, kernel=kernel, **settings)
+    more: dict[str, Any] = {"biases": biases, "background": background}
+    if kernel == "compiled" and not nonnegative:
+        solved = _solve_compiled(block, fixed, alpha, ridge, **more)
+    else:
+        solved = _solve_numpy(block, fixed, alpha, ridge, nonnegative=nonnegative, **more)
+    return RowUpdate.of(block, *solved, ridge, background)
+
+
+_Solved = tuple[Floats, Doubles, Doubles]  # rows, and Σ w e and Σ w e² of each
+
+
+def _solve_numpy(
+    block: RatingBlock,
+    fixed: Floats,
+    alpha: float,
+    ridge: Ridge,
+    *,
+    biases: bool,
+    background: Background | None,
+    nonnegative: bool = False,
+) -> _Solved:
+    rows, width = len(block.rows), fixed.shape[1]
+    x, residual, squares = np.zeros((rows, width), fixed.dtype), np.zeros(rows), np.zeros(rows)
     diagonal = ridge.diagonal(block.degrees, width)
-    rows = len(block.rows)
-    x, residual, squares = np.zeros((rows, width), dtype), np.zeros(rows), np.zeros(rows)
     for members, segments in designs(block, fixed, alpha, biases=biases):
         a, b = segments.normal_equation()
         if background is not None:
@@ -326,16 +362,59 @@ def solve_rows(
         else:
             x[members] = _solve(a, b)
         residual[members], squares[members] = segments.sums(x[members])
-    return RowUpdate.of(block, x, residual, squares, ridge, background)
+    return x, residual, squares
+
+
+def _solve_compiled(
+    block: RatingBlock,
+    fixed: Floats,
+    alpha: float,
+    ridge: Ridge,
+    *,
+    biases: bool,
+    background: Background | None,
+) -> _Solved:
+    diagonal = ridge.diagonal(block.degrees, 2)[:, 1]
+    more = None if background is None else (background.gram, background.rhs)
+    given = fixed, alpha, diagonal, ridge.bias_ratio
+    x, sums, failed = _compiled().minimize_rows(
+        _arrays(block), *given, biases=biases, background=more
+    )
+    if failed.any():
+        some, _ = block.divided(~failed)
+        again = _solve_numpy(some, fixed, alpha, ridge, biases=biases, background=background)
+        x[failed], sums[:, failed] = again[0], again[1:]
+    return x, *sums
+
+
+def _compiled() -> ModuleType:
+    """Import the compiled twins, which takes half a second."""
+    require("compiled")
+    from nonconvex.numerics.compiled import als
+
+    return als
+
+
+def _arrays(block: RatingBlock) -> tuple[Any, ...]:
+    return block.offsets, block.columns, block.ratings, block.weights
 
 
 def _solve_with_long_rows(
-    block: RatingBlock, long: Bools, fixed: Floats, alpha: float, ridge: Ridge, **settings: Any
+    block: RatingBlock,
+    long: Bools,
+    fixed: Floats,
+    alpha: float,
+    ridge: Ridge,
+    *,
+    kernel: Kernel,
+    **settings: Any,
 ) -> RowUpdate:
     others, parts = block.divided(long)
     indices, row_of_part = np.unique(parts.rows, return_inverse=True)
-    moments = row_moments(part_moments(parts, fixed, alpha), row_of_part, len(indices))
-    dtype = fixed.dtype.type
+    moments = row_moments(
+        part_moments(parts, fixed, alpha, kernel=kernel), row_of_part, len(indices)
+    )
+    settings["kernel"], dtype = kernel, fixed.dtype.type
     of_long = solve_moments(moments, block.degrees[long], ridge, dtype=dtype, **settings)
     update = solve_rows(others, fixed, alpha, ridge, **settings)
     whole = RowUpdate(np.empty((len(long), fixed.shape[1]), dtype), *np.empty((4, len(long))))

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from nonconvex.numerics import Floats
-from nonconvex.numerics.deterministic import one_thread_per_product
+from nonconvex.numerics.deterministic import Kernel, one_thread_per_product
 from nonconvex.numerics.factorization.als import solve_rows
 from nonconvex.numerics.factorization.blocks import RatingBlock
 from nonconvex.numerics.factorization.model import (
@@ -46,6 +46,7 @@ class Equation(NamedTuple):
     biases: bool
     nonnegative: bool
     confidence: float | None  # κ of implicit feedback; None if ratings are explicit
+    kernel: Kernel = "numpy"
 
 
 def unfolded(
@@ -66,8 +67,8 @@ def unfolded(
         del ids
         if equation.confidence is not None:
             block = preference_block(block, equation.confidence)
-        kept = {"biases": equation.biases, "nonnegative": equation.nonnegative}
-        x = fixed.value
+        kept: dict[str, Any] = {"biases": equation.biases, "nonnegative": equation.nonnegative}
+        kept["kernel"], x = equation.kernel, fixed.value
         update = solve_rows(block, x, alpha, equation.ridge, background=background, **kept)
         if spread is None:
             return update.x
@@ -98,7 +99,7 @@ def folded(
 
 
 def unfolded_samples(
-    side: Side, factors: Factors, posterior: Posterior, fixed: Shared
+    side: Side, factors: Factors, posterior: Posterior, fixed: Shared, kernel: Kernel = "numpy"
 ) -> tuple[Floats, Solve]:
     """Return the rows of a side in the mean and in all samples, and what draws others."""
     mean = getattr(factors, side)
@@ -107,7 +108,8 @@ def unfolded_samples(
         user_precision = np.ones((len(mean), len(posterior.taus)), mean.dtype)
     with one_thread_per_product():
         projections = posterior.projections(side, factors)
-    given, kappa = posterior.conditionals(side), posterior.user_freedom
+    given = [each._replace(kernel=kernel) for each in posterior.conditionals(side)]
+    kappa = posterior.user_freedom
 
     def solve(block: RatingBlock, ids: Callable[[], Sequence[Any]]) -> Floats:
         # Row indices are local to a partition, so random numbers are keyed by the id.

@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nonconvex.numerics import Doubles, Floats, Ints
-from nonconvex.numerics.deterministic import Stream, normal_rows
+from nonconvex.numerics.deterministic import Kernel, Stream, normal_rows, require
 from nonconvex.numerics.factorization.als import RowUpdate, solve_quadratics
 from nonconvex.numerics.factorization.blocks import RatingBlock
 from nonconvex.numerics.factorization.design import designs
@@ -57,9 +57,16 @@ class RowDistribution(NamedTuple):
     def penalty(self, x: Floats, degrees: Doubles) -> Doubles:
         """Compute (x − μ − h ξ)ᵀ Λ (x − μ − h ξ) of each row, of shape (r,)."""
         apart = x.astype(np.float64) - self.means(degrees)
-        turned = np.einsum("rk,kl->rl", apart, self.precision)
-        penalty: Doubles = np.einsum("rk,rk->r", turned, apart)
+        penalty: Doubles = np.einsum("rk,rk->r", self.turned(apart), apart)
         return penalty
+
+    def turned(self, rows: Doubles) -> Doubles:
+        """Multiply rows by Λ, which is diagonal while it is sampled."""
+        diagonal = np.diagonal(self.precision)
+        if np.array_equal(self.precision, np.diag(diagonal)):
+            return rows * diagonal
+        products: Doubles = np.einsum("rk,kl->rl", rows, self.precision)
+        return products
 
 
 class RowPrior(NamedTuple):
@@ -201,6 +208,7 @@ class Conditional(NamedTuple):
     # ω of all users, by dense index; by default 1
     user_precision: Doubles | None = None
     of_rows: bool = True  # whether users are the rows of the blocks, not the columns
+    kernel: Kernel = "numpy"
 
     def draw(self, block: RatingBlock, fixed: Floats, keys: Ints | None = None) -> RowUpdate:
         """Draw every row of a block.
@@ -212,40 +220,73 @@ class Conditional(NamedTuple):
         keys : int array of shape (r,), optional
             Keys of the random numbers of each row; by default ``block.rows``.
         """
-        dtype, width = fixed.dtype, fixed.shape[1]
-        size, omega = len(block.rows), np.ones(len(block.rows))
+        size, width = len(block.rows), fixed.shape[1]
+        omega = np.ones(size)
         if self.user_precision is not None and self.of_rows:
             omega = self.user_precision[block.rows]  # (r,), the same for all ratings of a row
         elif self.user_precision is not None:
-            block = _weighted(block, self.user_precision)
+            block = _weighted(block, self.user_precision, padded=self.kernel == "numpy")
         normals = np.zeros((size, width))
         if self.stream is not None:
             normals = normal_rows(self.stream, block.rows if keys is None else keys, width)
+        means = self.rows.means(block.degrees)
+        rhs = self.rows.turned(means)
+        if self.kernel == "compiled":
+            solved = self._draw_compiled(block, fixed, rhs, normals, omega)
+        else:
+            solved = self._draw_numpy(block, fixed, rhs, normals, omega)
+        x, residual, squares = solved
+        sums = residual, squares, self.rows.penalty(x, block.degrees), block.total_weights()
+        return RowUpdate(x, *(omega * of_rows for of_rows in sums))
+
+    def _draw_numpy(
+        self, block: RatingBlock, fixed: Floats, rhs: Doubles, normals: Doubles, omega: Doubles
+    ) -> tuple[Floats, Doubles, Doubles]:
+        dtype, width = fixed.dtype, fixed.shape[1]
+        size = len(block.rows)
         x, residual, squares = np.zeros((size, width), dtype), np.zeros(size), np.zeros(size)
         tau, own = dtype.type(self.tau), omega.astype(dtype)
-        precision = self.rows.precision.astype(dtype)
-        means = self.rows.means(block.degrees)
-        rhs = np.einsum("rk,kl->rl", means, self.rows.precision).astype(dtype)
+        precision, rhs = self.rows.precision.astype(dtype), rhs.astype(dtype)
         for members, segments in designs(block, fixed, self.alpha, biases=True):
             a, b = segments.normal_equation()
             a, b = tau * a + precision, tau * b + rhs[members]
             steady = own[members, None]
             x[members] = draw_normals(steady[..., None] * a, steady * b, normals[members])
             residual[members], squares[members] = segments.sums(x[members])
-        sums = residual, squares, self.rows.penalty(x, block.degrees), block.total_weights()
-        return RowUpdate(x, *(omega * of_rows for of_rows in sums))
+        return x, residual, squares
+
+    def _draw_compiled(
+        self, block: RatingBlock, fixed: Floats, rhs: Doubles, normals: Doubles, omega: Doubles
+    ) -> tuple[Floats, Doubles, Doubles]:
+        """Draw with one elimination for each row; τ ω scales the noise alone."""
+        require("compiled")
+        from nonconvex.numerics.compiled.als import draw_rows
+
+        arrays = block.offsets, block.columns, block.ratings, block.weights
+        noise = normals / np.sqrt(self.tau * omega)[:, None]
+        prior = self.rows.precision / self.tau, rhs / self.tau
+        x, sums, failed = draw_rows(arrays, fixed, self.alpha, *prior, noise)
+        if failed.any():
+            some, _ = block.divided(~failed)
+            again = self._draw_numpy(some, fixed, rhs[failed], normals[failed], omega[failed])
+            x[failed], sums[:, failed] = again[0], again[1:]
+        return x, *sums
 
 
-def _weighted(block: RatingBlock, omega: Doubles) -> RatingBlock:
+def _weighted(block: RatingBlock, omega: Doubles, *, padded: bool) -> RatingBlock:
     """Multiply the weight of each rating by ω of its column; the degrees stay what they are."""
+    if not padded:
+        own = omega.astype(block.ratings.dtype)[block.columns]
+        weights = own if block.weights is None else own * block.weights
+        return block._replace(weights=weights, padded=None)
     block = block.with_padding()
-    padded, dtype = block.padded, block.ratings.dtype
-    assert padded is not None
+    spread, dtype = block.padded, block.ratings.dtype
+    assert spread is not None
     of_all = np.append(omega, 0).astype(dtype)  # padding weighs nothing
-    weights, with_padding = of_all[block.columns], np.take(of_all, padded.columns, mode="wrap")
-    if block.weights is not None and padded.weights is not None:
-        weights, with_padding = weights * block.weights, with_padding * padded.weights
-    return block._replace(weights=weights, padded=padded._replace(weights=with_padding))
+    weights, with_padding = of_all[block.columns], np.take(of_all, spread.columns, mode="wrap")
+    if block.weights is not None and spread.weights is not None:
+        weights, with_padding = weights * block.weights, with_padding * spread.weights
+    return block._replace(weights=weights, padded=spread._replace(weights=with_padding))
 
 
 def draw_normals(a: Floats, b: Floats, normals: Doubles) -> Floats:

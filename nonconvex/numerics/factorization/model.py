@@ -26,7 +26,7 @@ from typing import NamedTuple
 import numpy as np
 
 from nonconvex.numerics import Doubles, Floats, Ints
-from nonconvex.numerics.deterministic import Stream
+from nonconvex.numerics.deterministic import Kernel, Stream, require
 from nonconvex.numerics.factorization.blocks import RatingBlock
 
 # Numbers gathered of one side at a time: with their doubles, they stay in a core's cache.
@@ -92,10 +92,11 @@ class Ridge(NamedTuple):
         return total
 
 
-def predict(factors: Factors, users: Ints, items: Ints) -> Doubles:
+def predict(factors: Factors, users: Ints, items: Ints, *, kernel: Kernel = "numpy") -> Doubles:
     """R̂_ui = α + β_u + β_i + γ_u·γ_i for pairs of dense indices, in float64.
 
-    An index of -1 is an id never seen: it contributes β = 0 and γ = 0.
+    An index of -1 is an id never seen: it contributes β = 0 and γ = 0.  The bits of a prediction
+    depend on the kernel and on the two rows alone.
 
     Examples
     --------
@@ -103,6 +104,11 @@ def predict(factors: Factors, users: Ints, items: Ints) -> Doubles:
     >>> predict(Factors(3.0, rows, rows), np.array([0, 0]), np.array([0, -1]))
     array([9. , 3.5])
     """
+    if kernel == "compiled":
+        require(kernel)
+        from nonconvex.numerics.compiled.ranking import predict_pairs
+
+        return predict_pairs(*factors, users, items)
     predictions = np.empty(len(users))
     gather_x, gather_z = _Gather(factors.users), _Gather(factors.items)
     for first in range(0, len(users), gather_x.most):
@@ -158,10 +164,10 @@ def ensemble(members: Sequence[Factors]) -> Factors:
     return Factors(float(np.mean([m.alpha for m in members])), users, items)
 
 
-def squared_errors(factors: Factors, block: RatingBlock) -> Doubles:
+def squared_errors(factors: Factors, block: RatingBlock, *, kernel: Kernel = "numpy") -> Doubles:
     """Σ w (R̂ − R)² of each row of a block whose rows are users, of shape (r,)."""
     users = np.repeat(block.rows, block.counts)
-    squares = (predict(factors, users, block.columns) - block.ratings) ** 2
+    squares = (predict(factors, users, block.columns, kernel=kernel) - block.ratings) ** 2
     return block.over_rows(squares if block.weights is None else block.weights * squares)
 
 

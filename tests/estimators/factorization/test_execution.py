@@ -14,6 +14,7 @@ from nonconvex.distributed.data.splits import Split
 from nonconvex.distributed.data.validation import Columns, RatingsError, Rules
 from nonconvex.distributed.factorization import execution, packing
 from nonconvex.distributed.factorization.packing import PackingSide, read_chunks, survey_chunks
+from nonconvex.numerics.deterministic import KernelError
 from nonconvex.recommendation import MatrixFactorization
 from tests.factories import frame, same_bits, triples
 
@@ -39,6 +40,52 @@ def test_the_driver_and_the_executors_come_to_the_same_bits(weighted_ratings, so
         for model in (here, there)
     )
     assert ours == theirs
+
+
+@pytest.mark.parametrize("more", [{}, {"implicitPrefs": True}, {"nonnegative": True}])
+def test_both_kernels_come_to_one_model(spark, more):
+    data = frame(spark, *triples())
+    estimator = MatrixFactorization(rank=3, maxIter=4, tol=0.0, **more)
+    models = [estimator.setKernel(kernel).fit(data) for kernel in ("numpy", "compiled", "auto")]
+    objectives = [model.summary.objectiveHistory for model in models]
+    assert objectives[0] == pytest.approx(objectives[1], rel=1e-4)
+    assert [model.summary.kernel for model in models] == ["numpy", "compiled", "compiled"]
+    assert models[1].summary.core == "any" != models[0].summary.core
+    same_bits(models[1].factors, models[2].factors)
+    scores = [
+        [row.prediction for row in model.transform(data).orderBy("user", "item").collect()]
+        for model in models
+    ]
+    assert scores[0] == pytest.approx(scores[1], abs=1e-3)
+    lists = [model.recommendForAllUsers(5).orderBy("user").collect() for model in models]
+    assert lists[1] == lists[2]
+
+
+class Workers:
+    """An RDD whose elements are what executors answer."""
+
+    def __init__(self, *answers):
+        self.answers = answers
+
+    def map(self, _):
+        return self
+
+    def collect(self):
+        return self.answers
+
+
+def test_executors_without_numba_or_of_another_type_are_named(spark, monkeypatch, caplog):
+    runtime._warn_of_cores.cache_clear()
+    monkeypatch.setattr(runtime, "executors", lambda _: 2)
+    workers = Workers("any", KernelError("compiled kernels need numba"))
+    monkeypatch.setattr(runtime, "partitions", lambda *_: workers)
+    with pytest.raises(KernelError, match="need numba"):
+        runtime.worker_core(spark, "compiled")
+    workers.answers = "Prescott", "Nehalem", "Prescott"
+    for _ in range(2):
+        assert runtime.worker_core(spark, "numpy") == "Nehalem, Prescott"
+    assert len(caplog.records) == 1
+    assert "several types of processors" in caplog.text
 
 
 def test_every_way_in_comes_to_the_same_bits(spark, tmp_path):

@@ -83,7 +83,7 @@ SHOWN_ELSEWHERE = {
     *("coldStartStrategy", "clipPredictions"),  # predictions
     *("patience", "keepRestarts"),  # validation
     *declared(DescentParams),  # test_neural_network
-    "updates",  # test_execution: no bit of a model, but where it is made
+    *("updates", "kernel"),  # test_execution: where a model is made, and by which loops
     *("exchange", "maxBroadcastBytes", "checkpointPath", "checkpointInterval"),
     *SAMPLING,  # test_gibbs
     # test_gibbs and test_predict

@@ -1,0 +1,257 @@
+"""Compiled kernels beside their twins in numpy, over random shapes; and what only they promise."""
+
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nonconvex.numerics import deterministic
+from nonconvex.numerics.deterministic import Stream, normal_rows
+from nonconvex.numerics.factorization import als, gibbs, model
+from nonconvex.numerics.factorization.blocks import RatingBlock
+from nonconvex.numerics.factorization.model import Background, Factors, Ridge
+from nonconvex.numerics.ranking import Lists, top_n
+
+RANKS = (0, 1, 3, 8, 13, 14, 15, 16, 31, 64, 70)
+
+
+def random_block(seed, dtype=np.float32, *, rows=30, columns=20, ratings=500, weighted=False):
+    """Rows of every length from none to all, some with the same column twice."""
+    generator = np.random.default_rng(seed)
+    row = np.minimum(generator.geometric(0.1, ratings), rows) - 1
+    row[0] = rows - 1
+    column = generator.integers(0, columns, ratings)
+    weights = generator.random(ratings) if weighted else None
+    return RatingBlock.from_triples(
+        row, column, generator.integers(1, 11, ratings), weights, dtype=dtype
+    )
+
+
+def random_rows(seed, rows, rank, dtype=np.float32):
+    return (np.random.default_rng(seed).standard_normal((rows, 1 + rank)) * 0.5).astype(dtype)
+
+
+def in_double(block):
+    weights = None if block.weights is None else block.weights.astype(float)
+    return block._replace(ratings=block.ratings.astype(float), weights=weights)
+
+
+def close(update, twin, tolerance):
+    for of, expected in zip(update, twin, strict=True):
+        size = max(1.0, float(np.abs(expected).max(initial=0)))
+        np.testing.assert_allclose(of, expected, atol=tolerance * size)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float32, 2e-4), (np.float64, 1e-11)])
+@pytest.mark.parametrize("rank", RANKS)
+def test_rows_are_those_of_numpy(rank, dtype, tolerance):
+    for seed, (weighted, biases, exponent, implicit) in enumerate(
+        [(0, 1, 0, 0), (1, 1, 1, 0), (1, 0, 0.5, 0), (0, 0, 1, 1), (1, 1, 0, 1)]
+    ):
+        block = random_block(seed, dtype, weighted=bool(weighted))
+        fixed, ridge = random_rows(seed, 20, rank, dtype), Ridge(0.01, exponent, 500, 20.0, 0.3)
+        given = {"biases": bool(biases), "background": None}
+        exact, double = dict(given), fixed.astype(float)
+        if implicit:
+            given["background"] = Background.of(fixed, 5.5, biases=bool(biases))
+            exact["background"] = Background.of(double, 5.5, biases=bool(biases))
+        update = als.solve_rows(block, fixed, 5.5, ridge, kernel="compiled", **given)
+        close(update, als.solve_rows(in_double(block), double, 5.5, ridge, **exact), tolerance)
+        assert update.x.dtype == dtype
+
+
+def test_a_row_has_the_same_bits_in_every_block_and_order():
+    block, fixed, ridge = random_block(3), random_rows(3, 20, 37), Ridge(0.01, 0.0, 500, 20.0)
+    whole = als.solve_rows(block, fixed, 5.5, ridge, kernel="compiled")
+    for row in range(len(block.rows)):
+        own = slice(*block.offsets[row : row + 2])
+        order = np.random.default_rng(row).permutation(block.counts[row])
+        same = np.zeros(len(order))
+        alone = RatingBlock.from_triples(
+            same, block.columns[own][order], block.ratings[own][order], dtype=np.float32
+        )
+        update = als.solve_rows(alone, fixed, 5.5, ridge, kernel="compiled")
+        assert update.x.tobytes() == whole.x[row].tobytes()
+        assert update.squares[0] == whole.squares[row]
+
+
+def test_a_row_without_ratings_or_without_weight_is_0():
+    empty = RatingBlock(
+        np.array([0, 1], np.int32),
+        np.array([0, 0, 1]),
+        np.zeros(1, np.int32),
+        np.ones(1, np.float32),
+        np.zeros(1, np.float32),
+        np.zeros(2),
+    )
+    for reg in (0.0, 1.0):
+        ridge = Ridge(reg, 0.0, 1, 1.0)
+        update = als.solve_rows(empty, random_rows(0, 1, 5), 0.0, ridge, kernel="compiled")
+        assert not update.x.any()
+
+
+@pytest.mark.parametrize("count", [1, 5, 40])
+def test_without_a_ridge_rows_with_fewer_ratings_than_unknowns_are_still_solved(count):
+    columns, fixed = np.arange(count), random_rows(1, 40, 60)
+    block = RatingBlock.from_triples(0 * columns, columns, columns % 5, dtype=np.float32)
+    update = als.solve_rows(block, fixed, 2.0, Ridge(0.0, 0.0, count, count), kernel="compiled")
+    assert np.isfinite(update.x).all()
+    assert update.squares[0] < 1e-4 * count
+    flat = np.zeros_like(fixed)  # every pivot after the first is 0: numpy solves for the least norm
+    flat[:, 1] = 1
+    update = als.solve_rows(block, flat, 2.0, Ridge(0.0, 0.0, count, count), kernel="compiled")
+    assert np.isfinite(update.x).all()
+
+
+def test_long_rows_are_summed_in_segments_and_in_parts(monkeypatch):
+    generator = np.random.default_rng(5)
+    columns = generator.integers(0, 30_000, 20_000)
+    ratings = generator.random(20_000) + 3 * (columns % 2)
+    fixed, ridge = random_rows(5, 30_000, 3), Ridge(1e-5, 0.0, 20_000, 20_000.0)
+    block = RatingBlock.from_triples(0 * columns, columns, ratings, dtype=np.float32)
+    exact = als.solve_rows(in_double(block), fixed.astype(float), 2.0, ridge)
+    close(als.solve_rows(block, fixed, 2.0, ridge, kernel="compiled"), exact, 1e-5)
+    monkeypatch.setattr(als, "LONG", 10_000)
+    monkeypatch.setattr("nonconvex.numerics.factorization.blocks.SPAN", 9_000)
+    close(als.solve_rows(block, fixed, 2.0, ridge, kernel="compiled"), exact, 1e-5)
+    _, parts = block.divided(np.array([True]))
+    assert len(parts.rows) == 4
+    close(
+        als.part_moments(parts, fixed, 2.0, kernel="compiled"),
+        als.part_moments(in_double(parts), fixed.astype(float), 2.0),
+        3e-6,
+    )
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float32, 1e-4), (np.float64, 1e-11)])
+@pytest.mark.parametrize("users", [True, False])
+def test_draws_are_those_of_numpy_in_the_order_of_the_unknowns(users, dtype, tolerance):
+    generator = np.random.default_rng(8)
+    block, fixed = random_block(8, dtype, weighted=users), random_rows(8, 20, 9, dtype)
+    scatter = generator.standard_normal((10, 30))
+    rows = gibbs.RowDistribution(*generator.standard_normal((2, 10)), scatter @ scatter.T, 1.0)
+    omega = generator.gamma(2.0, 0.5, 30)
+    given = gibbs.Conditional(5.5, 1.5, rows, Stream.of(1, 2), omega, users, "compiled")
+    found = given.draw(block, fixed)
+    twin = given._replace(kernel="numpy")
+    mean, expected = given._replace(stream=None), twin._replace(stream=None)
+    close(mean.draw(block, fixed), expected.draw(in_double(block), fixed.astype(float)), tolerance)
+    normals = normal_rows(given.stream, block.rows, 10)
+    order = np.append(np.arange(1, 10), 0)
+    for number, row in enumerate(block.rows):
+        own = slice(*block.offsets[number : number + 2])
+        w = np.ones(block.counts[number]) if block.weights is None else block.weights[own]
+        z = np.column_stack([np.ones(len(w)), fixed[block.columns[own], 1:]])
+        w = w * (omega[row] if users else omega[block.columns[own]])
+        a = 1.5 * (z.T * w) @ z + (omega[row] if users else 1.0) * rows.precision
+        noise = np.zeros(10)
+        noise[order] = np.linalg.solve(
+            np.linalg.cholesky(a[np.ix_(order, order)]).T, normals[number, order]
+        )
+        centre = expected.draw(in_double(block), fixed.astype(float)).x[number]
+        np.testing.assert_allclose(found.x[number], centre + noise, atol=10 * tolerance)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("rank", RANKS)
+def test_predictions_are_those_of_numpy(rank, dtype):
+    generator = np.random.default_rng(rank)
+    factors = Factors(2.5, random_rows(1, 50, rank, dtype), random_rows(2, 40, rank, dtype))
+    users, items = generator.integers(-1, 50, 300), generator.integers(-1, 40, 300)
+    found = model.predict(factors, users, items, kernel="compiled")
+    np.testing.assert_allclose(found, model.predict(factors, users, items), atol=1e-12)
+    again = model.predict(factors, users[7:9], items[7:9], kernel="compiled")
+    assert again.tobytes() == found[7:9].tobytes()
+    assert len(model.predict(factors, users[:0], items[:0], kernel="compiled")) == 0
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_lists_are_those_of_sorting_all_predictions(seed):
+    generator = np.random.default_rng(seed)
+    rank, n, many = generator.integers(0, 40), int(generator.integers(1, 30)), 3000 * (seed == 0)
+    x = generator.integers(-2, 3, (50, 1 + rank)).astype(np.float32)  # with many ties
+    z = generator.integers(-2, 3, (generator.integers(1, 90) + many, 1 + rank)).astype(np.float32)
+    if seed % 2:
+        x += random_rows(seed, *x.shape)[:, 1:] * 0.01
+    factors, rows = Factors(0.5, x, z), generator.integers(-1, 50, generator.integers(0, 200))
+    columns = generator.permutation(len(z))[: generator.integers(0, len(z) + 1)]
+    lengths = generator.integers(0, len(z), len(rows))
+    excluded = Lists(np.append(0, np.cumsum(lengths)), generator.integers(0, len(z), lengths.sum()))
+    allowed = columns if seed % 3 else np.arange(len(z))
+    found = top_n(factors, rows, n, columns=allowed, excluded=excluded, kernel="compiled")
+    for number, row in enumerate(rows):
+        own = np.setdiff1d(allowed, excluded.of_rows(number, number + 1).columns)
+        scores = model.predict(factors, np.full(len(own), row), own, kernel="compiled")
+        best = np.lexsort((own, -scores))[:n]
+        place = slice(*found.offsets[number : number + 2])
+        assert np.array_equal(found.columns[place], own[best])
+        assert found.scores[place].tobytes() == scores[best].tobytes()
+
+
+def digest():
+    """The bits of rows, sums, predictions and lists."""
+    block, fixed = random_block(9), random_rows(9, 20, 21)
+    update = als.solve_rows(block, fixed, 5.5, Ridge(0.01, 0.5, 500, 20.0), kernel="compiled")
+    factors = Factors(5.5, update.x, fixed)
+    predicted = model.predict(factors, np.arange(20) % 7, np.arange(20), kernel="compiled")
+    arrays = *update, predicted, *top_n(factors, np.arange(7), 5, kernel="compiled")
+    return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("name", "features"),
+    [
+        ("nehalem", ""),  # no AVX, no fused products
+        pytest.param("haswell", "+avx2,+fma", marks=pytest.mark.thorough),
+    ],
+)
+def test_every_processor_gives_the_same_bits(name, features):
+    script = "from tests.numerics.test_compiled import digest; print(digest())"
+    own = {"NUMBA_CPU_NAME": name, "NUMBA_CPU_FEATURES": features, **HERE}
+    run = subprocess.run([sys.executable, "-c", script], env=os.environ | own, **TEXT, check=True)
+    assert run.stdout.strip() == digest()
+
+
+HERE = {"PYTHONPATH": str(Path(__file__).parents[2])}
+TEXT = {"capture_output": True, "text": True}
+
+WITHOUT = """
+import sys
+sys.modules["numba"] = None
+from nonconvex.numerics.deterministic import choose_kernel
+print(choose_kernel("auto"))
+choose_kernel("compiled")
+"""
+
+
+def test_without_numba_auto_is_numpy_and_compiled_says_what_to_install():
+    env = os.environ | HERE
+    run = subprocess.run([sys.executable, "-c", WITHOUT], env=env, **TEXT, check=False)
+    assert run.stdout == "numpy\n"
+    last = run.stderr.strip().splitlines()[-1]
+    assert "install nonconvex[fast] there, or set kernel='numpy'" in last
+
+
+def test_the_choice():
+    assert (
+        deterministic.choose_kernel("auto") == deterministic.choose_kernel("compiled") == "compiled"
+    )
+    assert deterministic.choose_kernel("numpy") == "numpy"
+    assert deterministic.core_of("compiled") == "any"
+    assert deterministic.core_of("numpy") not in ("", "any")
+
+
+def test_where_nothing_can_be_written_loops_are_compiled_in_memory(tmp_path):
+    nowhere = tmp_path / "a file"
+    nowhere.touch()
+    script = "from tests.numerics.test_compiled import model, random_rows, np\n"
+    script += "x = random_rows(0, 5, 3); f = model.Factors(0.5, x, x)\n"
+    script += "print(model.predict(f, np.arange(5), np.arange(5), kernel='compiled').shape)"
+    own = {"HOME": str(nowhere), "XDG_CACHE_HOME": str(nowhere), "NUMBA_CACHE_DIR": "", **HERE}
+    run = subprocess.run([sys.executable, "-c", script], env=os.environ | own, **TEXT, check=True)
+    assert run.stdout == "(5,)\n"
+    assert not run.stderr
