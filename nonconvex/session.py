@@ -14,7 +14,7 @@ from pyspark import SparkConf, SparkContext
 from pyspark.logger import PySparkLogger
 from pyspark.sql import SparkSession
 
-__all__ = ["MINIMUM_JAVA", "JavaError", "get_session", "read_defaults"]
+__all__ = ["MINIMUM_JAVA", "JavaError", "check_java", "get_session", "read_defaults"]
 
 MINIMUM_JAVA = 17
 """The oldest Java that Spark 4 runs on."""
@@ -99,7 +99,7 @@ def get_session(
         wanted = {key: value for key, value in wanted.items() if not submitted.contains(key)}
         master = submitted.get("spark.master") or ""
     else:
-        _check_java()
+        check_java()
         wanted = _LOCAL | wanted
         options = [_log4j_option(directory), wanted.get(_JAVA_OPTIONS, "")]
         wanted[_JAVA_OPTIONS] = " ".join(filter(None, options))
@@ -139,8 +139,8 @@ def _log4j_option(directory: Traversable) -> str:
     return f"-Dlog4j2.configurationFile={file.resolve().as_uri()}"
 
 
-def _check_java() -> None:
-    """Raise unless there is a Java that Spark would start, new enough and with all its modules."""
+def check_java() -> None:
+    """Raise `JavaError` unless there is a Java that Spark would start, new and with all modules."""
     remedy = f"install a JDK {MINIMUM_JAVA} or later (on Debian: openjdk-{MINIMUM_JAVA}-jdk)"
     home = os.environ.get("JAVA_HOME")
     java = shutil.which("java", path=Path(home) / "bin") if home else shutil.which("java")

@@ -37,7 +37,7 @@ RINGS = {
     "nonconvex.pipeline": "mlflow numpy pyarrow pydantic pydantic_core pyspark rich tomli_w",
     "nonconvex.report": "jinja2 matplotlib numpy pyarrow pyspark",
     "nonconvex.benchmark": "numpy psutil pyarrow pydantic pyspark sklearn",
-    "nonconvex.commands": "pyspark",
+    "nonconvex.commands": "pyarrow pyspark",
     "jobs": "airflow pyspark",
 }
 # Only these may touch what a session over Spark Connect does not have.

@@ -106,7 +106,8 @@ def test_commands_have_valid_configurations(page):
             if " --config conf/" not in line:
                 continue
             words = shlex.split(line)
-            job = next(word for word in words if word.startswith("jobs/"))
+            after = words[words.index("--config") - 1]
+            job = next((word for word in words if word.startswith("jobs/")), after)
             given = [words[i + 1] for i, word in enumerate(words) if word == "--set"]
             days = [words[i + 1] for i, word in enumerate(words) if word == "--run-date"]
             path = REPOSITORY / words[words.index("--config") + 1]

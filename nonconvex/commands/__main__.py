@@ -30,6 +30,10 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
+    "init": Command("configuration", "init", "write a configuration for a table of ratings"),
+    "check": Command(
+        "configuration", "check_configuration", "say what a run would do, and what is wrong"
+    ),
     "prepare": Command(
         "factorization", "prepare_job", "check, split and index ratings", "prepare_ratings"
     ),
@@ -52,6 +56,8 @@ COMMANDS = {
         "factorization", "recommend_job", "recommend items to users, for a service", "recommend"
     ),
     "predict": Command("predict", "predict_job", "predict every row of a table", "predict"),
+    "top": Command("runs", "top", "print the best items for a user, and why, without Spark"),
+    "compare": Command("runs", "compare_runs", "show runs beside each other"),
     "nightly": Command("nightly", "main", "run the jobs of a night, one after the other"),
     "benchmark": Command(
         "benchmark", "benchmark_job", "measure this library beside its peers", "benchmark"

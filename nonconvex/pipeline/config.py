@@ -80,6 +80,14 @@ def check_keys(where: str, given: Iterable[str], allowed: Iterable[str]) -> None
         raise ConfigError(_unknown_keys([where], unknown, allowed))
 
 
+def parse_date(text: str | None) -> date | None:
+    """Read the value of ``--run-date``."""
+    try:
+        return None if text is None else date.fromisoformat(text)
+    except ValueError:
+        raise ConfigError(f"--run-date takes YYYY-MM-DD, got {text!r}") from None
+
+
 # Reading and writing
 
 

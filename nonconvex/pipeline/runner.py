@@ -10,14 +10,14 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from pyspark.sql import SparkSession
 
 from nonconvex.distributed.runtime import described
-from nonconvex.pipeline.config import ConfigError, Section, load
+from nonconvex.pipeline.config import ConfigError, Section, load, parse_date
 from nonconvex.pipeline.live import logging_to_stderr
 from nonconvex.pipeline.text import json_values
 from nonconvex.session import get_session
@@ -66,7 +66,7 @@ def run(
             _log.setLevel(arguments.log_level)
             if arguments.log_format == "json":
                 handler.setFormatter(JsonLines(name or _script(job).stem))
-            day = _date(arguments.run_date)
+            day = parse_date(arguments.run_date)
             config = load(config_type, arguments.config, arguments.set, run_date=day)
             outcome = {"status": "ok", **_call(job, config, name or _script(job).stem), "exit": 0}
         except KeyboardInterrupt as interrupt:
@@ -130,13 +130,6 @@ def _parser(description: str | None, prog: str | None) -> _Parser:
     amount.add_argument("--quiet", const=logging.WARNING, help=quiet, **level)
     amount.add_argument("--verbose", const=logging.DEBUG, help="log details too", **level)
     return parser
-
-
-def _date(text: str | None) -> date | None:
-    try:
-        return None if text is None else date.fromisoformat(text)
-    except ValueError:
-        raise ConfigError(f"--run-date takes YYYY-MM-DD, got {text!r}") from None
 
 
 @contextmanager

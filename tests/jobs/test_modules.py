@@ -35,6 +35,8 @@ def test_a_job_imports_no_other_model(name, foreign):
 
 def test_every_job_has_a_script_that_starts_it():
     for name, command in COMMANDS.items():
+        if command.job is None and name != "nightly":
+            continue
         text = (ROOT / "jobs" / f"{command.job or name}.py").read_text()
         assert f'start("{name}")' in text or "main()" in text, name
 

@@ -1,0 +1,244 @@
+"""Runs after training: compared with each other, and asked for a list, without Spark."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from nonconvex.commands.configuration import in_one_sentence, kind_of, look_at
+from nonconvex.estimators.display import text_table
+from nonconvex.local import load as load_model
+from nonconvex.local.factorization import LocalFactorization
+from nonconvex.local.files import ChecksumError, Directory, checksums_of
+from nonconvex.local.model_tables import ModelError, find_ids
+from nonconvex.pipeline.config import ConfigError, load
+
+_RUN = re.compile(r"run_id=[\w-]+")
+_FILES = ("metrics.json", "config.toml", "data.json")
+
+
+class FinishedRun(NamedTuple):
+    """A complete run, as its files describe it."""
+
+    name: str
+    metrics: dict[str, Any]
+    settings: dict[str, Any]  # by dotted name
+    figures: dict[str, Any]  # of the data
+
+
+def compare_runs(argv: Sequence[str] | None = None) -> int:
+    """Show the metrics of several runs, the settings that differ, and the changes of the data."""
+    parser = argparse.ArgumentParser(prog="nonconvex compare", description=compare_runs.__doc__)
+    parser.add_argument("runs", metavar="RUN", nargs="+", help="a run, or a directory of runs")
+    given = parser.parse_args(argv)
+    with in_one_sentence():
+        runs = [read_run(path) for one in given.runs for path in run_paths(one)]
+        if len(runs) < 2:
+            raise ConfigError(f"{given.runs[0]} is one run: give two or more, or their directory")
+    for title, header, rows in comparison(runs):
+        print(f"{title}\n{text_table(header, rows)}\n")
+    return 0
+
+
+def run_paths(path: str) -> list[Path]:
+    """Return the complete runs of a directory of runs, the oldest first, or a run itself."""
+    place = Path(path)
+    if not place.is_dir():
+        raise ModelError(f"there is no directory {path}: give that of a run, or of runs")
+    if (place / _FILES[0]).is_file():
+        return [place]
+    inside = sorted(one for one in place.iterdir() if _RUN.fullmatch(one.name))
+    runs = [one for one in inside if (one / _FILES[0]).is_file()]
+    if not runs:
+        raise ModelError(f"{path} has no complete runs: give the directory of a run, or of runs")
+    return runs
+
+
+def read_run(path: Path) -> FinishedRun:
+    """Read the small files of a run, and compare them with its checksums."""
+    files = Directory.at(str(path))
+    try:
+        expected = checksums_of(files, files.path)
+        for name in _FILES:
+            if files.sha256(f"{path}/{name}") != expected[name]["sha256"]:
+                raise ChecksumError(f"{name} is damaged: its checksum differs")
+        texts = [(path / name).read_text(encoding="utf-8") for name in _FILES]
+        metrics, figures = json.loads(texts[0]), json.loads(texts[2])
+        settings = dict(_flat(tomllib.loads(texts[1])))
+    except (KeyError, OSError, ValueError) as error:
+        raise ModelError(f"{path} is no whole run of training: {error}") from None
+    return FinishedRun(path.name.removeprefix("run_id="), metrics, settings, figures)
+
+
+def comparison(runs: Sequence[FinishedRun]) -> Iterator[tuple[str, list[str], list[list[str]]]]:
+    """Yield the title, header and rows of each table; a star is at the best of a row."""
+    names = [run.name for run in runs]
+    scores = [_scores(run.metrics) for run in runs]
+    rows = []
+    for name in dict.fromkeys(name for one in scores for name in one):
+        values = [one.get(name) for one in scores]
+        numbers = [value for value in values if isinstance(value, int | float)]
+        ranked = name.split()[-1] in _BETTER and len(numbers) > 1
+        best = (max if _BETTER.get(name.split()[-1]) else min)(numbers) if ranked else None
+        rows.append([name, *(_cell(v) + (" *" if ranked and v == best else "") for v in values)])
+    prints = {(run.metrics.get("prepared") or {}).get("fingerprint") for run in runs}
+    same = (
+        "on the same test rows"
+        if len(prints) == 1 and None not in prints
+        else ("on test rows that may differ: errors do not compare")
+    )
+    yield f"metrics, {same}", ["", *names], rows
+    keys = dict.fromkeys(key for run in runs for key in run.settings)
+    differ = [key for key in keys if len({_cell(run.settings.get(key)) for run in runs}) > 1]
+    table = [[key, *(_cell(run.settings.get(key)) for run in runs)] for key in differ]
+    yield "settings that differ", ["", *names], table or [["none", *[""] * len(runs)]]
+    keys = dict.fromkeys(key for run in runs for key in run.figures)
+    changed = [key for key in keys if len({run.figures.get(key) for run in runs}) > 1]
+    table = [[key, *(_cell(run.figures.get(key)) for run in runs)] for key in changed]
+    yield "data that differ", ["", *names], table or [["none", *[""] * len(runs)]]
+
+
+# Metrics that are compared, and whether more is better.
+_BETTER = {
+    **dict.fromkeys(("rmse", "mae", "logLoss"), False),
+    **dict.fromkeys(("accuracy", "r2", "ndcgAtK", "recallAtK", "coverageAtK"), True),
+}
+
+
+def _scores(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the numbers of a run that are worth a row, by name."""
+    summary, found = metrics.get("summary") or {}, {}
+    evaluation = metrics.get("evaluation") or {}
+    overall = evaluation.get("overall") if isinstance(evaluation, dict) else None
+    if overall:  # of a factorization
+        for metric in ("rmse", "mae"):
+            for predictor, value in overall[metric].items():
+                if predictor in ("model", "biases"):
+                    found[f"{predictor} {metric}"] = value
+        found["test ratings"] = overall["ratings"]
+    for predictor, one in (metrics.get("metrics") or {}).items():  # of a network
+        for name, value in one.items():
+            if name in _BETTER and predictor in ("model", "baseline"):
+                found[f"{predictor} {name}"] = value
+    for name, value in (metrics.get("lists") or {}).items():
+        found[f"lists {name}"] = value
+    restarts, best = summary.get("restarts") or [], summary.get("best", 0)
+    if restarts:
+        chosen = restarts[best]
+        for name in ("iteration", "objective", "validation_rmse", "stop"):
+            if chosen.get(name) is not None:
+                found[name.replace("_", " ")] = chosen[name]
+    if "seconds" in summary:
+        found["seconds of the fit"] = summary["seconds"]
+    return found
+
+
+def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in table.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return str(value).partition(":")[0] if isinstance(value, str) else json.dumps(value)
+    return f"{value:,}" if isinstance(value, int) else f"{value:.5g}"
+
+
+# A list
+
+
+def top(argv: Sequence[str] | None = None) -> int:
+    """Print the best items for a user, with titles, intervals and reasons for the first."""
+    parser = argparse.ArgumentParser(prog="nonconvex top", description=top.__doc__)
+    parser.add_argument("config", metavar="CONFIG", help="the configuration of the training")
+    parser.add_argument("user", metavar="USER", help="the id of a user")
+    parser.add_argument("-n", type=int, default=10, metavar="N", help="how many; by default 10")
+    parser.add_argument(
+        "--least", type=int, default=0, metavar="COUNT", help="only items with as many ratings"
+    )
+    given = parser.parse_args(argv)
+    with in_one_sentence():
+        command, kind = kind_of(given.config)
+        if command != "train" or given.n < 1:
+            raise ConfigError(
+                f"top takes the configuration of a factorization and a length ≥ 1, got "
+                f"{given.config}, which is for {command!r}, and -n {given.n}"
+            )
+        config: Any = load(kind, given.config)
+        model = load_model(config.output.path)
+        assert isinstance(model, LocalFactorization)
+        ids = model.parts.ids[0].type
+        try:
+            user = pa.scalar(given.user).cast(ids).as_py()
+        except pa.ArrowInvalid:
+            raise ConfigError(f"USER must be an id of type {ids}, got {given.user!r}") from None
+        prepared = Directory.at(config.prepared.path)
+        history, counts = _history(prepared, user)
+        titles = _titles(config.report)
+        rated = history["item"].to_pylist()
+        chosen = None
+        if given.least:
+            chosen = counts.filter(pc.greater_equal(counts["count"], given.least))["id"]
+        found = model.recommend(user, given.n, exclude=rated, candidates=chosen)
+        names = {item: titles.get(str(item), str(item)) for item in [*rated, *dict(found)]}
+        items = [item for item, _ in found]
+        rows = [[names[item], f"{rating:.2f}"] for item, rating in found]
+        header = ["", "prediction"]
+        if items and (model.parts.posterior or model.parts.ridge_posterior):
+            ends = model.intervals([user] * len(items), items)
+            for row, (low, high) in zip(rows, ends, strict=True):
+                row.append(f"{low:.1f} to {high:.1f}")
+            header.append("interval")
+        known = find_ids(pa.array([user], ids), model.parts.ids[0])[0] >= 0
+    said = f"{len(rated):,} rated" if known else "unknown to the model, so by the biases of items"
+    print(f"for {user} ({said})\n{text_table(header, rows)}")
+    if items and known and not model.params["ensemble"]:
+        users = {"user": [user] * len(history)}
+        columns = {name: history[name] for name in history.column_names}
+        why = model.explain(user, items[0], {**users, **columns})
+        print(f"\nwhy the first:\n{why.text(names=names)}")
+    return 0
+
+
+def _history(prepared: Directory, user: Any) -> tuple[pa.Table, pa.Table]:
+    """Return ``item, rating[, weight]`` of a user in prepared ratings, and the table of items."""
+    try:
+        items = prepared.read_table("items").sort_by("index")
+        users = prepared.read_table("users")
+        parts = [prepared.read_table(name) for name in ("validation", "test")]
+    except OSError as error:
+        raise ModelError(
+            f"{prepared.path} is not whole prepared ratings: {error}; train again"
+        ) from None
+    columns = ["item", "rating", *({"weight"} & {*parts[0].column_names})]
+    tables = [part.filter(pc.equal(part["user"], user)).select(columns) for part in parts]
+    for row in users.filter(pc.equal(users["id"], user)).to_pylist():
+        block = prepared.read_table(f"by_user/block={row['block']}")
+        block = block.filter(pc.equal(block["user_index"], row["index"]))
+        rated = items["id"].take(block["item_index"])
+        tables.append(block.append_column("item", rated).select(columns))
+    return pa.concat_tables(tables), items
+
+
+def _titles(report: Any) -> dict[Any, str]:
+    """Return the titles of items by their ids as text, of the table that a report names."""
+    if report.names is None:
+        return {}
+    look = look_at(report.names, report.format, report.separator)
+    look.require("report.id", report.id)
+    look.require("report.name", report.name)
+    ids, titles = (look.sample[name].cast(pa.string()) for name in (report.id, report.name))
+    return dict(zip(ids.to_pylist(), titles.to_pylist(), strict=True))

@@ -1,0 +1,83 @@
+"""The commands after a run: runs beside each other, and the list of a user with its reasons."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from nonconvex.commands.configuration import init
+from nonconvex.commands.factorization import train_job
+from nonconvex.commands.runs import compare_runs, top
+from nonconvex.local import load
+from nonconvex.pipeline.factorization.config import FactorizationConfig
+
+
+@pytest.fixture(scope="module")
+def home(run_job, tmp_path_factory):
+    """Two runs of different ranks, on a configuration of `init`."""
+    root = tmp_path_factory.mktemp("home")
+    draw = np.random.default_rng(3)
+    pairs = np.argwhere(draw.random((40, 20)) < 0.6)
+    table = pd.DataFrame(pairs, columns=["user", "item"])
+    table["rating"] = draw.integers(1, 6, len(table)).astype(float)
+    table["user"] = table["user"].map("ü{}".format)
+    table.to_parquet(root / "likes.parquet")
+    titles = pd.DataFrame({"item": range(19), "title": [f"Film {n}" for n in range(19)]})
+    titles.to_csv(root / "titles.csv", index=False)
+    config = root / "likes.toml"
+    names = ["--names", str(root / "titles.csv"), "--output", str(config)]
+    assert init([str(root / "likes.parquet"), *names]) == 0
+    config.write_text(config.read_text().replace('"output/', f'"{root}/output/'))
+    for rank in (1, 2):
+        overrides = f"factorization.rank={rank}", "factorization.maxIter=3", "report.write=false"
+        ended = run_job(train_job, FactorizationConfig, config, *overrides)
+        assert ended.status == 0, ended
+    return root, table
+
+
+def test_runs_beside_each_other(home, capsys):
+    root, _ = home
+    assert compare_runs([str(root / "output/likes/runs")]) == 0
+    out = capsys.readouterr().out
+    metrics, settings, data, _ = out.split("\n\n")
+    assert metrics.startswith("metrics, on the same test rows\n")
+    rows = {line[:20].strip(): line for line in metrics.splitlines()}
+    assert rows["model rmse"].count(" *") == 1
+    assert rows["biases rmse"].count(" *") == 2
+    assert settings.splitlines()[2].split() == ["factorization.rank", "1", "2"]
+    assert len(settings.splitlines()) == 3
+    assert data.splitlines()[-1].split() == ["none"]
+
+
+def test_what_cannot_be_compared(home, tmp_path, capsys):
+    root, _ = home
+    [run, _] = sorted((root / "output/likes/runs").glob("run_id=*"))
+    for paths, message in (
+        ([run], "is one run: give two or more"),
+        ([tmp_path], "has no complete runs"),
+        ([tmp_path / "absent"], "there is no directory"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            compare_runs([str(path) for path in paths])
+        assert ended.value.code in (2, 3)
+        assert message in json.loads(capsys.readouterr().out)["error"]
+
+
+def test_the_list_of_a_user(home, capsys):
+    root, table = home
+    assert top([str(root / "likes.toml"), "ü3", "-n", "4"]) == 0
+    out = capsys.readouterr().out
+    rated = table[table["user"] == "ü3"]["item"].tolist()
+    assert out.startswith(f"for ü3 ({len(rated)} rated)\n")
+    found = load(root / "output/likes/runs").recommend("ü3", 4, exclude=rated)
+    named = [f"Film {item}" if item < 19 else str(item) for item, _ in found]
+    shown = [line.split("  ")[0].strip() for line in out.splitlines()[2:6]]
+    assert shown == named
+    assert f"why the first:\n{named[0]} for ü3: " in out
+    assert top([str(root / "likes.toml"), "nobody", "--least", "999"]) == 0
+    assert capsys.readouterr().out.startswith("for nobody (unknown to the model")
+    with pytest.raises(SystemExit) as ended:
+        top([str(root / "likes_recommend.toml"), "ü3"])
+    assert ended.value.code == 2
+    assert "which is for 'recommend'" in capsys.readouterr().out
