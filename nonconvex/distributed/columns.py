@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from fractions import Fraction
 from textwrap import shorten
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.types import (
@@ -22,8 +19,7 @@ from pyspark.sql.types import (
     StringType,
 )
 
-from nonconvex.distributed.runtime import Batches
-from nonconvex.numerics.deterministic import Totals, add_exactly, fractions_of
+from nonconvex.numerics.deterministic import Totals
 
 
 class ColumnError(ValueError):
@@ -151,36 +147,3 @@ def totals_in(collected: pa.Table) -> Totals:
         key = row["group"], row["exponent"]
         totals[key] = totals.get(key, 0) + (row["high"] << _LOW_BITS) + row["low"]
     return totals
-
-
-def exact_sums(frame: DataFrame, column: str, by: str) -> dict[str, Fraction]:
-    """Sum a column of doubles within groups, without rounding, in one job.
-
-    Examples
-    --------
-    >>> frame = spark.createDataFrame([(0.1, "train")] * 3, ["rating", "part"])
-    >>> float(exact_sums(frame, "rating", by="part")["train"] / 3)
-    0.1
-    >>> (0.1 + 0.1 + 0.1) / 3
-    0.10000000000000002
-    """
-
-    def add(batches: Batches) -> Batches:
-        of_groups: dict[str, Totals] = {}
-        for batch in filter(len, batches):
-            coded = pc.dictionary_encode(batch.column("by"))
-            codes, values = np.asarray(coded.indices), batch.column("value").to_numpy()
-            for code, name in enumerate(coded.dictionary.to_pylist()):
-                members = values[codes == code]
-                zeros = np.zeros(len(members), np.int64)
-                add_exactly(of_groups.setdefault(name, {}), zeros, members)
-        for name, totals in of_groups.items():
-            sums = batch_of(totals)
-            yield sums.append_column("by", pa.array([name] * len(sums), pa.string()))
-
-    named = frame.select(F.col(column).alias("value"), F.col(by).alias("by"))
-    collected = named.mapInArrow(add, f"{TOTALS}, by string").toArrow()
-    names = collected["by"].unique().to_pylist()
-    return {
-        name: fractions_of(totals_in(collected.filter(pc.field("by") == name)))[0] for name in names
-    }

@@ -7,6 +7,7 @@ import logging
 import math
 import os
 import re
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from pyspark import RDD, Broadcast
+from pyspark import RDD, Broadcast, SparkContext
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.types import StructType
 
@@ -27,6 +28,7 @@ from nonconvex.numerics.deterministic import Kernel, KernelError, core_of, requi
 
 _log = logging.getLogger("nonconvex")
 _PROPERTY = "spark.job.description"
+_GROUP = "spark.jobGroup.id"
 _UNKNOWN_MEMORY = 1 << 32
 
 T = TypeVar("T")
@@ -64,9 +66,11 @@ def parallelism(spark: SparkSession) -> int:
 
 
 def driver_cores() -> int:
-    """Return the number of cores that this process may use."""
+    """Return the number of cores that this process may use, at most N of a master ``local[N]``."""
     found = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return found or 1
+    context: Any = SparkContext._active_spark_context
+    asked = re.match(r"local(?:\[(\d+)|$)", context.master if context is not None else "")
+    return min(found or 1, int(asked[1] or 1) if asked else found or 1)
 
 
 def driver_memory() -> int:
@@ -211,6 +215,18 @@ def described(spark: SparkSession, text: str) -> Iterator[None]:
 def job_description(spark: SparkSession) -> str | None:
     """Return the description of the Spark jobs of this thread, if any."""
     return spark.sparkContext.getLocalProperty(_PROPERTY)
+
+
+@contextmanager
+def counted_jobs(spark: SparkSession) -> Iterator[Callable[[], int]]:
+    """Yield a function that counts the Spark jobs of this thread since the block began."""
+    context, group = spark.sparkContext, uuid.uuid4().hex
+    before = context.getLocalProperty(_GROUP)
+    context.setLocalProperty(_GROUP, group)
+    try:
+        yield lambda: len(context.statusTracker().getJobIdsForGroup(group))
+    finally:
+        context.setLocalProperty(_GROUP, before)  # type: ignore[arg-type]  # None removes it
 
 
 def describe_jobs(spark: SparkSession, text: str | None) -> None:
@@ -399,10 +415,14 @@ def collect_table(frame: DataFrame, most_rows: int) -> pa.Table | None:
     table = _read_scan(frame, most_rows)
     if table is not None:
         return table
+    return frame.toArrow() if is_surely_small(frame, most_rows) else None
+
+
+def is_surely_small(frame: DataFrame, most_rows: int) -> bool:
+    """Tell whether a dataframe has at most so many rows, by what its plan knows."""
     plan: Any = frame._jdf.queryExecution().optimizedPlan()
     size = int(plan.stats().sizeInBytes()) * _EXPANSION
-    most = min(most_rows * _ROW_BYTES, collectable_bytes(frame.sparkSession))
-    return frame.toArrow() if size <= most else None
+    return size <= min(most_rows * _ROW_BYTES, collectable_bytes(frame.sparkSession))
 
 
 def _read_scan(frame: DataFrame, most_rows: int) -> pa.Table | None:

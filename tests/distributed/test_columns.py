@@ -5,10 +5,12 @@ from fractions import Fraction
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from pyspark.sql import DataFrame
 
-from nonconvex.distributed.columns import ColumnError, check_frame, exact_sums
+from nonconvex.distributed.columns import ColumnError, batch_of, check_frame, totals_in
+from nonconvex.numerics.deterministic import add_exactly, fractions_of
 
 
 def test_a_frame_of_spark_connect_is_refused_in_one_sentence():
@@ -35,7 +37,7 @@ def test_what_is_no_frame_is_named_in_one_line(value, message):
         check_frame("dataset", value)
 
 
-def test_sums_are_exact(spark):
+def test_sums_of_tasks_are_exact():
     rng = np.random.default_rng(7)
     groups = {
         "tenths": [0.1] * 10,
@@ -45,8 +47,13 @@ def test_sums_are_exact(spark):
         "neighbours": [np.nextafter(2.0**k, s) for k in range(-60, 60) for s in (-9e9, 9e9)],
         "random": list(rng.standard_normal(500) * 10.0 ** rng.integers(-50, 50, 500)),
     }
-    rows = [(name, float(value)) for name, values in groups.items() for value in values]
-    frame = spark.createDataFrame(rows, "name string, value double").repartition(3)
-    found = exact_sums(frame, "value", by="name")
+    tables = []
+    for group, values in enumerate(groups.values()):
+        for part in np.array_split(np.array(values, float), 3):
+            totals = add_exactly({}, np.full(len(part), group), part)
+            tables.append(pa.Table.from_batches([batch_of(totals)]))
+    found = dict(
+        zip(groups, fractions_of(totals_in(pa.concat_tables(tables))).values(), strict=True)
+    )
     assert found == {name: sum(map(Fraction, map(float, v))) for name, v in groups.items()}
     assert float(found["random"]) == math.fsum(groups["random"])

@@ -3,13 +3,13 @@
 import logging
 import math
 import os
+import pickle
 import uuid
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, replace
 from fractions import Fraction
-from functools import partial, reduce
-from operator import xor
+from functools import partial
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
@@ -17,10 +17,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from pyspark.errors import PySparkException
 from pyspark.sql import Column, DataFrame, Row, SparkSession, Window
 from pyspark.sql import functions as F
+from pyspark.sql.pandas.types import to_arrow_schema
 
-from nonconvex.distributed.columns import exact_sums, free_name
+from nonconvex.distributed.columns import free_name
 from nonconvex.distributed.data.ids import (
     RATINGS_PER_BLOCK,
     IdIndex,
@@ -45,13 +47,25 @@ from nonconvex.distributed.data.validation import (
     Rules,
     ValidationReport,
     accepted_ratings,
+    count_collected,
     count_reasons,
+    integers_in_text,
     label_ratings,
+    reason_without_value,
 )
 from nonconvex.distributed.files import FileSystem, publish, write_checksums
-from nonconvex.distributed.runtime import collectable_bytes, driver_has_all_cores, map_in_threads
+from nonconvex.distributed.runtime import (
+    Batches,
+    Task,
+    collectable_bytes,
+    combined,
+    driver_has_all_cores,
+    is_surely_small,
+    map_in_threads,
+    with_frozen_gc,
+)
 from nonconvex.numerics import Longs
-from nonconvex.numerics.deterministic import add_exactly, fractions_of
+from nonconvex.numerics.deterministic import Totals, add_exactly, fractions_of
 from nonconvex.numerics.factorization.blocks import counting_order
 
 _PAIR = ("user", "item")
@@ -159,6 +173,9 @@ _VALUES = ("rating", "weight", "timestamp")
 # the most that is buffered, some 50 million ratings; HDFS wants a power of two.
 _ROW_GROUP_BYTES = 2**30
 _FEW = 2**18  # ratings that the driver prepares sooner than a cluster plans its jobs
+_ROW_METADATA = "org.apache.spark.sql.parquet.row.metadata"  # where Spark keeps the schema
+_AT_ONCE = 1 << 26  # bytes of ratings that a task summarizes
+_ROWS_AT_ONCE = 1 << 16  # that a task returns
 _MOST_HERE = 2**26  # ratings, the most that pyarrow writes as one row group
 
 
@@ -173,6 +190,8 @@ class _Checked(NamedTuple):
     positioned: DataFrame  # the same with duplicates, and position, row
     rejected: DataFrame  # row struct, reason
     report: ValidationReport
+    collected: pa.Table | None  # the columns of `_of_parts`, if one pass has checked and collected
+    nothing_rejected: bool
     duplicates: Duplicates = Duplicates(0, 0, 0, None)
 
 
@@ -217,7 +236,9 @@ def prepare_ratings(
     with ExitStack() as cache:
         checked = _check(source, columns, rules, split)
         here = _fits_driver(spark, checked.report, len(columns.named()))
-        gathered = _Gathered(split_ratings(checked.ratings, split)) if here else None
+        gathered = None
+        if here:
+            gathered = _Gathered(split_ratings(checked.ratings, split), checked.collected)
         parts: _Gathered | _Spread
         if gathered is not None and not gathered.repeated:
             parts = gathered
@@ -231,9 +252,7 @@ def prepare_ratings(
         try:
             with publish(spark, path, replace=overwrite) as directory:
                 manifest = _write(parts, directory, content, user_blocks, item_blocks, source)
-                reason = free_name("reason", source.rows.columns)
-                rejected = checked.rejected.select("row.*", F.col("reason").alias(reason))
-                rejected.write.parquet(f"{directory}/rejected")
+                _write_rejected(checked, f"{directory}/rejected", source)
                 FileSystem(spark, path).write_text(f"{directory}/{MANIFEST}", manifest.to_json())
                 write_checksums(spark, directory)
                 if _stamp(spark, path) != stamp:
@@ -286,7 +305,11 @@ def _check(source: Source, columns: Columns, rules: Rules, split: Split) -> _Che
     labelled, whole = label(), label(extra={"position": source.position, "row": F.struct("*")})
     infer_ids = source.text and rules.ids == "auto"
     with reading(source.path, source.format):
-        report = count_reasons(labelled, source.path, integers=infer_ids)
+        collected = _collect_labelled(labelled, split, integers=infer_ids)
+        if collected is None:
+            report = count_reasons(labelled, source.path, integers=infer_ids)
+        else:
+            report = count_collected(collected, source.path)
     _logger.info(
         "%s: %s of %s rows accepted", source.path, f"{report.accepted:,}", f"{report.read:,}"
     )
@@ -296,7 +319,42 @@ def _check(source: Source, columns: Columns, rules: Rules, split: Split) -> _Che
     if not report.rejected:
         rejected = rejected.limit(0)  # which needs no pass over the source
     ratings, positioned = (accepted_ratings(rows, report.integers) for rows in (labelled, whole))
-    return _Checked(ratings, positioned, rejected, report)
+    if collected is not None:
+        collected = collected.filter(pc.is_null(collected["reason"]))
+        for side in report.integers:
+            place = collected.column_names.index(side)
+            collected = collected.set_column(place, side, collected[side].cast(pa.int64()))
+    return _Checked(ratings, positioned, rejected, report, collected, not report.rejected)
+
+
+def _collect_labelled(labelled: DataFrame, split: Split, *, integers: bool) -> pa.Table | None:
+    """Collect the columns of `_of_parts` and the reasons of all rows, if they are surely few.
+
+    None, too, if the part of a rating depends on others, which must be checked before.
+    """
+    spark = labelled.sparkSession
+    most = _MOST_HERE if driver_has_all_cores(spark) else min(_FEW, _MOST_HERE)
+    if split.method not in ("random", "column") or not is_surely_small(labelled, most):
+        return None
+    asked = integers_in_text() if integers else {}
+    more = {"reason": reason_without_value(), **asked}
+    return _of_parts(split_ratings(labelled, split), **more).toArrow()
+
+
+def _write_rejected(checked: _Checked, path: str, source: Source) -> None:
+    """Write the rejected rows with all columns and the reason."""
+    reason = free_name("reason", source.rows.columns)
+    rejected = checked.rejected.select("row.*", F.col("reason").alias(reason))
+    spark = rejected.sparkSession
+    if checked.nothing_rejected:
+        with TemporaryDirectory() as local, suppress(PySparkException, pa.ArrowException):
+            # Spark would plan and run a job to write an empty table.
+            empty = to_arrow_schema(rejected.schema, timezone="UTC").empty_table()
+            known = {_ROW_METADATA: rejected.schema.json()}
+            _write_file(f"{local}/rejected", empty.replace_schema_metadata(known))
+            FileSystem(spark, path).copy_in(local, path.rpartition("/")[0])
+            return
+    rejected.write.parquet(path)
 
 
 def _fits_driver(spark: SparkSession, report: ValidationReport, columns: int) -> bool:
@@ -327,17 +385,56 @@ def _resolve(cache: ExitStack, checked: _Checked, policy: str) -> _Checked:
         ratings, dropped = resolve_duplicates(ratings, policy)
         if dropped is not None:
             rejected = rejected.union(dropped.select("row", "reason"))
+            checked = checked._replace(nothing_rejected=False)
     ratings = ratings.drop("position", "row")
     return checked._replace(ratings=ratings, rejected=rejected, duplicates=duplicates)
 
 
-class _Summary(NamedTuple):
-    """Counts, range and hash of ratings."""
+class _Summary:
+    """Counts, range, exact sums and hash of ratings, which may be added in any order."""
 
-    rows: dict[str, int]  # of each part that has any
-    range: tuple[float, float]  # of the training ratings
-    sums: dict[str, Fraction]  # of the ratings and weights of the training ratings
-    bits: int  # exclusive or of the hashes of all ratings
+    def __init__(self) -> None:
+        self.rows: dict[str, int] = {}  # of each part that has any
+        # of the training ratings
+        self.minimum, self.maximum = math.inf, -math.inf
+        self.totals: dict[str, Totals] = {}  # of the ratings and weights of the training ratings
+        self.bits = 0  # exclusive or of the hashes; no row occurs twice, so none cancels another
+
+    def add(self, table: pa.Table) -> None:
+        """Add ratings with the columns of `_of_parts`."""
+        numbers = table["number"].to_numpy()
+        counts = np.bincount(numbers, minlength=len(PARTS)).tolist()
+        self._count({part: n for part, n in zip(PARTS, counts, strict=True) if n})
+        self.bits ^= int(np.bitwise_xor.reduce(table["bits"].to_numpy()))
+        train = numbers == 0
+        for name in table.column_names:
+            if counts[0] and name in ("rating", "weight"):
+                values = table[name].to_numpy()[train]
+                add_exactly(self.totals.setdefault(name, {}), np.zeros(len(values), int), values)
+                if name == "rating":
+                    self._stretch(values.min(), values.max())
+
+    def merge(self, other: "_Summary") -> None:
+        """Add what another one has added."""
+        self._count(other.rows)
+        self._stretch(other.minimum, other.maximum)
+        self.bits ^= other.bits
+        for name, totals in other.totals.items():
+            ours = self.totals.setdefault(name, {})
+            for key, q in totals.items():
+                ours[key] = ours.get(key, 0) + q
+
+    def sum(self, name: str) -> Fraction:
+        """Return the sum of the ratings or weights of training."""
+        return fractions_of(self.totals[name])[0]
+
+    def _count(self, rows: dict[str, int]) -> None:
+        for part, n in rows.items():
+            self.rows[part] = self.rows.get(part, 0) + n
+
+    def _stretch(self, least: float, most: float) -> None:
+        self.minimum = min(self.minimum, float(least))
+        self.maximum = max(self.maximum, float(most))
 
 
 def _describe(
@@ -364,10 +461,10 @@ def _describe(
             "duplicates": duplicates,
             **{part: found.rows.get(part, 0) for part in PARTS},
         },
-        mean=float(found.sums["rating"] / found.rows[_TRAIN]),
-        minimum=found.range[0],
-        maximum=found.range[1],
-        weight=float(found.sums["weight"]) if "weight" in found.sums else None,
+        mean=float(found.sum("rating") / found.rows[_TRAIN]),
+        minimum=found.minimum,
+        maximum=found.maximum,
+        weight=float(found.sum("weight")) if "weight" in found.totals else None,
         fingerprint=f"{found.bits % 2**64:016x}",
     )
 
@@ -425,30 +522,19 @@ class _Spread:
         self._cache, self.frame, self._values = cache, frame, _values_of(frame)
 
     def summarize(self) -> _Summary:
-        """Summarize the ratings in a job, and in one for each sum."""
-        rows = (
-            self.frame.groupBy("part")
-            .agg(
-                F.count("*").alias("rows"),
-                F.min("rating").alias("minimum"),
-                F.max("rating").alias("maximum"),
-                # No row occurs twice, so none cancels another.
-                F.bit_xor(_hash(self._values)).alias("bits"),
-            )
-            .collect()
-        )
-        found = {row.part: row for row in rows}
-        train = found.get(_TRAIN)
-        return _Summary(
-            {part: row["rows"] for part, row in found.items()},
-            (math.nan, math.nan) if train is None else (train.minimum, train.maximum),
-            {
-                name: exact_sums(self.frame, name, by="part").get(_TRAIN, Fraction())
-                for name in self._values
-                if name != "timestamp"
-            },
-            reduce(xor, (row.bits for row in rows)),
-        )
+        """Summarize the ratings, in one job."""
+
+        def task(batches: Batches) -> Batches:
+            found = _Summary()
+            for table in combined(batches, _AT_ONCE):
+                found.add(table)
+            yield pa.RecordBatch.from_pydict({"summary": [pickle.dumps(found)]})
+
+        rows = _of_parts(self.frame).drop(*_PAIR)
+        whole = _Summary()
+        for of_task in rows.mapInArrow(with_frozen_gc(task), "summary binary").collect():
+            whole.merge(pickle.loads(of_task.summary))
+        return whole
 
     def count_ids(self, side: str) -> pa.Table:
         """Return ``id, count`` of the training ratings."""
@@ -459,15 +545,18 @@ class _Spread:
         """Write the blocks and the held-out ratings; return the counts of unknown ids."""
         del local
         indexed = _persist(self._cache, attach_indices(self.frame, indices))
+        train = indexed.where(F.col("part") == _TRAIN)
         for side, other in (_PAIR, _PAIR[::-1]):
+            order = ("block", f"{side}_index", f"{other}_index")
             block = F.col(f"{side}_block").alias("block")
+            rows = train.select("user_index", "item_index", *self._values, block)
             (
-                indexed.where(F.col("part") == _TRAIN)
-                .select("user_index", "item_index", *self._values, block)
                 # A task writes several blocks if there are more blocks than ids.
-                .repartitionById(min(indices[side].blocks, len(indices[side].table)), "block")
+                rows.repartitionById(min(indices[side].blocks, len(indices[side].table)), "block")
+                .mapInArrow(with_frozen_gc(_sort(order)), rows.schema)
                 # By block first: else the writer would sort by block, and lose the order in it.
-                .sortWithinPartitions("block", f"{side}_index", f"{other}_index")
+                # Rows that are in order already are compared once.
+                .sortWithinPartitions(*order)
                 .write.option("parquet.block.size", _ROW_GROUP_BYTES)
                 .partitionBy("block")
                 .parquet(f"{directory}/by_{side}")
@@ -487,13 +576,15 @@ class _Spread:
 class _Gathered:
     """Ratings in the memory of the driver, which does the same to them as tasks do."""
 
-    def __init__(self, frame: DataFrame) -> None:
-        """Take ``user, item, rating, [weight], [timestamp], part``, in one job."""
+    def __init__(self, frame: DataFrame, table: pa.Table | None = None) -> None:
+        """Take ``user, item, rating, [weight], [timestamp], part``.
+
+        Collects them in one job, unless the `table` of `_of_parts` is there already.
+        """
         self.frame, values = frame, _values_of(frame)
-        number = (F.array_position(F.array(*map(F.lit, PARTS)), F.col("part")) - 1).cast("byte")
-        of_row = [number.alias("number"), _hash(values).alias("bits")]
-        table = frame.select(*_PAIR, *values, *of_row).toArrow().combine_chunks()
-        self._bits = int(np.bitwise_xor.reduce(table["bits"].to_numpy()))
+        table = (_of_parts(frame).toArrow() if table is None else table).combine_chunks()
+        self._summary = _Summary()
+        self._summary.add(table)
         encoded = {side: encode_ids(table[side]) for side in _PAIR}
         self._ids = {side: ids for side, (ids, _) in encoded.items()}
         self._codes = {side: codes for side, (_, codes) in encoded.items()}
@@ -507,19 +598,8 @@ class _Gathered:
         self._table = table.select(values)
 
     def summarize(self) -> _Summary:
-        """Summarize the ratings."""
-        train = self._table.take(pa.array(self._rows[_TRAIN]))
-        sums = {
-            name: fractions_of(add_exactly({}, np.zeros(len(train), int), train[name].to_numpy()))
-            for name in train.column_names
-            if name != "timestamp"
-        }
-        return _Summary(
-            {part: len(rows) for part, rows in self._rows.items() if len(rows)},
-            tuple(pc.min_max(train["rating"]).as_py().values()),
-            {name: of_train.get(0, Fraction()) for name, of_train in sums.items()},
-            self._bits,
-        )
+        """Return the summary of the ratings."""
+        return self._summary
 
     def count_ids(self, side: str) -> pa.Table:
         """Return ``id, count`` of the training ratings."""
@@ -552,6 +632,28 @@ class _Gathered:
             return {side: int(np.count_nonzero(at < 0)) for side, at in found.items()}
 
         return dict(zip(_HELD_OUT, map_in_threads(write, files), strict=False))
+
+
+def _of_parts(frame: DataFrame, **more: Column) -> DataFrame:
+    """Choose ids and values, the number of the part, the bits of the hash, and other columns."""
+    values = _values_of(frame)
+    part = (F.array_position(F.array(*map(F.lit, PARTS)), F.col("part")) - 1).cast("byte")
+    added = {"number": part, "bits": _hash(values), **more}
+    return frame.select(*_PAIR, *values, *(column.alias(name) for name, column in added.items()))
+
+
+def _sort(columns: Sequence[str]) -> Task:
+    """Return a task that sorts all its rows by columns of indices, which it counts."""
+
+    def sort(batches: Batches) -> Batches:
+        held = list(batches)
+        if not held:
+            return
+        rows = pa.Table.from_batches(held)
+        order = counting_order(*(rows[name].to_numpy() for name in reversed(columns)))
+        yield from rows.take(pa.array(order)).to_batches(max_chunksize=_ROWS_AT_ONCE)
+
+    return sort
 
 
 def _write_file(directory: str, table: pa.Table) -> None:

@@ -1,12 +1,14 @@
 """Validation of raw ratings: columns, rules, and a reason for each rejected row."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import reduce
 from operator import add
 from typing import NamedTuple
 
-from pyspark.sql import Column, DataFrame
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyspark.sql import Column, DataFrame, Row
 from pyspark.sql import functions as F
 from pyspark.sql.types import (
     ByteType,
@@ -181,7 +183,7 @@ def count_reasons(
         F.octet_length(side) for side in whole if labelled.schema[side].dataType == StringType()
     ]
     counts = (
-        labelled.groupBy(F.substring_index("reason", ": ", 1).alias("reason"))
+        labelled.groupBy(reason_without_value().alias("reason"))
         .agg(
             F.count("*").alias("rows"),
             F.sum(reduce(add, lengths, F.lit(0))).alias("bytes"),
@@ -189,6 +191,45 @@ def count_reasons(
         )
         .collect()
     )
+    return _report(counts, name)
+
+
+def reason_without_value() -> Column:
+    """Return the kind of the reason, which many rows share."""
+    return F.substring_index("reason", ": ", 1)
+
+
+def integers_in_text() -> dict[str, Column]:
+    """Return whether each id is an integer in text, as columns of `count_collected`."""
+    return {f"{side}_is_integer": _is_integer(F.col(side)) for side in ("user", "item")}
+
+
+def count_collected(labelled: pa.Table, name: str) -> ValidationReport:
+    """Count as `count_reasons` does, rows that are in memory, with `reason_without_value`.
+
+    Which ids are integers in text is asked if there are the columns of `integers_in_text`.
+    """
+    counts = []
+    for reason in labelled["reason"].unique():
+        same = pc.equal(labelled["reason"], reason)
+        rows = labelled.filter(pc.is_null(labelled["reason"]) if not reason.is_valid else same)
+        texts = [rows[side] for side in ("user", "item") if rows[side].type == pa.string()]
+        counts.append(
+            Row(
+                reason=reason.as_py(),
+                rows=len(rows),
+                bytes=sum(pc.sum(pc.binary_length(text)).as_py() or 0 for text in texts),
+                **{
+                    side: column in rows.column_names and pc.all(rows[column]).as_py()
+                    for side, column in zip(("user", "item"), integers_in_text(), strict=True)
+                },
+            )
+        )
+    return _report(counts, name)
+
+
+def _report(counts: Sequence[Row], name: str) -> ValidationReport:
+    """Make a report of ``reason, rows, bytes, user, item``; raise if no row is accepted."""
     rejected = {row.reason: row.rows for row in counts if row.reason is not None}
     read = sum(row.rows for row in counts)
     if read == 0:
@@ -204,7 +245,7 @@ def count_reasons(
         read=read,
         accepted=accepted[0].rows,
         rejected=dict(sorted(rejected.items())),
-        integers=frozenset(side for side in whole if accepted[0][side]),
+        integers=frozenset(side for side in ("user", "item") if accepted[0][side]),
         id_bytes=accepted[0].bytes,
     )
 

@@ -9,6 +9,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import functions as F
+from pyspark.sql.types import StringType
 
 from nonconvex.distributed.data.prepare import (
     count_duplicates,
@@ -21,6 +22,7 @@ from nonconvex.distributed.data.sources import read_source
 from nonconvex.distributed.data.splits import Split
 from nonconvex.distributed.data.validation import Columns, RatingsError, Rules
 from nonconvex.distributed.files import FileSystem, FileSystemError
+from nonconvex.distributed.runtime import describe_jobs
 
 COLUMNS = Columns(timestamp="when", weight="w")
 RULES = Rules(minimum=0, maximum=5)
@@ -160,6 +162,40 @@ def test_refused_rows_are_kept_whole_with_the_reason(prepared, table):
     assert list(rejected[0]) == [*table.column_names, "reason"]
     found = {row["note"]: row["reason"] for row in rejected}
     assert found == {f"row {number}": reason for number, reason in enumerate(REASONS)}
+
+
+def test_an_empty_table_of_rejected_rows_has_all_columns(spark, tmp_path):
+    rows = spark.sql(
+        "SELECT 1 AS user, 'a' AS item, 2.5 AS rating, timestamp'2020-01-01' `when`, 'b' reason,"
+        "named_struct('x', array(1L), 'y', map('k', date'2020-01-01')) AS note, binary('b') AS b, "
+        "cast(1 AS decimal(20, 3)) AS w, timestamp_ntz'2020-01-01' AS ntz"
+    )
+    rows.write.parquet(f"{tmp_path}/rows")
+    prepared = prepare(
+        spark, f"{tmp_path}/rows", tmp_path / "out", columns=Columns(), split=Split()
+    )
+    assert prepared.rejected.count() == 0
+    [file] = Path(prepared.path, "rejected").glob("*.parquet")
+    assert file.name.count("-") == 5  # of pyarrow, without a job of Spark
+    found = [(field.name, field.dataType) for field in prepared.rejected.schema]
+    expected = [
+        (field.name, field.dataType) for field in spark.read.parquet(f"{tmp_path}/rows").schema
+    ]
+    assert found == [*expected, ("reason_", StringType())]
+
+
+def test_few_ratings_are_read_once(spark, few, tmp_path):
+    tracker = spark.sparkContext.statusTracker()
+    spark.sparkContext.setJobGroup("prepare", "")
+    source = read_source(spark, few)
+    before = len(tracker.getJobIdsForGroup("prepare"))
+    choices = {"columns": Columns(), "rules": RULES, "split": Split()}
+    prepared = prepare_ratings(source, str(tmp_path / "out"), **choices)
+    jobs = len(tracker.getJobIdsForGroup("prepare")) - before
+    spark.sparkContext.setLocalProperty("spark.jobGroup.id", None)
+    describe_jobs(spark, None)
+    assert jobs == 1
+    assert prepared.manifest.types["user"] == "bigint"
 
 
 def test_the_manifest_says_what_is_there(prepared):
