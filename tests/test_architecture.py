@@ -36,7 +36,7 @@ RINGS = {
     "nonconvex.neural_network": "numpy pyarrow pyspark",
     "nonconvex.pipeline": "mlflow numpy pyarrow pydantic pydantic_core pyspark rich tomli_w",
     "nonconvex.report": "jinja2 matplotlib numpy pyarrow pyspark",
-    "nonconvex.benchmark": "numpy psutil pyarrow pydantic pyspark sklearn",
+    "nonconvex.benchmark": "cmfrec numpy psutil pyarrow pydantic pyspark sklearn",
     "nonconvex.commands": "pyarrow pyspark",
     "jobs": "airflow pyspark",
 }

@@ -1,7 +1,8 @@
-"""Contenders of a benchmark: one interface for this library, MLlib and scikit-learn."""
+"""Contenders of a benchmark: one interface for this library and for each of its peers."""
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,13 @@ from pyspark.ml import Estimator, Model, PipelineModel
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from nonconvex.distributed.data.prepare import prepare_ratings
+from nonconvex.distributed.data.prepared import PreparedRatings
+from nonconvex.distributed.data.sources import read_source
+from nonconvex.distributed.data.splits import Split
+from nonconvex.distributed.data.validation import Columns, Rules
+from nonconvex.distributed.files import FileSystem
+from nonconvex.distributed.runtime import driver_cores
 from nonconvex.neural_network import MultilayerPerceptronClassifier
 from nonconvex.recommendation import MatrixFactorization
 
@@ -61,9 +69,7 @@ def _factorization(
         model.transform(spark.read.parquet(path)).agg(F.sum("prediction")).collect()
 
     def rmse(model: Any, path: str) -> float:
-        error = F.col("prediction") - F.col("rating")
-        predictions = model.transform(spark.read.parquet(path))
-        return float(predictions.agg(F.sqrt(F.avg(error * error))).collect()[0][0])
+        return _rmse_of(model.transform(spark.read.parquet(path)))
 
     def recommend(model: Any, top: int) -> None:
         model.recommendForAllUsers(top).write.format("noop").mode("overwrite").save()
@@ -76,6 +82,130 @@ def _factorization(
         save=lambda model, path: model.write().overwrite().save(path),
         recommend=recommend,
     )
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """A way from raw ratings in Parquet to a saved model, in steps.
+
+    The ratings have a column ``part``.  `prepare` takes their path and a directory, and returns
+    what the other steps take first.
+    """
+
+    name: str
+    prepare: Callable[[str, str], Any]  # path, directory: ratings with dense indices
+    fit: Callable[[Any], Any]  # ratings: a model
+    evaluate: Callable[[Any, Any], float]  # ratings, model: RMSE of the test ratings
+    write: Callable[[Any, Any, str], object]  # ratings, model, path
+
+
+def our_pipeline(
+    spark: SparkSession, rank: int, iterations: int, params: Mapping[str, Any]
+) -> Pipeline:
+    """Return what the jobs of this library do: prepared ratings, and a fit of these."""
+    fixed = {"tol": 0.0, "patience": 0, **params, "rank": rank, "maxIter": iterations}
+
+    def prepare(path: str, directory: str) -> PreparedRatings:
+        return prepare_ratings(
+            read_source(spark, path, format="parquet"),
+            f"{directory}/prepared",
+            columns=Columns(),
+            rules=Rules(),
+            split=Split("column", column="part"),
+            overwrite=True,
+        )
+
+    def evaluate(prepared: PreparedRatings, model: Any) -> float:
+        return _rmse_of(model.copy({model.coldStartStrategy: "drop"}).transform(prepared.test))
+
+    return Pipeline(
+        "nonconvex",
+        prepare,
+        fit=lambda prepared: MatrixFactorization(**fixed).fitPrepared(prepared),
+        evaluate=evaluate,
+        write=lambda _, model, path: model.write().overwrite().save(path),
+    )
+
+
+def mllib_pipeline(
+    spark: SparkSession, rank: int, iterations: int, params: Mapping[str, Any]
+) -> Pipeline:
+    """Return the usual script of MLlib: string indexers, a cached table, ``ALS``."""
+    from pyspark.ml.feature import StringIndexer
+    from pyspark.ml.recommendation import ALS
+
+    indices = {"userCol": "user_index", "itemCol": "item_index"}
+    fixed: dict[str, Any] = {"seed": 1, **params, "coldStartStrategy": "drop", **indices}
+
+    def prepare(path: str, directory: str) -> tuple[Any, DataFrame, DataFrame]:
+        del directory
+        rows = spark.read.parquet(path)
+        indexer = StringIndexer(
+            inputCols=["user", "item"], outputCols=list(indices.values()), handleInvalid="skip"
+        ).fit(rows.where("part = 'train'"))
+        # Integers, or ALS would check each.
+        whole = {name: F.col(name).cast("int") for name in indices.values()}
+        indexed = indexer.transform(rows).withColumns(whole).persist()
+        indexed.count()
+        return indexer, indexed.where("part = 'train'"), indexed.where("part = 'test'")
+
+    def write(ratings: Any, model: Any, path: str) -> None:
+        PipelineModel([ratings[0], model]).write().overwrite().save(path)
+        ratings[1].sparkSession.catalog.clearCache()
+
+    return Pipeline(
+        "MLlib",
+        prepare,
+        fit=lambda ratings: ALS(**fixed, rank=rank, maxIter=iterations).fit(ratings[1]),
+        evaluate=lambda ratings, model: _rmse_of(model.transform(ratings[2])),
+        write=write,
+    )
+
+
+def cmfrec_pipeline(spark: SparkSession, rank: int, iterations: int) -> Pipeline:
+    """Return cmfrec in this process, in all its cores: what one machine can do, without Spark.
+
+    Only for ratings on a disk of this machine.
+    """
+
+    def prepare(path: str, directory: str) -> tuple[Any, Any]:
+        del directory
+        local = FileSystem(spark, path).local_path(path)
+        rows = pq.read_table(local, partitioning="hive").to_pandas()
+        names = {"user": "UserId", "item": "ItemId", "rating": "Rating"}
+        rows = rows.rename(columns=names)
+        return tuple(rows[rows["part"] == part].drop(columns="part") for part in ("train", "test"))
+
+    def fit(ratings: Any) -> Any:
+        from cmfrec import CMF
+
+        # Of ratings the regularization grows with, as here and in MLlib.
+        settings = {"k": rank, "lambda_": 0.05, "scale_lam": True, "niter": iterations}
+        return CMF(**settings, nthreads=driver_cores(), use_cg=False, verbose=False).fit(ratings[0])
+
+    def evaluate(ratings: Any, model: Any) -> float:
+        test = ratings[1]
+        errors = model.predict(test["UserId"], test["ItemId"]) - test["Rating"]
+        return float(np.sqrt(np.nanmean(errors**2)))
+
+    def write(ratings: Any, model: Any, path: str) -> None:
+        del ratings
+        local = FileSystem(spark, path).local_path(path)
+        os.makedirs(os.path.dirname(str(local)), exist_ok=True)
+        biases = {"user_bias": model.user_bias_, "item_bias": model.item_bias_}
+        np.savez(f"{local}.npz", users=model.A_, items=model.B_, **biases)
+
+    return Pipeline("cmfrec, without Spark", prepare, fit, evaluate, write)
+
+
+def has_cmfrec() -> bool:
+    """Tell whether cmfrec is installed."""
+    return find_spec("cmfrec") is not None
+
+
+def _rmse_of(predictions: DataFrame) -> float:
+    error = F.col("prediction") - F.col("rating")
+    return float(predictions.agg(F.sqrt(F.avg(error * error))).collect()[0][0])
 
 
 def our_network(

@@ -16,9 +16,9 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 from pyspark.sql import SparkSession
 
-from nonconvex.benchmark.contenders import Contender
+from nonconvex.benchmark.contenders import Contender, Pipeline
 from nonconvex.benchmark.data import BenchmarkTables
-from nonconvex.distributed.runtime import collect_garbage
+from nonconvex.distributed.runtime import collect_garbage, counted_jobs
 
 _logger = logging.getLogger("nonconvex")
 
@@ -172,6 +172,49 @@ def measure_contenders(
             _round(clock, contender, data, plan, scratch)
             if plan.target is not None:
                 _reach(clock, contender, data, plan, needed[contender.name])
+
+
+def measure_pipelines(
+    spark: SparkSession,
+    clock: Clock,
+    subject: str,
+    pipelines: Sequence[Pipeline],
+    path: str,
+    scratch: str,
+    repeats: int,
+) -> None:
+    """Measure all pipelines in turns, after a round that is not counted."""
+    for number in range(repeats + 1):
+        for one in pipelines:
+            spark.catalog.clearCache()
+            gc.collect()
+            collect_garbage(spark)
+            _logger.info("%s: %s", subject, one.name if number else f"warm-up: {one.name}")
+            of_round = Clock(clock.section, clock.now)
+            _walk(spark, of_round if not number else clock, subject, one, path, scratch)
+
+
+def _walk(
+    spark: SparkSession, clock: Clock, subject: str, one: Pipeline, path: str, scratch: str
+) -> None:
+    """Measure the steps of a pipeline once."""
+    whole = 0.0
+
+    def step(work: str, run: Callable[[], ResultT]) -> ResultT:
+        nonlocal whole
+        result, seconds = clock.time(run)
+        clock.record(subject, work, one.name, seconds)
+        whole += seconds
+        return result
+
+    with counted_jobs(spark) as jobs:
+        ratings = step("prepare", lambda: one.prepare(path, scratch))
+        model = step("load and fit", lambda: one.fit(ratings))
+        error = step("evaluate", lambda: one.evaluate(ratings, model))
+        step("write the model", lambda: one.write(ratings, model, f"{scratch}/model"))
+        clock.record(subject, "Parquet to saved model", one.name, whole)
+        clock.record(subject, "Spark jobs", one.name, jobs(), "")
+    clock.record(subject, "test RMSE", one.name, error, "")
 
 
 def perform_once(contender: Contender, data: BenchmarkTables, plan: BenchmarkPlan) -> None:

@@ -25,11 +25,16 @@ from pyspark.sql import SparkSession
 from nonconvex import __version__
 from nonconvex.benchmark.contenders import (
     Contender,
+    Pipeline,
+    cmfrec_pipeline,
+    has_cmfrec,
     has_sklearn,
     mllib_factorization,
     mllib_network,
+    mllib_pipeline,
     our_factorization,
     our_network,
+    our_pipeline,
     sklearn_network,
 )
 from nonconvex.benchmark.data import (
@@ -47,6 +52,7 @@ from nonconvex.benchmark.measure import (
     Measurement,
     has_psutil,
     measure_contenders,
+    measure_pipelines,
     peak_memory,
     perform_once,
     ratios,
@@ -69,7 +75,7 @@ from nonconvex.recommendation import MatrixFactorization
 from nonconvex.session import get_session
 
 _LAYOUT = 1  # of the JSON
-_PACKAGES = ("pyspark", "numpy", "pyarrow", "scikit-learn")
+_PACKAGES = ("pyspark", "numpy", "pyarrow", "scikit-learn", "cmfrec")
 
 # Session settings that a process for memory copies.
 _COPIED = ("spark.master", "spark.driver.memory", "spark.driver.extraJavaOptions")
@@ -102,6 +108,11 @@ _REMOTE = (
     "page of executors shows theirs"
 )
 _NO_PSUTIL = "peak memory is not measured: psutil is not installed: pip install psutil"
+_PIPELINE = (
+    "to prepare is to check, index and write here, to index and cache in MLlib, and to read in "
+    "cmfrec; the two check nothing. Each has a regularization of its own"
+)
+_NO_CMFREC = "cmfrec is not installed, so it is not measured: pip install cmfrec"
 _NO_SKLEARN = "scikit-learn is not installed, so it is not measured: pip install scikit-learn"
 
 _Text = Annotated[str, Field(min_length=1)]
@@ -118,11 +129,9 @@ _OF_NETWORK |= {"predictionCol", "validationIndicatorCol"}
 _OF_MLLIB = {"layers", "maxIter", "featuresCol", "labelCol", "predictionCol"}
 
 
-class FactorizationBenchmarkSection(Section):
-    """``[factorization]``: `MatrixFactorization` beside MLlib's ``ALS``."""
+class _RatingsSection(Section):
+    """Ratings to measure with."""
 
-    enabled: bool = True
-    """Measure factorizations."""
     ratings: PositiveInt = 100_000
     """Number of ratings to plant, unless there are others to use."""
     users: PositiveInt | None = None
@@ -140,6 +149,80 @@ class FactorizationBenchmarkSection(Section):
     """Files of ratings, to use instead of planted ones."""
     split: SplitSection = SplitSection(test=0.1)
     """Ratings of `source` to hold out."""
+
+    def law(self) -> PlantedRatings:
+        """Return the law of the planted ratings."""
+        return PlantedRatings.of_size(self.ratings, self.users, self.items, self.seed)
+
+    def tables(self, spark: SparkSession, path: str) -> BenchmarkTables:
+        """Write the ratings that all contenders read, or find the planted ones there."""
+        if self.prepared is None and self.source is None:
+            law = self.law()
+            name = f"ratings-{law.ratings}-{law.users}-{law.items}-{law.seed}-{self.test:g}"
+            make = partial(planted_ratings, spark, law, self.test)
+            return write_tables(spark, f"{path}/{name}", make, reuse=True)
+        if self.source is None:
+            prepared = PreparedRatings.open(spark, str(self.prepared))
+        else:
+            where = PreparedSection(path=f"{path}/prepared", overwrite=True)
+            prepared = PreparationConfig(
+                ratings=self.source, split=self.split, prepared=where
+            ).prepare(spark)
+        return write_tables(spark, f"{path}/ratings", lambda: prepared_tables(prepared))
+
+    @model_validator(mode="after")
+    def _check_ratings(self) -> Self:
+        if self.prepared is not None and self.source is not None:
+            raise ValueError("prepared and source are two sources of ratings: leave one out")
+        self.law()
+        return self
+
+
+class PipelineBenchmarkSection(_RatingsSection):
+    """``[pipeline]``: from Parquet to a saved model, beside MLlib and cmfrec."""
+
+    enabled: bool = True
+    """Measure pipelines."""
+    rank: PositiveInt = 10
+    """Rank of all models."""
+    iterations: PositiveInt = 10
+    """Iterations of all fits."""
+    repeats: PositiveInt = 3
+    """Rounds of measurements; the tables show medians."""
+    peers: tuple[Literal["mllib", "cmfrec"], ...] = ("mllib", "cmfrec")
+    """Libraries to compare with, where they are installed."""
+    params: dict[str, Any] = Field(default_factory=dict)
+    """Params of `MatrixFactorization`, by name."""
+    mllib: dict[str, Any] = Field(default_factory=dict)
+    """Params of MLlib's ``ALS``, by name."""
+
+    def pipelines(self, spark: SparkSession) -> list[Pipeline]:
+        """Return this library's pipeline, and those of the installed peers."""
+        size = (spark, self.rank, self.iterations)
+        found = [our_pipeline(*size, self.params)]
+        if "mllib" in self.peers:
+            found.append(mllib_pipeline(*size, self.mllib))
+        if "cmfrec" in self.peers and has_cmfrec():
+            found.append(cmfrec_pipeline(*size))
+        return found
+
+    def remarks(self) -> list[str]:
+        """Return remarks on the tables, and on peers that are not installed."""
+        missing = "cmfrec" in self.peers and not has_cmfrec()
+        return [_PIPELINE, *([_NO_CMFREC] if missing else [])]
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        ParamTable(MatrixFactorization, "params", _OF_FACTORIZATION).make(self.params)
+        check_keys("mllib", self.mllib, _named(ALS) - _OF_FACTORIZATION)
+        return self
+
+
+class FactorizationBenchmarkSection(_RatingsSection):
+    """``[factorization]``: `MatrixFactorization` beside MLlib's ``ALS``."""
+
+    enabled: bool = True
+    """Measure factorizations."""
     ranks: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (10, 32, 64, 128)
     """The ranks to measure."""
     iterations: _Lengths = (2, 10)
@@ -156,10 +239,6 @@ class FactorizationBenchmarkSection(Section):
     """Params of `MatrixFactorization`, by name."""
     mllib: dict[str, Any] = Field(default_factory=dict)
     """Params of MLlib's ``ALS``, by name."""
-
-    def law(self) -> PlantedRatings:
-        """Return the law of the planted ratings."""
-        return PlantedRatings.of_size(self.ratings, self.users, self.items, self.seed)
 
     def sizes(self, spark: SparkSession, data: BenchmarkTables) -> list[tuple[int, ...]]:
         """Return the ranks to measure, each as a tuple."""
@@ -182,28 +261,9 @@ class FactorizationBenchmarkSection(Section):
         """Return remarks on the tables."""
         return [_STEPS.format(*self.iterations, self.iterations[1] - self.iterations[0])]
 
-    def tables(self, spark: SparkSession, path: str) -> BenchmarkTables:
-        """Write the ratings that all contenders read, or find the planted ones there."""
-        if self.prepared is None and self.source is None:
-            law = self.law()
-            name = f"ratings-{law.ratings}-{law.users}-{law.items}-{law.seed}-{self.test:g}"
-            make = partial(planted_ratings, spark, law, self.test)
-            return write_tables(spark, f"{path}/{name}", make, reuse=True)
-        if self.source is None:
-            prepared = PreparedRatings.open(spark, str(self.prepared))
-        else:
-            where = PreparedSection(path=f"{path}/prepared", overwrite=True)
-            prepared = PreparationConfig(
-                ratings=self.source, split=self.split, prepared=where
-            ).prepare(spark)
-        return write_tables(spark, f"{path}/ratings", lambda: prepared_tables(prepared))
-
     @model_validator(mode="after")
     def _check(self) -> Self:
         _rising("iterations", self.iterations)
-        if self.prepared is not None and self.source is not None:
-            raise ValueError("prepared and source are two sources of ratings: leave one out")
-        self.law()
         ParamTable(MatrixFactorization, "params", _OF_FACTORIZATION).make(self.params)
         check_keys("mllib", self.mllib, _named(ALS) - _OF_FACTORIZATION)
         return self
@@ -328,6 +388,8 @@ class BenchmarkOutputSection(Section):
 class BenchmarkConfig(Section):
     """Configuration of a benchmark."""
 
+    pipeline: PipelineBenchmarkSection | None = None
+    """By default pipelines are not measured."""
     factorization: FactorizationBenchmarkSection | None = None
     """By default factorizations are not measured."""
     network: NetworkBenchmarkSection | None = None
@@ -341,8 +403,10 @@ class BenchmarkConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if not self.sections():
-            raise ValueError("there is nothing to measure: enable [factorization] or [network]")
+        if not self.sections() and not (self.pipeline is not None and self.pipeline.enabled):
+            raise ValueError(
+                "there is nothing to measure: enable [pipeline], [factorization] or [network]"
+            )
         return self
 
 
@@ -377,6 +441,8 @@ class Benchmark:
 def run_benchmark(spark: SparkSession, config: BenchmarkConfig, scratch: str) -> Benchmark:
     """Measure all sections that are enabled; `scratch` is a directory for temporary files."""
     found = Benchmark()
+    if config.pipeline is not None and config.pipeline.enabled:
+        _measure_pipelines(spark, config.pipeline, f"{config.output.path}/data", scratch, found)
     for name, section in config.sections().items():
         data = section.tables(spark, f"{config.output.path}/data")
         found.data[name] = {"path": data.path, "rows": data.counts}
@@ -397,6 +463,23 @@ def run_benchmark(spark: SparkSession, config: BenchmarkConfig, scratch: str) ->
         found.measurements[name] = clock.measurements + memory.measurements
         found.remark(*section.remarks(), *_too_short(clock.measurements))
     return found
+
+
+def _measure_pipelines(
+    spark: SparkSession,
+    section: PipelineBenchmarkSection,
+    path: str,
+    scratch: str,
+    found: Benchmark,
+) -> None:
+    data = section.tables(spark, path)
+    found.data["pipeline"] = {"path": data.path, "rows": data.counts}
+    clock = Clock("pipeline")
+    subject = f"rank {section.rank}, {section.iterations} iterations"
+    pipelines = section.pipelines(spark)
+    measure_pipelines(spark, clock, subject, pipelines, data.path, scratch, section.repeats)
+    found.measurements["pipeline"] = clock.measurements
+    found.remark(*section.remarks())
 
 
 def _too_short(measurements: list[Measurement]) -> list[str]:

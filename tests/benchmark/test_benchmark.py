@@ -2,7 +2,10 @@
 
 import os
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from nonconvex.benchmark import measure, run
@@ -68,6 +71,50 @@ def test_contenders_take_turns_and_do_what_they_can(spark, tmp_path):
     assert {work for work, name in works if name == "ours"} == {*alike, *own}
     assert works["test RMSE", "peer"].median == 0.5
     assert ("save", 0.5, f"{tmp_path}/model") in done
+
+
+class Mean:
+    """What cmfrec has of a model, with the mean for every prediction."""
+
+    A_ = B_ = user_bias_ = item_bias_ = np.zeros(2)
+
+    def __init__(self, **settings):
+        assert (settings["k"], settings["niter"]) == (2, 1)
+
+    def fit(self, table):
+        assert [*table.columns] == ["UserId", "ItemId", "Rating"]
+        self.mean = table["Rating"].mean()
+        return self
+
+    def predict(self, users, items):
+        return np.full(len(users), self.mean)
+
+
+def test_pipelines_take_turns_from_parquet_to_a_saved_model(spark, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cmfrec", SimpleNamespace(CMF=Mean))
+    monkeypatch.setattr("nonconvex.benchmark.run.has_cmfrec", lambda: True)
+    section = run.PipelineBenchmarkSection(ratings=600, rank=2, iterations=1, repeats=1)
+    assert not section.remarks()[1:]
+    clock, data = measure.Clock("pipeline"), section.tables(spark, str(tmp_path))
+    pipelines, group = section.pipelines(spark), spark.sparkContext.getLocalProperty
+    scratch, before = str(tmp_path / "scratch"), group("spark.jobGroup.id")
+    measure.measure_pipelines(spark, clock, "rank 2", pipelines, data.path, scratch, 1)
+    assert group("spark.jobGroup.id") == before
+    found = {(one.work, one.contender): one.values for one in clock.measurements}
+    works = ["prepare", "load and fit", "evaluate", "write the model", "Parquet to saved model"]
+    assert [*dict(found)] == [
+        (work, one.name) for one in pipelines for work in [*works, "Spark jobs", "test RMSE"]
+    ]
+    assert all(len(values) == 1 for values in found.values()), "the first round is not counted"
+    ours, mllib, theirs = (found["Spark jobs", one.name][0] for one in pipelines)
+    assert (ours < mllib, theirs) == (True, 0)
+    for one in pipelines:
+        assert 0.3 < found["test RMSE", one.name][0] < 4
+    assert Path(scratch, "model", "stages").is_dir(), "MLlib was the last to replace it"
+    assert sorted(np.load(f"{scratch}/model.npz")) == ["item_bias", "items", "user_bias", "users"]
+    monkeypatch.setattr("nonconvex.benchmark.run.has_cmfrec", lambda: False)
+    assert "cmfrec is not installed" in section.remarks()[1]
+    assert [one.name for one in section.pipelines(spark)] == ["nonconvex", "MLlib"]
 
 
 def test_without_psutil_the_remarks_say_so(spark, monkeypatch):

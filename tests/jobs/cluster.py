@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from contextlib import suppress
@@ -21,8 +22,8 @@ SPARK_HOME = Path(pyspark.__file__).parent
 class Cluster:
     """Processes that run until `stop`; all they write is under one directory."""
 
-    def __init__(self, directory):
-        self.directory = directory
+    def __init__(self, directory, memory="1g"):
+        self.directory, self.memory = directory, memory
         self._page = _free_port()
         self.master = f"spark://127.0.0.1:{_free_port()}"
         port = self.master.rpartition(":")[2]
@@ -57,7 +58,7 @@ class Cluster:
             "spark.driver.host": "127.0.0.1",
             "spark.driver.bindAddress": "127.0.0.1",
             "spark.driver.memory": "1g",
-            "spark.executor.memory": "1g",
+            "spark.executor.memory": self.memory,
             "spark.ui.enabled": "false",
         }
         for key, value in (own | settings).items():
@@ -119,7 +120,7 @@ class Cluster:
 
     def _worker(self, number):
         work = self.directory / f"work{number}"
-        size = ("--cores", 1, "--memory", "1g", "--webui-port", 0, "--work-dir", work)
+        size = ("--cores", 1, "--memory", self.memory, "--webui-port", 0, "--work-dir", work)
         return self._start("worker.Worker", *size, self.master)
 
     def _start(self, name, *arguments):
@@ -139,6 +140,18 @@ class Cluster:
             time.sleep(0.2)
 
 
+def main():
+    """Run a script with its arguments on a cluster, and print all that it prints."""
+    with tempfile.TemporaryDirectory() as directory:
+        cluster = Cluster(Path(directory), "3g")
+        try:
+            settings = {"spark.driver.memory": "6g"}
+            cluster.submit(*sys.argv[1:], settings=settings).wait()
+            print((cluster.directory / "driver/output.txt").read_text())
+        finally:
+            cluster.stop()
+
+
 def model_bits(path):
     """All numbers of a factorization, read without Spark."""
     sides = []
@@ -153,3 +166,7 @@ def _free_port():
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         return one.getsockname()[1]
+
+
+if __name__ == "__main__":
+    main()

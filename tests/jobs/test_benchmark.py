@@ -118,7 +118,7 @@ def test_a_later_run_uses_the_planted_data_again_and_measures_memory(measured, j
         (
             ["network.enabled=false", "factorization.enabled=false"],
             2,
-            "nothing to measure: enable [factorization] or [network]",
+            "nothing to measure: enable [pipeline], [factorization] or [network]",
         ),
         (["factorization.prepared=no/such"], 3, "there are no prepared ratings at no/such"),
     ],
