@@ -127,6 +127,30 @@ def test_long_rows_are_summed_in_segments_and_in_parts(monkeypatch):
     )
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float32, 1e-3), (np.float64, 1e-10)])
+@pytest.mark.parametrize(("rank", "biases"), [(0, True), (5, False), (15, True), (40, True)])
+def test_steps_of_conjugate_gradients_are_those_of_numpy_and_lower_f(
+    rank, biases, dtype, tolerance
+):
+    block, fixed = random_block(6, dtype, weighted=rank == 5), random_rows(6, 20, rank, dtype)
+    start, ridge = random_rows(7, len(block.rows), rank, dtype), Ridge(0.01, 1.0, 500, 20.0, 0.3)
+    if not biases:
+        start[:, 0] = 0
+    given = {"biases": biases}
+    update = als.step_rows(block, fixed, 5.5, ridge, start, kernel="compiled", **given)
+    double = in_double(block), fixed.astype(float), 5.5, ridge
+    close(update, als.step_rows(*double, start.astype(float), **given), tolerance)
+    least = als.solve_rows(*double, **given)
+    lowest = least.squares + least.penalty
+    values = []
+    for _ in range(60):
+        values.append(update.squares + update.penalty)
+        update = als.step_rows(block, fixed, 5.5, ridge, update.x, kernel="compiled", **given)
+    steps = np.diff(np.array(values), axis=0)
+    assert (steps <= 1e-5 * values[0]).all()
+    assert (values[-1] <= lowest * (1 + 1e-3)).all()
+
+
 @pytest.mark.parametrize(("dtype", "tolerance"), [(np.float32, 1e-4), (np.float64, 1e-11)])
 @pytest.mark.parametrize("users", [True, False])
 def test_draws_are_those_of_numpy_in_the_order_of_the_unknowns(users, dtype, tolerance):

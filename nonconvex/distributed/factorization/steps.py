@@ -26,6 +26,7 @@ from nonconvex.numerics.factorization.als import (
     row_moments,
     solve_moments,
     solve_rows,
+    step_rows,
     sweep_rows,
 )
 from nonconvex.numerics.factorization.blocks import RatingBlock
@@ -90,6 +91,16 @@ class Step(NamedTuple):
                 settings["kernel"] = self.kernel
                 return solve_rows(block, fixed, self.alpha, self.ridge, **settings)
             start = own[block.rows]
+            if self.solver == "als-cg":
+                return step_rows(
+                    block,
+                    fixed,
+                    self.alpha,
+                    self.ridge,
+                    start,
+                    biases=self.biases,
+                    kernel=self.kernel,
+                )
             return sweep_rows(block, fixed, self.alpha, self.ridge, start, **settings)
 
     def solve(self, moments: Doubles, degrees: Doubles, dtype: type[np.floating]) -> RowUpdate:

@@ -107,9 +107,9 @@ def check_exchange(params: FactorizationParams) -> None:
     obstacle = _obstacle(params)
     if exchange == "shuffle" and obstacle:
         raise ParamError(
-            "exchange='shuffle' is for solvers 'als' and 'als-coordinate' on the executors, from "
-            f"one start, of explicit ratings, and here is {obstacle}; change that, or set "
-            "exchange='auto'"
+            "exchange='shuffle' is for solvers 'als', 'als-cg' and 'als-coordinate' on the "
+            f"executors, from one start, of explicit ratings, and here is {obstacle}; change "
+            "that, or set exchange='auto'"
         )
 
 
@@ -135,7 +135,7 @@ def unknowns_of(estimators: Sequence[FactorizationParams]) -> int:
 def _obstacle(params: FactorizationParams) -> str:
     """Return the Param that rules out an exchange by shuffle, or an empty string."""
     get = params.getOrDefault
-    if get("solver") not in ("als", "als-coordinate"):
+    if get("solver") not in ("als", "als-cg", "als-coordinate"):
         return f"solver={get('solver')!r}"
     if get("implicitPrefs"):
         return "implicitPrefs=True"

@@ -153,9 +153,11 @@ class FactorizationParams(FactorizationModelParams, SamplingParams, DescentParam
         number(0),
     )
     solver = param(
-        "'als' (each row exactly), 'als-coordinate' (one unknown of each row at a time), 'gd' "
-        "(gradient descent on all at once) or 'gibbs' (the mean over samples of the posterior)",
-        choice(["als", "als-coordinate", "gd", "gibbs"]),
+        "'als' (each row exactly), 'als-cg' (three conjugate gradients of each row from where it "
+        "was: sooner near the minimum at ranks from 64 on), 'als-coordinate' (one unknown of each "
+        "row at a time), 'gd' (gradient descent on all at once) or 'gibbs' (the mean over samples "
+        "of the posterior)",
+        choice(["als", "als-cg", "als-coordinate", "gd", "gibbs"]),
     )
     fitIntercept = param("whether the model has α", flag)
     fitBiases = param("whether the model has β_u and β_i", flag)
@@ -255,6 +257,11 @@ def check_combination(params: FactorizationParams, *, has_validation: bool, warm
             f"patience={get('patience')} needs validation ratings; set validationIndicatorCol, or "
             "prepare the ratings with a validation fraction"
         )
+    for name in ("implicitPrefs", "nonnegative"):
+        if get("solver") == "als-cg" and get(name):
+            raise ParamError(
+                f"solver='als-cg' does not go with {name}=True; set solver='als', or unset {name}"
+            )
     if get("implicitPrefs") and get("weightCol") is not None:
         raise ParamError(
             f"weightCol={get('weightCol')!r} has no meaning with implicitPrefs=True, where "

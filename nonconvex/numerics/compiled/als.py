@@ -17,6 +17,7 @@ from nonconvex.numerics import Bools, Doubles, Floats
 from nonconvex.numerics.compiled.lanes import (
     BYTES,
     add_four,
+    add_one,
     add_two,
     compiled,
     dot,
@@ -275,6 +276,96 @@ def _draw_rows(block, fixed, alpha, prior, rhs, noise, spaces, x, sums, failed):
         sums[0, row], sums[1, row] = _residuals(own, c, r, w, fixed, alpha, True)
 
 
+@inner
+def _gather_chunk(z, block, first, n, fixed, one):
+    """Copy (γ_i, 1) of some ratings, in whole vectors."""
+    width = fixed.shape[1]
+    flat, lanes = fixed.reshape(-1), BYTES // fixed.itemsize
+    wide, factor = _up(width, lanes), fixed.dtype.type(1)
+    for k in range(n):
+        at = block[1][first + k] * width
+        for lane in range(0, wide, lanes):
+            left = max(width - 1 - lane, 0)
+            gather(z, k * wide + lane, flat, at + 1 + lane, left, factor)
+        z[k * wide + width - 1] = one
+
+
+@inner
+def _add_products(q, z, d, p, block, rows, fixed, alpha, one, targets):
+    """Add Σ w (z·p) z over the ratings of a row to q, or Σ w (y − z·p) z; return Σ w e, Σ w e²."""
+    first, stop = rows
+    width = fixed.shape[1]
+    lanes = BYTES // fixed.itemsize
+    wide = _up(width, lanes)
+    chunk, whole = len(d), stop - first <= len(d)
+    residual = squares = 0.0
+    for begin in range(first, stop, chunk):
+        n = min(chunk, stop - begin)
+        if not whole:
+            _gather_chunk(z, block, begin, n, fixed, one)
+        for k in range(n):
+            e = dot(z, k * wide, wide, p, 0)
+            w = block[3][begin + k] if len(block[3]) else fixed.dtype.type(1)
+            if targets:
+                column = block[1][begin + k]
+                e = block[2][begin + k] - (fixed[column, 0] + alpha) - e
+                residual += np.float64(w) * e
+                squares += np.float64(w) * e * e
+            d[k] = w * e
+        for lane in range(0, wide, lanes):
+            add_one(q, lane, wide, d, 0, 1, z, lane, wide, n)
+    return residual, squares
+
+
+@compiled
+def _descend_rows(block, fixed, alpha, diagonals, ratio, biases, steps, spaces, x, sums):
+    z, d, own, p, q, r = spaces
+    offsets = block[0]
+    width = fixed.shape[1]
+    wide = len(q)
+    one = fixed.dtype.type(1 if biases else 0)
+    for row in range(len(offsets) - 1):
+        rows = offsets[row], offsets[row + 1]
+        n = rows[1] - rows[0]
+        if n <= len(d):
+            _gather_chunk(z, block, rows[0], n, fixed, one)
+        own[:] = 0
+        own[width - 1] = x[row, 0]
+        for k in range(1, width):
+            own[k - 1] = x[row, k]
+        gamma = fixed.dtype.type(diagonals[row])
+        beta = fixed.dtype.type(ratio * diagonals[row])
+        r[:] = 0
+        _add_products(r, z, d, own, block, rows, fixed, alpha, one, True)
+        for k in range(width):
+            r[k] -= (gamma if k < width - 1 else beta) * own[k]
+        p[:] = r
+        size = dot(r, 0, wide, r, 0)
+        for _ in range(steps):
+            q[:] = 0
+            _add_products(q, z, d, p, block, rows, fixed, alpha, one, False)
+            for k in range(width):
+                q[k] += (gamma if k < width - 1 else beta) * p[k]
+            curvature = dot(p, 0, wide, q, 0)
+            if not (size > 0 and curvature > 0):
+                break
+            length = size / curvature
+            for k in range(wide):
+                own[k] += length * p[k]
+                r[k] -= length * q[k]
+            after = dot(r, 0, wide, r, 0)
+            for k in range(wide):
+                p[k] = r[k] + after / size * p[k]
+            size = after
+        q[:] = 0
+        sums[0, row], sums[1, row] = _add_products(
+            q, z, d, own, block, rows, fixed, alpha, one, True
+        )
+        x[row, 0] = own[width - 1]
+        for k in range(1, width):
+            x[row, k] = own[k - 1]
+
+
 def _spaces(width: int, dtype: np.dtype[Any]) -> tuple[Any, ...]:
     """Return the working memory of one thread."""
     lanes, double = BYTES // dtype.itemsize, np.dtype(np.float64)
@@ -346,6 +437,30 @@ def minimize_rows(
     spaces = _spaces(width, fixed.dtype)
     _solve_rows(arrays, fixed, *own, frozen(more, np.float64), spaces, x, sums, failed)
     return x, sums, failed
+
+
+def descend_rows(
+    block: Block,
+    fixed: Floats,
+    alpha: float,
+    diagonal: Doubles,
+    ratio: float,
+    start: Floats,
+    *,
+    biases: bool,
+    steps: int,
+) -> tuple[Floats, Doubles]:
+    """Take steps of conjugate gradients from the rows `start`; see `minimize_rows`."""
+    arrays, fixed = _inputs(block, fixed)
+    dtype, lanes = fixed.dtype, BYTES // fixed.dtype.itemsize
+    wide = _whole(fixed.shape[1], lanes)
+    chunk = max(_LEAST_CHUNK, 16 * _CHUNK_BYTES // (wide * dtype.itemsize))
+    spaces = tuple(room(size, dtype) for size in (chunk * wide, chunk, *[wide] * 4))
+    x, sums, _ = _results(len(arrays[0]) - 1, fixed)
+    x[:] = start
+    given = dtype.type(alpha), frozen(diagonal, np.float64), float(ratio), biases, steps
+    _descend_rows(arrays, fixed, *given, spaces, x, sums)
+    return x, sums
 
 
 def draw_rows(

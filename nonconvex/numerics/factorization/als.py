@@ -441,6 +441,62 @@ def _solve(a: Floats, b: Floats) -> Floats:
     return x
 
 
+CG_STEPS = 3
+
+
+def step_rows(
+    block: RatingBlock,
+    fixed: Floats,
+    alpha: float,
+    ridge: Ridge,
+    start: Floats,
+    *,
+    biases: bool = True,
+    kernel: Kernel = "numpy",
+) -> RowUpdate:
+    """Take `CG_STEPS` steps of conjugate gradients on f in every row of a block, from `start`.
+
+    A step multiplies by A = Σ w z zᵀ + n D through the ratings, in O(n K) without forming A, and
+    minimizes f along its direction, so that f never rises (to rounding).
+
+    Parameters
+    ----------
+    block, fixed, alpha, ridge, biases, kernel
+        As for `solve_rows`.
+    start : float array of shape (r, 1 + K)
+        The rows before.
+
+    References
+    ----------
+    Takács, Pilászy and Tikk (2011), Applications of the conjugate gradient method for implicit
+    feedback collaborative filtering.
+    """
+    diagonal = ridge.diagonal(block.degrees, fixed.shape[1])
+    if kernel == "compiled":
+        given = fixed, alpha, ridge.diagonal(block.degrees, 2)[:, 1], ridge.bias_ratio, start
+        x, sums = _compiled().descend_rows(_arrays(block), *given, biases=biases, steps=CG_STEPS)
+        return RowUpdate.of(block, x, sums[0], sums[1], ridge, None)
+    x = start.copy()
+    residual, squares = np.zeros((2, len(x)))
+    for members, segments in designs(block, fixed, alpha, biases=biases):
+        own, ridges = x[members].astype(np.float64), diagonal[members]
+        r = segments.gradient_sums(own.astype(x.dtype)) - ridges * own
+        p, size = r.copy(), _dot(r, r)
+        for _ in range(CG_STEPS):
+            q = segments.products(p.astype(x.dtype)) + ridges * p
+            curvature = _dot(p, q)
+            going = (size > 0) & (curvature > 0)
+            length = np.divide(size, curvature, out=np.zeros_like(size), where=going)
+            own += length[:, None] * p
+            r -= length[:, None] * q
+            after = _dot(r, r)
+            ahead = np.divide(after, size, out=np.zeros_like(size), where=going)
+            p, size = r + ahead[:, None] * p, after
+        x[members] = own
+        residual[members], squares[members] = segments.sums(x[members])
+    return RowUpdate.of(block, x, residual, squares, ridge, None)
+
+
 def sweep_rows(
     block: RatingBlock,
     fixed: Floats,

@@ -119,6 +119,13 @@ class Design(NamedTuple):
         sums: Doubles = np.matmul(we[:, None], self.z)[:, 0].astype(np.float64)
         return sums
 
+    def products(self, p: Floats) -> Doubles:
+        """Σ w (z·p) z, of shape (s, 1 + K) in float64."""
+        along = np.matmul(self.z, p[..., None])[..., 0]
+        weighted = along if self.w is None else along * self.w
+        products: Doubles = np.matmul(weighted[:, None], self.z)[:, 0].astype(np.float64)
+        return products
+
     def _errors(self, x: Floats) -> Floats:
         """Return e, of shape (s, L): the product of (z, y) and (−x, 1)."""
         both = np.empty((len(x), x.shape[1] + 1, 1), self.zy.dtype)
@@ -171,3 +178,8 @@ class Segments:
         """As `Design.gradient_sums`, over all segments."""
         sums: Doubles = np.sum([design.gradient_sums(x) for design in self], axis=0)
         return sums
+
+    def products(self, p: Floats) -> Doubles:
+        """As `Design.products`, over all segments."""
+        products: Doubles = np.sum([design.products(p) for design in self], axis=0)
+        return products

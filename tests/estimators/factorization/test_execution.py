@@ -21,6 +21,7 @@ from tests.factories import frame, same_bits, triples
 HELD = {"validationIndicatorCol": "held"}
 FITS = {
     "als": {"numRestarts": 2, "weightCol": "weight", "patience": 2, **HELD},
+    "als-cg": {"weightCol": "weight", **HELD},
     "als-coordinate": {"precision": "float64"},
     "gd": {"miniBatchFraction": 0.5},
     "gibbs": {"numBurnIn": 1, "numSamples": 2, "numKept": 2, **HELD},
