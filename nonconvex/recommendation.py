@@ -28,6 +28,7 @@ from nonconvex.distributed.factorization.evaluate import Baselines
 from nonconvex.distributed.factorization.fold_in import Drawing, fold_in, fold_in_samples
 from nonconvex.distributed.factorization.state import ShardedFactors
 from nonconvex.distributed.model_tables import factor_table
+from nonconvex.distributed.runtime import explained
 from nonconvex.estimators.factorization.evaluate import evaluate_model, select_as_in_training
 from nonconvex.estimators.factorization.explain import explain_prediction
 from nonconvex.estimators.factorization.fit import (
@@ -565,7 +566,8 @@ class MatrixFactorization(GridEstimator[MatrixFactorizationModel], Factorization
 
         ``patience`` and the choice among restarts use their validation ratings.
         """
-        return self._fit_prepared([self], prepared)[0]
+        with explained():
+            return self._fit_prepared([self], prepared)[0]
 
     def fitBesideBaselines(
         self, prepared: PreparedRatings
@@ -576,7 +578,8 @@ class MatrixFactorization(GridEstimator[MatrixFactorizationModel], Factorization
         with checkpoints, or whose rows are exchanged by shuffle.
         """
         beside = [] if self.getOrDefault("implicitPrefs") else [MatrixFactorization(rank=0)]
-        return self._fit_prepared([self, *beside], prepared)
+        with explained():
+            return self._fit_prepared([self, *beside], prepared)
 
     def _fit_prepared(
         self, estimators: Sequence[MatrixFactorization], prepared: PreparedRatings

@@ -106,6 +106,7 @@ class TestPlainPython:
         assert plain[0]["memory"] > 3.5 * 2**30
         assert (conf["spark.master"], conf["spark.app.name"]) == ("local[*]", "probe")
         assert conf["spark.python.unix.domain.socket.enabled"] == "true"
+        assert not Path(conf["spark.python.unix.domain.socket.dir"]).exists(), "it is over"
         assert conf["spark.sql.shuffle.partitions"] == "3"
         assert plain[0]["time zone"] == "UTC"
 

@@ -3,11 +3,13 @@
 import argparse
 import importlib
 import inspect
+import json
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, get_type_hints
 
 import nonconvex
+from nonconvex.distributed.termination import Terminated, exit_status, terminating
 
 
 class Command(NamedTuple):
@@ -85,16 +87,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 def start(name: str, argv: Sequence[str] | None = None, *, prog: str | None = None) -> int:
     """Run one command, which `prog` names in its help; by default, that is the script's name."""
     command = COMMANDS[name]
-    function = command.load()
-    if command.job is None:
-        return int(function(argv))
-    from nonconvex.pipeline.runner import run
+    try:
+        with terminating():  # from now on: to import all that a job needs takes a second or two
+            function = command.load()
+            if command.job is None:
+                return int(function(argv))
+            from nonconvex.pipeline.runner import run
 
-    config_type = get_type_hints(function)["config"]
-    description = inspect.getdoc(function)
-    return run(
-        function, config_type, description=description, argv=argv, name=command.job, prog=prog
-    )
+            kind = get_type_hints(function)["config"]
+            text = inspect.getdoc(function)
+            return run(function, kind, description=text, argv=argv, name=command.job, prog=prog)
+    except Terminated as interrupt:  # before the runner, or as it ended
+        status = exit_status(interrupt)
+        print(json.dumps({"status": "error", "error": str(interrupt), "exit": status}), flush=True)
+        return status
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Checkpoints of running fits, read back to the bit, and interruption by Ctrl-C.
+"""Checkpoints of running fits, read back to the bit, and interruption by Ctrl-C or SIGTERM.
 
 A checkpoint is a directory ``iteration=<t>`` with the arrays in Parquet and a manifest in JSON.  It
-is written under a temporary name and renamed, so that a killed fit leaves the one before.  After
-Ctrl-C the iteration is finished, and its state saved, before the fit ends.  The state at the end of
-a fit is saved, too, and kept until the models are: to be killed before that costs no iteration.
+is written under a temporary name and renamed, so that a killed fit leaves the one before.  The
+state at the end of a fit is saved, too, and kept until the models are: to be killed before that
+costs no iteration.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import logging
 import re
 import signal
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from types import FrameType
@@ -37,10 +38,14 @@ from nonconvex.distributed.files import (
 )
 from nonconvex.distributed.model_tables import reason_of
 from nonconvex.distributed.rows import PIECES, CachedRows, CheckpointedRows, joined
+from nonconvex.distributed.termination import TOGETHER
 
 _MANIFEST = "manifest.json"
 _PIECE = 1 << 26  # bytes of an array in a row of Parquet
 _ATTEMPTS = 5  # to read checkpoints that another process replaces meanwhile
+
+
+_log = logging.getLogger("nonconvex")
 
 
 class CheckpointError(ValueError):
@@ -293,53 +298,83 @@ def _pieces(arrays: Mapping[str, NDArray[Any]]) -> Iterator[dict[str, Any]]:
             yield {"name": name, "offset": first, "bytes": content[first : first + _PIECE]}
 
 
-_log = logging.getLogger("nonconvex")
+_VERBS: dict[int, str] = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 
 
 class Interrupted(KeyboardInterrupt):
-    """A fit that Ctrl-C ended after a whole iteration; the message says how to continue."""
+    """A fit that a signal ended after a whole iteration; the message says how to continue."""
+
+    def __init__(self, message: str, number: int = signal.SIGINT) -> None:
+        super().__init__(message)
+        self.number = number
 
 
 class Interruption:
-    """Deferral of the first SIGINT; the second one ends the fit at once.
+    """Deferral of the first SIGINT or SIGTERM; the second one ends the fit at once.
 
-    Signals reach the main thread alone: in another thread, and where SIGINT is ignored or not
-    handled by Python, this does nothing.
+    Signals reach the main thread alone: in another thread, and for a signal that is ignored or not
+    handled by Python, this does nothing.  In a process of your own, SIGTERM is handled after
+    ``signal.signal(signal.SIGTERM, signal.default_int_handler)``; a job handles it.
     """
 
     def __init__(self) -> None:
-        self.asked = False
-        self._before: Any = None
+        self.asked: int | None = None  # the signal, if there was one
+        self._since = 0.0
+        self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
-        """Install the handler."""
+        """Install the handlers."""
         if threading.current_thread() is threading.main_thread():
-            before = signal.getsignal(signal.SIGINT)
-            if callable(before):
-                self._before = before
-                signal.signal(signal.SIGINT, self._ask)
+            for number in _VERBS:
+                before = signal.getsignal(number)
+                if callable(before):
+                    self._before[number] = before
+                    signal.signal(number, self._ask)
         return self
 
-    def __exit__(self, *about: object) -> None:
-        """Restore the handler of before."""
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
+    def __exit__(self, kind: object, *about: object) -> None:
+        """Restore the handlers of before; end a fit that came to its end when it was asked to."""
+        for number, before in self._before.items():
+            signal.signal(number, before)
+        if self.asked is not None and kind is None:
+            raise Interrupted(f"{_VERBS[self.asked]} at the end of the fit", self.asked)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:
-            self._before(number, frame)
+        now = time.monotonic()
+        if self.asked is not None:
+            if number != signal.SIGTERM or now - self._since >= TOGETHER:
+                self._before[number](number, frame)
             return
-        self.asked = True
-        _log.warning("interrupted: the iteration is finished first; Ctrl-C again ends at once")
+        self.asked, self._since = number, now
+        again = "Ctrl-C again" if number == signal.SIGINT else "a second SIGTERM"
+        verb = _VERBS[number]
+        _log.warning("%s: the iteration is finished first; %s ends at once", verb, again)
 
-    def end(self, done: str, checkpoints: Checkpoints | None) -> NoReturn:
-        """Raise Interrupted after `done`, such as "iteration 3"."""
-        if checkpoints is None:
+    def attempt(self, action: Callable[[], object]) -> None:
+        """Run an action, and again if it fails after a signal.
+
+        One that goes to the process group also ends the programs that Hadoop starts for files.
+        """
+        try:
+            action()
+        except Exception as error:
+            if self.asked is None:
+                raise
+            _log.debug("a second attempt, after the signal: %s", error)
+            action()
+
+    def end(self, done: str, saved: str | None) -> NoReturn:
+        """Raise Interrupted after `done`, such as "iteration 3", which is in the path `saved`."""
+        assert self.asked is not None
+        verb = _VERBS[self.asked]
+        if saved is None:
             raise Interrupted(
-                f"interrupted after {done}, and nothing is saved; with checkpointPath set, the "
-                "same fit would continue from there"
+                f"{verb} after {done}, and nothing is saved; with checkpointPath set, the "
+                "same fit would continue from there",
+                self.asked,
             )
         raise Interrupted(
-            f"interrupted after {done}, which is saved in {checkpoints.path}; run the same fit "
-            "again to continue from there"
+            f"{verb} after {done}, which is saved in {saved}; run the same fit again to continue "
+            "from there",
+            self.asked,
         )

@@ -8,6 +8,7 @@ whoever can replace the files can replace their checksums.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
@@ -90,6 +91,8 @@ _logger = logging.getLogger("nonconvex")
 _TEMPORARY = re.compile(rf"\.(?P<name>.+)\.(?P<writer>{_TOKEN})\.[0-9a-f]{{8}}(?P<old>\.old)?")
 _HIDDEN = re.compile(r"/(\.|_(?![^/]*=))|\._COPYING_$")  # not ``_day=1``
 DAY = 86400.0  # seconds
+DISK_FULL = os.strerror(errno.ENOSPC)
+"""The words in every error that a full disk causes."""
 
 
 class FileSystemError(ValueError):

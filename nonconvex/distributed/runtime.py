@@ -20,10 +20,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
+from py4j.protocol import Py4JError
 from pyspark import RDD, Broadcast, SparkContext
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.types import StructType
 
+from nonconvex.distributed.files import DISK_FULL
 from nonconvex.numerics.deterministic import Kernel, KernelError, core_of, require
 
 _log = logging.getLogger("nonconvex")
@@ -150,6 +152,39 @@ def collectable_bytes(spark: SparkSession) -> int:
     most = int(context._jsc.sc().conf().getSizeAsBytes("spark.driver.maxResultSize", "1g"))
     memory = int(context._jvm.Runtime.getRuntime().maxMemory()) // 8
     return min(most // 2, memory) if most else memory  # 0 sets no limit
+
+
+def delete_at_exit(spark: SparkSession, directory: str) -> None:
+    """Let the driver's Java remove a directory when it ends, which it does after Python."""
+    context: Any = spark.sparkContext
+    jvm = context._jvm
+    hooks = jvm.org.apache.spark.util.ShutdownHookManager
+    hooks.registerShutdownDeleteDir(jvm.java.io.File(directory))
+
+
+def cancel_jobs(spark: SparkSession) -> None:
+    """Cancel all Spark jobs of the application."""
+    spark.sparkContext.cancelAllJobs()
+
+
+def pass_signals_on(spark: SparkSession) -> None:
+    """Let the driver's Java pass SIGTERM on to this process, and ignore SIGINT.
+
+    Otherwise it ends at once, also where a signal goes to the whole process group, and takes the
+    running iteration with it.  Under ``spark-submit`` it is the only process that a scheduler
+    knows.  It passes the signal on by itself, so that nothing has to listen in Python.
+    """
+    context: Any = spark.sparkContext
+    jvm = context._jvm
+    try:
+        kind = jvm.java.lang.Class.forName("sun.misc.SignalHandler")
+        process = jvm.java.lang.ProcessHandle.of(os.getpid()).get()
+        forward = jvm.java.beans.EventHandler.create(kind, process, "destroy")  # sends SIGTERM
+        signals = jvm.sun.misc.Signal
+        signals.handle(signals("TERM"), forward)
+        signals.handle(signals("INT"), jvm.sun.misc.SignalHandler.SIG_IGN)
+    except Py4JError as error:  # a Java that was cut down
+        _log.debug("Java keeps its handling of signals: %s", error)
 
 
 def collect_garbage(spark: SparkSession) -> None:
@@ -492,3 +527,53 @@ def _plain_scan(frame: DataFrame) -> _Scan | None:
 
 def _class(of: Any) -> str:
     return str(of.getClass().getSimpleName())
+
+
+_CANCELLED = re.compile(r"\[SPARK_JOB_CANCELLED\] (.+?)(?:\.|;)? SQLSTATE", re.DOTALL)
+_STOPPED = re.compile(
+    r"SparkContext was shut down|stopped SparkContext|SparkContext.dagScheduler\(\)\" is null"
+)
+_UNREAD = re.compile(r"\[FAILED_READ_FILE[.\w]*\] (.+?) SQLSTATE", re.DOTALL)
+_ABSENT = re.compile(r"\[PATH_NOT_FOUND\] (.+?)\.? SQLSTATE", re.DOTALL)
+
+
+class InputError(ValueError):
+    """A file that is gone, or damaged."""
+
+    exit_status = 3
+
+
+class StoppedError(RuntimeError):
+    """A session that was stopped, or whose jobs were cancelled."""
+
+    exit_status = 1
+
+
+def explain(error: Exception) -> InputError | StoppedError | None:
+    """Return a failure of Spark as one sentence; None if its cause is not known."""
+    text = str(error)
+    if DISK_FULL in text or hasattr(type(error), "exit_status"):
+        return None
+    if _STOPPED.search(text) or SparkContext._active_spark_context is None:
+        return StoppedError("the Spark session was stopped meanwhile: start one, and begin again")
+    if (cancelled := _CANCELLED.search(text)) is not None:
+        return StoppedError(f"the jobs of Spark were cancelled ({cancelled[1]}): begin again")
+    found = _UNREAD.search(text) or _ABSENT.search(text)
+    if found is None:
+        return None
+    causes = re.findall(r"^Caused by: [\w.$]+: (.+)$", text, re.MULTILINE)
+    cause = causes[-1] if causes and causes[-1] not in found[1] else ""
+    said = " ".join(f"{found[1]} {cause}".split())
+    return InputError(f"{said}: bring the file back, or make it again")
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Raise the failures of Spark in a block as `explain` has them."""
+    try:
+        yield
+    except Exception as error:
+        found = explain(error)
+        if found is None:
+            raise
+        raise found from None

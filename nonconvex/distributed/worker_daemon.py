@@ -7,6 +7,10 @@ each worker imports it again, which takes half a second.
 has its pipe broken, and pyspark's own daemon prints the traceback of it, as if something had gone
 wrong.
 
+Where workers are reached through a socket of the file system, no secret is asked for: whoever may
+connect runs code as this user.  The socket is for this user alone, whatever the umask and wherever
+it lies, in any session and on executors, too.
+
 Sessions on one machine run this module instead (``spark.python.daemon.module``).
 """
 
@@ -25,10 +29,14 @@ SHARED = (pandas, pyarrow.compute, pyspark.worker)
 All of it is safe to fork: pyarrow's allocator and the threads of a BLAS see to it."""
 
 _worker = daemon.worker
+_ONLY_MINE = 0o077
+_umask = os.umask(_ONLY_MINE)
+os.umask(_umask)
 
 
 def worker(sock: socket.socket, authenticated: bool) -> int:
     """Serve one worker; return 1, so that it is not used again, if nobody listens any more."""
+    os.umask(_umask)  # of the files that tasks write
     try:
         return int(_worker(sock, authenticated))
     except BrokenPipeError:
@@ -40,4 +48,5 @@ def worker(sock: socket.socket, authenticated: bool) -> int:
 if __name__ == "__main__":
     gc.freeze()  # a collection in a worker would visit these modules, and so copy their pages
     daemon.worker = worker
+    os.umask(_ONLY_MINE)
     daemon.manager()

@@ -24,6 +24,7 @@ from pyspark.ml.param.shared import HasSeed
 from pyspark.ml.util import DefaultParamsReadable, DefaultParamsWritable
 from pyspark.sql import DataFrame
 
+from nonconvex.distributed.runtime import explained
 from nonconvex.estimators.display import one_line
 from nonconvex.estimators.persistence import EstimatorReader
 from nonconvex.numerics import Bools, Floats
@@ -474,11 +475,15 @@ class GridEstimator(
             groups.setdefault(estimator._group(index), []).append(index)
         return LazyFits(
             groups.values(),
-            lambda indices: self._fit_group(dataset, [estimators[i] for i in indices]),
+            lambda indices: self._explained(dataset, [estimators[i] for i in indices]),
         )
 
     def _fit(self, dataset: DataFrame) -> ModelT:
-        return self._fit_group(dataset, [self])[0]
+        return self._explained(dataset, [self])[0]
+
+    def _explained(self, dataset: DataFrame, estimators: Sequence[Self]) -> list[ModelT]:
+        with explained():
+            return self._fit_group(dataset, estimators)
 
     @abstractmethod
     def _group(self, index: int) -> Any:

@@ -1,22 +1,23 @@
 """The command line, session, last line and exit status that all jobs share."""
 
 import argparse
-import errno
 import inspect
 import json
 import logging
-import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from pyspark.sql import SparkSession
 
-from nonconvex.distributed.runtime import described
+from nonconvex.distributed.files import DISK_FULL
+from nonconvex.distributed.runtime import cancel_jobs, described, explain, pass_signals_on
+from nonconvex.distributed.termination import Termination, exit_status, terminating
 from nonconvex.pipeline.config import ConfigError, Section, load, parse_date
 from nonconvex.pipeline.live import logging_to_stderr
 from nonconvex.pipeline.text import json_values
@@ -26,8 +27,6 @@ ConfigT = TypeVar("ConfigT", bound=Section)
 Job = Callable[[SparkSession, ConfigT], Mapping[str, Any]]
 
 _BAD_DATA = 3
-_FULL = os.strerror(errno.ENOSPC)
-_INTERRUPTED = 130  # what a shell reports of a program that SIGINT ended
 
 _log = logging.getLogger("nonconvex")
 
@@ -52,7 +51,8 @@ def run(
     the ``error``, then ``exit``. Everything else is logged to standard error. A number that is
     not finite, which JSON lacks, is written as null.
 
-    The exit status is 0 when done and 130 when interrupted. An exception whose class has an
+    The exit status is 0 when done, 130 when interrupted and 143 when terminated: SIGTERM is treated
+    as Ctrl-C is, so that a fit finishes its iteration and saves it. An exception whose class has an
     ``exit_status`` (2 for usage and configuration, 3 for bad input data, 4 for a quality gate)
     ends the job with that status and one sentence, also when a Python worker raised it; so does a
     check inside a query plan, with 3. The ``details`` of such an exception are reported beside
@@ -60,7 +60,7 @@ def run(
     is ``sys.exit(run(main, Config, description=__doc__))``.
     """
     parser = _parser(description, prog)
-    with _logging() as handler:
+    with _logging() as handler, terminating() as termination:
         try:
             arguments = parser.parse_args(argv)
             _log.setLevel(arguments.log_level)
@@ -68,11 +68,12 @@ def run(
                 handler.setFormatter(JsonLines(name or _script(job).stem))
             day = parse_date(arguments.run_date)
             config = load(config_type, arguments.config, arguments.set, run_date=day)
-            outcome = {"status": "ok", **_call(job, config, name or _script(job).stem), "exit": 0}
+            outcome = {"status": "ok", **_call(job, config, name or _script(job).stem, termination)}
+            outcome["exit"] = 0
         except KeyboardInterrupt as interrupt:
             sentence = _with_notes(interrupt, str(interrupt) or "interrupted")
             _log.error("%s", sentence)
-            outcome = {"status": "error", "error": sentence, "exit": _INTERRUPTED}
+            outcome = {"status": "error", "error": sentence, "exit": exit_status(interrupt)}
         except Exception as error:
             expected = _expected(error)
             status, sentence = expected or (1, _summary(error))
@@ -83,7 +84,7 @@ def run(
                 _log.error("%s", sentence)
             details = getattr(error, "details", {})
             outcome = {"status": "error", "error": sentence, **details, "exit": status}
-    print(json.dumps(json_values(outcome), allow_nan=False), flush=True)
+        print(json.dumps(json_values(outcome), allow_nan=False), flush=True)
     return int(outcome["exit"])
 
 
@@ -151,11 +152,16 @@ def _script(job: Job[ConfigT]) -> Path:
     return Path(inspect.getfile(job)).resolve()
 
 
-def _call(job: Job[ConfigT], config: ConfigT, name: str) -> Mapping[str, Any]:
+def _call(
+    job: Job[ConfigT], config: ConfigT, name: str, termination: Termination
+) -> Mapping[str, Any]:
     beside = _script(job).parent.parent / "conf"
     borrowed = SparkSession.getActiveSession() is not None
     spark = get_session(name, conf_dir=beside if beside.is_dir() else None)
     try:
+        termination.before = partial(cancel_jobs, spark)
+        if not borrowed:
+            pass_signals_on(spark)
         with described(spark, name):
             return job(spark, config)
     finally:
@@ -166,10 +172,10 @@ def _call(job: Job[ConfigT], config: ConfigT, name: str) -> Mapping[str, Any]:
 def _expected(error: Exception) -> tuple[int, str] | None:
     """Return the exit status and the sentence of a user's error, None for a defect."""
     text = str(error)
-    if _FULL in text:
+    if DISK_FULL in text:
         return 1, (
-            f"the disk is full ({_line_with(_FULL, text)}); what was published stays: free some "
-            "space, and start the job again"
+            f"the disk is full ({_line_with(DISK_FULL, text)}); what was published stays: free "
+            "some space, and start the job again"
         )
     status = getattr(type(error), "exit_status", None)
     if status is not None:
@@ -181,11 +187,9 @@ def _expected(error: Exception) -> tuple[int, str] | None:
         kind = getattr(sys.modules.get(raised[1]), raised[2], None)
         status = getattr(kind, "exit_status", None)
         return None if status is None else (status, raised[3])
-    unread = re.search(r"\[FAILED_READ_FILE[.\w]*\] (.+?) SQLSTATE", text, re.DOTALL)
-    if unread is not None:
-        causes = re.findall(r"^Caused by: [\w.$]+: (.+)$", text, re.MULTILINE)
-        said = " ".join(f"{unread[1]} {causes[-1] if causes else ''}".split())
-        return _BAD_DATA, f"{said}: bring the file back, or make it again"
+    failure = explain(error)
+    if failure is not None:
+        return failure.exit_status, str(failure)
     # Raised by raise_error or assert_true in a plan, which is how a plan refuses data.
     refused = re.search(r"\[USER_RAISED_EXCEPTION\] (.+?) SQLSTATE", text, re.DOTALL)
     return None if refused is None else (_BAD_DATA, refused[1])

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
+from nonconvex.distributed.files import DISK_FULL
 from nonconvex.numerics import Doubles, Longs
 from nonconvex.numerics.metrics import LEVELS, PredictedVsActual
 from nonconvex.report.page import COLOURS, Picture, legible
@@ -119,6 +120,8 @@ def drawn(make: Callable[_P, Picture]) -> Callable[_P, Picture]:
         try:
             return make(*args, **more)
         except Exception as error:
+            if DISK_FULL in str(error):  # nor can the page be written
+                raise
             what = make.__name__.strip("_").removesuffix("_picture").replace("_", " ")
             title = args[1] if what == "picture" else what.capitalize()
             _log.exception("the figure %r could not be drawn, and the page is without it", title)

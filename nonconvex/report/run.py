@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pyspark.sql import DataFrame, SparkSession
 
 from nonconvex import __version__
-from nonconvex.distributed.files import FileSystem
+from nonconvex.distributed.files import DISK_FULL, FileSystem
 from nonconvex.distributed.runtime import java_version, parallelism
 from nonconvex.pipeline.runs import REPORT, RunMetadata
 from nonconvex.report.page import Page, render
@@ -49,7 +49,7 @@ def factorization_report(
     """Write the page of a run that trained a factorization.
 
     Returns its path, or None if there is no page.  Training matters more than its page: a missing
-    package or any other failure is logged, and the run goes on.
+    package or any other failure but a full disk is logged, and the run goes on.
     """
 
     def page(metadata: RunMetadata) -> Page:
@@ -100,7 +100,9 @@ def _write(
             files.write_text(f"{directory}/{FIGURES}/{picture.name}.svg", picture.svg)
             files.write_bytes(f"{directory}/{FIGURES}/{picture.name}.png", picture.png)
         files.write_text(f"{directory}/{REPORT}", render(page))
-    except Exception:
+    except Exception as error:
+        if DISK_FULL in str(error):  # nor can the rest of the run be written
+            raise
         _log.exception("the report could not be written, and the run goes on without it")
         return None
     return f"{directory}/{REPORT}"

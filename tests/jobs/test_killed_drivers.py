@@ -6,24 +6,18 @@ import os
 import random
 import re
 import shutil
-import signal
-import subprocess
-import sys
 import time
-from contextlib import contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
-import pyarrow.parquet as pq
 import pytest
 
-from tests.jobs.cluster import ROOT, model_bits
+from tests.jobs.cluster import model_bits
+from tests.jobs.drivers import Driver, place_for_runs, wait_for_processes
 
 pytestmark = pytest.mark.thorough
 
-JOB = ROOT / "jobs/train_factorization.py"
 STEPS = {
     "preparing": [r"rows accepted", r"users in", r"wrote prepared ratings"],
     "training": [rf"iteration {number:3d} " for number in range(1, 13)],
@@ -34,80 +28,6 @@ PARTS = 7
 """Each kills one driver in each phase: 21 moments."""
 WHOLE = {"config.toml", "prepared", "ratings.parquet", "runs"}
 """What there is when all is done; logs, and what Java and Spark write for themselves, aside."""
-
-CONFIG = """
-[ratings]
-path = "{ratings}"
-[prepared]
-path = "{root}/prepared"
-overwrite = true
-[factorization]
-rank = 4
-maxIter = 12
-tol = 0.0
-checkpointPath = "{root}/checkpoint"
-checkpointInterval = 1
-[output]
-path = "{root}/runs"
-keep = 1
-[report]
-write = false
-"""
-
-
-class Driver:
-    """A job in a process group of its own, with its log in a file."""
-
-    def __init__(self, root):
-        self._log = root / f"log{time.monotonic_ns()}.txt"
-        command = [sys.executable, str(JOB), "--config", str(root / "config.toml")]
-        with self._log.open("w") as log:
-            self.process = subprocess.Popen(
-                command, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True
-            )
-
-    def wait_for(self, pattern, seconds=240):
-        """Wait until the log says something; return when it did, None if the job has ended."""
-        end = time.monotonic() + seconds
-        while not re.search(pattern, self._log.read_text()):
-            if self.process.poll() is not None:
-                return None
-            assert time.monotonic() < end, self._log.read_text()
-            time.sleep(0.005)
-        return time.monotonic()
-
-    def kill(self, *, java):
-        """End Python at once, and Java too, or let it notice."""
-        with suppress(ProcessLookupError):
-            if java:
-                os.killpg(self.process.pid, signal.SIGKILL)
-            else:
-                os.kill(self.process.pid, signal.SIGKILL)
-        self.process.communicate()
-
-    def outcome(self):
-        """Wait for the end; return the last line that was printed."""
-        out, _ = self.process.communicate(timeout=300)
-        outcome = json.loads(out.splitlines()[-1])
-        return outcome | {"log": self._log.read_text()}
-
-
-@contextmanager
-def place_for_runs(root):
-    """Write what a job needs; what Java, Python and Spark leave if killed goes elsewhere."""
-    sample = pq.read_table(ROOT / "tests/data/movietweetings/ratings.parquet")
-    ratings = root / "ratings.parquet"
-    pq.write_table(sample.slice(0, 5_000), ratings)
-    (root / "config.toml").write_text(CONFIG.format(ratings=ratings, root=root))
-    with (
-        TemporaryDirectory(prefix="nc", ignore_cleanup_errors=True) as own,
-        pytest.MonkeyPatch.context() as patch,
-    ):
-        options = f"-XX:TieredStopAtLevel=1 -XX:+UseSerialGC -Djava.io.tmpdir={own}"
-        patch.setenv("JAVA_TOOL_OPTIONS", options)  # compiling tiny jobs is most of the time
-        patch.setenv("TMPDIR", own)
-        patch.setenv("SPARK_LOCAL_DIRS", own)
-        yield root
 
 
 @pytest.fixture
@@ -165,20 +85,6 @@ def leftovers(root):
     hidden = [path for path in root.rglob(".*") if path.suffix != ".crc"]
     sums = [path for path in root.rglob(".*.crc") if not path.with_name(path.name[1:-4]).exists()]
     return hidden + sums + list(root.rglob("_temporary"))
-
-
-def wait_for_processes():
-    """Wait until no process is left of the drivers that were killed, nor of their workers."""
-    mine = f"TMPDIR={os.environ['TMPDIR']}\0".encode()
-    end, left = time.monotonic() + 60, True
-    while left:
-        left = []
-        for environment in Path("/proc").glob("[0-9]*/environ"):
-            with suppress(OSError):
-                if mine in environment.read_bytes():
-                    left.append(environment.parent.name)
-        assert time.monotonic() < end, left
-        time.sleep(0.1)
 
 
 @pytest.mark.parametrize("part", range(PARTS))

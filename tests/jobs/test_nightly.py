@@ -3,6 +3,7 @@
 import json
 import runpy
 import shutil
+import signal
 import sys
 from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
@@ -145,17 +146,41 @@ def test_days_that_cannot_be(home, more, message):
 def test_the_command_stops_at_the_first_job_that_fails(monkeypatch, capsys):
     started = []
 
-    def fail_second(command, check):
-        del check
-        started.append(command)
-        return type("Completed", (), {"returncode": 4 * (len(started) == 2)})
+    class Job:
+        def __init__(self, command):
+            started.append(command)
 
-    monkeypatch.setattr(nightly.subprocess, "run", fail_second)
+        def wait(self):
+            return 4 * (len(started) == 2)
+
+    monkeypatch.setattr(nightly.subprocess, "Popen", Job)
     assert nightly.main(["2026-11-25"]) == 4
     assert [command[3] for command in started] == ["train", "evaluate"]
     assert started[0][4:] == ["--config", "conf/nightly.toml", "--run-date", "2026-11-25"]
     assert nightly.main([]) == 2
     assert "usage" in capsys.readouterr().err
+
+
+def test_a_signal_reaches_the_job_that_runs_and_no_other_starts(monkeypatch):
+    signals = []
+
+    class Job:
+        def __init__(self, command):
+            assert not signals, command
+
+        def wait(self):
+            signal.raise_signal(signal.SIGTERM)
+            assert signals == [signal.SIGTERM]
+            return -signal.SIGTERM if raised else 0
+
+        def terminate(self):
+            signals.append(signal.SIGTERM)
+
+    monkeypatch.setattr(nightly.subprocess, "Popen", Job)
+    for raised in (True, False):  # noqa: B007  # it died of it before it could tell, or was done
+        signals.clear()
+        assert nightly.main(["2026-11-25"]) == 143
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
 def test_the_dag_submits_the_same_chain(monkeypatch):

@@ -3,10 +3,12 @@
 import hashlib
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 
+from nonconvex import recommendation
 from nonconvex.commands import factorization
 from nonconvex.distributed.files import FileSystemError
 from nonconvex.pipeline.config import ConfigError, load
@@ -368,3 +370,22 @@ def test_an_output_that_cannot_be_written_is_refused_before_training(train, firs
     assert outcome["error"].endswith("name a directory that can be")
     assert "iteration" not in log
     assert "Traceback" not in log
+
+
+@pytest.mark.parametrize(("step", "kept"), [("load_prepared", False), ("compare_trained", True)])
+def test_prepared_ratings_that_vanish(train, first, tmp_path, monkeypatch, step, kept):
+    del first
+    module = recommendation if step == "load_prepared" else factorization
+    path, prepared, go_on = tmp_path / "checkpoint", tmp_path / "prepared", getattr(module, step)
+
+    def vanish(*arguments, **named):
+        shutil.rmtree(prepared)
+        return go_on(*arguments, **named)
+
+    monkeypatch.setattr(module, step, vanish)
+    where = [f"output.path={tmp_path}/runs", f"prepared.path={prepared}"]
+    _, printed, outcome, log = train(*where, f"factorization.checkpointPath={path}")
+    assert (outcome["exit"], printed) == (3, []), (outcome, log)
+    assert "Traceback" not in log
+    assert (f"what was trained is kept in {path}" in outcome["error"]) == kept
+    assert path.exists() == kept

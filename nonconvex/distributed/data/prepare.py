@@ -5,12 +5,12 @@ import math
 import os
 import pickle
 import uuid
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, replace
 from fractions import Fraction
 from functools import partial
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -53,7 +53,13 @@ from nonconvex.distributed.data.validation import (
     label_ratings,
     reason_without_value,
 )
-from nonconvex.distributed.files import FileSystem, publish, write_checksums
+from nonconvex.distributed.files import (
+    DISK_FULL,
+    FileSystem,
+    FileSystemError,
+    publish,
+    write_checksums,
+)
 from nonconvex.distributed.runtime import (
     Batches,
     Task,
@@ -480,6 +486,20 @@ def _reuse(existing: PreparedRatings, content: Content, advice: str) -> Prepared
     return replace(existing, reused=True)
 
 
+@contextmanager
+def _temporary_directory() -> Iterator[str]:
+    """Yield a directory of this machine, whose disk may be full."""
+    try:
+        with TemporaryDirectory() as local:
+            yield local
+    except OSError as error:
+        cause = DISK_FULL if DISK_FULL in str(error) else error.strerror or str(error)
+        raise FileSystemError(
+            f"the temporary directory {gettempdir()} cannot be written: {cause}: free some space "
+            "there, or name another one by TMPDIR"
+        ) from None
+
+
 def _write(
     parts: "_Gathered | _Spread",
     directory: str,
@@ -490,7 +510,7 @@ def _write(
 ) -> Manifest:
     """Index the ratings and write all tables but the rejected rows."""
     indices = {}
-    with TemporaryDirectory() as local:
+    with _temporary_directory() as local:
         for side, blocks in (("user", user_blocks), ("item", item_blocks)):
             if blocks is None:
                 blocks = default_blocks(parts.frame.sparkSession, content.counts[_TRAIN])

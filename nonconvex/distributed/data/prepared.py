@@ -194,7 +194,13 @@ class PreparedRatings:
                 table = table.append_column("block", pa.array(block))
             return table.select(columns)
 
-        return map_in_threads(read, sorted(Path(root).rglob("*.parquet")))
+        try:
+            tables = map_in_threads(read, sorted(Path(root).rglob("*.parquet")))
+        except FileNotFoundError:
+            tables = []
+        if not tables:
+            raise PreparedError(f"{self.path}/{name} is gone: prepare the ratings again")
+        return tables
 
     @property
     def _values(self) -> dict[str, str]:

@@ -297,6 +297,11 @@ def _finish(
         users = row_sums(packed[0], len(ids.users), dtype)
         items = row_sums(packed[1], len(ids.items), dtype)
         weight = float(users["weights"].sum())
+        if not np.isfinite(weight):
+            raise RatingsError(
+                f"the sum of the weights is {weight} in {np.dtype(dtype)}: divide all weights by "
+                "one number, which changes nothing but λ, or set precision='float64'"
+            )
         if not weight > 0:
             raise RatingsError("all weights are 0; at least one rating must have a positive weight")
     except BaseException:

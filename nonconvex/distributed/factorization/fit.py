@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -229,12 +230,14 @@ def fit_loop(
             exchange.put(active)
             if _diverged(states):
                 break
-            ending = interruption.asked or not active
+            ending = interruption.asked is not None or not active
             if checkpoints is not None and checkpoints.due(iteration, ending):
                 exchange.describe(f"iteration {iteration} · checkpoint")
-                checkpoints.save(_saved(iteration, states, descending))
-            if interruption.asked:
-                interruption.end(f"iteration {iteration}", checkpoints)
+                saved = _saved(iteration, states, descending)
+                interruption.attempt(partial(checkpoints.save, saved))
+            if interruption.asked is not None:
+                path = None if checkpoints is None else checkpoints.path
+                interruption.end(f"iteration {iteration}", path)
         exchange.detach([kept for state in states for kept in state.best_rows()])
         results = [state.result() for state in states]
     if _diverged(states):

@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -406,12 +407,14 @@ def sample(
                 own = None if predicted is None else [next(predicted) for _ in group.chains]
                 group.take(sweep, own)
                 group.record(sweep, time.perf_counter() - started, held_out)
-            ending = interruption.asked or sweep == settings.sweeps
+            ending = interruption.asked is not None or sweep == settings.sweeps
             if checkpoints is not None and checkpoints.due(sweep, ending):
                 shared.describe(f"sweep {sweep} · checkpoint")
-                checkpoints.save(_saved(sweep, groups, complete=sweep == settings.sweeps))
-            if interruption.asked:
-                interruption.end(f"sweep {sweep}", checkpoints)
+                saved = _saved(sweep, groups, complete=sweep == settings.sweeps)
+                interruption.attempt(partial(checkpoints.save, saved))
+            if interruption.asked is not None:
+                path = None if checkpoints is None else checkpoints.path
+                interruption.end(f"sweep {sweep}", path)
         return [group.result() for group in groups]
 
 
@@ -455,10 +458,11 @@ def _begin(blocks: Blocks, groups: Sequence[ChainGroup]) -> None:
     problems = [problem for group in groups for problem in group.task.starts]
     try:
         ended = iter(fit_loop(blocks, problems, StoppingRule(_START)))
-    except Interrupted:
+    except Interrupted as interrupt:
         raise Interrupted(
             "interrupted before the first sweep, and nothing is saved yet; the same fit, run "
-            "again, begins anew"
+            "again, begins anew",
+            interrupt.number,
         ) from None
     for group in groups:
         starts = []

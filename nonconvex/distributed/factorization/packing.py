@@ -578,13 +578,14 @@ def _sums(dtype: type[np.floating]) -> Task:
             numbers = batch.column("block").to_pylist()
             for number, block in zip(numbers, unpack(batch, dtype), strict=True):
                 ones = np.ones(len(block.ratings)) if block.weights is None else block.weights
-                arrays: dict[str, NDArray[Any]] = {
-                    "rows": block.rows,
-                    "degrees": block.degrees,
-                    "weights": block.total_weights(),
-                    "sums": block.over_rows(ones * block.ratings),
-                    "squares": block.over_rows(ones * block.ratings.astype(np.float64) ** 2),
-                }
+                with np.errstate(over="ignore", invalid="ignore"):  # of weights, refused later
+                    arrays: dict[str, NDArray[Any]] = {
+                        "rows": block.rows,
+                        "degrees": block.degrees,
+                        "weights": block.total_weights(),
+                        "sums": block.over_rows(ones * block.ratings),
+                        "squares": block.over_rows(ones * block.ratings.astype(np.float64) ** 2),
+                    }
                 counts = {"counts": len(ones), "duplicates": block.duplicates}
                 yield binary_row({"block": number, **counts}, arrays)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import ExitStack
+from functools import partial
 
 from pyspark.sql import SparkSession
 
@@ -68,11 +69,13 @@ def train_network(
             complete = not training.active
             if all(restart.stop is Stop.NONFINITE for restart in training.restarts):
                 return
-            ending = interruption.asked or complete
+            ending = interruption.asked is not None or complete
             if checkpoints is not None and checkpoints.due(training.epoch, ending):
-                checkpoints.save(State(*training.save(), complete))
-            if interruption.asked:
-                interruption.end(f"epoch {training.epoch}", checkpoints)
+                saved = State(*training.save(), complete)
+                interruption.attempt(partial(checkpoints.save, saved))
+            if interruption.asked is not None:
+                path = None if checkpoints is None else checkpoints.path
+                interruption.end(f"epoch {training.epoch}", path)
 
         trained = train(
             network,

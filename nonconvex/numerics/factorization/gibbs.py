@@ -220,7 +220,9 @@ class Conditional(NamedTuple):
         keys : int array of shape (r,), optional
             Keys of the random numbers of each row; by default ``block.rows``.
         """
-        size, width = len(block.rows), fixed.shape[1]
+        own_type, width, size = fixed.dtype, fixed.shape[1], len(block.rows)
+        if not 1 / _MODERATE < self.tau < _MODERATE:  # τ of ratings of 1e-30 is no float32
+            fixed = fixed.astype(np.float64)
         omega = np.ones(size)
         if self.user_precision is not None and self.of_rows:
             omega = self.user_precision[block.rows]  # (r,), the same for all ratings of a row
@@ -237,7 +239,7 @@ class Conditional(NamedTuple):
             solved = self._draw_numpy(block, fixed, rhs, normals, omega)
         x, residual, squares = solved
         sums = residual, squares, self.rows.penalty(x, block.degrees), block.total_weights()
-        return RowUpdate(x, *(omega * of_rows for of_rows in sums))
+        return RowUpdate(x.astype(own_type), *(omega * of_rows for of_rows in sums))
 
     def _draw_numpy(
         self, block: RatingBlock, fixed: Floats, rhs: Doubles, normals: Doubles, omega: Doubles
@@ -324,6 +326,8 @@ def _root(a: Floats) -> Floats:
         root = vectors * np.sqrt(np.maximum(values, 0))
     return root
 
+
+_MODERATE = 1e25
 
 HELD = 5
 """Sweeps at the start in which Λ is fixed."""

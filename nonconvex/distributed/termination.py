@@ -1,0 +1,63 @@
+"""SIGTERM, by which schedulers stop a job, raises an exception as Ctrl-C does.
+
+Some send it to the whole process group, where others forward it again.  So a SIGTERM soon after a
+signal is part of it, and only a later one is a second one.  A fit defers the first one: see
+`nonconvex.distributed.checkpoints.Interruption`.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+TOGETHER = 2.0
+"""Seconds after a signal in which a SIGTERM is part of it."""
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, where no fit defers it."""
+
+    number = signal.SIGTERM
+
+
+def exit_status(interrupt: KeyboardInterrupt) -> int:
+    """Return what a shell reports of a program that the signal ended: 130 or 143."""
+    return 128 + int(getattr(interrupt, "number", signal.SIGINT))
+
+
+class Termination:
+    """The handler of SIGTERM in a job, which calls `before` and raises `Terminated`."""
+
+    def __init__(self) -> None:
+        self.before: Callable[[], object] | None = None
+        self._since = -TOGETHER
+
+    def handle(self, number: int, frame: FrameType | None) -> None:
+        """Raise Terminated, unless the signal is part of the one before."""
+        now = time.monotonic()
+        if now - self._since < TOGETHER:
+            return
+        self._since = now
+        try:
+            if self.before is not None:
+                self.before()
+        finally:
+            raise Terminated("terminated")
+
+
+@contextmanager
+def terminating() -> Iterator[Termination]:
+    """Raise Terminated at SIGTERM, in the main thread, as Ctrl-C raises KeyboardInterrupt."""
+    termination = Termination()
+    if threading.current_thread() is not threading.main_thread():
+        yield termination
+        return
+    before = signal.signal(signal.SIGTERM, termination.handle)
+    try:
+        yield termination
+    finally:
+        signal.signal(signal.SIGTERM, before)
