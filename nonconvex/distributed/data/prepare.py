@@ -1,9 +1,9 @@
 """Raw ratings to prepared ones: validated, deduplicated, split, indexed, blocked and written."""
 
+import json
 import logging
 import math
 import os
-import pickle
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -430,6 +430,20 @@ class _Summary:
             for key, q in totals.items():
                 ours[key] = ours.get(key, 0) + q
 
+    def to_json(self) -> str:
+        """Return all that was added, exactly: integers have any number of digits."""
+        totals = {name: list(of_name.items()) for name, of_name in self.totals.items()}
+        return json.dumps(vars(self) | {"totals": totals})
+
+    @classmethod
+    def from_json(cls, text: str) -> "_Summary":
+        """Return the summary that `to_json` wrote."""
+        summary, values = cls(), json.loads(text)
+        totals = values.pop("totals").items()
+        vars(summary).update(values)
+        summary.totals = {name: {(g, e): q for (g, e), q in of_name} for name, of_name in totals}
+        return summary
+
     def sum(self, name: str) -> Fraction:
         """Return the sum of the ratings or weights of training."""
         return fractions_of(self.totals[name])[0]
@@ -548,12 +562,12 @@ class _Spread:
             found = _Summary()
             for table in combined(batches, _AT_ONCE):
                 found.add(table)
-            yield pa.RecordBatch.from_pydict({"summary": [pickle.dumps(found)]})
+            yield pa.RecordBatch.from_pydict({"summary": [found.to_json()]})
 
         rows = _of_parts(self.frame).drop(*_PAIR)
         whole = _Summary()
-        for of_task in rows.mapInArrow(with_frozen_gc(task), "summary binary").collect():
-            whole.merge(pickle.loads(of_task.summary))
+        for of_task in rows.mapInArrow(with_frozen_gc(task), "summary string").collect():
+            whole.merge(_Summary.from_json(of_task.summary))
         return whole
 
     def count_ids(self, side: str) -> pa.Table:
