@@ -18,7 +18,7 @@ from nonconvex.distributed.columns import check_frame, check_new
 from nonconvex.distributed.data.examples import ExampleColumns
 from nonconvex.distributed.network.dataset import ExampleSet, shard_examples
 from nonconvex.distributed.network.predict import OutputColumns, evaluate_network, score
-from nonconvex.distributed.runtime import broadcast
+from nonconvex.distributed.runtime import broadcast_for
 from nonconvex.estimators.network.fit import fit_network
 from nonconvex.estimators.network.params import (
     ClassificationModelParams,
@@ -182,7 +182,7 @@ class _NetworkModel(Model, NetworkModelParams, KeepsCheckpoint, MLReadable[Any],
     def _broadcast(self, spark: SparkSession) -> Broadcast[Scorer]:
         """Broadcast the network once for the model; dataframes that use it stay lazy."""
         if self._shared is None:
-            self._shared = broadcast(spark, self._scorer)
+            self._shared = broadcast_for(self._scorer, spark, self._scorer)
         return self._shared
 
 

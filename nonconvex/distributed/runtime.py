@@ -15,6 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import unquote, urlsplit
+from weakref import finalize
 
 import numpy as np
 import pyarrow as pa
@@ -202,6 +203,51 @@ def java_version(spark: SparkSession) -> str:
 def broadcast(spark: SparkSession, value: T) -> Broadcast[T]:
     """Broadcast a value to all tasks; the caller destroys it."""
     return spark.sparkContext.broadcast(value)
+
+
+class _Unowned(NamedTuple):
+    """A broadcast whose owner is gone, and which dataframes may still read."""
+
+    context: SparkContext
+    java: Any  # a weak reference of Java to the broadcast
+    path: str  # the file on the driver
+
+
+_unowned: list[_Unowned] = []
+_MOST_UNOWNED = 64  # before Java is asked to look which are garbage
+
+
+def broadcast_for(owner: object, spark: SparkSession, value: T) -> Broadcast[T]:
+    """Broadcast a value that is released with its owner, and with the last plan that reads it.
+
+    Java drops a broadcast that nothing refers to.  The file that pyspark keeps on the driver,
+    which the workers there read, is removed when a later broadcast finds that Java has done so.
+    """
+    remove_unowned(spark)
+    shared = broadcast(spark, value)
+    context: Any = spark.sparkContext
+    parts: Any = shared
+    java = context._jvm.java.lang.ref.WeakReference(parts._jbroadcast)
+    finalize(owner, _unowned.append, _Unowned(context, java, parts._path)).atexit = False
+    return shared
+
+
+def remove_unowned(spark: SparkSession, most: int = _MOST_UNOWNED) -> int:
+    """Remove the files of the broadcasts that are garbage; return how many may still be read.
+
+    If there are more than `most`, Java collects its garbage first.
+    """
+    if len(_unowned) > most:
+        collect_garbage(spark)
+    pending, _unowned[:] = _unowned[:], []
+    for one in pending:
+        if one.context is not spark.sparkContext:
+            continue  # the files of another session have gone with it
+        if one.java.refersTo(None):
+            Path(one.path).unlink(missing_ok=True)
+        else:
+            _unowned.append(one)
+    return len(_unowned)
 
 
 @contextmanager

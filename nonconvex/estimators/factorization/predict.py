@@ -32,7 +32,7 @@ from nonconvex.distributed.factorization.predict import (
 )
 from nonconvex.distributed.factorization.state import ShardedFactors, gather_factors
 from nonconvex.distributed.model_tables import factor_table
-from nonconvex.distributed.runtime import broadcast
+from nonconvex.distributed.runtime import broadcast_for
 from nonconvex.estimators.factorization.params import FactorizationModelParams
 from nonconvex.estimators.factorization.summary import TrainingSummary
 from nonconvex.estimators.params import ParamError
@@ -49,7 +49,7 @@ _NAN = float("nan")
 class ModelState:
     """Parameters of a fitted model and their copies on the executors, shared by copies of it.
 
-    Broadcasts are made once and kept as long as the model, as dataframes are lazy.
+    Broadcasts are made once and kept as long as the model and the dataframes that read them.
 
     `held` is sharded as long as nothing has needed the factors on the driver, and `ids` are in the
     order of the rows.  A sampled model has a `posterior`, a minimum may have a `ridge_posterior`.
@@ -103,7 +103,7 @@ class ModelState:
                 values = (kept.users, kept.items, kept.user_precision)
             elif name == "residual stats" and self.ridge_posterior is not None:
                 values = (self.ridge_posterior.measured,)
-            self._shared[name] = tuple(broadcast(spark, value) for value in values)
+            self._shared[name] = tuple(broadcast_for(self, spark, value) for value in values)
         return self._shared[name]
 
 

@@ -1,0 +1,136 @@
+"""Sessions that live long: what a fit and its scoring hold is released with the model."""
+
+import gc
+import os
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from pyspark.ml.evaluation import RegressionEvaluator
+from pyspark.ml.tuning import CrossValidator, ParamGridBuilder
+from pyspark.sql import functions as F
+
+from nonconvex.distributed.runtime import collect_garbage, remove_unowned
+from nonconvex.neural_network import MultilayerPerceptronClassifier
+from nonconvex.recommendation import MatrixFactorization
+from tests.factories import flowers, frame, triples
+
+
+class Held(NamedTuple):
+    """What a session holds, after Python and Java have collected their garbage."""
+
+    files: int  # of the driver's broadcasts
+    cached: int  # tables
+    storage: int  # bytes of Spark's storage memory, which has broadcasts and their pages
+    java: int  # bytes of the heap
+    python: int  # bytes of this process
+
+    @classmethod
+    def of(cls, spark):
+        for _ in range(3):  # what Python holds, Java cannot collect; a thread tells it
+            gc.collect()
+            time.sleep(0.5)
+            collect_garbage(spark)
+        remove_unowned(spark)
+        context = spark.sparkContext
+        runtime = context._jvm.Runtime.getRuntime()
+        status = context._jsc.sc().getExecutorMemoryStatus().values().head()
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return cls(
+            len(os.listdir(context._temp_dir)),
+            context._jsc.getPersistentRDDs().size(),
+            status._1() - status._2(),
+            runtime.totalMemory() - runtime.freeMemory(),
+            pages * os.sysconf("SC_PAGE_SIZE"),
+        )
+
+
+@pytest.fixture(scope="module")
+def tables(spark):
+    """Ratings with numbers and with names as ids, and examples."""
+    users, items, ratings = triples()
+    numbers = frame(spark, users, items, ratings).cache()
+    names = numbers.withColumn("user", F.concat(F.lit("u"), "user")).cache()
+    examples = spark.createDataFrame(flowers(60)).cache()
+    assert min(table.count() for table in (numbers, names, examples)) == 60
+    return numbers, names, examples
+
+
+def fit_and_score(number, tables):
+    """Fit a model and read what it predicts; what there is of it is then garbage."""
+    numbers, names, examples = tables
+    if number % 3 == 2:
+        network = MultilayerPerceptronClassifier(
+            featuresCol=["a", "b", "c"], labelCol="kind", layers=[3, 4, 3], maxIter=1
+        )
+        rows, model = examples, network.fit(examples)
+    else:
+        rows = (numbers, names)[number % 3]
+        cold = "drop" if number % 2 else "nan"
+        model = MatrixFactorization(rank=2, maxIter=1, coldStartStrategy=cold).fit(rows)
+    assert model.transform(rows).agg(F.count("prediction")).collect()[0][0] == rows.count()
+    if number % 3 == 1:
+        assert model.recommendForAllUsers(2).count() == 40
+
+
+def flat(spark, tables, times, warm, memory):
+    """Fit and score so many times; assert that what is held after `warm` times stays."""
+    for number in range(warm):
+        fit_and_score(number, tables)
+    before = Held.of(spark)
+    for number in range(warm, times):
+        fit_and_score(number, tables)
+        if number % 50 == 0:
+            print(number, Held.of(spark))
+    after = Held.of(spark)
+    print(before, after)
+    assert after.files <= before.files
+    assert after.cached <= before.cached
+    assert after.storage <= before.storage + (1 << 20)
+    assert after.java <= before.java + memory
+    assert after.python <= before.python + memory
+
+
+def test_twenty_fits_hold_no_more_than_ten(spark, tables):
+    flat(spark, tables, 21, 10, 64 << 20)
+
+
+@pytest.mark.thorough
+def test_five_hundred_fits_hold_no_more_than_fifty(spark, tables):
+    """The history that Spark keeps of its last thousand jobs and stages is full after fifty."""
+    flat(spark, tables, 500, 50, 64 << 20)
+
+
+def test_a_dataframe_outlives_its_model(spark, tables):
+    numbers, names, _ = tables
+    before = Held.of(spark).files
+    scored = [
+        MatrixFactorization(rank=2, maxIter=1).fit(rows).transform(rows)
+        for rows in (numbers, names)
+    ]
+    assert Held.of(spark).files > before
+    first, second = (one.agg(F.sum("prediction")).collect()[0][0] for one in scored)
+    assert first == pytest.approx(second, rel=1e-3)
+    del scored
+    assert Held.of(spark).files == before
+
+
+@pytest.mark.thorough
+def test_cross_validation_holds_nothing_but_its_model(spark, tables):
+    _, names, _ = tables
+    estimator = MatrixFactorization(maxIter=1, coldStartStrategy="drop")
+    grid = ParamGridBuilder().addGrid(estimator.rank, [1, 2]).build()
+    judge = RegressionEvaluator(labelCol="rating")
+    before = None
+    for _ in range(4):
+        CrossValidator(
+            estimator=estimator, estimatorParamMaps=grid, evaluator=judge, numFolds=2, seed=1,
+            parallelism=2,
+        ).fit(names)  # fmt: skip
+        before = before or Held.of(spark)
+    after = Held.of(spark)
+    print(before, after)
+    assert (after.files, after.cached) == (before.files, before.cached)
+    assert after.storage <= before.storage + (1 << 20)
+    assert after.java <= before.java + (32 << 20)
