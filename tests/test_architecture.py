@@ -31,7 +31,8 @@ RINGS = {
     "nonconvex.local": "numpy pyarrow",
     "nonconvex.distributed": "numpy pandas py4j pyarrow pyspark sklearn",
     "nonconvex.session": "pyspark",
-    "nonconvex.estimators": "numpy pyarrow pyspark",
+    # pydantic, which is a core dependency, checks the JSON of saved models: it may be a stranger's.
+    "nonconvex.estimators": "numpy pyarrow pydantic pyspark",
     "nonconvex.recommendation": "numpy pyarrow pyspark",
     "nonconvex.neural_network": "numpy pyarrow pyspark",
     "nonconvex.pipeline": "mlflow numpy pyarrow pydantic pydantic_core pyspark rich tomli_w",

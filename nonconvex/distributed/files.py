@@ -189,6 +189,18 @@ class FileSystem:
         utilities = java_class(self._jvm, "org.apache.commons.io.IOUtils")
         return self._read(path, lambda stream: utilities.toString(stream, "UTF-8"))
 
+    def read_end(self, path: str, count: int) -> bytes:
+        """Return the last bytes of a file, at most `count`."""
+        utilities = java_class(self._jvm, "org.apache.commons.io.IOUtils")
+        with _named("read", path):
+            size = int(self._files.getFileStatus(self._path(path)).getLen())
+            stream = self._files.open(self._path(path))
+            try:
+                stream.seek(max(0, size - count))
+                return bytes(utilities.toByteArray(stream, min(size, count)))
+            finally:
+                stream.close()
+
     def write_text(self, path: str, text: str) -> None:
         """Write a small file in UTF-8, replacing an existing one."""
         self.write_bytes(path, text.encode("utf-8"))

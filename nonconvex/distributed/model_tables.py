@@ -14,8 +14,10 @@ import pyarrow.parquet as pq
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+from pyspark.sql.types import StringType
 
-from nonconvex.distributed.files import FileSystem
+from nonconvex.distributed.files import FileSystem, FileSystemError
 from nonconvex.distributed.rows import (
     CachedRows,
     Element,
@@ -26,7 +28,15 @@ from nonconvex.distributed.rows import (
     zip_partitions,
 )
 from nonconvex.distributed.runtime import Batches, freeze_gc_once, from_bytes, to_bytes
-from nonconvex.local.model_tables import FACTOR_TYPES, ModelError, check_type, factors_in
+from nonconvex.local.model_tables import (
+    FACTOR_TYPES,
+    ModelError,
+    check_density,
+    check_footers,
+    check_index,
+    check_type,
+    factors_in,
+)
 from nonconvex.numerics import Floats
 
 _BATCH = 1 << 16  # rows of a table that an executor writes at a time
@@ -69,23 +79,36 @@ def read_factors(
 
     Raise `ModelError` if the files are missing, another table, or not `rows` rows.
     """
-    table = read_rows(spark, path, {**FACTOR_TYPES, **dict.fromkeys(more, "float double")})
-    return factors_in(table, path, rows, more)
+    types = {**FACTOR_TYPES, **dict.fromkeys(more, "float double")}
+    return factors_in(read_rows(spark, path, types, rows), path, rows, more)
 
 
-def read_rows(spark: SparkSession, path: str, types: Mapping[str, str]) -> pa.Table:
-    """Read a table of a model in the order of its column ``index``.
+def read_rows(spark: SparkSession, path: str, types: Mapping[str, str], rows: int) -> pa.Table:
+    """Read a table of a model of `rows` rows in the order of its column ``index``.
 
     `types` has, for each column, the types of Spark that it may have, separated by spaces; empty
-    for any type.  Raise `ModelError` if the files are missing or have other columns.
+    for any type.  Raise `ModelError` if the files are missing, or have other columns or rows; the
+    footers tell how many rows there are, and how large they are, before any are read.
     """
+    files = FileSystem(spark, path)
+
+    def read_end(name: str, count: int) -> bytes:
+        return files.read_end(f"{path}/{name}", count)
+
     try:
+        long = check_footers(path, files.sizes(path), read_end, rows)
         frame = spark.read.parquet(path).select(*types)
         for field in frame.schema:
             check_type(path, field.name, field.dataType.simpleString(), types)
-        return frame.orderBy("index").toArrow()
-    except (PySparkException, Py4JJavaError) as error:
+        texts = [field.name for field in frame.schema if isinstance(field.dataType, StringType)]
+        if long is not None and texts:  # a string that is stored once may stand for many
+            size = frame.agg(F.sum(F.octet_length(texts[0]))).collect()[0][0]
+            check_density(path, size or 0, long)
+        table = frame.orderBy("index").toArrow()
+    except (PySparkException, Py4JJavaError, FileSystemError, pa.ArrowException, OSError) as error:
         raise ModelError(f"{path} cannot be read as part of a model: {reason_of(error)}") from None
+    check_index(path, table, rows)
+    return table
 
 
 def reason_of(error: Exception) -> str:

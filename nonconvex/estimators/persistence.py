@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from abc import abstractmethod
-from typing import Any, Generic, TypeVar
+from dataclasses import MISSING, is_dataclass
+from dataclasses import fields as fields_of
+from textwrap import shorten
+from typing import Any, ClassVar, Generic, TypeVar, get_type_hints
 
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, ValidationError, conlist, create_model
 from pyspark.ml.util import DefaultParamsReader, DefaultParamsWriter, MLReader, MLWriter
 from pyspark.sql import SparkSession
 
@@ -14,6 +19,8 @@ from nonconvex.local.files import ChecksumError
 from nonconvex.local.model_tables import ModelError
 
 ModelT = TypeVar("ModelT", bound=Any)
+
+_MOST_METADATA = 1 << 28  # bytes: a history of a million half-steps
 
 
 class KeepsCheckpoint:
@@ -80,21 +87,74 @@ class ModelReader(MLReader[ModelT]):
         except ChecksumError as error:
             raise ModelError(f"{error}; save the model again, or train it") from None
         try:
+            _check(metadata, self._schema, f"{path}/metadata")
+            summary = metadata["summary"]
+            _check(summary, self._summary, f"{path}/metadata")
+            if summary["best"] >= len(summary["restarts"]):
+                raise ValueError("'best', which is none of the restarts")
             model = self._make(path, metadata)
             model._resetUid(metadata["uid"])
             DefaultParamsReader.getAndSetParams(model, metadata)
+            str(model.summary)  # which reads most of it
         except ModelError:
             raise
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
+        except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
+            problem = " ".join(str(error).split())
             raise ModelError(
-                f"{path}/metadata is damaged, or of another version, at {error}; "
+                f"{path}/metadata is damaged, or of another version, at {problem}; "
                 "save the model again, or train it"
             ) from None
         return model
 
+    _schema: ClassVar[type[ModelMetadata]]  # of the metadata
+    _summary: ClassVar[type[BaseModel]]  # of the summary in them
+
     @abstractmethod
     def _make(self, path: str, metadata: dict[str, Any]) -> ModelT:
         """Make the model, without its Params; metadata that lack a key may raise KeyError."""
+
+
+def schema_of(cls: Any, **types: Any) -> type[BaseModel]:
+    """Return the schema of a dataclass or named tuple in JSON, with other types for some fields."""
+    hints = get_type_hints(cls) | types
+    if is_dataclass(cls):
+        defaults = {f.name: ... if f.default is MISSING else f.default for f in fields_of(cls)}
+    else:
+        defaults = {name: cls._field_defaults.get(name, ...) for name in cls._fields}
+    fields: dict[str, Any] = {name: (hints[name], value) for name, value in defaults.items()}
+    return create_model(cls.__name__, __config__=ConfigDict(strict=True), **fields)
+
+
+def summary_schema(summary: Any, restart: Any, step: Any, **types: Any) -> type[BaseModel]:
+    """Return the schema of the summary of a fit, which has restarts, and steps in each."""
+    history = conlist(schema_of(step), min_length=1)
+    restarts = conlist(schema_of(restart, history=history), min_length=1)
+    return schema_of(summary, restarts=restarts, best=NonNegativeInt, **types)
+
+
+class ModelMetadata(BaseModel):
+    """The metadata that every model has; other keys are ignored."""
+
+    model_config = ConfigDict(strict=True)
+
+    uid: str
+    paramMap: dict[str, Any]
+    defaultParamMap: dict[str, Any]
+    summary: dict[str, Any]
+
+
+def _check(metadata: dict[str, Any], schema: type[BaseModel], place: str) -> None:
+    """Raise ModelError unless metadata fit their schema."""
+    try:
+        schema.model_validate_json(json.dumps(metadata))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key, problem = ".".join(map(str, first["loc"])), first["msg"]
+        got = "" if first["type"] == "missing" else f", got {shorten(repr(first['input']), 60)}"
+        raise ModelError(
+            f"{place} is damaged, or of another version, at {key!r} ({problem}{got}); save the "
+            "model again, or train it"
+        ) from None
 
 
 class EstimatorReader(DefaultParamsReader[ModelT]):
@@ -117,10 +177,20 @@ def _metadata(cls: type, path: str, spark: SparkSession) -> dict[str, Any]:
 
 def read_metadata(spark: SparkSession, path: str, kind: str = "model") -> dict[str, Any]:
     """Read the metadata of a model or an estimator, called `kind` in messages."""
-    exists = FileSystem(spark, path).exists(path)
+    files = FileSystem(spark, path)
+    exists = files.exists(path)
     try:
-        metadata: dict[str, Any] = DefaultParamsReader.loadMetadata(path, spark)
-    except Exception:  # of Spark, Java or the JSON, at length
+        # As `DefaultParamsReader.loadMetadata` does, without a job, and without inflating a file.
+        place = f"{path}/metadata"
+        [name] = (name for name in files.names(place) if name.startswith("part-"))
+        if name.endswith((".gz", ".bz2", ".zst", ".lz4", ".snappy", ".deflate")):
+            raise ValueError(name)
+        if files.sizes(place)[name] > _MOST_METADATA:
+            raise ValueError(name)
+        metadata: dict[str, Any] = json.loads(files.read_text(f"{place}/{name}"))
+        if not isinstance(metadata.get("class"), str):
+            raise ValueError(name)
+    except Exception:  # of Java or the JSON, at length
         problem = f"there is no {kind} at {path}, nor anything else"
         if exists:
             problem = f"{path} does not hold a {kind}, or only part of one"

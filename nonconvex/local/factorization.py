@@ -64,7 +64,7 @@ class FactorizationParts(NamedTuple):
 def factorization_parts(metadata: Mapping[str, Any], read: ReadFactors) -> FactorizationParts:
     """Read the parts of a factorization; metadata that lack a key may raise KeyError."""
     bias, noise, summary = metadata["globalBias"], metadata.get("noise"), metadata["summary"]
-    if not (isinstance(bias, float) and math.isfinite(bias)):
+    if not (isinstance(bias, float | int) and math.isfinite(bias)):
         raise ValueError(f"globalBias, which is {bias!r} and no finite number")
     if noise is not None and not (isinstance(noise, float) and 0 <= noise < math.inf):
         raise ValueError(f"noise, which is {noise!r} and no finite number ≥ 0")
@@ -73,13 +73,15 @@ def factorization_parts(metadata: Mapping[str, Any], read: ReadFactors) -> Facto
         read(name, rows, columns)
         for name, rows, columns in zip(TABLES.values(), metadata["rows"], more, strict=True)
     )
+    if x.shape[1] != z.shape[1]:
+        raise ValueError(f"rows, as users have {x.shape[1] - 1} factors and items {z.shape[1] - 1}")
     ridge_posterior = None
     if noise is not None:
         stats = ResidualStats(of_users["degree"], of_items["degree"], of_users["noise"])
         ridges = ridge_of(summary, Side.USERS), ridge_of(summary, Side.ITEMS)
         ridge_posterior = RidgePosterior(stats, noise, *ridges, params_of(metadata)["fitBiases"])
-    posterior = None if "samples" not in metadata else _posterior(metadata, read)
-    factors = Factors(bias, x, z)
+    posterior = None if metadata.get("samples") is None else _posterior(metadata, read)
+    factors = Factors(float(bias), x, z)
     return FactorizationParts(factors, (users, items), summary, posterior, ridge_posterior)
 
 
@@ -89,6 +91,9 @@ def _posterior(metadata: Mapping[str, Any], read: ReadFactors) -> Posterior:
         read(f"{side}Samples", rows, ()) for side, rows in zip(Side, metadata["rows"], strict=True)
     )
     alphas, taus = (np.array(samples[name]) for name in ("alphas", "taus"))
+    width = len(taus) * len(samples["usersRows"][0]["slope"])
+    if (users.shape[1], items.shape[1]) != (width + len(taus), width):
+        raise ValueError(f"samples, whose rows are not {width:,} numbers wide")
     users, user_precision = np.split(users, [users.shape[1] - len(taus)], axis=1)
     user_rows, item_rows = (
         [
@@ -183,14 +188,14 @@ class LocalFactorization:
             name: str, rows: int, more: Sequence[str]
         ) -> tuple[pa.ChunkedArray, Floats, dict[str, Floats]]:
             types = {**FACTOR_TYPES, **dict.fromkeys(more, "float double")}
-            table = read_ordered(directory, name, types)
+            table = read_ordered(directory, name, types, rows)
             return factors_in(table, f"{directory.path}/{name}", rows, more)
 
         try:
             return cls(params_of(metadata), factorization_parts(metadata, read))
         except ModelError:
             raise
-        except (KeyError, TypeError, ValueError) as error:
+        except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
             raise ModelError(
                 f"{directory.path}/metadata is damaged, or of another version, at {error}; "
                 "save the model again, or train it"

@@ -79,7 +79,7 @@ def checksums_of(files: Files, path: str) -> dict[str, dict[str, Any]]:
         }
     except files.failure as error:
         raise ChecksumError(f"{path} has no readable {CHECKSUMS}: {error}") from None
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise ChecksumError(f"{path}/{CHECKSUMS} is damaged") from None
 
 
@@ -123,6 +123,12 @@ class Directory:
         """Return a file."""
         with self.system.open_input_stream(path) as file:
             return str(file.read().decode())
+
+    def read_end(self, path: str, count: int) -> bytes:
+        """Return the last bytes of a file, at most `count`."""
+        with self.system.open_input_file(path) as file:
+            file.seek(max(0, file.size() - count))
+            return bytes(file.read())
 
     def read_table(self, name: str) -> pa.Table:
         """Read all Parquet files of a directory of this one."""

@@ -29,6 +29,14 @@ ReadFactors = Callable[[str, int, Sequence[str]], tuple[pa.ChunkedArray, Floats,
 """A table by its name, number of rows and further columns: ids, rows (β, γ) and these columns."""
 
 
+_REMEDY = "save the model again, or train it"
+_FOOTER = 1 << 16  # bytes at the end of a file that nearly always hold its footer
+_LONGEST_FOOTER = 1 << 26
+# A table of more bytes than this that takes a hundredth of them on disk is none of a model.
+_SUSPECT, _DENSEST = 1 << 26, 100
+_WIDTHS = {"BOOLEAN": 1, "INT32": 4, "FLOAT": 4}  # bytes of a number; others have 8 or more
+
+
 class ModelError(ValueError):
     """A directory that does not hold a whole model."""
 
@@ -42,17 +50,87 @@ def factors_in(
 
     Raise `ModelError` if they are not `rows` rows.
     """
-    values = numbers_in(table["features"].combine_chunks().flatten())
-    index = numbers_in(table["index"])
-    if len(values) % rows or not np.array_equal(index, np.arange(rows)):
-        raise ModelError(
-            f"{path} holds {len(table):,} rows of factors and not the {rows:,} of the model; "
-            "save the model again, or train it"
-        )
+    ids, features = table["id"], table["features"].combine_chunks()
+    check_index(path, table, rows)
+    if ids.null_count or len(ids.unique()) != rows:
+        raise ModelError(f"{path} has null ids, or an id twice; {_REMEDY}")
+    flat, width = features.flatten(), len(features.flatten()) // rows
+    lengths = None if features.null_count else numbers_in(features.value_lengths())
+    if lengths is None or (lengths != width).any():
+        raise ModelError(f"{path} has rows with other numbers of features; {_REMEDY}")
+    values, bias = finite_in(path, flat), finite_in(path, table["bias"])
     x = np.empty((rows, 1 + len(values) // rows), values.dtype)
-    x[:, 0] = numbers_in(table["bias"])
+    x[:, 0] = bias
     x[:, 1:] = values.reshape(rows, -1)
-    return table["id"], x, {name: numbers_in(table[name]) for name in more}
+    return ids, x, {name: finite_in(path, table[name]) for name in more}
+
+
+def check_index(path: str, table: pa.Table, rows: int) -> None:
+    """Raise `ModelError` unless a table has the rows 0, 1, …, in order."""
+    index = table["index"]
+    if index.null_count or not np.array_equal(numbers_in(index), np.arange(rows)):
+        raise ModelError(f"{path} does not hold the rows 0 to {rows - 1:,}; {_REMEDY}")
+
+
+def finite_in(path: str, column: pa.Array | pa.ChunkedArray) -> NDArray[Any]:
+    """Return numbers of a table; raise `ModelError` if one is null, NaN or infinite."""
+    values = None if column.null_count else numbers_in(column)
+    if values is None or not np.isfinite(values).all():
+        raise ModelError(f"{path} has numbers that are null, NaN or infinite; {_REMEDY}")
+    return values
+
+
+ReadEnd = Callable[[str, int], bytes]
+"""The last bytes of a file of a table, by its name: at most so many."""
+
+
+def check_footers(path: str, sizes: Mapping[str, int], read_end: ReadEnd, rows: int) -> int | None:
+    """Refuse files that are not of `rows` rows, or far larger than they look, by their footers.
+
+    `sizes` are those of all files of a table by name.  Return the bytes of the files if their
+    strings may be longer than these say, else None.
+    """
+    found = total = decoded = texts = 0
+    for name, size in sizes.items():
+        if name.startswith(("_", ".")):
+            continue
+        if "/" in name:
+            raise ModelError(f"{path} has a directory, {name.split('/')[0]!r}; {_REMEDY}")
+        footer = _footer(name, read_end)
+        found, total = found + footer.num_rows, total + size
+        for group in range(footer.num_row_groups):
+            for number in range(footer.num_columns):
+                column = footer.row_group(group).column(number)
+                decoded += column.num_values * _WIDTHS.get(column.physical_type, 8)
+                if column.physical_type == "BYTE_ARRAY":
+                    texts += column.num_values * column.total_uncompressed_size
+    if not total:
+        raise ModelError(f"{path} cannot be read as part of a model: there are no files; {_REMEDY}")
+    if found != rows:
+        raise ModelError(
+            f"{path} holds {found:,} rows and not the {rows:,} of the model; {_REMEDY}"
+        )
+    check_density(path, decoded, total)
+    return total if texts > max(_SUSPECT, _DENSEST * total) else None
+
+
+def check_density(path: str, decoded: int, size: int) -> None:
+    """Refuse a table that takes far more memory than its files have bytes."""
+    if decoded > max(_SUSPECT, _DENSEST * size):
+        raise ModelError(
+            f"{path} has {size:,} bytes, and would take {decoded:,} in memory, as no model does; "
+            f"{_REMEDY}"
+        )
+
+
+def _footer(name: str, read_end: ReadEnd) -> Any:
+    import pyarrow.parquet as pq
+
+    end = read_end(name, _FOOTER)
+    wanted = int.from_bytes(end[-8:-4], "little") + 12  # the footer, its length, magic at both ends
+    if len(end) < wanted <= _LONGEST_FOOTER:
+        end = read_end(name, wanted)
+    return pq.read_metadata(pa.BufferReader(end))
 
 
 def numbers_in(column: pa.Array | pa.ChunkedArray) -> NDArray[Any]:
@@ -100,17 +178,24 @@ def check_type(path: str, name: str, kind: str, types: Mapping[str, str]) -> Non
         )
 
 
-def read_ordered(directory: Directory, name: str, types: Mapping[str, str]) -> pa.Table:
-    """Read a table of a model in the order of its column ``index``, of these columns."""
+def read_ordered(directory: Directory, name: str, types: Mapping[str, str], rows: int) -> pa.Table:
+    """Read a table of a model in the order of its column ``index``, of these columns and rows."""
     path = f"{directory.path}/{name}"
+
+    def read_end(file: str, count: int) -> bytes:
+        return directory.read_end(f"{path}/{file}", count)
+
     try:
+        check_footers(path, directory.sizes(path), read_end, rows)
         table = directory.read_table(name).select(list(types))
     except (OSError, KeyError, pa.ArrowException) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ModelError(f"{path} cannot be read as part of a model: {reason}") from None
     for field in table.schema:
         check_type(path, field.name, _kind(field.type), types)
-    return table.sort_by("index")
+    table = table.sort_by("index")
+    check_index(path, table, rows)
+    return table
 
 
 def _kind(of: pa.DataType) -> str:
@@ -157,7 +242,7 @@ def saved_model(directory: Directory) -> tuple[Directory, dict[str, Any]]:
         parts = [name for name in found.sizes(f"{found.path}/metadata") if name[:4] == "part"]
         metadata = json.loads(found.read_text(f"{found.path}/metadata/{min(parts)}"))
         str.partition(metadata["class"], ".")
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
         raise ModelError(f"{found.path} holds only part of a model; save it again") from None
     try:
         verify_files(found, found.path)

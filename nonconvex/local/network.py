@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from nonconvex.local.files import Directory
-from nonconvex.local.model_tables import ModelError, numbers_in, params_of, read_ordered
+from nonconvex.local.model_tables import ModelError, finite_in, params_of, read_ordered
 from nonconvex.numerics import Doubles, Floats
 from nonconvex.numerics.deterministic import Totals
 from nonconvex.numerics.metrics import (
@@ -30,8 +30,8 @@ _PARAMETERS = {
 }
 _STANDARDIZATION = {"index": "int", "mean": "double", "scale": "double"}
 
-ReadRows = Callable[[str, Mapping[str, str]], pa.Table]
-"""A table of a model by its name, with the types that its columns may have."""
+ReadRows = Callable[[str, Mapping[str, str], int], pa.Table]
+"""A table of a model by its name, the types that its columns may have, and its number of rows."""
 
 
 def scorer_of(metadata: Mapping[str, Any], path: str, read: ReadRows) -> Scorer:
@@ -50,7 +50,9 @@ def scorer_of(metadata: Mapping[str, Any], path: str, read: ReadRows) -> Scorer:
         if len(classes.values) != network.classes:
             raise KeyError("classes")
     dtype = metadata["precision"]
-    theta: Floats = numbers_in(read("weights", _PARAMETERS)["weights"].combine_chunks().flatten())
+    rows = sum(below + network.bias for below in network.layers[:-1])
+    weights = read("weights", _PARAMETERS, rows)["weights"].combine_chunks()
+    theta: Floats = finite_in(f"{path}/weights", weights.flatten())
     if len(theta) != network.size or theta.dtype != dtype:
         raise ModelError(
             f"{path}/weights holds {len(theta):,} parameters of {theta.dtype} and not the "
@@ -58,13 +60,8 @@ def scorer_of(metadata: Mapping[str, Any], path: str, read: ReadRows) -> Scorer:
         )
 
     def standardization(name: str, width: int) -> Standardization:
-        table = read(name, _STANDARDIZATION)
-        if len(table) != width:
-            raise ModelError(
-                f"{path}/{name} holds {len(table):,} rows and not the {width:,} of the model; "
-                "save the model again, or train it"
-            )
-        return Standardization(numbers_in(table["mean"]), numbers_in(table["scale"]))
+        table, place = read(name, _STANDARDIZATION, width), f"{path}/{name}"
+        return Standardization(finite_in(place, table["mean"]), finite_in(place, table["scale"]))
 
     of_features = standardization("standardization", network.layers[0])
     targets = standardization("targets", network.layers[-1]) if metadata["targets"] else None
@@ -87,15 +84,15 @@ class LocalNetwork:
     def of(cls, directory: Directory, metadata: Mapping[str, Any]) -> LocalNetwork:
         """Read the tables of a model."""
 
-        def read(name: str, types: Mapping[str, str]) -> pa.Table:
-            return read_ordered(directory, name, types)
+        def read(name: str, types: Mapping[str, str], rows: int) -> pa.Table:
+            return read_ordered(directory, name, types, rows)
 
         try:
             scorer = scorer_of(metadata, directory.path, read)
             return cls(params_of(metadata), scorer, metadata["summary"])
         except ModelError:
             raise
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
+        except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
             raise ModelError(
                 f"{directory.path}/metadata is damaged, or of another version, at {error}; "
                 "save the model again, or train it"

@@ -234,6 +234,24 @@ def test_a_million_users_with_one_rating_each(train, tmp_path):
     assert outcome["exit"] == 0, outcome
 
 
+@pytest.mark.parametrize("table", ["by_user", "by_item"])
+def test_one_flipped_bit_of_prepared_ratings(job, run_job, tmp_path, table):
+    """Where the file system has no checksums of its own, as most have none."""
+    write(tmp_path, **ratings())
+    assert job(prepare_job, PreparationConfig, "")["exit"] == 0
+    path = max((tmp_path / "prepared" / table).rglob("*.parquet"))
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    path.with_name(f".{path.name}.crc").unlink(missing_ok=True)
+    config = tmp_path / "config.toml"
+    body = TRAINING.format(root=tmp_path)
+    config.write_text(f'[prepared]\npath = "{tmp_path}/prepared"\n{body}')
+    ended = run_job(train_job, FactorizationConfig, config)
+    ended.refused(3, f"{path.name} is damaged: its checksum differs")
+    assert not (tmp_path / "runs/published.json").exists()
+
+
 @pytest.mark.thorough
 @pytest.mark.parametrize("table", ["by_user", "by_item", "users", "items", "test"])
 def test_damaged_prepared_ratings(job, run_job, tmp_path, table):

@@ -5,18 +5,20 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Annotated, Any, Self, TypeVar
 
 import numpy as np
 import pyarrow as pa
+from pydantic import BaseModel, Field, model_validator
 
 from nonconvex.distributed.factorization.dataset import Ids
 from nonconvex.distributed.model_tables import read_factors, write_factors
 from nonconvex.estimators.factorization.predict import ModelState
-from nonconvex.estimators.factorization.summary import TrainingSummary
-from nonconvex.estimators.persistence import ModelReader, ModelWriter
+from nonconvex.estimators.factorization.summary import RestartSummary, TrainingSummary
+from nonconvex.estimators.persistence import ModelMetadata, ModelReader, ModelWriter, summary_schema
 from nonconvex.local.factorization import TABLES, factorization_parts
 from nonconvex.numerics import Floats
+from nonconvex.numerics.convergence import HalfStep
 from nonconvex.numerics.factorization.gibbs import RowDistribution
 from nonconvex.numerics.factorization.model import Side
 from nonconvex.numerics.factorization.posterior import Posterior
@@ -63,8 +65,86 @@ class FactorizationWriter(ModelWriter[ModelT]):
         }
 
 
+_Finite = Annotated[float, Field(allow_inf_nan=False)]
+_Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+_NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+_Count = Annotated[int, Field(ge=1, lt=2**31)]
+
+
+class _Agreement(BaseModel):
+    """Agreement of samples."""
+
+    tau: float | None
+    alpha: float | None
+    train_rmse: float | None
+
+
+class _Sampling(BaseModel):
+    """``TrainingSummary.sampling``."""
+
+    burnIn: int
+    samples: int
+    thinning: int
+    kept: int
+    effectiveSize: _Agreement
+    rHat: _Agreement
+
+
+_SUMMARY = summary_schema(
+    TrainingSummary, RestartSummary, HalfStep, users=_Count, items=_Count, total=_Positive,
+    reg_user=_NotNegative, reg_item=_NotNegative, bias_reg_ratio=_NotNegative,
+    reg_exponent=_Finite, sampling=_Sampling | None,
+)  # fmt: skip
+
+
+class _Rows(BaseModel):
+    """A distribution of rows, as `_to_plain` writes it."""
+
+    slope: Annotated[list[_Finite], Field(min_length=1)]
+    precision: list[list[_Finite]]
+    least: _NotNegative
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if len({len(self.slope), len(self.precision), *map(len, self.precision)}) > 1:
+            raise ValueError("the precision is no square matrix as wide as the slope")
+        return self
+
+
+class _Samples(BaseModel):
+    """Samples of a posterior."""
+
+    alphas: Annotated[list[_Finite], Field(min_length=1)]
+    taus: list[_Positive]
+    seed: int
+    userFreedom: _Positive | None = None
+    usersRows: list[_Rows]
+    itemsRows: list[_Rows]
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        rows = len(self.usersRows), len(self.itemsRows)
+        if len({len(self.alphas), len(self.taus), *rows}) > 1:
+            raise ValueError("the numbers of samples differ")
+        if len({len(rows.slope) for rows in (*self.usersRows, *self.itemsRows)}) > 1:
+            raise ValueError("the ranks of the samples differ")
+        return self
+
+
+class _Saved(ModelMetadata):
+    """The metadata of a factorization."""
+
+    globalBias: _Finite
+    rows: tuple[_Count, _Count]
+    noise: _NotNegative | None = None
+    samples: _Samples | None = None
+
+
 class FactorizationReader(ModelReader[ModelT]):
     """Reader of the directories of `FactorizationWriter`."""
+
+    _schema = _Saved
+    _summary = _SUMMARY
 
     def _make(self, path: str, metadata: dict[str, Any]) -> ModelT:
         def read(

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import numpy as np
 import pyarrow as pa
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pyspark.sql import SparkSession
 
 from nonconvex.distributed.model_tables import read_rows, write_table
-from nonconvex.estimators.network.summary import NetworkSummary
-from nonconvex.estimators.persistence import ModelReader, ModelWriter
+from nonconvex.estimators.network.summary import NetworkRestart, NetworkSummary
+from nonconvex.estimators.persistence import ModelMetadata, ModelReader, ModelWriter, summary_schema
 from nonconvex.local.network import scorer_of
 from nonconvex.numerics import Floats
+from nonconvex.numerics.convergence import Epoch
 from nonconvex.numerics.network.model import Network, Scorer, Standardization
 
 ModelT = TypeVar("ModelT", bound=Any)  # a model of a network, whose module imports this one
@@ -47,12 +49,58 @@ class NetworkWriter(ModelWriter[ModelT]):
         }
 
 
+_Width = Annotated[int, Field(ge=1, lt=2**31)]
+
+
+class _Shape(BaseModel):
+    """A network."""
+
+    model_config = ConfigDict(strict=True)
+
+    layers: Annotated[list[_Width], Field(min_length=2)]
+    activations: list[str]
+    loss: str
+    bias: bool
+    step_gradient: str | None
+    reg: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class _Classes(BaseModel):
+    """The classes of a classification."""
+
+    model_config = ConfigDict(strict=True)
+
+    kind: Literal["string", "double"]
+    values: list[str] | list[Annotated[float, Field(allow_inf_nan=False)]]
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        kind = str if self.kind == "string" else float
+        if not all(isinstance(value, kind) for value in self.values):
+            raise ValueError(f"the values are no {self.kind}s")
+        if len(set(self.values)) != len(self.values):
+            raise ValueError("a class is there twice")
+        return self
+
+
+class _Saved(ModelMetadata):
+    """The metadata of a network."""
+
+    network: _Shape
+    precision: Literal["float32", "float64"]
+    classes: _Classes | None
+    targets: bool
+
+
 class NetworkReader(ModelReader[ModelT]):
     """Reader of what `NetworkWriter` wrote."""
 
+    _schema = _Saved
+    _summary = summary_schema(NetworkSummary, NetworkRestart, Epoch)
+
     def _make(self, path: str, metadata: dict[str, Any]) -> ModelT:
-        def read(name: str, types: Mapping[str, str]) -> pa.Table:
-            return read_rows(self.sparkSession, f"{path}/{name}", types)
+        def read(name: str, types: Mapping[str, str], rows: int) -> pa.Table:
+            return read_rows(self.sparkSession, f"{path}/{name}", types, rows)
 
         scorer = scorer_of(metadata, path, read)
         summary = NetworkSummary.from_json(json.dumps(metadata["summary"]))
