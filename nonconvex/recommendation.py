@@ -29,8 +29,11 @@ from nonconvex.distributed.factorization.fold_in import Drawing, fold_in, fold_i
 from nonconvex.distributed.factorization.state import ShardedFactors
 from nonconvex.distributed.model_tables import factor_table
 from nonconvex.distributed.runtime import explained
-from nonconvex.estimators.factorization.evaluate import evaluate_model, select_as_in_training
-from nonconvex.estimators.factorization.explain import explain_prediction
+from nonconvex.estimators.factorization.evaluate import (
+    evaluate_model,
+    explain_prediction,
+    select_as_in_training,
+)
 from nonconvex.estimators.factorization.fit import (
     FitResult,
     WarmStart,
@@ -462,6 +465,11 @@ class MatrixFactorization(GridEstimator[MatrixFactorizationModel], Factorization
     It predicts best, needs no tuning, and gives deviations and intervals (``predictionStdCol``,
     ``predictionIntervalCol``).  A sweep takes up to twice as long as an iteration of "als", and
     there are 250 of them; ``numRestarts`` is the number of chains.
+
+    With ``solver="vb"`` the posterior of the same model is approximated by normal distributions of
+    the rows, in closed forms like those of "als" (see `nonconvex.numerics.factorization.vb`).
+    Nothing is to be tuned here either, ``rank`` is an upper bound, f is the free energy per rating,
+    and each row has its covariance, for deviations and intervals.
 
     The same data, Params and seed give the same model, bit for bit, on any number of cores and
     however the data are partitioned.

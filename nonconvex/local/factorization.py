@@ -33,6 +33,7 @@ from nonconvex.numerics.factorization.explain import Explanation, RowParams, exp
 from nonconvex.numerics.factorization.fold_in import (
     Equation,
     Solve,
+    Uncertainty,
     folded,
     folded_samples,
     unfolded,
@@ -42,6 +43,7 @@ from nonconvex.numerics.factorization.gibbs import USER_FREEDOM, RowDistribution
 from nonconvex.numerics.factorization.model import Factors, Ridge, Side, predict
 from nonconvex.numerics.factorization.posterior import Posterior, half_width
 from nonconvex.numerics.factorization.ridge_posterior import ResidualStats, RidgePosterior
+from nonconvex.numerics.factorization.vb import Covariances, VariationalPosterior
 from nonconvex.numerics.metrics import EvaluationError, add_errors, evaluation_of
 from nonconvex.numerics.ranking import LIST_METRICS, Lists, Ranked, list_metrics, top_n
 
@@ -58,7 +60,7 @@ class FactorizationParts(NamedTuple):
     ids: tuple[pa.ChunkedArray, pa.ChunkedArray]  # of users and of items, in the order of the rows
     summary: dict[str, Any]
     posterior: Posterior | None
-    ridge_posterior: RidgePosterior | None
+    ridge_posterior: Uncertainty | None
 
 
 def factorization_parts(metadata: Mapping[str, Any], read: ReadFactors) -> FactorizationParts:
@@ -75,14 +77,24 @@ def factorization_parts(metadata: Mapping[str, Any], read: ReadFactors) -> Facto
     )
     if x.shape[1] != z.shape[1]:
         raise ValueError(f"rows, as users have {x.shape[1] - 1} factors and items {z.shape[1] - 1}")
-    ridge_posterior = None
+    ridge_posterior: Uncertainty | None = None
     if noise is not None:
         stats = ResidualStats(of_users["degree"], of_items["degree"], of_users["noise"])
         ridges = ridge_of(summary, Side.USERS), ridge_of(summary, Side.ITEMS)
         ridge_posterior = RidgePosterior(stats, noise, *ridges, params_of(metadata)["fitBiases"])
+    if metadata.get("inference") is not None:
+        ridge_posterior = _inferred(metadata, read)
     posterior = None if metadata.get("samples") is None else _posterior(metadata, read)
     factors = Factors(float(bias), x, z)
     return FactorizationParts(factors, (users, items), summary, posterior, ridge_posterior)
+
+
+def _inferred(metadata: Mapping[str, Any], read: ReadFactors) -> VariationalPosterior:
+    sides = (
+        read(f"{side}Covariances", rows, ())[1]
+        for side, rows in zip(Side, metadata["rows"], strict=True)
+    )
+    return VariationalPosterior.restore(Covariances(*sides), metadata["inference"])
 
 
 def _posterior(metadata: Mapping[str, Any], read: ReadFactors) -> Posterior:
@@ -448,9 +460,12 @@ class LocalFactorization:
                 "restarts"
             )
         else:
-            spread = self._spread._replace(of_ratings=noisy)
+            spread, measured = (
+                self._spread._replace(of_ratings=noisy),
+                parts.ridge_posterior.measured,
+            )
             _, x, z = parts.factors
-            found = spread.deviations(x, z, parts.ridge_posterior.measured, users, items)
+            found = spread.deviations(x, z, measured, users, items)
         if self.params["coldStartStrategy"] != "bias":
             found[np.minimum(users, items) < 0] = np.nan
         return found

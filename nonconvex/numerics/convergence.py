@@ -39,9 +39,9 @@ class HalfStep(NamedTuple):
     step_norm: float  # euclidean norm of the change of all rows that were updated
     gradient_norm: float | None  # euclidean norm of the gradient of f, where the solver knows it
     seconds: float  # wall-clock time of the half-step
-    # with the solver "gibbs", the precision of ratings that was drawn. A half-step is then a whole
-    # sweep, f has the ridge that was drawn, and the validation RMSE is that of the mean of all
-    # samples so far.
+    # with the solvers "gibbs" and "vb", the precision of ratings that was drawn or learned. With
+    # "gibbs" a half-step is a whole sweep, f has the ridge that was drawn, and the validation RMSE
+    # is that of the mean of all samples so far. With "vb" f is the free energy per rating.
     tau: float | None = None
 
     @property

@@ -52,7 +52,7 @@ OUT_OF_RANGE = [
     (MatrixFactorization, ".* > 0 and < 1", {"predictionInterval": 0}),
     (MatrixFactorization, ".* > 0 and < 1", {"predictionInterval": 1}),
     (MatrixFactorization, ".* > 0 and < 1", {"predictionInterval": -0.1}),
-    (MatrixFactorization, "one of als, als-cg, als-coordinate, gd, gibbs", {"solver": "sgd"}),
+    (MatrixFactorization, "one of als, als-cg, als-coordinate, gd, vb, gibbs", {"solver": "sgd"}),
     (MatrixFactorization, "one of bias, nan, drop", {"coldStartStrategy": "mean"}),
     (MatrixFactorization, "one of float32, float64", {"precision": "double"}),
     (MatrixFactorization, "one of gradient-descent, .*", {"optimizer": "lbfgs"}),

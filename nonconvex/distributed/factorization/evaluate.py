@@ -31,6 +31,7 @@ from nonconvex.numerics.deterministic import Totals, add_exactly, fractions_of
 from nonconvex.numerics.factorization.model import Factors, predict
 from nonconvex.numerics.factorization.posterior import Spread
 from nonconvex.numerics.factorization.ridge_posterior import RidgeSpread
+from nonconvex.numerics.factorization.vb import VariationalSpread
 from nonconvex.numerics.metrics import (
     LEVELS,
     Evaluation,
@@ -201,7 +202,7 @@ class RatingModel(NamedTuple):
     limits: tuple[float, float] | None  # that predictions are clipped to
     cold: bool  # whether it predicts for ids that it does not know
     # for intervals: their half width in deviations, and the arguments of these before the indices
-    spread: Spread | RidgeSpread | None = None
+    spread: Spread | RidgeSpread | VariationalSpread | None = None
     half_width: float = 0.0
     arguments: tuple[Any, Any, Any] = (None, None, None)
 

@@ -21,9 +21,10 @@ from nonconvex.distributed.factorization.state import (
     Problem,
     Result,
     RowExchange,
+    VariationalState,
     unfinished,
 )
-from nonconvex.distributed.factorization.steps import UserSample, update_side
+from nonconvex.distributed.factorization.steps import AnyStep, Step, UserSample, update_side
 from nonconvex.numerics import Doubles
 from nonconvex.numerics.convergence import FitError, Stop, StoppingRule
 from nonconvex.numerics.deterministic import total
@@ -118,7 +119,7 @@ class Descent:
         sides = []
         for side in Side:
             part = None if sample is None else sample._replace(rows=side == Side.USERS)
-            steps = [state.step(side)._replace(sample=part) for state in active]
+            steps = [_with_sample(state.step(side), part) for state in active]
             rows = exchange[side.other], exchange[side]
             sides.append(update_side(blocks.by(side), steps, *rows, blocks.dtype))
         return list(zip(*sides, strict=True))
@@ -145,6 +146,11 @@ class Descent:
             if state.problem.nonnegative:
                 rows[:, 1:] = np.maximum(rows[:, 1:], 0)
             state.rows[side] = rows
+
+
+def _with_sample(step: AnyStep, sample: UserSample | None) -> Step:
+    assert isinstance(step, Step)
+    return step._replace(sample=sample)
 
 
 def _flat(parameters: Factors | Gradient) -> Doubles:
@@ -201,7 +207,10 @@ def fit_loop(
     A problem that becomes non-finite is dropped, and reported as such.  The last checkpoint is that
     of the complete fit, which the caller clears.
     """
-    states = [FitState(problem) for problem in problems]
+    states = [
+        VariationalState(problem, blocks) if problem.solver == "vb" else FitState(problem)
+        for problem in problems
+    ]
     descending = None if descent is None else Descent(blocks, descent)
     iterate = alternate if descending is None else descending.iterate
     exchange = exchange_type(blocks)

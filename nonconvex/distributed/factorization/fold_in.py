@@ -22,6 +22,7 @@ from nonconvex.numerics.deterministic import Kernel
 from nonconvex.numerics.factorization.fold_in import (
     Equation,
     Solve,
+    Uncertainty,
     folded,
     folded_samples,
     unfolded,
@@ -29,7 +30,6 @@ from nonconvex.numerics.factorization.fold_in import (
 )
 from nonconvex.numerics.factorization.model import Factors, Side
 from nonconvex.numerics.factorization.posterior import Posterior
-from nonconvex.numerics.factorization.ridge_posterior import RidgePosterior
 
 
 class Drawing(NamedTuple):
@@ -47,8 +47,8 @@ def fold_in(
     ids: Ids,
     shared: Sequence[Broadcast[Floats]],
     equation: Equation,
-    ridge: RidgePosterior | None = None,
-) -> tuple[Factors, Ids, RidgePosterior | None]:
+    ridge: Uncertainty | None = None,
+) -> tuple[Factors, Ids, Uncertainty | None]:
     """Solve the rows of one side that have ratings, given the other side.
 
     Takes all ratings of each such row, as ``user, item, rating double[, weight double]``, with ids

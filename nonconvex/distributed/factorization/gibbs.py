@@ -42,6 +42,7 @@ from nonconvex.numerics.deterministic import (
     one_thread_per_product,
     uniform_rows,
 )
+from nonconvex.numerics.factorization.als import RowUpdate
 from nonconvex.numerics.factorization.blocks import RatingBlock
 from nonconvex.numerics.factorization.gibbs import (
     USER_FREEDOM,
@@ -435,6 +436,7 @@ def _sweep(
         fixed, own = shared[side.other], shared[side]
         updates = update_side(blocks.by(side), draws, fixed, own, blocks.dtype)
         for chain, update in zip(chains, updates, strict=True):
+            assert isinstance(update, RowUpdate)
             chain.replace(side, update, sweep)
         shared.put(chains, (side,))
     # ω is drawn after the users.

@@ -21,6 +21,7 @@ from nonconvex.numerics.deterministic import Kernel
 from nonconvex.numerics.factorization.model import Factors, predict
 from nonconvex.numerics.factorization.posterior import Spread
 from nonconvex.numerics.factorization.ridge_posterior import RidgeSpread
+from nonconvex.numerics.factorization.vb import VariationalSpread
 
 # Up to this many ids, the table of indices is broadcast and nothing is shuffled.
 _BROADCAST_IDS = 2_000_000
@@ -168,7 +169,7 @@ def _rows(structs: pa.Array, rank: int) -> Floats:
 
 
 def deviations(
-    spread: Spread | RidgeSpread,
+    spread: Spread | RidgeSpread | VariationalSpread,
     rows: Sequence[Broadcast[Floats]],
     more: Broadcast[Any] | None,
     user_index: Column,

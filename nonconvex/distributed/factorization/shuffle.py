@@ -27,12 +27,13 @@ from nonconvex.distributed.factorization.state import (
     AnyFactors,
     Blocks,
     FitState,
+    Penalty,
     RandomRows,
     RowExchange,
     ShardedFactors,
     SideUpdate,
 )
-from nonconvex.distributed.factorization.steps import Step
+from nonconvex.distributed.factorization.steps import AnyStep
 from nonconvex.distributed.rows import (
     CachedRows,
     CheckpointedRows,
@@ -55,13 +56,14 @@ from nonconvex.numerics.factorization.blocks import (
     in_block_of,
     out_block_parts,
 )
-from nonconvex.numerics.factorization.model import Factors, InitialRows, Ridge, Side, squared_errors
+from nonconvex.numerics.factorization.model import Factors, InitialRows, Side, squared_errors
 from nonconvex.numerics.factorization.ridge_posterior import (
     MOMENT_ROWS,
     DesignMoments,
     degree_shares,
     moment_of,
 )
+from nonconvex.numerics.factorization.vb import InferredUpdate
 
 
 class OutBlock(NamedTuple):
@@ -310,7 +312,7 @@ class Shuffle(RowExchange):
             rows.release()
         return cached
 
-    def penalty(self, side: Side, ridge: Ridge, rows: CachedRows) -> float:
+    def penalty(self, side: Side, ridge: Penalty, rows: CachedRows) -> float:
         """Return the regularization of all rows of a side."""
         joined = zip_partitions(self._layout[side].ratings, rows.elements)
         [penalty] = complete(joined.mapPartitions(_penalty_task(ridge)).collect())
@@ -326,16 +328,17 @@ class Shuffle(RowExchange):
         joined = self._joined(layout, side, self._layout[side.other].out_blocks)
         updated = joined.mapPartitions(_update(state.step(side)), True)
         after = self._cache(side, updated, state.rows[side].shape[1])
-        residual, squares, penalty, weight, moved = complete(after.elements.map(_sums).collect())
+        sums = complete(after.elements.map(_sums).collect())
         self._release_but([*self._rows.values(), *state.best_rows()])
-        return [SideUpdate(after, residual, squares, penalty, weight, moved)]
+        residual, squares, penalty, weight, moved, *more = sums
+        return [SideUpdate(after, residual, squares, penalty, weight, moved, more=more)]
 
     def validate(self, states: Sequence[FitState]) -> list[float]:
         """Send rows of items to the validation ratings, which are in the blocks of their users."""
         [state] = states
         layout = self._layout["held_out"]
         joined = self._joined(layout, Side.USERS, layout.out_blocks)
-        task = _errors(state.alpha, layout.rows, state.problem.kernel)
+        task = _errors(state.alpha, layout.rows, state.unknowns, state.problem.kernel)
         found = joined.mapPartitions(task).collect()
         seen = {number for number, _ in found}
         parts = [sums for _, sums in found]
@@ -396,7 +399,7 @@ def _send(elements: Iterable[Element]) -> Iterator[Element]:
             yield part.block, Shipment(number, of_rows[0].x[part.positions])
 
 
-def _update(step: Step) -> Callable[[Iterable[Element]], Iterator[Element]]:
+def _update(step: AnyStep) -> Callable[[Iterable[Element]], Iterator[Element]]:
     def update(elements: Iterable[Element]) -> Iterator[Element]:
         freeze_gc_once()
         kinds = (InBlock, Rows, Shipment)
@@ -406,14 +409,14 @@ def _update(step: Step) -> Callable[[Iterable[Element]], Iterator[Element]]:
             fixed = np.concatenate([sent.x for sent in sorted(shipments, key=attrgetter("source"))])
             before = own[0].x
             update = step(needs[0].block, fixed, before)
-            x, *sums = update
-            values = np.stack([*sums, squared_moves(x, before)])
-            yield number, Rows(x, PartialSums.of(needs[0].first, values), update.squares)
+            more = update.more.T if isinstance(update, InferredUpdate) else ()
+            values = np.stack([*update[1:5], squared_moves(update.x, before), *more])
+            yield number, Rows(update.x, PartialSums.of(needs[0].first, values), update.squares)
 
     return update
 
 
-def _penalty_task(ridge: Ridge) -> Callable[[Iterable[Element]], Iterator[PartialSums]]:
+def _penalty_task(ridge: Penalty) -> Callable[[Iterable[Element]], Iterator[PartialSums]]:
     def penalties(elements: Iterable[Element]) -> Iterator[PartialSums]:
         freeze_gc_once()
         for needs, rows in group_by_type(elements, InBlock, Rows).values():
@@ -425,7 +428,7 @@ def _penalty_task(ridge: Ridge) -> Callable[[Iterable[Element]], Iterator[Partia
 
 
 def _errors(
-    alpha: float, users: int, kernel: Kernel
+    alpha: float, users: int, unknowns: int | None, kernel: Kernel
 ) -> Callable[[Iterable[Element]], Iterator[tuple[int, PartialSums]]]:
     """Return a task that sums errors over users, and over all unknown ones."""
 
@@ -436,8 +439,10 @@ def _errors(
             if not needs:
                 continue
             first, block, _ = needs[0]
-            x = own[0].x
-            sent = [shipment.x for shipment in sorted(shipments, key=attrgetter("source"))]
+            x = np.ascontiguousarray(own[0].x[:, :unknowns])
+            sent = [
+                shipment.x[:, :unknowns] for shipment in sorted(shipments, key=attrgetter("source"))
+            ]
             factors = Factors(alpha, x, np.concatenate(sent) if sent else np.zeros_like(x[:1]))
             squares = squared_errors(factors, block, kernel=kernel)
             found = np.stack([squares, block.total_weights()])

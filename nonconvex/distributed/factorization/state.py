@@ -14,7 +14,14 @@ from pyspark import RDD
 from pyspark.sql import SparkSession
 
 from nonconvex.distributed.factorization.execution import BlockStore, Value
-from nonconvex.distributed.factorization.steps import Step, update_side, validation_rmse
+from nonconvex.distributed.factorization.steps import (
+    AnyStep,
+    AnyUpdate,
+    Infer,
+    Step,
+    update_side,
+    validation_rmse,
+)
 from nonconvex.distributed.rows import Element, Rows, ShardedRows, row_squares, scatter
 from nonconvex.distributed.runtime import (
     Progress,
@@ -26,8 +33,16 @@ from nonconvex.distributed.runtime import (
 from nonconvex.numerics import Doubles, Floats
 from nonconvex.numerics.convergence import HalfStep, Stop, StoppingRule
 from nonconvex.numerics.deterministic import Kernel, squared_moves, total
-from nonconvex.numerics.factorization.als import RowUpdate
+from nonconvex.numerics.factorization.gibbs import USER_FREEDOM
 from nonconvex.numerics.factorization.model import Background, Factors, InitialRows, Ridge, Side
+from nonconvex.numerics.factorization.vb import (
+    HELD,
+    Given,
+    Hyperparameters,
+    InferredUpdate,
+    Prior,
+    RowSums,
+)
 
 _log = logging.getLogger("nonconvex")
 
@@ -41,7 +56,7 @@ class RandomRows:
     @property
     def shape(self) -> tuple[int, int]:
         """Number of rows, and 1 + K."""
-        return self.random.rows, 1 + self.random.rank
+        return self.random.rows, 1 + self.random.rank + len(self.random.more)
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -144,6 +159,10 @@ class Problem:
     kernel: Kernel = "numpy"
     name: str = ""  # name in the log; may be empty
     rule: StoppingRule | None = None  # where it differs from that of the other problems
+    # with the solver "vb": K, τ to start from, and κ of the precisions of users
+    rank: int = 0
+    tau: float = 1.0
+    user_freedom: float = USER_FREEDOM
 
     def ridge(self, side: Side) -> Ridge:
         """Return the ridge of one side."""
@@ -160,6 +179,7 @@ class Result(NamedTuple):
     stop: Stop
     # (n_u,): Σ w (R̂ − R)² of each user, if `factors` came from an update of the users
     squares: Doubles | None = None
+    level: dict[str, Any] | None = None  # with the solver "vb", what `Hyperparameters` saves
 
     @property
     def end(self) -> HalfStep:
@@ -188,9 +208,10 @@ class SideUpdate(NamedTuple):
     distance: float  # Σ ‖x − x_before‖²
     # (m,): Σ w e² of each row; None if it stays on the executors
     row_squares: Doubles | None = None
+    more: Sequence[float] = ()  # the sums of ``InferredUpdate.more``
 
     @classmethod
-    def of(cls, update: RowUpdate, before: Floats) -> SideUpdate:
+    def of(cls, update: AnyUpdate, before: Floats) -> SideUpdate:
         """Add up an update of all rows, which were `before`."""
         return cls(
             update.x,
@@ -200,11 +221,14 @@ class SideUpdate(NamedTuple):
             weight=total(update.weight),
             distance=total(squared_moves(update.x, before)),
             row_squares=update.squares,
+            more=[total(of) for of in update.more.T] if isinstance(update, InferredUpdate) else (),
         )
 
 
 class FitState:
     """The current state of one problem."""
+
+    unknowns: int | None = None  # columns of a row that are its mean; None if all are
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
@@ -238,9 +262,12 @@ class FitState:
             self._best = self._best._replace(factors=factors)
         if not self.penalty:
             self.penalty = {
-                side: exchange.penalty(side, self.problem.ridge(side), self.rows[side])
-                for side in Side
+                side: exchange.penalty(side, self.ridge(side), self.rows[side]) for side in Side
             }
+
+    def ridge(self, side: Side) -> Penalty:
+        """Return the regularization of the rows of a side that a fit starts from."""
+        return self.problem.ridge(side)
 
     def update_intercept(self) -> None:
         """Update α in closed form.
@@ -250,7 +277,7 @@ class FitState:
         if self.problem.intercept:
             self.alpha += self._mean_residual
 
-    def step(self, side: Side) -> Step:
+    def step(self, side: Side) -> AnyStep:
         """Return the update of the rows of a side."""
         problem, background = self.problem, None
         ridge, biases, nonnegative = problem.ridge(side), problem.biases, problem.nonnegative
@@ -280,7 +307,7 @@ class FitState:
         seconds: float,
     ) -> None:
         """Add a half-step to the history, and stop if f is not finite."""
-        f = (squares + penalty) / self.problem.user_ridge.total
+        f = self.objective(squares, penalty)
         rmse = float(np.sqrt(max(squares, 0.0) / weight))
         step = HalfStep(
             iteration, str(side), f, self.alpha, rmse, None, step_norm, gradient_norm, seconds
@@ -288,6 +315,14 @@ class FitState:
         self.history.append(step)
         if not np.isfinite(f):
             self.stop = Stop.NONFINITE
+
+    def objective(self, squares: float, penalty: float) -> float:
+        """Return f."""
+        return (squares + penalty) / self.problem.user_ridge.total
+
+    def level(self) -> dict[str, Any] | None:
+        """Return the current value of ``Result.level``."""
+        return None
 
     def validate(self, rmse: float) -> None:
         """Add the validation RMSE to the last half-step."""
@@ -299,7 +334,8 @@ class FitState:
         self.stop = rule.reached(self.history)
         iteration = self.history[-1].iteration
         stop = self.stop or Stop.MAX_ITER
-        result = Result(self.factors, self.history, iteration, stop, self._squares)
+        level = self.level()
+        result = Result(self.factors, self.history, iteration, stop, self._squares, level)
         if rule.patience is None or self._best is None or _rmse(result) < _rmse(self._best):
             self._best = result
         steps = [step for step in self.history if step.iteration == iteration]
@@ -332,7 +368,7 @@ class FitState:
             "penalty": self.penalty,
             "history": [list(step) for step in self.history],
             "stop": None if self.stop is None else self.stop.name,
-            "best": None if best is None else [best.factors.alpha, best.iteration],
+            "best": None if best is None else [best.factors.alpha, best.iteration, best.level],
         }
 
     def restore(self, arrays: Mapping[str, Any], values: Mapping[str, Any]) -> None:
@@ -343,11 +379,12 @@ class FitState:
         self.history = [HalfStep(*step) for step in values["history"]]
         self.stop = None if values["stop"] is None else Stop[values["stop"]]
         if values["best"] is not None:
-            alpha, iteration = values["best"]
+            alpha, iteration, level = values["best"]
             kept = arrays.get("best", {})
             factors = factors_of(alpha, *(kept.get(side, self.rows[side]) for side in Side))
             stop = self.stop or Stop.MAX_ITER
-            self._best = Result(factors, self.history, iteration, stop, kept.get("squares"))
+            squares = kept.get("squares")
+            self._best = Result(factors, self.history, iteration, stop, squares, level)
 
     def result(self) -> Result:
         """Return the best iteration, with the whole history."""
@@ -370,6 +407,62 @@ class FitState:
         )
 
 
+class VariationalState(FitState):
+    """The current state of one problem: f is the free energy per rating.
+
+    Rows have the columns of `Layout`, so that exchanges and checkpoints take them as any others.
+    """
+
+    def __init__(self, problem: Problem, blocks: Blocks) -> None:
+        super().__init__(problem)
+        self.unknowns = 1 + problem.rank
+        priors, rows = {}, {}
+        for side, degrees in blocks.degrees.items():
+            ridge, rows[side] = problem.ridge(side), len(degrees)
+            diagonal = ridge.diagonal(np.array([ridge.mean_degree]), self.unknowns)[0]
+            priors[side] = Prior.start(problem.tau * diagonal, degrees)  # the mode is the minimum
+        total = problem.user_ridge.total
+        self._level = Hyperparameters(problem.tau, priors, rows, total, problem.user_freedom)
+
+    def ridge(self, side: Side) -> Given:
+        """Return what the rows of a side that a fit starts from contribute to F."""
+        return self._level.given(side, self.alpha)
+
+    def step(self, side: Side) -> Infer:
+        """Return the update of the rows of a side."""
+        return Infer(self._level.given(side, self.alpha))
+
+    def replace(self, side: Side, update: SideUpdate, iteration: int, seconds: float) -> None:
+        """Replace the rows of a side, learn from them, and add the half-step to the history."""
+        self.rows[side] = update.x
+        sums = RowSums.of(update.more)
+        held = iteration <= HELD
+        self.penalty[side] = self._level.learn(side, update.penalty, sums, held=held)
+        self._mean_residual = update.residual / self._level.weight
+        penalty, norm = sum(self.penalty.values()), float(np.sqrt(update.distance))
+        self.record(iteration, side, update.squares, update.weight, penalty, norm, None, seconds)
+        self.history[-1] = self.history[-1]._replace(tau=self._level.tau)
+
+    def objective(self, squares: float, penalty: float) -> float:
+        """Return the free energy per rating."""
+        del squares
+        return self._level.free_energy(penalty)
+
+    def level(self) -> dict[str, Any]:
+        """Return τ, Λ and ξ."""
+        return self._level.save()
+
+    def save(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return the state, as nested arrays and as JSON values."""
+        arrays, values = super().save()
+        return arrays, {**values, "level": self._level.save()}
+
+    def restore(self, arrays: Mapping[str, Any], values: Mapping[str, Any]) -> None:
+        """Restore the state that `save` returned."""
+        super().restore(arrays, values)
+        self._level = Hyperparameters.of(values["level"])
+
+
 def unfinished(states: list[FitState]) -> list[FitState]:
     """Return the states that have not stopped."""
     return [state for state in states if state.stop is None]
@@ -389,6 +482,13 @@ def _progress(name: str, steps: list[HalfStep], most: int, stop: Stop | None) ->
     return Progress(
         name, "iteration", step.iteration, most, figures, seconds, stop.value if stop else None
     )
+
+
+class Penalty(Protocol):
+    """Something that says what rows contribute to f."""
+
+    def penalty(self, degrees: Doubles, x: Floats) -> Doubles:
+        """Return the contribution of each row, of shape (r,)."""
 
 
 class HasRows(Protocol):
@@ -431,7 +531,7 @@ class RowExchange(ABC):
         """Return rows where the exchange needs them."""
 
     @abstractmethod
-    def penalty(self, side: Side, ridge: Ridge, rows: Any) -> float:
+    def penalty(self, side: Side, ridge: Penalty, rows: Any) -> float:
         """Return the regularization of all rows of a side, placed before."""
 
     @abstractmethod
@@ -476,7 +576,7 @@ class Broadcast(RowExchange):
         """Return the rows as they are."""
         return rows
 
-    def penalty(self, side: Side, ridge: Ridge, rows: Any) -> float:
+    def penalty(self, side: Side, ridge: Penalty, rows: Any) -> float:
         """Return the regularization of all rows of a side."""
         return total(ridge.penalty(self._blocks.degrees[side], rows))
 
@@ -500,10 +600,9 @@ class Broadcast(RowExchange):
         """Return the validation RMSE of each active state."""
         blocks, alphas = self._blocks, [state.alpha for state in states]
         assert blocks.validation is not None
+        rows, unknowns = (self[Side.USERS], self[Side.ITEMS]), [each.unknowns for each in states]
         kernel = states[0].problem.kernel
-        return validation_rmse(
-            blocks.validation, alphas, self[Side.USERS], self[Side.ITEMS], blocks.dtype, kernel
-        )
+        return validation_rmse(blocks.validation, alphas, *rows, blocks.dtype, unknowns, kernel)
 
     def detach(self, rows: Sequence[Any]) -> None:
         """Do nothing: the caller has the arrays."""

@@ -33,6 +33,7 @@ from nonconvex.numerics.factorization.blocks import RatingBlock
 from nonconvex.numerics.factorization.gibbs import Conditional
 from nonconvex.numerics.factorization.gradient import gradient_sums, sample_ratings
 from nonconvex.numerics.factorization.model import Background, Factors, Ridge, squared_errors
+from nonconvex.numerics.factorization.vb import Given, InferredUpdate
 
 SharedRows = Value[list[Floats]]
 """The rows of one side in every problem, each of shape (m, 1 + K)."""
@@ -129,13 +130,34 @@ class Draw(NamedTuple):
         return self.conditional._replace(user_precision=omega).draw(block, fixed)
 
 
+class Infer(NamedTuple):
+    """Update of the distributions of the rows of one side; sent to the executors."""
+
+    given: Given
+    sample: None = None
+
+    def dtype(self, rows: np.dtype[Any]) -> np.dtype[Any]:
+        """Return the dtype of the rows."""
+        return rows
+
+    def __call__(self, block: RatingBlock, fixed: Floats, own: Floats) -> InferredUpdate:
+        """Update the rows of a block, independently of their values before."""
+        del own
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            return self.given.update(block, fixed)
+
+
+AnyStep = Step | Draw | Infer
+AnyUpdate = RowUpdate | InferredUpdate
+
+
 def update_side(
     packed: BlockStore,
-    steps: Sequence[Step | Draw],
+    steps: Sequence[AnyStep],
     fixed: SharedRows,
     own: SharedRows,
     dtype: type[np.floating],
-) -> list[RowUpdate]:
+) -> list[AnyUpdate]:
     """Update the rows of all blocks in every problem."""
     table = packed.run(_update(steps, fixed, own, dtype, packed.first_part))
     return [
@@ -150,10 +172,14 @@ def validation_rmse(
     users: SharedRows,
     items: SharedRows,
     dtype: type[np.floating],
+    unknowns: Sequence[int | None],
     kernel: Kernel = "numpy",
 ) -> list[float]:
-    """Compute √(Σ w (R̂ − R)² / Σ w) over the ratings of all blocks in every problem."""
-    table = packed.run(_squared_errors(alphas, users, items, dtype, kernel))
+    """Compute √(Σ w (R̂ − R)² / Σ w) over the ratings of all blocks in every problem.
+
+    The means of the rows are their first `unknowns` columns, or all.
+    """
+    table = packed.run(_squared_errors(alphas, users, items, dtype, unknowns, kernel))
     return [_rmse(table, number, len(rows)) for number, rows in enumerate(users.value)]
 
 
@@ -163,7 +189,7 @@ def user_squares(
     """Sum w (R̂ − R)² over the ratings of each user (n_u,), in blocks whose rows are users."""
     users, items = packed.share([factors.users]), packed.share([factors.items])
     try:
-        task = _squared_errors([factors.alpha], users, items, dtype, kernel)
+        task = _squared_errors([factors.alpha], users, items, dtype, [None], kernel)
         parts = _parts(packed.run(task), 0)
     finally:
         users.destroy()
@@ -175,7 +201,7 @@ def user_squares(
 
 
 def _update(
-    steps: Sequence[Step | Draw],
+    steps: Sequence[AnyStep],
     fixed: SharedRows,
     own: SharedRows,
     dtype: type[np.floating],
@@ -196,21 +222,22 @@ def _update(
                         chosen = step.sample.draw()
                         part = sample_ratings(block, chosen, rows=step.sample.rows)
                     result = step(part, fixed.value[number], own.value[number])
-                    arrays = {"rows": part.rows, **result._asdict()}
+                    columns = dict.fromkeys(InferredUpdate._fields)
+                    arrays = {"rows": part.rows, **columns, **result._asdict()}
                     yield binary_row({"problem": number, "part": None}, arrays)
 
     return update
 
 
 def _moments(
-    place: int, block: RatingBlock, steps: Sequence[Step | Draw], fixed: SharedRows
+    place: int, block: RatingBlock, steps: Sequence[AnyStep], fixed: SharedRows
 ) -> Batches:
     """Return the moments of a part of a long row in every problem."""
     for number, step in enumerate(steps):
         assert isinstance(step, Step)
         arrays = {
             "rows": block.rows,
-            **dict.fromkeys(RowUpdate._fields),
+            **dict.fromkeys(InferredUpdate._fields),
             "x": part_moments(block, fixed.value[number], step.alpha, kernel=step.kernel),
             "weight": block.degrees,
         }
@@ -222,13 +249,15 @@ def _squared_errors(
     users: SharedRows,
     items: SharedRows,
     dtype: type[np.floating],
+    unknowns: Sequence[int | None],
     kernel: Kernel,
 ) -> Task:
     def errors(batches: Batches) -> Batches:
         for batch in batches:
             for block in unpack(batch, dtype):
-                for number, alpha in enumerate(alphas):
-                    factors = Factors(alpha, users.value[number], items.value[number])
+                for number, (alpha, of_row) in enumerate(zip(alphas, unknowns, strict=True)):
+                    rows = (side.value[number][:, :of_row] for side in (users, items))
+                    factors = Factors(alpha, *map(np.ascontiguousarray, rows))
                     squares = squared_errors(factors, block, kernel=kernel)
                     of_rows = (block.rows, squares, block.total_weights())
                     arrays = dict(zip(("rows", *_ERRORS), of_rows, strict=True))
@@ -242,11 +271,12 @@ def _parts(table: pa.Table, problem: int) -> list[dict[str, Any]]:
     return parts
 
 
-def _assemble(table: pa.Table, problem: int, before: Floats, step: Step | Draw) -> RowUpdate:
+def _assemble(table: pa.Table, problem: int, before: Floats, step: AnyStep) -> AnyUpdate:
     """Put the rows of all blocks in the order of their indices."""
     rows, width = before.shape
     sums = RowUpdate._fields[1:]
     reported = _parts(table, problem)
+    more: Doubles | None = None
     x = np.zeros(before.shape, step.dtype(before.dtype))
     whole = RowUpdate(x, *(np.zeros(rows) for _ in sums))
     for part in (part for part in reported if part["part"] is None):
@@ -254,13 +284,17 @@ def _assemble(table: pa.Table, problem: int, before: Floats, step: Step | Draw) 
         whole.x[index] = np.frombuffer(part["x"], x.dtype).reshape(-1, width)
         for name in sums:
             getattr(whole, name)[index] = np.frombuffer(part[name])
+        if part["more"] is not None:
+            of_part = np.frombuffer(part["more"]).reshape(len(index), -1)
+            more = np.zeros((rows, of_part.shape[1])) if more is None else more
+            more[index] = of_part
     of_long = [part for part in reported if part["part"] is not None]
     if of_long:
         assert isinstance(step, Step)
         long, update = _solve_long(of_long, width, step, before.dtype.type)
         for values, of_rows in zip(whole, update, strict=True):
             values[long] = of_rows
-    return whole
+    return whole if more is None else InferredUpdate(*whole, more)
 
 
 def _solve_long(

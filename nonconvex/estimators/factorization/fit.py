@@ -33,7 +33,7 @@ from nonconvex.distributed.factorization.state import (
     gather_factors,
 )
 from nonconvex.distributed.factorization.steps import user_squares
-from nonconvex.estimators.factorization.params import FactorizationParams
+from nonconvex.estimators.factorization.params import FactorizationParams, max_iter_of
 from nonconvex.estimators.factorization.summary import (
     RestartSummary,
     TrainingSummary,
@@ -43,6 +43,7 @@ from nonconvex.estimators.params import ParamError, patience_of, refuse_set
 from nonconvex.numerics import Bools, Ints
 from nonconvex.numerics.convergence import FitError, Stop, StoppingRule
 from nonconvex.numerics.deterministic import choose_kernel
+from nonconvex.numerics.factorization.fold_in import Uncertainty
 from nonconvex.numerics.factorization.gibbs import USER_FREEDOM
 from nonconvex.numerics.factorization.model import (
     Factors,
@@ -55,6 +56,14 @@ from nonconvex.numerics.factorization.model import (
 )
 from nonconvex.numerics.factorization.posterior import Posterior
 from nonconvex.numerics.factorization.ridge_posterior import RidgePosterior
+from nonconvex.numerics.factorization.vb import (
+    START_VARIANCE,
+    WIDER,
+    Hyperparameters,
+    Layout,
+    VariationalPosterior,
+    effective_rank,
+)
 
 WarmStart = tuple[Factors, dict[str, dict[str, int]]]
 """Initial factors, and for ``users`` and ``items`` how many ids were kept, are new and are gone."""
@@ -73,7 +82,7 @@ class FitResult(NamedTuple):
     restarts: list[AnyFactors]
     summary: TrainingSummary
     posterior: Posterior | None = None  # the kept samples, with the solver "gibbs"
-    ridge_posterior: RidgePosterior | None = None  # the uncertainty at the minimum, if it is known
+    ridge_posterior: Uncertainty | None = None  # the uncertainty of rows, if it is known
     checkpoint: ModelCheckpoint | None = None  # to be released when the model is saved
 
 
@@ -107,7 +116,7 @@ def check_exchange(params: FactorizationParams) -> None:
     obstacle = _obstacle(params)
     if exchange == "shuffle" and obstacle:
         raise ParamError(
-            "exchange='shuffle' is for solvers 'als', 'als-cg' and 'als-coordinate' on the "
+            "exchange='shuffle' is for solvers 'als', 'als-cg', 'als-coordinate' and 'vb' on the "
             f"executors, from one start, of explicit ratings, and here is {obstacle}; change "
             "that, or set exchange='auto'"
         )
@@ -127,15 +136,19 @@ def exchange_policy(estimators: Sequence[FactorizationParams]) -> ExchangePolicy
 
 
 def unknowns_of(estimators: Sequence[FactorizationParams]) -> int:
-    """Return the number of unknowns of a row in all starts of all fits."""
+    """Return the number of unknowns of a row in all starts of all fits, with its covariance."""
     gets = [estimator.getOrDefault for estimator in estimators]
-    return sum(get("numRestarts") * (1 + get("rank")) for get in gets)
+    return sum(
+        get("numRestarts")
+        * (Layout(get("rank")).width if get("solver") == "vb" else 1 + get("rank"))
+        for get in gets
+    )
 
 
 def _obstacle(params: FactorizationParams) -> str:
     """Return the Param that rules out an exchange by shuffle, or an empty string."""
     get = params.getOrDefault
-    if get("solver") not in ("als", "als-cg", "als-coordinate"):
+    if get("solver") not in ("als", "als-cg", "als-coordinate", "vb"):
         return f"solver={get('solver')!r}"
     if get("implicitPrefs"):
         return "implicitPrefs=True"
@@ -235,7 +248,7 @@ def fit_together(
     if path is not None:
         facts = {**identity, "ratings": training.fingerprint()}
         session, interval = training.blocks.users.session, get("checkpointInterval")
-        most = [params.getOrDefault("maxIter") for params in estimators]
+        most = [max_iter_of(params) for params in estimators]
         checkpoints = Checkpoints(session, path, interval, facts, most)
     kept = ModelCheckpoint.of(checkpoints, len(estimators))
     if get("solver") == "gibbs":
@@ -305,6 +318,8 @@ def _ridges(params: FactorizationParams, training: TrainingSet) -> tuple[Ridge, 
         reg, ratio = default_implicit_reg(training.total, mean_weight), 1.0
     else:
         reg, ratio = default_reg(training.total, training.deviation)
+    if get("solver") == "vb":  # wider, as it narrows where the ratings say so
+        reg, ratio = reg * WIDER, ratio / WIDER
     if get("regUser") is not None or get("regItem") is not None:
         ratio = 1.0
     if get("biasRegRatio") is not None:
@@ -325,16 +340,23 @@ def _starts(
     exchange: type[RowExchange],
 ) -> list[AnyFactors]:
     """Return the initial factors of each restart."""
-    if warm is not None:
-        return [warm[0]]
     get = params.getOrDefault
+    layout = Layout(get("rank"))
+    if warm is not None:
+        alpha, *sides = warm[0]
+        if get("solver") == "vb":
+            sides = [layout.start(rows, START_VARIANCE) for rows in sides]
+        return [Factors(alpha, *sides)]
+    more = layout.start_columns(START_VARIANCE) if get("solver") == "vb" else ()
     # α of implicit feedback is a mean over all pairs, which the first update computes.
     alpha = training.mean if get("fitIntercept") and not get("implicitPrefs") else 0.0
     starts: list[AnyFactors] = []
     for restart in range(get("firstRestart"), get("firstRestart") + get("numRestarts")):
         random = (get("rank"), get("initScale"), get("seed"), restart)
         users, items = (
-            InitialRows(len(of_side), *random, side, training.blocks.dtype, get("nonnegative"))
+            InitialRows(
+                len(of_side), *random, side, training.blocks.dtype, get("nonnegative"), more
+            )
             for side, of_side in zip(Side, training.ids, strict=True)
         )
         starts.append(exchange.initial(alpha, users, items))
@@ -347,6 +369,7 @@ def _problem(
     get, validated = params.getOrDefault, training.blocks.validation is not None
     patience = patience_of(params, 10 if get("solver") == "gd" else 3, validated=validated)
     user_ridge, item_ridge = _ridges(params, training)
+    deviation = training.deviation if training.deviation > 0 else 1.0
     return Problem(
         start=start,
         user_ridge=user_ridge,
@@ -358,7 +381,10 @@ def _problem(
         implicit=get("implicitPrefs"),
         kernel=choose_kernel(get("kernel")),
         name=name,
-        rule=StoppingRule(get("maxIter"), None, get("tol"), patience, get("gradientTol")),
+        rule=StoppingRule(max_iter_of(params), None, get("tol"), patience, get("gradientTol")),
+        rank=get("rank"),
+        tau=deviation**-2,
+        user_freedom=USER_FREEDOM if get("fitUserPrecision") else math.inf,
     )
 
 
@@ -400,12 +426,36 @@ def _result(
         kernel=choose_kernel(get("kernel")),
         core=training.core,
     )
+    posterior: Uncertainty | None = None
+    if get("solver") == "vb":
+        inferred, results = _means(results, best)
     factors = results[best].factors
     if get("ensemble"):
         factors = ensemble([gather_factors(result.factors) for result in finite])
-    posterior = _ridge_posterior(params, training, results[best])
+    if get("solver") != "vb":
+        posterior = _ridge_posterior(params, training, results[best])
+    elif not get("ensemble"):
+        posterior = inferred
+        rank = effective_rank(*gather_factors(factors)[1:], inferred.tau)
+        inference = {"effectiveRank": rank, "noise": inferred.tau**-0.5}
+        summary = replace(summary, inference=inference)
     every = [result.factors for result in results]
     return FitResult(factors, every, summary, ridge_posterior=posterior)
+
+
+def _means(results: Sequence[Result], best: int) -> tuple[VariationalPosterior, list[Result]]:
+    """Return the posterior of the best result, and all with the means of their rows alone."""
+    posterior, narrow = None, []
+    for number, result in enumerate(results):
+        alpha, users, items = gather_factors(result.factors)
+        assert result.level is not None
+        level = Hyperparameters.of(result.level)
+        if number == best:
+            posterior = level.posterior(users, items)
+        sides = (np.ascontiguousarray(level.layout.mean(rows)) for rows in (users, items))
+        narrow.append(result._replace(factors=Factors(alpha, *sides)))
+    assert posterior is not None
+    return posterior, narrow
 
 
 def _ridge_posterior(

@@ -99,13 +99,13 @@ class SamplingParams(Params):
         optional(integer(1)),
     )
     fitUserPrecision = param(
-        "with solver 'gibbs', whether each user has a precision ω_u, by which their ratings count "
-        "more or less; without, all are 1",
+        "with solvers 'gibbs' and 'vb', whether each user has a precision ω_u, by which their "
+        "ratings count more or less; without, all are 1",
         flag,
     )
 
 
-SAMPLING = declared(SamplingParams)
+SAMPLING = tuple(name for name in declared(SamplingParams) if name != "fitUserPrecision")
 """Names of the Params that only Gibbs sampling reads."""
 
 
@@ -114,7 +114,9 @@ class FactorizationParams(FactorizationModelParams, SamplingParams, DescentParam
 
     ratingCol = param("column of ratings: finite numbers", text())
     rank = param("number K of factors, ≥ 0; 0 leaves α and the biases", integer(0))
-    maxIter = param("maximum number of iterations, ≥ 1", integer(1))
+    maxIter = param(
+        "maximum number of iterations, ≥ 1; by default 15, and 40 with solver 'vb'", integer(1)
+    )
     tol = param(
         "stop when an iteration changes the objective by less than tol times its value, ≥ 0",
         number(0),
@@ -155,9 +157,9 @@ class FactorizationParams(FactorizationModelParams, SamplingParams, DescentParam
     solver = param(
         "'als' (each row exactly), 'als-cg' (three conjugate gradients of each row from where it "
         "was: sooner near the minimum at ranks from 64 on), 'als-coordinate' (one unknown of each "
-        "row at a time), 'gd' (gradient descent on all at once) or 'gibbs' (the mean over samples "
-        "of the posterior)",
-        choice(["als", "als-cg", "als-coordinate", "gd", "gibbs"]),
+        "row at a time), 'gd' (gradient descent on all at once), 'vb' (a normal distribution of "
+        "each row, by variational inference) or 'gibbs' (the mean over samples of the posterior)",
+        choice(["als", "als-cg", "als-coordinate", "gd", "vb", "gibbs"]),
     )
     fitIntercept = param("whether the model has α", flag)
     fitBiases = param("whether the model has β_u and β_i", flag)
@@ -230,12 +232,21 @@ NON_IDENTITY_PARAMS = {
 }
 """Params that may differ between an interrupted fit and the one that resumes it."""
 
-# Params that sampling does not read: it draws the regularization, and predicts the mean of all.
-_NOT_SAMPLED = (
-    *("maxIter", "tol", "patience", "regUser", "regItem", "biasRegRatio", "regExponent"),
+# Params that inference does not read: it learns the regularization.
+_NOT_INFERRED = (
+    *("regUser", "regItem", "biasRegRatio", "regExponent"),
     *("fitIntercept", "fitBiases", "nonnegative", "implicitPrefs", "confidence"),
-    *("keepRestarts", "ensemble"),
 )
+
+# Params that sampling does not read: it predicts the mean of all.
+_NOT_SAMPLED = ("maxIter", "tol", "patience", *_NOT_INFERRED, "keepRestarts", "ensemble")
+
+
+def max_iter_of(params: FactorizationParams) -> int:
+    """Return ``maxIter``, or its default for the solver."""
+    given: int = params.getOrDefault("maxIter")
+    return 40 if params.getOrDefault("solver") == "vb" and not params.isSet("maxIter") else given
+
 
 # Params that are fixed when ratings are prepared.
 _PREPARED = ("weightCol", "validationIndicatorCol", "numUserBlocks", "numItemBlocks")
@@ -283,6 +294,11 @@ def check_combination(params: FactorizationParams, *, has_validation: bool, warm
             refuse_set(params, ["numKept"], f"is more than the {samples} samples there will be")
     else:
         refuse_set(params, SAMPLING, f"is only for solver='gibbs', not {get('solver')!r}")
+        if get("solver") == "vb":
+            refuse_set(params, _NOT_INFERRED, "has no meaning with solver='vb'")
+        else:
+            only = f"is only for solvers 'gibbs' and 'vb', not {get('solver')!r}"
+            refuse_set(params, ["fitUserPrecision"], only)
         for role in ("predictionStdCol", "predictionIntervalCol"):
             if get(role) is not None:
                 _check_normal(params, role)

@@ -22,6 +22,7 @@ from nonconvex.numerics.convergence import HalfStep
 from nonconvex.numerics.factorization.gibbs import RowDistribution
 from nonconvex.numerics.factorization.model import Side
 from nonconvex.numerics.factorization.posterior import Posterior
+from nonconvex.numerics.factorization.vb import VariationalPosterior
 
 ModelT = TypeVar("ModelT", bound=Any)  # MatrixFactorizationModel, which imports this module
 
@@ -37,11 +38,16 @@ class FactorizationWriter(ModelWriter[ModelT]):
             "summary": json.loads(state.summary.to_json()),
         }
         more: tuple[dict[str, Any], ...] = ({}, {})
-        if state.ridge_posterior is not None:
-            stats = state.ridge_posterior.measured
+        known = state.ridge_posterior
+        if isinstance(known, VariationalPosterior):
+            extra["inference"] = known.save()
+            for side, of_side, more_of in zip(Side, state.ids, known.measured, strict=True):
+                write_factors(self.sparkSession, f"{path}/{side}Covariances", of_side, more_of)
+        elif known is not None:
+            stats = known.measured
             users = {"degree": stats.user_degrees, "noise": stats.noise}
             more = (users, {"degree": stats.item_degrees})
-            extra["noise"] = state.ridge_posterior.noise
+            extra["noise"] = known.noise
         sides = (state.held.users, state.held.items)
         for name, ids, rows, columns in zip(TABLES.values(), state.ids, sides, more, strict=True):
             write_factors(self.sparkSession, f"{path}/{name}", ids, rows, columns)

@@ -38,9 +38,11 @@ from nonconvex.estimators.factorization.summary import TrainingSummary
 from nonconvex.estimators.params import ParamError
 from nonconvex.local.factorization import limits_of
 from nonconvex.numerics.deterministic import choose_kernel
+from nonconvex.numerics.factorization.fold_in import Uncertainty
 from nonconvex.numerics.factorization.model import Factors
 from nonconvex.numerics.factorization.posterior import Posterior, half_width
-from nonconvex.numerics.factorization.ridge_posterior import RidgePosterior, RidgeSpread
+from nonconvex.numerics.factorization.ridge_posterior import RidgeSpread
+from nonconvex.numerics.factorization.vb import VariationalSpread
 
 _UNCERTAINTY = ("predictionStdCol", "predictionIntervalCol")
 _NAN = float("nan")
@@ -65,7 +67,7 @@ class ModelState:
         summary: TrainingSummary,
         *,
         posterior: Posterior | None = None,
-        ridge_posterior: RidgePosterior | None = None,
+        ridge_posterior: Uncertainty | None = None,
         training_pairs: DataFrame | None = None,
         histories: Sequence[DataFrame] = (),
     ) -> None:
@@ -81,8 +83,8 @@ class ModelState:
         return self.held
 
     @cached_property
-    def ridge_spread(self) -> RidgeSpread:
-        """Deviations of the predictions of a minimum."""
+    def ridge_spread(self) -> RidgeSpread | VariationalSpread:
+        """Deviations of the predictions of a minimum, or of a variational fit."""
         assert self.ridge_posterior is not None
         return self.ridge_posterior.spread(self.factors)
 

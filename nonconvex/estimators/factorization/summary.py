@@ -88,6 +88,9 @@ class TrainingSummary(Summary):
     # see `nonconvex.numerics.deterministic.core_of`
     kernel: str = "numpy"
     core: str = "unknown"
+    # with the solver "vb": ``effectiveRank``, the number of coordinates that the ratings support,
+    # and ``noise``, 1/√τ. f is then the free energy per rating.
+    inference: dict[str, Any] | None = None
 
     _restart_type = RestartSummary
 
@@ -145,7 +148,10 @@ class TrainingSummary(Summary):
         return [*header, "stopped"], rows
 
     def _note(self) -> str:
-        """Return how many samples were kept, and how far they agree."""
+        """Return how many samples were kept, and how far they agree; or what was learned."""
+        if self.inference is not None:
+            rank, noise = self.inference["effectiveRank"], self.inference["noise"]
+            return f"effective rank {rank}, noise {noise:.4f}"
         if self.sampling is None:
             return ""
         drawn = len(self.restarts) * self.sampling["samples"]

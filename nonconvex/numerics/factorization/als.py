@@ -352,15 +352,8 @@ def _solve_numpy(
         a, b = segments.normal_equation()
         if background is not None:
             a, b = a + background.gram, b + background.rhs
-        curvature = np.einsum("skk->sk", a)  # (s, 1 + K), the diagonal itself
-        # Below the rounding of A, a ridge could not keep a row with fewer ratings than unknowns
-        # from an arbitrary and enormous solution.
-        rounding = width * np.finfo(a.dtype).eps * curvature.max(axis=1, keepdims=True)
-        curvature += np.maximum(diagonal[members], rounding)
-        if nonnegative or background is not None or not _iterates(a, segments.length):
-            x[members] = solve_quadratics(a, b, nonnegative=nonnegative)
-        else:
-            x[members] = _solve(a, b)
+        length = None if nonnegative or background is not None else segments.length
+        x[members] = solve_equations(a, b, diagonal[members], length, nonnegative=nonnegative)
         residual[members], squares[members] = segments.sums(x[members])
     return x, residual, squares
 
@@ -421,6 +414,23 @@ def _solve_with_long_rows(
     for values, of_others, of_these in zip(whole, update, of_long, strict=True):
         values[~long], values[long] = of_others, of_these
     return whole
+
+
+def solve_equations(
+    a: Floats, b: Floats, diagonal: Doubles, length: int | None, *, nonnegative: bool = False
+) -> Floats:
+    """Solve (A + diag) x = b of rows of a padded length; adds the diagonal to A in place.
+
+    With a length of None there is no iteration.
+    """
+    curvature = np.einsum("skk->sk", a)  # (s, 1 + K), the diagonal itself
+    # Below the rounding of A, a ridge could not keep a row with fewer ratings than unknowns from an
+    # arbitrary and enormous solution.
+    rounding = a.shape[-1] * np.finfo(a.dtype).eps * curvature.max(axis=1, keepdims=True)
+    curvature += np.maximum(diagonal, rounding)
+    if length is None or not _iterates(a, length):
+        return solve_quadratics(a, b, nonnegative=nonnegative)
+    return _solve(a, b)
 
 
 def _iterates(a: Floats, length: int) -> bool:

@@ -174,6 +174,29 @@ class Segments:
         residual, squares = zip(*(design.sums(x) for design in self), strict=True)
         return np.sum(residual, axis=0), np.sum(squares, axis=0)
 
+    def total_of(self, values: Floats) -> Doubles:
+        """Σ w v of the columns of each row, of shape (s, p).
+
+        Parameters
+        ----------
+        values : float array of shape (m + 1, p)
+            v of each column, and 0 for padding.
+        """
+        rows, p = len(self._columns), values.shape[1]
+        sums = np.zeros((rows, p))
+        for first in range(0, self.length, SEGMENT):
+            columns = self._columns[:, first : first + SEGMENT]
+            ones = np.ones((1, 1, columns.shape[1]), values.dtype)
+            step = max(1, CACHE_ELEMENTS // (columns.shape[1] * p))
+            for start in range(0, rows, step):
+                some = slice(start, start + step)
+                w = ones
+                if self._weights is not None:
+                    w = self._weights[some, None, first : first + SEGMENT]
+                gathered = np.take(values, columns[some], axis=0, mode="wrap")  # -1 is the last
+                sums[some] += np.matmul(w, gathered)[:, 0]
+        return sums
+
     def gradient_sums(self, x: Floats) -> Doubles:
         """As `Design.gradient_sums`, over all segments."""
         sums: Doubles = np.sum([design.gradient_sums(x) for design in self], axis=0)

@@ -25,6 +25,10 @@ from nonconvex.numerics.factorization.model import (
 )
 from nonconvex.numerics.factorization.posterior import Posterior, fold_rows
 from nonconvex.numerics.factorization.ridge_posterior import RidgePosterior
+from nonconvex.numerics.factorization.vb import VariationalPosterior
+
+Uncertainty = RidgePosterior | VariationalPosterior
+"""What a model knows of its rows, beside their means."""
 
 Solve = Callable[[RatingBlock, Callable[[], Sequence[Any]]], Floats]
 """Rows of a block of ratings, which may ask for the ids of the rows."""
@@ -50,12 +54,15 @@ class Equation(NamedTuple):
 
 
 def unfolded(
-    side: Side, factors: Factors, fixed: Shared, equation: Equation, ridge: RidgePosterior | None
+    side: Side, factors: Factors, fixed: Shared, equation: Equation, ridge: Uncertainty | None
 ) -> tuple[Floats, Solve]:
     """Return the rows of a side as they are, and what solves for others, given the other side.
 
-    The columns are (β, γ), and with a `ridge` the degree and, of users, the noise.
+    The columns are (β, γ), and with a `ridge` the degree and, of users, the noise, or those of a
+    row with its covariance.
     """
+    if isinstance(ridge, VariationalPosterior):
+        return _unfolded_distributions(side, factors, fixed, ridge)
     own, background, rows = side.number, None, (factors.users, factors.items)
     if equation.confidence is not None:
         other = rows[1 - own]
@@ -84,12 +91,28 @@ def unfolded(
     return np.hstack(before), solve
 
 
+def _unfolded_distributions(
+    side: Side, factors: Factors, fixed: Shared, posterior: VariationalPosterior
+) -> tuple[Floats, Solve]:
+    given, known = posterior.given(side, factors.alpha), posterior.measured
+    more = getattr(known, side.other)
+
+    def solve(block: RatingBlock, ids: Callable[[], Sequence[Any]]) -> Floats:
+        del ids
+        return given.update(block, np.hstack([fixed.value, more])).x
+
+    return np.hstack([getattr(factors, side), getattr(known, side)]), solve
+
+
 def folded(
-    side: Side, factors: Factors, ridge: RidgePosterior | None, whole: Floats
-) -> tuple[Factors, RidgePosterior | None]:
+    side: Side, factors: Factors, ridge: Uncertainty | None, whole: Floats
+) -> tuple[Factors, Uncertainty | None]:
     """Replace a side by all its rows, in the columns of `unfolded`."""
     x, known = np.split(whole, [getattr(factors, side).shape[1]], axis=1)
-    if ridge is not None:
+    if isinstance(ridge, VariationalPosterior):
+        measured = ridge.measured._replace(**{side.value: np.ascontiguousarray(known)})
+        ridge = ridge._replace(measured=measured)
+    elif ridge is not None:
         names = ("user_degrees", "noise") if side == Side.USERS else ("item_degrees",)
         columns = dict(zip(names, map(np.ascontiguousarray, known.T), strict=True))
         ridge = ridge._replace(measured=ridge.measured._replace(**columns))

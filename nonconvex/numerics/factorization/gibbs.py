@@ -227,7 +227,7 @@ class Conditional(NamedTuple):
         if self.user_precision is not None and self.of_rows:
             omega = self.user_precision[block.rows]  # (r,), the same for all ratings of a row
         elif self.user_precision is not None:
-            block = _weighted(block, self.user_precision, padded=self.kernel == "numpy")
+            block = weighted(block, self.user_precision, padded=self.kernel == "numpy")
         normals = np.zeros((size, width))
         if self.stream is not None:
             normals = normal_rows(self.stream, block.rows if keys is None else keys, width)
@@ -275,7 +275,7 @@ class Conditional(NamedTuple):
         return x, *sums
 
 
-def _weighted(block: RatingBlock, omega: Doubles, *, padded: bool) -> RatingBlock:
+def weighted(block: RatingBlock, omega: Doubles, *, padded: bool = True) -> RatingBlock:
     """Multiply the weight of each rating by ω of its column; the degrees stay what they are."""
     if not padded:
         own = omega.astype(block.ratings.dtype)[block.columns]

@@ -336,12 +336,15 @@ class InitialRows(NamedTuple):
     side: Side
     dtype: type[np.floating]
     nonnegative: bool
+    more: tuple[float, ...] = ()  # further columns, equal in all rows
 
     def between(self, first: int, stop: int) -> Floats:
-        """Draw the rows first, first + 1, …, stop − 1, of shape (stop − first, 1 + rank).
+        """Draw the rows first, first + 1, …, stop − 1, of shape (stop − first, 1 + rank + m).
 
         The numbers of all rows before them are drawn, too, and discarded: some 15 ns each.
         """
         generator = Stream.generator(self.seed, self.restart, self.side.number)
         drawn = initial_rows(stop, self.rank, self.scale, generator, first)
+        if self.more:
+            drawn = np.hstack([drawn, np.tile(self.more, (len(drawn), 1))])
         return (np.abs(drawn) if self.nonnegative else drawn).astype(self.dtype)

@@ -111,7 +111,9 @@ def test_without_precisions_of_users_all_are_1_on_disk_and_for_new_users_too(rat
         assert (posterior.user_precision == 1).all()
         assert posterior.spread().scatter == 1.0
     assert len(model._state.posterior.users) == len(plain._state.posterior.users) + 1
-    with pytest.raises(ParamError, match="fitUserPrecision=False is only for solver='gibbs', not"):
+    with pytest.raises(
+        ParamError, match="fitUserPrecision=False is only for solvers 'gibbs' and 'vb', not 'als'"
+    ):
         MatrixFactorization(fitUserPrecision=False).fit(ratings)
 
 
