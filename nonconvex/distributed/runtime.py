@@ -461,7 +461,11 @@ def _read_files(batches: Batches, columns: _Columns) -> Batches:
 
 
 def _whole_files(frame: DataFrame, scan: _Scan) -> DataFrame | None:
-    """Return the contents of the files of a scan; None unless all are small and few."""
+    """Return the contents of the files of a scan; None unless all are small and few.
+
+    The scan's own listing of files is read, as bytes: another version of Spark may make a relation
+    of it in another way, and then rows are read as usual.
+    """
     context: Any = frame.sparkSession.sparkContext
     relation = scan.relation
     location = relation.location()
@@ -476,10 +480,13 @@ def _whole_files(frame: DataFrame, scan: _Scan) -> DataFrame | None:
     if max(files.apply(number).getLen() for number in numbers) > _MOST_FILE:
         return None
     binary, of_files = (getattr(context._jvm, f"{_SOURCES}.{name}") for name in _BINARY_FILES)
-    of_same_files = of_files(
-        location, relation.partitionSchema(), binary.schema(), relation.bucketSpec(), binary(),
-        relation.options(), relation.sparkSession(),
-    )  # fmt: skip
+    try:
+        of_same_files = of_files(
+            location, relation.partitionSchema(), binary.schema(), relation.bucketSpec(), binary(),
+            relation.options(), relation.sparkSession(),
+        )  # fmt: skip
+    except (Py4JError, TypeError):
+        return None
     session: Any = frame.sparkSession
     found = session._jsparkSession.baseRelationToDataFrame(of_same_files)
     return DataFrame(found, session).select("content")

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from nonconvex.numerics import deterministic
+from nonconvex.numerics.compiled import lanes
 from nonconvex.numerics.deterministic import Stream, normal_rows
 from nonconvex.numerics.factorization import als, gibbs, model
 from nonconvex.numerics.factorization.blocks import RatingBlock
@@ -279,3 +280,21 @@ def test_where_nothing_can_be_written_loops_are_compiled_in_memory(tmp_path):
     run = subprocess.run([sys.executable, "-c", script], env=os.environ | own, **TEXT, check=True)
     assert run.stdout == "(5,)\n"
     assert not run.stderr
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o002, 0o022])
+def test_code_is_kept_where_no_one_else_writes(tmp_path, umask):
+    before = os.umask(umask)
+    try:
+        made = lanes.private(tmp_path / "a" / "b")
+    finally:
+        os.umask(before)
+    assert made is not None
+    assert made.stat().st_mode & 0o777 == 0o700
+    for shared in (0o770, 0o707):
+        made.chmod(shared)
+        assert lanes.private(made) is None
+    made.chmod(0o555)
+    assert lanes.private(made) == made  # a read-only installation, filled before
+    (tmp_path / "file").touch()
+    assert lanes.private(tmp_path / "file" / "c") is None

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 import threading
 from collections.abc import Callable
 from functools import cache
@@ -46,10 +47,13 @@ def compiled(function: Callable[..., Any]) -> Any:
 
     The code is kept in ``NUMBA_CACHE_DIR`` or else in the user's cache directory, under a digest of
     these modules: numba would only see that the function's own has changed.  Where neither can be
-    written, each process compiles for itself.
+    written, or other users could write, each process compiles for itself.
     """
     with _lock:
-        before, config.CACHE_DIR = config.CACHE_DIR, str(_cache())
+        place = _cache()
+        if place is None:
+            return njit(function, **_OPTIONS)
+        before, config.CACHE_DIR = config.CACHE_DIR, str(place)
         try:
             return njit(function, cache=True, **_OPTIONS)
         except RuntimeError:  # no place for a cache
@@ -59,11 +63,25 @@ def compiled(function: Callable[..., Any]) -> Any:
 
 
 @cache
-def _cache() -> Path:
+def _cache() -> Path | None:
     sources = sorted(Path(__file__).parent.glob("*.py"))
     digest = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:16]
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(config.CACHE_DIR or Path(home) / "nonconvex" / "kernels") / digest
+    return private(Path(config.CACHE_DIR or Path(home) / "nonconvex" / "kernels") / digest)
+
+
+def private(directory: Path) -> Path | None:
+    """Make a directory that only this user writes; None if it cannot be had, or others write it.
+
+    What is kept there is run when it is read.
+    """
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = directory.stat()
+    except OSError:
+        return None
+    others = found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    return None if others or found.st_uid not in (0, os.getuid()) else directory
 
 
 def frozen(array: Any, dtype: Any) -> NDArray[Any]:
