@@ -85,7 +85,7 @@ SHOWN_ELSEWHERE = {
     *declared(DescentParams),  # test_neural_network
     *("updates", "kernel"),  # test_execution: where a model is made, and by which loops
     *("exchange", "maxBroadcastBytes", "checkpointPath", "checkpointInterval"),
-    *SAMPLING,  # test_gibbs
+    *(*SAMPLING, "fitUserPrecision"),  # test_gibbs
     # test_gibbs and test_predict
     *("predictionStdCol", "predictionIntervalCol", "predictionInterval", "predictionNoise"),
 }
