@@ -1,4 +1,4 @@
-"""Variational inference of the latent factor model: a distribution of every row, at ALS's price.
+"""Variational inference of the latent factor model: a normal distribution of every row.
 
 The model is that of `nonconvex.numerics.factorization.gibbs`, with variances of each coordinate:
 
