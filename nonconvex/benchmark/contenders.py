@@ -43,12 +43,17 @@ class Contender:
     recommend: Callable[[Any, int], object] | None = None  # model, length: lists for all users
 
 
-def our_factorization(spark: SparkSession, rank: int, params: Mapping[str, Any]) -> Contender:
-    """Return `MatrixFactorization` of this library; with tol=0, no fit ends early."""
-    fixed = {"tol": 0.0, **params, "rank": rank}
-    return _factorization(
-        spark, "nonconvex", lambda steps: MatrixFactorization(**fixed, maxIter=steps)
-    )
+def our_factorization(
+    spark: SparkSession, rank: int, params: Mapping[str, Any], kernel: str | None = None
+) -> Contender:
+    """Return `MatrixFactorization` of this library; with tol=0, no fit ends early.
+
+    A `kernel`, if there is one, is in the name.
+    """
+    fixed, name = {"tol": 0.0, **params, "rank": rank}, "nonconvex"
+    if kernel is not None:
+        fixed, name = {**fixed, "kernel": kernel}, f"nonconvex ({kernel})"
+    return _factorization(spark, name, lambda steps: MatrixFactorization(**fixed, maxIter=steps))
 
 
 def mllib_factorization(spark: SparkSession, rank: int, params: Mapping[str, Any]) -> Contender:

@@ -144,6 +144,7 @@ class BenchmarkPlan:
     top: int = 0  # the length of the lists
     target: float | None = None  # the score to reach on the test rows, where more is better
     most_steps: int = 0  # the longest fit that is tried for it
+    steps_only: bool = False  # measure fits, and nothing else
 
 
 def measure_contenders(
@@ -220,6 +221,8 @@ def _walk(
 def perform_once(contender: Contender, data: BenchmarkTables, plan: BenchmarkPlan) -> None:
     """Fit, with the lesser number of steps, predict all rows, and recommend."""
     model = contender.fit(data.train, plan.lengths[0])
+    if plan.steps_only:
+        return
     contender.predict(model, data.train)
     if contender.recommend is not None:
         contender.recommend(model, plan.top)
@@ -262,6 +265,8 @@ def _round(
     step, load = per_step(plan.lengths, (of_short, of_long))
     record("load", load)
     record(plan.step, step)
+    if plan.steps_only:
+        return
     if (save := contender.save) is not None:
         _, seconds = clock.time(lambda: save(model, f"{scratch}/model"))
         record(f"Parquet to saved model, {long} {plan.step}s", of_long + seconds)

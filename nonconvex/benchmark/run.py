@@ -9,10 +9,11 @@ from __future__ import annotations
 import os
 import platform
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib import metadata
+from importlib.util import find_spec
 from inspect import signature
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -72,6 +73,7 @@ from nonconvex.pipeline.network.config import ExampleSplitSection, ExamplesSecti
 from nonconvex.pipeline.sections import ParamTable, SplitSection
 from nonconvex.pipeline.text import strict_json
 from nonconvex.recommendation import MatrixFactorization
+from nonconvex.report.page import Picture
 from nonconvex.session import get_session
 
 _LAYOUT = 1  # of the JSON
@@ -112,6 +114,7 @@ _PIPELINE = (
     "to prepare is to check, index and write here, to index and cache in MLlib, and to read in "
     "cmfrec; the two check nothing. Each has a regularization of its own"
 )
+_NO_PICTURES = "there are no pictures, as they need matplotlib: pip install 'nonconvex[report]'"
 _NO_CMFREC = "cmfrec is not installed, so it is not measured: pip install cmfrec"
 _NO_SKLEARN = "scikit-learn is not installed, so it is not measured: pip install scikit-learn"
 
@@ -225,6 +228,13 @@ class FactorizationBenchmarkSection(_RatingsSection):
     """Measure factorizations."""
     ranks: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (10, 32, 64, 128)
     """The ranks to measure."""
+    growth: tuple[PositiveInt, ...] = ()
+    """Other numbers of ratings to plant, and to measure iterations of the first rank on."""
+    pictures: bool = False
+    """Draw the seconds of an iteration against the rank, and against the ratings of `growth`;
+    needs matplotlib."""
+    kernels: tuple[Literal["compiled", "numpy"], ...] = ()
+    """Kernels of this library; each is a contender. By default it is one, with its Params."""
     iterations: _Lengths = (2, 10)
     """Lengths of the two fits whose difference gives the seconds of an iteration."""
     top: PositiveInt = 10
@@ -245,6 +255,15 @@ class FactorizationBenchmarkSection(_RatingsSection):
         del spark, data
         return [(rank,) for rank in self.ranks]
 
+    def growing(self) -> Iterator[tuple[str, FactorizationBenchmarkSection, BenchmarkPlan]]:
+        """Yield a subject, a section that plants its ratings, and a plan, for each of `growth`."""
+        for number in self.growth:
+            subject = f"{number:,} ratings, rank {self.ranks[0]}"
+            planted = {"ratings": number, "users": None, "items": None}
+            planted |= {"prepared": None, "source": None}
+            plan = replace(self.plan(self.ranks), subject=subject, steps_only=True)
+            yield subject, self.model_copy(update=planted), plan
+
     def plan(self, size: Sequence[int]) -> BenchmarkPlan:
         """Return the plan for a rank."""
         subject, score = f"rank {size[0]}", "test RMSE"
@@ -254,8 +273,9 @@ class FactorizationBenchmarkSection(_RatingsSection):
 
     def contenders(self, spark: SparkSession, size: Sequence[int]) -> list[Contender]:
         """Return this library's contender for a rank, and the peers."""
-        ours = our_factorization(spark, size[0], self.params)
-        return [ours, *(mllib_factorization(spark, size[0], self.mllib) for _ in self.peers)]
+        kernels = self.kernels or (None,)
+        ours = [our_factorization(spark, size[0], self.params, kernel) for kernel in kernels]
+        return [*ours, *(mllib_factorization(spark, size[0], self.mllib) for _ in self.peers)]
 
     def remarks(self) -> list[str]:
         """Return remarks on the tables."""
@@ -264,6 +284,10 @@ class FactorizationBenchmarkSection(_RatingsSection):
     @model_validator(mode="after")
     def _check(self) -> Self:
         _rising("iterations", self.iterations)
+        if self.kernels and "kernel" in self.params:
+            raise ValueError("kernels and params.kernel are two choices of one: leave one out")
+        for _, planted, _ in self.growing():
+            planted.law()
         ParamTable(MatrixFactorization, "params", _OF_FACTORIZATION).make(self.params)
         check_keys("mllib", self.mllib, _named(ALS) - _OF_FACTORIZATION)
         return self
@@ -427,6 +451,8 @@ class Benchmark:
     measurements: dict[str, list[Measurement]] = field(default_factory=dict)
     data: dict[str, dict[str, Any]] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
+    # seconds of an iteration of each contender, by "rank" and by "ratings"
+    costs: dict[str, dict[str, list[tuple[float, float]]]] = field(default_factory=dict)
 
     @property
     def all(self) -> list[Measurement]:
@@ -460,9 +486,49 @@ def run_benchmark(spark: SparkSession, config: BenchmarkConfig, scratch: str) ->
         if name == "factorization":
             data = without_unknown_ids(spark, data, f"{scratch}/test")
         measure_contenders(spark, clock, subjects, data, scratch)
+        if isinstance(section, FactorizationBenchmarkSection):
+            _measure_growth(spark, section, clock, f"{config.output.path}/data", scratch, found)
         found.measurements[name] = clock.measurements + memory.measurements
         found.remark(*section.remarks(), *_too_short(clock.measurements))
     return found
+
+
+def _measure_growth(
+    spark: SparkSession,
+    section: FactorizationBenchmarkSection,
+    clock: Clock,
+    path: str,
+    scratch: str,
+    found: Benchmark,
+) -> None:
+    """Measure iterations on other numbers of ratings, and gather what the pictures show."""
+    place: dict[str, tuple[str, float]] = {f"rank {k}": ("rank", k) for k in section.ranks}
+    for subject, planted, plan in section.growing():
+        data = planted.tables(spark, path)
+        found.data[subject] = {"path": data.path, "rows": data.counts}
+        place[subject] = "ratings", data.counts["train"]
+        contenders = planted.contenders(spark, section.ranks)
+        measure_contenders(spark, clock, [(plan, contenders)], data, scratch)
+    for one in clock.measurements:
+        if one.work == "iteration" and one.median is not None and one.median > 0:
+            what, x = place[one.subject]
+            of_all = found.costs.setdefault(what, {})
+            of_all.setdefault(one.contender, []).append((x, one.median))
+    if section.pictures and find_spec("matplotlib") is None:
+        found.remark(_NO_PICTURES)
+
+
+def draw_costs(found: Benchmark) -> list[Picture]:
+    """Draw the seconds of an iteration against the rank and the ratings, where two are known."""
+    if find_spec("matplotlib") is None:
+        return []
+    from nonconvex.report.charts import costs_picture
+
+    curves = {
+        what: {name: sorted(curve) for name, curve in of_all.items() if len(curve) > 1}
+        for what, of_all in found.costs.items()
+    }
+    return [costs_picture(what, of_all) for what, of_all in curves.items() if of_all]
 
 
 def _measure_pipelines(

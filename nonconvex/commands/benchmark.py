@@ -5,9 +5,16 @@ from typing import Any
 from pyspark.sql import SparkSession
 
 from nonconvex.benchmark.measure import ratios
-from nonconvex.benchmark.run import BenchmarkConfig, benchmark_json, benchmark_table, run_benchmark
+from nonconvex.benchmark.run import (
+    BenchmarkConfig,
+    benchmark_json,
+    benchmark_table,
+    draw_costs,
+    run_benchmark,
+)
 from nonconvex.distributed.files import FileSystem
 from nonconvex.pipeline.runs import METRICS, new_run
+from nonconvex.report.run import write_figures
 
 
 def benchmark_job(spark: SparkSession, config: BenchmarkConfig) -> dict[str, Any]:
@@ -15,7 +22,8 @@ def benchmark_job(spark: SparkSession, config: BenchmarkConfig) -> dict[str, Any
 
     Contenders take turns, after a round that is not counted, and each turn begins with a fit that
     is not either.  The tables show medians, and how many times better than each peer this library
-    is, or worse where that is below 1. All numbers are written as JSON under output.path.
+    is, or worse where that is below 1. All numbers are written as JSON under output.path, and
+    pictures beside it, if they are asked for.
     """
     files = FileSystem(spark, config.output.path)
     with new_run(spark, config.output.path) as this:
@@ -23,6 +31,8 @@ def benchmark_job(spark: SparkSession, config: BenchmarkConfig) -> dict[str, Any
         files.delete(f"{this.path}/scratch")
         result = f"{this.path}/{METRICS}"
         files.write_text(result, benchmark_json(spark, this.id, config, found))
+        if config.factorization is not None and config.factorization.pictures:
+            write_figures(files, this.path, draw_costs(found))
     for measurements in found.measurements.values():
         print(benchmark_table(measurements), end="\n\n")
     print("\n".join(found.remarks))

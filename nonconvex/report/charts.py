@@ -6,6 +6,7 @@ Rows are counted on Spark, in one pass, however many there are.
 from __future__ import annotations
 
 import io
+import itertools
 import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import PatchCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import LogFormatter, MaxNLocator
+from matplotlib.ticker import EngFormatter, LogFormatter, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
@@ -213,6 +214,33 @@ def curves_picture(
         f"{last:.4g} at {x} {end}{others}."
     )
     return picture(name, title, caption, alt, draw)
+
+
+@drawn
+def costs_picture(what: str, series: Mapping[str, Curve]) -> Picture:
+    """Draw the seconds of an iteration of a benchmark on two logarithmic axes."""
+    tones = itertools.cycle((("blue", "o-"), ("orange", "s--"), ("quiet", "^:")))
+
+    def draw(axes: Axes) -> None:
+        for (name, curve), (tone, style) in zip(series.items(), tones, strict=False):
+            xs, ys = zip(*curve, strict=True)
+            axes.loglog(xs, ys, style, color=colour(tone), label=name, markersize=4)
+        if what == "rank":
+            axes.set_xticks(sorted({x for curve in series.values() for x, _ in curve}))
+        axes.xaxis.set_major_formatter(EngFormatter())
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_formatter(LogFormatter())
+        axes.yaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False))
+        axes.legend(loc="best")
+        axis_labels(axes, what, "seconds an iteration")
+
+    ends = [
+        f"{name} takes {curve[0][1]:.3g} s at {curve[0][0]:,g} and {curve[-1][1]:.3g} s at "
+        f"{curve[-1][0]:,g}"
+        for name, curve in series.items()
+    ]
+    title = f"An iteration against the {what}"
+    return picture(f"iteration-by-{what}", title, title, f"{title}: {'; '.join(ends)}.", draw)
 
 
 @drawn

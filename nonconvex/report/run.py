@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -16,7 +16,7 @@ from nonconvex import __version__
 from nonconvex.distributed.files import DISK_FULL, FileSystem
 from nonconvex.distributed.runtime import java_version, parallelism
 from nonconvex.pipeline.runs import REPORT, RunMetadata
-from nonconvex.report.page import Page, render
+from nonconvex.report.page import Page, Picture, render
 
 if TYPE_CHECKING:
     from nonconvex.distributed.data.examples import ExampleTable
@@ -94,11 +94,7 @@ def _write(
     try:
         page = make(replace(metadata, versions=_versions(spark)))
         files = FileSystem(spark, directory)
-        for picture in page.pictures():
-            if not picture.svg:
-                continue
-            files.write_text(f"{directory}/{FIGURES}/{picture.name}.svg", picture.svg)
-            files.write_bytes(f"{directory}/{FIGURES}/{picture.name}.png", picture.png)
+        write_figures(files, directory, page.pictures())
         files.write_text(f"{directory}/{REPORT}", render(page))
     except Exception as error:
         if DISK_FULL in str(error):  # nor can the rest of the run be written
@@ -106,6 +102,14 @@ def _write(
         _log.exception("the report could not be written, and the run goes on without it")
         return None
     return f"{directory}/{REPORT}"
+
+
+def write_figures(files: FileSystem, directory: str, pictures: Iterable[Picture]) -> None:
+    """Write pictures that could be drawn, each as SVG and as PNG."""
+    for picture in pictures:
+        if picture.svg:
+            files.write_text(f"{directory}/{FIGURES}/{picture.name}.svg", picture.svg)
+            files.write_bytes(f"{directory}/{FIGURES}/{picture.name}.png", picture.png)
 
 
 def _versions(spark: SparkSession) -> dict[str, str]:

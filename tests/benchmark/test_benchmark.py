@@ -11,7 +11,9 @@ import pytest
 from nonconvex.benchmark import measure, run
 from nonconvex.benchmark.contenders import Contender
 from nonconvex.benchmark.data import BenchmarkTables, planted_examples, planted_ratings
+from nonconvex.distributed.files import FileSystem
 from nonconvex.numerics.synthetic import PlantedExamples, PlantedRatings
+from nonconvex.report.run import write_figures
 
 NO_DATA = BenchmarkTables("", "", "", {})
 
@@ -115,6 +117,40 @@ def test_pipelines_take_turns_from_parquet_to_a_saved_model(spark, tmp_path, mon
     monkeypatch.setattr("nonconvex.benchmark.run.has_cmfrec", lambda: False)
     assert "cmfrec is not installed" in section.remarks()[1]
     assert [one.name for one in section.pipelines(spark)] == ["nonconvex", "MLlib"]
+
+
+def test_kernels_take_turns_and_iterations_are_drawn_against_rank_and_ratings(
+    spark, tmp_path, monkeypatch
+):
+    output, kernels = {"path": str(tmp_path)}, ("compiled", "numpy")
+    sizes = {"ratings": 400, "ranks": (1, 2), "growth": (300, 600), "iterations": (1, 2)}
+    given = {**sizes, "kernels": kernels, "peers": (), "repeats": 1, "memory": False}
+    config = run.BenchmarkConfig(factorization={**given, "pictures": True}, output=output)
+    monkeypatch.setattr(measure, "per_step", lambda lengths, seconds: (sum(seconds), 0.0))
+    found = run.run_benchmark(spark, config, str(tmp_path / "scratch"))
+    names = [f"nonconvex ({kernel})" for kernel in kernels]
+    turns = [(one.subject, one.contender) for one in found.all if one.work == "iteration"]
+    subjects = "rank 1", "rank 2", "300 ratings, rank 1", "600 ratings, rank 1"
+    assert turns == [(subject, name) for subject in subjects for name in names]
+    works = {one.work for one in found.all if one.subject == subjects[2]}
+    assert works == {"load", "iteration"}, "and no predictions"
+    assert {x for curve in found.costs["rank"].values() for x, _ in curve} == {1, 2}
+    rows = [found.data[subject]["rows"] for subject in subjects[2:]]
+    curve = found.costs["ratings"][names[1]]
+    assert [x for x, _ in curve] == [of_parts["train"] for of_parts in rows]
+    assert [sum(of_parts.values()) for of_parts in rows] == [300, 600]
+    pictures = run.draw_costs(found)
+    assert [one.name for one in pictures] == ["iteration-by-rank", "iteration-by-ratings"]
+    assert f"{names[1]} takes {curve[0][1]:.3g} s at {curve[0][0]}" in pictures[1].alt
+    assert all(b"PNG" in one.png and names[0] in one.svg for one in pictures)
+    write_figures(FileSystem(spark, str(tmp_path)), str(tmp_path), pictures)
+    written = {path.name for path in (tmp_path / "figures").iterdir()}
+    assert written >= {f"{one.name}.{kind}" for one in pictures for kind in ("svg", "png")}
+    monkeypatch.setattr("nonconvex.benchmark.run.find_spec", lambda name: None)
+    assert run.draw_costs(found) == []
+    alone = config.factorization.model_copy(update={"growth": ()})
+    run._measure_growth(spark, alone, measure.Clock("factorization"), "", "", found)
+    assert found.remarks[-1].endswith("pip install 'nonconvex[report]'")
 
 
 def test_without_psutil_the_remarks_say_so(spark, monkeypatch):

@@ -110,6 +110,11 @@ def test_a_later_run_uses_the_planted_data_again_and_measures_memory(measured, j
     [
         (["factorization.iterations=[3, 3]"], 2, "iterations must be two numbers, the lesser"),
         (["factorization.items=5"], 2, "of the 400 ratings, and there are 5 items; plan"),
+        (
+            ["factorization.kernels=['numpy']", "factorization.params.kernel=numpy"],
+            2,
+            "kernels and params.kernel are two choices of one: leave one out",
+        ),
         (["factorization.params.rnk=3"], 2, "factorization: unknown key params.rnk"),
         (["factorization.mllib.regParm=3"], 2, "did you mean mllib.regParam?"),
         (["network.params.maxIter=3"], 2, "network: unknown key params.maxIter"),
