@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
 
 import numpy as np
-from pyspark import Broadcast, keyword_only
+from pyspark import Broadcast
 from pyspark.ml import Model
 from pyspark.ml.linalg import DenseVector, Vector
 from pyspark.ml.util import MLReadable, MLReader, MLWritable, MLWriter
@@ -31,13 +32,21 @@ from nonconvex.estimators.network.params import (
 )
 from nonconvex.estimators.network.persistence import NetworkReader, NetworkWriter
 from nonconvex.estimators.network.summary import NetworkSummary
-from nonconvex.estimators.params import GridEstimator, ParamError, with_accessors
+from nonconvex.estimators.params import GridEstimator, ParamError, keywords, with_accessors
 from nonconvex.estimators.persistence import KeepsCheckpoint
 from nonconvex.numerics import Doubles
 from nonconvex.numerics.network.model import Scorer, raw_predictions
 
 if TYPE_CHECKING:
-    pass
+    from nonconvex.estimators.accessors import (
+        ClassificationModelAccessors,
+        ClassifierAccessors,
+        RegressionModelAccessors,
+        RegressorAccessors,
+    )
+else:  # `with_accessors` makes them
+    ClassificationModelAccessors = ClassifierAccessors = object
+    RegressionModelAccessors = RegressorAccessors = object
 
 __all__ = [
     "MultilayerPerceptronClassificationModel",
@@ -45,6 +54,8 @@ __all__ = [
     "MultilayerPerceptronRegressionModel",
     "MultilayerPerceptronRegressor",
 ]
+
+_log = logging.getLogger("nonconvex")
 
 
 class _NetworkModel(Model, NetworkModelParams, KeepsCheckpoint, MLReadable[Any], MLWritable):
@@ -56,6 +67,9 @@ class _NetworkModel(Model, NetworkModelParams, KeepsCheckpoint, MLReadable[Any],
             raise TypeError(f"a {type(self).__name__} comes from fit or load")
         self._scorer, self._summary = scorer, summary
         self._shared: Broadcast[Scorer] | None = None
+
+    def _contents(self) -> tuple[Any, ...]:
+        return self._scorer, self._summary
 
     def _facts(self) -> dict[str, Any]:
         return self.summary.facts()
@@ -187,7 +201,7 @@ class _NetworkModel(Model, NetworkModelParams, KeepsCheckpoint, MLReadable[Any],
 
 
 @with_accessors
-class MultilayerPerceptronRegressionModel(_NetworkModel):
+class MultilayerPerceptronRegressionModel(_NetworkModel, RegressionModelAccessors):
     """A network that predicts one number or several.
 
     ``transform`` adds a column of doubles, or for several targets of arrays of doubles.
@@ -213,7 +227,9 @@ class MultilayerPerceptronRegressionModel(_NetworkModel):
 
 
 @with_accessors
-class MultilayerPerceptronClassificationModel(_NetworkModel, ClassificationModelParams):
+class MultilayerPerceptronClassificationModel(
+    _NetworkModel, ClassificationModelParams, ClassificationModelAccessors
+):
     """A network that predicts classes.
 
     ``transform`` adds the predicted label, a string where labels were strings and else a double,
@@ -284,7 +300,7 @@ class _NetworkEstimator(GridEstimator[ModelT], NetworkParams, Generic[ModelT]):
         self, dataset: DataFrame, estimators: Sequence[_NetworkEstimator[ModelT]]
     ) -> list[ModelT]:
         """Fit estimators that read the same columns."""
-        check_frame("dataset", dataset)
+        check_frame("dataset", dataset, batch=True)
         for estimator in estimators:
             has_validation = estimator.getOrDefault("validationIndicatorCol") is not None
             estimator._check(has_validation=has_validation)
@@ -318,6 +334,8 @@ class _NetworkEstimator(GridEstimator[ModelT], NetworkParams, Generic[ModelT]):
         check_network(self, has_validation=has_validation, warm=self._initial_model is not None)
 
     def _train(self, examples: ExampleSet, started: float) -> ModelT:
+        if self.getOrDefault("solver") == "l-bfgs":
+            _log.info("solver='l-bfgs': the steps are those of minibatches; optimizer chooses them")
         initial = None if self._initial_model is None else self._initial_model.scorer
         scorer, summary, checkpoints = fit_network(self, examples, initial, started)
         model: ModelT = self._model_class(scorer, summary)
@@ -328,7 +346,7 @@ class _NetworkEstimator(GridEstimator[ModelT], NetworkParams, Generic[ModelT]):
 
 @with_accessors
 class MultilayerPerceptronRegressor(
-    _NetworkEstimator[MultilayerPerceptronRegressionModel], RegressorParams
+    _NetworkEstimator[MultilayerPerceptronRegressionModel], RegressorParams, RegressorAccessors
 ):
     """Network that predicts one number or several, by minibatch gradient descent.
 
@@ -336,7 +354,8 @@ class MultilayerPerceptronRegressor(
 
         f = Σ w ‖ŷ − y‖² / Σ w + (λ/2) Σ_l ‖W_l‖²
 
-    is minimized over the training rows.  Without hidden layers it is linear regression.  Unless
+    is minimized over the training rows.  There is one hidden layer of 100
+    by default; with ``layers=[]`` it is linear regression, which is solved exactly.  Unless
     ``targetStandardization`` is False, y and ŷ in f are in standard deviations from the mean of
     each target, and so is f in `summary`; predictions are in the units of the data.
 
@@ -365,7 +384,7 @@ class MultilayerPerceptronRegressor(
 
     _model_class = MultilayerPerceptronRegressionModel
 
-    @keyword_only
+    @keywords
     def __init__(
         self,
         *,
@@ -384,7 +403,7 @@ class MultilayerPerceptronRegressor(
         regParam: float = 0.0,
         standardization: bool = True,
         targetStandardization: bool = True,
-        maxIter: int = 100,
+        maxIter: int | None = None,
         maxSteps: int | None = None,
         batchSize: int = 128,
         tol: float = 1e-6,
@@ -393,13 +412,13 @@ class MultilayerPerceptronRegressor(
         numRestarts: int = 1,
         firstRestart: int = 0,
         optimizer: str = "adam",
-        learningRate: float = 1e-3,
+        learningRate: float = 5e-3,
         momentum: float | None = None,
         decay: float | None = None,
         epsilon: float | None = None,
         weightDecay: float | None = None,
         clipNorm: float | None = None,
-        schedule: str = "constant",
+        schedule: str = "cosine",
         decaySteps: int | None = None,
         decayRate: float | None = None,
         finalFraction: float | None = None,
@@ -408,13 +427,16 @@ class MultilayerPerceptronRegressor(
         precision: str = "float32",
         checkpointPath: str | None = None,
         checkpointInterval: int = 10,
+        solver: str = "auto",
     ) -> None:
         super().__init__()
 
 
 @with_accessors
 class MultilayerPerceptronClassifier(
-    _NetworkEstimator[MultilayerPerceptronClassificationModel], ClassifierParams
+    _NetworkEstimator[MultilayerPerceptronClassificationModel],
+    ClassifierParams,
+    ClassifierAccessors,
 ):
     """Network that predicts classes, by minibatch gradient descent.
 
@@ -423,7 +445,8 @@ class MultilayerPerceptronClassifier(
 
         f = −Σ w log p_y / Σ w + (λ/2) Σ_l ‖W_l‖²
 
-    is minimized over the training rows.  Without hidden layers it is logistic regression.
+    is minimized over the training rows.  There is one hidden layer of
+    100 by default; with ``layers=[]`` it is logistic regression.
     Results depend on partitions and cores no more than those of `MultilayerPerceptronRegressor`.
 
     Params of MLlib's classifier keep their names.  Where one differs, this is why:
@@ -435,10 +458,10 @@ class MultilayerPerceptronClassifier(
       network is MLlib's, and ``initialWeights`` and ``model.weights`` have its order.
     * ``maxIter`` counts epochs, each of many steps, and not steps over all rows.  ``tol`` is a
       relative change of f in an epoch.
-    * ``solver`` is ``"gd"`` alone, by minibatches, and ``optimizer`` says which kind; L-BFGS needs
-      a pass over all rows for every step.
-    * ``stepSize`` is another name of ``learningRate``, by default 0.001 for Adam, and
-      ``blockSize`` of ``batchSize``: the rows worked on at once are those of a step.
+    * ``solver`` is ``"gd"``, by minibatches, and ``optimizer`` says which kind; ``"l-bfgs"``, which
+      needs a pass over all rows for every step, is accepted, and means the same.
+    * ``stepSize`` is another name of ``learningRate``, by default 0.005 for Adam, falling to 0 as a
+      cosine; ``blockSize`` has no meaning, and ``batchSize`` is that of a step.
     * ``seed`` is 42 in every process.
     * Labels may be strings, which are predicted as strings; numbers need not be 0 … k − 1 where
       ``layers`` leaves their number out.
@@ -464,7 +487,7 @@ class MultilayerPerceptronClassifier(
 
     _model_class = MultilayerPerceptronClassificationModel
 
-    @keyword_only
+    @keywords
     def __init__(
         self,
         *,
@@ -486,7 +509,7 @@ class MultilayerPerceptronClassifier(
         regParam: float = 0.0,
         standardization: bool = True,
         classWeight: str | Sequence[float] | None = None,
-        maxIter: int = 100,
+        maxIter: int | None = None,
         maxSteps: int | None = None,
         batchSize: int = 128,
         tol: float = 1e-6,
@@ -495,13 +518,13 @@ class MultilayerPerceptronClassifier(
         numRestarts: int = 1,
         firstRestart: int = 0,
         optimizer: str = "adam",
-        learningRate: float = 1e-3,
+        learningRate: float = 5e-3,
         momentum: float | None = None,
         decay: float | None = None,
         epsilon: float | None = None,
         weightDecay: float | None = None,
         clipNorm: float | None = None,
-        schedule: str = "constant",
+        schedule: str = "cosine",
         decaySteps: int | None = None,
         decayRate: float | None = None,
         finalFraction: float | None = None,
@@ -510,8 +533,8 @@ class MultilayerPerceptronClassifier(
         precision: str = "float32",
         checkpointPath: str | None = None,
         checkpointInterval: int = 10,
-        stepSize: float | None = None,
-        blockSize: int | None = None,
+        stepSize: float = 5e-3,
+        blockSize: int = 128,
         solver: str = "gd",
     ) -> None:
         super().__init__()

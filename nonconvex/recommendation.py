@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
-from pyspark import keyword_only
 from pyspark.ml import Model
 from pyspark.ml.util import MLReadable, MLReader, MLWritable, MLWriter
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
 
-from nonconvex.distributed.columns import check_frame
+from nonconvex.distributed.columns import check_frame, named_column
 from nonconvex.distributed.data.prepared import PreparedRatings, training_ratings
 from nonconvex.distributed.data.validation import RatingsError
 from nonconvex.distributed.factorization.dataset import (
@@ -46,17 +47,29 @@ from nonconvex.estimators.factorization.fit import (
 )
 from nonconvex.estimators.factorization.params import (
     BATCHED_TOGETHER,
+    IDLE,
     NON_IDENTITY_PARAMS,
+    ALSParams,
     FactorizationModelParams,
     FactorizationParams,
     check_combination,
     check_prepared,
 )
-from nonconvex.estimators.factorization.persistence import FactorizationReader, FactorizationWriter
+from nonconvex.estimators.factorization.persistence import (
+    ALSReader,
+    FactorizationReader,
+    FactorizationWriter,
+)
 from nonconvex.estimators.factorization.predict import ModelState, add_predictions
-from nonconvex.estimators.factorization.recommend import recommend, similar_rows
+from nonconvex.estimators.factorization.recommend import list_length, recommend, similar_rows
 from nonconvex.estimators.factorization.summary import TrainingSummary
-from nonconvex.estimators.params import GridEstimator, ParamError, set_defaults, with_accessors
+from nonconvex.estimators.params import (
+    GridEstimator,
+    ParamError,
+    keywords,
+    set_defaults,
+    with_accessors,
+)
 from nonconvex.estimators.persistence import KeepsCheckpoint
 from nonconvex.numerics.deterministic import choose_kernel
 from nonconvex.numerics.factorization.explain import Explanation
@@ -64,9 +77,21 @@ from nonconvex.numerics.factorization.fold_in import Equation
 from nonconvex.numerics.factorization.model import Factors, Side, preference_block
 
 if TYPE_CHECKING:
-    pass
+    from pyspark.ml._typing import ParamMap
 
-__all__ = ["MatrixFactorization", "MatrixFactorizationModel"]
+    from nonconvex.estimators.accessors import (
+        ALSAccessors,
+        ALSModelAccessors,
+        MatrixFactorizationAccessors,
+        MatrixFactorizationModelAccessors,
+    )
+else:  # `with_accessors` makes them
+    ALSAccessors = ALSModelAccessors = object
+    MatrixFactorizationAccessors = MatrixFactorizationModelAccessors = object
+
+__all__ = ["ALS", "ALSModel", "MatrixFactorization", "MatrixFactorizationModel"]
+
+_log = logging.getLogger("nonconvex")
 
 
 @with_accessors
@@ -76,6 +101,7 @@ class MatrixFactorizationModel(
     KeepsCheckpoint,
     MLReadable["MatrixFactorizationModel"],
     MLWritable,
+    MatrixFactorizationModelAccessors,
 ):
     """A fitted latent factor model: α, and a row (β, γ) for every user and item.
 
@@ -116,9 +142,12 @@ class MatrixFactorizationModel(
         super().__init__()
         if state is None:
             raise TypeError("a MatrixFactorizationModel comes from fit or load")
-        set_defaults(self, MatrixFactorization.__init__)
+        set_defaults(self, MatrixFactorization)
         self._state = state
         self.restarts: list[MatrixFactorizationModel] = []
+
+    def _contents(self) -> tuple[Any, ...]:
+        return (self._state,)
 
     def _facts(self) -> dict[str, Any]:
         return {"rank": self.rank, **self.summary.facts()}
@@ -141,6 +170,11 @@ class MatrixFactorizationModel(
     def rank(self) -> int:
         """Number K of factors."""
         return int(self._state.held.users.shape[1]) - 1
+
+    @property
+    def hasSummary(self) -> bool:
+        """True, unless the model was written by MLlib, which keeps none."""
+        return bool(self.summary.restarts)
 
     @property
     def globalBias(self) -> float:
@@ -171,14 +205,19 @@ class MatrixFactorizationModel(
         return add_predictions(self._state, self, dataset)
 
     def recommendForAllUsers(
-        self, n: int, exclude: DataFrame | str | None = None, candidates: DataFrame | None = None
+        self,
+        numItems: int | None = None,
+        exclude: DataFrame | str | None = None,
+        candidates: DataFrame | None = None,
+        *,
+        n: int | None = None,
     ) -> DataFrame:
         """Return the n best items for every user of the model.
 
         Parameters
         ----------
-        n : int
-            At least 1.
+        numItems : int
+            At least 1; ``n`` is another name of it.
         exclude : DataFrame or "train", optional
             Pairs that no list may hold.
         candidates : DataFrame, optional
@@ -196,20 +235,29 @@ class MatrixFactorizationModel(
         >>> [film.item for film in lists.where("user = 413").first().recommendations]
         ['Silver Linings Playbook', 'Gravity', 'Argo']
         """
+        n = list_length(numItems=numItems, n=n)
         return recommend(self._state, self, n, None, exclude, candidates)
 
     def recommendForAllItems(
-        self, n: int, exclude: DataFrame | str | None = None, candidates: DataFrame | None = None
+        self,
+        numUsers: int | None = None,
+        exclude: DataFrame | str | None = None,
+        candidates: DataFrame | None = None,
+        *,
+        n: int | None = None,
     ) -> DataFrame:
         """Return the n best users for every item, as `recommendForAllUsers` does the reverse."""
+        n = list_length(numUsers=numUsers, n=n)
         return recommend(self._state, self, n, None, exclude, candidates, reverse=True)
 
     def recommendForUserSubset(
         self,
         dataset: DataFrame,
-        n: int,
+        numItems: int | None = None,
         exclude: DataFrame | str | None = None,
         candidates: DataFrame | None = None,
+        *,
+        n: int | None = None,
     ) -> DataFrame:
         """Return the n best items for the users in a dataframe.
 
@@ -219,21 +267,25 @@ class MatrixFactorizationModel(
             With the column ``userCol``.  A user who occurs several times gets one row, and null
             gets none.  An unknown user gets items by α + β_i if ``coldStartStrategy`` is "bias",
             and else is left out, as in MLlib.
-        n, exclude, candidates
+        numItems, exclude, candidates
             As for `recommendForAllUsers`, as is the result.
         """
         check_frame("dataset", dataset)
+        n = list_length(numItems=numItems, n=n)
         return recommend(self._state, self, n, dataset, exclude, candidates)
 
     def recommendForItemSubset(
         self,
         dataset: DataFrame,
-        n: int,
+        numUsers: int | None = None,
         exclude: DataFrame | str | None = None,
         candidates: DataFrame | None = None,
+        *,
+        n: int | None = None,
     ) -> DataFrame:
         """Return the n best users for the items in a dataframe; see `recommendForUserSubset`."""
         check_frame("dataset", dataset)
+        n = list_length(numUsers=numUsers, n=n)
         return recommend(self._state, self, n, dataset, exclude, candidates, reverse=True)
 
     def similarItems(self, n: int, subset: DataFrame | None = None) -> DataFrame:
@@ -353,7 +405,7 @@ class MatrixFactorizationModel(
         k: int = 10,
         *,
         threshold: float | None = None,
-        exclude: DataFrame | str | None = "train",
+        exclude: DataFrame | str | None = "auto",
     ) -> dict[str, float]:
         """Measure predictions and top-k lists on ratings that were held out.
 
@@ -372,8 +424,9 @@ class MatrixFactorizationModel(
             Least rating of a relevant item.  By default all items in `dataset` are relevant, or
             with ``implicitPrefs`` those with a positive rating.  An unknown item can be relevant,
             and is never in a list.
-        exclude : DataFrame, "train" or None
-            Pairs that no list may hold, by default the training pairs.
+        exclude : DataFrame, "train", "auto" or None
+            Pairs that no list may hold, by default ("auto") the training pairs; a loaded model
+            does not have them, excludes none, and says so in the log.
 
         Returns
         -------
@@ -398,6 +451,11 @@ class MatrixFactorizationModel(
 
     def _fold_in(self, dataset: DataFrame, side: Side) -> MatrixFactorizationModel:
         get, state = self.getOrDefault, self._state
+        if not self.hasSummary:
+            raise ParamError(
+                "a model that MLlib wrote does not say its regularization, which new rows need; "
+                "start a fit from it by setInitialModel, and fold into that"
+            )
         ratings = select_as_in_training(state, self, dataset)
         spark, factors, ids = dataset.sparkSession, state.factors, state.ids
         posterior, ridge_posterior = state.posterior, state.ridge_posterior
@@ -424,7 +482,7 @@ class MatrixFactorizationModel(
             training_pairs=None if pairs is None else pairs.union(ratings.select("user", "item")),
             histories=(ratings, *state.histories) if side == Side.USERS else state.histories,
         )
-        return self._copyValues(MatrixFactorizationModel(folded))
+        return self._copyValues(type(self)(folded))
 
     def start_for(
         self, ids: Ids, rank: int, dtype: type[np.floating], *, intercept: bool, biases: bool
@@ -440,13 +498,15 @@ class MatrixFactorizationModel(
         return FactorizationWriter(self)
 
     @classmethod
-    def read(cls) -> MLReader[MatrixFactorizationModel]:
+    def read(cls) -> MLReader[Self]:
         """Return a reader of what `write` wrote."""
         return FactorizationReader(cls)
 
 
 @with_accessors
-class MatrixFactorization(GridEstimator[MatrixFactorizationModel], FactorizationParams):
+class MatrixFactorization(
+    GridEstimator[MatrixFactorizationModel], FactorizationParams, MatrixFactorizationAccessors
+):
     """Latent factor model of ratings, fitted by minimization or by sampling.
 
     The prediction is R̂_ui = α + β_u + β_i + γ_u·γ_i.  A fit minimizes, over the n observed
@@ -490,7 +550,9 @@ class MatrixFactorization(GridEstimator[MatrixFactorizationModel], Factorization
     2.7
     """
 
-    @keyword_only
+    _model_class: ClassVar[type[MatrixFactorizationModel]] = MatrixFactorizationModel
+
+    @keywords
     def __init__(
         self,
         *,
@@ -715,7 +777,7 @@ class MatrixFactorization(GridEstimator[MatrixFactorizationModel], Factorization
                 training_pairs=history.select("user", "item"),
                 histories=(history,),
             )
-            made = MatrixFactorizationModel(state)
+            made = self._model_class(state)
             made._resetUid(self.uid)
             return self._copyValues(made)
 
@@ -724,3 +786,126 @@ class MatrixFactorization(GridEstimator[MatrixFactorizationModel], Factorization
         if get("keepRestarts"):
             best.restarts = [model(factors)._set(ensemble=False) for factors in result.restarts]
         return best
+
+
+@with_accessors
+class ALSModel(MatrixFactorizationModel, ALSModelAccessors):
+    """A fitted `ALS`: a `MatrixFactorizationModel` with the columns of MLlib's ``ALSModel``.
+
+    Predictions are floats, and ``userFactors`` and ``itemFactors`` have ``id, features``, with
+    ``bias`` only if ``fitBiases`` was set.  `load` reads models that MLlib wrote, too: they
+    predict and recommend, and a fit can start from them.
+    """
+
+    blockSize = ALSParams.blockSize
+
+    def __init__(self, state: ModelState | None = None) -> None:
+        super().__init__(state)
+        set_defaults(self, ALS)
+
+    @property
+    def userFactors(self) -> DataFrame:
+        """Rows ``id, features`` of all users, and with ``fitBiases`` their ``bias``."""
+        return self._without_bias(super().userFactors)
+
+    @property
+    def itemFactors(self) -> DataFrame:
+        """Rows ``id, features`` of all items, and with ``fitBiases`` their ``bias``."""
+        return self._without_bias(super().itemFactors)
+
+    def _without_bias(self, table: DataFrame) -> DataFrame:
+        return table if self.getOrDefault("fitBiases") else table.drop("bias")
+
+    def _transform(self, dataset: DataFrame) -> DataFrame:
+        name, scored = self.getOrDefault("predictionCol"), super()._transform(dataset)
+        floats = (column.cast("float") for column in (named_column(name), F.lit(float("nan"))))
+        return scored.withColumn(name, F.coalesce(*floats))  # no null, as the schema is to say
+
+    @classmethod
+    def read(cls) -> MLReader[Self]:  # type: ignore[override]  # of the base of the base
+        """Return a reader of what `write` wrote, and of models that MLlib wrote."""
+        return ALSReader(cls)
+
+
+@with_accessors
+class ALS(MatrixFactorization, ALSParams, ALSAccessors):
+    """MLlib's ``ALS`` by its own names: the same model, R̂_ui = γ_u·γ_i, and the same defaults.
+
+    A fit minimizes Σ (γ_u·γ_i − R_ui)² + λ (Σ_u d_u ‖γ_u‖² + Σ_i d_i ‖γ_i‖²), where d is the number
+    of ratings of a user or item and λ is ``regParam``; with ``implicitPrefs`` the sum is over all
+    pairs, with weights 1 + α |R| and preferences 1 where R > 0, and d counts positive ratings
+    (Hu, Koren and Volinsky, 2008).  A script for MLlib runs with its import changed.
+
+    ``fitBiases=True`` adds α, β_u and β_i, and unless ``regParam`` is set takes λ from the ratings:
+    that is the model of `MatrixFactorization`, whose Params may all be given here by name.
+
+    Parameters
+    ----------
+    rank, maxIter, regParam, …
+        Params, by name; ``explainParams()`` describes every one, with its range and default.
+        ``intermediateStorageLevel, finalStorageLevel, blockSize`` are accepted and have no
+        meaning.  The numbers of blocks follow from cores and ratings unless they are set.
+
+    Examples
+    --------
+    >>> ratings = spark.createDataFrame(
+    ...     [(0, 0, 4.0), (0, 1, 2.0), (1, 1, 3.0), (1, 2, 4.0), (2, 1, 1.0), (2, 2, 5.0)],
+    ...     ["user", "item", "rating"],
+    ... )
+    >>> model = ALS(rank=2, maxIter=5, regParam=0.05).fit(ratings)
+    >>> model.recommendForAllUsers(numItems=2).columns
+    ['user', 'recommendations']
+    """
+
+    _model_class = ALSModel
+
+    if TYPE_CHECKING:
+
+        def fit(  # type: ignore[override]  # one map of Params, which is what is written
+            self, dataset: DataFrame, params: ParamMap | None = None
+        ) -> ALSModel:
+            """Fit the ratings of a dataframe."""
+
+    @keywords
+    def __init__(
+        self,
+        *,
+        rank: int = 10,
+        maxIter: int = 10,
+        regParam: float = 0.1,
+        numUserBlocks: int | None = None,
+        numItemBlocks: int | None = None,
+        implicitPrefs: bool = False,
+        alpha: float = 1.0,
+        userCol: str = "user",
+        itemCol: str = "item",
+        seed: int | None = 42,
+        ratingCol: str = "rating",
+        nonnegative: bool = False,
+        checkpointInterval: int = 10,
+        intermediateStorageLevel: str = "MEMORY_AND_DISK",
+        finalStorageLevel: str = "MEMORY_AND_DISK",
+        coldStartStrategy: str = "nan",
+        blockSize: int = 4096,
+        fitBiases: bool = False,
+        fitIntercept: bool = False,
+        tol: float = 0.0,
+        **further: Any,
+    ) -> None:
+        GridEstimator.__init__(self)
+
+    def setNumBlocks(self, value: int) -> Self:
+        """Set numUserBlocks and numItemBlocks."""
+        return self._set(numUserBlocks=value, numItemBlocks=value)
+
+    def _set(self, **kwargs: Any) -> Self:
+        if "seed" in kwargs and kwargs["seed"] is None:  # MLlib's default
+            del kwargs["seed"]
+        return super()._set(**kwargs)
+
+    def _check(self, *, has_validation: bool) -> None:
+        super()._check(has_validation=has_validation)
+        idle = [*IDLE, "checkpointInterval"] if not self.isSet("checkpointPath") else IDLE
+        given = [name for name in idle if self.isSet(name)]
+        if given:
+            _log.info("%s: nothing depends on it here", ", ".join(given))

@@ -134,6 +134,8 @@ def test_what_is_saved_carries_a_public_path():
             if hasattr(one, "read") and hasattr(one, "write") and name in module.__all__:
                 saved[name] = one.__module__
     assert saved == {
+        "ALS": "nonconvex.recommendation",
+        "ALSModel": "nonconvex.recommendation",
         "MatrixFactorization": "nonconvex.recommendation",
         "MatrixFactorizationModel": "nonconvex.recommendation",
         "MultilayerPerceptronClassificationModel": "nonconvex.neural_network",
@@ -165,9 +167,9 @@ def test_sizes():
     for folder in ("nonconvex", "tests"):
         paths = (REPOSITORY / folder).rglob("*.py")
         lines[folder] = [len(path.read_text(encoding="utf-8").splitlines()) for path in paths]
-    assert len(lines["nonconvex"]) <= 125
-    assert sum(lines["nonconvex"]) <= 32_000
-    assert sum(lines["tests"]) <= 20_500
+    assert len(lines["nonconvex"]) <= 130
+    assert sum(lines["nonconvex"]) <= 34_000
+    assert sum(lines["tests"]) <= 21_500
     assert len(list((REPOSITORY / "nonconvex").glob("*.py"))) <= 4
 
 

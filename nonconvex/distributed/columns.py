@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from difflib import get_close_matches
 from textwrap import shorten
 from typing import Any
 
 import pyarrow as pa
+from pyspark.errors import AnalysisException
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.types import (
     AtomicType,
+    BinaryType,
     BooleanType,
     DataType,
+    DateType,
     DecimalType,
+    FractionalType,
     IntegralType,
     NumericType,
     StringType,
 )
 
+from nonconvex.distributed.runtime import use_this_python
 from nonconvex.numerics.deterministic import Totals
 
 
@@ -28,8 +35,13 @@ class ColumnError(ValueError):
     exit_status = 3
 
 
-def check_frame(name: str, value: Any, allowed: str = "a DataFrame") -> None:
-    """Raise `ColumnError` for the argument `name` if it is not a dataframe that can be used."""
+def check_frame(
+    name: str, value: Any, allowed: str = "a DataFrame", *, batch: bool = False
+) -> None:
+    """Raise `ColumnError` for the argument `name` if it is not a dataframe that can be used.
+
+    With `batch` it may not be a stream.
+    """
     if not isinstance(value, DataFrame):
         if type(value).__name__ == "DataFrame":  # whose repr is the table
             library = type(value).__module__.partition(".")[0]
@@ -43,6 +55,13 @@ def check_frame(name: str, value: Any, allowed: str = "a DataFrame") -> None:
             f"{name} is a DataFrame of Spark Connect, which has no broadcast variables; make it by "
             "a session whose driver is this process, without remote()"
         )
+    if value.sparkSession is not None:
+        use_this_python(value.sparkSession)
+    if batch and value.isStreaming:
+        raise ColumnError(
+            f"{name} is a stream, and a fit reads all rows several times; write the stream to "
+            "files and fit those, or use foreachBatch"
+        )
 
 
 def check_new(frame: DataFrame, name: str, role: str) -> None:
@@ -54,20 +73,46 @@ def check_new(frame: DataFrame, name: str, role: str) -> None:
 
 
 def id_column(frame: DataFrame, name: str, role: str, like: DataType | None = None) -> Column:
-    """Return a column of ids, cast to the type `like` if given."""
-    kind = _type(frame, name, role)
-    if not isinstance(kind, (StringType, IntegralType, DecimalType)):
-        raise ColumnError(_wrong(name, role, kind, "string, integer or decimal"))
+    """Return a column of ids, cast to the type `like` if given.
+
+    Doubles and floats are ids if they are integers, as those of a StringIndexer are, and become
+    longs; without `like` they are looked through for others, in a job.
+    """
+    column, kind = resolved(frame, name, role)
+    if not isinstance(kind, _IDS):
+        raise ColumnError(_wrong(name, role, kind, "string, integer, decimal, date or binary"))
     if like is None:
-        return named_column(name)
-    if isinstance(kind, StringType) != isinstance(like, StringType):
+        floating = isinstance(kind, FractionalType) and not isinstance(kind, DecimalType)
+        return _whole(frame, column, name, role) if floating else column
+    if _family(kind) != _family(like):
         raise ColumnError(_wrong(name, role, kind, f"{like.simpleString()}, as in training"))
     if kind == like:
-        return named_column(name)
+        return column
     # A number that the type of training cannot hold, such as 1.5 if that is an integer, is an id
     # that training has not seen.
-    cast = named_column(name).try_cast(like)
-    return F.when(cast == named_column(name), cast)
+    cast = column.try_cast(like)
+    return F.when(cast == column, cast)
+
+
+_IDS = (StringType, IntegralType, FractionalType, DateType, BinaryType)  # decimals are fractional
+
+
+def _family(kind: DataType) -> type:
+    """Return the kinds of ids that can be equal; all numbers are one."""
+    families = (StringType, NumericType, DateType, BinaryType)
+    return next(family for family in families if isinstance(kind, family))
+
+
+def _whole(frame: DataFrame, column: Column, name: str, role: str) -> Column:
+    """Return ids that are doubles as longs; raise if one is no integer."""
+    broken = (column != F.floor(column)) | F.isnan(column) | (F.abs(column) > 2.0**53)
+    first = None if frame.isStreaming else frame.where(broken).select(column).first()
+    if first is not None:
+        raise ColumnError(
+            f"{role}={name!r}: the column has {first[0]!r}, and numbers that are ids must be "
+            "integers of at most 2⁵³; cast it to string, or round it"
+        )
+    return column.cast("bigint")
 
 
 def number_column(frame: DataFrame, name: str, role: str) -> Column:
@@ -103,21 +148,45 @@ def free_name(name: str, taken: Iterable[str]) -> str:
     return name
 
 
-def _type(frame: DataFrame, name: str, role: str) -> DataType:
-    if name not in frame.columns:
-        raise ColumnError(
-            f"{role}={name!r}: there is no such column; there are {', '.join(frame.columns)}"
-        )
-    if frame.columns.count(name) > 1:
+def resolved(frame: DataFrame, name: str, role: str) -> tuple[Column, DataType]:
+    """Return a column and its type: the one of exactly this name, or what Spark takes it for.
+
+    That is another case unless ``spark.sql.caseSensitive`` is set, backticks, and fields of structs
+    after a dot.  Raises ColumnError, with the nearest names, if there is none or several.
+    """
+    exact = frame.columns.count(name)
+    if exact == 1:
+        return named_column(name), frame.schema[name].dataType
+    if exact == 0:
+        with suppress(AnalysisException):
+            column = F.col(name)
+            [field] = frame.select(column).schema
+            # "user" without such a column is a function to Spark: the name of who runs it.
+            if name.replace("`", "").lower().endswith(field.name.lower()):
+                return column, field.dataType
+    same = [each for each in frame.columns if each.lower() == name.lower()]
+    if exact or len(same) > 1:
         raise ColumnError(f"{role}={name!r}: there are several such columns; rename all but one")
-    return frame.schema[name].dataType
+    raise ColumnError(f"{role}={name!r}: there is no such column; {_nearest(name, frame.columns)}")
+
+
+def _nearest(name: str, columns: Sequence[str]) -> str:
+    """Return the names of few columns, or of many those that are most like a name."""
+    if len(columns) <= _FEW_COLUMNS:
+        return f"there are {', '.join(columns)}"
+    lower = {column.lower(): column for column in columns}
+    close = [lower[each] for each in get_close_matches(name.lower(), lower, n=3, cutoff=0.0)]
+    return f"the nearest of the {len(columns)} columns are {', '.join(close)}"
+
+
+_FEW_COLUMNS = 8  # which a message shows all
 
 
 def _column(frame: DataFrame, name: str, role: str, kind: type, allowed: str) -> Column:
-    found = _type(frame, name, role)
+    column, found = resolved(frame, name, role)
     if not isinstance(found, kind):
         raise ColumnError(_wrong(name, role, found, allowed))
-    return named_column(name)
+    return column
 
 
 def _wrong(name: str, role: str, kind: DataType, allowed: str) -> str:

@@ -111,6 +111,28 @@ def read_rows(spark: SparkSession, path: str, types: Mapping[str, str], rows: in
     return table
 
 
+def read_mllib_factors(
+    spark: SparkSession, path: str, rank: int | None
+) -> tuple[pa.ChunkedArray, Floats]:
+    """Read a table ``id, features`` of MLlib's ALSModel: ascending ids (m,), and rows (m, 1 + K).
+
+    Biases are 0.  Raise `ModelError` if it cannot be read, or has another rank.
+    """
+    try:
+        table = spark.read.parquet(path).select("id", "features").orderBy("id").toArrow()
+        features = np.stack(table["features"].to_numpy(zero_copy_only=False))
+    except (PySparkException, Py4JJavaError, ValueError) as error:
+        raise ModelError(
+            f"{path} cannot be read as factors of MLlib's ALSModel: {reason_of(error)}"
+        ) from None
+    if rank is not None and features.shape[1] != rank:
+        raise ModelError(
+            f"{path} has {features.shape[1]} factors a row and the metadata rank {rank}; save "
+            "the model again"
+        )
+    return table["id"], np.column_stack([np.zeros(len(table), np.float32), features])
+
+
 def reason_of(error: Exception) -> str:
     """Return the cause of an error of Spark, in one line."""
     cause: Any = error

@@ -7,6 +7,7 @@ import logging
 import math
 import os
 import re
+import sys
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -192,6 +193,18 @@ def collect_garbage(spark: SparkSession) -> None:
     """Collect the garbage of the driver's JVM."""
     context: Any = spark.sparkContext
     context._jvm.System.gc()
+
+
+def use_this_python(spark: SparkSession) -> None:
+    """Let the workers of a session on this machine be this Python, unless another one was named.
+
+    Spark takes ``python3`` of the path, which in a virtual environment that is not activated is
+    another one, without the modules of this process.
+    """
+    context = spark.sparkContext
+    named = "PYSPARK_PYTHON" in os.environ or context.getConf().get("spark.pyspark.python")
+    if not named and str(context.master).startswith("local"):
+        context.pythonExec = sys.executable
 
 
 def java_version(spark: SparkSession) -> str:

@@ -8,6 +8,7 @@ import reprlib
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from importlib import import_module
 from typing import Any, ClassVar, Self, cast
 
 _SHORT = reprlib.Repr()
@@ -90,6 +91,47 @@ class Summary:
     def _note(self) -> str:
         """Return the line below the table, if any."""
         return ""
+
+    @abstractmethod
+    def rows(self) -> list[dict[str, Any]]:
+        """Return a row for each restart and iteration."""
+
+    def plot(self, axes: Any = None) -> Any:
+        """Draw f by iteration, a line for each restart, and its validation error as dashes.
+
+        Needs matplotlib (``pip install 'nonconvex[report]'``).  Returns the axes, new ones unless
+        they are given; a notebook shows them.
+        """
+        try:
+            pyplot = import_module("matplotlib.pyplot")  # which nothing else here needs
+        except ImportError:
+            raise ImportError(
+                "summary.plot() needs matplotlib; run pip install 'nonconvex[report]'"
+            ) from None
+        if axes is None:
+            _, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
+        lines: dict[int, list[dict[str, Any]]] = {}
+        for row in self.rows():
+            lines.setdefault(row["restart"], []).append(row)
+        errors = ("validation_rmse", "validation_loss")
+        right = None
+        for number, steps in lines.items():
+            ticks = [step.get("epoch", step.get("iteration")) for step in steps]
+            best = number == self.restarts[self.best].restart
+            style = {"linewidth": 2.0 if best else 0.8, "color": f"C{number % 10}"}
+            axes.plot(
+                ticks, [step["objective"] for step in steps], label=f"start {number}", **style
+            )
+            held_out = [next((step[n] for n in errors if step.get(n)), None) for step in steps]
+            if any(value is not None for value in held_out):
+                right = right or axes.twinx()
+                right.plot(ticks, held_out, linestyle="--", **style)
+        axes.set(xlabel="iteration", ylabel="f", title=self._heading())
+        if right is not None:
+            right.set_ylabel("validation error (dashed)")
+        if len(lines) > 1:
+            axes.legend()
+        return axes
 
     def __repr__(self) -> str:
         """Return one line."""

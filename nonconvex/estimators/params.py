@@ -15,9 +15,10 @@ import threading
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Generic, NoReturn, Self, TypeVar
+from difflib import get_close_matches
+from functools import wraps
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, Self, TypeVar, cast
 
-from pyspark import keyword_only
 from pyspark.ml import Estimator
 from pyspark.ml.param import Param, Params
 from pyspark.ml.param.shared import HasSeed
@@ -175,6 +176,83 @@ class ParamError(ValueError):
     exit_status = 2
 
 
+class UnknownParamError(ParamError, TypeError):
+    """A keyword that is no Param."""
+
+
+OTHER_NAMES = {
+    "alpha": "confidence with implicitPrefs=True (α is the global bias here; ALS has alpha)",
+    "regParam": "regUser and regItem, one for each side (ALS has regParam)",
+    "n_factors": "rank",
+    "factors": "rank",
+    "k": "rank",
+    "n_epochs": "maxIter",
+    "epochs": "maxIter",
+    "max_iter": "maxIter",
+    "iterations": "maxIter",
+    "maxEpochs": "maxIter",
+    "lr": "learningRate",
+    "learning_rate": "learningRate",
+    "learning_rate_init": "learningRate",
+    "hidden_layer_sizes": "layers",
+    "hiddenLayers": "layers",
+    "batch_size": "batchSize",
+    "random_state": "seed",
+    "lambda_": "regUser and regItem",
+    "regularization": "regUser and regItem",
+    "nonNegative": "nonnegative",
+    "targetCol": "labelCol",
+    "inputCol": "featuresCol",
+    "inputCols": "featuresCol",
+    "outputCol": "predictionCol",
+    "weights": "weightCol",
+}
+"""Names of Params in MLlib and in other libraries, with what they are called here."""
+
+
+def unknown_name(given: str, allowed: Iterable[str], owner: str) -> UnknownParamError:
+    """Return the error for a name that `owner` does not have, with those that were meant."""
+    allowed = list(allowed)
+    lower = {name.lower(): name for name in allowed}
+    close = [lower[name] for name in get_close_matches(given.lower(), lower, n=3, cutoff=0.6)]
+    close = [lower[given.lower()]] if given.lower() in lower else close
+    other = OTHER_NAMES.get(given)
+    if other is not None and re.split(r"\W", other)[0] in allowed:
+        hint = f"here it is {other}"
+    else:
+        hint = f"did you mean {' or '.join(close)}?" if close else "explainParams() lists all"
+    return UnknownParamError(f"{owner} has no Param {given!r}; {hint}")
+
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def keywords(init: _Function) -> _Function:
+    """Decorate ``__init__`` as pyspark's keyword_only does; a wrong keyword names the nearest."""
+    _, *taken = inspect.signature(init).parameters.values()
+    allowed = [each.name for each in taken if each.kind is each.KEYWORD_ONLY]
+    further = len(allowed) < len(taken)  # **further are those of the base
+
+    def inherited(self: Any) -> list[str]:
+        return [name for cls in type(self).__mro__ for name in _defaults_of(cls)]
+
+    @wraps(init)
+    def checked(self: Any, *args: Any, **given: Any) -> None:
+        owner = type(self).__name__
+        if args:
+            raise UnknownParamError(
+                f"{owner} takes Params by name, got {args[0]!r}; write {owner}({allowed[0]}=…)"
+            )
+        known = [*allowed, *inherited(self)] if further else allowed
+        for name in given:
+            if name not in known:
+                raise unknown_name(name, known, owner)
+        self._input_kwargs = given
+        init(self, **given)
+
+    return cast(_Function, checked)
+
+
 class _NamedParam(Param[Any]):
     """Param that takes its name from the class body that declares it."""
 
@@ -199,11 +277,16 @@ def declared(cls: type[Params]) -> tuple[str, ...]:
     return tuple(name for name, value in vars(cls).items() if isinstance(value, Param))
 
 
-def set_defaults(params: Params, init: Any) -> None:
-    """Set the default of each Param that the signature of `init` has as a keyword."""
-    defaults = getattr(inspect.unwrap(init), "__kwdefaults__", None) or {}
+def set_defaults(params: Params, cls: type) -> None:
+    """Set the default of each Param that ``__init__`` in the body of a class has as a keyword."""
+    defaults = _defaults_of(cls)
     known = {name: value for name, value in defaults.items() if params.hasParam(name)}
     params._setDefault(**known)
+
+
+def _defaults_of(cls: type) -> dict[str, Any]:
+    init = vars(cls).get("__init__")
+    return getattr(inspect.unwrap(init), "__kwdefaults__", None) or {} if init else {}
 
 
 class CheckedParams(Params):
@@ -212,11 +295,12 @@ class CheckedParams(Params):
     They refuse what pyspark's own let through: None, and the Params of a class.
     """
 
+    _aliases: ClassVar[Mapping[str, str]] = {}  # other names of Params; both have one value
+
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         for cls in reversed(type(self).__mro__):
-            if "__init__" in vars(cls):
-                set_defaults(self, vars(cls)["__init__"])
+            set_defaults(self, cls)
 
     def __repr__(self) -> str:
         """Return the class, the uid and the Params that were set."""
@@ -228,9 +312,68 @@ class CheckedParams(Params):
 
     def _set(self, **kwargs: Any) -> Self:
         for name, value in kwargs.items():
+            if not self.hasParam(name):
+                known = [each.name for each in self.params]
+                raise unknown_name(name, known, type(self).__name__)
             if value is None:  # which pyspark takes for any Param, without asking its converter
                 getattr(self, name).typeConverter(None)
-        return super()._set(**kwargs)
+        super()._set(**self.with_aliases(kwargs))
+        return self
+
+    def with_aliases(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return values by name, under both names of a Param that has two."""
+        both = dict(given)
+        for alias, name in self._aliases.items():
+            values = [given[one] for one in (alias, name) if one in given]
+            if len(values) == 2 and values[0] != values[1]:
+                raise ParamError(
+                    f"{alias}={values[0]!r} is another name of {name}, which is {values[1]!r}; "
+                    "unset one of them"
+                )
+            if values and values[0] is not None:
+                both |= {alias: values[0], name: values[0]}
+        return both
+
+    def set(self, param: Param[Any], value: Any) -> None:
+        """Set a Param of this instance."""
+        self._shouldOwn(param)
+        self._set(**{param.name: value})
+
+    def clear(self, param: Param[Any]) -> None:
+        """Set a Param back to its default."""
+        names = {
+            param.name,
+            *(n for pair in self._aliases.items() if param.name in pair for n in pair),
+        }
+        for name in names:
+            super().clear(self.getParam(name))
+
+    def explainParams(self) -> str:
+        """Describe every Param, with its default and its value, in groups."""
+        left = {each.name for each in self.params}
+        lines = []
+        for group, members in [*GROUPS.items(), ("solver", ())]:
+            names = [name for name in members if name in left]
+            names = sorted(left) if group == "solver" else names
+            left -= set(names)
+            if names:
+                lines += [f"{group}:", *(f"  {self.explainParam(name)}" for name in names)]
+        return "\n".join(lines)
+
+    def __copy__(self) -> Self:
+        """Return a shallow copy, for `copy`, with all that `__reduce__` leaves behind."""
+        made = type(self).__new__(type(self))
+        made.__dict__.update(self.__dict__)
+        return made
+
+    def __reduce__(self) -> Any:
+        """Pickle the Params that are set, and what the class adds."""
+        given = {each.name: self.getOrDefault(each) for each in self.params if self.isSet(each)}
+        return _revive, (type(self), self._contents(), self.uid, given)
+
+    def _contents(self) -> tuple[Any, ...]:
+        """Return the arguments that make an equal object but for its Params."""
+        return ()
 
     def copy(self, extra: ParamMap | None = None) -> Self:
         """Return a copy with some Params set to other values."""
@@ -240,7 +383,46 @@ class CheckedParams(Params):
                     f"{key.name} in a map of Params is that of a class, not of an instance: "
                     f"write {{estimator.{key.name}: …}}"
                 )
-        return super().copy(extra)
+        made = super().copy(extra)
+        changed = {key.name: value for key, value in (extra or {}).items()}
+        if self._aliases.keys() & changed or set(self._aliases.values()) & set(changed):
+            made._set(**made.with_aliases(changed))
+        return made
+
+
+def _revive(cls: type[Any], contents: tuple[Any, ...], uid: str, given: Mapping[str, Any]) -> Any:
+    made = cls(*contents)
+    made._resetUid(uid)
+    return made._set(**given)
+
+
+GROUPS: Mapping[str, tuple[str, ...]] = {
+    "data": (
+        *("userCol", "itemCol", "ratingCol", "featuresCol", "labelCol", "weightCol"),
+        *("validationIndicatorCol", "handleInvalid", "implicitPrefs", "alpha", "confidence"),
+        *("standardization", "targetStandardization", "classWeight"),
+    ),
+    "model": (
+        *("rank", "layers", "activation", "stepGradient", "fitIntercept", "fitBiases"),
+        *("nonnegative", "regParam", "regUser", "regItem", "biasRegRatio", "regExponent"),
+    ),
+    "loop": (
+        *("maxIter", "maxSteps", "batchSize", "tol", "gradientTol", "patience", "seed"),
+        *("numRestarts", "firstRestart", "keepRestarts", "ensemble", "initScale"),
+        *("initialization", "initialWeights", "checkpointPath", "checkpointInterval"),
+    ),
+    "output": (
+        *("predictionCol", "probabilityCol", "rawPredictionCol", "thresholds"),
+        *("coldStartStrategy", "clipPredictions", "predictionStdCol", "predictionIntervalCol"),
+        *("predictionInterval", "predictionNoise"),
+    ),
+    "execution": (
+        *("precision", "numUserBlocks", "numItemBlocks", "updates", "exchange"),
+        *("maxBroadcastBytes", "gradients", "blockSize", "intermediateStorageLevel"),
+        "finalStorageLevel",
+    ),
+}
+"""Params by what they are about, as `explainParams` shows them; the others are of the solver."""
 
 
 def refuse_set(params: Params, names: Iterable[str], why: str) -> None:
@@ -316,7 +498,8 @@ class DescentParams(CheckedParams):
         f"schedule of the learning rate: one of {', '.join(SCHEDULES)}", choice(SCHEDULES)
     )
     decaySteps = param(
-        "time scale in steps, ≥ 1, of every schedule but constant; they need it",
+        "time scale in steps, ≥ 1, of every schedule but constant; they need it, except for the "
+        "cosine of a network, which by default has all steps of the fit",
         optional(integer(1)),
     )
     decayRate = param(
@@ -334,13 +517,19 @@ class DescentParams(CheckedParams):
         """Return the learning rate; a subclass may have another name for it."""
         return float(self.getOrDefault("learningRate"))
 
-    def _optimizer(self, *, axis: int | None = None, decays: Bools | None = None) -> Optimizer:
+    def _optimizer(
+        self, *, axis: int | None = None, decays: Bools | None = None, steps: int | None = None
+    ) -> Optimizer:
         """Build the optimizer; raise ParamError for settings that it or its schedule does not have.
 
         `axis` is that of one gradient, for ``clipNorm`` (by default the whole array is one);
-        `decays` has True for the parameters that ``weightDecay`` shrinks, by default all.
+        `decays` has True for the parameters that ``weightDecay`` shrinks, by default all; `steps`
+        is how many there will be, if that is known.
         """
         get = self.getOrDefault
+        decay_steps = get("decaySteps")
+        if decay_steps is None and steps is not None and get("schedule") == "cosine":
+            decay_steps = max(1, steps - int(get("warmupSteps")))
         weight_decay: float | Floats | None = get("weightDecay")
         if decays is not None and get("optimizer") == "adamw":
             weight_decay = (WEIGHT_DECAY if weight_decay is None else weight_decay) * decays
@@ -349,7 +538,7 @@ class DescentParams(CheckedParams):
                 get("schedule"),
                 self._rate(),
                 warmup_steps=get("warmupSteps"),
-                decay_steps=get("decaySteps"),
+                decay_steps=decay_steps,
                 decay_rate=get("decayRate"),
                 final_fraction=get("finalFraction"),
             )
@@ -448,9 +637,8 @@ class GridEstimator(
 
     def __init__(self) -> None:
         super().__init__()
-        self._set(**self._input_kwargs)  # type: ignore[attr-defined]  # of keyword_only
+        self._set(**self._input_kwargs)  # type: ignore[attr-defined]  # of `keywords`
 
-    @keyword_only
     def setParams(self, **params: Any) -> Self:
         """Set Params by name."""
         return self._set(**params)

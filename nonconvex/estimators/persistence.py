@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from abc import abstractmethod
 from dataclasses import MISSING, is_dataclass
 from dataclasses import fields as fields_of
@@ -50,6 +51,12 @@ class ModelWriter(MLWriter, Generic[ModelT]):
         super().__init__()
         self._model = model
 
+    def save(self, path: str) -> None:
+        """Write the model; see `MLWriter.overwrite` for a directory that exists."""
+        if not (isinstance(path, (str, os.PathLike)) and str(path)):
+            raise ModelError(f"path must name a directory to write the model to, got {path!r}")
+        super().save(os.fspath(path))
+
     def saveImpl(self, path: str) -> None:
         """Write the model into a new directory."""
         files = FileSystem(self.sparkSession, path)
@@ -88,10 +95,7 @@ class ModelReader(MLReader[ModelT]):
             raise ModelError(f"{error}; save the model again, or train it") from None
         try:
             _check(metadata, self._schema, f"{path}/metadata")
-            summary = metadata["summary"]
-            _check(summary, self._summary, f"{path}/metadata")
-            if summary["best"] >= len(summary["restarts"]):
-                raise ValueError("'best', which is none of the restarts")
+            self._check_summary(metadata, f"{path}/metadata")
             model = self._make(path, metadata)
             model._resetUid(metadata["uid"])
             DefaultParamsReader.getAndSetParams(model, metadata)
@@ -108,6 +112,13 @@ class ModelReader(MLReader[ModelT]):
 
     _schema: ClassVar[type[ModelMetadata]]  # of the metadata
     _summary: ClassVar[type[BaseModel]]  # of the summary in them
+
+    def _check_summary(self, metadata: dict[str, Any], place: str) -> None:
+        """Raise an error for a summary that is not one of a fit."""
+        summary = metadata["summary"]
+        _check(summary, self._summary, place)
+        if summary["best"] >= len(summary["restarts"]):
+            raise ValueError("'best', which is none of the restarts")
 
     @abstractmethod
     def _make(self, path: str, metadata: dict[str, Any]) -> ModelT:

@@ -47,7 +47,8 @@ def read_model(path: str | os.PathLike[str]) -> LocalFactorization | LocalNetwor
 
     directory, metadata = saved_model(Directory.at(os.fspath(path)))
     name = metadata["class"].rpartition(".")[2]
-    if name == "MatrixFactorizationModel":
+    own = metadata["class"].startswith("nonconvex.")
+    if own and name in ("ALSModel", "MatrixFactorizationModel"):
         from nonconvex.local.factorization import LocalFactorization
 
         return LocalFactorization.of(directory, metadata)

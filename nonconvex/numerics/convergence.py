@@ -15,6 +15,7 @@ class Stop(Enum):
     MAX_ITER = "reached maxIter"
     MAX_STEPS = "reached maxSteps"
     PATIENCE = "stopped early: the validation error did not improve for patience iterations"
+    EXACT = "solved: a linear regression has a closed form"
     SAMPLED = "drew all samples"
     NONFINITE = "diverged: the objective is not finite"
 

@@ -7,12 +7,12 @@ from datetime import date
 from typing import Annotated, Any, Generic, Literal, Self, TypeVar
 
 from pydantic import Field, FiniteFloat, PositiveInt, model_validator
-from pyspark.ml import Estimator
 from pyspark.sql import SparkSession
 
 from nonconvex.distributed.data.examples import read_example_table
 from nonconvex.distributed.data.sources import Source, Window, read_source
 from nonconvex.distributed.data.splits import Split
+from nonconvex.estimators.params import GridEstimator
 from nonconvex.pipeline.config import ConfigError, Section, check_keys
 
 Text = Annotated[str, Field(min_length=1)]
@@ -21,7 +21,7 @@ Text = Annotated[str, Field(min_length=1)]
 PUBLISHED = "published"
 """The name of the published model among those that are measured."""
 
-EstimatorT = TypeVar("EstimatorT", bound=Estimator[Any])
+EstimatorT = TypeVar("EstimatorT", bound=GridEstimator[Any])
 
 _GREATER_IS_BETTER = ("accuracy", "r2")
 
@@ -213,8 +213,8 @@ class ParamTable(Generic[EstimatorT]):
         return self._estimator(**changed, **others)
 
     def resolved(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Return every Param that has a value, defaults included."""
-        params = {**self._defaults, **given}
+        """Return every Param that has a value, defaults included, under each of its names."""
+        params = {**self._defaults, **self._estimator().with_aliases(given)}
         return {name: value for name, value in params.items() if value is not None}
 
 

@@ -71,14 +71,14 @@ OUT_OF_RANGE = [
     (Classifier, "one of error, skip, keep", {"handleInvalid": "drop"}),
     (Classifier, "a finite number ≥ 0", {"regParam": -1}),
     (Classifier, "True or False", {"standardization": 1}),
-    (Classifier, "an integer ≥ 1", {"maxIter": None, "maxSteps": 0.5, "batchSize": 0}),
+    (Classifier, "an integer ≥ 1", {"maxIter": 0, "maxSteps": 0.5, "batchSize": 0}),
     (Classifier, "a name or ''", {"predictionCol": 3}),
 ]
 MORE = [
     (MatrixFactorization, {"initScale": 0}, "initScale must be > 0, got 0: .* stationary"),
     (Classifier, {"activation": ["elu"]}, "activation must be one of identity, .*, got 'elu'"),
     (Classifier, {"thresholds": [0.0, 0.0]}, "thresholds must be > 0 except for one at most"),
-    (Classifier, {"solver": "l-bfgs"}, "must be gd, gradient descent, got 'l-bfgs'; set optimizer"),
+    (Classifier, {"solver": "newton"}, "must be one of gd, l-bfgs, got 'newton'"),
 ]
 
 

@@ -24,6 +24,7 @@ from nonconvex.distributed.columns import (
     free_name,
     named_column,
     number_column,
+    resolved,
 )
 from nonconvex.distributed.data.sources import (
     Source,
@@ -104,9 +105,7 @@ def select_vectors(frame: DataFrame, names: str | Sequence[str], role: str) -> C
         if not names:
             raise ColumnError(f"{role}=[]: at least one column is needed; name it")
         return F.array(*(number_column(frame, name, role) for name in names))
-    if names not in frame.columns:
-        number_column(frame, names, role)  # which says what columns there are
-    kind, column = frame.schema[names].dataType, named_column(names)
+    column, kind = resolved(frame, names, role)
     if isinstance(kind, VectorUDT):
         return F.unwrap_udt(column)
     if isinstance(kind, ArrayType) and isinstance(kind.elementType, NumericType):
@@ -211,19 +210,19 @@ def _width(selected: DataFrame, column: str, names: str | Sequence[str], role: s
 def _class_column(frame: DataFrame, label: str | Sequence[str]) -> Column:
     if not isinstance(label, str):
         raise ColumnError(f"labelCol={list(label)!r}: classes are in one column; name one")
-    if label in frame.columns and isinstance(frame.schema[label].dataType, StringType):
-        # Without a collation: classes differ by their bytes.
-        return named_column(label).cast("string")
-    if label in frame.columns and not _is_number(frame, label):
-        kind = frame.schema[label].dataType.simpleString()
+    column, kind = resolved(frame, label, "labelCol")
+    if isinstance(kind, StringType):
+        return column.cast("string")  # without a collation: classes differ by their bytes
+    if not isinstance(kind, NumericType):
         raise ColumnError(
-            f"labelCol={label!r}: the column is {kind} and must be a string or a number; cast it"
+            f"labelCol={label!r}: the column is {kind.simpleString()} and must be a string or a "
+            "number; cast it"
         )
     return number_column(frame, label, "labelCol") + 0.0  # −0 is 0
 
 
 def _is_number(frame: DataFrame, name: str) -> bool:
-    return name not in frame.columns or isinstance(frame.schema[name].dataType, NumericType)
+    return isinstance(resolved(frame, name, "labelCol")[1], NumericType)
 
 
 class Vectors(NamedTuple):

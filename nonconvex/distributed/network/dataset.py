@@ -85,7 +85,7 @@ class ExampleSet:
         if targets is not None:
             _check_overflow(targets, lambda _: f"labelCol={self.columns.label!r}")
         classify = self.schema.classes is not None
-        units = None if targets is None else targets.standardization(still=1.0)
+        units = None if targets is None else targets.standardization(still=1.0, reach=np.inf)
         return ExampleDecoder(standardization, dtype, classify, weights, units)
 
     def release(self) -> None:

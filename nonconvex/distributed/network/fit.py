@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import logging
+import time
 from contextlib import ExitStack
 from functools import partial
 
+import numpy as np
 from pyspark.sql import SparkSession
 
 from nonconvex.distributed.checkpoints import Checkpoints, Interruption, State
 from nonconvex.distributed.network.dataset import ExampleSet
-from nonconvex.distributed.network.gradients import GradientMode, Validation, open_gradients
+from nonconvex.distributed.network.gradients import (
+    GradientMode,
+    NormalEquation,
+    Validation,
+    open_gradients,
+)
 from nonconvex.distributed.network.shards import ExampleDecoder
 from nonconvex.distributed.runtime import Progress, describe_jobs, job_description, report
 from nonconvex.numerics import Floats
-from nonconvex.numerics.convergence import Stop, StoppingRule
+from nonconvex.numerics.convergence import Epoch, Stop, StoppingRule
+from nonconvex.numerics.network.backprop import Sums, network_objective
+from nonconvex.numerics.network.least_squares import solve_least_squares
 from nonconvex.numerics.network.model import Network
 from nonconvex.numerics.network.training import Saved, Trained, Training, train
 from nonconvex.numerics.optim import Optimizer
@@ -88,6 +97,33 @@ def train_network(
             saved=None if state is None else Saved(*state[:3]),
         )
     return trained
+
+
+def solve_network(network: Network, examples: ExampleSet, decoder: ExampleDecoder) -> Trained:
+    """Fit a linear regression exactly, by its normal equation; validate as training does."""
+    started = time.perf_counter()
+    spark = SparkSession.active()
+    with ExitStack() as stack:
+        stack.callback(describe_jobs, spark, job_description(spark))
+        describe_jobs(spark, "least squares")
+        equation = stack.enter_context(NormalEquation(network, examples.train, decoder))
+        theta = solve_least_squares(network, equation.sums()).astype(decoder.dtype)[None]
+        evaluate = stack.enter_context(Validation(network, examples.train, decoder))
+        reached = evaluate(theta)
+        loss, metric = None, None
+        if examples.validation is not None:
+            validation = Validation(network, examples.validation, decoder)
+            held_out = stack.enter_context(validation)(theta)
+            loss = float(held_out.mean_loss()[0])
+            metric = float(held_out.metric(network)[0])
+    sums = Sums(reached.loss, np.zeros_like(theta), reached.weight)
+    f, _ = network_objective(network, theta, sums)
+    mean = float(reached.mean_loss()[0])
+    seconds = time.perf_counter() - started
+    epoch = Epoch(1, 1, mean, float(f[0]), 0.0, 0.0, loss, metric, seconds)
+    figures = {"f": f"{epoch.objective:.6f}"}
+    report(Progress("", "epoch", 1, 1, figures, seconds, Stop.EXACT.value))
+    return Trained(theta[0], 1, [epoch], Stop.EXACT)
 
 
 def _show(training: Training, first: int, metric: str, most: int) -> None:

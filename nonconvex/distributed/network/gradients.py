@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial, reduce
 from typing import Any, Generic, Literal, NamedTuple, Self, TypeVar, cast
 
@@ -42,6 +42,7 @@ from nonconvex.numerics.network.backprop import (
     row_order,
     sums,
 )
+from nonconvex.numerics.network.least_squares import NormalSums
 from nonconvex.numerics.network.model import Network
 from nonconvex.numerics.network.training import Gradients
 
@@ -362,6 +363,26 @@ class Validation(_WithDecoder):
             return evaluate(network, theta, decoder.value(shard))
 
         return self._total(theta, task, None)
+
+
+class NormalEquation(_WithDecoder):
+    """The sums of a linear regression over all shards; a context manager."""
+
+    def sums(self) -> NormalSums:
+        """Sum in the order of the shards, so many at a time as the driver has room for."""
+        network, decoder = self._network, self._broadcast
+
+        def task(number: int, shard: Shard) -> NormalSums:
+            return NormalSums.of(network, decoder.value(shard))
+
+        ones = replace(self._shards, sizes=(1,) * self._shards.count)
+        size = 8 * (network.layers[0] + 1) ** 2
+        parts = (
+            part
+            for chunk in ones.bounded(size, CHUNK_BYTES, range(ones.count))
+            for part in self._shards.run(task, chunk).values()
+        )
+        return reduce(NormalSums.merge, parts)
 
 
 # Measured on two cores with 784-128-10, in float32; only their proportions decide.

@@ -17,6 +17,7 @@ from nonconvex.distributed.factorization.dataset import Ids
 from nonconvex.distributed.factorization.evaluate import RatingModel, evaluate_ratings, retrieval
 from nonconvex.distributed.factorization.state import ShardedFactors
 from nonconvex.distributed.factorization.top_n import Ranker
+from nonconvex.estimators.factorization.fit import rating_column
 from nonconvex.estimators.factorization.params import FactorizationModelParams
 from nonconvex.estimators.factorization.predict import ModelState, add_predictions
 from nonconvex.estimators.factorization.recommend import excluded_pairs, has_cold_lists, model_sides
@@ -40,7 +41,7 @@ def select_as_in_training(
         name: id_column(dataset, get(f"{name}Col"), f"{name}Col", from_arrow_type(ids.type))
         for name, ids in zip(("user", "item"), state.ids, strict=True)
     }
-    columns["rating"] = number_column(dataset, get("ratingCol"), "ratingCol")
+    columns["rating"] = rating_column(params, dataset)
     if get("weightCol") is not None:
         columns["weight"] = number_column(dataset, get("weightCol"), "weightCol")
     return dataset.select(*(column.alias(name) for name, column in columns.items()))

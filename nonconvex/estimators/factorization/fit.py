@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyspark.sql import DataFrame
+from pyspark.ml.param import Params
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from nonconvex.distributed.checkpoints import Checkpoints, ModelCheckpoint
@@ -33,7 +34,7 @@ from nonconvex.distributed.factorization.state import (
     gather_factors,
 )
 from nonconvex.distributed.factorization.steps import user_squares
-from nonconvex.estimators.factorization.params import FactorizationParams, max_iter_of
+from nonconvex.estimators.factorization.params import ALSParams, FactorizationParams, max_iter_of
 from nonconvex.estimators.factorization.summary import (
     RestartSummary,
     TrainingSummary,
@@ -91,9 +92,9 @@ def select_ratings(params: FactorizationParams, dataset: DataFrame) -> DataFrame
 
     Raises ColumnError if a column is missing or has a wrong type.
     """
-    check_frame("dataset", dataset)
+    check_frame("dataset", dataset, batch=True)
     get = params.getOrDefault
-    rating = number_column(dataset, get("ratingCol"), "ratingCol")
+    rating = rating_column(params, dataset)
     columns = {
         side: id_column(dataset, get(f"{side}Col"), f"{side}Col") for side in ("user", "item")
     }
@@ -106,6 +107,12 @@ def select_ratings(params: FactorizationParams, dataset: DataFrame) -> DataFrame
         if get("implicitPrefs"):  # the prediction is the preference
             columns["rating"] = F.when(held_out, (rating > 0).cast("double")).otherwise(rating)
     return dataset.select(*(column.alias(name) for name, column in columns.items()))
+
+
+def rating_column(params: Params, dataset: DataFrame) -> Column:
+    """Return the column of ratings as doubles, or 1 for a `ratingCol` of ''."""
+    name = params.getOrDefault("ratingCol")
+    return number_column(dataset, name, "ratingCol") if name else F.lit(1.0)
 
 
 def check_exchange(params: FactorizationParams) -> None:
@@ -197,6 +204,8 @@ def warm_start(
 
 def _known(side: str, old: pa.ChunkedArray, new: pa.ChunkedArray) -> tuple[Bools, Ints]:
     """Return whether each new id is among the old ones, and its place there."""
+    if pa.types.is_integer(old.type) and pa.types.is_integer(new.type):
+        old, new = old.cast(pa.int64()), new.cast(pa.int64())
     if old.type != new.type:
         raise StartError(
             f"the {side} of the initial model have ids of type {old.type} and those of the "
@@ -325,12 +334,28 @@ def _ridges(params: FactorizationParams, training: TrainingSet) -> tuple[Ridge, 
     if get("biasRegRatio") is not None:
         ratio = get("biasRegRatio")
 
+    of_mllib = _mllib_reg(params)
+
     def ridge(given: float | None, rows: int) -> Ridge:
+        if of_mllib is not None:  # λ d
+            return Ridge(of_mllib / rows, 1.0, training.total, training.total / rows, 1.0)
         value = reg if given is None else given
         return Ridge(value, get("regExponent"), training.total, training.total / rows, ratio)
 
     users, items = (len(members) for members in training.ids)
     return ridge(get("regUser"), users), ridge(get("regItem"), items)
+
+
+def _mllib_reg(params: FactorizationParams) -> float | None:
+    """Return the λ of MLlib's rule, λ d for a row with d ratings, if that is in force."""
+    if not isinstance(params, ALSParams):
+        return None
+    of_sides = ("regUser", "regItem", "biasRegRatio", "regExponent")
+    if any(params.isSet(name) for name in of_sides):
+        return None
+    if params.getOrDefault("fitBiases") and not params.isSet("regParam"):
+        return None
+    return float(params.getOrDefault("regParam"))
 
 
 def _starts(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from pyspark.ml.param import Params
 from pyspark.ml.param.shared import HasPredictionCol
@@ -33,6 +34,10 @@ def _positive_scale(value: Any) -> float:
             "could move"
         )
     return number(0, exclusive=True)(value)
+
+
+def _interval(value: Any) -> int:
+    return integer()(value) if value == -1 else integer(1)(value)
 
 
 class FactorizationModelParams(CheckedParams, HasPredictionCol):
@@ -211,6 +216,34 @@ class FactorizationParams(FactorizationModelParams, SamplingParams, DescentParam
     )
 
 
+class ALSParams(FactorizationParams):
+    """Params of `ALS`: those of MLlib by their names, and those of `MatrixFactorization`."""
+
+    # α and biases are switched together
+    _aliases: ClassVar[Mapping[str, str]] = {"alpha": "confidence", "fitIntercept": "fitBiases"}
+
+    regParam = param(
+        "λ ≥ 0: the row of a user or item with d ratings is regularized by λ d, if regUser and "
+        "regItem are unset; with fitBiases, and unless it is set, the rule of MatrixFactorization "
+        "is used instead",
+        number(0),
+    )
+    alpha = param(
+        "α > 0: with implicitPrefs, a pair weighs 1 + α |rating|", number(0, exclusive=True)
+    )
+    ratingCol = param("column of ratings: finite numbers; '' rates each row 1", text(empty=True))
+    checkpointInterval = param(
+        "iterations between two checkpoints, ≥ 1, or -1; it has no meaning without checkpointPath",
+        _interval,
+    )
+    intermediateStorageLevel = param("accepted, and has no meaning here", text())
+    finalStorageLevel = param("accepted, and has no meaning here", text())
+    blockSize = param("accepted, and has no meaning here", integer(1))
+
+
+IDLE = ("intermediateStorageLevel", "finalStorageLevel", "blockSize")
+"""Params of MLlib's ALS that have no meaning here."""
+
 DESCENT_ONLY = (*DESCENT, "gradientTol", "miniBatchFraction")
 """Params that only solver 'gd' reads."""
 
@@ -229,6 +262,7 @@ NON_IDENTITY_PARAMS = {
     *("numUserBlocks", "numItemBlocks", "updates", "exchange", "maxBroadcastBytes"),
     *("kernel", "maxIter", "checkpointPath", "checkpointInterval"),
     *("predictionStdCol", "predictionIntervalCol", "predictionInterval", "predictionNoise"),
+    *IDLE,
 }
 """Params that may differ between an interrupted fit and the one that resumes it."""
 
@@ -288,6 +322,8 @@ def check_combination(params: FactorizationParams, *, has_validation: bool, warm
     else:
         refuse_set(params, DESCENT_ONLY, f"is only for solver='gd', not {get('solver')!r}")
     if get("solver") == "gibbs":
+        if isinstance(params, ALSParams):
+            refuse_set(params, ["regParam"], "has no meaning with solver='gibbs'")
         refuse_set(params, _NOT_SAMPLED, "has no meaning with solver='gibbs'")
         samples = get("numSamples") * get("numRestarts")
         if get("numKept") > samples:
@@ -307,12 +343,18 @@ def check_combination(params: FactorizationParams, *, has_validation: bool, warm
         if get("predictionStdCol") is None:
             needed = "needs predictionStdCol or predictionIntervalCol to be set"
             refuse_set(params, ["predictionNoise"], needed)
-    if not get("implicitPrefs"):
+    as_mllib = isinstance(params, ALSParams)  # whose scripts set what then has no meaning
+    if not (get("implicitPrefs") or as_mllib):
         refuse_set(params, ["confidence"], "is only for implicitPrefs=True")
     if not get("fitBiases"):
         refuse_set(params, ["biasRegRatio"], "is only for fitBiases=True")
-    if get("checkpointPath") is None:
+    if get("checkpointPath") is None and not as_mllib:
         refuse_set(params, ["checkpointInterval"], "needs checkpointPath, which is not set")
+    if get("ensemble") and get("numRestarts") == 1:
+        raise ParamError(
+            "ensemble=True is the mean of several starts, and numRestarts is 1; set numRestarts ≥ "
+            "2, or unset ensemble"
+        )
     if warm:
         if get("numRestarts") > 1:
             raise ParamError(

@@ -10,17 +10,24 @@ from typing import Annotated, Any, Self, TypeVar
 import numpy as np
 import pyarrow as pa
 from pydantic import BaseModel, Field, model_validator
+from pyspark.ml.util import DefaultParamsReader
 
 from nonconvex.distributed.factorization.dataset import Ids
-from nonconvex.distributed.model_tables import read_factors, write_factors
+from nonconvex.distributed.model_tables import read_factors, read_mllib_factors, write_factors
 from nonconvex.estimators.factorization.predict import ModelState
 from nonconvex.estimators.factorization.summary import RestartSummary, TrainingSummary
-from nonconvex.estimators.persistence import ModelMetadata, ModelReader, ModelWriter, summary_schema
+from nonconvex.estimators.persistence import (
+    ModelMetadata,
+    ModelReader,
+    ModelWriter,
+    read_metadata,
+    summary_schema,
+)
 from nonconvex.local.factorization import TABLES, factorization_parts
 from nonconvex.numerics import Floats
 from nonconvex.numerics.convergence import HalfStep
 from nonconvex.numerics.factorization.gibbs import RowDistribution
-from nonconvex.numerics.factorization.model import Side
+from nonconvex.numerics.factorization.model import Factors, Side
 from nonconvex.numerics.factorization.posterior import Posterior
 from nonconvex.numerics.factorization.vb import VariationalPosterior
 
@@ -152,6 +159,11 @@ class FactorizationReader(ModelReader[ModelT]):
     _schema = _Saved
     _summary = _SUMMARY
 
+    def _check_summary(self, metadata: dict[str, Any], place: str) -> None:
+        unknown = TrainingSummary.unknown(*metadata["rows"]).to_json()
+        if json.dumps(metadata["summary"]) != unknown:  # of a model that MLlib fitted
+            super()._check_summary(metadata, place)
+
     def _make(self, path: str, metadata: dict[str, Any]) -> ModelT:
         def read(
             name: str, rows: int, more: Sequence[str]
@@ -172,3 +184,26 @@ def _to_plain(rows: list[RowDistribution]) -> list[dict[str, Any]]:
         {"slope": one.slope.tolist(), "precision": one.precision.tolist(), "least": one.least}
         for one in rows
     ]
+
+
+MLLIB = "org.apache.spark.ml.recommendation.ALSModel"
+
+
+class ALSReader(FactorizationReader[ModelT]):
+    """Reader of the directories of `FactorizationWriter`, and of those that MLlib's ALS wrote."""
+
+    def load(self, path: str) -> ModelT:
+        """Read a model."""
+        metadata = read_metadata(self.sparkSession, path, "ALSModel")
+        if metadata["class"] != MLLIB:
+            return super().load(path)
+        (users, x), (items, z) = (
+            read_mllib_factors(self.sparkSession, f"{path}/{name}", metadata.get("rank"))
+            for name in ("userFactors", "itemFactors")
+        )
+        summary = TrainingSummary.unknown(len(users), len(items))
+        state = ModelState(Factors(0.0, x, z), Ids(users, items), summary)
+        model: ModelT = self._cls(state)
+        model._resetUid(metadata["uid"])
+        DefaultParamsReader.getAndSetParams(model, metadata)
+        return model

@@ -10,7 +10,7 @@ distribution about the prediction.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from pyspark import Broadcast
@@ -75,6 +75,14 @@ class ModelState:
         self.posterior, self.ridge_posterior = posterior, ridge_posterior
         self.training_pairs, self.histories = training_pairs, tuple(histories)
         self._shared: dict[str, tuple[Broadcast[Any], ...]] = {}
+
+    def __reduce__(self) -> Any:
+        """Pickle the parameters; like a loaded model, the copy does not have the training data."""
+        kept: dict[str, Any] = {
+            "posterior": self.posterior,
+            "ridge_posterior": self.ridge_posterior,
+        }
+        return partial(ModelState, **kept), (self.factors, self.ids, self.summary)
 
     @property
     def factors(self) -> Factors:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 from pyspark.sql import DataFrame, SparkSession
 
 from nonconvex.distributed.columns import check_frame
@@ -15,8 +17,10 @@ from nonconvex.distributed.factorization.top_n import (
 )
 from nonconvex.estimators.factorization.params import FactorizationModelParams
 from nonconvex.estimators.factorization.predict import ModelState, prediction_limits
-from nonconvex.estimators.params import convert_argument, integer
+from nonconvex.estimators.params import ParamError, convert_argument, integer
 from nonconvex.numerics.deterministic import choose_kernel
+
+_log = logging.getLogger("nonconvex")
 
 
 def model_sides(
@@ -31,6 +35,19 @@ def model_sides(
     return users, items
 
 
+def list_length(**given: int | None) -> int:
+    """Return the length of lists, which was given under one of its names."""
+    first, other = given
+    values = {name: value for name, value in given.items() if value is not None or name == first}
+    if len(values) > 1 and values[first] is None:
+        del values[first]
+    if len(values) > 1:
+        raise ParamError(f"{first} and {other} are one argument, got both; leave {other} out")
+    [(name, value)] = values.items()
+    length: int = convert_argument(name, value, integer(1))
+    return length
+
+
 def recommend(
     state: ModelState,
     params: FactorizationModelParams,
@@ -42,7 +59,7 @@ def recommend(
     reverse: bool = False,
 ) -> DataFrame:
     """Return the n best items for users, or if `reverse` users for items."""
-    n, pairs = convert_argument("n", n, integer(1)), excluded_pairs(state, params, exclude)
+    pairs = excluded_pairs(state, params, exclude)
     if candidates is not None:
         check_frame("candidates", candidates, "a DataFrame or None")
     spark = SparkSession.active()
@@ -79,8 +96,14 @@ def excluded_pairs(
     """Return the pairs that no list may hold, under the names of their columns."""
     if exclude is None or isinstance(exclude, DataFrame):
         return exclude
-    if exclude != "train":
-        raise ValueError(f"exclude must be a DataFrame, 'train' or None, got {exclude!r}")
+    if exclude not in ("train", "auto"):
+        raise ValueError(f"exclude must be a DataFrame, 'train', 'auto' or None, got {exclude!r}")
+    if state.training_pairs is None and exclude == "auto":
+        _log.warning(
+            "the lists may hold pairs of training, which a loaded model does not have; "
+            "exclude=a DataFrame of them leaves them out"
+        )
+        return None
     if state.training_pairs is None:
         raise ValueError(
             "exclude='train' needs the pairs of training, which a loaded model does not have; pass "

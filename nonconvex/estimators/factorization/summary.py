@@ -94,6 +94,20 @@ class TrainingSummary(Summary):
 
     _restart_type = RestartSummary
 
+    @classmethod
+    def unknown(cls, users: int, items: int) -> TrainingSummary:
+        """Return the summary of a model whose fit is not known, such as one that MLlib wrote."""
+        sizes: dict[str, Any] = dict.fromkeys(("ratings", "total", "duplicates"), 0)
+        sizes |= {"users": users, "items": items, "mean": math.nan, "deviation": math.nan}
+        sizes |= {"minimum": -math.inf, "maximum": math.inf, "reg_user": 0.0, "reg_item": 0.0}
+        rest: dict[str, Any] = {
+            "bias_reg_ratio": 1.0,
+            "reg_exponent": 1.0,
+            "warm_start": None,
+            "seconds": 0.0,
+        }
+        return cls(**sizes, **rest, best=0, restarts=[])
+
     @property
     def objectiveHistory(self) -> list[float]:
         """The value f after every half-step of the restart that the model is from."""

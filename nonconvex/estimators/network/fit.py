@@ -16,15 +16,16 @@ from pyspark.sql import SparkSession
 from nonconvex.distributed.checkpoints import Checkpoints
 from nonconvex.distributed.data.examples import ExampleSchema, ExamplesError
 from nonconvex.distributed.network.dataset import ExampleSet
-from nonconvex.distributed.network.fit import train_network
+from nonconvex.distributed.network.fit import solve_network, train_network
 from nonconvex.distributed.network.gradients import GradientChoice, Validation, choose_mode
 from nonconvex.distributed.network.shards import ExampleDecoder
-from nonconvex.estimators.network.params import NetworkParams, check_thresholds
+from nonconvex.estimators.network.params import OF_DESCENT, NetworkParams, check_thresholds
 from nonconvex.estimators.network.summary import NetworkRestart, NetworkSummary
 from nonconvex.estimators.params import ParamError, patience_of, refuse_set
 from nonconvex.numerics import Floats
 from nonconvex.numerics.convergence import StoppingRule
 from nonconvex.numerics.network.backprop import Sums, network_objective
+from nonconvex.numerics.network.least_squares import MAX_FEATURES
 from nonconvex.numerics.network.model import Classes, Network, Scorer, initialize
 from nonconvex.numerics.network.training import Trained
 
@@ -78,7 +79,8 @@ def plan_network(params: NetworkParams, examples: ExampleSet, initial: Scorer | 
         return Plan(network, given[None], [0], decoder)
     scheme = get("initialization")
     if scheme is None:
-        scheme = "he-uniform" if "relu" in network.activations else "glorot-uniform"
+        deep = network.activations.count("relu") >= 3
+        scheme = "he-uniform" if deep else "glorot-uniform"
     first = get("firstRestart")
     numbers = list(range(first, first + get("numRestarts")))
     starts = [initialize(network, scheme, get("seed"), number, dtype) for number in numbers]
@@ -126,9 +128,10 @@ def complete_layers(layers: Sequence[int], schema: ExampleSchema) -> tuple[int, 
 
 def _network_of(params: NetworkParams, schema: ExampleSchema, initial: Scorer | None) -> Network:
     get = params.getOrDefault
-    layers = complete_layers(get("layers") or [], schema)
-    if initial is not None and not params.isSet("layers"):
+    if initial is not None and get("layers") is None:
         layers = initial.network.layers
+    else:
+        layers = complete_layers([100] if get("layers") is None else get("layers"), schema)
     hidden = len(layers) - 2
     activation = get("activation")
     if initial is not None and not params.isSet("activation"):
@@ -258,29 +261,34 @@ def fit_network(
     patience = patience_of(params, 10, validated=examples.validation is not None)
     plan = plan_network(params, examples, initial)
     network, decoder, schema = plan.network, plan.decoder, examples.schema
-    batch_size = params._batch_size()
-    choice = choose_mode(
-        network,
-        examples.train,
-        decoder,
-        batch_size=batch_size,
-        restarts=len(plan.theta),
-        asked=get("gradients"),
-    )
-    checkpoints = _checkpoints(params, examples, plan, choice)
-    trained = train_network(
-        network,
-        plan.theta,
-        examples,
-        decoder,
-        params._optimizer(axis=-1, decays=network.is_weight),
-        StoppingRule(get("maxIter"), get("maxSteps"), get("tol"), patience),
-        choice.mode,
-        batch_size=batch_size,
-        seed=get("seed"),
-        checkpoints=checkpoints,
-        first=plan.restarts[0],
-    )
+    batch_size, epochs = params._batch_size(schema.rows), params._epochs(schema.rows)
+    checkpoints = None
+    if _exactly(params, network, warm=initial is not None):
+        choice = GradientChoice("executors", "a linear regression, by its normal equation")
+        trained = [solve_network(network, examples, decoder)]
+    else:
+        choice = choose_mode(
+            network,
+            examples.train,
+            decoder,
+            batch_size=batch_size,
+            restarts=len(plan.theta),
+            asked=get("gradients"),
+        )
+        checkpoints = _checkpoints(params, examples, plan, choice)
+        trained = train_network(
+            network,
+            plan.theta,
+            examples,
+            decoder,
+            params._optimizer(axis=-1, decays=network.is_weight, steps=params._steps(schema.rows)),
+            StoppingRule(epochs, get("maxSteps"), get("tol"), patience),
+            choice.mode,
+            batch_size=batch_size,
+            seed=get("seed"),
+            checkpoints=checkpoints,
+            first=plan.restarts[0],
+        )
     restarts = _restarts(examples, plan, trained)
     best = min(range(len(restarts)), key=lambda number: restarts[number].merit)
     weights = decoder.class_weights
@@ -305,6 +313,23 @@ def fit_network(
     theta, standardization = trained[best].theta, decoder.standardization
     scorer = Scorer(network, theta, standardization, schema.classes, decoder.targets)
     return scorer, summary, checkpoints
+
+
+def _exactly(params: NetworkParams, network: Network, *, warm: bool) -> bool:
+    """Tell whether a fit has a closed form that is wanted."""
+    solver = params.getOrDefault("solver")
+    linear = network.depth == 1 and network.classes is None and network.layers[0] <= MAX_FEATURES
+    descends = [name for name in OF_DESCENT if params.isSet(name)]
+    if solver == "exact":
+        if warm or not linear:
+            what = "an initial model" if warm else f"layers={list(network.layers)}"
+            raise ParamError(
+                "solver='exact' is for a linear regression (layers=[]) of at most "
+                f"{MAX_FEATURES:,} features from no initial model, and here is {what}; set "
+                "solver='auto'"
+            )
+        refuse_set(params, descends, "is for gradient descent, not solver='exact'")
+    return solver in ("auto", "exact") and linear and not warm and not descends
 
 
 def _restarts(examples: ExampleSet, plan: Plan, trained: list[Trained]) -> list[NetworkRestart]:
@@ -342,8 +367,11 @@ def _checkpoints(
         "targets": plan.decoder.targets and _digest(np.stack(plan.decoder.targets)),
         "examples": examples.fingerprint,
     }
-    interval = params.getOrDefault("checkpointInterval")
-    return Checkpoints(SparkSession.active(), path, interval, identity, [values["maxIter"]])
+    if identity["schedule"] == "cosine" and identity["decaySteps"] is None:
+        identity["decaySteps"] = params._steps(examples.schema.rows)
+    get = params.getOrDefault
+    interval, epochs = get("checkpointInterval"), params._epochs(examples.schema.rows)
+    return Checkpoints(SparkSession.active(), path, interval, identity, [epochs])
 
 
 def _digest(values: NDArray[Any]) -> str:

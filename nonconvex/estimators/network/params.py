@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Set
-from typing import Any
+from typing import Any, ClassVar
 
 from pyspark.ml.param import Params
 from pyspark.ml.param.shared import (
@@ -16,6 +16,7 @@ from pyspark.ml.param.shared import (
 )
 
 from nonconvex.estimators.params import (
+    DESCENT,
     CheckedParams,
     DescentParams,
     FitParams,
@@ -31,6 +32,7 @@ from nonconvex.estimators.params import (
     refuse_set,
     text,
 )
+from nonconvex.numerics.network.least_squares import MAX_FEATURES
 from nonconvex.numerics.network.model import ACTIVATIONS, SCHEMES
 
 HANDLE_INVALID = ("error", "skip", "keep")
@@ -69,14 +71,6 @@ def _thresholds(value: Any) -> list[float]:
     if given.count(0.0) > 1:
         raise ValueError(f"must be > 0 except for one at most, got {value!r}")
     return given
-
-
-def _solver(value: Any) -> str:
-    if value != "gd":
-        raise ValueError(
-            f"must be gd, gradient descent, got {value!r}; set optimizer to choose its variant"
-        )
-    return str(value)
 
 
 class NetworkModelParams(
@@ -129,7 +123,7 @@ class NetworkParams(NetworkModelParams, DescentParams, FitParams):
 
     layers = param(
         "sizes of all layers, from the features to the outputs, or of the hidden layers alone; "
-        "by default there is no hidden layer, and the model is linear",
+        "by default there is one hidden layer of 100; [] is the linear model",
         optional(_sizes),
     )
     activation = param(
@@ -145,7 +139,7 @@ class NetworkParams(NetworkModelParams, DescentParams, FitParams):
     fitBiases = param("whether layers have biases", flag)
     initialization = param(
         f"distribution of random initial weights, one of {', '.join(SCHEMES)}; by default "
-        "he-uniform with relu, otherwise glorot-uniform",
+        "he-uniform with relu in three or more hidden layers, otherwise glorot-uniform",
         optional(choice(SCHEMES)),
     )
     initialWeights = param(
@@ -157,11 +151,20 @@ class NetworkParams(NetworkModelParams, DescentParams, FitParams):
         "strength λ ≥ 0 of the penalty (λ/2) Σ ‖W‖² on weights; biases have none", number(0)
     )
     standardization = param(
-        "whether features are standardized to mean 0 and variance 1 of the training data", flag
+        "whether features are standardized to mean 0 and variance 1 of the training data, or "
+        "where one is nearly constant to a range of 20",
+        flag,
     )
-    maxIter = param("maximum number of epochs (passes over the data), ≥ 1", integer(1))
+    maxIter = param(
+        "maximum number of epochs (passes over the data), ≥ 1; by default as many as make 10,000 "
+        "steps, and from 20 to 100",
+        optional(integer(1)),
+    )
     maxSteps = param("maximum number of steps, ≥ 1; by default there is none", optional(integer(1)))
-    batchSize = param("number of rows of a minibatch, ≥ 1", integer(1))
+    batchSize = param(
+        "number of rows of a minibatch, ≥ 1; unless it is set, at most a quarter of the rows",
+        integer(1),
+    )
     tol = param(
         "stop when an epoch changes the objective by less than tol times its value; ≥ 0", number(0)
     )
@@ -178,13 +181,33 @@ class NetworkParams(NetworkModelParams, DescentParams, FitParams):
         choice(GRADIENTS),
     )
 
-    def _batch_size(self) -> int:
-        """Return the size of a minibatch, under either name."""
-        return int(self.getOrDefault("batchSize"))
+    def _batch_size(self, rows: int) -> int:
+        """Return the size of a minibatch: unless it is set, a quarter of few rows, at least 8."""
+        size = int(self.getOrDefault("batchSize"))
+        return size if self.isSet("batchSize") else min(size, max(8, rows // 4))
+
+    def _epochs(self, rows: int) -> int:
+        """Return the number of epochs, by default from the number of training rows."""
+        given = self.getOrDefault("maxIter")
+        steps = -(-rows // self._batch_size(rows))
+        return int(given) if given is not None else min(max(-(-10_000 // steps), 20), 100)
+
+    def _steps(self, rows: int) -> int:
+        """Return the number of steps if no epoch is left out."""
+        steps = self._epochs(rows) * -(-rows // self._batch_size(rows))
+        return min(steps, self.getOrDefault("maxSteps") or steps)
 
     def _standardize_targets(self) -> bool:
         """Return whether regression targets are standardized."""
         return False
+
+
+OF_DESCENT = (
+    *DESCENT,
+    *("initialization", "initialWeights", "maxIter", "maxSteps", "batchSize", "tol", "patience"),
+    *("seed", "numRestarts", "firstRestart", "gradients", "checkpointPath"),
+)
+"""Params that a fit in closed form does not read."""
 
 
 class RegressorParams(NetworkParams):
@@ -198,6 +221,12 @@ class RegressorParams(NetworkParams):
         "depend on their units; predictions are in the units of the data",
         flag,
     )
+    solver = param(
+        "'gd': gradient descent by minibatches; 'exact': the closed form of a linear regression; "
+        f"or 'auto': exact without a hidden layer, of up to {MAX_FEATURES:,} features, unless a "
+        "Param of the descent or of its start is set",
+        choice(("auto", "gd", "exact")),
+    )
 
     def _standardize_targets(self) -> bool:
         return bool(self.getOrDefault("targetStandardization"))
@@ -206,23 +235,21 @@ class RegressorParams(NetworkParams):
 class ClassifierParams(ClassificationModelParams, NetworkParams):
     """Params of `MultilayerPerceptronClassifier`."""
 
+    _aliases: ClassVar[Mapping[str, str]] = {"stepSize": "learningRate"}
+
     labelCol = param("column of labels, strings or whole numbers", text())
     classWeight = param(
         "factors of the weights of rows: a number ≥ 0 for each class, in the order of the labels, "
         "or 'balanced', which gives all classes the same total weight; by default 1",
         optional(_class_weight),
     )
-    stepSize = param("MLlib's name of learningRate", optional(number(0, exclusive=True)))
-    blockSize = param("MLlib's name of batchSize", optional(integer(1)))
-    solver = param("'gd': gradient descent by minibatches; see optimizer", _solver)
-
-    def _rate(self) -> float:
-        given = self.getOrDefault("stepSize")
-        return super()._rate() if given is None else float(given)
-
-    def _batch_size(self) -> int:
-        given = self.getOrDefault("blockSize")
-        return super()._batch_size() if given is None else int(given)
+    stepSize = param("MLlib's name of learningRate", number(0, exclusive=True))
+    blockSize = param("accepted, and has no meaning here; see batchSize", integer(1))
+    solver = param(
+        "'gd': gradient descent by minibatches, see optimizer; MLlib's 'l-bfgs' is accepted, and "
+        "means the same",
+        choice(("gd", "l-bfgs")),
+    )
 
 
 def check_thresholds(params: Params, classes: int) -> list[float] | None:
@@ -267,8 +294,4 @@ def check_network(params: NetworkParams, *, has_validation: bool, warm: bool) ->
             "the derivative of the activation step is 0, so nothing is learned through it; choose "
             'another activation, or set stepGradient="straight-through"'
         )
-    if isinstance(params, ClassifierParams):
-        for name, meant in (("stepSize", "learningRate"), ("blockSize", "batchSize")):
-            if params.isSet(meant):
-                refuse_set(params, [name], f"is another name of {meant}, which is set too")
-    params._optimizer()
+    params._optimizer(steps=1)

@@ -465,9 +465,12 @@ class Moments(NamedTuple):
         """Return the mask of features whose sums of squares overflow, of shape (d,)."""
         return ~np.isfinite(self.squares)
 
-    def standardization(self, still: float = np.inf) -> Standardization:
+    def standardization(self, still: float = np.inf, reach: float = 20.0) -> Standardization:
         """Return the map of every feature to mean 0 and variance 1, and of a constant one to 0.
 
+        A feature that is nearly constant, such as a pixel that is dark in all images but one of a
+        thousand, is divided by a twentieth (1/`reach`) of its range, which is more than its
+        deviation: otherwise its few values would lie far from all others.
         `still` is the scale of a constant feature.  By default also new values of it become 0, as
         its weights are random.
         """
@@ -475,7 +478,9 @@ class Moments(NamedTuple):
         # A feature that is constant where weights are positive has no spread either.
         without = self.constant() | (deviation == 0)
         mean = np.where(self.constant(), self.minimum, self.mean)  # so that 0 is exact
-        return Standardization(mean, np.where(without, still, deviation))
+        with np.errstate(over="ignore"):
+            spread = np.maximum(deviation, (self.maximum - self.minimum) / reach)
+        return Standardization(mean, np.where(without, still, spread))
 
 
 class Standardization(NamedTuple):

@@ -199,7 +199,7 @@ def test_n_is_an_integer(model, ratings, n):
         lambda n: model.recommendForUserSubset(ratings, n),
         lambda n: model.recommendForItemSubset(ratings, n),
     ):
-        with pytest.raises(ValueError, match=f"^n must be an integer ≥ 1, got {n!r}$"):
+        with pytest.raises(ValueError, match=rf"^n\w* must be an integer ≥ 1, got {n!r}$"):
             call(n)
 
 
@@ -208,8 +208,8 @@ def test_arguments_that_are_no_dataframes_or_lack_columns(model, ratings):
     only_users, text = ratings.select("user"), ratings.withColumn("item", F.lit("a"))
     missing = "itemCol='item': there is no such column"
     for call, given, kind, message in (
-        (for_all, {"exclude": "seen"}, ValueError, "exclude must be a DataFrame, 'train' or None"),
-        (for_all, {"exclude": [(1, 2)]}, ValueError, "exclude must be a DataFrame, 'train' or No"),
+        (for_all, {"exclude": "seen"}, ValueError, "exclude must be a DataFrame, 'train', 'aut"),
+        (for_all, {"exclude": [(1, 2)]}, ValueError, "exclude must be a DataFrame, 'train', 'aut"),
         (for_all, {"candidates": [1]}, ValueError, "candidates must be a DataFrame or None, got"),
         (for_items, {"dataset": [1]}, ValueError, "dataset must be a DataFrame, got"),
         (model.similarItems, {"subset": [1]}, ValueError, "subset must be a DataFrame or None, g"),

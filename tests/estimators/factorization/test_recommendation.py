@@ -302,7 +302,7 @@ def test_bad_calls_give_one_sentence(spark, ratings, model):
         ({}, ratings.drop("item"), "itemCol='item': there is no such column; there are user, rat"),
         ({}, ratings.withColumn("rating", F.lit("5")), "ratingCol='rating': the column is string"),
         ({}, ratings.withColumnRenamed("weight", "item"), "itemCol='item': there are several such"),
-        ({}, ratings.withColumn("user", F.rand()), "userCol='user': the column is double and must"),
+        ({}, ratings.withColumn("user", F.rand()), "userCol='user': .* ids must be integers of"),
         ({}, ratings.where("user < 0"), "there are no ratings to train on; at least one is needed"),
         ({}, null, r"the ratings have \d+ null ratings in \d+ rows; drop or fill"),
         ({}, nan, "null ratings and .* ratings that are not finite"),

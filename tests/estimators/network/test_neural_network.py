@@ -73,7 +73,7 @@ def theta(model):
 # Params
 DECAY = {"schedule": "exponential", "decaySteps": 2}
 CHANGES = [
-    *({"layers": [5]}, {"layers": None}, {"activation": "tanh"}, {"fitBiases": False}),
+    *({"layers": [5]}, {"layers": []}, {"activation": "tanh"}, {"fitBiases": False}),
     {"activation": "step", "stepGradient": "straight-through"},
     *({"initialization": "glorot-normal"}, {"initialWeights": [0.1] * 45}, {"regParam": 0.1}),
     *({"standardization": False}, {"classWeight": "balanced"}, {"classWeight": [1.0, 2.0, 0.5]}),
@@ -96,18 +96,16 @@ ELSEWHERE = {
 
 def test_every_param_changes_the_model_and_fit_multiple_equals_fit(frame):
     estimator = Classifier(**QUICK)
-    other_names = {"learningRate": None, "stepSize": 0.1}, {"batchSize": None, "blockSize": 50}
-    named = [*CHANGES, {}, *other_names]
+    named = [*CHANGES, {}, {"learningRate": 0.1, "stepSize": 0.1}]
     given = [{**QUICK, **change}.items() for change in named]
     maps = [Classifier(**{name: v for name, v in params if v is not None}) for params in given]
     fitted = estimator._fit_group(frame, maps)  # as fitMultiple does
-    *changed, plain, step_size, block_size = fitted
+    *changed, plain, step_size = fitted
     seen = {theta(plain)}
     for change, other in zip(CHANGES, changed, strict=True):
         assert theta(other) not in seen, change
         seen.add(theta(other))
     assert theta(step_size) == theta(changed[CHANGES.index({"learningRate": 0.1})])
-    assert theta(block_size) == theta(changed[CHANGES.index({"batchSize": 50})])
     assert {name for change in CHANGES for name in change} | ELSEWHERE == {
         param.name for param in estimator.params
     }
@@ -117,6 +115,20 @@ def test_every_param_changes_the_model_and_fit_multiple_equals_fit(frame):
     assert theta(found[1]) == theta(changed[CHANGES.index({"seed": 1})])
     assert [m.summary.layers for m in changed[:2]] == [[3, 5, 3], [3, 3]]
     assert changed[CHANGES.index({"maxSteps": 5})].summary.restarts[0].stop == "reached maxSteps"
+
+
+def test_a_network_is_a_network_and_its_rate_falls_to_zero_by_default(frame):
+    model = Classifier(batchSize=64, maxSteps=None).fit(frame)
+    restart = model.summary.restarts[0]
+    assert model.layers == [3, 100, 3]
+    assert len(restart.history) <= 100
+    rates = [epoch["learning_rate"] for epoch in restart.history]
+    assert rates == sorted(rates, reverse=True)
+    assert Classifier(batchSize=1)._epochs(400) == 25, "10,000 steps"
+    assert [Classifier()._epochs(rows) for rows in (100, 20_000, 10**7)] == [100, 64, 20]
+    assert [Classifier()._batch_size(rows) for rows in (9, 100, 512)] == [8, 25, 128]
+    few = Classifier(maxSteps=3, batchSize=64, tol=0.0).fit(frame).summary.restarts[0]
+    assert few.history[-1]["learning_rate"] == pytest.approx(5e-3 * 0.25), "3/4 of a wave"
 
 
 # Models
@@ -272,19 +284,29 @@ def test_no_hidden_layer_reaches_least_squares(frame):
     linear_model = pytest.importorskip("sklearn.linear_model")
     model = Regressor(
         labelCol=["s", "t"], weightCol="weight", optimizer="gradient-descent", learningRate=0.3,
-        batchSize=ROWS, maxIter=200, tol=0.0, precision="float64",
+        batchSize=ROWS, maxIter=200, tol=0.0, precision="float64", layers=[], schedule="constant",
     ).fit(frame)  # fmt: skip
     x, score, _, weight, _ = columns()
     exact = linear_model.LinearRegression().fit(x, score, sample_weight=weight)
     found = np.array([model.predict(row) for row in x[:20].tolist()])
     np.testing.assert_allclose(found, exact.predict(x[:20]), rtol=1e-6, atol=1e-6)
+    closed = Regressor(labelCol=["s", "t"], weightCol="weight", precision="float64", layers=[])
+    solved = closed.fit(frame.repartition(3))
+    assert solved.summary.restarts[0].stop.startswith("solved: ")
+    assert solved.weights == closed.fit(frame).weights, "to the bit, however it is partitioned"
+    found = np.array([solved.predict(row) for row in x[:20].tolist()])
+    np.testing.assert_allclose(found, exact.predict(x[:20]), rtol=1e-9, atol=1e-9)
+    with pytest.raises(ParamError, match="maxIter=3 is for gradient descent, not solver='exact'"):
+        closed.copy({closed.solver: "exact", closed.maxIter: 3}).fit(frame)
+    with pytest.raises(ParamError, match=r"here is layers=\[3, 2, 2\]; set solver='auto'"):
+        closed.copy({closed.solver: "exact", closed.layers: [2]}).fit(frame)
 
 
 def test_no_hidden_layer_reaches_logistic_regression(frame):
     linear_model = pytest.importorskip("sklearn.linear_model")
     model = Classifier(
         labelCol="two", optimizer="nesterov", learningRate=0.5, regParam=0.01, batchSize=ROWS,
-        maxIter=300, tol=0.0, precision="float64",
+        maxIter=300, tol=0.0, precision="float64", layers=[], schedule="constant",
     ).fit(frame)  # fmt: skip
     x, _, y, _, _ = columns()
     z = (x - x.mean(axis=0)) / x.std(axis=0)
@@ -436,8 +458,11 @@ def test_params_that_contradict_the_data_give_one_sentence(frame):
         ({"layers": [3, 8]}, r"begins with the 3 features and does not end with the 3 classes"),
         ({"classWeight": [1.0]}, "classWeight has 1 numbers, and there are 3 classes, 0.0, 1.0"),
         ({"classWeight": [0.0] * 3}, "is 0 for every class in the data; at least one"),
-        ({"initialWeights": [1.0]}, r"and with layers=\[3, 3\] there are 12 parameters"),
-        ({"activation": "tanh"}, r"needs hidden layers; layers=\[3, 3\] has none"),
+        (
+            {"layers": [], "initialWeights": [1.0]},
+            r"and with layers=\[3, 3\] there are 12 parameters",
+        ),
+        ({"layers": [], "activation": "tanh"}, r"needs hidden layers; layers=\[3, 3\] has none"),
         ({"layers": [4], "activation": ["tanh"] * 2}, "activation has 2 names, and layers="),
         ({"thresholds": [0.5]}, "thresholds has 1 numbers, and there are 3 classes; give one"),
     ):

@@ -241,3 +241,14 @@ def test_pieces_of_no_weight_and_the_standardization_that_does_nothing():
     assert still.standardization().scale[0] == np.inf
     x = np.array([[1.0, -2.5]])
     assert (Standardization.none(2).apply(x, np.float64) == x).all()
+
+
+def test_a_nearly_constant_feature_is_divided_by_a_twentieth_of_its_range():
+    rare = np.zeros((1000, 2))
+    rare[7] = 255.0, 4.0
+    rare[500:, 1] = 4.0
+    m = Moments.of(rare)
+    assert m.standardization().scale[0] == 255 / 20
+    assert m.standardization().scale[1] == np.sqrt(m.squares[1] / 1000)
+    assert m.standardization(reach=np.inf).scale[0] == pytest.approx(255 / np.sqrt(1000), rel=1e-3)
+    assert np.abs(m.standardization().apply(rare, float)).max() <= 20
