@@ -19,8 +19,10 @@ CALLS = {"eval", "exec", "compile", "__import__", "os.system", "os.popen", "pick
 SQL = {"sql", "expr", "selectExpr", "filter", "where"}
 # Who may import by name or start a process, and why that name is not from data.
 TRUSTED = {
-    # The names are written there: a library of NumPy, the modules of the models and the commands.
+    # The names are written there: a library of NumPy, pyplot, the modules of the models and the
+    # commands.
     "import_module": {
+        "nonconvex/estimators/display.py",
         "nonconvex/numerics/deterministic.py",
         "nonconvex/pipeline/models.py",
         "nonconvex/commands/__main__.py",

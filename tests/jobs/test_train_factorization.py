@@ -36,6 +36,7 @@ path = "{root}/runs"
 [report]
 names = "{root}/titles.csv"
 """
+ALONE = "factorization.numRestarts=1", "factorization.ensemble=false"
 SAMPLED = """
 [prepared]
 path = "{root}/prepared"
@@ -191,9 +192,7 @@ def test_the_next_run_is_published_and_the_earlier_one_stays(
     prepared = digest(root / "prepared")
     monkeypatch.setattr("nonconvex.report.factorization.extreme_items", lambda *about: 1 / 0)
     status, printed, outcome, log = train(
-        *("factorization.numRestarts=1", "factorization.seed=7", "factorization.ensemble=false"),
-        config=run_directory(before) / "config.toml",
-        report=True,
+        *("factorization.seed=7", *ALONE), config=run_directory(before) / "config.toml", report=True
     )
     assert status == 0
     assert outcome["report"] is None
@@ -228,7 +227,7 @@ def test_ratings_prepared_already_give_the_same_model(train, first, root, tmp_pa
 def test_implicit_feedback_has_no_errors_of_ratings(train, first, root, tmp_path):
     del first
     status, printed, outcome, _ = train(
-        *("factorization.implicitPrefs=true", "factorization.numRestarts=1"),
+        *("factorization.implicitPrefs=true", *ALONE),
         *("factorization.clipPredictions=false", f"output.path={tmp_path}/runs"),
     )
     assert status == 0
@@ -253,7 +252,7 @@ def test_implicit_feedback_has_no_errors_of_ratings(train, first, root, tmp_path
             "[gate] compares errors of ratings, and factorization.implicitPrefs predicts",
         ),
         (
-            ["start.model=published", "factorization.rank=7", "factorization.numRestarts=1"],
+            ["start.model=published", "factorization.rank=7", *ALONE],
             *(2, "and this fit rank 7; they must be equal"),
         ),
         (["start.model=no/such"], 3, "there is nothing at no/such"),
@@ -285,10 +284,7 @@ def test_a_model_that_does_not_pass_the_gate_is_kept_and_not_published(train, fi
     """It begins at the published model, is measured beside it, and old runs go after the next."""
     del first
     published = find_model(spark, str(root / "runs"))
-    common = (
-        *("factorization.numRestarts=1", "factorization.ensemble=false"),
-        *("start.model=published", "gate.metric=rmse", "gate.baseline=9"),
-    )
+    common = (*ALONE, *("start.model=published", "gate.metric=rmse", "gate.baseline=9"))
     status, printed, outcome, log = train(*common, "gate.published=-9")
     assert status == 4
     assert re.fullmatch(
@@ -318,7 +314,7 @@ def test_a_failure_while_writing_publishes_nothing(train, first, root, monkeypat
         raise OSError("no space left on device")
 
     monkeypatch.setattr(factorization, "metrics_json", fail)
-    status, printed, outcome, log = train("factorization.numRestarts=1")
+    status, printed, outcome, log = train(*ALONE)
     assert status == 1
     assert outcome["error"] == "OSError: no space left on device"
     assert printed == []
