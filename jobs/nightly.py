@@ -2,7 +2,7 @@
 
 import sys
 
-from nonconvex.commands.nightly import main
+from nonconvex.commands.__main__ import start
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(start("nightly"))

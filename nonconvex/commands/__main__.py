@@ -60,7 +60,7 @@ COMMANDS = {
     "predict": Command("predict", "predict_job", "predict every row of a table", "predict"),
     "top": Command("runs", "top", "print the best items for a user, and why, without Spark"),
     "compare": Command("runs", "compare_runs", "show runs beside each other"),
-    "nightly": Command("nightly", "main", "run the jobs of a night, one after the other"),
+    "nightly": Command("nightly", "run_night", "run the jobs of a night, one after the other"),
     "benchmark": Command(
         "benchmark", "benchmark_job", "measure this library beside its peers", "benchmark"
     ),

@@ -26,7 +26,7 @@ def arguments(name: str, run_date: str) -> list[str]:
     return [argument.format(run_date=run_date) for argument in CHAIN[name]]
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def run_night(argv: Sequence[str] | None = None) -> int:
     """Run the chain for a day; return the exit status of the last job that ran.
 
     SIGTERM and Ctrl-C are passed on to the job that is running, as SIGTERM, and waited for.

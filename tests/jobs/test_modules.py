@@ -38,7 +38,7 @@ def test_every_job_has_a_script_that_starts_it():
         if command.job is None and name != "nightly":
             continue
         text = (ROOT / "jobs" / f"{command.job or name}.py").read_text()
-        assert f'start("{name}")' in text or "main()" in text, name
+        assert f'start("{name}")' in text, name
 
 
 def test_the_command_line(capsys):

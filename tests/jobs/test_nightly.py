@@ -154,10 +154,10 @@ def test_the_command_stops_at_the_first_job_that_fails(monkeypatch, capsys):
             return 4 * (len(started) == 2)
 
     monkeypatch.setattr(nightly.subprocess, "Popen", Job)
-    assert nightly.main(["2026-11-25"]) == 4
+    assert nightly.run_night(["2026-11-25"]) == 4
     assert [command[3] for command in started] == ["train", "evaluate"]
     assert started[0][4:] == ["--config", "conf/nightly.toml", "--run-date", "2026-11-25"]
-    assert nightly.main([]) == 2
+    assert nightly.run_night([]) == 2
     assert "usage" in capsys.readouterr().err
 
 
@@ -179,7 +179,7 @@ def test_a_signal_reaches_the_job_that_runs_and_no_other_starts(monkeypatch):
     monkeypatch.setattr(nightly.subprocess, "Popen", Job)
     for raised in (True, False):  # noqa: B007  # it died of it before it could tell, or was done
         signals.clear()
-        assert nightly.main(["2026-11-25"]) == 143
+        assert nightly.run_night(["2026-11-25"]) == 143
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 

@@ -18,7 +18,7 @@ NIGHTLY = """
 import sys
 from nonconvex.commands import nightly
 nightly.CHAIN = {"train": ["--config", sys.argv[3], *sys.argv[4:]]}
-sys.exit(nightly.main(["2026-11-25"]))
+sys.exit(nightly.run_night(["2026-11-25"]))
 """
 
 
