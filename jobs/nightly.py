@@ -2,7 +2,7 @@
 
 import sys
 
-from nonconvex.commands.__main__ import start
+from nonconvex.commands.nightly import run_night
 
 if __name__ == "__main__":
-    sys.exit(start("nightly"))
+    sys.exit(run_night())
