@@ -43,7 +43,7 @@ def read_model(path: str | os.PathLike[str]) -> LocalFactorization | LocalNetwor
     7.7
     """
     from nonconvex.local.files import Directory
-    from nonconvex.local.model_tables import ModelError, saved_model
+    from nonconvex.local.model_tables import ModelError, reading_model, saved_model
 
     directory, metadata = saved_model(Directory.at(os.fspath(path)))
     name = metadata["class"].rpartition(".")[2]
@@ -51,11 +51,13 @@ def read_model(path: str | os.PathLike[str]) -> LocalFactorization | LocalNetwor
     if own and name in ("ALSModel", "MatrixFactorizationModel"):
         from nonconvex.local.factorization import LocalFactorization
 
-        return LocalFactorization.of(directory, metadata)
+        with reading_model(directory.path):
+            return LocalFactorization.of(directory, metadata)
     if name.startswith("MultilayerPerceptron"):
         from nonconvex.local.network import LocalNetwork
 
-        return LocalNetwork.of(directory, metadata)
+        with reading_model(directory.path):
+            return LocalNetwork.of(directory, metadata)
     raise ModelError(f"{path} holds a {metadata['class']}, which is no model of this package")
 
 

@@ -203,15 +203,7 @@ class LocalFactorization:
             table = read_ordered(directory, name, types, rows)
             return factors_in(table, f"{directory.path}/{name}", rows, more)
 
-        try:
-            return cls(params_of(metadata), factorization_parts(metadata, read))
-        except ModelError:
-            raise
-        except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
-            raise ModelError(
-                f"{directory.path}/metadata is damaged, or of another version, at {error}; "
-                "save the model again, or train it"
-            ) from None
+        return cls(params_of(metadata), factorization_parts(metadata, read))
 
     def __repr__(self) -> str:
         """Return the size of the model."""

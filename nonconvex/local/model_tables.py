@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -220,6 +221,19 @@ def merge_rows(
     merged = pa.chunked_array([*ids.chunks, *new.filter(pa.array(~there)).chunks])
     order = pc.sort_indices(merged)
     return merged.take(order), np.concatenate([rows, new_rows[~there]])[order.to_numpy()]
+
+
+@contextmanager
+def reading_model(path: str) -> Iterator[None]:
+    """Turn whatever metadata of wrong keys, types or values lead to into one `ModelError`."""
+    try:
+        yield
+    except ModelError:
+        raise
+    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
+        raise ModelError(
+            f"{path}/metadata is damaged, or of another version, at {error}; {_REMEDY}"
+        ) from None
 
 
 def saved_model(directory: Directory) -> tuple[Directory, dict[str, Any]]:

@@ -87,16 +87,8 @@ class LocalNetwork:
         def read(name: str, types: Mapping[str, str], rows: int) -> pa.Table:
             return read_ordered(directory, name, types, rows)
 
-        try:
-            scorer = scorer_of(metadata, directory.path, read)
-            return cls(params_of(metadata), scorer, metadata["summary"])
-        except ModelError:
-            raise
-        except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
-            raise ModelError(
-                f"{directory.path}/metadata is damaged, or of another version, at {error}; "
-                "save the model again, or train it"
-            ) from None
+        scorer = scorer_of(metadata, directory.path, read)
+        return cls(params_of(metadata), scorer, metadata["summary"])
 
     def __repr__(self) -> str:
         """Return the layers of the network."""
