@@ -51,7 +51,7 @@ class Cluster:
                 return json.load(answer)["aliveworkers"]
         return None
 
-    def submit(self, script, *arguments, settings):
+    def submit(self, script, *arguments, settings, name="driver"):
         """Start spark-submit; return its process, which writes output.txt, and Java log.txt."""
         command = [SPARK_HOME / "bin/spark-submit", "--master", self.master]
         own = {
@@ -63,7 +63,7 @@ class Cluster:
         }
         for key, value in (own | settings).items():
             command += [key, value] if key.startswith("--") else ["--conf", f"{key}={value}"]
-        place = self.directory / "driver"
+        place = self.directory / name
         place.mkdir(exist_ok=True)
         with (place / "output.txt").open("w") as out, (place / "log.txt").open("w") as log:
             return subprocess.Popen(
@@ -96,6 +96,17 @@ class Cluster:
         os.kill(self._workers[0].pid, signal.SIGKILL)
         self._workers[0].wait()
 
+    def restore(self):
+        """Start a worker in the place of one that was killed."""
+        if self._workers[0].poll() is not None:
+            self._workers[0] = self._worker(0)
+            self._wait(lambda: (self.workers() or 0) >= 2)
+
+    def executors(self):
+        """Return the ids of the processes of executors."""
+        found = self._in_work_of("", "CoarseGrainedExecutorBackend", java=True)
+        return sorted(found)
+
     def python_workers(self):
         """Return the commands of Python workers by the ids of their processes."""
         return self._in_work_of("", "pyspark") | self._in_work_of("", "worker_daemon")
@@ -107,14 +118,14 @@ class Cluster:
         for process in (*self._workers, self._master):
             process.wait(60)
 
-    def _in_work_of(self, number, text):
+    def _in_work_of(self, number, text, *, java=False):
         found = {}
         work = str(self.directory / f"work{number}")
         for entry in Path("/proc").iterdir():
             with suppress(OSError):
                 if entry.name.isdecimal() and os.readlink(entry / "cwd").startswith(work):
                     command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-                    if text in command and "java" not in command.split(" ")[0]:
+                    if text in command and ("java" in command.split(" ")[0]) == java:
                         found[int(entry.name)] = command
         return found
 
@@ -131,7 +142,7 @@ class Cluster:
                 [str(word) for word in command], stdout=log, stderr=log, env=self.environment()
             )
 
-    def _wait(self, met, seconds=60):
+    def _wait(self, met, seconds=180):
         end = time.monotonic() + seconds
         while not met():
             if time.monotonic() > end:
