@@ -22,8 +22,8 @@ SPARK_HOME = Path(pyspark.__file__).parent
 class Cluster:
     """Processes that run until `stop`; all they write is under one directory."""
 
-    def __init__(self, directory, memory="1g"):
-        self.directory, self.memory = directory, memory
+    def __init__(self, directory, memory="1g", **environment):
+        self.directory, self.memory, self._more = directory, memory, environment
         self._page = _free_port()
         self.master = f"spark://127.0.0.1:{_free_port()}"
         port = self.master.rpartition(":")[2]
@@ -37,11 +37,12 @@ class Cluster:
         """What processes of Spark are started with."""
         kept = {key: value for key, value in os.environ.items() if not key.startswith("PYSPARK")}
         kept.pop("PYTHONPATH", None)
-        return kept | {
+        own = {
             "SPARK_HOME": str(SPARK_HOME),
             "SPARK_LOCAL_IP": "127.0.0.1",
             "SPARK_LOCAL_DIRS": str(self.directory / "local"),
         }
+        return kept | self._more | own
 
     def workers(self):
         """Return how many workers the master has, None if it does not answer."""
@@ -71,6 +72,7 @@ class Cluster:
                 cwd=place,
                 stdout=out,
                 stderr=log,
+                start_new_session=name != "driver",
                 env=self.environment() | {"PYSPARK_DRIVER_PYTHON": sys.executable},
             )
 

@@ -9,6 +9,8 @@ import argparse
 import json
 import os
 import random
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +20,8 @@ import zipfile
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path
+
+import pyarrow.parquet as pq
 
 from tests.jobs.cluster import ROOT, Cluster, model_bits
 
@@ -42,11 +46,12 @@ keep = 2
 [report]
 write = false
 """
-FAULTS = ("none", "worker", "executor", "python", "disk", "twice", "bit", "rot")
-"""Nothing; a worker, an executor or its Python killed; the disk full for a while; a second job; a
-bit of a byte flipped in what the job will read; one in the published model, which must be refused.
+FAULTS = ("worker", "executor", "python", "driver", "disk", "twice", "bit", "rot")
+"""A worker, an executor, its Python or the driver killed; the disk full for a while; a second job;
+a bit flipped in what the job will read; one in the published model, which must be refused.
 """
-LONGEST = 1_500  # characters of a refusal
+JAVA = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"  # as rounds are short
+LONGEST = 600  # characters of a refusal
 
 
 class Faults:
@@ -59,7 +64,9 @@ class Faults:
         self.disk.mkdir()
         mount = ["mount", "-t", "tmpfs", "-o", "size=24m", "none", self.disk]
         self.small = not subprocess.run(mount, check=False, capture_output=True).returncode
-        ratings = ROOT / "tests/data/movietweetings/ratings.parquet"
+        sample = pq.read_table(ROOT / "tests/data/movietweetings/ratings.parquet")
+        ratings = root / "ratings.parquet"
+        pq.write_table(sample.slice(0, 20_000), ratings)
         self.config = root / "config.toml"
         self.config.write_text(CONFIG.format(ratings=ratings, disk=self.disk))
         self.package = root / "nonconvex.zip"
@@ -67,8 +74,8 @@ class Faults:
             for file in sorted((ROOT / "nonconvex").rglob("*")):
                 if file.is_file() and "__pycache__" not in file.parts:
                     archive.write(file, file.relative_to(ROOT))
-        self.cluster = Cluster(root)
-        self.bits = None
+        self.cluster = Cluster(root, JAVA_TOOL_OPTIONS=JAVA)
+        self.bits = self.usual = None  # of the first round: its model, its seconds
 
     def close(self):
         self.cluster.stop()
@@ -76,43 +83,43 @@ class Faults:
             subprocess.run(["umount", "-l", self.disk], check=False)
 
     def run(self, seconds):
-        """Make rounds until the time is over; return the report."""
-        end, start, number = time.monotonic() + seconds, time.monotonic(), 0
-        while time.monotonic() < end or self.bits is None:
-            fault = self.draw.choice(FAULTS) if self.bits is not None else "none"
-            self.round(number, fault)
+        """Make a round without a fault, and others until the time is over; return the report."""
+        start, number, bag = time.monotonic(), 0, []
+        self.round(number, "none")
+        self.usual, start = time.monotonic() - start, time.monotonic()
+        while time.monotonic() < start + seconds:
+            bag = bag or self.draw.sample(FAULTS, len(FAULTS))
             number += 1
-        lines = [f"{number} rounds in {time.monotonic() - start:.0f} s, {len(self.wrong)} wrong"]
+            self.round(number, bag.pop())
+        took = f"{self.usual:.0f} s and {time.monotonic() - start:.0f} s"
+        lines = [f"1 + {number} rounds in {took}, {len(self.wrong)} wrong"]
         lines += [f"{count:5d}  {what}" for what, count in sorted(self.counts.items())]
         return "\n".join([*lines, *(f"WRONG: {what}" for what in self.wrong)])
 
     def round(self, number, fault):
         """Run a job under a fault, look at its end and at what is published, and clear up."""
         self.cluster.restore()
-        if fault == "bit" and not self.flip(self.draw.choice(["prepared", "checkpoint"])):
-            fault = "none"
+        if fault == "rot":
+            self.rot()
+            return
+        if fault == "bit":
+            self.flip(self.draw.choice(self.readable()))
+            self.counts["bit: flipped"] += 1
         jobs = [self.start(number, 0)]
-        if fault == "twice":
-            jobs.append(self.start(number, 1))
-        delay = self.draw.uniform(0, 30)
+        first = jobs[0][0]
         with suppress(subprocess.TimeoutExpired):
-            jobs[0][0].wait(delay)
-        filler = self.disk / "filler"
-        if fault in ("worker", "executor", "python"):
-            self.shoot(fault)
+            first.wait(self.draw.uniform(0, self.usual or 900))
+        if first.poll() is not None and fault not in ("none", "bit"):
+            fault = "none"  # it was faster
+        elif fault == "twice":
+            jobs.append(self.start(number, 1))
+        elif fault in ("worker", "executor", "python", "driver"):
+            self.shoot(fault, first)
         elif fault == "disk" and self.small:
-            about = os.statvfs(self.disk)
-            left = about.f_bavail * about.f_frsize - self.draw.randrange(1_000_000)
-            with suppress(OSError):
-                filler.write_bytes(b"\0" * max(0, left))
-            with suppress(subprocess.TimeoutExpired):
-                jobs[0][0].wait(self.draw.uniform(1, 60))
-            filler.unlink(missing_ok=True)
+            self.fill(first)
         for process, place in jobs:
             self.judge(fault, process, place)
         self.look(fault)
-        if fault == "rot":
-            self.rot()
 
     def start(self, number, which):
         """Submit the job; its log is kept."""
@@ -135,6 +142,9 @@ class Faults:
             self.wrong.append(f"{place}: {fault}: the job hangs")
             return
         lines = (place / "output.txt").read_text().splitlines()
+        if fault == "driver" and process.returncode in (-signal.SIGKILL, 143):
+            self.counts[f"driver: exit {process.returncode}"] += 1
+            return
         try:
             outcome = json.loads(lines[-1])
         except (IndexError, ValueError):
@@ -143,79 +153,91 @@ class Faults:
         self.counts[f"{fault}: exit {outcome['exit']}"] += 1
         if outcome["exit"]:
             said = outcome["error"]
-            self.counts[f"  said: {' '.join(said.replace(str(self.root), '').split()[-12:])}"] += 1
-            if "\n" in said or len(said) > LONGEST:
-                self.wrong.append(f"{place}: {fault}: {said[:300]!r} is not one sentence")
-            if fault in ("none", "rot"):
+            short = re.sub(r"[0-9a-f-]*\d[0-9a-f-]*", "#", said.replace(str(self.root), ""))
+            self.counts[f"{fault}: said: {short[:150]}"] += 1
+            if "\n" in said or len(said) > LONGEST or "Traceback" in said:
+                self.wrong.append(f"{place}: {fault}: {said!r} is not one sentence")
+            if fault == "none":
                 self.wrong.append(f"{place}: nothing was done to it, and it said {said[:300]!r}")
             if "is damaged" in said:  # as it says: start anew
-                self.remove("prepared", "checkpoint")
+                for name in ("prepared", "checkpoint"):
+                    shutil.rmtree(self.disk / name, ignore_errors=True)
+                self.counts["removed what was damaged"] += 1
 
     def look(self, fault):
         """What is published is whole, and has the bits of the first round."""
-        pointer = self.disk / "runs/published.json"
-        if not pointer.exists():
-            return
-        run = json.loads(pointer.read_text())["run_id"]
-        bits = model_bits(self.disk / f"runs/run_id={run}/model")
+        model = self.published()
+        bits = model_bits(model)
         self.bits = self.bits or bits
         self.counts["published models looked at"] += 1
         if bits != self.bits:
-            self.wrong.append(f"after {fault}: run {run} is another model")
+            self.wrong.append(f"after {fault}: {model} is another model")
 
-    def shoot(self, what):
-        """Kill a worker with its executor, an executor, or its Python processes."""
+    def published(self):
+        """The directory of the published model."""
+        run = json.loads((self.disk / "runs/published.json").read_text())["run_id"]
+        return self.disk / f"runs/run_id={run}/model"
+
+    def shoot(self, what, driver):
+        """Kill a worker with its executor, an executor, its Python processes, or the driver."""
+        if what == "driver":
+            number = self.draw.choice([signal.SIGKILL, signal.SIGTERM])
+            os.killpg(driver.pid, number)
+            self.counts[f"driver: {number.name}"] += 1
+            return
         if what == "worker":
             self.cluster.kill_worker()
+            self.counts["worker: killed"] += 1
             return
-        found = self.cluster.executors() if what == "executor" else self.cluster.python_workers()
-        for one in sorted(found)[: 1 if what == "executor" else None]:
+        look = self.cluster.executors if what == "executor" else self.cluster.python_workers
+        while not (found := sorted(look())) and driver.poll() is None:
+            time.sleep(0.1)
+        for one in found[: 1 if what == "executor" else None]:
             with suppress(ProcessLookupError):
                 os.kill(one, signal.SIGKILL)
                 self.counts[f"{what}: killed"] += 1
 
-    def flip(self, what):
-        """Flip a bit of a file, and remove its checksum; tell if there is such a file."""
-        places = [self.disk / what]
-        if what == "prepared":
-            places = [self.disk / what / side for side in ("by_user", "by_item")]
-        files = [file for place in places for file in sorted(place.rglob("*.parquet"))]
-        if not files:
-            return False
-        file = self.draw.choice(files)
+    def fill(self, job):
+        """Fill the disk but for less than a megabyte, and free it after some time."""
+        about, filler = os.statvfs(self.disk), self.disk / "filler"
+        left = about.f_bavail * about.f_frsize - self.draw.choice([0, 100_000, 1_000_000])
+        with suppress(OSError):
+            filler.write_bytes(b"\0" * max(0, left))
+        self.counts["disk: filled"] += 1
+        with suppress(subprocess.TimeoutExpired):
+            job.wait(self.draw.uniform(1, 2 * self.usual))
+        filler.unlink()
+        self.counts["disk: freed"] += 1
+
+    def readable(self):
+        """Files that the next job reads: prepared ratings, and a checkpoint if there is one."""
+        places = ["prepared/by_user", "prepared/by_item", "checkpoint"]
+        return [file for place in places for file in sorted((self.disk / place).rglob("*.parquet"))]
+
+    def flip(self, file):
+        """Flip a bit of a file, and remove its checksum."""
         content = bytearray(file.read_bytes())
         content[self.draw.randrange(len(content))] ^= 1 << self.draw.randrange(8)
         file.with_name(f".{file.name}.crc").unlink(missing_ok=True)
         file.write_bytes(content)
-        self.counts[f"bit: flipped in {what}"] += 1
-        return True
 
     def rot(self):
         """Flip a bit of the published model: a job that starts from it refuses; then mend it."""
-        run = json.loads((self.disk / "runs/published.json").read_text())["run_id"]
-        files = sorted((self.disk / f"runs/run_id={run}/model").rglob("*.parquet"))
-        file = self.draw.choice(files)
-        crc, content = file.with_name(f".{file.name}.crc"), file.read_bytes()
-        kept = crc.read_bytes() if crc.exists() else None
-        self.flip(file.parent.relative_to(self.disk))
-        damaged = [one for one in files if one == file and one.read_bytes() != content]
+        model, kept = self.published(), self.root / "kept"
+        shutil.copytree(model, kept)
+        self.flip(self.draw.choice(sorted(model.rglob("*.parquet"))))
         command = [sys.executable, JOB, "--config", self.config, "--set", 'start.model="published"']
+        command += ["--set", f"factorization.checkpointPath={self.root}/unused"]
         done = subprocess.run(
-            [*map(str, command), "--set", "factorization.checkpointPath=none"],
-            capture_output=True, text=True, check=False, cwd=self.root,
+            [str(word) for word in command],
+            capture_output=True, text=True, check=False, env=os.environ | {"PYTHONPATH": str(ROOT)},
         )  # fmt: skip
         outcome = json.loads(done.stdout.splitlines()[-1])
-        self.counts[f"rot: exit {outcome['exit']}"] += 1
-        if damaged and outcome["exit"] == 0:
-            self.wrong.append(f"a damaged model, {file}, was trained from")
-        file.write_bytes(content)
-        if kept is not None:
-            crc.write_bytes(kept)
-
-    def remove(self, *names):
-        for name in names:
-            subprocess.run(["rm", "-rf", self.disk / name], check=True)
-        self.counts["removed what was damaged"] += 1
+        self.counts[f"rot: exit {outcome['exit']}: {outcome.get('error', '')[-60:]}"] += 1
+        if outcome["exit"] != 3 or "is damaged" not in outcome["error"]:
+            self.wrong.append(f"a damaged model, {model}, gave {outcome}")
+        shutil.rmtree(model)
+        shutil.move(kept, model)
 
 
 def main():
