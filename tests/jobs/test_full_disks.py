@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import tempfile
 from contextlib import contextmanager
 
 import pytest
@@ -95,6 +96,21 @@ def test_while_preparing(train, disk, free):
         assert names(disk) == ["filler"]
     outcome = train(prepared=disk / "prepared")
     assert outcome["exit"] == 0, outcome
+
+
+@pytest.mark.parametrize("free", [0, 50_000])
+def test_of_temporary_files_while_preparing(train, disk, free, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(disk))
+    with filled(disk, free):
+        outcome = train()
+        assert (outcome["exit"], outcome["error"]) == (
+            1,
+            f"the temporary directory {disk} cannot be written: No space left on device: "
+            "free some space there, or name another one by TMPDIR",
+        )
+        assert "Traceback" not in outcome["log"]
+        assert names(disk) == ["filler"]
+    assert train()["exit"] == 0
 
 
 @pytest.mark.parametrize("checkpoints", [0.5, 1.5])
