@@ -21,6 +21,8 @@ JOB = ROOT / "jobs/train_factorization.py"
 CONFIG = """
 [ratings]
 path = "{ratings}"
+[split]
+test = 0.1
 [prepared]
 path = "{root}/prepared"
 overwrite = true
@@ -47,6 +49,7 @@ class Driver:
     def __init__(self, root, *more, before=(sys.executable,), **environment):
         self._log = root / f"log{time.monotonic_ns()}.txt"
         self._out = self._log.with_suffix(".out")
+        self._runs, self._earlier = root / "runs", set(root.glob("runs/run_id=*"))
         command = [*before, str(JOB), "--config", str(root / "config.toml"), *more]
         with self._log.open("w") as log, self._out.open("w") as out:
             self.process = subprocess.Popen(
@@ -57,15 +60,27 @@ class Driver:
                 env=os.environ | environment,
             )
 
-    def wait_for(self, pattern, seconds=240):
-        """Wait until the log says something; return when it did, None if the job has ended."""
+    def wait_for(self, pattern, seconds=600):
+        """Wait until the log, or the path of a file of its run, has something.
+
+        Returns when it did, None if the job has ended.
+        """
         end = time.monotonic() + seconds
-        while not re.search(pattern, self._log.read_text() + self._out.read_text()):
+        while not re.search(pattern, self.log() + "\n".join(self._files())):
             if self.process.poll() is not None:
                 return None
             assert time.monotonic() < end, self._log.read_text()
-            time.sleep(0.005)
+            time.sleep(0.01)
         return time.monotonic()
+
+    def log(self):
+        """Return what it has logged and printed."""
+        return self._log.read_text() + self._out.read_text()
+
+    def _files(self):
+        """Return the paths in the directory of its run."""
+        mine = set(self._runs.glob("run_id=*")) - self._earlier
+        return [str(path) for run in mine for path in run.glob("*")]
 
     def kill(self, *, java):
         """End Python at once, and Java too, or let it notice."""
@@ -78,10 +93,9 @@ class Driver:
 
     def outcome(self):
         """Wait for the end; return the last line that was printed."""
-        self.process.wait(300)
-        out = self._out.read_text()
-        outcome = json.loads(out.splitlines()[-1])
-        return outcome | {"log": self._log.read_text() + out}
+        self.process.wait(600)
+        outcome = json.loads(self._out.read_text().splitlines()[-1])
+        return outcome | {"log": self.log()}
 
 
 @contextmanager

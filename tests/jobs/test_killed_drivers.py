@@ -1,4 +1,4 @@
-"""Drivers killed while they prepare, train and publish, and two of them at once."""
+"""Drivers killed and terminated from preparing to publishing, and two of them at once."""
 
 import hashlib
 import json
@@ -6,6 +6,7 @@ import os
 import random
 import re
 import shutil
+import signal
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -16,16 +17,18 @@ import pytest
 from tests.jobs.cluster import model_bits
 from tests.jobs.drivers import Driver, place_for_runs, wait_for_processes
 
-pytestmark = pytest.mark.thorough
-
 STEPS = {
     "preparing": [r"rows accepted", r"users in", r"wrote prepared ratings"],
     "training": [rf"iteration {number:3d} " for number in range(1, 13)],
-    "publishing": [r"iteration  12 ", r"published "],
+    "evaluating": [r"predicting ", r"run_id=\S+/model"],
+    "writing": [r"run_id=\S+/model", r"run_id=\S+/metrics.json"],
+    "reporting": [r"run_id=\S+/metrics.json", r"run_id=\S+/data.json"],
+    "publishing": [r"run_id=\S+/data.json", r"published "],
 }
-"""What the log says on the way of each phase."""
-PARTS = 7
-"""Each kills one driver in each phase: 21 moments."""
+"""What the log says, or which files there are, on the way of each phase."""
+PARTS = 4
+"""Each ends one driver in each of the six phases, by SIGKILL and by SIGTERM: 24 moments."""
+REPORT = ["--set", "report.write=true"]
 WHOLE = {"config.toml", "prepared", "ratings.parquet", "runs"}
 """What there is when all is done; logs, and what Java and Spark write for themselves, aside."""
 
@@ -48,7 +51,7 @@ class Undisturbed(NamedTuple):
 def undisturbed(tmp_path_factory):
     seconds = {}
     with place_for_runs(tmp_path_factory.mktemp("undisturbed")) as root:
-        driver = Driver(root)
+        driver = Driver(root, *REPORT)
         for phase, steps in STEPS.items():
             times = [driver.wait_for(step) for step in steps]
             seconds[phase] = [ends - begins for begins, ends in pairwise(times)]
@@ -87,23 +90,54 @@ def leftovers(root):
     return hidden + sums + list(root.rglob("_temporary"))
 
 
+def saved(root):
+    """The last iteration whose checkpoint is whole."""
+    names = [path.name for path in (root / "checkpoint").glob("iteration=*")]
+    return max((int(name.removeprefix("iteration=")) for name in names), default=0)
+
+
+def end(driver, number, draw):
+    """End a driver by a signal, and with it Java or not; SIGTERM gives one line."""
+    if number == signal.SIGKILL:
+        return driver.kill(java=draw.random() < 0.5)
+    draw.choice([os.kill, os.killpg])(driver.process.pid, number)
+    outcome = driver.outcome()
+    assert outcome["exit"] == driver.process.returncode, outcome
+    assert outcome["exit"] in (0, 143), outcome  # 0 if it had done all
+    assert "\n" not in outcome.get("error", ""), outcome
+    assert "Traceback" not in outcome["log"], outcome["log"]
+    return None
+
+
+def iterations(driver):
+    """The numbers of the iterations of its model, not of the baselines."""
+    return [int(number) for number in re.findall(r"INFO iteration +(\d+) ", driver.log())]
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 @pytest.mark.parametrize("part", range(PARTS))
-def test_killed_at_any_moment_the_next_run_comes_to_the_same_model(root, undisturbed, part):
+def test_ended_at_any_moment_the_next_run_comes_to_the_same_model(root, undisturbed, part, number):
     runs, bits, draw = root / "runs", undisturbed.bits, random.Random(part)
     if part % 2:  # else nothing is published yet
         shutil.copytree(undisturbed.runs, runs)
-    told = []
-    for phase, steps in STEPS.items():
-        driver, step = Driver(root), draw.randrange(len(steps) - 1)
-        assert driver.wait_for(steps[step]), driver.outcome()
-        time.sleep(draw.uniform(0, undisturbed.seconds[phase][step]))
-        driver.kill(java=draw.random() < 0.5)
+    told, last = [], 0
+    for phase, steps in [*STEPS.items(), ("nothing", [])]:
+        driver = Driver(root, *REPORT)
+        if steps:
+            step = draw.randrange(len(steps) - 1)
+            assert driver.wait_for(steps[step]), driver.outcome()
+            time.sleep(draw.uniform(0, undisturbed.seconds[phase][step]))
+            end(driver, number, draw)
+        else:
+            outcome = driver.outcome()
         if part % 2 or (runs / "published.json").exists():
             check_published(runs, bits)
-        told.append(f"killed while {phase}: {everything(root)}")
-    outcome = Driver(root).outcome()
+        told.append(f"ended while {phase}: {everything(root)}")
+        trained = iterations(driver)
+        assert trained == list(range(last + 1, last + 1 + len(trained))), told
+        last = saved(root)
     assert outcome["exit"] == 0, (outcome, told)
-    check_published(runs, bits)
     print(*told, sep="\n")
     assert entries(runs) == ["published.json", f"run_id={outcome['run_id']}"], told
     assert set(everything(root)) == WHOLE, told
@@ -112,6 +146,20 @@ def test_killed_at_any_moment_the_next_run_comes_to_the_same_model(root, undistu
     print(entries(Path(os.environ["TMPDIR"])))
 
 
+def test_what_was_trained_is_not_trained_again_for_what_comes_after(root):
+    draw = random.Random(0)
+    for phase, number in [("writing", signal.SIGKILL), ("evaluating", signal.SIGTERM), (None, 0)]:
+        driver = Driver(root)
+        if phase is not None:
+            assert driver.wait_for(STEPS[phase][0]), driver.outcome()
+            end(driver, number, draw)
+            assert saved(root) == 12
+        assert iterations(driver) == (list(range(1, 13)) if phase == "writing" else [])
+    outcome = driver.outcome()
+    assert (outcome["exit"], outcome["iterations"]) == (0, 12), outcome
+
+
+@pytest.mark.thorough
 def test_of_two_runs_at_once_each_is_published_or_says_why_not(root):
     first, second = Driver(root), Driver(root)
     outcomes = [first.outcome(), second.outcome()]
