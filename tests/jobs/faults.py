@@ -1,4 +1,4 @@
-"""Random faults on a standalone cluster, and the count of what came of them.
+"""Random faults on a standalone cluster, and a count of their outcomes.
 
 ``python -m tests.jobs.faults --seconds 300 --seed 1`` prints a report and ends with status 1 if a
 model was published that should not be, or a refusal was not one sentence.  A round is a training
@@ -90,7 +90,8 @@ class Faults:
         while time.monotonic() < start + seconds:
             bag = bag or self.draw.sample(FAULTS, len(FAULTS))
             number += 1
-            self.round(number, bag.pop())
+            self.round(number, fault := bag.pop())
+            print(f"{number:5d} {fault:9s}{len(self.wrong):3d} wrong", flush=True)
         took = f"{self.usual:.0f} s and {time.monotonic() - start:.0f} s"
         lines = [f"1 + {number} rounds in {took}, {len(self.wrong)} wrong"]
         lines += [f"{count:5d}  {what}" for what, count in sorted(self.counts.items())]
