@@ -175,23 +175,8 @@ def cmfrec_pipeline(spark: SparkSession, rank: int, iterations: int) -> Pipeline
 
     def prepare(path: str, directory: str) -> tuple[Any, Any]:
         del directory
-        local = FileSystem(spark, path).local_path(path)
-        rows = pq.read_table(local, partitioning="hive").to_pandas()
-        names = {"user": "UserId", "item": "ItemId", "rating": "Rating"}
-        rows = rows.rename(columns=names)
+        rows = _read_for_cmfrec(spark, path)
         return tuple(rows[rows["part"] == part].drop(columns="part") for part in ("train", "test"))
-
-    def fit(ratings: Any) -> Any:
-        from cmfrec import CMF
-
-        # Of ratings the regularization grows with, as here and in MLlib.
-        settings = {"k": rank, "lambda_": 0.05, "scale_lam": True, "niter": iterations}
-        return CMF(**settings, nthreads=driver_cores(), use_cg=False, verbose=False).fit(ratings[0])
-
-    def evaluate(ratings: Any, model: Any) -> float:
-        test = ratings[1]
-        errors = model.predict(test["UserId"], test["ItemId"]) - test["Rating"]
-        return float(np.sqrt(np.nanmean(errors**2)))
 
     def write(ratings: Any, model: Any, path: str) -> None:
         del ratings
@@ -200,7 +185,52 @@ def cmfrec_pipeline(spark: SparkSession, rank: int, iterations: int) -> Pipeline
         biases = {"user_bias": model.user_bias_, "item_bias": model.item_bias_}
         np.savez(f"{local}.npz", users=model.A_, items=model.B_, **biases)
 
-    return Pipeline("cmfrec, without Spark", prepare, fit, evaluate, write)
+    return Pipeline(
+        "cmfrec, without Spark",
+        prepare,
+        fit=lambda ratings: _cmfrec(rank, iterations).fit(ratings[0]),
+        evaluate=lambda ratings, model: _rmse_of_cmfrec(model, ratings[1]),
+        write=write,
+    )
+
+
+def cmfrec_factorization(spark: SparkSession, rank: int, *, cg: bool) -> Contender:
+    """Return cmfrec in this process, by Cholesky or by three conjugate gradients for each row.
+
+    Only for ratings on a disk of this machine.
+    """
+
+    def predict(model: Any, path: str) -> None:
+        rows = _read_for_cmfrec(spark, path)
+        model.predict(rows["UserId"], rows["ItemId"])
+
+    return Contender(
+        f"cmfrec ({'CG' if cg else 'Cholesky'})",
+        fit=lambda path, steps: _cmfrec(rank, steps, cg=cg).fit(_read_for_cmfrec(spark, path)),
+        score=lambda model, path: _rmse_of_cmfrec(model, _read_for_cmfrec(spark, path)),
+        predict=predict,
+    )
+
+
+def _cmfrec(rank: int, iterations: int, *, cg: bool = False) -> Any:
+    from cmfrec import CMF
+
+    # The regularization grows with the ratings of a row, as here and in MLlib.
+    settings = {"k": rank, "lambda_": 0.05, "scale_lam": True, "niter": iterations}
+    by_cg = {"use_cg": cg, "finalize_chol": False}  # else CG's last iteration is exact
+    return CMF(**settings, **by_cg, nthreads=driver_cores(), verbose=False)
+
+
+def _read_for_cmfrec(spark: SparkSession, path: str) -> Any:
+    """Read ratings into a dataframe of pandas, with the names that cmfrec asks for."""
+    local = FileSystem(spark, path).local_path(path)
+    rows = pq.read_table(local, partitioning="hive").to_pandas()
+    return rows.rename(columns={"user": "UserId", "item": "ItemId", "rating": "Rating"})
+
+
+def _rmse_of_cmfrec(model: Any, rows: Any) -> float:
+    errors = model.predict(rows["UserId"], rows["ItemId"]) - rows["Rating"]
+    return float(np.sqrt(np.nanmean(errors**2)))
 
 
 def has_cmfrec() -> bool:

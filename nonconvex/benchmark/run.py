@@ -27,6 +27,7 @@ from nonconvex import __version__
 from nonconvex.benchmark.contenders import (
     Contender,
     Pipeline,
+    cmfrec_factorization,
     cmfrec_pipeline,
     has_cmfrec,
     has_sklearn,
@@ -222,7 +223,7 @@ class PipelineBenchmarkSection(_RatingsSection):
 
 
 class FactorizationBenchmarkSection(_RatingsSection):
-    """``[factorization]``: `MatrixFactorization` beside MLlib's ``ALS``."""
+    """``[factorization]``: `MatrixFactorization` beside MLlib's ``ALS`` and cmfrec."""
 
     enabled: bool = True
     """Measure factorizations."""
@@ -243,8 +244,9 @@ class FactorizationBenchmarkSection(_RatingsSection):
     """Rounds of measurements; the tables show medians."""
     memory: bool = True
     """Measure peak memory, in processes of their own; only with a local master and psutil."""
-    peers: tuple[Literal["mllib"], ...] = ("mllib",)
-    """Libraries to compare with."""
+    peers: tuple[Literal["mllib", "cmfrec"], ...] = ("mllib", "cmfrec")
+    """Libraries to compare with, where they are installed; cmfrec is measured by Cholesky and by
+    conjugate gradients."""
     params: dict[str, Any] = Field(default_factory=dict)
     """Params of `MatrixFactorization`, by name."""
     mllib: dict[str, Any] = Field(default_factory=dict)
@@ -275,11 +277,17 @@ class FactorizationBenchmarkSection(_RatingsSection):
         """Return this library's contender for a rank, and the peers."""
         kernels = self.kernels or (None,)
         ours = [our_factorization(spark, size[0], self.params, kernel) for kernel in kernels]
-        return [*ours, *(mllib_factorization(spark, size[0], self.mllib) for _ in self.peers)]
+        if "mllib" in self.peers:
+            ours.append(mllib_factorization(spark, size[0], self.mllib))
+        if "cmfrec" in self.peers and has_cmfrec():
+            ours += [cmfrec_factorization(spark, size[0], cg=cg) for cg in (False, True)]
+        return ours
 
     def remarks(self) -> list[str]:
-        """Return remarks on the tables."""
-        return [_STEPS.format(*self.iterations, self.iterations[1] - self.iterations[0])]
+        """Return remarks on the tables, and on peers that are not installed."""
+        missing = "cmfrec" in self.peers and not has_cmfrec()
+        steps = _STEPS.format(*self.iterations, self.iterations[1] - self.iterations[0])
+        return [steps, *([_NO_CMFREC] if missing else [])]
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -81,7 +81,7 @@ class Mean:
     A_ = B_ = user_bias_ = item_bias_ = np.zeros(2)
 
     def __init__(self, **settings):
-        assert (settings["k"], settings["niter"]) == (2, 1)
+        self.settings = settings
 
     def fit(self, table):
         assert [*table.columns] == ["UserId", "ItemId", "Rating"]
@@ -117,6 +117,25 @@ def test_pipelines_take_turns_from_parquet_to_a_saved_model(spark, tmp_path, mon
     monkeypatch.setattr("nonconvex.benchmark.run.has_cmfrec", lambda: False)
     assert "cmfrec is not installed" in section.remarks()[1]
     assert [one.name for one in section.pipelines(spark)] == ["nonconvex", "MLlib"]
+
+
+def test_cmfrec_is_a_contender_by_cholesky_and_by_conjugate_gradients(spark, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cmfrec", SimpleNamespace(CMF=Mean))
+    monkeypatch.setattr("nonconvex.benchmark.run.has_cmfrec", lambda: True)
+    section = run.FactorizationBenchmarkSection(ratings=600, peers=["cmfrec"])
+    data = section.tables(spark, str(tmp_path))
+    _, *theirs = section.contenders(spark, (3,))
+    assert [one.name for one in theirs] == ["cmfrec (Cholesky)", "cmfrec (CG)"]
+    for one, cg in zip(theirs, [False, True], strict=True):
+        model = one.fit(data.train, 2)
+        asked = {"k": 3, "niter": 2, "use_cg": cg, "finalize_chol": False}
+        assert asked.items() <= model.settings.items()
+        one.predict(model, data.train)
+        assert 0.3 < one.score(model, data.test) < 4
+    assert len(section.remarks()) == 1
+    monkeypatch.setattr("nonconvex.benchmark.run.has_cmfrec", lambda: False)
+    assert "cmfrec is not installed" in section.remarks()[1]
+    assert len(section.contenders(spark, (3,))) == 1
 
 
 def test_kernels_take_turns_and_iterations_are_drawn_against_rank_and_ratings(
