@@ -256,8 +256,8 @@ def one_thread_per_product() -> Iterator[None]:
 
 
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-_MULTIPLIERS = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
-_ROW = np.uint64(0xD1342543DE82EF95)  # odd, so that distinct rows begin at distinct counters
+MULTIPLIERS = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
+ROW = np.uint64(0xD1342543DE82EF95)  # odd, so that distinct rows begin at distinct counters
 
 
 class Stream(NamedTuple):
@@ -325,7 +325,7 @@ def uniform_rows(stream: Stream, rows: Ints, width: int) -> Doubles:
 
 def _bits(stream: Stream, rows: Ints, width: int) -> NDArray[np.uint64]:
     """Return 64 random bits for each of `width` numbers of each row."""
-    begin = scramble(rows.astype(np.uint64) * _ROW + np.uint64(stream.first))
+    begin = scramble(rows.astype(np.uint64) * ROW + np.uint64(stream.first))
     steps = np.arange(width, dtype=np.uint64) * GOLDEN
     return scramble(scramble(begin[:, None] + steps) ^ np.uint64(stream.second))  # (r, width)
 
@@ -336,6 +336,6 @@ def _sequence(seed: int, key: tuple[int, ...]) -> np.random.SeedSequence:
 
 def scramble(bits: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """Scramble 64 bits, one to one: the finalizer of SplitMix64 (Steele, Lea and Flood, 2014)."""
-    bits = (bits ^ (bits >> np.uint64(30))) * _MULTIPLIERS[0]
-    bits = (bits ^ (bits >> np.uint64(27))) * _MULTIPLIERS[1]
+    bits = (bits ^ (bits >> np.uint64(30))) * MULTIPLIERS[0]
+    bits = (bits ^ (bits >> np.uint64(27))) * MULTIPLIERS[1]
     return bits ^ (bits >> np.uint64(31))

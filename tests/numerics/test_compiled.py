@@ -11,6 +11,9 @@ import pytest
 
 from nonconvex.numerics import deterministic
 from nonconvex.numerics.compiled import lanes
+from nonconvex.numerics.compiled.als import _radii as radii_of
+from nonconvex.numerics.compiled.als import _turn as turn_of
+from nonconvex.numerics.compiled.als import fill_normals
 from nonconvex.numerics.deterministic import Stream, normal_rows
 from nonconvex.numerics.factorization import als, gibbs, model
 from nonconvex.numerics.factorization.blocks import RatingBlock
@@ -181,6 +184,30 @@ def test_draws_are_those_of_numpy_in_the_order_of_the_unknowns(users, dtype, tol
         np.testing.assert_allclose(found.x[number], centre + noise, atol=10 * tolerance)
 
 
+@pytest.mark.parametrize("width", [1, 2, 11, 65, 1500])
+def test_normal_numbers_are_those_of_numpy_but_for_rounding(width):
+    stream, rows = Stream.of(3, width), np.arange(900) * (1 << 20)
+    found, expected = fill_normals(stream, rows, width), normal_rows(stream, rows, width)
+    np.testing.assert_allclose(found, expected, atol=1e-14)
+    assert fill_normals(stream, rows[700:], width).tobytes() == found[700:].tobytes()
+    assert len(fill_normals(stream, rows[:0], width)) == 0
+
+
+def test_normal_numbers_at_the_ends_of_logarithm_and_turn():
+    whole = np.array([1, 2, 3, 2**52, 2**53 - 1, 2**53], float)
+    whole = np.append(whole, np.rint(2.0**53 * np.sqrt(0.5)) + np.arange(-2.0, 3.0))
+    radii = whole.copy()
+    radii_of(radii)
+    np.testing.assert_allclose(radii, np.sqrt(-2 * np.log(whole * 2.0**-53)), rtol=1e-15)
+    eighths = np.arange(0, 2**53, 2**50)
+    steps = np.unique(np.add.outer(eighths, [-1, 0, 1]).clip(0, 2**53 - 1))
+    cosines, sines = np.zeros((2, len(steps)))
+    turn_of(steps, cosines, sines)
+    angle = steps * (2 * np.pi * 2.0**-53)
+    np.testing.assert_allclose(cosines, np.cos(angle), atol=1e-15)
+    np.testing.assert_allclose(sines, np.sin(angle), atol=1e-15)
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("rank", RANKS)
 def test_predictions_are_those_of_numpy(rank, dtype):
@@ -218,12 +245,13 @@ def test_lists_are_those_of_sorting_all_predictions(seed):
 
 
 def digest():
-    """The bits of rows, sums, predictions and lists."""
+    """The bits of rows, sums, normal numbers, predictions and lists."""
     block, fixed = random_block(9), random_rows(9, 20, 21)
     update = als.solve_rows(block, fixed, 5.5, Ridge(0.01, 0.5, 500, 20.0), kernel="compiled")
     factors = Factors(5.5, update.x, fixed)
     predicted = model.predict(factors, np.arange(20) % 7, np.arange(20), kernel="compiled")
-    arrays = *update, predicted, *top_n(factors, np.arange(7), 5, kernel="compiled")
+    normals = fill_normals(Stream.of(4), np.arange(300), 22)
+    arrays = *update, normals, predicted, *top_n(factors, np.arange(7), 5, kernel="compiled")
     return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()
 
 

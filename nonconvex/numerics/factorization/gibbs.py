@@ -230,7 +230,7 @@ class Conditional(NamedTuple):
             block = weighted(block, self.user_precision, padded=self.kernel == "numpy")
         normals = np.zeros((size, width))
         if self.stream is not None:
-            normals = normal_rows(self.stream, block.rows if keys is None else keys, width)
+            normals = self._normals(self.stream, block.rows if keys is None else keys, width)
         means = self.rows.means(block.degrees)
         rhs = self.rows.turned(means)
         if self.kernel == "compiled":
@@ -240,6 +240,14 @@ class Conditional(NamedTuple):
         x, residual, squares = solved
         sums = residual, squares, self.rows.penalty(x, block.degrees), block.total_weights()
         return RowUpdate(x.astype(own_type), *(omega * of_rows for of_rows in sums))
+
+    def _normals(self, stream: Stream, keys: Ints, width: int) -> Doubles:
+        if self.kernel == "numpy":
+            return normal_rows(stream, keys, width)
+        require("compiled")
+        from nonconvex.numerics.compiled.als import fill_normals
+
+        return fill_normals(stream, keys, width)
 
     def _draw_numpy(
         self, block: RatingBlock, fixed: Floats, rhs: Doubles, normals: Doubles, omega: Doubles
