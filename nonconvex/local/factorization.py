@@ -285,13 +285,8 @@ class LocalFactorization:
                 row = np.zeros(len(found), np.int32)
                 block = RatingBlock.from_triples(row, column.drop_null(), found["rating"], weights)
                 items = self.parts.ids[1].take(pa.array(block.columns)).to_pylist()
-        summary, get = self.parts.summary, self.params.__getitem__
-        known = RowParams(
-            ridge_of(summary, Side.USERS),
-            biases=get("fitBiases"),
-            nonnegative=get("nonnegative"),
-            confidence=get("confidence") if get("implicitPrefs") else None,
-        )
+        ridge, get = ridge_of(self.parts.summary, Side.USERS), self.params.__getitem__
+        known = RowParams.of(ridge, get, self.parts.ridge_posterior)
         factors, posterior = self.parts.factors, self.parts.posterior
         return explain_row((user, item), places, factors, posterior, known, items, block)
 

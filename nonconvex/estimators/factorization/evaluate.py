@@ -165,13 +165,8 @@ def explain_prediction(
     block = None
     if places[0] >= 0:
         items, block = _history(state, params, user, history)
-    get = params.getOrDefault
-    known = RowParams(
-        state.summary.ridge(Side.USERS),
-        biases=get("fitBiases"),
-        nonnegative=get("nonnegative"),
-        confidence=get("confidence") if get("implicitPrefs") else None,
-    )
+    ridge, get = state.summary.ridge(Side.USERS), params.getOrDefault
+    known = RowParams.of(ridge, get, state.ridge_posterior)
     pair = (places[0], places[1])
     return explain_row((user, item), pair, state.factors, state.posterior, known, items, block)
 

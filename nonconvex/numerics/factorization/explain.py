@@ -16,7 +16,7 @@ their singular values differ.
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -26,6 +26,7 @@ from nonconvex.numerics import Bools, Doubles, Floats
 from nonconvex.numerics.factorization.blocks import RatingBlock
 from nonconvex.numerics.factorization.model import Background, Factors, Ridge, preference_block
 from nonconvex.numerics.factorization.posterior import Posterior
+from nonconvex.numerics.factorization.vb import VariationalPosterior
 
 
 def contributions(
@@ -202,6 +203,19 @@ class RowParams(NamedTuple):
     biases: bool
     nonnegative: bool
     confidence: float | None  # κ of implicit feedback; None if ratings are explicit
+    # of the solver "vb", whose prior and covariances take the place of the ridge
+    inferred: VariationalPosterior | None = None
+
+    @classmethod
+    def of(cls, ridge: Ridge, params: Callable[[str], Any], uncertainty: object) -> RowParams:
+        """Return that of a model with these Params and this uncertainty."""
+        return cls(
+            ridge,
+            biases=params("fitBiases"),
+            nonnegative=params("nonnegative"),
+            confidence=params("confidence") if params("implicitPrefs") else None,
+            inferred=uncertainty if isinstance(uncertainty, VariationalPosterior) else None,
+        )
 
 
 def explain_row(
@@ -275,7 +289,10 @@ def _carried(
     if params.nonnegative:
         free = users[user] > 0
         free[0] = True
-    penalty = np.diag(params.ridge.diagonal(block.degrees, items.shape[1])[0])
+    if params.inferred is not None:
+        penalty = params.inferred.penalty(block)
+    else:
+        penalty = np.diag(params.ridge.diagonal(block.degrees, items.shape[1])[0])
     options: dict[str, Any] = {"biases": biases, "free": free, "background": background}
     return contributions(block, items, alpha, penalty, _target(items[item]), **options)
 

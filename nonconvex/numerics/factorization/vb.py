@@ -530,6 +530,26 @@ class VariationalPosterior(NamedTuple):
         prior = self.user_prior if side == Side.USERS else self.item_prior
         return Given(alpha, self.tau, prior, side == Side.USERS, self.user_freedom)
 
+    def penalty(self, block: RatingBlock) -> Doubles:
+        """Return Σ w V_i + Λ/τ of a user, the part of A_u that the factors do not give.
+
+        Parameters
+        ----------
+        block : RatingBlock
+            The ratings of the user, as a block of one row.
+
+        Returns
+        -------
+        float64 array of shape (1 + K, 1 + K)
+            V_i without the row and the column of β_i, as in the equation of a user.
+        """
+        layout = self.user_prior.layout
+        v = layout.covariances(self.measured.items[block.columns, :-2])
+        v[:, 0] = v[:, :, 0] = 0
+        w = np.ones(len(v)) if block.weights is None else block.weights.astype(np.float64)
+        sums: Doubles = np.einsum("n,nkl->kl", w, v) + np.diag(self.user_prior.precision / self.tau)
+        return sums
+
     def save(self) -> dict[str, Any]:
         """Return all but the rows, as JSON values, which have no ∞."""
         kappa = self.user_freedom

@@ -5,8 +5,16 @@ import pytest
 
 from nonconvex.numerics.factorization.als import solve_rows
 from nonconvex.numerics.factorization.blocks import RatingBlock
-from nonconvex.numerics.factorization.explain import contributions
-from nonconvex.numerics.factorization.model import Background, Ridge, preference_block
+from nonconvex.numerics.factorization.explain import RowParams, contributions, explain_row
+from nonconvex.numerics.factorization.model import (
+    Background,
+    Factors,
+    Ridge,
+    Side,
+    preference_block,
+)
+from nonconvex.numerics.factorization.vb import Covariances, VariationalPosterior
+from tests.numerics.factorization.test_vb import prior_of, wide
 
 ALPHA, RIDGE = 3.0, Ridge(0.05, 0.5, 30, 3.0, 0.4)
 TARGET = np.array([0.0, 0.7, -1.2, 0.4])
@@ -66,3 +74,28 @@ def test_a_ridge_of_zero_and_fewer_ratings_than_unknowns(fixed):
     z = fixed[[1, 2]] * [0, 1, 1, 1] + [1, 0, 0, 0]
     x = np.linalg.pinv(z) @ (np.array([5.0, 1.0]) - ALPHA - fixed[[1, 2], 0])
     assert carried.sum() == pytest.approx(float(TARGET @ x), abs=1e-9)
+
+
+@pytest.mark.parametrize("weighted", [True, False])
+def test_variational_rows_have_their_own_prior_and_covariances(fixed, block, weighted):
+    """The obvious twin again, with the update of a user: what changes without a rating's target."""
+    generator = np.random.default_rng(7)
+    items, priors = wide(generator, fixed), [prior_of(generator, 4) for _ in range(2)]
+    block = block if weighted else block._replace(weights=None)
+    learned = VariationalPosterior(Covariances(np.empty((1, 0)), items[:, 4:]), 1.7, *priors, 8.0)
+    given = learned.given(Side.USERS, ALPHA)
+    x = given.update(block, items).x[:, :4]
+    params = dict.fromkeys(("fitBiases", "nonnegative", "implicitPrefs"), False) | {
+        "fitBiases": True
+    }
+    known = RowParams.of(RIDGE, params.__getitem__, learned)
+    pair, factors = (0, 3), Factors(ALPHA, x, fixed)
+    names = [f"item {column}" for column in block.columns]
+    why = explain_row(("ann", "film"), pair, factors, None, known, names, block)
+    carried = {reason.item: reason.contribution for reason in why.reasons}
+    silent = ALPHA + fixed[block.columns, 0]
+    for number, name in enumerate(names):
+        ratings = np.where(np.arange(7) == number, silent, block.ratings)
+        [without] = given.update(block._replace(ratings=ratings), items).x[:, :4]
+        expected = float(fixed[3, 1:] @ (x[0] - without)[1:])
+        assert carried[name] == pytest.approx(expected, abs=1e-12)
