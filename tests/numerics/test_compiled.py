@@ -1,6 +1,7 @@
 """Compiled kernels beside their twins in numpy, over random shapes; and what only they promise."""
 
 import hashlib
+import itertools
 import os
 import subprocess
 import sys
@@ -318,10 +319,13 @@ def test_code_is_kept_where_no_one_else_writes(tmp_path, umask):
     finally:
         os.umask(before)
     assert made is not None
-    assert made.stat().st_mode & 0o777 == 0o700
-    for shared in (0o770, 0o707):
-        made.chmod(shared)
+    assert [one.stat().st_mode & 0o777 for one in (made, made.parent)] == [0o700] * 2
+    for one, shared in itertools.product((made, made.parent), (0o770, 0o707)):
+        one.chmod(shared)  # of the parent, too, as its writers may put another in its place
         assert lanes.private(made) is None
+        one.chmod(0o700)
+    made.parent.chmod(0o1777)  # where they may not, as in /tmp
+    assert lanes.private(made) == made
     made.chmod(0o555)
     assert lanes.private(made) == made  # a read-only installation, filled before
     (tmp_path / "file").touch()

@@ -71,17 +71,23 @@ def _cache() -> Path | None:
 
 
 def private(directory: Path) -> Path | None:
-    """Make a directory that only this user writes; None if it cannot be had, or others write it.
+    """Make a directory that only this user can write or replace; None if it cannot be had.
 
-    What is kept there is run when it is read.
+    What is kept there is run when it is read, so the directories above it count, too: one that
+    others write may only be sticky, as ``/tmp`` is.
     """
     try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = directory.stat()
+        directory = directory.resolve()
+        missing = [one for one in (directory, *directory.parents) if not one.exists()]
+        for one in reversed(missing):
+            one.mkdir(mode=0o700, exist_ok=True)
+        found = [one.stat() for one in (directory, *directory.parents)]
     except OSError:
         return None
-    others = found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-    return None if others or found.st_uid not in (0, os.getuid()) else directory
+    others = stat.S_IWGRP | stat.S_IWOTH
+    open_to = [one for one in found if one.st_mode & others and not one.st_mode & stat.S_ISVTX]
+    mine = all(one.st_uid in (0, os.getuid()) for one in found)
+    return directory if mine and not open_to and not found[0].st_mode & others else None
 
 
 def frozen(array: Any, dtype: Any) -> NDArray[Any]:
