@@ -17,7 +17,7 @@ from nonconvex.commands.configuration import in_one_sentence, kind_of, look_at
 from nonconvex.estimators.display import text_table
 from nonconvex.local import load as load_model
 from nonconvex.local.factorization import LocalFactorization
-from nonconvex.local.files import ChecksumError, Directory, checksums_of
+from nonconvex.local.files import ChecksumError, Directory, checksums_of, parse_json
 from nonconvex.local.model_tables import ModelError, find_ids
 from nonconvex.pipeline.config import ConfigError, load
 
@@ -71,7 +71,7 @@ def read_run(path: Path) -> FinishedRun:
             if files.sha256(f"{path}/{name}") != expected[name]["sha256"]:
                 raise ChecksumError(f"{name} is damaged: its checksum differs")
         texts = [(path / name).read_text(encoding="utf-8") for name in _FILES]
-        metrics, figures = json.loads(texts[0]), json.loads(texts[2])
+        metrics, figures = parse_json(texts[0]), parse_json(texts[2])
         settings = dict(_flat(tomllib.loads(texts[1])))
     except (KeyError, OSError, ValueError) as error:
         raise ModelError(f"{path} is no whole run of training: {error}") from None

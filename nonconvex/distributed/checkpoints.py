@@ -39,6 +39,7 @@ from nonconvex.distributed.files import (
 from nonconvex.distributed.model_tables import reason_of
 from nonconvex.distributed.rows import PIECES, CachedRows, CheckpointedRows, joined
 from nonconvex.distributed.termination import TOGETHER
+from nonconvex.local.files import parse_json
 
 _MANIFEST = "manifest.json"
 _PIECE = 1 << 26  # bytes of an array in a row of Parquet
@@ -156,7 +157,7 @@ class Checkpoints:
             files.delete(self.path, whole=False)
 
     def _manifest(self, place: str) -> dict[str, Any]:
-        manifest: dict[str, Any] = json.loads(
+        manifest: dict[str, Any] = parse_json(
             FileSystem(self.spark, place).read_text(f"{place}/{_MANIFEST}")
         )
         return manifest

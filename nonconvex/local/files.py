@@ -69,17 +69,29 @@ def saved_files(files: Files, path: str) -> dict[str, int]:
     }
 
 
+def parse_json(text: str) -> Any:
+    """Read JSON of a file; nesting that is too deep is a `ValueError`, as other damage is.
+
+    >>> parse_json('{"rank": [10]}')
+    {'rank': [10]}
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("JSON that is nested too deep") from None
+
+
 def checksums_of(files: Files, path: str) -> dict[str, dict[str, Any]]:
     """Read the checksums of a directory."""
     try:
-        expected = json.loads(files.read_text(f"{path}/{CHECKSUMS}"))["files"]
+        expected = parse_json(files.read_text(f"{path}/{CHECKSUMS}"))["files"]
         return {
             str(name): {key: entry[key] for key in ("bytes", "sha256")}
             for name, entry in expected.items()
         }
     except files.failure as error:
         raise ChecksumError(f"{path} has no readable {CHECKSUMS}: {error}") from None
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    except (ValueError, TypeError, KeyError, AttributeError):
         raise ChecksumError(f"{path}/{CHECKSUMS} is damaged") from None
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from nonconvex.local.files import ChecksumError, Directory, verify_files
+from nonconvex.local.files import ChecksumError, Directory, parse_json, verify_files
 from nonconvex.numerics import Floats, Ints
 
 POINTER = "published.json"
@@ -241,7 +240,7 @@ def saved_model(directory: Directory) -> tuple[Directory, dict[str, Any]]:
     path, found = directory.path, directory
     if directory.exists(POINTER):
         try:
-            run = json.loads(directory.read_text(f"{path}/{POINTER}"))["run_id"]
+            run = parse_json(directory.read_text(f"{path}/{POINTER}"))["run_id"]
             if not re.fullmatch(r"[\w-]+", run):
                 raise ValueError(run)
         except (OSError, ValueError, TypeError, KeyError):
@@ -254,9 +253,9 @@ def saved_model(directory: Directory) -> tuple[Directory, dict[str, Any]]:
         raise ModelError(f"{path} {there}; give the directory that a model was saved to")
     try:
         parts = [name for name in found.sizes(f"{found.path}/metadata") if name[:4] == "part"]
-        metadata = json.loads(found.read_text(f"{found.path}/metadata/{min(parts)}"))
+        metadata = parse_json(found.read_text(f"{found.path}/metadata/{min(parts)}"))
         str.partition(metadata["class"], ".")
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+    except (OSError, ValueError, TypeError, KeyError):
         raise ModelError(f"{found.path} holds only part of a model; save it again") from None
     try:
         verify_files(found, found.path)

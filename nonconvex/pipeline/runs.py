@@ -33,6 +33,7 @@ from nonconvex.distributed.files import (
     process_token,
     write_checksums,
 )
+from nonconvex.local.files import parse_json
 from nonconvex.local.model_tables import POINTER
 
 METRICS = "metrics.json"
@@ -201,7 +202,7 @@ def _pointed(files: FileSystem, path: str) -> Run | None:
         return None
     text = files.read_text(f"{path}/{POINTER}")
     try:
-        return _run(path, json.loads(text)["run_id"])
+        return _run(path, parse_json(text)["run_id"])
     except (ValueError, TypeError, KeyError):
         raise PublicationError(f"{path}/{POINTER} is damaged: delete it, and train again") from None
 
@@ -232,8 +233,8 @@ def _is_left(files: FileSystem, run: Run) -> bool:
         return since is not None and not since[1] and time.time() - since[0] > DAY
     modified, text = found
     try:
-        return is_stale(json.loads(text)["writer"], modified, DAY)
-    except (json.JSONDecodeError, TypeError, KeyError):  # killed while it wrote this very file
+        return is_stale(parse_json(text)["writer"], modified, DAY)
+    except (ValueError, TypeError, KeyError):  # killed while it wrote this very file
         return time.time() - modified > _MOMENT
 
 
@@ -242,9 +243,9 @@ def _finish_pending(files: FileSystem, path: str) -> None:
     deadline = time.monotonic() + _MOMENT
     for name in files.names(path):
         claim, before = f"{path}/{name}", name.removeprefix(_CLAIM)
-        while name.startswith(_CLAIM) and (said := _read_claim(files, claim)) is not None:
-            run, writer = _run(path, said["run_id"]), said["writer"]
-            if is_stale(writer, said["modified"], _MOMENT):
+        while name.startswith(_CLAIM) and (said := _read_claim(files, path, claim)) is not None:
+            run, writer, modified = said
+            if is_stale(writer, modified, _MOMENT):
                 if (_pointed_id(files, path) or _NONE) == before and files.exists(run.model):
                     _write_pointer(files, path, run)
                 files.delete(claim)
@@ -257,11 +258,17 @@ def _finish_pending(files: FileSystem, path: str) -> None:
                 time.sleep(0.1)
 
 
-def _read_claim(files: FileSystem, claim: str) -> dict[str, Any] | None:
-    """Return ``run_id, writer, modified`` of a pending publication; None if it is done."""
-    return files.unless_gone(
-        claim, lambda: {**json.loads(files.read_text(claim)), "modified": files.modified(claim)}
-    )
+def _read_claim(files: FileSystem, path: str, claim: str) -> tuple[Run, str, float] | None:
+    """Return the run, the writer and the time of a pending publication; None if it is done."""
+
+    def read() -> tuple[Run, str, float]:
+        said = parse_json(files.read_text(claim))
+        return _run(path, said["run_id"]), said["writer"], files.modified(claim)
+
+    try:
+        return files.unless_gone(claim, read)
+    except (ValueError, TypeError, KeyError):
+        raise PublicationError(f"{claim} is damaged: delete it, and start again") from None
 
 
 def _pointed_id(files: FileSystem, path: str) -> str | None:

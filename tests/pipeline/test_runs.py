@@ -77,7 +77,7 @@ ABSENT = "names a run that is not there, gone: delete it"
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        *((text, DAMAGED) for text in ("", "{", "[]", "{}", '{"run_id": 3}')),
+        *((text, DAMAGED) for text in ("", "{", "[]", "{}", '{"run_id": 3}', "[" * 100_000)),
         ('{"run_id": "../../elsewhere"}', DAMAGED),
         ('{"run_id": "gone"}', ABSENT),
     ],
@@ -182,6 +182,14 @@ def test_a_publication_that_never_ends_is_named(spark, runs, monkeypatch):
     )
     monkeypatch.setattr("nonconvex.pipeline.runs._MOMENT", 0.2)
     with pytest.raises(ConcurrencyError, match=rf"{run.id} has been about to be .* or delete"):
+        publish_run(spark, runs, run, after=None)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"run_id": "../x", "writer": ""}', "[" * 100_000])
+def test_a_publication_that_is_damaged_is_named(spark, runs, text):
+    run, claim = complete_run(spark, runs), Path(runs, ".publishing.after=none")
+    claim.write_text(text)
+    with pytest.raises(PublicationError, match=r"publishing\.after=none is damaged: delete it"):
         publish_run(spark, runs, run, after=None)
 
 

@@ -15,7 +15,7 @@ from pyspark.sql import functions as F
 
 from nonconvex.distributed.files import FileSystem, verify
 from nonconvex.distributed.runtime import map_in_threads
-from nonconvex.local.files import CHECKSUMS, ChecksumError
+from nonconvex.local.files import CHECKSUMS, ChecksumError, parse_json
 
 LAYOUT = 1
 """The version of the layout that this version of the package writes and reads."""
@@ -119,7 +119,7 @@ class PreparedRatings:
                 f"{path} is not prepared ratings, it has no {MANIFEST}: name another directory"
             )
         try:
-            values = json.loads(files.read_text(f"{path}/{MANIFEST}"))
+            values = parse_json(files.read_text(f"{path}/{MANIFEST}"))
             layout = values.pop("layout")
         except (ValueError, KeyError, TypeError, AttributeError):
             raise PreparedError(f"{path}/{MANIFEST} is damaged: {again}") from None
