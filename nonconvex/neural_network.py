@@ -57,6 +57,9 @@ __all__ = [
 
 _log = logging.getLogger("nonconvex")
 
+# Params that name the columns of predictions, in the order of `OutputColumns`.
+_OUTPUTS = ("predictionCol", "predictedLabelCol", "probabilityCol", "rawPredictionCol")
+
 
 class _NetworkModel(Model, NetworkModelParams, KeepsCheckpoint, MLReadable[Any], MLWritable):
     """Base of the models of a regression and of a classification."""
@@ -135,7 +138,7 @@ class _NetworkModel(Model, NetworkModelParams, KeepsCheckpoint, MLReadable[Any],
         return self._scorer.logits(x[None])
 
     def _outputs(self) -> dict[str, str]:
-        """Return the columns to add by the Param that names each."""
+        """Return the columns to add, by the Param that names each."""
         return {"predictionCol": self.getOrDefault("predictionCol")}
 
     def _thresholds(self) -> Sequence[float] | None:
@@ -155,7 +158,7 @@ class _NetworkModel(Model, NetworkModelParams, KeepsCheckpoint, MLReadable[Any],
             dataset,
             self.getOrDefault("featuresCol"),
             self._broadcast(dataset.sparkSession),
-            OutputColumns(*outputs.values()),
+            OutputColumns(*(outputs.get(role, "") for role in _OUTPUTS)),
             handle_invalid=self.getOrDefault("handleInvalid"),
             thresholds=self._thresholds(),
         )
@@ -232,8 +235,9 @@ class MultilayerPerceptronClassificationModel(
 ):
     """A network that predicts classes.
 
-    ``transform`` adds the predicted label, a string where labels were strings and else a double,
-    and vectors of probabilities and logits with an entry for each of `labels`.
+    ``transform`` adds the predicted class, and vectors of probabilities and logits with an entry
+    for each of `labels`.  The class is a double, as MLlib's evaluators want it: the label, or
+    where labels were strings its index in `labels`; the string is in ``predictedLabelCol``.
     """
 
     @property
@@ -248,7 +252,7 @@ class MultilayerPerceptronClassificationModel(
         return len(self.labels)
 
     def predict(self, value: Vector | Sequence[float]) -> Any:
-        """Return the label of one row, given its features."""
+        """Return the label of one row, a string where labels were strings, given its features."""
         [index] = self._scorer.network.predicted(self._logits(value), self._thresholds())
         return self.labels[index]
 
@@ -261,7 +265,9 @@ class MultilayerPerceptronClassificationModel(
         return DenseVector(self._scorer.network.probabilities(self._logits(value))[0])
 
     def _outputs(self) -> dict[str, str]:
-        names = ("predictionCol", "probabilityCol", "rawPredictionCol")
+        assert self._scorer.classes is not None
+        shown = self._scorer.classes.kind == "string" or self.isSet("predictedLabelCol")
+        names = [name for name in _OUTPUTS if shown or name != "predictedLabelCol"]
         return {name: self.getOrDefault(name) for name in names}
 
     def _thresholds(self) -> Sequence[float] | None:
@@ -463,8 +469,9 @@ class MultilayerPerceptronClassifier(
     * ``stepSize`` is another name of ``learningRate``, by default 0.005 for Adam, falling to 0 as a
       cosine; ``blockSize`` has no meaning, and ``batchSize`` is that of a step.
     * ``seed`` is 42 in every process.
-    * Labels may be strings, which are predicted as strings; numbers need not be 0 … k − 1 where
-      ``layers`` leaves their number out.
+    * Labels may be strings: ``prediction`` is then the index in ``model.labels``, and
+      ``predictedLabel`` the string.  Numbers need not be 0 … k − 1 where ``layers`` leaves their
+      number out.
     * Training-only Params are not Params of the model; ``model.summary`` is a property.
 
     Parameters
@@ -494,6 +501,7 @@ class MultilayerPerceptronClassifier(
         featuresCol: str | Sequence[str] = "features",
         labelCol: str = "label",
         predictionCol: str = "prediction",
+        predictedLabelCol: str = "predictedLabel",
         probabilityCol: str = "probability",
         rawPredictionCol: str = "rawPrediction",
         thresholds: Sequence[float] | None = None,

@@ -412,7 +412,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         *("initialization", "initialWeights", "checkpointPath", "checkpointInterval"),
     ),
     "output": (
-        *("predictionCol", "probabilityCol", "rawPredictionCol", "thresholds"),
+        *("predictionCol", "predictedLabelCol", "probabilityCol", "rawPredictionCol", "thresholds"),
         *("coldStartStrategy", "clipPredictions", "predictionStdCol", "predictionIntervalCol"),
         *("predictionInterval", "predictionNoise"),
     ),

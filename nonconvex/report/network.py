@@ -70,6 +70,7 @@ def collect_network(
     if comparison is not None:
         columns: dict[Any, Any] = {model.predictionCol: _PREDICTION}
         if isinstance(model, MultilayerPerceptronClassificationModel):
+            columns = {model.predictionCol: "", model.predictedLabelCol: _PREDICTION}
             columns |= {model.probabilityCol: _PROBABILITY, model.rawPredictionCol: ""}
             predicted = model.copy(columns).transform(table.part("test"))
             right = F.col(_PREDICTION) == F.col(f"`{table.columns.label}`")

@@ -115,8 +115,9 @@ def test_predictions_are_those_of_the_model(trained, job, root, spark):
     assert outcome["rows"] == 239, "one row has no number and is skipped"
     assert outcome["model"] == trained[1]["model"]
     table = spark.read.parquet(f"{root}/predictions/predictions")
-    assert table.columns == ["kind", "prediction", "probability", "rawPrediction"]
-    assert table.where("kind = prediction").count() > 0.9 * 239
+    added = ("prediction", "predictedLabel", "probability", "rawPrediction")
+    assert table.columns == ["kind", *added]
+    assert table.where("kind = predictedLabel").count() > 0.9 * 239
     again = partial(job, predict_job, PredictionConfig, "predict.toml")
     again().refused(3, "this job has written to")
     broken = again("output.overwrite=true", 'predictions.invalid="error"')

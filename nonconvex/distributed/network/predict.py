@@ -41,13 +41,14 @@ from nonconvex.numerics.network.model import Scorer, raw_predictions
 
 HandleInvalid = Literal["error", "skip", "keep"]
 
-_FIELDS = ("prediction", "probability", "raw", "refused")
+_FIELDS = ("prediction", "label", "probability", "raw", "refused")
 
 
 class OutputColumns(NamedTuple):
     """Names of the columns of predictions; an empty name leaves a column out."""
 
-    prediction: str = "prediction"  # the class, or the number predicted
+    prediction: str = "prediction"  # the number predicted, or the class, which must be a number
+    label: str = ""  # the class as it was in training
     probability: str = ""  # a vector with an entry for each class
     raw: str = ""  # its logits; (−z, z) for a network with one output
 
@@ -63,23 +64,23 @@ def score(
 ) -> DataFrame:
     """Add the columns of `outputs` to a dataframe; the broadcast must outlive its computation.
 
-    A prediction of a class is a string where the labels were strings, else a double, as the
-    evaluators of MLlib want it; of one number, a double; of several, an array of doubles.  A row
-    with null, NaN or infinite features makes the query fail ("error"), is left out ("skip") or
-    has null predictions ("keep").  Raises ColumnError if a column is missing or of a wrong type.
+    A prediction of a class is a double, as the evaluators of MLlib want it: the label, or where
+    labels were strings its index among them.  A prediction of one number is a double; of several,
+    an array of doubles.  A row with null, NaN or infinite features makes the query fail ("error"),
+    is left out ("skip") or has null predictions ("keep").  Raises ColumnError if a column is
+    missing or of a wrong type.
     """
     about = scorer.value
     inputs = select_vectors(frame, features, "featuresCol")
     names = repr(features) if isinstance(features, str) else f"[{features[0]!r}, …]"
     width, several = about.network.layers[0], about.network.layers[-1] > 1
 
-    kind = "double" if about.classes is None else about.classes.kind
-    if about.classes is None and several:
-        kind = "array<double>"
+    kind = "array<double>" if about.classes is None and several else "double"
+    label = "string" if about.classes is None else about.classes.kind
 
     def scored(column: pa.Array) -> pa.Array:
         freeze_gc_once()
-        vectors, refuse = read_vectors(column, width), partial(_refusal, kind, len(column))
+        vectors, refuse = read_vectors(column, width), partial(_refusal, (kind, label), len(column))
         wrong = (vectors.lengths != width) & (vectors.lengths >= 0)
         if wrong.any():
             return refuse(
@@ -97,7 +98,8 @@ def score(
 
     # pyspark tells the kind of function by its annotations, which its own type stubs do not know.
     declare: Any = arrow_udf
-    schema = f"prediction {kind}, probability array<double>, raw array<double>, refused string"
+    vectors_of = "probability array<double>, raw array<double>"
+    schema = f"prediction {kind}, label {label}, {vectors_of}, refused string"
     function = declare(scored, f"struct<{schema.replace(' ', ':').replace(',:', ',')}>")
     if handle_invalid == "skip":
         function = function.asNondeterministic()  # or the filter would compute it a second time
@@ -110,9 +112,9 @@ def score(
     for field, output in outputs._asdict().items():
         if output and (field == "prediction" or about.classes is not None):
             value = F.col(name).getField(field)
-            # array_to_vector fails on null.
-            vector = F.when(value.isNotNull(), array_to_vector(value))
-            columns[output] = _unless(refused, value if field == "prediction" else vector)
+            if field in ("probability", "raw"):  # array_to_vector fails on null
+                value = F.when(value.isNotNull(), array_to_vector(value))
+            columns[output] = _unless(refused, value)
     return table.withColumns(columns).drop(name)
 
 
@@ -121,22 +123,25 @@ def _answer(
 ) -> pa.Array:
     network, z = scorer.network, scorer.logits(x)
     probability = raw = None
+    label = pa.nulls(len(x), pa.string())
     if scorer.classes is None:
         prediction = _lists(z, None) if z.shape[1] > 1 else pa.array(z[:, 0])
     else:
-        labels = pa.array(scorer.classes.values)
-        prediction = labels.take(pa.array(network.predicted(z, thresholds)))
+        index = network.predicted(z, thresholds)
+        label = pa.array(scorer.classes.values).take(pa.array(index))
+        prediction = label if scorer.classes.kind == "double" else pa.array(index.astype(float))
         probability, raw = network.probabilities(z), raw_predictions(z)
     probabilities, logits = (_lists(rows, len(x)) for rows in (probability, raw))
-    fields = [prediction, probabilities, logits, pa.nulls(len(x), pa.string())]
+    fields = [prediction, label, probabilities, logits, pa.nulls(len(x), pa.string())]
     return pa.StructArray.from_arrays(fields, _FIELDS, mask=pa.array(invalid))
 
 
-def _refusal(kind: str, rows: int, sentence: str) -> pa.Array:
+def _refusal(kinds: Sequence[str], rows: int, sentence: str) -> pa.Array:
     """Return rows with an error message, which the plan raises without a traceback of Python."""
     numbers = pa.list_(pa.float64())
-    of_kind = {"string": pa.string(), "double": pa.float64(), "array<double>": numbers}[kind]
-    nothing = [pa.nulls(rows, one) for one in (of_kind, numbers, numbers)]
+    of_kind = {"string": pa.string(), "double": pa.float64(), "array<double>": numbers}
+    types = [*(of_kind[kind] for kind in kinds), numbers, numbers]
+    nothing = [pa.nulls(rows, one) for one in types]
     return pa.StructArray.from_arrays([*nothing, pa.array([sentence] * rows)], _FIELDS)
 
 

@@ -380,6 +380,7 @@ def _digest(values: NDArray[Any]) -> str:
 
 # Params that may differ between an interrupted fit and the one that resumes from its checkpoint.
 _NON_IDENTITY_PARAMS = {
-    *("predictionCol", "probabilityCol", "rawPredictionCol", "thresholds", "handleInvalid"),
+    *("predictionCol", "predictedLabelCol", "probabilityCol", "rawPredictionCol"),
+    *("thresholds", "handleInvalid"),
     *("maxIter", "checkpointPath", "checkpointInterval", "initialWeights"),
 }

@@ -100,6 +100,16 @@ class NetworkModelParams(
 class ClassificationModelParams(NetworkModelParams, HasProbabilityCol, HasRawPredictionCol):
     """Params that the classifier and its model share."""
 
+    predictionCol = param(
+        "column that transform adds with the predicted class, a double: the label, or of strings "
+        "its index in model.labels; '' adds none",
+        text(empty=True),
+    )
+    predictedLabelCol = param(
+        "column that transform adds with the predicted label where labels are strings, or where "
+        "it is set; '' adds none",
+        text(empty=True),
+    )
     probabilityCol = param(
         "column that transform adds with the vector of class probabilities; '' adds none",
         text(empty=True),
@@ -115,7 +125,7 @@ class ClassificationModelParams(NetworkModelParams, HasProbabilityCol, HasRawPre
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        self._setDefault(thresholds=None)
+        self._setDefault(thresholds=None, predictedLabelCol="predictedLabel")
 
 
 class NetworkParams(NetworkModelParams, DescentParams, FitParams):

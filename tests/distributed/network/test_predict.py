@@ -12,7 +12,7 @@ from nonconvex.numerics.network.model import Classes, Network, Scorer, Standardi
 
 STANDARDIZATION = Standardization(np.array([1.0, -2.0]), np.array([2.0, 0.5]))
 X = np.random.default_rng(0).normal(0, 3, (40, 2))
-ALL = OutputColumns("prediction", "probability", "raw")
+ALL = OutputColumns("prediction", "label", "probability", "raw")
 
 
 def scorer(outputs, loss, classes=None):
@@ -72,7 +72,10 @@ def test_predictions_are_those_of_the_network(spark, frame, features, outputs, l
     np.testing.assert_allclose([row.raw.toArray() for row in rows], z, rtol=1e-12)
     np.testing.assert_allclose([row.probability.toArray() for row in rows], probability, rtol=1e-9)
     expected = [classes.values[index] for index in z.argmax(axis=1)]
-    assert [row.prediction for row in rows] == expected
+    assert [row.label for row in rows] == expected
+    number = classes.values.index if classes.kind == "string" else float
+    assert [row.prediction for row in rows] == list(map(number, expected))
+    assert table.schema["prediction"].dataType.simpleString() == "double"
     assert len(set(expected)) == len(classes.values), "every class is predicted"
 
 
@@ -93,13 +96,13 @@ def test_rows_that_cannot_be_predicted(spark, frame):
     kept = score(bad, "x", broadcast, ALL, handle_invalid="keep").collect()
     assert len(kept) == 40
     for row in kept:
-        missing = [row.prediction is None, row.probability is None, row.raw is None]
-        assert missing == [row.id in (3, 4, 5)] * 3
+        missing = [row[name] is None for name in ALL]
+        assert missing == [row.id in (3, 4, 5)] * 4
     short = frame.selectExpr("array(a) as x")
     with pytest.raises(PySparkException, match=r"has 1 features in some rows, and the model was"):
         score(short, "x", broadcast, ALL, handle_invalid="keep").collect()
     with pytest.raises(ColumnError, match="featuresCol='y': there is no such column"):
         score(frame, "y", broadcast, ALL)
-    only = score(frame, "v", broadcast, OutputColumns("", "p"))
+    only = score(frame, "v", broadcast, OutputColumns("", "", "p"))
     assert only.columns == [*frame.columns, "p"]
     broadcast.destroy()

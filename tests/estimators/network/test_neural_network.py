@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 from pyspark.ml import Pipeline
 from pyspark.ml.classification import MultilayerPerceptronClassifier as MLlibClassifier
-from pyspark.ml.feature import VectorAssembler
+from pyspark.ml.evaluation import MulticlassClassificationEvaluator
+from pyspark.ml.feature import StringIndexerModel, VectorAssembler
 from pyspark.ml.functions import array_to_vector
 from pyspark.ml.linalg import Vectors
 from pyspark.sql import functions as F
@@ -88,6 +89,7 @@ CHANGES = [
 # What these change is looked at in other tests.
 ELSEWHERE = {
     *("featuresCol", "labelCol", "predictionCol", "probabilityCol", "rawPredictionCol"),
+    "predictedLabelCol",
     *("thresholds", "handleInvalid", "weightCol", "validationIndicatorCol", "patience"),
     *("numRestarts", "gradients", "checkpointPath", "checkpointInterval"),
     *("stepSize", "blockSize", "solver"),
@@ -139,21 +141,38 @@ def test_strings_are_predicted_and_one_row_is_predicted_as_all_are(frame, model)
     rows = model.transform(frame).limit(5).collect()
     for row in rows:
         x = [row.a, row.b, row.c]
-        assert model.predict(Vectors.dense(x)) == row.prediction
+        assert model.predict(Vectors.dense(x)) == row.predictedLabel
+        assert LABELS[int(row.prediction)] == row.predictedLabel
         assert model.predict(x) == LABELS[np.argmax(row.probability)]
         assert model.predictProbability(x).toArray() == pytest.approx(row.probability.toArray())
         assert model.predictRaw(x).toArray() == pytest.approx(row.rawPrediction.toArray())
     with pytest.raises(ValueError, match="must be a vector of 3 finite numbers, got"):
         model.predict([1.0])
     silent = model.copy({model.getParam(f"{n}Col"): "" for n in ("probability", "rawPrediction")})
+    assert silent.transform(frame).columns == [*frame.columns, "prediction", "predictedLabel"]
+    silent = silent.copy({model.predictedLabelCol: ""})
     assert silent.transform(frame).columns == [*frame.columns, "prediction"]
     with pytest.raises(ParamError, match="are all '', so nothing is added"):
         silent.copy({model.predictionCol: ""}).transform(frame)
 
 
+def test_the_evaluators_of_mllib_take_labels_that_are_strings(frame, model):
+    indexer = StringIndexerModel.from_labels(model.labels, inputCol="name", outputCol="index")
+    scored = indexer.transform(model.transform(frame))
+    evaluator = MulticlassClassificationEvaluator(labelCol="index", weightCol="weight")
+    found = model.evaluate(frame)
+    for name, key in (("accuracy", "accuracy"), ("logLoss", "logLoss")):
+        assert evaluator.setMetricName(name).evaluate(scored) == pytest.approx(found[key])
+    counted = Classifier(**{**QUICK, "labelCol": "label"}).fit(frame)
+    assert "predictedLabel" not in counted.transform(frame).columns, "numbers are in prediction"
+    shown = counted.copy({counted.predictedLabelCol: "shown"}).transform(frame)
+    assert shown.where("shown = prediction").count() == ROWS
+
+
 def test_evaluation_of_classes(frame, model):
     metrics = pytest.importorskip("sklearn.metrics")
-    scored = model.transform(frame).select("name", "prediction", "probability", "weight").collect()
+    columns = ("name", "predictedLabel", "probability", "weight")
+    scored = model.transform(frame).select(*columns).collect()
     y, predicted, p, w = (np.array(values) for values in zip(*scored, strict=True))
     found = model.evaluate(frame)
     assert found["accuracy"] == pytest.approx(metrics.accuracy_score(y, predicted, sample_weight=w))
@@ -188,7 +207,7 @@ def test_thresholds_are_those_of_mllib(frame, model):
     moved = model.copy({model.thresholds: [0.9, 0.05, 0.5]})
     for row in moved.transform(frame).select("prediction", "probability").collect():
         ratio = row.probability.toArray() / [0.9, 0.05, 0.5]
-        assert row.prediction == LABELS[ratio.argmax()]
+        assert row.prediction == ratio.argmax()
     assert moved.evaluate(frame)["accuracy"] < model.evaluate(frame)["accuracy"]
     with pytest.raises(ParamError, match="thresholds has 2 numbers, and there are 3 classes"):
         model.copy({model.thresholds: [0.5, 0.5]}).transform(frame)
