@@ -714,6 +714,7 @@ class MatrixFactorization(
             "place": "executors" if get("exchange") == "shuffle" else get("updates"),
             "unknowns": unknowns_of(estimators),
             "policy": exchange_policy(estimators),
+            "kernel": choose_kernel(get("kernel")),
         }
 
     def _train(

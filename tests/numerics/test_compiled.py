@@ -12,9 +12,8 @@ import pytest
 
 from nonconvex.numerics import deterministic
 from nonconvex.numerics.compiled import lanes
-from nonconvex.numerics.compiled.als import _radii as radii_of
-from nonconvex.numerics.compiled.als import _turn as turn_of
-from nonconvex.numerics.compiled.als import fill_normals
+from nonconvex.numerics.compiled.als import _radii, _turn, fill_normals
+from nonconvex.numerics.compiled.blocks import sort_triples
 from nonconvex.numerics.deterministic import Stream, normal_rows
 from nonconvex.numerics.factorization import als, gibbs, model
 from nonconvex.numerics.factorization.blocks import RatingBlock
@@ -45,6 +44,19 @@ def in_double(block):
     return block._replace(ratings=block.ratings.astype(float), weights=weights)
 
 
+THOROUGH = pytest.mark.thorough  # code for another type of numbers or processor takes seconds
+
+
+@lanes.compiled
+def radii_of(x):
+    _radii(x)
+
+
+@lanes.compiled
+def turn_of(steps, cosines, sines):
+    _turn(steps, cosines, sines)
+
+
 def close(update, twin, tolerance):
     for of, expected in zip(update, twin, strict=True):
         size = max(1.0, float(np.abs(expected).max(initial=0)))
@@ -67,6 +79,72 @@ def test_rows_are_those_of_numpy(rank, dtype, tolerance):
         update = als.solve_rows(block, fixed, 5.5, ridge, kernel="compiled", **given)
         close(update, als.solve_rows(in_double(block), double, 5.5, ridge, **exact), tolerance)
         assert update.x.dtype == dtype
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(np.float32, 2e-3), pytest.param(np.float64, 1e-10, marks=THOROUGH)]
+)
+@pytest.mark.parametrize("rank", [0, 1, 8, 15, 40])
+def test_nonnegative_rows_are_those_of_numpy_and_no_unknown_can_be_improved(rank, dtype, tolerance):
+    for seed, (weighted, biases, implicit) in enumerate([(0, 1, 0), (1, 0, 0), (0, 1, 1)]):
+        block, fixed = (
+            random_block(seed, dtype, weighted=weighted),
+            random_rows(seed, 20, rank, dtype),
+        )
+        ridge, double = Ridge(0.01, 0.5, 500, 20.0, 0.3), fixed.astype(float)
+        given = {"biases": bool(biases), "nonnegative": True}
+        of = [Background.of(fixed, 5.5, biases=bool(biases)) if implicit else None] * 2
+        update = als.solve_rows(
+            block, fixed, 5.5, ridge, kernel="compiled", background=of[0], **given
+        )
+        twin = als.solve_rows(in_double(block), double, 5.5, ridge, background=of[1], **given)
+        close(update, twin, tolerance)
+        assert update.x.dtype == dtype
+        assert (update.x[:, 1:] >= 0).all()
+        assert rank < 8 or 0.2 < (update.x[:, 1:] == 0).mean() < 0.8
+        if implicit:
+            continue
+        for number, row in enumerate(update.x.astype(float)):
+            own = slice(*block.offsets[number : number + 2])
+            z = double[block.columns[own]]
+            w = 1.0 if block.weights is None else block.weights[own].astype(float)
+            e = block.ratings[own] - 5.5 - z[:, 0] - row[0] - z[:, 1:] @ row[1:]
+            slope = (w * e) @ z[:, 1:] - ridge.diagonal(block.degrees, 1 + rank)[number, 1:] * row[
+                1:
+            ]
+            size = 1 + np.abs(block.ratings[own]).sum()
+            assert (slope <= tolerance * size).all()
+            assert (np.abs(slope[row[1:] > 0]) <= tolerance * size).all()
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_sorted_triples_have_the_bytes_of_numpy(seed, monkeypatch):
+    monkeypatch.setattr("nonconvex.numerics.factorization.blocks._MANY", 0)
+    generator = np.random.default_rng(seed)
+    n = int(generator.integers(0, 3000))
+    row = generator.integers(-1, int(generator.integers(1, 300)), n) + 7 * (seed % 3)
+    column = generator.integers(-1, int(generator.integers(1, 300)), n)
+    rating, weights = generator.integers(1, 4, n), generator.integers(1, 3, n) if seed % 2 else None
+    if seed % 5 == 0:
+        row *= 1000  # too many rows to be counted
+    if seed % 7 == 0:
+        row, column = np.divmod(np.arange(n), 30)  # in order
+    twin = RatingBlock.from_triples(row, column, rating, weights, dtype=np.float32)
+    order = generator.permutation(n)
+    again = None if weights is None else weights[order]
+    triples = row[order], column[order], rating[order], again
+    for given in ((row, column, rating, weights), triples):
+        block = RatingBlock.from_triples(*given, dtype=np.float32, kernel="compiled")
+        for of, expected in zip(block[:-1], twin[:-1], strict=True):
+            assert of is expected is None or of.tobytes() == expected.tobytes()
+            assert of is None or of.dtype == expected.dtype
+
+
+def test_many_triples_are_sorted_by_compiled_code():
+    row, column = np.arange(600) % 20, np.arange(600) % 30
+    arrays = row.astype(np.int32), column.astype(np.int32), np.ones(600, np.float32), None
+    assert sort_triples(*arrays).rows.tolist() == list(range(20))
+    assert sort_triples(arrays[0] * 1000, *arrays[1:]) is None
 
 
 def test_a_row_has_the_same_bits_in_every_block_and_order():
@@ -132,7 +210,9 @@ def test_long_rows_are_summed_in_segments_and_in_parts(monkeypatch):
     )
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float32, 1e-3), (np.float64, 1e-10)])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(np.float32, 1e-3), pytest.param(np.float64, 1e-10, marks=THOROUGH)]
+)
 @pytest.mark.parametrize(("rank", "biases"), [(0, True), (5, False), (15, True), (40, True)])
 def test_steps_of_conjugate_gradients_are_those_of_numpy_and_lower_f(
     rank, biases, dtype, tolerance
@@ -245,29 +325,36 @@ def test_lists_are_those_of_sorting_all_predictions(seed):
         assert found.scores[place].tobytes() == scores[best].tobytes()
 
 
-def digest():
-    """The bits of rows, sums, normal numbers, predictions and lists."""
-    block, fixed = random_block(9), random_rows(9, 20, 21)
-    update = als.solve_rows(block, fixed, 5.5, Ridge(0.01, 0.5, 500, 20.0), kernel="compiled")
-    factors = Factors(5.5, update.x, fixed)
+def digest(*, everything=True):
+    """The bits of rows, sums, normal numbers, predictions and lists; or of the latter three."""
+    fixed = random_rows(9, 20, 21)
+    x, arrays = random_rows(10, 30, 21), []
+    if everything:
+        block, ridge = random_block(9), Ridge(0.01, 0.5, 500, 20.0)
+        bound = als.solve_rows(block, fixed, 5.5, ridge, nonnegative=True, kernel="compiled")
+        update = als.solve_rows(block, fixed, 5.5, ridge, kernel="compiled")
+        x, arrays = update.x, [*update, *bound]
+    factors = Factors(5.5, x, fixed)
     predicted = model.predict(factors, np.arange(20) % 7, np.arange(20), kernel="compiled")
     normals = fill_normals(Stream.of(4), np.arange(300), 22)
-    arrays = *update, normals, predicted, *top_n(factors, np.arange(7), 5, kernel="compiled")
+    arrays += [normals, predicted, *top_n(factors, np.arange(7), 5, kernel="compiled")]
     return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()
 
 
 @pytest.mark.parametrize(
-    ("name", "features"),
+    ("name", "features", "everything"),
     [
-        ("nehalem", ""),  # no AVX, no fused products
-        pytest.param("haswell", "+avx2,+fma", marks=pytest.mark.thorough),
+        ("nehalem", "", False),  # no AVX, no fused products
+        pytest.param("nehalem", "", True, marks=THOROUGH),
+        pytest.param("haswell", "+avx2,+fma", True, marks=THOROUGH),
     ],
 )
-def test_every_processor_gives_the_same_bits(name, features):
-    script = "from tests.numerics.test_compiled import digest; print(digest())"
+def test_every_processor_gives_the_same_bits(name, features, everything):
+    script = "from tests.numerics.test_compiled import digest\n"
+    script += f"print(digest(everything={everything}))"
     own = {"NUMBA_CPU_NAME": name, "NUMBA_CPU_FEATURES": features, **HERE}
     run = subprocess.run([sys.executable, "-c", script], env=os.environ | own, **TEXT, check=True)
-    assert run.stdout.strip() == digest()
+    assert run.stdout.strip() == digest(everything=everything)
 
 
 HERE = {"PYTHONPATH": str(Path(__file__).parents[2])}

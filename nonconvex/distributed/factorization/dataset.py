@@ -49,6 +49,7 @@ from nonconvex.distributed.factorization.packing import (
 )
 from nonconvex.distributed.factorization.state import Blocks
 from nonconvex.distributed.runtime import broadcast, collect_table, collectable_bytes, from_bytes
+from nonconvex.numerics.deterministic import Kernel
 from nonconvex.numerics.factorization.blocks import RatingBlock, parts_of
 
 _Transform = Callable[[RatingBlock], RatingBlock]
@@ -120,6 +121,7 @@ def pack_ratings(
     place: ExecutionMode = "executors",
     unknowns: int = 1,
     policy: ExchangePolicy = _BROADCAST,
+    kernel: Kernel = "numpy",
 ) -> TrainingSet:
     """Check, index and pack the ratings of any dataframe.
 
@@ -130,7 +132,9 @@ def pack_ratings(
         ``held_out boolean``, which marks validation ratings.
     """
     session, has_validation = ratings.sparkSession, "held_out" in ratings.columns
-    on_driver = partial(_pack_on_driver, session, user_blocks, item_blocks, dtype, transform)
+    on_driver = partial(
+        _pack_on_driver, session, user_blocks, item_blocks, dtype, transform, kernel
+    )
     collected = collect_table(ratings, driver_capacity(session, place))
     if collected is not None:
         encoded = encode_on_driver(collected, dtype)
@@ -158,7 +162,7 @@ def pack_ratings(
         del survey
         lookups = broadcast(session, {"user": users, "item": items})
         exchange = policy.choose(max(len(users.ids), len(items.ids)))
-        sides = _divided(*_sides(users, items), users, items, policy, exchange)
+        sides = _divided(*_sides(users, items, kernel), users, items, policy, exchange)
         blocks = [pack_blocks(chunks, side, dtype, lookups, transform) for side in sides]
         if has_validation:
             whole = sides[0]._replace(parts=0)
@@ -176,6 +180,7 @@ def load_prepared(
     place: ExecutionMode = "executors",
     unknowns: int = 1,
     policy: ExchangePolicy = _BROADCAST,
+    kernel: Kernel = "numpy",
 ) -> TrainingSet:
     """Pack prepared ratings, which are in blocks on disk; see `pack_ratings`.
 
@@ -195,7 +200,7 @@ def load_prepared(
     }
     weight = ["weight"] if "weight" in manifest.types else []
     columns = ["user_index", "item_index", "rating", *weight]
-    validation, sides = manifest.counts["validation"], _sides(users, items)
+    validation, sides = manifest.counts["validation"], _sides(users, items, kernel)
     packed: list[BlockStore] = []
     exchange: Exchange = "broadcast"
     lookups: Lookups | None = None
@@ -225,6 +230,7 @@ def _pack_on_driver(
     item_blocks: int | None,
     dtype: type[np.floating],
     transform: _Transform | None,
+    kernel: Kernel,
     chunks: pa.Table,
     checked: Checked,
 ) -> TrainingSet:
@@ -235,7 +241,7 @@ def _pack_on_driver(
         counted = sum_counts([from_bytes(ids.as_buffer()) for ids in train[f"{side}_ids"]])
         lookups[side] = index_chunk_ids(session, counted, blocks)
     users, items = lookups.values()
-    by_user, by_item = _sides(users, items)
+    by_user, by_item = _sides(users, items, kernel)
     batches = chunks.to_batches(max_chunksize=1)
     packed = [
         LocalBlocks(session, pack_locally(batches, side, dtype, lookups, change, held_out=held))
@@ -259,8 +265,9 @@ def _index(
     return index_chunk_ids(chunks.session, counted, blocks)
 
 
-def _sides(users: IdIndex, items: IdIndex) -> tuple[PackingSide, PackingSide]:
-    return PackingSide("user", "item", users.blocks), PackingSide("item", "user", items.blocks)
+def _sides(users: IdIndex, items: IdIndex, kernel: Kernel) -> tuple[PackingSide, PackingSide]:
+    by_user = PackingSide("user", "item", users.blocks, kernel=kernel)
+    return by_user, PackingSide("item", "user", items.blocks, kernel=kernel)
 
 
 def _divided(

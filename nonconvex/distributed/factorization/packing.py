@@ -47,6 +47,7 @@ from nonconvex.distributed.runtime import (
     with_frozen_gc,
 )
 from nonconvex.numerics import Floats, Ints
+from nonconvex.numerics.deterministic import Kernel, choose_kernel
 from nonconvex.numerics.factorization.blocks import RatingBlock, counting_order
 
 _CHUNK = 1 << 20  # ratings
@@ -325,6 +326,7 @@ class PackingSide(NamedTuple):
     blocks: int  # number of blocks
     parts: int = 0  # additional blocks of each long row, for its parts; 0 leaves it in one block
     long: int = 0  # number of long rows
+    kernel: Kernel = "numpy"  # the one that sorts ratings; blocks have the same bytes
 
     @property
     def partitions(self) -> int:
@@ -348,7 +350,7 @@ def pack_blocks(
     ratings only, and not on the partitions of `chunks`.
     """
     pieces = map_elements(chunks.batches, _cut_chunks(dtype, side, lookups, held_out))
-    joined = shuffle_pieces(pieces, _join(dtype, transform), side.partitions)
+    joined = shuffle_pieces(pieces, _join(dtype, transform, side.kernel), side.partitions)
     return CachedBlocks(chunks.session, joined, side.blocks if side.parts else None)
 
 
@@ -366,7 +368,7 @@ def pack_in_place(
     out in several batches: the caller checks that.
     """
     kept: _Kept = "whole rows" if side.parts else "all"
-    cut, join = _cut_triples(dtype, side, lookups, kept), _join(dtype, transform)
+    cut, join = _cut_triples(dtype, side, lookups, kept), _join(dtype, transform, side.kernel)
     frame = map_batches(ratings, lambda batches: join(cut(batches)), _sql(_BLOCK))
     batches = batches_of(frame, _fields(_BLOCK))
     if side.parts:
@@ -381,7 +383,7 @@ def pack_triples(
 ) -> CachedBlocks:
     """Pack what `triples` takes into blocks, wherever the ratings are."""
     pieces = _pieces(ratings, side, dtype, lookups)
-    joined = shuffle_pieces(pieces, _join(dtype, None), side.blocks)
+    joined = shuffle_pieces(pieces, _join(dtype, None, side.kernel), side.blocks)
     return CachedBlocks(ratings.sparkSession, joined)
 
 
@@ -414,7 +416,7 @@ def pack_locally(
         cut = _cut_triples(dtype, side, shared)
     else:
         cut = _cut_chunks(dtype, side, shared, held_out)
-    join = _join(dtype, transform)
+    join = _join(dtype, transform, side.kernel)
     pieces: dict[int, list[pa.RecordBatch]] = {}
     for part in map_in_threads(lambda batch: list(cut(iter([batch]))), ratings):
         for piece in part:
@@ -510,10 +512,12 @@ def _cut(
             yield binary_row({"block": number}, dict(zip(_PIECE, taken, strict=True)))
 
 
-def _join(dtype: type[np.floating], transform: _Transform | None) -> Task:
+def _join(dtype: type[np.floating], transform: _Transform | None, kernel: Kernel) -> Task:
     """Return a task that joins the pieces of a partition into sorted blocks."""
 
     def join(batches: Batches) -> Batches:
+        # An executor without numba packs the same bytes; the fit refuses it afterwards.
+        own = choose_kernel("auto") if kernel == "compiled" else kernel
         pieces: dict[int, list[list[NDArray[Any]]]] = {}
         for batch in batches:
             for index, block in enumerate(batch.column("block").to_pylist()):
@@ -521,7 +525,7 @@ def _join(dtype: type[np.floating], transform: _Transform | None) -> Task:
         for number in sorted(pieces):
             parts = zip(*pieces.pop(number), strict=True)
             whole: list[Any] = [None if of[0] is None else np.concatenate(of) for of in parts]
-            block = RatingBlock.from_triples(*whole, dtype=dtype)
+            block = RatingBlock.from_triples(*whole, dtype=dtype, kernel=own)
             block = transform(block) if transform else block
             yield binary_row({"block": number}, {name: getattr(block, name) for name in _BLOCK})
 

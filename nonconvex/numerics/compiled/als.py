@@ -184,17 +184,23 @@ def _unknown(k, width):
     return width - 1 if k == 0 else k - 1 if k < width else k
 
 
-@compiled
-def _all_moments(block, fixed, alpha, spaces, moments):
+@inner
+def _ratings_of(block, row):
+    """Return the columns, ratings and weights of a row."""
     offsets, columns, ratings, weights = block
+    of = slice(offsets[row], offsets[row + 1])
+    return columns[of], ratings[of], weights[of] if len(weights) else weights
+
+
+@compiled
+def _all_moments(block, fixed, alpha, biases, spaces, moments):
     t, room_of, _, whole, _ = spaces
     width = fixed.shape[1]
     q = _up(width + 1, BYTES // 8)
-    for row in range(len(offsets) - 1):
-        of = slice(offsets[row], offsets[row + 1])
-        w = weights[of] if len(weights) else weights
+    for row in range(len(block[0]) - 1):
         whole[:] = 0
-        _sum_moments(whole, t, room_of, columns[of], ratings[of], w, fixed, alpha, True)
+        c, r, w = _ratings_of(block, row)
+        _sum_moments(whole, t, room_of, c, r, w, fixed, alpha, biases)
         for k in range(width + 1):
             for j in range(width + 1):
                 one, other = _unknown(k, width), _unknown(j, width)
@@ -215,75 +221,166 @@ def _solve_each(a, b, t, own, x, failed):
         x[row] = own[:width]
 
 
-@compiled
-def _solve_rows(block, fixed, alpha, diagonals, ratio, biases, background, spaces, x, sums, failed):
-    offsets, columns, ratings, weights = block
-    t, room_of, own, t64, x64 = spaces
+@inner
+def _sum_row(spaces, prior, ratings_of, fixed, alpha, biases, double):
+    """Turn one of both T into the prior one plus the moments of a row."""
+    t, room_of, _, t64, _ = spaces
+    c, r, w = ratings_of
+    if double:
+        for k in range(len(t64)):
+            t64[k] = prior[1][k]
+        _sum_moments(t64, t, room_of, c, r, w, fixed, alpha, biases)
+    else:
+        for k in range(len(t)):
+            t[k] = prior[0][k]
+        _add_moments(t, room_of, c, r, w, fixed, alpha, biases)
+
+
+@inner
+def _solve_row(t, x, row, ridge, drawn, width):
+    """Solve T for the minimum of a row, or for a draw; tell whether all pivots are positive."""
+    p = _up(width + 1, BYTES // t.itemsize)
+    diagonals, ratio = ridge
+    rhs, noise = drawn
+    if len(diagonals):
+        _ridge(t, diagonals[row], ratio, width)
+    if len(noise):
+        for k in range(width):
+            t[k * p + width] += t.dtype.type(rhs[row, k])
+    positive = _eliminate(t, width)
+    if len(noise):
+        for k in range(width):
+            t[k * p + width] += t.dtype.type(noise[row, k])
+    _substitute(t, x, width)
+    return positive
+
+
+@inner
+def _keep_row(found, row, own, ratings_of, fixed, alpha, biases):
+    """Write a row in the order (β, γ), and the sums over its ratings."""
+    x, sums, _ = found
     width = fixed.shape[1]
-    q = _up(width + 1, BYTES // 8)
-    for row in range(len(offsets) - 1):
-        of = slice(offsets[row], offsets[row + 1])
-        c, r, w = columns[of], ratings[of], weights[of] if len(weights) else weights
-        if not len(c):
+    c, r, w = ratings_of
+    x[row, 0] = own[width - 1]
+    for k in range(1, width):
+        x[row, k] = own[k - 1]
+    sums[0, row], sums[1, row] = _residuals(own, c, r, w, fixed, alpha, biases)
+
+
+@compiled
+def _update_rows(block, fixed, alpha, biases, prior, exact, ridge, drawn, spaces, found):
+    t, _, own, t64, x64 = spaces
+    failed = found[2]
+    width = fixed.shape[1]
+    for row in range(len(block[0]) - 1):
+        ratings_of = _ratings_of(block, row)
+        n = len(ratings_of[0])
+        if not n:
             continue
-        if len(c) <= SEGMENT and not len(background):
-            t[:] = 0
-            _add_moments(t, room_of, c, r, w, fixed, alpha, biases)
-            _ridge(t, diagonals[row], ratio, width)
-            failed[row] = not _eliminate(t, width)
-            _substitute(t, own, width)
-        else:
-            t64[:] = 0
-            _sum_moments(t64, t, room_of, c, r, w, fixed, alpha, biases)
-            for k in range(len(background)):
-                t64[k // (width + 1) * q + k % (width + 1)] += background[k]
-            _ridge(t64, diagonals[row], ratio, width)
-            failed[row] = not _eliminate(t64, width)
-            _substitute(t64, x64, width)
+        double = exact or n > SEGMENT
+        _sum_row(spaces, prior, ratings_of, fixed, alpha, biases, double)
+        if double:
+            failed[row] = not _solve_row(t64, x64, row, ridge, drawn, width)
             for k in range(width):
                 own[k] = x64[k]
-        x[row, 0] = own[width - 1]
-        for k in range(1, width):
-            x[row, k] = own[k - 1]
-        sums[0, row], sums[1, row] = _residuals(own, c, r, w, fixed, alpha, biases)
+        else:
+            failed[row] = not _solve_row(t, own, row, ridge, drawn, width)
+        _keep_row(found, row, own, ratings_of, fixed, alpha, biases)
+
+
+@inner
+def _free_unknowns(t, u, free, places, width):
+    """Copy the rows and columns of T of the free unknowns to U; return their number."""
+    q, n = _up(width + 1, BYTES // 8), 0
+    for k in range(width):
+        if free[k]:
+            places[n] = k
+            n += 1
+    places[n] = width
+    p = _up(n + 1, BYTES // 8)
+    for row in range(n):
+        at = places[row] * q
+        for lane in range(row, n + 1):
+            u[row * p + lane] = t[at + places[lane]]
+        for lane in range(n + 1, p):
+            u[row * p + lane] = 0
+    return n
+
+
+@inner
+def _descends(t, x, k, places, n, width):
+    """Tell whether a rise of x_k, which is 0, lowers the value of x by more than rounding."""
+    q = _up(width + 1, BYTES // 8)
+    descent = t[k * q + width]
+    size = abs(descent)
+    for lane in range(n):
+        j = places[lane]
+        product = t[min(j, k) * q + max(j, k)] * x[j]
+        descent -= product
+        size += abs(product)
+    return descent > width * np.finfo(np.float64).eps * size
+
+
+@inner
+def _solve_nonnegative(t, x, active, width):
+    """Turn x into the minimum of T with γ ≥ 0, by the active sets of the numpy twin."""
+    u, goal, free, places, rounds = active
+    for k in range(width):
+        x[k], free[k] = 0, True
+    for _ in range(rounds * width):
+        n = _free_unknowns(t, u, free, places, width)
+        if not _eliminate(u, n):
+            return False
+        _substitute(u, goal, n)
+        step = 1.0
+        stopped = False
+        for lane in range(n):
+            k = places[lane]
+            if k < width - 1 and goal[lane] < 0:
+                stopped = True
+                step = min(step, x[k] / (x[k] - goal[lane]))
+        for lane in range(n):
+            k = places[lane]
+            before = x[k]
+            x[k] = before + step * (goal[lane] - before) if step < 1 else goal[lane]
+            if k < width - 1 and goal[lane] < 0 and before / (before - goal[lane]) <= step:
+                x[k], free[k] = 0, False
+        if stopped:
+            continue
+        done = True
+        for k in range(width):
+            if not free[k] and _descends(t, x, k, places, n, width):
+                free[k], done = True, False
+        if done:
+            break
+    return True
 
 
 @compiled
-def _draw_rows(block, fixed, alpha, prior, rhs, noise, spaces, x, sums, failed):
-    offsets, columns, ratings, weights = block
-    t, room_of, own, t64, x64 = spaces
-    of_single, of_double = prior
+def _bound_rows(block, fixed, alpha, biases, prior, exact, ridge, active, spaces, found):
+    t, _, own, t64, x64 = spaces
+    diagonals, ratio = ridge
+    failed = found[2]
     width = fixed.shape[1]
     p, q = _up(width + 1, BYTES // t.itemsize), _up(width + 1, BYTES // 8)
-    for row in range(len(offsets) - 1):
-        of = slice(offsets[row], offsets[row + 1])
-        c, r, w = columns[of], ratings[of], weights[of] if len(weights) else weights
-        if not len(c):
+    for row in range(len(block[0]) - 1):
+        ratings_of = _ratings_of(block, row)
+        n = len(ratings_of[0])
+        if not n:
             continue
-        if len(c) <= SEGMENT:
-            t[:] = of_single
-            _add_moments(t, room_of, c, r, w, fixed, alpha, True)
-            for k in range(width):
-                t[k * p + width] += t.dtype.type(rhs[row, k])
-            failed[row] = not _eliminate(t, width)
-            for k in range(width):
-                t[k * p + width] += t.dtype.type(noise[row, k])
-            _substitute(t, own, width)
+        double = exact or n > SEGMENT
+        _sum_row(spaces, prior, ratings_of, fixed, alpha, biases, double)
+        if double:
+            _ridge(t64, diagonals[row], ratio, width)
         else:
-            t64[:] = of_double
-            _sum_moments(t64, t, room_of, c, r, w, fixed, alpha, True)
+            _ridge(t, diagonals[row], ratio, width)
             for k in range(width):
-                t64[k * q + width] += rhs[row, k]
-            failed[row] = not _eliminate(t64, width)
-            for k in range(width):
-                t64[k * q + width] += noise[row, k]
-            _substitute(t64, x64, width)
-            for k in range(width):
-                own[k] = x64[k]
-        x[row, 0] = own[width - 1]
-        for k in range(1, width):
-            x[row, k] = own[k - 1]
-        sums[0, row], sums[1, row] = _residuals(own, c, r, w, fixed, alpha, True)
+                for j in range(k, width + 1):
+                    t64[k * q + j] = t[k * p + j]
+        failed[row] = not _solve_nonnegative(t64, x64, active, width)
+        for k in range(width):
+            own[k] = x64[k]
+        _keep_row(found, row, own, ratings_of, fixed, alpha, biases)
 
 
 @inner
@@ -349,7 +446,8 @@ def _descend_rows(block, fixed, alpha, diagonals, ratio, biases, steps, spaces, 
         _add_products(r, z, d, own, block, rows, fixed, alpha, one, True)
         for k in range(width):
             r[k] -= (gamma if k < width - 1 else beta) * own[k]
-        p[:] = r
+        for k in range(wide):
+            p[k] = r[k]
         size = dot(r, 0, wide, r, 0)
         for _ in range(steps):
             q[:] = 0
@@ -488,6 +586,7 @@ def minimize_rows(
     *,
     biases: bool,
     background: tuple[Doubles, Doubles] | None,
+    bound: int = 0,
 ) -> tuple[Floats, Doubles, Bools]:
     """Minimize f over every row of a block; see `nonconvex.numerics.factorization.als.solve_rows`.
 
@@ -499,6 +598,8 @@ def minimize_rows(
         The ridge of γ of each row; that of β is `ratio` times as much.
     background : pair of float64 arrays of shapes (1 + K, 1 + K) and (1 + K,), optional
         What is added to A and b.
+    bound : int
+        The most rounds of active sets for each unknown, with γ ≥ 0; without, of any sign.
 
     Returns
     -------
@@ -509,18 +610,36 @@ def minimize_rows(
     bool array of shape (r,)
         Rows whose elimination met a pivot that is not positive: the others are solved.
     """
-    arrays, fixed = _inputs(block, fixed)
-    rows, width = len(arrays[0]) - 1, fixed.shape[1]
-    more = np.zeros(0)
+    width, spaces = fixed.shape[1], _spaces(fixed.shape[1], fixed.dtype)
+    prior = None
     if background is not None:
-        order = np.append(np.arange(1, width), 0)
-        gram, rhs = background
-        more = np.column_stack([gram[np.ix_(order, order)], rhs[order]]).ravel()
-    x, sums, failed = _results(rows, fixed)
-    own = fixed.dtype.type(alpha), frozen(diagonal, np.float64), float(ratio), biases
-    spaces = _spaces(width, fixed.dtype)
-    _solve_rows(arrays, fixed, *own, frozen(more, np.float64), spaces, x, sums, failed)
-    return x, sums, failed
+        prior = np.column_stack([*background])
+    ridge = frozen(diagonal, np.float64), float(ratio)
+    given = *_inputs(block, fixed), fixed.dtype.type(alpha), biases, _prior(prior, spaces)
+    exact, found = background is not None, _results(len(block[0]) - 1, fixed)
+    if bound:
+        size = room(len(spaces[3]), spaces[3].dtype), room(len(spaces[4]), spaces[3].dtype)
+        active = *size, np.zeros(width, bool), np.zeros(width + 1, np.int64), bound
+        _bound_rows(*given, exact, ridge, active, spaces, found)
+    else:
+        none = frozen(np.zeros((0, 0)), np.float64)
+        _update_rows(*given, exact, ridge, (none, none), spaces, found)
+    return found
+
+
+def _prior(precision: Doubles | None, spaces: tuple[Any, ...]) -> tuple[Floats, Floats]:
+    """Return T of both types before any rating, from A or (A, b) in the order (β, γ)."""
+    prior = []
+    for of in (spaces[0], spaces[3]):
+        whole = np.zeros(len(of))
+        if precision is not None:
+            width = len(precision)
+            order = np.append(np.arange(1, width), 0)
+            turned = precision[order][:, [*order, *range(width, precision.shape[1])]]
+            square = whole.reshape(-1, _whole(width + 1, BYTES // of.itemsize))
+            square[:width, : turned.shape[1]] = turned
+        prior.append(frozen(whole, of.dtype))
+    return prior[0], prior[1]
 
 
 def descend_rows(
@@ -566,20 +685,13 @@ def draw_rows(
     -------
     As `minimize_rows`.
     """
-    arrays, fixed = _inputs(block, fixed)
-    rows, width = len(arrays[0]) - 1, fixed.shape[1]
-    spaces = _spaces(width, fixed.dtype)
+    width, spaces = fixed.shape[1], _spaces(fixed.shape[1], fixed.dtype)
     order = np.append(np.arange(1, width), 0)
-    prior = []
-    for of in (spaces[0], spaces[3]):
-        whole = np.zeros(len(of)).reshape(-1, _whole(width + 1, BYTES // of.itemsize))
-        whole[:width, :width] = precision[np.ix_(order, order)]
-        prior.append(frozen(whole.ravel(), of.dtype))
-    turned = tuple(frozen(array[:, order], np.float64) for array in (rhs, noise))
-    x, sums, failed = _results(rows, fixed)
-    own = fixed, fixed.dtype.type(alpha), tuple(prior)
-    _draw_rows(arrays, *own, *turned, spaces, x, sums, failed)
-    return x, sums, failed
+    drawn = frozen(rhs[:, order], np.float64), frozen(noise[:, order], np.float64)
+    given = *_inputs(block, fixed), fixed.dtype.type(alpha), True, _prior(precision, spaces)
+    ridge, found = (frozen(np.zeros(0), np.float64), 0.0), _results(len(block[0]) - 1, fixed)
+    _update_rows(*given, False, ridge, drawn, spaces, found)
+    return found
 
 
 def fill_normals(stream: Stream, rows: Ints, width: int) -> Doubles:
@@ -601,7 +713,8 @@ def sum_moments(block: Block, fixed: Floats, alpha: float) -> Doubles:
     arrays, fixed = _inputs(block, fixed)
     width = fixed.shape[1]
     moments = np.empty((len(arrays[0]) - 1, width + 1, width + 1))
-    _all_moments(arrays, fixed, fixed.dtype.type(alpha), _spaces(width, fixed.dtype), moments)
+    given = arrays, fixed, fixed.dtype.type(alpha), True
+    _all_moments(*given, _spaces(width, fixed.dtype), moments)
     return moments
 
 

@@ -38,7 +38,7 @@ _INDEX = ir.IntType(32)
 
 _OPTIONS = {"nogil": True, "error_model": "numpy"}
 
-inner = njit(**_OPTIONS)
+inner = njit(**_OPTIONS, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 """Compile a function that only compiled functions call."""
 
 

@@ -106,7 +106,8 @@ def _reached(values, count, greatest, best, n):
     """Return a value that n of some values reach, or -inf: the nth of the maxima of groups."""
     if n > _GROUPS // 4 or count < _GROUPS:
         return -np.inf
-    greatest[:] = values[:_GROUPS]
+    for lane in range(_GROUPS):
+        greatest[lane] = values[lane]
     for first in range(_GROUPS, count - _GROUPS + 1, _GROUPS):
         for lane in range(0, _GROUPS, _LANES):
             keep_greater(greatest, lane, values, first + lane)

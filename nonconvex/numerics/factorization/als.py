@@ -304,7 +304,7 @@ def solve_rows(
     background : Background, optional
         Σ R̂² over all pairs, observed or not (implicit feedback).
     kernel : "numpy" or "compiled"
-        See `nonconvex.numerics.deterministic`; with `nonnegative` it is always numpy.
+        See `nonconvex.numerics.deterministic`.
 
     Returns
     -------
@@ -324,11 +324,8 @@ def solve_rows(
     long = block.counts > LONG
     if background is None and long.any():
         return _solve_with_long_rows(block, long, fixed, alpha, ridge, kernel=kernel, **settings)
-    more: dict[str, Any] = {"biases": biases, "background": background}
-    if kernel == "compiled" and not nonnegative:
-        solved = _solve_compiled(block, fixed, alpha, ridge, **more)
-    else:
-        solved = _solve_numpy(block, fixed, alpha, ridge, nonnegative=nonnegative, **more)
+    solve = _solve_compiled if kernel == "compiled" else _solve_numpy
+    solved = solve(block, fixed, alpha, ridge, background=background, **settings)
     return RowUpdate.of(block, *solved, ridge, background)
 
 
@@ -342,8 +339,8 @@ def _solve_numpy(
     ridge: Ridge,
     *,
     biases: bool,
+    nonnegative: bool,
     background: Background | None,
-    nonnegative: bool = False,
 ) -> _Solved:
     rows, width = len(block.rows), fixed.shape[1]
     x, residual, squares = np.zeros((rows, width), fixed.dtype), np.zeros(rows), np.zeros(rows)
@@ -365,17 +362,20 @@ def _solve_compiled(
     ridge: Ridge,
     *,
     biases: bool,
+    nonnegative: bool,
     background: Background | None,
 ) -> _Solved:
     diagonal = ridge.diagonal(block.degrees, 2)[:, 1]
     more = None if background is None else (background.gram, background.rhs)
     given = fixed, alpha, diagonal, ridge.bias_ratio
+    bound = ROUNDS_PER_UNKNOWN if nonnegative else 0
     x, sums, failed = _compiled().minimize_rows(
-        _arrays(block), *given, biases=biases, background=more
+        _arrays(block), *given, biases=biases, background=more, bound=bound
     )
     if failed.any():
         some, _ = block.divided(~failed)
-        again = _solve_numpy(some, fixed, alpha, ridge, biases=biases, background=background)
+        settings: dict[str, Any] = {"biases": biases, "nonnegative": nonnegative}
+        again = _solve_numpy(some, fixed, alpha, ridge, background=background, **settings)
         x[failed], sums[:, failed] = again[0], again[1:]
     return x, *sums
 

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nonconvex.numerics import Bools, Doubles, Floats, Ints, Longs
+from nonconvex.numerics.deterministic import Kernel, require
 
 PADDING = -1
 """The column of what is not a rating."""
@@ -23,6 +24,9 @@ PADDING = -1
 GROWTH = 1.25  # ratio of the padded lengths of neighbouring classes
 
 _AT_A_TIME = 1 << 20  # padded ratings
+
+_FEW = 1 << 10  # ratings by which most blocks are seen not to be in order
+_MANY = 1 << 16  # ratings from which on it is worth while to load compiled code
 
 _T = TypeVar("_T", bound=np.generic)
 
@@ -147,8 +151,9 @@ class RatingBlock(NamedTuple):
         weights: ArrayLike | None = None,
         *,
         dtype: type[np.floating] = np.float64,
+        kernel: Kernel = "numpy",
     ) -> RatingBlock:
-        """Sort (row, column, rating) triples into a block.
+        """Sort (row, column, rating) triples into a block, whose bits are those of any kernel.
 
         Equal triples in any order give the same block: pairs that occur more than once are
         ordered by rating, then by weight.
@@ -157,14 +162,27 @@ class RatingBlock(NamedTuple):
         column = np.asarray(columns, np.int32)
         rating = np.asarray(ratings, dtype)
         weight = None if weights is None else np.asarray(weights, dtype)
-        pair = (row.astype(np.int64) << 32) | column.astype(np.uint32)
-        if np.any(np.diff(pair) <= 0):
-            order = _order(row, column, rating, rating if weight is None else weight)
-            row, column, rating = row[order], column[order], rating[order]
-            weight = None if weight is None else weight[order]
-        starts = np.flatnonzero(np.append(True, np.diff(row))[: len(row)])
-        offsets = np.append(starts, len(row)).astype(np.int64)
-        return cls(row[starts], offsets, column, rating, weight, _sums(offsets, column, weight))
+        ascending = all(_ascending(row[:some], column[:some]) for some in (_FEW, len(row)))
+        found: tuple[Ints, Longs, Ints, Floats, Floats | None] | None = None
+        if not ascending and kernel == "compiled" and len(row) >= _MANY:
+            require(kernel)
+            from nonconvex.numerics.compiled.blocks import sort_triples
+
+            found = sort_triples(row, column, rating, weight)
+        if found is None:
+            if not ascending:
+                # The rows of a block are neighbours; the greatest difference needs all 32 bits.
+                keys = ((of - of.min()).view(np.uint32) for of in (column, row))
+                order = counting_order(*keys)
+                row, column, rating = row[order], column[order], rating[order]
+                weight = None if weight is None else weight[order]
+            starts = np.flatnonzero(np.append(True, np.diff(row))[: len(row)])
+            offsets = np.append(starts, len(row)).astype(np.int64)
+            found = row[starts], offsets, column, rating, weight
+        index, offsets, others, values, given = found
+        if not ascending:
+            _order_repeats(offsets, others, values, given)
+        return cls(index, offsets, others, values, given, _sums(offsets, others, given))
 
     @property
     def counts(self) -> Longs:
@@ -174,9 +192,7 @@ class RatingBlock(NamedTuple):
     @property
     def duplicates(self) -> int:
         """Number of ratings that repeat the (row, column) pair of the one before."""
-        same = self.columns[1:] == self.columns[:-1]
-        same[self.offsets[1:-1] - 1] = False  # neighbours that belong to different rows
-        return int(np.count_nonzero(same))
+        return int(np.count_nonzero(_repeats(self.offsets, self.columns)))
 
     def with_padding(self) -> RatingBlock:
         """Return the same block with its ratings padded, see this module."""
@@ -240,17 +256,32 @@ def counting_order(*keys: Ints) -> Longs:
     return np.arange(len(keys[0])) if order is None else order
 
 
-def _order(row: Ints, column: Ints, rating: Floats, weight: Floats) -> Longs:
-    """Sort by row, column, rating and weight; only pairs that repeat by the last two."""
-    # The rows of a block are neighbours; a column of -1 wraps to the greatest number.
-    order = counting_order(*((index - index.min()).view(np.uint32) for index in (column, row)))
-    sorted_row, sorted_column = row[order], column[order]
-    repeats = (sorted_row[1:] == sorted_row[:-1]) & (sorted_column[1:] == sorted_column[:-1])
-    tied = np.flatnonzero(np.append(False, repeats) | np.append(repeats, False))
-    members = order[tied]
-    keys = (weight[members], rating[members], column[members], row[members])
-    order[tied] = members[np.lexsort(keys)]
-    return order
+def _ascending(row: Ints, column: Ints) -> bool:
+    """Tell whether pairs are in order, each once."""
+    pair = (row.astype(np.int64) << 32) + column
+    return not np.any(np.diff(pair) <= 0)
+
+
+def _repeats(offsets: Longs, columns: Ints) -> Bools:
+    """Tell which ratings repeat the pair of the one before, of shape (n,)."""
+    same = np.zeros(len(columns) + 1, bool)
+    same[1:-1] = columns[1:] == columns[:-1]
+    same[offsets[:-1]] = False  # neighbours that belong to different rows
+    return same[:-1]
+
+
+def _order_repeats(offsets: Longs, columns: Ints, rating: Floats, weight: Floats | None) -> None:
+    """Order the ratings of pairs that repeat by rating and weight, in place."""
+    same = _repeats(offsets, columns)
+    if not same.any():
+        return
+    tied = np.flatnonzero(same | np.append(same[1:], False))
+    row = np.searchsorted(offsets, tied, side="right")
+    more = () if weight is None else (weight[tied],)
+    order = tied[np.lexsort((*more, rating[tied], columns[tied], row))]
+    rating[tied] = rating[order]
+    if weight is not None:
+        weight[tied] = weight[order]
 
 
 def part_of(columns: Ints) -> Ints:
