@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -20,6 +21,12 @@ _JAVA_OPTIONS = (
 )
 for variable in ("SPARK_SUBMIT_OPTS", "SPARK_LAUNCHER_OPTS"):
     os.environ.setdefault(variable, _JAVA_OPTIONS)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Allow what pyspark 4.1 does: the garbage collector closes the sockets that it reads from."""
+    if version("pyspark").startswith("4.1."):
+        config.addinivalue_line("filterwarnings", "ignore:unclosed <socket.socket:ResourceWarning")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

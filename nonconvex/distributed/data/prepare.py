@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, replace
 from fractions import Fraction
 from functools import partial
+from importlib.metadata import version
 from tempfile import TemporaryDirectory, gettempdir
 from typing import Any, NamedTuple
 
@@ -355,7 +356,9 @@ def _write_rejected(checked: _Checked, path: str, source: Source) -> None:
     if checked.nothing_rejected:
         with TemporaryDirectory() as local, suppress(PySparkException, pa.ArrowException):
             # Spark would plan and run a job to write an empty table.
-            empty = to_arrow_schema(rejected.schema, timezone="UTC").empty_table()
+            # pyspark 4.1 has no such keyword, and times of zone UTC.
+            zone = {} if version("pyspark").startswith("4.1.") else {"timezone": "UTC"}
+            empty = to_arrow_schema(rejected.schema, **zone).empty_table()
             known = {_ROW_METADATA: rejected.schema.json()}
             _write_file(f"{local}/rejected", empty.replace_schema_metadata(known))
             FileSystem(spark, path).copy_in(local, path.rpartition("/")[0])
