@@ -8,4 +8,14 @@ This module imports nothing: Python runs it before any submodule, also inside ev
 so a convenience import here would pull Spark into the numerics and into each worker.
 """
 
-__version__ = "0.1.0"
+
+def __getattr__(name: str) -> str:
+    """Look the version up in what is installed, where the newest tag of the source put it."""
+    if name != "__version__":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("nonconvex")
+    except PackageNotFoundError:  # in a clone on PYTHONPATH
+        return "0+unknown"

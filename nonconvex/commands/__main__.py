@@ -80,6 +80,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=nonconvex.__version__)
     parser.add_argument("name", choices=COMMANDS, metavar="NAME", help="one of the commands")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="…", help="its arguments")
+    if not (sys.argv[1:] if argv is None else argv):
+        parser.print_help()
+        return 2
     given = parser.parse_args(argv)
     return start(given.name, given.arguments, prog=f"nonconvex {given.name}")
 

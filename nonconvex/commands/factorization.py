@@ -144,4 +144,5 @@ def recommend_job(spark: SparkSession, config: ServingConfig) -> dict[str, Any]:
         FileSystem(spark, directory).write_text(
             f"{directory}/{OUTPUT_MANIFEST}", strict_json(manifest)
         )
+    print(f"lists: {output.path}/recommendations, of {lengths['users']:,} users")
     return {"path": output.path, **manifest}

@@ -178,6 +178,11 @@ def top(argv: Sequence[str] | None = None) -> int:
                 f"{given.config}, which is for {command!r}, and -n {given.n}"
             )
         config: Any = load(kind, given.config)
+        if not Path(config.output.path).exists():
+            raise ConfigError(
+                f"there is no model in {config.output.path}: "
+                f"nonconvex train --config {given.config} makes one"
+            )
         model = load_model(config.output.path)
         assert isinstance(model, LocalFactorization)
         ids = model.parts.ids[0].type

@@ -60,7 +60,9 @@ def log_run(spark: SparkSession, path: str) -> str:
     if files.exists(f"{directory}/{METRICS}"):
         numbers = json.loads(files.read_text(f"{directory}/{METRICS}"))
         mlflow.log_metrics(dict(_numbers(numbers)))
-    requirements = [f"nonconvex=={__version__}", f"pyspark=={version('pyspark')}"]
+    # What has a local version, after a "+", is in no index.
+    own = "nonconvex" if "+" in __version__ else f"nonconvex=={__version__}"
+    requirements = [own, f"pyspark=={version('pyspark')}"]
     mlflow.spark.log_model(model, "model", pip_requirements=requirements)
     run_id: str = run.info.run_id
     return run_id
