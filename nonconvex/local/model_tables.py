@@ -145,7 +145,7 @@ def arrow_ids(values: list[Any], kind: pa.DataType) -> pa.Array:
     Raise ValueError, TypeError or an error of Arrow for a value of another type.
     """
     if pa.types.is_integer(kind):
-        buffers = [np.array(values, kind.to_pandas_dtype())]
+        buffers = [np.array(values, str(kind))]
     elif pa.types.is_string(kind):
         texts = [str.encode(value) for value in values]
         ends = np.cumsum([0, *map(len, texts)], dtype=np.int32)
