@@ -357,7 +357,9 @@ def _write_rejected(checked: _Checked, path: str, source: Source) -> None:
         with TemporaryDirectory() as local, suppress(PySparkException, pa.ArrowException):
             # Spark would plan and run a job to write an empty table.
             # pyspark 4.1 has no such keyword, and times of zone UTC.
-            zone = {} if version("pyspark").startswith("4.1.") else {"timezone": "UTC"}
+            zone: dict[str, Any] = (
+                {} if version("pyspark").startswith("4.1.") else {"timezone": "UTC"}
+            )
             empty = to_arrow_schema(rejected.schema, **zone).empty_table()
             known = {_ROW_METADATA: rejected.schema.json()}
             _write_file(f"{local}/rejected", empty.replace_schema_metadata(known))

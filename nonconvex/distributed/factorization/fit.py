@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -29,7 +29,7 @@ from nonconvex.numerics import Doubles
 from nonconvex.numerics.convergence import FitError, Stop, StoppingRule
 from nonconvex.numerics.deterministic import total
 from nonconvex.numerics.factorization.als import RowUpdate
-from nonconvex.numerics.factorization.gradient import Gradient, gradient
+from nonconvex.numerics.factorization.gradient import Gradient, Stationarity, gradient
 from nonconvex.numerics.factorization.model import SIDE_ORDER, Factors, Side
 from nonconvex.numerics.optim import Optimizer, OptimizerState
 
@@ -125,12 +125,7 @@ class Descent:
         return list(zip(*sides, strict=True))
 
     def _gradient(self, state: FitState, users: RowUpdate, items: RowUpdate) -> Gradient:
-        problem, blocks = state.problem, self._blocks
-        width, total_ratings = state.rows[Side.USERS].shape[1], problem.user_ridge.total
-        of_users = problem.user_ridge.diagonal(blocks.user_degrees, width)
-        of_items = problem.item_ridge.diagonal(blocks.item_degrees, width)
-        found = gradient(state.factors, users, items, of_users, of_items, total_ratings)
-        return found if problem.intercept else found._replace(alpha=0.0)
+        return _gradient(self._blocks, state.problem, state.factors, users, items)
 
     def _descend(self, state: FitState, slope: Gradient) -> None:
         """Take one step."""
@@ -146,6 +141,49 @@ class Descent:
             if state.problem.nonnegative:
                 rows[:, 1:] = np.maximum(rows[:, 1:], 0)
             state.rows[side] = rows
+
+
+def _gradient(
+    blocks: Blocks, problem: Problem, factors: Factors, users: RowUpdate, items: RowUpdate
+) -> Gradient:
+    """Return ∇f from the sums over the ratings of both sides."""
+    width, total_ratings = factors.users.shape[1], problem.user_ridge.total
+    of_users = problem.user_ridge.diagonal(blocks.user_degrees, width)
+    of_items = problem.item_ridge.diagonal(blocks.item_degrees, width)
+    found = gradient(factors, users, items, of_users, of_items, total_ratings)
+    return found if problem.intercept else found._replace(alpha=0.0)
+
+
+def _certified(blocks: Blocks, problems: Sequence[Problem], results: list[Result]) -> list[Result]:
+    """Measure ∇f at the end of every fit that minimizes f, in one pass by each side."""
+    measured = [
+        number
+        for number, (problem, result) in enumerate(zip(problems, results, strict=True))
+        if problem.solver != "vb" and result.stop is not Stop.NONFINITE
+    ]
+    if not measured:
+        return results
+    factors = [results[number].factors for number in measured]
+    rows = {side: blocks.users.share([getattr(one, side) for one in factors]) for side in Side}
+    try:
+        sides = []
+        for side in Side:
+            steps = []
+            for number, one in zip(measured, factors, strict=True):
+                state = FitState(replace(problems[number], start=one, solver="gd"))
+                steps.append(state.step(side))
+            packed = blocks.by(side)
+            sides.append(update_side(packed, steps, rows[side.other], rows[side], blocks.dtype))
+    finally:
+        for shared in rows.values():
+            shared.destroy()
+    certified = list(results)
+    for number, one, *sums in zip(measured, factors, *sides, strict=True):
+        problem, result = problems[number], results[number]
+        slope = _gradient(blocks, problem, one, *sums)
+        found = Stationarity.of(slope, one, result.objective, nonnegative=problem.nonnegative)
+        certified[number] = result._replace(stationarity=found)
+    return certified
 
 
 def _with_sample(step: AnyStep, sample: UserSample | None) -> Step:
@@ -249,6 +287,9 @@ def fit_loop(
                 interruption.end(f"iteration {iteration}", path)
         exchange.detach([kept for state in states for kept in state.best_rows()])
         results = [state.result() for state in states]
+        if not exchange.sharded:
+            exchange.describe("gradient at the end")
+            results = _certified(blocks, problems, results)
     if _diverged(states):
         if checkpoints is not None:
             checkpoints.clear(running=True)

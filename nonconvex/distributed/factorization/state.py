@@ -34,6 +34,7 @@ from nonconvex.numerics import Doubles, Floats
 from nonconvex.numerics.convergence import HalfStep, Stop, StoppingRule
 from nonconvex.numerics.deterministic import Kernel, squared_moves, total
 from nonconvex.numerics.factorization.gibbs import USER_FREEDOM
+from nonconvex.numerics.factorization.gradient import Stationarity
 from nonconvex.numerics.factorization.model import Background, Factors, InitialRows, Ridge, Side
 from nonconvex.numerics.factorization.vb import (
     HELD,
@@ -180,6 +181,7 @@ class Result(NamedTuple):
     # (n_u,): Σ w (R̂ − R)² of each user, if `factors` came from an update of the users
     squares: Doubles | None = None
     level: dict[str, Any] | None = None  # with the solver "vb", what `Hyperparameters` saves
+    stationarity: Stationarity | None = None  # of `factors`, where it was measured
 
     @property
     def end(self) -> HalfStep:

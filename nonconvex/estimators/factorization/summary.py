@@ -29,6 +29,11 @@ class RestartSummary:
     validation_rmse: float | None
     # one for each half-step, with the fields of `nonconvex.numerics.convergence.HalfStep`
     history: list[dict[str, Any]] = field(repr=False)
+    # ‖∇f‖ and ‖∇f‖ ‖θ‖ / f at that iteration, over α and both sides: how near it is to a stationary
+    # point (`nonconvex.numerics.factorization.gradient.Stationarity`). None for solvers "gibbs" and
+    # "vb", where rows are exchanged by shuffle, and for models saved before it was measured
+    gradient_norm: float | None = None
+    relative_gradient: float | None = None
 
     @classmethod
     def of(cls, restart: int, fit: Result) -> RestartSummary:
@@ -42,6 +47,7 @@ class RestartSummary:
             train_rmse=end.train_rmse,
             validation_rmse=end.validation_rmse,
             history=[step._asdict() for step in fit.history],
+            **({} if fit.stationarity is None else fit.stationarity._asdict()),
         )
 
 

@@ -17,6 +17,7 @@ from nonconvex.distributed.files import write_checksums
 from nonconvex.estimators.factorization.params import SAMPLING
 from nonconvex.estimators.params import DescentParams, ParamError, declared
 from nonconvex.local.model_tables import ModelError
+from nonconvex.numerics.factorization.model import Side
 from nonconvex.recommendation import MatrixFactorization, MatrixFactorizationModel
 from tests.factories import frame
 
@@ -76,6 +77,50 @@ def test_every_param_changes_the_model_and_fit_multiple_equals_fit(ratings, mode
     assert several.summary.objective == min(objectives)
     assert one.summary.restarts[0].restart == 1
     assert one.summary.objective == objectives[1], "restart 1 alone is restart 1 of four"
+
+
+def objective_and_gradient_norm(model, rows, h=1e-5):
+    """f by its definition, and ‖∇f‖ by central differences of it."""
+    ids = [one.to_pylist() for one in model._state.ids]
+    users, items = ([of.index(i) for i in rows[n]] for of, n in zip(ids, rows, strict=False))
+    alpha, x, z = model.factors
+    counts = [np.bincount(of).astype(float) for of in (users, items)]
+    ridges = [model.summary.ridge(side) for side in Side]
+
+    def f(alpha):
+        found = alpha + x[users, 0] + z[items, 0] + (x[users, 1:] * z[items, 1:]).sum(axis=1)
+        of_sides = zip(ridges, counts, (x, z), strict=True)
+        costs = [ridge.penalty(count, side).sum() for ridge, count, side in of_sides]
+        return (((rows["rating"] - found) ** 2).sum() + sum(costs)) / len(rows)
+
+    slopes = [(f(alpha + h) - f(alpha - h)) / (2 * h)]
+    for side in (x, z):
+        for place in np.ndindex(side.shape):
+            at, ends = side[place], []
+            for side[place] in (at + h, at - h):
+                ends.append(f(alpha))
+            side[place] = at
+            slopes.append((ends[0] - ends[1]) / (2 * h))
+    return f(alpha), np.linalg.norm(slopes)
+
+
+@pytest.mark.parametrize("updates", ["driver", "executors"])
+def test_the_gradient_at_the_end_is_that_of_the_objective(ratings, updates):
+    options = {"rank": 2, "maxIter": 3, "precision": "float64", "updates": updates, "tol": 0.0}
+    rows = ratings.select("user", "item", "rating").toPandas()
+    found = []
+    for solver in ("als", "gd"):
+        model = MatrixFactorization(**options, solver=solver).fit(ratings)
+        [end] = model.summary.restarts
+        objective, norm = objective_and_gradient_norm(model, rows)
+        assert end.objective == pytest.approx(objective, rel=1e-12)
+        assert end.gradient_norm == pytest.approx(norm, rel=1e-6)
+        alpha, x, z = model.factors
+        theta = np.sqrt(alpha**2 + (x**2).sum() + (z**2).sum())
+        assert end.relative_gradient == pytest.approx(norm * theta / objective, rel=1e-6)
+        found.append(end.relative_gradient)
+    assert end.history[-1]["gradient_norm"] == pytest.approx(end.gradient_norm)
+    assert found[0] < found[1]
 
 
 SHOWN_ELSEWHERE = {

@@ -6,6 +6,7 @@ import pytest
 from nonconvex.numerics.factorization.blocks import RatingBlock
 from nonconvex.numerics.factorization.gradient import (
     Gradient,
+    Stationarity,
     gradient,
     gradient_sums,
     sample_ratings,
@@ -140,3 +141,33 @@ def test_descent_reaches_what_als_reaches(name):
         theta = theta + step
     assert at(theta).objective() == pytest.approx(expected, rel=5e-3)
     assert np.linalg.norm(flat(slope(at(theta)))) < 1e-3
+
+
+@pytest.mark.parametrize("nonnegative", [False, True])
+def test_stationarity_is_that_of_a_loop_over_parameters(nonnegative):
+    generator = np.random.default_rng(4)
+    factors = Factors(3.0, *(generator.normal(size=(n, 1 + RANK)) for n in (USERS, ITEMS)))
+    factors.users[:3, 1:] = 0
+    slope = Gradient(-0.2, *(generator.normal(size=x.shape) for x in factors[1:]))
+    squares, size = 0.2**2, 3.0**2
+    for x, g in zip(factors[1:], slope[1:], strict=True):
+        if nonnegative:
+            x[:, 1:] = np.maximum(x[:, 1:], 0)
+        for (row, column), value in np.ndenumerate(x):
+            size += value**2
+            at_its_bound = nonnegative and column > 0 and value == 0
+            if not (at_its_bound and g[row, column] > 0):
+                squares += g[row, column] ** 2
+    found = Stationarity.of(slope, factors, 1.7, nonnegative=nonnegative)
+    assert found.gradient_norm == pytest.approx(np.sqrt(squares), rel=1e-14)
+    relative = np.sqrt(squares * size) / 1.7
+    assert found.relative_gradient == pytest.approx(relative, rel=1e-14)
+
+
+def test_alternating_least_squares_ends_where_the_gradient_is_zero():
+    problem = random(np.random.default_rng(3), density=0.85, reg=0.05)
+    found = []
+    for iterations in (1, 10, 2000):
+        end = fit(problem, solve, iterations)
+        found.append(Stationarity.of(slope(end), end.factors, end.objective()).relative_gradient)
+    assert found[0] > found[1] > 1e-5 > 1e-10 > found[2]
