@@ -94,7 +94,7 @@ def gradient(
 
 
 class Stationarity(NamedTuple):
-    """How far parameters are from a stationary point of f."""
+    """Distance of parameters from a stationary point of f."""
 
     gradient_norm: float  # ‖∇f‖, euclidean, over α and the rows of both sides
     # ‖∇f‖ ‖θ‖ / f: to first order, f falls by at most this share times ‖Δθ‖ / ‖θ‖
