@@ -6,6 +6,11 @@ from collections.abc import Sequence
 from enum import Enum
 from typing import NamedTuple
 
+import numpy as np
+
+from nonconvex.numerics import Doubles, Floats
+from nonconvex.numerics.deterministic import total
+
 
 class Stop(Enum):
     """The reason why a fit ended; the value says it in words."""
@@ -133,3 +138,36 @@ def best_epoch(history: list[Epoch]) -> int:
     losses = [epoch.validation_loss for epoch in history]
     known = [loss for loss in losses if loss is not None]
     return losses.index(min(known)) + 1 if known else history[-1].epoch
+
+
+class Stationarity(NamedTuple):
+    """Distance of parameters θ = (α, users, items) from a stationary point of f."""
+
+    gradient_norm: float  # ‖∇f‖, euclidean, over α and the rows of both sides
+    # ‖∇f‖ ‖θ‖ / f: to first order, f falls by at most this share times ‖Δθ‖ / ‖θ‖
+    relative_gradient: float
+
+    @classmethod
+    def of(
+        cls,
+        slope: tuple[float, Doubles, Doubles],
+        theta: tuple[float, Floats, Floats],
+        objective: float,
+        *,
+        nonnegative: bool = False,
+    ) -> Stationarity:
+        """Measure the gradient of f, which is `objective`, at `theta`.
+
+        Where γ ≥ 0 is required, a coordinate at 0 counts only if f falls as it grows.
+        """
+        squares, size = slope[0] ** 2, theta[0] ** 2
+        for side, rows in zip(slope[1:], theta[1:], strict=True):
+            x = rows.astype(np.float64)
+            if nonnegative:
+                held = (x <= 0) & (side > 0)
+                held[:, 0] = False
+                side = np.where(held, 0.0, side)
+            squares += total((side * side).sum(axis=1))
+            size += total((x * x).sum(axis=1))
+        norm = float(np.sqrt(squares))
+        return cls(norm, norm * float(np.sqrt(size)) / objective if objective > 0 else norm)

@@ -26,11 +26,11 @@ from nonconvex.distributed.factorization.state import (
 )
 from nonconvex.distributed.factorization.steps import AnyStep, Step, UserSample, update_side
 from nonconvex.numerics import Doubles
-from nonconvex.numerics.convergence import FitError, Stop, StoppingRule
+from nonconvex.numerics.convergence import FitError, Stationarity, Stop, StoppingRule
 from nonconvex.numerics.deterministic import total
 from nonconvex.numerics.factorization.als import RowUpdate
-from nonconvex.numerics.factorization.gradient import Gradient, Stationarity, gradient
-from nonconvex.numerics.factorization.model import SIDE_ORDER, Factors, Side
+from nonconvex.numerics.factorization.gradient import Gradient, gradient
+from nonconvex.numerics.factorization.model import SIDE_ORDER, Factors, Side, row_gradient
 from nonconvex.numerics.optim import Optimizer, OptimizerState
 
 
@@ -125,7 +125,12 @@ class Descent:
         return list(zip(*sides, strict=True))
 
     def _gradient(self, state: FitState, users: RowUpdate, items: RowUpdate) -> Gradient:
-        return _gradient(self._blocks, state.problem, state.factors, users, items)
+        problem, blocks = state.problem, self._blocks
+        width, total_ratings = state.rows[Side.USERS].shape[1], problem.user_ridge.total
+        of_users = problem.user_ridge.diagonal(blocks.user_degrees, width)
+        of_items = problem.item_ridge.diagonal(blocks.item_degrees, width)
+        found = gradient(state.factors, users, items, of_users, of_items, total_ratings)
+        return found if problem.intercept else found._replace(alpha=0.0)
 
     def _descend(self, state: FitState, slope: Gradient) -> None:
         """Take one step."""
@@ -141,17 +146,6 @@ class Descent:
             if state.problem.nonnegative:
                 rows[:, 1:] = np.maximum(rows[:, 1:], 0)
             state.rows[side] = rows
-
-
-def _gradient(
-    blocks: Blocks, problem: Problem, factors: Factors, users: RowUpdate, items: RowUpdate
-) -> Gradient:
-    """Return ∇f from the sums over the ratings of both sides."""
-    width, total_ratings = factors.users.shape[1], problem.user_ridge.total
-    of_users = problem.user_ridge.diagonal(blocks.user_degrees, width)
-    of_items = problem.item_ridge.diagonal(blocks.item_degrees, width)
-    found = gradient(factors, users, items, of_users, of_items, total_ratings)
-    return found if problem.intercept else found._replace(alpha=0.0)
 
 
 def _certified(blocks: Blocks, problems: Sequence[Problem], results: list[Result]) -> list[Result]:
@@ -180,8 +174,19 @@ def _certified(blocks: Blocks, problems: Sequence[Problem], results: list[Result
     certified = list(results)
     for number, one, *sums in zip(measured, factors, *sides, strict=True):
         problem, result = problems[number], results[number]
-        slope = _gradient(blocks, problem, one, *sums)
-        found = Stationarity.of(slope, one, result.objective, nonnegative=problem.nonnegative)
+        n = problem.user_ridge.total
+        users, items = (
+            row_gradient(
+                problem.ridge(side).diagonal(blocks.degrees[side], of_side.x.shape[1]),
+                getattr(one, side),
+                of_side.x,
+                n,
+            )
+            for side, of_side in zip(Side, sums, strict=True)
+        )
+        level = -2 / n * float(sums[0].residual.sum()) if problem.intercept else 0.0
+        slope, at = (level, users, items), tuple(one)
+        found = Stationarity.of(slope, at, result.objective, nonnegative=problem.nonnegative)
         certified[number] = result._replace(stationarity=found)
     return certified
 

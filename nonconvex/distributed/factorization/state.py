@@ -31,10 +31,9 @@ from nonconvex.distributed.runtime import (
     report,
 )
 from nonconvex.numerics import Doubles, Floats
-from nonconvex.numerics.convergence import HalfStep, Stop, StoppingRule
+from nonconvex.numerics.convergence import HalfStep, Stationarity, Stop, StoppingRule
 from nonconvex.numerics.deterministic import Kernel, squared_moves, total
 from nonconvex.numerics.factorization.gibbs import USER_FREEDOM
-from nonconvex.numerics.factorization.gradient import Stationarity
 from nonconvex.numerics.factorization.model import Background, Factors, InitialRows, Ridge, Side
 from nonconvex.numerics.factorization.vb import (
     HELD,

@@ -30,7 +30,7 @@ class RestartSummary:
     # one for each half-step, with the fields of `nonconvex.numerics.convergence.HalfStep`
     history: list[dict[str, Any]] = field(repr=False)
     # ‖∇f‖ and ‖∇f‖ ‖θ‖ / f at that iteration, over α and both sides: how near it is to a stationary
-    # point (`nonconvex.numerics.factorization.gradient.Stationarity`). None for solvers "gibbs" and
+    # point (`nonconvex.numerics.convergence.Stationarity`). None for solvers "gibbs" and
     # "vb", where rows are exchanged by shuffle, and for models saved before it was measured
     gradient_norm: float | None = None
     relative_gradient: float | None = None

@@ -15,11 +15,10 @@ from typing import NamedTuple
 import numpy as np
 
 from nonconvex.numerics import Bools, Doubles, Floats
-from nonconvex.numerics.deterministic import total as total_of
 from nonconvex.numerics.factorization.als import RowUpdate
 from nonconvex.numerics.factorization.blocks import RatingBlock
 from nonconvex.numerics.factorization.design import designs
-from nonconvex.numerics.factorization.model import Background, Factors, Ridge
+from nonconvex.numerics.factorization.model import Background, Factors, Ridge, row_gradient
 
 
 def gradient_sums(
@@ -88,40 +87,9 @@ def gradient(
     """
     return Gradient(
         -2 / total * float(user_sums.residual.sum()),
-        2 / total * (user_diagonal * factors.users - user_sums.x),
-        2 / total * (item_diagonal * factors.items - item_sums.x),
+        row_gradient(user_diagonal, factors.users, user_sums.x, total),
+        row_gradient(item_diagonal, factors.items, item_sums.x, total),
     )
-
-
-class Stationarity(NamedTuple):
-    """Distance of parameters from a stationary point of f."""
-
-    gradient_norm: float  # ‖∇f‖, euclidean, over α and the rows of both sides
-    # ‖∇f‖ ‖θ‖ / f: to first order, f falls by at most this share times ‖Δθ‖ / ‖θ‖
-    relative_gradient: float
-
-    @classmethod
-    def of(
-        cls, slope: Gradient, factors: Factors, objective: float, *, nonnegative: bool = False
-    ) -> Stationarity:
-        """Measure the gradient of f, which is `objective`, at `factors`.
-
-        Where γ ≥ 0 is required, a coordinate at 0 counts only if f falls as it grows.
-        """
-        squares, size = slope.alpha**2, factors.alpha**2
-        for side, rows in ((slope.users, factors.users), (slope.items, factors.items)):
-            x = rows.astype(np.float64)
-            if nonnegative:
-                held = (x <= 0) & (side > 0)
-                held[:, 0] = False
-                side = np.where(held, 0.0, side)
-            squares, size = squares + _sum(side), size + _sum(x)
-        norm = float(np.sqrt(squares))
-        return cls(norm, norm * float(np.sqrt(size)) / objective if objective > 0 else norm)
-
-
-def _sum(x: Doubles) -> float:
-    return total_of((x * x).sum(axis=1))
 
 
 def sample_ratings(block: RatingBlock, sampled: Bools, *, rows: bool) -> RatingBlock:

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
+from nonconvex.numerics.convergence import Stationarity
 from nonconvex.numerics.factorization.blocks import RatingBlock
 from nonconvex.numerics.factorization.gradient import (
     Gradient,
-    Stationarity,
     gradient,
     gradient_sums,
     sample_ratings,
