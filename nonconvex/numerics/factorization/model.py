@@ -287,7 +287,7 @@ def default_implicit_reg(total: float, mean_weight: float) -> float:
     return 5.0 * mean_weight / total
 
 
-def row_gradient(diagonal: Doubles, x: Floats, sums: Doubles, total: float) -> Doubles:
+def row_gradient(diagonal: Doubles, x: Floats, sums: Floats, total: float) -> Doubles:
     """∂f/∂x = (2/n) (ridge ∘ x − Σ w e z) of the rows of a side.
 
     Parameters
@@ -299,7 +299,8 @@ def row_gradient(diagonal: Doubles, x: Floats, sums: Doubles, total: float) -> D
     total : float
         n.
     """
-    return 2 / total * (diagonal * x - sums)
+    slope: Doubles = 2 / total * (diagonal * x - sums)
+    return slope
 
 
 class Background(NamedTuple):
