@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
 
 import numpy as np
-from pyspark import Broadcast
 from pyspark.ml import Model
 from pyspark.ml.linalg import DenseVector, Vector
 from pyspark.ml.util import MLReadable, MLReader, MLWritable, MLWriter
@@ -19,7 +18,7 @@ from nonconvex.distributed.columns import check_frame, check_new
 from nonconvex.distributed.data.examples import ExampleColumns
 from nonconvex.distributed.network.dataset import ExampleSet, shard_examples
 from nonconvex.distributed.network.predict import OutputColumns, evaluate_network, score
-from nonconvex.distributed.runtime import broadcast_for
+from nonconvex.distributed.runtime import Value, broadcast_for
 from nonconvex.estimators.network.fit import fit_network
 from nonconvex.estimators.network.params import (
     ClassificationModelParams,
@@ -69,7 +68,7 @@ class _NetworkModel(Model, NetworkModelParams, KeepsCheckpoint, MLReadable[Any],
         if scorer is None or summary is None:
             raise TypeError(f"a {type(self).__name__} comes from fit or load")
         self._scorer, self._summary = scorer, summary
-        self._shared: Broadcast[Scorer] | None = None
+        self._shared: Value[Scorer] | None = None
 
     def _contents(self) -> tuple[Any, ...]:
         return self._scorer, self._summary
@@ -196,7 +195,7 @@ class _NetworkModel(Model, NetworkModelParams, KeepsCheckpoint, MLReadable[Any],
             thresholds=self._thresholds(),
         )
 
-    def _broadcast(self, spark: SparkSession) -> Broadcast[Scorer]:
+    def _broadcast(self, spark: SparkSession) -> Value[Scorer]:
         """Broadcast the network once for the model; dataframes that use it stay lazy."""
         if self._shared is None:
             self._shared = broadcast_for(self._scorer, spark, self._scorer)

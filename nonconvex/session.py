@@ -7,18 +7,20 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import zipfile
 from collections.abc import Mapping
+from functools import cache
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
-from pyspark import SparkConf, SparkContext
+from pyspark import SparkConf
 from pyspark.logger import PySparkLogger
 from pyspark.sql import SparkSession
 
-from nonconvex.distributed.runtime import delete_at_exit
+from nonconvex.distributed.runtime import add_python_file, delete_at_exit, running_context
 
-__all__ = ["MINIMUM_JAVA", "JavaError", "check_java", "get_session", "read_defaults"]
+__all__ = ["MINIMUM_JAVA", "JavaError", "check_java", "get_session", "read_defaults", "ship"]
 
 MINIMUM_JAVA = 17
 """The oldest Java that Spark 4 runs on."""
@@ -102,6 +104,8 @@ def get_session(
     wanted = {"spark.app.name": app_name, **read_defaults(directory), **(settings or {})}
     said = wanted  # what the caller or the submit has decided
     if "PYSPARK_GATEWAY_PORT" in os.environ:  # spark-submit started the JVM, then this process
+        from pyspark import SparkContext  # which pyspark-client does not have
+
         SparkContext._ensure_initialized()  # without its JVM a SparkConf has no submitted settings
         submitted = SparkConf()
         wanted = {key: value for key, value in wanted.items() if not submitted.contains(key)}
@@ -145,7 +149,7 @@ def _wants_sockets(master: str, said: Mapping[str, str]) -> bool:
     do not have it, so it is for local mode alone.
     """
     off = said.get(f"{_SOCKETS}.enabled", "true").lower() == "false"
-    running = SparkContext._active_spark_context is not None
+    running = running_context() is not None
     return master.startswith("local") and not (off or running or f"{_SOCKETS}.dir" in said)
 
 
@@ -173,6 +177,40 @@ def read_defaults(directory: str | os.PathLike[str] | Traversable) -> dict[str, 
             key, *value = re.split(r"\s*[\s=:]\s*", line, maxsplit=1)
             settings[key] = "".join(value)
     return settings
+
+
+def ship(spark: SparkSession) -> None:
+    """Send this package to the Python workers of a session, which need it in their tasks.
+
+    It is zipped, and added to the session as a Python file: an artifact of a session of Spark
+    Connect, a file of the application otherwise.  A session on a machine or a cluster where the
+    package is installed does not need it.
+
+    Parameters
+    ----------
+    spark : SparkSession
+        It keeps the file until it ends.  To ship twice does nothing more.
+
+    Examples
+    --------
+    >>> ship(spark)
+    """
+    add_python_file(spark, str(_archive()))
+
+
+@cache
+def _archive() -> Path:
+    """Zip the package, for this process; executors may ask for the file at any time."""
+    directory = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    package, path = Path(__file__).resolve().parent, Path(directory, "nonconvex.zip")
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in sorted(package.rglob("*")):
+            if file.is_file() and "__pycache__" not in file.parts:
+                # Without the times of the files, so that the same package is the same archive.
+                name = zipfile.ZipInfo(file.relative_to(package.parent).as_posix())
+                archive.writestr(name, file.read_bytes(), zipfile.ZIP_DEFLATED)
+    return path
 
 
 def _log4j_option(directory: Traversable) -> str:

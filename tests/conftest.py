@@ -2,6 +2,7 @@
 
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -36,7 +37,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def spark(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[SparkSession]":
-    """The one Spark session of the test run: two cores, two shuffle partitions."""
+    """The one Spark session of the test run: two cores, two shuffle partitions.
+
+    With SPARK_REMOTE=local[2] in the environment it is one of Spark Connect: see test_connect.py.
+    """
     from py4j.java_gateway import JavaPackage, JVMView
 
     from nonconvex.session import get_session
@@ -45,24 +49,41 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[SparkSession]":
     patch.setenv("PYSPARK_PYTHON", sys.executable)
     for names in (JVMView, JavaPackage):
         patch.setattr(names, "__getattr__", _remembering(names.__getattr__))
-    session = get_session(
-        "tests",
-        {
-            "spark.master": "local[2]",
-            "spark.driver.memory": "2g",
-            # The jobs of tests are tiny: planning and compiling them is most of the time.
-            "spark.sql.codegen.wholeStage": "false",
-            "spark.sql.codegen.factoryMode": "NO_CODEGEN",
-            "spark.sql.adaptive.enabled": "false",
-            "spark.sql.ui.explainMode": "simple",
-            "spark.sql.shuffle.partitions": "2",
-            "spark.default.parallelism": "2",
-            "spark.sql.warehouse.dir": str(tmp_path_factory.mktemp("warehouse")),
-        },
-    )
+    settings = {
+        "spark.driver.memory": "2g",
+        # The jobs of tests are tiny: planning and compiling them is most of the time.
+        "spark.sql.codegen.wholeStage": "false",
+        "spark.sql.codegen.factoryMode": "NO_CODEGEN",
+        "spark.sql.adaptive.enabled": "false",
+        "spark.sql.ui.explainMode": "simple",
+        "spark.sql.shuffle.partitions": "2",
+        "spark.default.parallelism": "2",
+        "spark.sql.warehouse.dir": str(tmp_path_factory.mktemp("warehouse")),
+    }
+    if "SPARK_REMOTE" in os.environ:
+        session = _remote_session(settings)
+    else:
+        session = get_session("tests", {"spark.master": "local[2]", **settings})
     yield session
     session.stop()
     patch.undo()
+
+
+def _remote_session(settings: dict[str, str]) -> "SparkSession":
+    """Start a server of Spark Connect with these settings, as SPARK_REMOTE says."""
+    from pyspark.sql import SparkSession
+
+    builder = SparkSession.builder
+    settings |= {
+        "spark.python.daemon.module": "nonconvex.distributed.worker_daemon",
+        "spark.ui.enabled": "false",
+        "spark.ui.showConsoleProgress": "false",
+    }
+    for name, value in settings.items():
+        builder = builder.config(name, value)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # some are of the server, which has them by then
+        return builder.getOrCreate()
 
 
 def _remembering(look_up: Any) -> Any:

@@ -23,11 +23,11 @@ from typing import Any, NamedTuple, NoReturn, Self
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
+from nonconvex.distributed.connect import Py4JJavaError
 from nonconvex.distributed.files import (
     ConcurrencyError,
     FileSystem,
@@ -205,7 +205,7 @@ class Checkpoints:
     def _iterations(self) -> list[int]:
         files = FileSystem(self.spark, self.path)
         try:
-            names = files.names(self.path)
+            names = files.published(self.path)
         except FileSystemError:
             if files.exists(self.path):
                 raise

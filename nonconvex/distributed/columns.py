@@ -50,11 +50,6 @@ def check_frame(
                 f"spark.createDataFrame({name})"
             )
         raise ColumnError(f"{name} must be {allowed}, got {shorten(repr(value), 80)}")
-    if type(value).__module__.startswith("pyspark.sql.connect."):
-        raise ColumnError(
-            f"{name} is a DataFrame of Spark Connect, which has no broadcast variables; make it by "
-            "a session whose driver is this process, without remote()"
-        )
     if value.sparkSession is not None:
         use_this_python(value.sparkSession)
     if batch and value.isStreaming:

@@ -8,7 +8,6 @@ whoever can replace the files can replace their checksums.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import logging
@@ -21,12 +20,16 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, Self, TypeVar
 from urllib.parse import unquote
 
-from py4j.protocol import Py4JJavaError
-from pyspark.sql import SparkSession
+import pyarrow as pa
+from pyspark.errors import AnalysisException, PySparkException
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as F
 
+from nonconvex.distributed.connect import Py4JJavaError, refuse
+from nonconvex.distributed.runtime import connected
 from nonconvex.local.files import CHECKSUMS, ChecksumError, checksums_of, saved_files, verify_files
 
 _TOKEN = r"[0-9a-f]{8}-\d+-\d+"
@@ -91,8 +94,6 @@ _logger = logging.getLogger("nonconvex")
 _TEMPORARY = re.compile(rf"\.(?P<name>.+)\.(?P<writer>{_TOKEN})\.[0-9a-f]{{8}}(?P<old>\.old)?")
 _HIDDEN = re.compile(r"/(\.|_(?![^/]*=))|\._COPYING_$")  # not ``_day=1``
 DAY = 86400.0  # seconds
-DISK_FULL = os.strerror(errno.ENOSPC)
-"""The words in every error that a full disk causes."""
 
 
 class FileSystemError(ValueError):
@@ -113,6 +114,8 @@ def java_class(jvm: Any, name: str) -> Any:
 class FileSystem:
     """The file system of a path, local, HDFS or an object store; the default one without a scheme.
 
+    A session of Spark Connect gets a `RemoteFileSystem`.
+
     Examples
     --------
     >>> files = FileSystem(spark, "runs/films")
@@ -121,6 +124,13 @@ class FileSystem:
     """
 
     failure: type[Exception] = FileSystemError
+    renames = True  # whether a directory can take the place of another at once
+
+    def __new__(cls, spark: SparkSession, path: str) -> Self:
+        """Choose by the session."""
+        chosen: Any = RemoteFileSystem if connected(spark) else cls
+        made: Self = object.__new__(chosen)
+        return made
 
     def __init__(self, spark: SparkSession, path: str) -> None:
         context: Any = spark.sparkContext
@@ -138,6 +148,10 @@ class FileSystem:
         """Return the sorted names in the directory `path`, or of the file that it is."""
         with _named("listed", path):
             return sorted(s.getPath().getName() for s in self._files.listStatus(self._path(path)))
+
+    def published(self, path: str) -> list[str]:
+        """Return the sorted names in the directory `path`, of what `publish` has completed."""
+        return self.names(path)
 
     def sizes(self, path: str) -> dict[str, int]:
         """Return the size in bytes of each file in a directory, recursively, by relative path."""
@@ -185,7 +199,11 @@ class FileSystem:
         return self._read(path, digests.sha256Hex)
 
     def read_text(self, path: str) -> str:
-        """Return the text of a small file in UTF-8."""
+        """Return the text of a small file in UTF-8, or of the only one in a directory of Spark."""
+        with _named("read", path):
+            if self._files.getFileStatus(self._path(path)).isDirectory():
+                parts = [name for name in self.names(path) if name[0] not in "_."]
+                path = f"{path}/{(parts or ['part'])[0]}"
         utilities = java_class(self._jvm, "org.apache.commons.io.IOUtils")
         return self._read(path, lambda stream: utilities.toString(stream, "UTF-8"))
 
@@ -409,6 +427,178 @@ class FileSystem:
         return True
 
 
+class RemoteFileSystem(FileSystem):
+    """A file system that only a server of Spark Connect reaches: by dataframes.
+
+    A file of text is a directory with the one file that Spark writes into it, which a classic
+    session reads alike.  Files and directories that Spark ignores, and empty ones, are not seen.
+    Nothing can be renamed: a directory appears as it is written, its checksums last.
+    """
+
+    renames = False
+
+    def __init__(self, spark: SparkSession, path: str) -> None:
+        self._spark = spark
+        self._root = path
+        self._digests: dict[str, str] | None = None
+
+    def exists(self, path: str) -> bool:
+        """Return whether there is a file at `path` or below."""
+        return bool(self._found("reached", path, "path", limit=1))
+
+    def names(self, path: str) -> list[str]:
+        """Return the sorted names in the directory `path`."""
+        return sorted({name.partition("/")[0] for name in self.sizes(path)})
+
+    def published(self, path: str) -> list[str]:
+        """Return the sorted names in the directory `path`, of what has its checksums."""
+        found = (name.split("/") for name in self.sizes(path))
+        return sorted(parts[0] for parts in found if parts[1:2] == [CHECKSUMS])
+
+    def sizes(self, path: str) -> dict[str, int]:
+        """Return the size in bytes of each file in a directory, recursively, by relative path."""
+        found = self._found("listed", path, "path", "length")
+        if found is None:
+            raise FileSystemError(f"{path} cannot be listed: there is nothing")
+        self._root, self._digests = path, None
+        return dict(sorted(zip(_relative(path, found), found["length"].to_pylist(), strict=True)))
+
+    def empty_files(self, pattern: str) -> list[str]:
+        """Refuse."""
+        self._refuse()
+
+    def partitions(self, pattern: str) -> list[str]:
+        """Refuse."""
+        self._refuse()
+
+    def sha256(self, path: str) -> str:
+        """Return the SHA-256 of a file below what `sizes` has listed, "" if it is gone.
+
+        The server computes those of all of them at once.
+        """
+        if self._digests is None:
+            digest = F.sha2("content", 256).alias("digest")
+            found = self._found("read", self._root, "path", digest)
+            names = [] if found is None else _relative(self._root, found)
+            digests = [] if found is None else found["digest"].to_pylist()
+            self._digests = dict(zip(names, digests, strict=True))
+        return self._digests.get(path.removeprefix(f"{self._root}/"), "")
+
+    def read_text(self, path: str) -> str:
+        """Return the text of a small file in UTF-8."""
+        with _named("read", path):
+            texts = self._spark.read.text(path, wholetext=True).toArrow()
+        return "".join(texts["value"].to_pylist())
+
+    def read_end(self, path: str, count: int) -> bytes:
+        """Return the last bytes of a file, at most `count`."""
+        found = self._found("read", path, F.substring("content", -count, count).alias("end"))
+        if found is None:
+            raise FileSystemError(f"{path} cannot be read: there is nothing")
+        end: bytes = found["end"][0].as_py()
+        return end
+
+    def write_text(self, path: str, text: str) -> None:
+        """Write a small file in UTF-8 into a directory, replacing what is there.
+
+        The directory is `path`, or of a path that ends with ``part-00000``, as Spark names its
+        files, its parent.
+        """
+        lines = self._spark.createDataFrame([(text.removesuffix("\n"),)], "value string")
+        with _named("written", path):
+            lines.coalesce(1).write.mode("overwrite").text(path.removesuffix("/part-00000"))
+
+    def local_path(self, path: str) -> str | None:
+        """Return None: a disk of the server is none of this machine."""
+        return None
+
+    def modified(self, path: str) -> float:
+        """Return the time of the last write to a file at `path` or below, in seconds since 1970."""
+        time = F.unix_micros("modificationTime").alias("time")
+        found = self._found("reached", path, time)
+        if found is None:
+            raise FileSystemError(f"{path} cannot be reached: there is nothing")
+        return float(max(found["time"].to_pylist())) / 1e6
+
+    def make_directory(self, path: str) -> None:
+        """Make the directory `path`, or empty it."""
+        self._write_nothing(path, "overwrite")
+
+    def check_writable(self, path: str) -> None:
+        """Raise FileSystemError unless a directory can be written to; it is made."""
+        try:
+            self._write_nothing(path, "append")
+        except FileSystemError as error:
+            raise FileSystemError(f"{error}: name a directory that can be") from None
+
+    def delete(self, path: str, *, whole: bool = True) -> None:
+        """Remove all files in a directory; unless `whole`, do nothing."""
+        if whole and self.exists(path):
+            self.make_directory(path)
+
+    def sweep(self, directory: str, name: str | None = None, lease: float = DAY) -> None:
+        """Do nothing: there are no temporary files."""
+
+    def write_bytes(self, path: str, content: bytes) -> None:
+        """Refuse."""
+        self._refuse()
+
+    def copy_in(self, local: str, directory: str) -> None:
+        """Refuse."""
+        self._refuse()
+
+    def replace_text(self, path: str, text: str) -> None:
+        """Refuse."""
+        self._refuse()
+
+    def write_new(self, path: str, text: str) -> bool:
+        """Refuse."""
+        self._refuse()
+
+    def rename(self, path: str, target: str) -> None:
+        """Refuse."""
+        self._refuse()
+
+    def sibling(self, path: str) -> str:
+        """Refuse."""
+        self._refuse()
+
+    def parent(self, path: str) -> tuple[str, str]:
+        """Return the directory that `path` is in, and its name there."""
+        directory, _, name = path.rstrip("/").rpartition("/")
+        return directory or ".", name
+
+    def _write_nothing(self, path: str, mode: str) -> None:
+        """Write no rows in no partitions, of which comes a directory without a file of rows."""
+        none = self._spark.createDataFrame([], "value string, part int")
+        with _named("written", path):
+            none.write.partitionBy("part").mode(mode).text(path)
+
+    def _refuse(self) -> NoReturn:
+        raise refuse("preparing and publishing need files that are renamed at once, by Java")
+
+    def _found(
+        self, done: str, path: str, *columns: str | Column, limit: int | None = None
+    ) -> pa.Table | None:
+        """Return columns of ``binaryFile`` of all files at `path`; None if there are none."""
+        files = self._spark.read.format("binaryFile").option("recursiveFileLookup", "true")
+        with _named(done, path):
+            try:
+                chosen: DataFrame = files.load(path).select(*columns)
+                found = (chosen if limit is None else chosen.limit(limit)).toArrow()
+            except AnalysisException as error:
+                if error.getCondition() == "PATH_NOT_FOUND":
+                    return None
+                raise
+        return found if len(found) else None
+
+
+def _relative(path: str, found: pa.Table) -> list[str]:
+    """Return the paths of files from the directory `path` on."""
+    inside = f"/{path.partition(':')[2] or path}/".replace("//", "/").replace("/./", "/")
+    return [full[full.rindex(inside) + len(inside) :] for full in found["path"].to_pylist()]
+
+
 def _write(stream: Any, content: bytes) -> None:
     try:
         stream.write(bytearray(content))
@@ -445,6 +635,10 @@ def _named(done: str, path: str) -> Iterator[None]:
         exception = error.java_exception
         cause = exception.getMessage() or exception.getClass().getSimpleName()
         raise FileSystemError(f"{path} cannot be {done}: {' '.join(cause.split())}") from None
+    except PySparkException as error:
+        cause = (str(error).splitlines() or [type(error).__name__])[0]
+        cause = re.sub(r"^\(\S+\) ", "", cause)  # the class of an exception of the server
+        raise FileSystemError(f"{path} cannot be {done}: {cause}") from None
 
 
 def write_checksums(
@@ -493,7 +687,8 @@ def publish(spark: SparkSession, path: str, *, replace: bool = True) -> Iterator
     """Yield an empty temporary directory that takes the place of `path` once it is complete.
 
     What was at `path` stays until then, and for good if the block raises.  A killed process leaves
-    the temporary directory, or between two renames the old one; the next writer clears up.
+    the temporary directory, or between two renames the old one; the next writer clears up.  Over
+    Spark Connect, which renames nothing, it is `path` itself, emptied.
 
     Examples
     --------
@@ -504,6 +699,12 @@ def publish(spark: SparkSession, path: str, *, replace: bool = True) -> Iterator
     """
     files = FileSystem(spark, path)
     files.sweep(*files.parent(path))
+    if not files.renames:
+        if not replace and files.exists(path):
+            raise ConcurrencyError(f"{path} cannot be written: it exists")
+        files.make_directory(path)
+        yield path
+        return
     temporary = files.sibling(path)
     files.make_directory(temporary)
     try:

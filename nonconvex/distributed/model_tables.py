@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import StringType
 
+from nonconvex.distributed.connect import Py4JJavaError
 from nonconvex.distributed.files import FileSystem, FileSystemError
 from nonconvex.distributed.rows import (
     CachedRows,
@@ -63,13 +63,14 @@ def write_factors(
 
 
 def write_table(spark: SparkSession, path: str, table: pa.Table) -> None:
-    """Write a table as Parquet: a small one as a file, without a job."""
-    if table.nbytes > _SMALL:
+    """Write a table as Parquet: a small one as a file, without a job where that can be."""
+    files = FileSystem(spark, path)
+    if table.nbytes > _SMALL or not files.renames:
         spark.createDataFrame(table).write.parquet(path)
         return
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, store_schema=False)
-    FileSystem(spark, path).write_bytes(f"{path}/part-00000.parquet", sink.getvalue().to_pybytes())
+    files.write_bytes(f"{path}/part-00000.parquet", sink.getvalue().to_pybytes())
 
 
 def read_factors(

@@ -9,16 +9,19 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from pyspark import RDD, StorageLevel
+from pyspark import StorageLevel
 from pyspark.sql import DataFrame, SparkSession
 
 from nonconvex.distributed.runtime import freeze_gc_once, partitions, rows_of
 from nonconvex.numerics import Doubles, Floats
 from nonconvex.numerics.deterministic import PartialSums
+
+if TYPE_CHECKING:
+    from pyspark import RDD
 
 Element = tuple[int, Any]
 """The number of a block, and a value that belongs to it."""
@@ -31,6 +34,8 @@ def by_number(number: int) -> int:
 
 def zip_partitions(*rdds: RDD[Element]) -> RDD[Element]:
     """Unite the partitions of several RDDs that `by_number` has partitioned alike, in place."""
+    from pyspark import RDD
+
     context: Any = rdds[0].context
     # All hold pickled lists, so that nothing is serialized again.
     serializer = context.serializer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import logging
 import math
@@ -11,10 +12,10 @@ import sys
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 from urllib.parse import unquote, urlsplit
 from weakref import finalize
 
@@ -22,21 +23,39 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from py4j.protocol import Py4JError
-from pyspark import RDD, Broadcast, SparkContext
+from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.types import StructType
 
-from nonconvex.distributed.files import DISK_FULL
+from nonconvex.distributed import connect
+from nonconvex.distributed.connect import Py4JError
 from nonconvex.numerics.deterministic import Kernel, KernelError, core_of, require
+
+if TYPE_CHECKING:
+    from pyspark import RDD, SparkContext
 
 _log = logging.getLogger("nonconvex")
 _PROPERTY = "spark.job.description"
 _GROUP = "spark.jobGroup.id"
 _UNKNOWN_MEMORY = 1 << 32
 
+DISK_FULL = os.strerror(errno.ENOSPC)
+"""The words in every error that a full disk causes."""
+
 T = TypeVar("T")
 R = TypeVar("R")
+_T_co = TypeVar("_T_co", covariant=True)
+
+
+class Value(Protocol[_T_co]):
+    """A value that every task can read until it is destroyed, such as a broadcast."""
+
+    @property
+    def value(self) -> _T_co:
+        """The shared value."""
+
+    def destroy(self) -> None:
+        """Release it everywhere."""
 
 
 class Progress(NamedTuple):
@@ -64,15 +83,31 @@ def report(progress: Progress) -> None:
     _log.info("%s", progress.line(), extra={"progress": progress})
 
 
+def connected(session: SparkSession | DataFrame | None) -> bool:
+    """Tell whether a session, or that of a dataframe, is one of Spark Connect."""
+    return type(session).__module__.startswith("pyspark.sql.connect.")
+
+
 def parallelism(spark: SparkSession) -> int:
     """Return the number of tasks that can run at once."""
+    if connected(spark):
+        return connect.server_cores(spark)
     return spark.sparkContext.defaultParallelism
+
+
+def running_context() -> Any:
+    """Return the SparkContext of this process, if there is one; pyspark-client has none."""
+    try:
+        from pyspark import SparkContext
+    except ImportError:
+        return None
+    return SparkContext._active_spark_context
 
 
 def driver_cores() -> int:
     """Return the number of cores that this process may use, at most N of a master ``local[N]``."""
     found = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    context: Any = SparkContext._active_spark_context
+    context = running_context()
     asked = re.match(r"local(?:\[(\d+)|$)", context.master if context is not None else "")
     return min(found or 1, int(asked[1] or 1) if asked else found or 1)
 
@@ -96,6 +131,8 @@ def driver_has_all_cores(spark: SparkSession) -> bool:
     Executors that are still to come count; with dynamic allocation nobody knows how many will.
     """
     get, cores = spark.conf.get, driver_cores()
+    if connected(spark):
+        return cores >= parallelism(spark)
     if re.fullmatch(r"local(\[.*\])?", spark.sparkContext.master or ""):
         return True
     if get("spark.dynamicAllocation.enabled", "false") == "true" or not executors(spark):
@@ -119,9 +156,12 @@ def worker_core(spark: SparkSession, kernel: Kernel) -> str:
     executor cannot run the kernel.
     """
     own = core_of(kernel)
-    if not executors(spark):
+    if connected(spark):
+        found = tuple(connect.ask_workers(spark, lambda: _ask_core(kernel)))
+    elif not executors(spark):
         return own
-    found = tuple(partitions(spark, [kernel] * parallelism(spark)).map(_ask_core).collect())
+    else:
+        found = tuple(partitions(spark, [kernel] * parallelism(spark)).map(_ask_core).collect())
     for core in found:
         if isinstance(core, KernelError):
             raise core
@@ -150,6 +190,8 @@ def _warn_of_cores(cores: tuple[str, ...]) -> None:
 
 def collectable_bytes(spark: SparkSession) -> int:
     """Return how many bytes a job may well bring to the driver, through the memory of its Java."""
+    if connected(spark):  # no Java is on the way
+        return driver_memory() // 4
     context: Any = spark.sparkContext
     most = int(context._jsc.sc().conf().getSizeAsBytes("spark.driver.maxResultSize", "1g"))
     memory = int(context._jvm.Runtime.getRuntime().maxMemory()) // 8
@@ -201,6 +243,8 @@ def use_this_python(spark: SparkSession) -> None:
     Spark takes ``python3`` of the path, which in a virtual environment that is not activated is
     another one, without the modules of this process.
     """
+    if connected(spark):
+        return
     context = spark.sparkContext
     named = "PYSPARK_PYTHON" in os.environ or context.getConf().get("spark.pyspark.python")
     if not named and str(context.master).startswith("local"):
@@ -213,8 +257,18 @@ def java_version(spark: SparkSession) -> str:
     return str(context._jvm.System.getProperty("java.version"))
 
 
-def broadcast(spark: SparkSession, value: T) -> Broadcast[T]:
+def add_python_file(spark: SparkSession, path: str) -> None:
+    """Add a file or archive of Python modules to the workers of a session."""
+    if connected(spark):
+        spark.addArtifacts(path, pyfile=True)
+    else:
+        spark.sparkContext.addPyFile(path)
+
+
+def broadcast(spark: SparkSession, value: T) -> Value[T]:
     """Broadcast a value to all tasks; the caller destroys it."""
+    if connected(spark):
+        return connect.share(spark, value)
     return spark.sparkContext.broadcast(value)
 
 
@@ -230,12 +284,14 @@ _unowned: list[_Unowned] = []
 _MOST_UNOWNED = 64  # before Java is asked to look which are garbage
 
 
-def broadcast_for(owner: object, spark: SparkSession, value: T) -> Broadcast[T]:
+def broadcast_for(owner: object, spark: SparkSession, value: T) -> Value[T]:
     """Broadcast a value that is released with its owner, and with the last plan that reads it.
 
     Java drops a broadcast that nothing refers to.  The file that pyspark keeps on the driver,
     which the workers there read, is removed when a later broadcast finds that Java has done so.
     """
+    if connected(spark):
+        return broadcast(spark, value)
     remove_unowned(spark)
     shared = broadcast(spark, value)
     context: Any = spark.sparkContext
@@ -264,11 +320,11 @@ def remove_unowned(spark: SparkSession, most: int = _MOST_UNOWNED) -> int:
 
 
 @contextmanager
-def broadcasting(spark: SparkSession) -> Iterator[Callable[[Any], Broadcast[Any]]]:
+def broadcasting(spark: SparkSession) -> Iterator[Callable[[Any], Value[Any]]]:
     """Yield a function that broadcasts values; all are destroyed at the end of the block."""
-    shared: list[Broadcast[Any]] = []
+    shared: list[Value[Any]] = []
 
-    def share(value: Any) -> Broadcast[Any]:
+    def share(value: Any) -> Value[Any]:
         shared.append(broadcast(spark, value))
         return shared[-1]
 
@@ -281,12 +337,23 @@ def broadcasting(spark: SparkSession) -> Iterator[Callable[[Any], Broadcast[Any]
 
 def partitions(spark: SparkSession, values: list[T]) -> RDD[T]:
     """Return an RDD with a partition for each value."""
+    if connected(spark):
+        raise connect.refuse("exchange='shuffle' keeps rows in RDDs")
     return spark.sparkContext.parallelize(values, len(values))
 
 
 def rows_of(frame: DataFrame) -> RDD[Any]:
     """Return the rows of a dataframe as an RDD."""
     return frame.rdd
+
+
+@contextmanager
+def persisted(frame: DataFrame) -> Iterator[None]:
+    """Persist a dataframe during a block, unless its server keeps none."""
+    with ExitStack() as stack:
+        with suppress(PySparkException):
+            stack.callback(frame.persist().unpersist)
+        yield
 
 
 def map_in_threads(function: Callable[[T], R], values: Iterable[T]) -> list[R]:
@@ -308,6 +375,8 @@ def described(spark: SparkSession, text: str) -> Iterator[None]:
 
 def job_description(spark: SparkSession) -> str | None:
     """Return the description of the Spark jobs of this thread, if any."""
+    if connected(spark):  # whose server describes jobs itself
+        return None
     return spark.sparkContext.getLocalProperty(_PROPERTY)
 
 
@@ -325,6 +394,8 @@ def counted_jobs(spark: SparkSession) -> Iterator[Callable[[], int]]:
 
 def describe_jobs(spark: SparkSession, text: str | None) -> None:
     """Describe the Spark jobs that follow; None removes the description, "" would be shown."""
+    if connected(spark):
+        return
     context: Any = spark.sparkContext
     context.setLocalProperty(_PROPERTY, text)
 
@@ -452,7 +523,7 @@ def map_batches(
     tasks: Spark brings them the bytes of whole files, from any file system.  Then the task meets
     `UnreadableError` in its batches if there is any doubt about a file.
     """
-    scan = _plain_scan(frame) if in_files else None
+    scan = _plain_scan(frame) if in_files and not connected(frame) else None
     files = None if scan is None else _whole_files(frame, scan)
     if scan is None or files is None:
         return frame.mapInArrow(with_frozen_gc(task), schema)
@@ -513,6 +584,9 @@ def collect_table(frame: DataFrame, most_rows: int) -> pa.Table | None:
     """
     if not most_rows:
         return None
+    if connected(frame):  # whose plan is on the server
+        with connect.served(frame.sparkSession):
+            return frame.toArrow() if frame.count() <= most_rows else None
     table = _read_scan(frame, most_rows)
     if table is not None:
         return table
@@ -620,7 +694,8 @@ def explain(error: Exception) -> InputError | StoppedError | None:
     text = str(error)
     if DISK_FULL in text or hasattr(type(error), "exit_status"):
         return None
-    if _STOPPED.search(text) or SparkContext._active_spark_context is None:
+    ended = running_context() is None and not connected(SparkSession.getActiveSession())
+    if ended or _STOPPED.search(text):
         return StoppedError("the Spark session was stopped meanwhile: start one, and begin again")
     if (cancelled := _CANCELLED.search(text)) is not None:
         return StoppedError(f"the jobs of Spark were cancelled ({cancelled[1]}): begin again")

@@ -27,7 +27,7 @@ from pyspark.sql import DataFrame
 
 from nonconvex.distributed.runtime import explained
 from nonconvex.estimators.display import one_line
-from nonconvex.estimators.persistence import EstimatorReader
+from nonconvex.estimators.persistence import EstimatorReader, EstimatorWriter
 from nonconvex.numerics import Bools, Floats
 from nonconvex.numerics.optim import (
     OPTIMIZERS,
@@ -642,6 +642,10 @@ class GridEstimator(
     def setParams(self, **params: Any) -> Self:
         """Set Params by name."""
         return self._set(**params)
+
+    def write(self) -> EstimatorWriter:
+        """Return a writer of this estimator."""
+        return EstimatorWriter(self)
 
     @classmethod
     def read(cls) -> EstimatorReader[Self]:

@@ -41,7 +41,18 @@ class KeepsCheckpoint:
             kept.release()
 
 
-class ModelWriter(MLWriter, Generic[ModelT]):
+class _Overwriting(MLWriter):
+    """Writer that replaces a directory without a JVM in this process."""
+
+    def _handleOverwrite(self, path: str) -> None:
+        FileSystem(self.sparkSession, path).delete(path)
+
+
+class EstimatorWriter(_Overwriting, DefaultParamsWriter):
+    """Writer of the Params of an estimator."""
+
+
+class ModelWriter(_Overwriting, Generic[ModelT]):
     """Writer of a model, then its metadata, then the checksums that show that it is complete.
 
     At the end the checkpoint of the fit is removed, unless the option ``clearCheckpoint`` is False.

@@ -65,7 +65,8 @@ def saved_files(files: Files, path: str) -> dict[str, int]:
     return {
         name: size
         for name, size in files.sizes(path).items()
-        if name != CHECKSUMS and not any(part[0] in "_." for part in name.split("/"))
+        if name.partition("/")[0] != CHECKSUMS
+        and not any(part[0] in "_." for part in name.split("/"))
     }
 
 
@@ -132,7 +133,9 @@ class Directory:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
     def read_text(self, path: str) -> str:
-        """Return a file."""
+        """Return a file, or the only one in a directory of Spark."""
+        if self.system.get_file_info(path).type == fs.FileType.Directory:
+            path = f"{path}/{min(name for name in self.sizes(path) if name[0] not in '_.')}"
         with self.system.open_input_stream(path) as file:
             return str(file.read().decode())
 

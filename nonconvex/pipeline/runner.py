@@ -15,8 +15,13 @@ from typing import Any, NoReturn, TypeVar
 
 from pyspark.sql import SparkSession
 
-from nonconvex.distributed.files import DISK_FULL
-from nonconvex.distributed.runtime import cancel_jobs, described, explain, pass_signals_on
+from nonconvex.distributed.runtime import (
+    DISK_FULL,
+    cancel_jobs,
+    described,
+    explain,
+    pass_signals_on,
+)
 from nonconvex.distributed.termination import Termination, exit_status, terminating
 from nonconvex.pipeline.config import ConfigError, Section, load, parse_date
 from nonconvex.pipeline.live import logging_to_stderr

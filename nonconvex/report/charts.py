@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from nonconvex.distributed.files import DISK_FULL
+from nonconvex.distributed.runtime import DISK_FULL
 from nonconvex.numerics import Doubles, Longs
 from nonconvex.numerics.metrics import LEVELS, PredictedVsActual
 from nonconvex.report.page import COLOURS, Picture, legible

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from pyspark.sql import DataFrame, SparkSession
 
 from nonconvex import __version__
-from nonconvex.distributed.files import DISK_FULL, FileSystem
-from nonconvex.distributed.runtime import java_version, parallelism
+from nonconvex.distributed.files import FileSystem
+from nonconvex.distributed.runtime import DISK_FULL, java_version, parallelism
 from nonconvex.pipeline.runs import REPORT, RunMetadata
 from nonconvex.report.page import Page, Picture, render
 

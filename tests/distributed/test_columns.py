@@ -1,4 +1,4 @@
-"""What is given to a model must be a dataframe, of a session with broadcast variables."""
+"""What is given to a model must be a dataframe."""
 
 import math
 from fractions import Fraction
@@ -7,21 +7,9 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-from pyspark.sql import DataFrame
 
 from nonconvex.distributed.columns import ColumnError, batch_of, check_frame, totals_in
 from nonconvex.numerics.deterministic import add_exactly, fractions_of
-
-
-def test_a_frame_of_spark_connect_is_refused_in_one_sentence():
-    classic, connect = (
-        object.__new__(type("DataFrame", (DataFrame,), {"__module__": f"pyspark.sql.{kind}.frame"}))
-        for kind in ("classic", "connect")
-    )
-    check_frame("dataset", classic)
-    message = "^dataset is a DataFrame of Spark Connect, which has no broadcast variables; make"
-    with pytest.raises(ColumnError, match=message):
-        check_frame("dataset", connect)
 
 
 @pytest.mark.parametrize(

@@ -54,14 +54,9 @@ from nonconvex.distributed.data.validation import (
     label_ratings,
     reason_without_value,
 )
-from nonconvex.distributed.files import (
-    DISK_FULL,
-    FileSystem,
-    FileSystemError,
-    publish,
-    write_checksums,
-)
+from nonconvex.distributed.files import FileSystem, FileSystemError, publish, write_checksums
 from nonconvex.distributed.runtime import (
+    DISK_FULL,
     Batches,
     Task,
     collectable_bytes,

@@ -20,7 +20,6 @@ from nonconvex.distributed.data.prepared import PreparedRatings
 from nonconvex.distributed.data.validation import RatingsError
 from nonconvex.distributed.factorization.execution import (
     BlockStore,
-    CachedBlocks,
     Exchange,
     ExchangePolicy,
     ExecutionMode,
@@ -132,6 +131,7 @@ def pack_ratings(
         ``held_out boolean``, which marks validation ratings.
     """
     session, has_validation = ratings.sparkSession, "held_out" in ratings.columns
+    policy = policy.of_session(session)
     on_driver = partial(
         _pack_on_driver, session, user_blocks, item_blocks, dtype, transform, kernel
     )
@@ -187,6 +187,7 @@ def load_prepared(
     Only validation ratings and divided long rows are shuffled.
     """
     manifest, session = prepared.manifest, prepared.spark
+    policy = policy.of_session(session)
     rows = manifest.counts["train"] + manifest.counts["validation"]
     checked = check_range(Checked(rows, manifest.minimum, manifest.maximum), dtype)
     users, items = (
@@ -254,9 +255,7 @@ def _pack_on_driver(
     return _finish(packed, Ids(users.ids, items.ids), dtype, checked)
 
 
-def _index(
-    chunks: CachedBlocks, survey: Survey, kind: str, side: str, blocks: int | None
-) -> IdIndex:
+def _index(chunks: BlockStore, survey: Survey, kind: str, side: str, blocks: int | None) -> IdIndex:
     """Index the ids of a side, from the survey of its chunks if it has them."""
     if survey.ids is None:
         counted = collect_ids(chunks, side, kind)

@@ -9,25 +9,39 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import pyarrow as pa
-from pyspark import RDD, StorageLevel
+from pyspark import StorageLevel
 from pyspark.sql import DataFrame, Row, SparkSession
+from pyspark.sql import functions as F
 
+from nonconvex.distributed.connect import keep, refuse, release, served
 from nonconvex.distributed.rows import by_number
 from nonconvex.distributed.runtime import (
     Batches,
     Task,
+    Value,
     broadcast,
+    connected,
     driver_has_all_cores,
     driver_memory,
     freeze_gc_once,
+    from_bytes,
     map_in_threads,
+    parallelism,
+    to_bytes,
+    with_frozen_gc,
     worker_core,
 )
 from nonconvex.numerics.deterministic import Kernel, core_of, one_thread_per_product
+
+if TYPE_CHECKING:
+    from pyspark import RDD
+
+Elements = Any
+"""Batches of executors: an RDD of them, or over Spark Connect a dataframe of their bytes."""
 
 ExecutionMode = Literal["auto", "driver", "executors"]
 Exchange = Literal["broadcast", "shuffle"]
@@ -44,7 +58,6 @@ RATING_BYTES = 64
 """Memory that a rating takes on the driver while it is packed by both sides."""
 
 T = TypeVar("T")
-_T_co = TypeVar("_T_co", covariant=True)
 
 
 def driver_capacity(spark: SparkSession, place: ExecutionMode) -> int:
@@ -83,6 +96,14 @@ class ExchangePolicy(NamedTuple):
     # whether the ratings of a long row may be divided among tasks, if rows are broadcast
     divisible: bool = False
 
+    def of_session(self, spark: SparkSession) -> ExchangePolicy:
+        """Return the policy of fits in a session; rows that executors keep are elements of RDDs."""
+        if not connected(spark):
+            return self
+        if self.asked == "shuffle":
+            raise refuse("exchange='shuffle' keeps rows in RDDs; set exchange='auto'")
+        return self._replace(obstacle=self.obstacle or "a session of Spark Connect")
+
     def choose(self, rows: int) -> Exchange:
         """Choose by the number of rows of the larger side, and log the reason."""
         if self.asked != "auto":
@@ -102,17 +123,6 @@ class ExchangePolicy(NamedTuple):
             return "broadcast"
         _log.info("rows are exchanged by shuffle: %s", sizes)
         return "shuffle"
-
-
-class Value(Protocol[_T_co]):
-    """A value that every task of a pass can read until it is destroyed, such as a broadcast."""
-
-    @property
-    def value(self) -> _T_co:
-        """The shared value."""
-
-    def destroy(self) -> None:
-        """Release it everywhere."""
 
 
 class LocalValue(Generic[T]):
@@ -137,6 +147,7 @@ class BlockStore(Protocol):
 
     session: SparkSession
     first_part: int | None
+    batches: Elements
 
     def run(self, task: Task) -> pa.Table:
         """Apply a task to all blocks, and return all batches that it yields."""
@@ -184,8 +195,45 @@ class CachedBlocks:
         self.batches.unpersist()
 
 
-def batches_of(frame: DataFrame, schema: pa.Schema) -> RDD[pa.RecordBatch]:
+class FrameBlocks:
+    """Blocks that a server of Spark Connect keeps, as a dataframe of their bytes."""
+
+    def __init__(
+        self, session: SparkSession, batches: DataFrame, first_part: int | None = None
+    ) -> None:
+        self.session, self.first_part = session, first_part
+        self.batches = keep(batches)
+
+    def run(self, task: Task) -> pa.Table:
+        """Map the dataframe, in one job."""
+        with served(self.session):
+            found = map_elements(self.batches, task).toArrow()
+        return pa.concat_tables(from_bytes(one.as_buffer()) for one in found["batch"])
+
+    def share(self, value: T) -> Value[T]:
+        """Send the value along with each pass."""
+        return broadcast(self.session, value)
+
+    def core(self, kernel: Kernel) -> str:
+        """Ask the workers, as `CachedBlocks` does."""
+        return worker_core(self.session, kernel)
+
+    def release(self) -> None:
+        """Remove the blocks from the server."""
+        release(self.batches)
+
+
+def cache_blocks(
+    session: SparkSession, batches: Elements, first_part: int | None = None
+) -> BlockStore:
+    """Cache batches where the session has executors."""
+    return (FrameBlocks if connected(session) else CachedBlocks)(session, batches, first_part)
+
+
+def batches_of(frame: DataFrame, schema: pa.Schema) -> Elements:
     """Return the rows of a dataframe as elements, each a batch with its binary columns in place."""
+    if connected(frame):
+        return frame.mapInArrow(with_frozen_gc(lambda rows: _encoded(_cut_rows(rows))), _ENCODED)
 
     def batch(row: Row) -> pa.RecordBatch:
         arrays = [
@@ -198,9 +246,18 @@ def batches_of(frame: DataFrame, schema: pa.Schema) -> RDD[pa.RecordBatch]:
 
 
 def frame_of(
-    session: SparkSession, batches: RDD[pa.RecordBatch], columns: Sequence[str], types: str
+    session: SparkSession, batches: Elements, columns: Sequence[str], types: str
 ) -> DataFrame:
     """Return some columns of batches as a dataframe of those types."""
+    if connected(session):
+        names = [column.split()[0] for column in types.split(", ")]
+
+        def chosen(content: Batches) -> Batches:
+            for batch in _decoded(content):
+                yield pa.RecordBatch.from_arrays([batch[name] for name in columns], names)
+
+        found: DataFrame = batches.mapInArrow(with_frozen_gc(chosen), types)
+        return found
 
     def rows(batch: pa.RecordBatch) -> list[tuple[Any, ...]]:
         return list(zip(*(batch[name].to_pylist() for name in columns), strict=True))
@@ -208,21 +265,54 @@ def frame_of(
     return session.createDataFrame(batches.flatMap(rows), types)
 
 
-def map_elements(batches: RDD[pa.RecordBatch], task: Task) -> RDD[pa.RecordBatch]:
+def map_elements(batches: Elements, task: Task) -> Elements:
     """Apply a task to the batches of each partition."""
+    if isinstance(batches, DataFrame):
+        over = with_frozen_gc(lambda content: _encoded(task(_decoded(content))))
+        return batches.mapInArrow(over, _ENCODED)
     return batches.mapPartitions(_on_elements(task))
 
 
-def shuffle_pieces(
-    pieces: RDD[pa.RecordBatch], join: Task, partitions: int, first: int = 0
-) -> RDD[pa.RecordBatch]:
+def shuffle_pieces(pieces: Elements, join: Task, partitions: int, first: int = 0) -> Elements:
     """Send each batch to the partition of its ``block``, counted from `first`, and join them."""
+    if isinstance(pieces, DataFrame):
+        return map_elements(pieces.repartitionById(partitions, F.col("block") - first), join)
 
     def numbered(piece: pa.RecordBatch) -> tuple[int, pa.RecordBatch]:
         return piece["block"][0].as_py() - first, piece
 
     sent = pieces.map(numbered).partitionBy(partitions, by_number)
     return map_elements(sent.values(), join)
+
+
+def number_of_tasks(batches: Elements) -> int:
+    """Return the number of partitions, at least 1; over Spark Connect, an estimate."""
+    if isinstance(batches, DataFrame):
+        return _TASKS * parallelism(batches.sparkSession)
+    return max(int(batches.getNumPartitions()), 1)
+
+
+_ENCODED = "block int, batch binary"
+_TASKS = 4  # per core
+
+
+def _encoded(batches: Batches) -> Batches:
+    """Put each batch into a row of `_ENCODED`, by its block if it has one."""
+    for batch in batches:
+        block = batch["block"].slice(0, 1) if "block" in batch.schema.names else pa.nulls(1)
+        content = pa.array([to_bytes(pa.Table.from_batches([batch]))], pa.binary())
+        yield pa.RecordBatch.from_arrays([block.cast(pa.int32()), content], ["block", "batch"])
+
+
+def _decoded(rows: Batches) -> Batches:
+    for batch in rows:
+        for content in batch["batch"]:
+            yield from from_bytes(content.as_buffer()).to_batches()
+
+
+def _cut_rows(batches: Batches) -> Batches:
+    for batch in batches:
+        yield from (batch.slice(row, 1) for row in range(len(batch)))
 
 
 def _on_elements(task: Task) -> Callable[[Iterable[pa.RecordBatch]], Batches]:
@@ -246,6 +336,7 @@ class LocalBlocks:
     def __init__(self, session: SparkSession, blocks: Sequence[pa.RecordBatch]) -> None:
         self.session = session
         self.first_part: int | None = None
+        self.batches: Elements = None  # none are on executors
         self._blocks = blocks
 
     def run(self, task: Task) -> pa.Table:

@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-from pyspark import Broadcast
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.types import ArrayType, BinaryType, StructField, StructType
@@ -15,7 +14,7 @@ from pyspark.sql.types import ArrayType, BinaryType, StructField, StructType
 from nonconvex.distributed.data.ids import default_blocks
 from nonconvex.distributed.factorization.dataset import Ids
 from nonconvex.distributed.factorization.predict import index_table, with_index
-from nonconvex.distributed.runtime import Batches, Task, freeze_gc_once
+from nonconvex.distributed.runtime import Batches, Task, Value, freeze_gc_once
 from nonconvex.local.factorization import merge_folded, refuse_unusable, solve_ratings
 from nonconvex.numerics import Floats
 from nonconvex.numerics.deterministic import Kernel
@@ -36,7 +35,7 @@ class Drawing(NamedTuple):
     """The kept samples that folded rows are drawn in."""
 
     posterior: Posterior
-    shared: Sequence[Broadcast[Floats]]  # users and items of the posterior
+    shared: Sequence[Value[Floats]]  # users and items of the posterior
     kernel: Kernel = "numpy"
 
 
@@ -45,7 +44,7 @@ def fold_in(
     side: Side,
     factors: Factors,
     ids: Ids,
-    shared: Sequence[Broadcast[Floats]],
+    shared: Sequence[Value[Floats]],
     equation: Equation,
     ridge: Uncertainty | None = None,
 ) -> tuple[Factors, Ids, Uncertainty | None]:

@@ -16,7 +16,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-from pyspark import RDD
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_schema
@@ -25,18 +24,20 @@ from nonconvex.distributed.data.ids import IdIndex, default_blocks, index_ids
 from nonconvex.distributed.data.validation import RatingsError
 from nonconvex.distributed.factorization.execution import (
     BlockStore,
-    CachedBlocks,
+    Elements,
     LocalValue,
-    Value,
     batches_of,
+    cache_blocks,
     frame_of,
     map_elements,
+    number_of_tasks,
     shuffle_pieces,
 )
 from nonconvex.distributed.runtime import (
     Batches,
     Task,
     UnreadableError,
+    Value,
     binary_row,
     collectable_bytes,
     combined,
@@ -110,7 +111,7 @@ class Chunk(NamedTuple):
 
 def read_chunks(
     ratings: DataFrame, dtype: type[np.floating], *, in_files: bool = True
-) -> CachedBlocks:
+) -> BlockStore:
     """Encode ``user, item, rating double[, weight double][, held_out boolean]`` as cached chunks.
 
     The first job over them reads the ratings.  If a task cannot read a file, `survey_chunks` says
@@ -124,7 +125,7 @@ def read_chunks(
             yield _record(held_out=False, rows=0)
 
     frame = map_batches(ratings, task, from_arrow_schema(_SCHEMA), in_files=in_files)
-    return CachedBlocks(ratings.sparkSession, batches_of(frame, _SCHEMA))
+    return cache_blocks(ratings.sparkSession, batches_of(frame, _SCHEMA))
 
 
 class Survey(NamedTuple):
@@ -135,9 +136,9 @@ class Survey(NamedTuple):
     ids: dict[str, pa.Table] | None
 
 
-def survey_chunks(chunks: CachedBlocks) -> Survey | None:
+def survey_chunks(chunks: BlockStore) -> Survey | None:
     """Collect reports and ids in one job; None if a task could not read a file."""
-    most = collectable_bytes(chunks.session) // max(chunks.batches.getNumPartitions(), 1)
+    most = collectable_bytes(chunks.session) // number_of_tasks(chunks.batches)
     found = chunks.run(_survey(most))
     of_chunk = pc.is_valid(found["held_out"])
     reports = found.filter(of_chunk).select(REPORT)
@@ -280,7 +281,7 @@ def _chunk(table: pa.Table, dtype: type[np.floating]) -> dict[str, Any]:
     return fields
 
 
-def collect_ids(chunks: CachedBlocks, side: str, kind: str) -> pa.Table:
+def collect_ids(chunks: BlockStore, side: str, kind: str) -> pa.Table:
     """Return ``id, count`` of training ratings, each id once; the executors add them up."""
 
     def ids(batches: Batches) -> Batches:
@@ -335,14 +336,14 @@ class PackingSide(NamedTuple):
 
 
 def pack_blocks(
-    chunks: CachedBlocks,
+    chunks: BlockStore,
     side: PackingSide,
     dtype: type[np.floating],
     lookups: Lookups,
     transform: _Transform | None = None,
     *,
     held_out: bool = False,
-) -> CachedBlocks:
+) -> BlockStore:
     """Pack chunks of ratings into blocks, each on a partition of its own.
 
     Only packed pieces are shuffled, which takes a third of the time that ratings would.  A block
@@ -351,7 +352,7 @@ def pack_blocks(
     """
     pieces = map_elements(chunks.batches, _cut_chunks(dtype, side, lookups, held_out))
     joined = shuffle_pieces(pieces, _join(dtype, transform, side.kernel), side.partitions)
-    return CachedBlocks(chunks.session, joined, side.blocks if side.parts else None)
+    return cache_blocks(chunks.session, joined, side.blocks if side.parts else None)
 
 
 def pack_in_place(
@@ -360,7 +361,7 @@ def pack_in_place(
     dtype: type[np.floating],
     lookups: Lookups,
     transform: _Transform | None = None,
-) -> CachedBlocks:
+) -> BlockStore:
     """Pack ratings whose blocks already lie each within one partition; nothing is shuffled.
 
     Takes what `triples` takes, and returns what `pack_blocks` does, but for the parts of long rows,
@@ -375,16 +376,16 @@ def pack_in_place(
         parts = _pieces(ratings, side, dtype, lookups, "parts of rows")
         number = side.partitions - side.blocks
         batches = batches.union(shuffle_pieces(parts, join, number, first=side.blocks))
-    return CachedBlocks(ratings.sparkSession, batches, side.blocks if side.parts else None)
+    return cache_blocks(ratings.sparkSession, batches, side.blocks if side.parts else None)
 
 
 def pack_triples(
     ratings: DataFrame, side: PackingSide, dtype: type[np.floating], lookups: Lookups
-) -> CachedBlocks:
+) -> BlockStore:
     """Pack what `triples` takes into blocks, wherever the ratings are."""
     pieces = _pieces(ratings, side, dtype, lookups)
     joined = shuffle_pieces(pieces, _join(dtype, None, side.kernel), side.blocks)
-    return CachedBlocks(ratings.sparkSession, joined)
+    return cache_blocks(ratings.sparkSession, joined)
 
 
 def _pieces(
@@ -393,7 +394,7 @@ def _pieces(
     dtype: type[np.floating],
     lookups: Lookups,
     kept: _Kept = "all",
-) -> RDD[pa.RecordBatch]:
+) -> Elements:
     cut = _cut_triples(dtype, side, lookups, kept)
     return batches_of(map_batches(ratings, cut, _sql(_PIECE)), _fields(_PIECE))
 

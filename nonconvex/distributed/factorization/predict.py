@@ -10,12 +10,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-from pyspark import Broadcast
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.functions import arrow_udf
 
-from nonconvex.distributed.runtime import freeze_gc_once
+from nonconvex.distributed.runtime import Value, freeze_gc_once
 from nonconvex.numerics import Floats, Ints
 from nonconvex.numerics.deterministic import Kernel
 from nonconvex.numerics.factorization.model import Factors, predict
@@ -87,13 +86,13 @@ class IdTable(NamedTuple):
 
 def predictions(
     alpha: float,
-    users: Broadcast[Floats],
-    items: Broadcast[Floats],
+    users: Value[Floats],
+    items: Value[Floats],
     user: Column,
     item: Column,
     limits: tuple[float, float] | None,
     *,
-    tables: Broadcast[tuple[IdTable, IdTable]] | None = None,
+    tables: Value[tuple[IdTable, IdTable]] | None = None,
     known_only: bool = False,
     kernel: Kernel = "numpy",
 ) -> Column:
@@ -170,8 +169,8 @@ def _rows(structs: pa.Array, rank: int) -> Floats:
 
 def deviations(
     spread: Spread | RidgeSpread | VariationalSpread,
-    rows: Sequence[Broadcast[Floats]],
-    more: Broadcast[Any] | None,
+    rows: Sequence[Value[Floats]],
+    more: Value[Any] | None,
     user_index: Column,
     item_index: Column,
 ) -> Column:

@@ -14,11 +14,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from operator import attrgetter, itemgetter
-from typing import Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 import pyarrow as pa
-from pyspark import RDD, StorageLevel
+from pyspark import StorageLevel
 from pyspark.sql import SparkSession
 
 from nonconvex.distributed.factorization.execution import CachedBlocks
@@ -64,6 +64,9 @@ from nonconvex.numerics.factorization.ridge_posterior import (
     moment_of,
 )
 from nonconvex.numerics.factorization.vb import InferredUpdate
+
+if TYPE_CHECKING:
+    from pyspark import RDD
 
 
 class OutBlock(NamedTuple):

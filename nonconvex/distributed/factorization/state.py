@@ -6,14 +6,13 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pyspark import RDD
 from pyspark.sql import SparkSession
 
-from nonconvex.distributed.factorization.execution import BlockStore, Value
+from nonconvex.distributed.factorization.execution import BlockStore
 from nonconvex.distributed.factorization.steps import (
     AnyStep,
     AnyUpdate,
@@ -25,6 +24,7 @@ from nonconvex.distributed.factorization.steps import (
 from nonconvex.distributed.rows import Element, Rows, ShardedRows, row_squares, scatter
 from nonconvex.distributed.runtime import (
     Progress,
+    Value,
     describe_jobs,
     freeze_gc_once,
     job_description,
@@ -43,6 +43,9 @@ from nonconvex.numerics.factorization.vb import (
     Prior,
     RowSums,
 )
+
+if TYPE_CHECKING:
+    from pyspark import RDD
 
 _log = logging.getLogger("nonconvex")
 

@@ -15,9 +15,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from nonconvex.distributed.factorization.execution import BlockStore, Value
+from nonconvex.distributed.factorization.execution import BlockStore
 from nonconvex.distributed.factorization.packing import unpack
-from nonconvex.distributed.runtime import Batches, Task, binary_row
+from nonconvex.distributed.runtime import Batches, Task, Value, binary_row
 from nonconvex.numerics import Bools, Doubles, Floats, Ints
 from nonconvex.numerics.deterministic import Kernel, Stream, one_thread_per_product, total
 from nonconvex.numerics.factorization.als import (

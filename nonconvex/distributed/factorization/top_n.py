@@ -15,7 +15,6 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyspark import Broadcast
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_type
@@ -23,7 +22,7 @@ from pyspark.sql.types import ArrayType, DataType, FloatType, StructField, Struc
 
 from nonconvex.distributed.columns import id_column, named_column
 from nonconvex.distributed.factorization.predict import index_table, with_index
-from nonconvex.distributed.runtime import Batches, freeze_gc_once, parallelism
+from nonconvex.distributed.runtime import Batches, Value, freeze_gc_once, parallelism
 from nonconvex.numerics import Floats, Ints
 from nonconvex.numerics.deterministic import Kernel
 from nonconvex.numerics.factorization.model import Factors
@@ -47,8 +46,8 @@ class ModelSide(NamedTuple):
     role: str
     column: str
     ids: pa.ChunkedArray  # (m,): In the order of their indices
-    shared_ids: Broadcast[pa.ChunkedArray]  # the same ids
-    rows: Broadcast[Floats]  # (m, 1 + K): rows (β, γ)
+    shared_ids: Value[pa.ChunkedArray]  # the same ids
+    rows: Value[Floats]  # (m, 1 + K): rows (β, γ)
 
     @property
     def type(self) -> DataType:
@@ -66,8 +65,8 @@ class Ranker(NamedTuple):
 
     alpha: float
     # of shapes (m, 1 + K)
-    rows: Broadcast[Floats]
-    columns: Broadcast[Floats]
+    rows: Value[Floats]
+    columns: Value[Floats]
     n: int
     allowed: Ints | None  # indices of the allowed columns; by default all
     kernel: Kernel = "numpy"

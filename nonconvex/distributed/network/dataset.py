@@ -8,10 +8,9 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from pyspark import RDD
 from pyspark.sql import DataFrame
 
 from nonconvex.distributed.data.examples import (
@@ -22,7 +21,7 @@ from nonconvex.distributed.data.examples import (
     raise_rejected,
     select_examples,
 )
-from nonconvex.distributed.network.gradients import Shards, cache_shards
+from nonconvex.distributed.network.gradients import ShardRows, Shards, cache_shards
 from nonconvex.distributed.network.shards import (
     SHARD_BYTES,
     ExampleDecoder,
@@ -60,7 +59,7 @@ class ExampleSet:
     validation: Shards | None  # None if no rows are held out
     stats: ExampleStats  # of the training examples
     fingerprint: str  # of all examples, with their classes
-    cached: RDD[Any]
+    cached: ShardRows
 
     def decoder(
         self,
@@ -90,7 +89,7 @@ class ExampleSet:
 
     def release(self) -> None:
         """Unpersist the shards."""
-        self.cached.unpersist()
+        self.cached.release()
 
     def _warn_constant(self, constant: Longs) -> None:
         if len(constant):
@@ -123,11 +122,11 @@ def shard_examples(
             raise_rejected(Counter(reasons), columns, schema)
         return _example_set(cached, columns, layout)
     except BaseException:
-        cached.unpersist()
+        cached.release()
         raise
 
 
-def _example_set(cached: RDD[Any], columns: ExampleColumns, layout: ShardLayout) -> ExampleSet:
+def _example_set(cached: ShardRows, columns: ExampleColumns, layout: ShardLayout) -> ExampleSet:
     schema = layout.schema
     train = Shards(cached, 0, layout.training)
     stats = _measure(train, schema, schema.rows)

@@ -9,22 +9,34 @@ shorter step, and `open_gradients` opens it.
 from __future__ import annotations
 
 import logging
+import pickle
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, replace
 from functools import partial, reduce
-from typing import Any, Generic, Literal, NamedTuple, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, Protocol, Self, TypeVar
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
-from pyspark import RDD, Broadcast, InheritableThread, SparkContext, StorageLevel
-from pyspark.sql import DataFrame
+from pyspark import InheritableThread, StorageLevel
+from pyspark.sql import DataFrame, SparkSession
 
+from nonconvex.distributed.connect import keep, release, served
 from nonconvex.distributed.network.shards import ExampleDecoder, Shard
-from nonconvex.distributed.runtime import driver_cores, freeze_gc_once
+from nonconvex.distributed.runtime import (
+    Batches,
+    Value,
+    broadcast,
+    connected,
+    driver_cores,
+    freeze_gc_once,
+    parallelism,
+    rows_of,
+)
 from nonconvex.numerics import Doubles, Floats, Longs
 from nonconvex.numerics.network.backprop import (
     LANES,
@@ -46,6 +58,9 @@ from nonconvex.numerics.network.least_squares import NormalSums
 from nonconvex.numerics.network.model import Network
 from nonconvex.numerics.network.training import Gradients
 
+if TYPE_CHECKING:
+    from pyspark import RDD
+
 GradientMode = Literal["driver", "executors"]
 
 MEMORY_BYTES = 512 << 20
@@ -61,19 +76,79 @@ _log = logging.getLogger("nonconvex")
 _T = TypeVar("_T")
 
 
+class ShardRows(Protocol):
+    """Rows of shards in the cache of executors, at most one in a partition; see `Shard`."""
+
+    session: SparkSession
+
+    def run(
+        self, function: Callable[[Iterable[Any]], list[_T]], partitions: Sequence[int]
+    ) -> list[_T]:
+        """Apply a function to the rows of each of some partitions, and return all results."""
+
+    def release(self) -> None:
+        """Remove them from the cache."""
+
+
+class CachedRdd:
+    """Rows in an RDD, of which a job runs over the partitions that it needs."""
+
+    def __init__(self, sharded: DataFrame, values: int) -> None:
+        self.session = sharded.sparkSession
+        self._rows: RDD[Any] = rows_of(sharded).persist(_storage_level(self.session, values))
+
+    def run(
+        self, function: Callable[[Iterable[Any]], list[_T]], partitions: Sequence[int]
+    ) -> list[_T]:
+        """Run one job."""
+        results: list[_T] = self._rows.context.runJob(self._rows, function, partitions)
+        return results
+
+    def release(self) -> None:
+        """Remove them from the cache."""
+        self._rows.unpersist()
+
+
+class FrameRows:
+    """Rows that a server of Spark Connect keeps as a dataframe, by their first column."""
+
+    def __init__(self, sharded: DataFrame) -> None:
+        self.session = sharded.sparkSession
+        self._rows = keep(sharded)
+
+    def run(
+        self, function: Callable[[Iterable[Any]], list[_T]], partitions: Sequence[int]
+    ) -> list[_T]:
+        """Map those rows of the dataframe in one job; results come back pickled."""
+
+        def pickled(batches: Batches) -> Batches:
+            rows = (tuple(row.values()) for batch in batches for row in batch.to_pylist())
+            for result in function(rows):
+                content = pa.array([pickle.dumps(result, protocol=5)], pa.binary())
+                yield pa.RecordBatch.from_pydict({"result": content})
+
+        chosen = self._rows.where(self._rows[0].isin(list(partitions)))
+        with served(self.session):
+            found = chosen.mapInArrow(pickled, "result binary").toArrow()["result"]
+        return [pickle.loads(one.as_buffer()) for one in found]
+
+    def release(self) -> None:
+        """Remove them from the server."""
+        release(self._rows)
+
+
 @dataclass(frozen=True)
 class Shards:
     """The shards to train on, or those to validate on; shard q lies in partition `first` + q."""
 
-    rows: RDD[Any]  # at most one `Shard` in a partition
+    rows: ShardRows
     first: int
     count: int
     sizes: tuple[int, ...] = ()  # number of examples of each shard, once it is known
 
-    @property
-    def context(self) -> SparkContext:
-        """The context that runs the jobs."""
-        return self.rows.context
+    def share(self, value: _T) -> Value[_T]:
+        """Make a value available to tasks."""
+        return broadcast(self.rows.session, value)
 
     def run(
         self, task: Callable[[int, Shard], _T], shards: Iterable[int] | None = None
@@ -94,7 +169,7 @@ class Shards:
         if not wanted:
             return {}
         partitions = [first + shard for shard in wanted]
-        done = dict(self.context.runJob(self.rows, on_partition, partitions))
+        done = dict(self.rows.run(on_partition, partitions))
         lost = [shard for shard in wanted if shard not in done and self.sizes and self.sizes[shard]]
         if lost:
             raise RuntimeError(
@@ -118,20 +193,19 @@ class Shards:
             yield chunk
 
 
-def cache_shards(sharded: DataFrame, values: int) -> RDD[Any]:
-    """Cache shards with this many numbers in all, in memory or on disk; the caller unpersists."""
-    rows: RDD[Any] = sharded.rdd
-    rows.persist(_storage_level(sharded.sparkSession.sparkContext, values))
-    return rows
+def cache_shards(sharded: DataFrame, values: int) -> ShardRows:
+    """Cache shards with this many numbers in all, in memory or on disk; the caller releases."""
+    return FrameRows(sharded) if connected(sharded) else CachedRdd(sharded, values)
 
 
-def _storage_level(context: SparkContext, values: int) -> StorageLevel:
+def _storage_level(spark: SparkSession, values: int) -> StorageLevel:
     """Return the level for this many numbers: memory if they take no more than half of it.
 
     Spark would spill shard by shard; but shards are large objects, which fragment the heap, and
     executors ran out of memory when it was a little over half full.
     """
-    status = cast(Any, context)._jsc.sc().getExecutorMemoryStatus().values().iterator()
+    context: Any = spark.sparkContext
+    status = context._jsc.sc().getExecutorMemoryStatus().values().iterator()
     room = 0
     while status.hasNext():  # the driver's too, which counts only where it is an executor
         room += status.next()._1()
@@ -153,18 +227,18 @@ def fetch_examples(
     x = np.empty((sum(shards.sizes), len(decoder.standardization.mean)), decoder.dtype)
     y: list[NDArray[Any]] = []
     weights: list[Doubles] = []
-    broadcast = shards.context.broadcast(decoder)
+    shared = shards.share(decoder)
     start = 0
     try:
         for chunk in shards.bounded(decoder.row_bytes(), chunk_bytes, range(shards.count)):
-            for part in shards.run(_decode(broadcast), chunk).values():
+            for part in shards.run(_decode(shared), chunk).values():
                 x[start : start + len(part.x)] = part.x
                 start += len(part.x)
                 y.append(part.y)
                 if part.weight is not None:
                     weights.append(part.weight)
     finally:
-        broadcast.destroy()
+        shared.destroy()
     return Examples(x, np.concatenate(y), np.concatenate(weights) if weights else None)
 
 
@@ -176,7 +250,7 @@ class _WithDecoder:
 
     def __enter__(self) -> Self:
         """Broadcast the decoder."""
-        self._broadcast = self._shards.context.broadcast(self._decoder)
+        self._broadcast = self._shards.share(self._decoder)
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -187,7 +261,7 @@ class _WithDecoder:
         self, theta: Floats, task: Callable[[Floats, int, Shard], S], shards: Iterable[int] | None
     ) -> S:
         """Add up what a task makes of θ and of some shards, all by default, in one job."""
-        shared = self._shards.context.broadcast(theta)
+        shared = self._shards.share(theta)
         try:
             parts = self._shards.run(lambda q, shard: task(shared.value, q, shard), shards)
             return reduce(merge, parts.values())
@@ -237,7 +311,9 @@ class StreamedGradients(_WithDecoder):
         task = _decode(self._broadcast)
         held: dict[int, Examples] = {}
         last = -1
-        with closing(_Ahead(partial(self._shards.run, task), chunks)) as ahead:
+        with closing(
+            _Ahead(self._shards.rows.session, partial(self._shards.run, task), chunks)
+        ) as ahead:
             self._ahead = ahead
             for batch in epoch_rows(sizes, self._batch_size, self._seed, number):
                 parts: list[tuple[Examples, Longs]] = []
@@ -254,7 +330,7 @@ class StreamedGradients(_WithDecoder):
         return sums(self._network, theta, examples, rows, ordered_map=self._pool.map)
 
 
-def _decode(decoder: Broadcast[ExampleDecoder]) -> Callable[[int, Shard], Examples]:
+def _decode(decoder: Value[ExampleDecoder]) -> Callable[[int, Shard], Examples]:
     return lambda _, shard: decoder.value(shard)
 
 
@@ -277,12 +353,14 @@ def _joined(parts: list[tuple[Examples, Longs]]) -> tuple[Examples, Longs | None
 class _Ahead(Generic[_T]):
     """An iterator over ``fetch(chunk)`` for each chunk, made by a thread that stays one ahead."""
 
-    def __init__(self, fetch: Callable[[list[int]], _T], chunks: Iterable[list[int]]) -> None:
+    def __init__(
+        self, spark: SparkSession, fetch: Callable[[list[int]], _T], chunks: Iterable[list[int]]
+    ) -> None:
         self._fetch, self._chunks = fetch, chunks
         self._results: queue.Queue[_T | BaseException] = queue.Queue(maxsize=1)
         self._stop = threading.Event()
         # Inherits the caller's job group and description, so that cancelling these cancels it.
-        self._thread = InheritableThread(target=self._run, daemon=True)
+        self._thread = InheritableThread(target=self._run, daemon=True, session=spark)
         self._thread.start()
 
     def __next__(self) -> _T:
@@ -314,7 +392,7 @@ class ExecutorGradients(_WithDecoder):
     """Gradients on the executors, a job for each step; a context manager.
 
     Each task draws the row order of its shard again, and returns the sums over its rows of the
-    minibatch; the driver adds them in the order of the minibatch.  Shards are cached meanwhile.
+    minibatch; the driver adds them in the order of the minibatch.
     """
 
     def __init__(
@@ -322,18 +400,6 @@ class ExecutorGradients(_WithDecoder):
     ) -> None:
         super().__init__(network, shards, decoder)
         self._batch_size, self._seed = batch_size, seed
-
-    def __enter__(self) -> Self:
-        """Broadcast the decoder, and cache the shards."""
-        rows = self._shards.rows
-        self._cached = None if rows.is_cached else rows.persist(StorageLevel.MEMORY_AND_DISK)
-        return super().__enter__()
-
-    def __exit__(self, *exception: object) -> None:
-        """Release both."""
-        if self._cached is not None:
-            self._cached.unpersist()
-        super().__exit__(*exception)
 
     def epoch(self, number: int) -> Iterator[Callable[[Floats], Sums]]:
         """Yield a function for each minibatch: θ of shape (R, p) to its sums."""
@@ -483,7 +549,7 @@ def choose_mode(
         parameters=restarts * network.size,
         parameter_bytes=np.dtype(decoder.dtype).itemsize,
         driver_cores=driver_cores(),
-        executor_cores=shards.context.defaultParallelism,
+        executor_cores=parallelism(shards.rows.session),
     )
     choice = cheaper_mode(cost)
     _log.info("%s", choice.reason)

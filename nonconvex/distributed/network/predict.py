@@ -11,7 +11,6 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyspark import Broadcast
 from pyspark.ml.functions import array_to_vector
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
@@ -28,7 +27,7 @@ from nonconvex.distributed.data.examples import (
     select_examples,
     select_vectors,
 )
-from nonconvex.distributed.runtime import Batches, Task, freeze_gc_once
+from nonconvex.distributed.runtime import Batches, Task, Value, freeze_gc_once
 from nonconvex.numerics import Bools, Doubles, Floats
 from nonconvex.numerics.deterministic import Totals
 from nonconvex.numerics.metrics import (
@@ -56,7 +55,7 @@ class OutputColumns(NamedTuple):
 def score(
     frame: DataFrame,
     features: str | Sequence[str],
-    scorer: Broadcast[Scorer],
+    scorer: Value[Scorer],
     outputs: OutputColumns,
     *,
     handle_invalid: HandleInvalid = "error",
@@ -164,7 +163,7 @@ _UNUSABLE = ("features.null", "features.finite")  # reasons that handle_invalid 
 def evaluate_network(
     frame: DataFrame,
     columns: ExampleColumns,
-    scorer: Broadcast[Scorer],
+    scorer: Value[Scorer],
     *,
     handle_invalid: HandleInvalid = "error",
     thresholds: Sequence[float] | None = None,
@@ -207,7 +206,7 @@ def evaluate_network(
 
 
 def _errors(
-    scorer: Broadcast[Scorer], schema: ExampleSchema, thresholds: Sequence[float] | None
+    scorer: Value[Scorer], schema: ExampleSchema, thresholds: Sequence[float] | None
 ) -> Task:
     def errors(batches: Batches) -> Batches:
         about = scorer.value

@@ -17,6 +17,7 @@ from nonconvex.distributed.factorization.dataset import Ids
 from nonconvex.distributed.factorization.evaluate import RatingModel, evaluate_ratings, retrieval
 from nonconvex.distributed.factorization.state import ShardedFactors
 from nonconvex.distributed.factorization.top_n import Ranker
+from nonconvex.distributed.runtime import persisted
 from nonconvex.estimators.factorization.fit import rating_column
 from nonconvex.estimators.factorization.params import FactorizationModelParams
 from nonconvex.estimators.factorization.predict import ModelState, add_predictions
@@ -62,8 +63,7 @@ def evaluate_model(
     ratings = select_as_in_training(state, params, dataset)
     users, items = model_sides(state, params, dataset.sparkSession)
     kernel = choose_kernel(params.getOrDefault("kernel"))
-    ratings.persist()
-    try:
+    with persisted(ratings):
         rows = _count(ratings)
         named = params.copy({params.getParam(role): name for role, name in _TRAINING.items()})
         predicted = add_predictions(state, named, ratings)
@@ -82,8 +82,6 @@ def evaluate_model(
             exclude=pairs,
             unknown=has_cold_lists(params),
         )
-    finally:
-        ratings.unpersist()
     return {
         "rmse": errors.rmse["prediction"],
         "mae": errors.mae["prediction"],

@@ -13,7 +13,6 @@ from collections.abc import Iterable, Sequence
 from functools import cached_property, partial
 from typing import Any
 
-from pyspark import Broadcast
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_type
@@ -32,7 +31,7 @@ from nonconvex.distributed.factorization.predict import (
 )
 from nonconvex.distributed.factorization.state import ShardedFactors, gather_factors
 from nonconvex.distributed.model_tables import factor_table
-from nonconvex.distributed.runtime import broadcast_for
+from nonconvex.distributed.runtime import Value, broadcast_for
 from nonconvex.estimators.factorization.params import FactorizationModelParams
 from nonconvex.estimators.factorization.summary import TrainingSummary
 from nonconvex.estimators.params import ParamError
@@ -74,7 +73,7 @@ class ModelState:
         self.held, self.ids, self.summary = factors, ids, summary
         self.posterior, self.ridge_posterior = posterior, ridge_posterior
         self.training_pairs, self.histories = training_pairs, tuple(histories)
-        self._shared: dict[str, tuple[Broadcast[Any], ...]] = {}
+        self._shared: dict[str, tuple[Value[Any], ...]] = {}
 
     def __reduce__(self) -> Any:
         """Pickle the parameters; like a loaded model, the copy does not have the training data."""
@@ -96,7 +95,7 @@ class ModelState:
         assert self.ridge_posterior is not None
         return self.ridge_posterior.spread(self.factors)
 
-    def share(self, spark: SparkSession, name: str) -> tuple[Broadcast[Any], ...]:
+    def share(self, spark: SparkSession, name: str) -> tuple[Value[Any], ...]:
         """Broadcast "rows" or "ids" of both sides, "samples" with their ω, or "residual stats".
 
         And "tables", an `IdTable` of each side, or nothing if one would not pay.

@@ -1,0 +1,210 @@
+"""Sessions of Spark Connect, which have no SparkContext and no JVM in this process.
+
+Everything that a classic session does by RDDs, broadcasts and Java is done here by dataframes: a
+value travels to the workers in the closure of a task, or beyond `CLOSURE_BYTES` as a file of the
+session.
+"""
+
+from __future__ import annotations
+
+import pickle
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+from weakref import WeakKeyDictionary, WeakSet
+
+import pyarrow as pa
+from pyspark.errors import PySparkException
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from nonconvex import __version__
+
+try:
+    from py4j.protocol import Py4JError as Py4JError
+    from py4j.protocol import Py4JJavaError as Py4JJavaError
+except ImportError:  # of pyspark-client, which has no Java
+
+    class Py4JError(Exception):  # type: ignore[no-redef]
+        """An error that does not occur."""
+
+    class Py4JJavaError(Exception):  # type: ignore[no-redef]
+        """Another one."""
+
+
+CLOSURE_BYTES = 32 << 20
+"""Most bytes of a value in the closure of a task; a server takes messages of 128 MB."""
+
+_RANGE = 1 << 16  # rows, more than there are cores
+
+T = TypeVar("T")
+
+_cores: WeakKeyDictionary[SparkSession, int] = WeakKeyDictionary()
+
+
+class ConnectError(ValueError):
+    """An operation that a session of Spark Connect does not have, or a server without nonconvex."""
+
+    exit_status = 1
+
+
+def refuse(what: str) -> ConnectError:
+    """Return the error for an operation that needs RDDs or Java."""
+    return ConnectError(f"{what}; Spark Connect has none, so use a session without remote()")
+
+
+def server_cores(spark: SparkSession) -> int:
+    """Return the number of tasks that the server can run at once, asked once for each session.
+
+    It is the number of partitions of a range; no setting of the server can be read.
+    """
+    if spark not in _cores:
+        placed = spark.range(_RANGE).select(F.spark_partition_id().alias("partition"))
+        last = placed.agg(F.max("partition")).first()
+        assert last is not None
+        _cores[spark] = int(last[0]) + 1
+    return _cores[spark]
+
+
+class Carried(Generic[T]):
+    """A value that travels in the closure of every task that reads it."""
+
+    def __init__(self, value: T) -> None:
+        self.value = value
+
+    def destroy(self) -> None:
+        """Do nothing: nothing is kept anywhere."""
+
+
+class FileValue(Generic[T]):
+    """A value in a file of the session, which each Python worker reads once; it stays there."""
+
+    def __init__(self, spark: SparkSession, value: T, content: bytes) -> None:
+        self._name, self._held = f"nonconvex-{uuid.uuid4().hex}.pickle", value
+        with tempfile.TemporaryDirectory() as directory:
+            path = Path(directory, self._name)
+            path.write_bytes(content)
+            spark.addArtifacts(str(path), file=True)
+
+    @property
+    def value(self) -> T:
+        """The value, read on a worker."""
+        value: T = self._held if "_held" in self.__dict__ else _read(self._name)
+        return value
+
+    def destroy(self) -> None:
+        """Do nothing: Spark removes a file of a session with the session."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the name of the file alone."""
+        return {"_name": self._name}
+
+
+@cache
+def _read(name: str) -> Any:
+    from pyspark import SparkFiles
+
+    return pickle.loads(Path(SparkFiles.get(name)).read_bytes())
+
+
+def share(spark: SparkSession, value: T) -> Carried[T] | FileValue[T]:
+    """Make a value available to tasks; the first time, see that the workers have this package."""
+    check_workers(spark)
+    content = pickle.dumps(value, protocol=5)
+    if len(content) <= CLOSURE_BYTES:
+        return Carried(value)
+    return FileValue(spark, value, content)
+
+
+def keep(frame: DataFrame) -> DataFrame:
+    """Persist a dataframe that every pass of a fit reads, for workers that have this package."""
+    check_workers(frame.sparkSession)
+    try:
+        return frame.persist()
+    except PySparkException:
+        raise ConnectError(
+            "the server keeps no dataframes, as serverless ones do not, so nothing can be fitted "
+            "there: set updates='driver', or gradients='driver' for a network"
+        ) from None
+
+
+_gone: WeakSet[SparkSession] = WeakSet()
+_GONE = ("UNAVAILABLE", "INVALID_HANDLE", "SESSION_CLOSED", "NO_ACTIVE_SESSION")
+
+
+@contextmanager
+def served(spark: SparkSession) -> Iterator[None]:
+    """Turn the end of the server, once Spark's retries are over, into one sentence."""
+    try:
+        yield
+    except PySparkException as error:
+        about = f"{type(error).__name__} {getattr(error, '_grpc_status_code', '')} {error}"
+        if not (about.startswith("SparkConnect") and any(word in about for word in _GONE)):
+            raise
+        _gone.add(spark)
+        raise ConnectError(
+            "the server of Spark Connect has ended or does not answer: open another session and "
+            "start the fit again; with checkpointPath it goes on from the last checkpoint"
+        ) from None
+
+
+def release(frame: DataFrame) -> None:
+    """Unpersist a dataframe, unless its server is gone."""
+    if frame.sparkSession not in _gone:
+        frame.unpersist()
+
+
+_checked: WeakKeyDictionary[SparkSession, bool] = WeakKeyDictionary()
+
+
+def check_workers(spark: SparkSession) -> None:
+    """Raise `ConnectError` unless the server's Python workers have this version of the package."""
+    if spark in _checked:
+        return
+    found = spark.range(1).mapInArrow(_version_task(), "version string").toArrow()["version"]
+    if found[0].as_py() != __version__:
+        what = f"nonconvex {found[0]}" if found[0].as_py() else "no nonconvex"
+        raise ConnectError(
+            f"the Python workers of the server have {what}, and this process has {__version__}: "
+            "call nonconvex.session.ship(spark) once, or install this version there"
+        )
+    _checked[spark] = True
+
+
+def ask_workers(spark: SparkSession, question: Callable[[], Any]) -> list[Any]:
+    """Return the answers of some workers, a task for each core."""
+    check_workers(spark)
+
+    def answer(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for _ in batches:
+            content = pa.array([pickle.dumps(question())], pa.binary())
+            yield pa.RecordBatch.from_pydict({"answer": content})
+
+    cores = server_cores(spark)
+    asked = spark.range(0, cores, numPartitions=cores).mapInArrow(answer, "answer binary")
+    return [pickle.loads(one.as_buffer()) for one in asked.toArrow()["answer"]]
+
+
+def _version_task() -> Any:
+    """Return a task that says which version of the package a worker has.
+
+    A nested function is pickled with its code, so that it runs without the package.
+    """
+
+    def version(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        import pyarrow
+
+        try:
+            import nonconvex
+
+            found = nonconvex.__version__
+        except ImportError:
+            found = ""
+        for _ in batches:
+            yield pyarrow.RecordBatch.from_pydict({"version": [found]})
+
+    return version

@@ -1,0 +1,197 @@
+"""What a session of Spark Connect is compared with a classic one in; test_connect.py runs both."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pyspark.errors import PySparkException
+from pyspark.sql import functions as F
+
+from nonconvex.distributed import checkpoints, connect, files
+from nonconvex.distributed.connect import ConnectError
+from nonconvex.neural_network import MultilayerPerceptronRegressionModel
+from nonconvex.neural_network import MultilayerPerceptronRegressor as Regressor
+from nonconvex.recommendation import MatrixFactorization, MatrixFactorizationModel
+from tests.factories import planted_table
+
+NETWORK = {"featuresCol": ["user", "item"], "labelCol": "rating", "layers": [4], "maxIter": 3}
+HELD_OUT = {"validationIndicatorCol": "held_out"}
+PLAIN = {"rank": 2, "maxIter": 3, "regUser": 0.5}
+FITS = {
+    "als": {**PLAIN, **HELD_OUT, "predictionStdCol": "std", "numRestarts": 2},
+    "executors": {**PLAIN, **HELD_OUT, "predictionStdCol": "std", "updates": "executors"},
+    "coordinate": {**PLAIN, "solver": "als-coordinate", "nonnegative": True},
+    "implicit": {**PLAIN, "implicitPrefs": True, "updates": "executors"},
+    "gd": {**PLAIN, "solver": "gd", "learningRate": 0.1},
+    "gibbs": {"rank": 2, "solver": "gibbs", "numBurnIn": 3, "numSamples": 4, "numKept": 4},
+    "network": {**NETWORK, "gradients": "driver"},
+    "shards": {**NETWORK, **HELD_OUT, "gradients": "executors"},
+}
+ASKED = ("als", "gibbs")
+NETWORKS = ("network", "shards")
+remote = pytest.mark.skipif("SPARK_REMOTE" not in os.environ, reason="for Spark Connect")
+every = pytest.mark.parametrize("name", FITS)
+
+
+def estimator(name, **more):
+    return (Regressor if name in NETWORKS else MatrixFactorization)(**FITS[name] | more)
+
+
+def loaded(name, path):
+    of = MultilayerPerceptronRegressionModel if name in NETWORKS else MatrixFactorizationModel
+    return of.load(str(path))
+
+
+def digest(model):
+    """A hash of all parameters."""
+    scorer = getattr(model, "scorer", None)
+    arrays = [scorer.theta] if scorer else [np.float64(model.globalBias), *model.factors[1:]]
+    return hashlib.sha256(b"".join(np.asarray(array).tobytes() for array in arrays)).hexdigest()
+
+
+def answers(name, model, data):
+    """What a model says, as JSON holds it; of some all that can be asked."""
+    said = {"parameters": digest(model)}
+    told = model.transform(data).orderBy("user", "item").toArrow()
+    said["transform"] = {name: told[name].to_pylist() for name in told.column_names}
+    if name not in ASKED:
+        return json.loads(json.dumps(said))
+    few = data.where("user < 5")
+    for of, frame in {
+        "items": model.recommendForAllUsers(3, exclude="train"),
+        "users": model.recommendForItemSubset(few, 3, candidates=few),
+        "similar": model.similarItems(3),
+    }.items():
+        said[of] = [row.asDict(recursive=True) for row in frame.orderBy(frame.columns[0]).collect()]
+    said["folded"] = digest(model.foldInUsers(few.withColumn("user", F.col("user") + 1000)))
+    said["evaluated"] = model.evaluate(data.where("held_out"), 3)
+    said["explained"] = model.explain(1, 2).text()
+    return json.loads(json.dumps(said))
+
+
+def train(name, spark, **more):
+    return estimator(name, **more).fit(spark.createDataFrame(planted_table()))
+
+
+@pytest.fixture(scope="module")
+def classic():
+    """The directory of the classic session: its models and what they said."""
+    return Path(os.environ["NONCONVEX_CLASSIC"])
+
+
+@remote
+@every
+def test_the_bits_are_those_of_a_classic_session(spark, classic, name):
+    data = spark.createDataFrame(planted_table())
+    model = train(name, spark)
+    expected = json.loads((classic / f"{name}.json").read_text())
+    found = answers(name, model, data)
+    for what, value in expected.items():
+        assert found[what] == value, what
+    model.write().overwrite().save(str(classic / "connect" / name))
+    for of in ("connect", "classic"):
+        again = loaded(name, classic / of / name)
+        assert digest(again) == expected["parameters"]
+
+
+@remote
+@pytest.mark.parametrize("name", ["executors", "gibbs", "network"])
+def test_a_killed_fit_goes_on_to_the_same_bits(spark, classic, name, tmp_path, monkeypatch):
+    more = {"checkpointPath": str(tmp_path / "fit"), "checkpointInterval": 1}
+    save, saved = checkpoints.Checkpoints.save, []
+
+    def killed(self, state):
+        if len(saved) == 1:  # in the middle of the second checkpoint, whose sums are missing
+            monkeypatch.setattr(checkpoints, "write_checksums", lambda *_: 1 / 0)
+        saved.append(state.iteration)
+        save(self, state)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints.Checkpoints, "save", killed)
+        with pytest.raises(ZeroDivisionError):
+            train(name, spark, **more)
+    monkeypatch.undo()
+    assert len(saved) == 2
+    expected = json.loads((classic / f"{name}.json").read_text())
+    model = train(name, spark, **more)
+    assert digest(model) == expected["parameters"]
+    model.clearCheckpoint()
+    assert not files.FileSystem(spark, more["checkpointPath"]).exists(more["checkpointPath"])
+
+
+@remote
+def test_nothing_stays_on_the_server(spark):
+    from pyspark import SparkContext
+
+    context = SparkContext._active_spark_context  # of the server, which this process has started
+    before = context._jsc.getPersistentRDDs().size()
+    for name in ("executors", "shards"):
+        train(name, spark)
+    assert context._jsc.getPersistentRDDs().size() == before
+
+
+@remote
+def test_a_value_that_is_too_large_for_a_closure_travels_as_a_file(spark, classic, monkeypatch):
+    monkeypatch.setattr(connect, "CLOSURE_BYTES", 1000)
+    expected = json.loads((classic / "als.json").read_text())
+    model = loaded("als", classic / "classic" / "als")
+    data = spark.createDataFrame(planted_table())
+    told = model.transform(data).orderBy("user", "item").toArrow()
+    assert told["prediction"].to_pylist() == expected["transform"]["prediction"]
+    assert (
+        digest(train("executors", spark))
+        == json.loads((classic / "executors.json").read_text())["parameters"]
+    )
+
+
+@remote
+def test_what_is_not_there_is_one_sentence(spark, classic, monkeypatch, tmp_path):
+    from pyspark.sql.connect.dataframe import DataFrame
+
+    def refused(frame):
+        raise PySparkException("[NOT_SUPPORTED_WITH_SERVERLESS]")
+
+    data = spark.createDataFrame(planted_table())
+    with pytest.raises(ConnectError, match=r"^exchange='shuffle' .*RDDs.*set exchange='auto'; Spa"):
+        train("als", spark, exchange="shuffle", numRestarts=1)
+    system = files.FileSystem(spark, str(tmp_path))
+    with pytest.raises(ConnectError, match=r"^preparing and publishing need files that are renam"):
+        system.replace_text(str(tmp_path / "published.json"), "")
+    with monkeypatch.context() as patch:
+        patch.setattr(DataFrame, "persist", refused)
+        with pytest.raises(ConnectError, match=r"^the server keeps no dataframes, .*'driver'"):
+            train("executors", spark)
+        assert loaded("als", classic / "classic" / "als").evaluate(data, 3, exclude=None)["users"]
+    monkeypatch.setattr(connect, "__version__", "9.9")
+    connect._checked.pop(spark)
+    with pytest.raises(
+        ConnectError, match=r"workers .* have nonconvex \d.* has 9.9: call nonconvex.s"
+    ):
+        train("executors", spark)
+
+
+@remote
+@pytest.mark.thorough
+def test_two_hundred_fits_leave_nothing(spark, monkeypatch):
+    """In both processes; the server is the Java that this one has started."""
+    import psutil
+    from pyspark import SparkContext
+
+    context, sent, memory = SparkContext._active_spark_context, [], []
+    for name in ("add_artifacts", "cache_artifacts"):
+        monkeypatch.setattr(spark.client, name, lambda *args, **more: sent.append(args))
+    server = next(child for child in psutil.Process().children(True) if child.name() == "java")
+    data = spark.createDataFrame(planted_table())
+    for number in range(200):
+        for name in ("executors", "als"):
+            estimator(name).fit(data).transform(data).toArrow()
+        if number in (50, 199):
+            context._jvm.System.gc()
+            memory.append([one.memory_info().rss for one in (psutil.Process(), server)])
+    assert not sent
+    assert context._jsc.getPersistentRDDs().size() == 0
+    for before, after in zip(*memory, strict=True):
+        assert after < 1.2 * before, memory
