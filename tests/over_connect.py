@@ -26,14 +26,20 @@ FITS = {
     "coordinate": {**PLAIN, "solver": "als-coordinate", "nonnegative": True},
     "implicit": {**PLAIN, "implicitPrefs": True, "updates": "executors"},
     "gd": {**PLAIN, "solver": "gd", "learningRate": 0.1},
+    "compiled": {**PLAIN, "solver": "als-cg", "updates": "executors", "kernel": "compiled"},
+    "vb": {"rank": 2, "maxIter": 3, "solver": "vb", "updates": "executors"},
     "gibbs": {"rank": 2, "solver": "gibbs", "numBurnIn": 3, "numSamples": 4, "numKept": 4},
     "network": {**NETWORK, "gradients": "driver"},
     "shards": {**NETWORK, **HELD_OUT, "gradients": "executors"},
 }
-ASKED = ("als", "gibbs")
+ASKED = ("als",)
 NETWORKS = ("network", "shards")
+NOT_HERE = ("gibbs", "network")  # whose checkpoints are of the client
 remote = pytest.mark.skipif("SPARK_REMOTE" not in os.environ, reason="for Spark Connect")
-every = pytest.mark.parametrize("name", FITS)
+THOROUGH = ("coordinate", "implicit", "gd", "network")
+every = pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.thorough] * (n in THOROUGH)) for n in FITS]
+)
 
 
 def estimator(name, **more):
@@ -98,7 +104,9 @@ def test_the_bits_are_those_of_a_classic_session(spark, classic, name):
 
 
 @remote
-@pytest.mark.parametrize("name", ["executors", "gibbs", "network"])
+@pytest.mark.parametrize(
+    "name", ["executors", *(pytest.param(n, marks=pytest.mark.thorough) for n in NOT_HERE)]
+)
 def test_a_killed_fit_goes_on_to_the_same_bits(spark, classic, name, tmp_path, monkeypatch):
     more = {"checkpointPath": str(tmp_path / "fit"), "checkpointInterval": 1}
     save, saved = checkpoints.Checkpoints.save, []

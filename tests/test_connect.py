@@ -15,34 +15,33 @@ import pytest
 
 from nonconvex.local import load
 from tests.factories import planted_table
-from tests.over_connect import FITS, answers, digest, estimator, loaded
+from tests.over_connect import FITS, THOROUGH, answers, digest, estimator, loaded
 
 pytest.importorskip("grpc", reason="pip install 'nonconvex[connect]'")
+pytest.importorskip("numba", reason="pip install 'nonconvex[fast]'")
 ROOT = Path(__file__).resolve().parent.parent
 
 
-@pytest.fixture(scope="module")
-def directory(spark, tmp_path_factory):
-    """Models of this session, and what they said."""
-    path = tmp_path_factory.mktemp("connect")
+@pytest.mark.parametrize(
+    "marker", ["not thorough", pytest.param("thorough", marks=[pytest.mark.thorough])]
+)
+def test_the_contract_holds_over_spark_connect_and_so_do_the_bits(spark, tmp_path, marker):
+    path, names = tmp_path, FITS if marker == "thorough" else FITS.keys() - set(THOROUGH)
     data = spark.createDataFrame(planted_table()).cache()
-    for name in FITS:
+    for name in names:
         model = estimator(name).fit(data)
         model.save(str(path / "classic" / name))
         (path / f"{name}.json").write_text(json.dumps(answers(name, model, data)))
-    return path
-
-
-def test_the_contract_holds_over_spark_connect_and_so_do_the_bits(directory):
     environment = {
         "SPARK_REMOTE": "local[2]",
         "SPARK_TESTING": "1",  # a free port
-        "NONCONVEX_CLASSIC": str(directory),
+        "NONCONVEX_CLASSIC": str(path),
         "PYTHONPATH": str(ROOT),
     }
+    command = [sys.executable, "-m", "pytest", "-n", "0", "-q", "-p", "no:cacheprovider"]
     files = ["tests/estimators/test_contract.py", "tests/over_connect.py"]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-n", "0", "-q", "-p", "no:cacheprovider", *files],
+        [*command, "-m", marker, *files],
         env=os.environ | environment,
         cwd=ROOT,
         capture_output=True,
@@ -50,9 +49,9 @@ def test_the_contract_holds_over_spark_connect_and_so_do_the_bits(directory):
         check=False,
     )
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
-    assert re.search(r"\d\d passed in", done.stdout), "none is skipped"
-    for name in FITS:
-        path = directory / "connect" / name
-        said = json.loads((directory / f"{name}.json").read_text())
-        assert digest(loaded(name, path)) == said["parameters"]
-        assert load(str(path))  # without Spark
+    assert re.search(r"\d passed", done.stdout)
+    assert "skipped" not in done.stdout
+    for saved in (path / "connect").iterdir():
+        said = json.loads((path / f"{saved.name}.json").read_text())
+        assert digest(loaded(saved.name, saved)) == said["parameters"]
+        assert load(str(saved))  # without Spark
