@@ -49,9 +49,11 @@ def oldest() -> tuple[str, ...]:
     return (*least, "pyparsing<3.3")  # which warns of what matplotlib 3.8 calls
 
 
-# pyspark 4.3 says on standard error that it does not yet fully support pandas 3.
+# pyspark 4.3 says on standard error that it does not yet fully support pandas 3, and gives it a
+# keyword that is deprecated.
 _PANDAS_3 = (
     "-W=ignore:PySpark does not yet fully support pandas:FutureWarning",
+    "-W=ignore:The copy keyword is deprecated:DeprecationWarning",
     "--deselect=tests/test_session.py::TestPlainPython::test_standard_error_is_quiet",
 )
 ENVIRONMENTS = {
