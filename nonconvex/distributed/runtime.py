@@ -684,7 +684,7 @@ class InputError(ValueError):
 
 
 class StoppedError(RuntimeError):
-    """A session that was stopped, or whose jobs were cancelled."""
+    """A session that was stopped, whose jobs were cancelled, or whose driver lacks memory."""
 
     exit_status = 1
 
@@ -694,6 +694,8 @@ def explain(error: Exception) -> InputError | StoppedError | None:
     text = str(error)
     if DISK_FULL in text or hasattr(type(error), "exit_status"):
         return None
+    if isinstance(error, MemoryError):
+        return StoppedError(f"the driver lacks memory ({text}): use less, or a larger one")
     ended = running_context() is None and not connected(SparkSession.getActiveSession())
     if ended or _STOPPED.search(text):
         return StoppedError("the Spark session was stopped meanwhile: start one, and begin again")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Mapping
 from datetime import date
+from fnmatch import fnmatchcase
+from pathlib import PurePosixPath
 from typing import Annotated, Any, Generic, Literal, Self, TypeVar
 
 from pydantic import Field, FiniteFloat, PositiveInt, model_validator
@@ -24,6 +27,36 @@ PUBLISHED = "published"
 EstimatorT = TypeVar("EstimatorT", bound=GridEstimator[Any])
 
 _GREATER_IS_BETTER = ("accuracy", "r2")
+
+
+def check_apart(written: Mapping[str, str | None], read: Mapping[str, str | None]) -> None:
+    """Raise `ValueError` if a place that is written is, or lies in, one that is read.
+
+    Whoever reads that directory next would find other files in it.  Places have the names of their
+    settings; one that is None is not used.
+
+    >>> check_apart({"output.path": "films/runs"}, {"ratings.path": "films"})
+    Traceback (most recent call last):
+    ValueError: output.path=films/runs lies in ratings.path=films, whose files are read: name ano...
+    """
+    for name, path in written.items():
+        for other, source in read.items():
+            if path is None or source is None:
+                continue
+            place, pattern = _place(path), str(_place(source))
+            if any(fnmatchcase(str(one), pattern) for one in (place, *place.parents)):
+                raise ValueError(
+                    f"{name}={path} lies in {other}={source}, whose files are read: name another "
+                    "directory"
+                )
+
+
+def _place(path: str) -> PurePosixPath:
+    """Return a path without links and dots, below its file system if it names another one."""
+    system, separator, inner = path.partition("://")
+    if separator and system != "file":
+        return PurePosixPath(f"/{system}:", os.path.normpath(inner))
+    return PurePosixPath(os.path.realpath(inner if separator else path.removeprefix("file:")))
 
 
 class DailySection(Section):
@@ -252,3 +285,8 @@ class PredictionConfig(Section):
     """The rows to predict."""
     predictions: PredictionsSection = PredictionsSection()
     output: PredictionOutputSection
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        check_apart({"output.path": self.output.path}, {"table.path": self.table.path})
+        return self

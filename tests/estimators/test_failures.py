@@ -8,6 +8,7 @@ import pytest
 from nonconvex.distributed import runtime
 from nonconvex.distributed.data.validation import RatingsError
 from nonconvex.distributed.runtime import InputError, StoppedError, explain, explained
+from nonconvex.estimators.params import ParamError
 from nonconvex.neural_network import MultilayerPerceptronRegressor
 from nonconvex.recommendation import MatrixFactorization
 from nonconvex.report.charts import drawn
@@ -83,6 +84,15 @@ def test_a_session_that_was_stopped(text, monkeypatch):
         raise AttributeError("'NoneType' object has no attribute 'sc'")
     with pytest.raises(RatingsError), explained():  # says it by itself
         raise RatingsError("no ratings")
+
+
+@pytest.mark.parametrize("params", [{"rank": 10**9}, {"rank": 2, "numRestarts": 10**8}])
+def test_memory_that_there_is_not(spark, planted_ratings, params):
+    with pytest.raises(ParamError, match=r"take [\d,.]+ GB, .* lower rank or") as raised:
+        MatrixFactorization(**params).fit(planted_ratings)
+    assert len(str(raised.value)) < 300
+    with pytest.raises(StoppedError, match=r"lacks memory \(Unable to allocate"), explained():
+        np.zeros(1 << 50)
 
 
 def test_a_defect_is_not_explained():

@@ -360,9 +360,10 @@ def test_what_fails_after_the_training_does_not_train_again(
 
 def test_an_output_that_cannot_be_written_is_refused_before_training(train, first, root):
     del first
-    status, printed, outcome, log = train(f"output.path={root}/ratings.csv/runs")
+    (root / "file").touch()
+    status, printed, outcome, log = train(f"output.path={root}/file/runs")
     assert (status, printed) == (1, [])
-    assert f"{root}/ratings.csv/runs cannot be written: " in outcome["error"]
+    assert f"{root}/file/runs cannot be written: " in outcome["error"]
     assert outcome["error"].endswith("name a directory that can be")
     assert "iteration" not in log
     assert "Traceback" not in log

@@ -34,6 +34,7 @@ from nonconvex.distributed.factorization.state import (
     gather_factors,
 )
 from nonconvex.distributed.factorization.steps import user_squares
+from nonconvex.distributed.runtime import driver_memory
 from nonconvex.estimators.factorization.params import ALSParams, FactorizationParams, max_iter_of
 from nonconvex.estimators.factorization.summary import (
     RestartSummary,
@@ -241,6 +242,8 @@ def fit_together(
             fitted += fit_together(training, [params], [initial[number]], alone, [names[number]])
             training = replace(training, exchange="broadcast")
         return fitted
+    if training.exchange == "broadcast":
+        _check_memory(training.ids, estimators)
     get = estimators[0].getOrDefault
     training = replace(training, core=training.blocks.users.core(choose_kernel(get("kernel"))))
     exchange = Shuffle if training.exchange == "shuffle" else Broadcast
@@ -278,6 +281,22 @@ def fit_together(
         _result(params, training, warm, [next(results) for _ in of_fit])._replace(checkpoint=of)
         for params, warm, of_fit, of in zip(estimators, initial, problems, kept, strict=True)
     ]
+
+
+def _check_memory(ids: Ids, estimators: Sequence[FactorizationParams]) -> None:
+    """Raise `ParamError` if all rows, three times in float32, are more than the driver has.
+
+    It holds the rows before and after an update, and those that tasks are given.
+    """
+    needed, free = 12 * sum(map(len, ids)) * unknowns_of(estimators), driver_memory()
+    if needed > free:
+        rank = max(one.getOrDefault("rank") for one in estimators)
+        starts = sum(one.getOrDefault("numRestarts") for one in estimators)
+        raise ParamError(
+            f"the rows of {len(ids.users):,} users and {len(ids.items):,} items at rank {rank:,} "
+            f"from {starts:,} starts take {needed / 1e9:,.1f} GB, and the driver has "
+            f"{free / 1e9:,.1f}: lower rank or numRestarts, or set exchange='shuffle'"
+        )
 
 
 def _apart(training: TrainingSet, estimators: Sequence[FactorizationParams]) -> bool:

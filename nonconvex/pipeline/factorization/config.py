@@ -27,6 +27,7 @@ from nonconvex.pipeline.sections import (
     SplitSection,
     StartSection,
     Text,
+    check_apart,
 )
 from nonconvex.recommendation import MatrixFactorization, MatrixFactorizationModel
 
@@ -109,6 +110,7 @@ class PreparationConfig(Section):
     @model_validator(mode="after")
     def _check(self) -> Self:
         needs_timestamps(self.ratings.columns(), self.ratings.rules(), self.split.split())
+        check_apart({"prepared.path": self.prepared.path}, {"ratings.path": self.ratings.path})
         return self
 
 
@@ -198,7 +200,15 @@ class FactorizationConfig(Section):
     @model_validator(mode="after")
     def _check(self) -> Self:
         alone = PreparedSection(path=self.prepared.path)
+        written = {
+            "output.path": self.output.path,
+            "factorization.checkpointPath": self.factorization.get("checkpointPath"),
+            "evaluation.report": self.evaluation.report,
+        }
+        prepared = {"prepared.path": self.prepared.path}
+        check_apart(written, {**prepared, "report.names": self.report.names})
         if self.ratings is not None:
+            check_apart({**written, **prepared}, {"ratings.path": self.ratings.path})
             needs_timestamps(self.ratings.columns(), self.ratings.rules(), self.split.split())
         elif self.split != SplitSection() or self.prepared != alone:
             raise ValueError(
@@ -294,3 +304,13 @@ class ServingConfig(Section):
     seen: SeenSection
     recommendations: RecommendationsSection = RecommendationsSection()
     output: ServingOutputSection
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        read = {
+            "seen.prepared": self.seen.prepared,
+            "recommendations.candidates": self.recommendations.candidates,
+            "recommendations.users": self.recommendations.users,
+        }
+        check_apart({"output.path": self.output.path}, read)
+        return self

@@ -26,6 +26,7 @@ from nonconvex.pipeline.sections import (
     StartSection,
     TableSection,
     Text,
+    check_apart,
 )
 
 NetworkEstimator = MultilayerPerceptronClassifier | MultilayerPerceptronRegressor
@@ -133,6 +134,9 @@ class NetworkConfig(Section):
         if self.classify and not isinstance(self.examples.label, str):
             raise ValueError("examples.label must be one column for a classification")
         self.params().make(self.network)
+        checkpoint = self.network.get("checkpointPath")
+        written = {"output.path": self.output.path, "network.checkpointPath": checkpoint}
+        check_apart(written, {"examples.path": self.examples.path})
         metrics = ("accuracy", "logLoss") if self.classify else ("rmse", "mae", "r2")
         if self.gate is not None and self.gate.metric not in metrics:
             raise ValueError(
