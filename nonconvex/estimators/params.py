@@ -476,42 +476,37 @@ class DescentParams(CheckedParams):
     optimizer = param(f"one of {', '.join(OPTIMIZERS)}", choice(OPTIMIZERS))
     learningRate = param("step size η > 0", number(0, exclusive=True))
     momentum = param(
-        "decay in [0, 1) of the sum of gradients (momentum, nesterov) or of their mean (adam, "
-        "adamw: β₁); 0.9 by default",
+        "decay in [0, 1) of past gradients (β₁ of adam and adamw); by default 0.9",
         optional(number(0, below=1)),
     )
     decay = param(
-        "decay in [0, 1) of the mean of squared gradients; by default 0.99 for rmsprop and 0.999 "
-        "for adam and adamw (β₂)",
+        "decay in [0, 1) of past squared gradients (β₂ of adam and adamw); by default 0.999, "
+        "rmsprop: 0.99",
         optional(number(0, below=1)),
     )
     epsilon = param(
-        "ε > 0, added to the root of the mean of squared gradients; 1e-8 by default",
+        "ε > 0 in the divisor of rmsprop, adam and adamw; by default 1e-8",
         optional(number(0, exclusive=True)),
     )
-    weightDecay = param("decoupled weight decay ≥ 0 of adamw; 0.01 by default", optional(number(0)))
+    weightDecay = param("weight decay ≥ 0 of adamw; by default 0.01", optional(number(0)))
     clipNorm = param(
-        "norm > 0 that a longer gradient is scaled down to; no limit by default",
+        "norm > 0 to which a longer gradient is shortened; by default none",
         optional(number(0, exclusive=True)),
     )
     schedule = param(
         f"schedule of the learning rate: one of {', '.join(SCHEDULES)}", choice(SCHEDULES)
     )
     decaySteps = param(
-        "time scale in steps, ≥ 1, of every schedule but constant; they need it, except for the "
-        "cosine of a network, which by default has all steps of the fit",
+        "steps ≥ 1 of a decay, which every schedule but constant needs; a network's cosine has "
+        "all steps by default",
         optional(integer(1)),
     )
     decayRate = param(
-        "factor > 0 by which step, exponential and inverse-time decay in decaySteps",
+        "factor > 0 of the rate in decaySteps (step, exponential, inverse-time)",
         optional(number(0, exclusive=True)),
     )
-    finalFraction = param(
-        "fraction ≥ 0 of the learning rate that cosine ends with", optional(number(0))
-    )
-    warmupSteps = param(
-        "number of steps ≥ 0 in which the rate grows to its first value", integer(0)
-    )
+    finalFraction = param("part ≥ 0 of the rate with which cosine ends", optional(number(0)))
+    warmupSteps = param("steps ≥ 0 in which the rate grows to its first value", integer(0))
 
     def _rate(self) -> float:
         """Return the learning rate; a subclass may have another name for it."""
@@ -565,36 +560,31 @@ class FitParams(CheckedParams, HasSeed):
     """Params of every fit: its rows, its random starts, its arithmetic and its checkpoints."""
 
     weightCol = param(
-        "column of weights, numbers ≥ 0, that say how much each row counts; 1 for each by default",
-        optional(text()),
+        "column of weights ≥ 0: how much each row counts; by default 1", optional(text())
     )
     validationIndicatorCol = param(
-        "boolean column, True for rows to validate with instead of training on them; no validation "
-        "by default",
+        "boolean column, true for validation rows, which do not train; by default there are none",
         optional(text()),
     )
-    seed = param("seed of the random starts and samples, an integer", integer())
+    seed = param("seed of all random numbers, an integer", integer())
     numRestarts = param(
-        "number of random starts, ≥ 1; the best one is kept, by validation rows if there are any, "
-        "else by objective",
+        "random starts, ≥ 1; the one with the least validation error is kept, or without "
+        "validation the least objective",
         integer(1),
     )
     firstRestart = param(
-        "number of the first random start, ≥ 0; a seed and a number always give the same start",
-        integer(0),
+        "number ≥ 0 of the first random start; seed and number determine a start", integer(0)
     )
     precision = param(
-        "'float32' or 'float64': the type of the parameters and of the arithmetic",
-        choice(["float32", "float64"]),
+        "type of parameters and arithmetic, 'float32' or 'float64'", choice(["float32", "float64"])
     )
     checkpointPath = param(
-        "directory, for this fit alone, to save the state of the fit in; an interrupted fit that "
-        "is started again with equal Params and data continues from there, to the same bits; no "
-        "checkpoints by default",
+        "directory for the state of this one fit: started again after an interruption, it goes "
+        "on from there to the same bits",
         optional(text()),
     )
     checkpointInterval = param(
-        "iterations between two checkpoints, ≥ 1; needs checkpointPath", integer(1)
+        "iterations ≥ 1 between two checkpoints; only with checkpointPath", integer(1)
     )
 
 

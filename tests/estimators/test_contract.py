@@ -106,6 +106,7 @@ def test_every_param_has_a_keyword_its_default_accessors_and_a_line_that_explain
         assert getattr(estimator, f"get{title}")() == estimator.getOrDefault(name) == default
         assert callable(getattr(estimator, f"set{title}"))
         assert f"{name}: " in explained
+        assert len(estimator.getParam(name).doc) <= 150, name
     assert estimator.getSeed() == 42, "the same in every process"
     assert estimator.setParams(maxIter=3).getMaxIter() == 3
     with pytest.raises(TypeError, match="maxItre"):

@@ -79,16 +79,16 @@ class NetworkModelParams(
     """Params that estimators of networks and their models share."""
 
     featuresCol = param(
-        "column of features, vectors or arrays of numbers, or a list of columns of numbers", names
+        "column of vectors or arrays of numbers, or a list of columns of numbers", names
     )
     labelCol = param("column of labels", text())
     weightCol = FitParams.weightCol
     predictionCol = param(
-        "column that transform adds with the predictions; '' adds none", text(empty=True)
+        "column of predictions, which transform adds; '' adds none", text(empty=True)
     )
     handleInvalid = param(
-        "treatment of rows with null, NaN or infinite features in predictions: 'error' (the query "
-        "fails), 'skip' (leave the row out) or 'keep' (null predictions); fit always fails",
+        "rows with null, NaN or infinite features: transform fails ('error'), skips them "
+        "('skip') or predicts null ('keep'); fit fails",
         choice(HANDLE_INVALID),
     )
 
@@ -101,25 +101,25 @@ class ClassificationModelParams(NetworkModelParams, HasProbabilityCol, HasRawPre
     """Params that the classifier and its model share."""
 
     predictionCol = param(
-        "column that transform adds with the predicted class, a double: the label, or of strings "
-        "its index in model.labels; '' adds none",
+        "column of predicted classes, which transform adds: the label, or of strings its index "
+        "in model.labels; '' adds none",
         text(empty=True),
     )
     predictedLabelCol = param(
-        "column that transform adds with the predicted label where labels are strings, or where "
-        "it is set; '' adds none",
+        "column of predicted labels, which transform adds if labels are strings, or if it is "
+        "set; '' adds none",
         text(empty=True),
     )
     probabilityCol = param(
-        "column that transform adds with the vector of class probabilities; '' adds none",
+        "column of vectors of class probabilities, which transform adds; '' adds none",
         text(empty=True),
     )
     rawPredictionCol = param(
-        "column that transform adds with the vector of class logits; '' adds none", text(empty=True)
+        "column of vectors of class logits, which transform adds; '' adds none", text(empty=True)
     )
     thresholds = param(
-        "a number ≥ 0 for each class, at most one of them 0: the predicted class has the greatest "
-        "ratio of probability to threshold; by default the most probable class is predicted",
+        "a number ≥ 0 for each class: the class of the greatest probability / threshold is "
+        "predicted; by default the most probable",
         optional(_thresholds),
     )
 
@@ -132,62 +132,56 @@ class NetworkParams(NetworkModelParams, DescentParams, FitParams):
     """Params that all estimators of networks share."""
 
     layers = param(
-        "sizes of all layers, from the features to the outputs, or of the hidden layers alone; "
-        "by default there is one hidden layer of 100; [] is the linear model",
+        "sizes of the hidden layers, or of all layers from features to outputs; by default "
+        "[100]; [] is the linear model",
         optional(_sizes),
     )
     activation = param(
-        f"activation of the hidden layers, one of {', '.join(ACTIVATIONS)}, or a list of one for "
-        "each layer",
+        f"activation of hidden layers, one of {', '.join(ACTIVATIONS)}, or a list with one for "
+        "each",
         _each(choice(tuple(ACTIVATIONS))),
     )
     stepGradient = param(
-        "'straight-through' uses the derivative of the identity for the activation step; by "
-        "default a network with this activation cannot be fitted, because its derivative is 0",
+        "'straight-through' gives the activation step the derivative 1; by default it is 0, and "
+        "such a network is refused",
         optional(choice(("straight-through",))),
     )
     fitBiases = param("whether layers have biases", flag)
     initialization = param(
-        f"distribution of random initial weights, one of {', '.join(SCHEMES)}; by default "
-        "he-uniform with relu in three or more hidden layers, otherwise glorot-uniform",
+        f"initial weights: one of {', '.join(SCHEMES)}; by default glorot-uniform, or he-uniform "
+        "for deep relu",
         optional(choice(SCHEMES)),
     )
     initialWeights = param(
-        "all initial parameters in the order of model.weights, which is MLlib's: W and b of the "
-        "first layer, then of the next, each W by its input units; by default they are random",
+        "all initial parameters in the order of model.weights; by default they are random",
         optional(numbers()),
     )
-    regParam = param(
-        "strength λ ≥ 0 of the penalty (λ/2) Σ ‖W‖² on weights; biases have none", number(0)
-    )
+    regParam = param("λ ≥ 0 of the penalty (λ/2) Σ ‖W‖² on weights; biases have none", number(0))
     standardization = param(
-        "whether features are standardized to mean 0 and variance 1 of the training data, or "
-        "where one is nearly constant to a range of 20",
+        "whether features are scaled to mean 0 and variance 1 (nearly constant ones to a range "
+        "of 20)",
         flag,
     )
     maxIter = param(
-        "maximum number of epochs (passes over the data), ≥ 1; by default as many as make 10,000 "
-        "steps, and from 20 to 100",
+        "most epochs (passes over the data), ≥ 1; by default enough for 10,000 steps, from 20 to "
+        "100",
         optional(integer(1)),
     )
-    maxSteps = param("maximum number of steps, ≥ 1; by default there is none", optional(integer(1)))
+    maxSteps = param("most steps, ≥ 1; by default no limit", optional(integer(1)))
     batchSize = param(
-        "number of rows of a minibatch, ≥ 1; unless it is set, at most a quarter of the rows",
-        integer(1),
+        "rows of a minibatch, ≥ 1; unless it is set, at most a quarter of all", integer(1)
     )
     tol = param(
-        "stop when an epoch changes the objective by less than tol times its value; ≥ 0", number(0)
+        "stop when an epoch changes the objective by less than tol × the objective; ≥ 0", number(0)
     )
     patience = param(
-        "stop when the validation loss has not improved for this many epochs, and return the best "
-        "epoch; needs validationIndicatorCol, and is 10 by default with it; 0 returns the last "
-        "epoch",
+        "stop after so many epochs without a better validation loss, and keep the best one; 0 "
+        "keeps the last; by default 10",
         optional(integer(0)),
     )
     gradients = param(
-        "place where gradients are computed: 'driver', 'executors', or 'auto', the one with the "
-        "shorter step, estimated from the sizes of the data and the network and the number of "
-        "cores; summary.gradients is the choice",
+        "place where gradients are computed: 'driver', 'executors', or 'auto', the faster one; "
+        "summary.gradients has the choice",
         choice(GRADIENTS),
     )
 
@@ -227,14 +221,13 @@ class RegressorParams(NetworkParams):
         "column of targets, numbers, vectors or arrays, or a list of columns of numbers", names
     )
     targetStandardization = param(
-        "whether targets are standardized in training, so that learningRate and regParam do not "
-        "depend on their units; predictions are in the units of the data",
+        "whether targets are scaled in training, so that learningRate and regParam suit any "
+        "unit; predictions are in the units of the data",
         flag,
     )
     solver = param(
-        "'gd': gradient descent by minibatches; 'exact': the closed form of a linear regression; "
-        f"or 'auto': exact without a hidden layer, of up to {MAX_FEATURES:,} features, unless a "
-        "Param of the descent or of its start is set",
+        f"'gd' (gradient descent), 'exact' (a linear regression in closed form) or 'auto': exact "
+        f"if it is linear, of ≤ {MAX_FEATURES:,} features",
         choice(("auto", "gd", "exact")),
     )
 
@@ -249,15 +242,14 @@ class ClassifierParams(ClassificationModelParams, NetworkParams):
 
     labelCol = param("column of labels, strings or whole numbers", text())
     classWeight = param(
-        "factors of the weights of rows: a number ≥ 0 for each class, in the order of the labels, "
-        "or 'balanced', which gives all classes the same total weight; by default 1",
+        "a factor ≥ 0 for each class, in the order of labels, or 'balanced': all classes count "
+        "the same; by default 1",
         optional(_class_weight),
     )
     stepSize = param("MLlib's name of learningRate", number(0, exclusive=True))
     blockSize = param("accepted, and has no meaning here; see batchSize", integer(1))
     solver = param(
-        "'gd': gradient descent by minibatches, see optimizer; MLlib's 'l-bfgs' is accepted, and "
-        "means the same",
+        "'gd', by minibatches, see optimizer; MLlib's 'l-bfgs' means the same",
         choice(("gd", "l-bfgs")),
     )
 
