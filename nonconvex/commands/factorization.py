@@ -19,6 +19,7 @@ from nonconvex.pipeline.factorization.results import (
     compare,
     compare_trained,
     evaluation_report,
+    measure_lists,
     metrics_json,
     model_id_changes,
     ratings_figures,
@@ -71,21 +72,23 @@ def train_job(spark: SparkSession, config: FactorizationConfig) -> dict[str, Any
             model, baselines = estimator.fitBesideBaselines(prepared)
         with release.stages("evaluate"):
             measured = compare_trained(model, prepared, baselines, release.rivals)
+            lists = measure_lists(model, prepared, baselines)
         errors = None if measured is None else measured.errors
         figures = ratings_figures(prepared.manifest)
         drift = release.drift(model, figures, model_id_changes)
         with release.write(model, config.resolved(), figures, drift) as metadata:
             this = metadata.run
-            metrics = metrics_json(this.id, prepared, model, errors)
+            metrics = metrics_json(this.id, prepared, model, errors, lists)
             release.files.write_text(f"{this.path}/{METRICS}", metrics)
             page = factorization_report(
-                spark, config, metadata, model, prepared, measured, baselines, names
+                spark, config, metadata, model, prepared, measured, baselines, names, lists
             )
         table = evaluation_report(errors, "test", clipped=model.getOrDefault("clipPredictions"))
         release.show(this, page, drift, restart_table(model.summary), table)
         release.publish(this, {} if errors is None else errors.overall.by_predictor, BASELINES)
         return release.outcome(this, page, drift, model.summary) | {
             "metrics": None if errors is None else asdict(errors.overall),
+            "lists": lists,
             "iterations": model.summary.totalIterations,
         }
 

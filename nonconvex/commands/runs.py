@@ -7,12 +7,14 @@ import json
 import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from nonconvex import __version__
 from nonconvex.commands.configuration import in_one_sentence, kind_of, look_at
 from nonconvex.estimators.display import text_table
 from nonconvex.local import load as load_model
@@ -38,14 +40,49 @@ def compare_runs(argv: Sequence[str] | None = None) -> int:
     """Show the metrics of several runs, the settings that differ, and the changes of the data."""
     parser = argparse.ArgumentParser(prog="nonconvex compare", description=compare_runs.__doc__)
     parser.add_argument("runs", metavar="RUN", nargs="+", help="a run, or a directory of runs")
+    parser.add_argument("--page", metavar="FILE", help="write the tables as a page, too")
     given = parser.parse_args(argv)
     with in_one_sentence():
         runs = [read_run(path) for one in given.runs for path in run_paths(one)]
         if len(runs) < 2:
             raise ConfigError(f"{given.runs[0]} is one run: give two or more, or their directory")
-    for title, header, rows in comparison(runs):
+        tables = list(comparison(runs))
+        if given.page is not None:
+            write_comparison(given.page, tables)
+    for title, header, rows in tables:
         print(f"{title}\n{text_table(header, rows)}\n")
+    if given.page is not None:
+        print(f"page: {given.page}")
     return 0
+
+
+_Table = tuple[str, list[str], list[list[str]]]
+
+
+def write_comparison(path: str, tables: Sequence[_Table]) -> None:
+    """Write the tables of `comparison` as one HTML file that needs no network."""
+    if find_spec("jinja2") is None:
+        raise ConfigError("--page needs jinja2: run pip install 'nonconvex[report]'")
+    from nonconvex.report.page import Page, Part, Table, render  # which imports Spark's Python
+
+    texts = {
+        "metrics": "A star is at the best of a row.",
+        "settings": "Params and keys of the configurations in which the runs differ.",
+        "data": "Figures of the data in which the runs differ: the drift between them.",
+    }
+    parts = [
+        Part(title[:1].upper() + title[1:], texts[title.partition(" ")[0].rstrip(",")], [],
+             [Table("", header, rows)])
+        for title, header, rows in tables
+    ]  # fmt: skip
+    names = tables[0][1][1:]
+    lead = f"Runs {', '.join(names[:-1])} and {names[-1]}."
+    footer = f"Made by nonconvex {__version__}."
+    try:
+        page = render(Page("Comparison of runs", lead, [], parts, footer))
+        Path(path).write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"--page {path} cannot be written: {error.strerror}") from None
 
 
 def run_paths(path: str) -> list[Path]:
@@ -78,7 +115,7 @@ def read_run(path: Path) -> FinishedRun:
     return FinishedRun(path.name.removeprefix("run_id="), metrics, settings, figures)
 
 
-def comparison(runs: Sequence[FinishedRun]) -> Iterator[tuple[str, list[str], list[list[str]]]]:
+def comparison(runs: Sequence[FinishedRun]) -> Iterator[_Table]:
     """Yield the title, header and rows of each table; a star is at the best of a row."""
     names = [run.name for run in runs]
     scores = [_scores(run.metrics) for run in runs]
@@ -124,12 +161,11 @@ def _scores(metrics: Mapping[str, Any]) -> dict[str, Any]:
                 if predictor in ("model", "biases"):
                     found[f"{predictor} {metric}"] = value
         found["test ratings"] = overall["ratings"]
-    for predictor, one in (metrics.get("metrics") or {}).items():  # of a network
-        for name, value in one.items():
-            if name in _BETTER and predictor in ("model", "baseline"):
-                found[f"{predictor} {name}"] = value
-    for name, value in (metrics.get("lists") or {}).items():
-        found[f"lists {name}"] = value
+    for of_predictors in (evaluation, metrics.get("lists") or {}):  # of a network; of lists
+        for predictor in ("model", "baseline", "biases"):
+            for name, value in (of_predictors.get(predictor) or {}).items():
+                if name in _BETTER:
+                    found[f"{predictor} {name}"] = value
     restarts, best = summary.get("restarts") or [], summary.get("best", 0)
     if restarts:
         chosen = restarts[best]

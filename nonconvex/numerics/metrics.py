@@ -6,6 +6,12 @@ and MAE = Σ w |e| / Σ w with e = ŷ − y, and R² = 1 − Σ w e² / Σ w (y 
 N_ab = Σ w over the rows of class a that are predicted as b: accuracy = Σ_a N_aa / Σ_ab N_ab,
 precision_c = N_cc / Σ_a N_ac, recall_c = N_cc / Σ_b N_cb, F1_c the harmonic mean of both,
 and log loss = −Σ w log p_y / Σ w.
+
+The ratio r of the RMSE of one predictor to that of another on the same ratings is known to
+
+    SE(r) = r/2 · √(Σ w² (e²/M − e'²/M')²) / Σ w,   M = Σ w e² / Σ w,
+
+to first order and if ratings are independent: errors that both make cancel out.
 """
 
 from __future__ import annotations
@@ -13,7 +19,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any, NamedTuple
 
@@ -27,9 +33,10 @@ BINS = ("0", "1–2", "3–5", "6–10", "11–20", "21–50", "51–100", "> 10
 """The bins of the number of training ratings that a user or an item has."""
 
 _EDGES = (1, 3, 6, 11, 21, 51, 101)  # the least count of each bin but the first
+_MOST_SQUARED = 1e150  # whose square is finite
 _LEFT_OUT = len(BINS) ** 2  # the cell of ratings without a prediction by each predictor
 
-_Sums = Sequence[Fraction]  # of 1, w, then w (R̂ − R)² of each predictor, then w |R̂ − R|
+_Sums = Sequence[Fraction]  # of the terms of `add_errors`
 
 
 class EvaluationError(ValueError):
@@ -46,6 +53,8 @@ class Scores:
     # √(Σ w (R̂ − R)² / Σ w) of each predictor, with w = 1 where there are no weights
     rmse: dict[str, float]
     mae: dict[str, float]  # Σ w |R̂ − R| / Σ w of each predictor
+    # of each other predictor, the standard error of RMSE(first) / RMSE(other)
+    ratio_error: dict[str, float] = field(default_factory=dict)
 
     @property
     def by_predictor(self) -> dict[str, dict[str, float]]:
@@ -75,7 +84,7 @@ def add_errors(
     """Add the errors of n predictions by each of P predictors to totals, and return them.
 
     For every cell, a bin of users and a bin of items, the totals are Σ 1, Σ w, and for each
-    predictor Σ w (R̂ − R)² and Σ w |R̂ − R|, all of them exact.
+    predictor Σ w e², Σ w |e|, Σ w² e⁴ and Σ w² e² e₁² with e₁ of the first one, all of them exact.
 
     Parameters
     ----------
@@ -92,7 +101,9 @@ def add_errors(
     ones = np.ones(len(ratings))
     w = (ones if weights is None else weights)[predicted]
     errors = predictions[:, predicted] - ratings[predicted]
-    terms = [ones[predicted], w, *(w * errors**2), *(w * np.abs(errors))]
+    squares = w * errors**2
+    kept = np.minimum(squares, _MOST_SQUARED)
+    terms = [ones[predicted], w, *squares, *(w * np.abs(errors)), *kept**2, *(kept * kept[0])]
     width = len(terms)
     for number, term in enumerate(terms):
         add_exactly(totals, cell[predicted] * width + number, term)
@@ -108,7 +119,7 @@ def evaluation_of(totals: Totals, predictors: Sequence[str]) -> Evaluation:
     EvaluationError
         If there are no ratings, none is predicted, or none of those has a weight.
     """
-    width = 2 + 2 * len(predictors)
+    width = 2 + 4 * len(predictors)
     cells: dict[int, list[Fraction]] = defaultdict(lambda: [Fraction()] * width)
     for key, value in fractions_of(totals).items():
         cell, term = divmod(key, width)
@@ -150,11 +161,22 @@ def _scores(cells: Iterable[_Sums], predictors: Sequence[str]) -> Scores | None:
     rows, weight, *errors = map(sum, zip(*cells, strict=True))
     if not weight:
         return None
-    means = [float(total / weight) for total in errors]
+    p = len(predictors)
+    squared, absolute, fourth, products = (errors[n : n + p] for n in range(0, 4 * p, p))
+    rmse = [math.sqrt(total / weight) for total in squared]
+    ratio_error = {}
+    for number, name in enumerate(predictors[1:], start=1):
+        if squared[0] and squared[number]:
+            one, other = 1 / squared[0], 1 / squared[number]
+            spread = fourth[0] * one**2 - 2 * products[number] * one * other
+            spread += fourth[number] * other**2
+            ratio = rmse[0] / rmse[number]
+            ratio_error[name] = 0.5 * ratio * math.sqrt(max(spread, 0))
     return Scores(
         ratings=int(rows),
-        rmse=dict(zip(predictors, map(math.sqrt, means[: len(predictors)]), strict=True)),
-        mae=dict(zip(predictors, means[len(predictors) :], strict=True)),
+        rmse=dict(zip(predictors, rmse, strict=True)),
+        mae={name: float(of / weight) for name, of in zip(predictors, absolute, strict=True)},
+        ratio_error=ratio_error,
     )
 
 

@@ -364,7 +364,11 @@ def tiles(axes: Axes, counts: Array, columns: Array, rows: Array, x: str, y: str
 
 
 def item_map(axes: Axes, points: Array, names: Mapping[int, str]) -> None:
-    """Draw points of shape (m, 2), from large to small, and as many of the names as find room."""
+    """Draw points of shape (m, 2), from large to small, and as many of the names as find room.
+
+    A name is above, below, or beside its point, where it touches no other name and covers no point
+    that has one; the font of a page may be wider than that it is measured in.
+    """
     sizes = np.linspace(90, 12, 8)  # few, as the SVG holds each size once
     for size, part in zip(sizes, np.array_split(points, len(sizes)), strict=True):
         axes.scatter(part[:, 0], part[:, 1], s=size, color=colour("blue"), alpha=0.35, linewidth=0)
@@ -380,19 +384,32 @@ def item_map(axes: Axes, points: Array, names: Mapping[int, str]) -> None:
     figure.draw_without_rendering()  # so that text is measured in the final layout
     taken: list[Any] = []
     frame = axes.get_window_extent()
+    dots = {place: axes.transData.transform(points[place]) for place in names}
     for place, name in names.items():
         line = " ".join(legible(name).split())
-        text = axes.annotate(
-            line, points[place], xytext=(0, 4), textcoords="offset points", ha="center",
-            fontsize=7.5, color=colour("ink"), in_layout=False,
-        )  # fmt: skip
-        box = text.get_window_extent().expanded(1.04, 1.15)
-        inside = frame.x0 <= box.x0 and box.x1 <= frame.x1 and box.y1 <= frame.y1
-        if not inside or any(box.overlaps(other) for other in taken):
+        for offset, across, along in _BESIDE:
+            text = axes.annotate(
+                line, points[place], xytext=offset, textcoords="offset points", ha=across,
+                va=along, fontsize=7.5, color=colour("ink"), in_layout=False,
+            )  # fmt: skip
+            box = text.get_window_extent().expanded(1.12, 1.3)
+            inside = frame.x0 <= box.x0 and box.x1 <= frame.x1
+            inside &= frame.y0 <= box.y0 and box.y1 <= frame.y1
+            covers = any(box.contains(*dot) for other, dot in dots.items() if other != place)
+            if inside and not covers and not any(box.overlaps(other) for other in taken):
+                taken.append(box)
+                axes.plot(*points[place], "o", color=colour("orange"), markersize=3.2)
+                break
             text.remove()
-            continue
-        taken.append(box)
-        axes.plot(*points[place], "o", color=colour("orange"), markersize=3.2)
+
+
+# Where a name may be: its distance from the point in points, and its alignment.
+_BESIDE: tuple[tuple[tuple[int, int], Any, Any], ...] = (
+    ((0, 5), "center", "bottom"),
+    ((0, -6), "center", "top"),
+    ((7, 0), "left", "center"),
+    ((-7, 0), "right", "center"),
+)
 
 
 def axis_labels(axes: Axes, x: str, y: str) -> None:

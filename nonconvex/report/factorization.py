@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -77,6 +77,7 @@ class FactorizationPageData:
     manifest: Manifest
     summary: TrainingSummary
     evaluation: Evaluation | None  # None without test ratings, as is `histogram`
+    lists: Mapping[str, Any] | None  # what `measure_lists` returns
     histogram: PredictedVsActual | None
     coverage: tuple[float, float] | None  # probability of intervals, share of ratings inside
     factors: Factors
@@ -94,6 +95,7 @@ def collect_factorization(
     baselines: Baselines | None,
     metadata: RunMetadata,
     names: DataFrame | None,
+    lists: Mapping[str, Any] | None,
     solver: str,
 ) -> FactorizationPageData:
     """Collect the data of a page with Spark; `names` has the columns ``id, name`` of items."""
@@ -111,6 +113,7 @@ def collect_factorization(
         manifest=prepared.manifest,
         summary=model.summary,
         evaluation=measured and measured.errors,
+        lists=lists,
         histogram=measured and measured.histogram,
         coverage=coverage,
         factors=model.factors,
@@ -168,21 +171,89 @@ def factorization_page(data: FactorizationPageData) -> Page:
         f"{summary.ratings:,} ratings of {summary.items:,} items by {summary.users:,} users."
     )
     errors = [] if data.evaluation is None else [_errors(data, data.evaluation)]
-    parts = [*errors, _training(summary), _model(data), _data(data)]
-    return run_page(data.metadata, lead, _facts(data), parts)
+    lists = [] if data.lists is None else [_lists(data.lists)]
+    parts = [*errors, *lists, _training(summary), _model(data), _data(data)]
+    return run_page(data.metadata, lead, _facts(data), parts, verdict_of(data))
+
+
+def verdict_of(data: FactorizationPageData) -> str:
+    """Say whether the model is worth publishing: better than its rivals by two standard errors."""
+    if data.evaluation is None:
+        return "Not measured: there are no test ratings that the model could be judged by."
+    scores = data.evaluation.overall
+    rivals = {"biases": "α + biases", "published": "the published model"}
+    found = {name: title for name, title in rivals.items() if name in scores.rmse}
+    gains = {name: _gain(scores, name) for name in found}
+    told = " and ".join(f"{_than(scores, name)} than {title}" for name, title in found.items())
+    if any(gain < 0 for gain in gains.values()):
+        verdict = "Not worth publishing"
+    elif gains["biases"]:
+        verdict = "Worth publishing"
+    else:
+        verdict = "Hardly worth publishing"
+    note = "" if all(gains.values()) else ", which is within two standard errors of no difference"
+    said = f"{verdict}: its test RMSE is {told}{note if gains['biases'] >= 0 else ''}."
+    if data.summary.effective_rank == 0:
+        share = data.summary.of_factors()
+        said += f" {share[:1].upper()}{share[1:]}."
+    return said
+
+
+def _gain(scores: Scores, rival: str) -> int:
+    """Return 1 for a model that is surely better than a rival, −1 for a worse one, else 0."""
+    share, error = _saved(scores, rival)
+    return int(share > 2 * error) - int(share < -2 * error)
+
+
+def _saved(scores: Scores, rival: str) -> tuple[float, float]:
+    """Return how much less the RMSE of the model is, as a share, and the standard error of it."""
+    other = scores.rmse[rival]
+    share = (other - scores.rmse["model"]) / other if other else 0.0
+    return share, scores.ratio_error.get(rival, 0.0)
+
+
+def _than(scores: Scores, rival: str) -> str:
+    share, error = _saved(scores, rival)
+    digits = 2 if 0 < error < 0.005 else 1
+    known = f" ± {error:.{digits}%}" if error else ""
+    return f"{abs(share):.{digits}%}{known} {'less' if share >= 0 else 'more'}"
+
+
+def _lists(lists: Mapping[str, Any]) -> Part:
+    k = lists["k"]
+    titles = {
+        "ndcgAtK": f"NDCG@{k}",
+        "recallAtK": f"recall@{k}",
+        "precisionAtK": f"precision@{k}",
+        "coverageAtK": "coverage of the catalogue",
+    }
+    text = (
+        f"The best {k} items for {lists['users']:,} users with test ratings, without what they had "
+        "rated before. What they rated in the test counts as relevant, whatever the rating. "
+        "Coverage is the share of all items that are in any list."
+    )
+    rows = [
+        [predictor_title(name), *(format_number(of[metric]) for metric in titles)]
+        for name, of in lists.items()
+        if isinstance(of, Mapping)
+    ]
+    return Part("Lists", text, [], [Table(f"Lists of {k}", ["", *titles.values()], rows)])
 
 
 def _facts(data: FactorizationPageData) -> list[Fact]:
     summary, facts = data.summary, []
     if data.evaluation is not None:
         overall = data.evaluation.overall
-        model, biases = overall.rmse["model"], overall.rmse["biases"]
-        share = (biases - model) / biases if biases else 0.0
-        change = f"{abs(share):.1%} {'less' if share >= 0 else 'more'} than α + biases"
+        change = f"{_than(overall, 'biases')} than α + biases"
         facts += [
-            Fact("Test RMSE", f"{model:.4f}", change),
+            Fact("Test RMSE", f"{overall.rmse['model']:.4f}", change),
             Fact("Test MAE", f"{overall.mae['model']:.4f}", f"{overall.ratings:,} test ratings"),
         ]
+    if data.lists is not None:
+        k, of = data.lists["k"], data.lists["model"]
+        facts.append(
+            Fact(f"NDCG@{k}", f"{of['ndcgAtK']:.4f}", f"{of['coverageAtK']:.1%} of items listed")
+        )
     validation = summary.restarts[summary.best].validation_rmse
     if validation is not None:
         facts.append(Fact("Validation RMSE", f"{validation:.4f}"))
@@ -203,6 +274,10 @@ def _errors(data: FactorizationPageData, evaluation: Evaluation) -> Part:
             f"{rmse:.4f}",
             f"{overall.mae[name]:.4f}",
             f"{(rmse - model) / model:+.1%}" if name != "model" and model else "",
+            # of the inverse ratio
+            f"± {overall.ratio_error[name] * (rmse / model) ** 2:.2%}"
+            if name in overall.ratio_error
+            else "",
         ]
         for name, rmse in overall.rmse.items()
     ]
@@ -218,7 +293,7 @@ def _errors(data: FactorizationPageData, evaluation: Evaluation) -> Part:
     for side, scores in (("user", evaluation.by_user), ("item", evaluation.by_item)):
         if scores:
             pictures.append(_count_picture(side, scores))
-    header = ["", "RMSE", "MAE", "RMSE relative to the model"]
+    header = ["", "RMSE", "MAE", "RMSE relative to the model", "standard error"]
     return Part("Errors", text, pictures, [Table("Model and baselines", header, rows)])
 
 
@@ -258,7 +333,9 @@ def _model(data: FactorizationPageData) -> Part:
     text = f"α is {factors.alpha:.4f}."
     if shown is None:
         return Part("The model", f"{text} The model has no factors.", pictures)
+    shares = data.summary.of_factors()
     text += (
+        f" {shares[:1].upper()}{shares[1:]}{'.' if shares else ''}"
         " A single factor has no meaning, because factors can be rotated. The axes below come from "
         "the singular value decomposition of all γ_u·γ_i, the strongest first. The items at their "
         f"ends are chosen among the {_KNOWN:,} most rated ones."

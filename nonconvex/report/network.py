@@ -115,7 +115,19 @@ def network_page(data: NetworkPageData) -> Page:
     )
     errors = [] if data.comparison is None else [_errors(data, data.comparison)]
     parts = [*errors, _training(summary), _data(data)]
-    return run_page(data.metadata, lead, _facts(data), parts)
+    return run_page(data.metadata, lead, _facts(data), parts, _verdict(data.comparison))
+
+
+def _verdict(comparison: Mapping[str, Any] | None) -> str:
+    """Say whether the network is worth publishing: better than a constant prediction."""
+    if comparison is None:
+        return "Not measured: there are no test rows that the network could be judged by."
+    model, baseline = comparison["model"], comparison["baseline"]
+    name, title = next(iter(_metrics(model).items()))
+    better = model[name] > baseline[name] if name == "accuracy" else model[name] < baseline[name]
+    pair = f"{format_number(model[name])} against {format_number(baseline[name])}"
+    verdict = "Worth publishing" if better else "Not worth publishing"
+    return f"{verdict}: its test {title} is {pair} of the best constant prediction."
 
 
 def _facts(data: NetworkPageData) -> list[Fact]:

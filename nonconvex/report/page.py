@@ -88,6 +88,7 @@ class Page:
     facts: Sequence[Fact]
     parts: Sequence[Part]
     footer: str
+    verdict: str = ""  # one sentence at the top
 
     def pictures(self) -> Iterator[Picture]:
         """Yield all figures."""
@@ -107,7 +108,11 @@ def render(page: Page) -> str:
 
 
 def run_page(
-    metadata: RunMetadata, lead: str, facts: Sequence[Fact], parts: Sequence[Part]
+    metadata: RunMetadata,
+    lead: str,
+    facts: Sequence[Fact],
+    parts: Sequence[Part],
+    verdict: str = "",
 ) -> Page:
     """Make the page of a run: the given parts, then configuration, versions and times."""
     times = [[stage, duration(spent)] for stage, spent in metadata.seconds.items()]
@@ -130,7 +135,7 @@ def run_page(
     ]
     made_by = f"nonconvex {metadata.versions.get('nonconvex', '')}".strip()
     footer = f"Run {metadata.run.id}, made by {made_by}."
-    return Page(f"Run {metadata.run.id}", lead, facts, [*parts, *common], footer)
+    return Page(f"Run {metadata.run.id}", lead, facts, [*parts, *common], footer, verdict)
 
 
 def training_facts(summary: Any, unit: str, several: str) -> list[Fact]:

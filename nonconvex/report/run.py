@@ -45,6 +45,7 @@ def factorization_report(
     measured: Comparison | None,
     baselines: Baselines | None,
     names: DataFrame | None,
+    lists: Mapping[str, Any] | None,
 ) -> str | None:
     """Write the page of a run that trained a factorization.
 
@@ -57,7 +58,9 @@ def factorization_report(
 
         solver = config.estimator().getOrDefault("solver")
         return factorization_page(
-            collect_factorization(model, prepared, measured, baselines, metadata, names, solver)
+            collect_factorization(
+                model, prepared, measured, baselines, metadata, names, lists, solver
+            )
         )
 
     return _write(spark, metadata, page) if config.report.write else None

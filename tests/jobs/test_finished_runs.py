@@ -48,6 +48,24 @@ def test_runs_beside_each_other(home, capsys):
     assert settings.splitlines()[2].split() == ["factorization.rank", "1", "2"]
     assert len(settings.splitlines()) == 3
     assert data.splitlines()[-1].split() == ["none"]
+    assert {"model ndcgAtK", "biases ndcgAtK", "model coverageAtK"} <= rows.keys()
+
+
+def test_runs_beside_each_other_on_a_page(home, tmp_path, capsys):
+    root, _ = home
+    page = tmp_path / "runs.html"
+    assert compare_runs([str(root / "output/likes/runs"), "--page", str(page)]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"page: {page}"
+    html = page.read_text(encoding="utf-8")
+    names = [one.name.removeprefix("run_id=") for one in (root / "output/likes/runs").glob("run_*")]
+    for text in ("Metrics, on the same test rows", "Settings that differ", "Data that differ"):
+        assert f">{text}</h2>" in html
+    assert all(html.count(f'<th scope="col">{name}</th>') == 3 for name in names)
+    assert '<th scope="row">factorization.rank</th><td>1</td><td>2</td>' in html
+    with pytest.raises(SystemExit) as ended:
+        compare_runs([str(root / "output/likes/runs"), "--page", str(tmp_path / "no/runs.html")])
+    assert ended.value.code == 2
+    assert "cannot be written: No such file" in json.loads(capsys.readouterr().out)["error"]
 
 
 def test_what_cannot_be_compared(home, tmp_path, capsys):

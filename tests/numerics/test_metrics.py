@@ -60,6 +60,12 @@ def test_scores_are_those_of_numpy(weighted):
             mse, mae = (np.average(e, weights=w[members]) for e in (errors**2, abs(errors)))
             assert scores.rmse[name] == pytest.approx(math.sqrt(mse), rel=1e-12)
             assert scores.mae[name] == pytest.approx(mae, rel=1e-12)
+        squared = (predictions - ratings)[:, members] ** 2
+        share = w[members] / w[members].sum()
+        one, other = squared @ share
+        influence = share * (squared[0] / one - squared[1] / other)
+        error = np.sqrt(one / other * np.sum(influence**2)) / 2
+        assert scores.ratio_error == {"b": pytest.approx(error, rel=1e-9)}
 
     check(found.overall, np.ones(len(ratings), bool))
     edges = [0, 1, 3, 6, 11, 21, 51, 101, math.inf]
@@ -72,6 +78,23 @@ def test_scores_are_those_of_numpy(weighted):
     without = evaluation_of(add_errors({}, ratings, predictions, weights, users, items), ["a", "b"])
     assert tuple(without.by_user) == BINS[1:], "a bin without weight has no scores"
     assert without.overall.ratings == len(ratings)
+
+
+def test_the_error_of_a_ratio_is_what_samples_scatter_by():
+    rng = np.random.default_rng(1)
+    ratings = rng.normal(size=(400, 500))
+    close = 0.3 * rng.normal(size=ratings.shape)
+    predictions = np.stack([close, close + 0.2 * rng.normal(size=ratings.shape)], axis=1)
+    none, ratios, errors = np.zeros(500, int), [], []
+    for truth, predicted in zip(ratings, predictions, strict=True):
+        scores = evaluation_of(add_errors({}, truth, predicted, None, none, none), "ab").overall
+        ratios.append(scores.rmse["a"] / scores.rmse["b"])
+        errors.append(scores.ratio_error["b"])
+    assert np.mean(errors) == pytest.approx(np.std(ratios), rel=0.1)
+    exact = evaluation_of(
+        add_errors({}, np.ones(3), np.ones((2, 3)), None, *none[None, :3].repeat(2, 0)), "ab"
+    )
+    assert exact.overall.ratio_error == {}
 
 
 def test_what_one_cannot_predict_is_left_out_for_all():

@@ -23,6 +23,7 @@ from nonconvex.report.factorization import (
     extreme_items,
     factorization_page,
     map_picture,
+    verdict_of,
 )
 from nonconvex.report.network import NetworkPageData, network_page
 from nonconvex.report.page import COLOURS, render
@@ -35,6 +36,11 @@ METADATA = RunMetadata(
     versions={"nonconvex": "0.1.0", "Spark": "4.1.0"},
 )
 TITLE = "Fast & <Furious>"
+LISTS = {
+    "k": 10, "users": 1200,
+    "model": {"ndcgAtK": 0.0712, "recallAtK": 0.08, "precisionAtK": 0.02, "coverageAtK": 0.31},
+    "biases": {"ndcgAtK": 0.0345, "recallAtK": 0.04, "precisionAtK": 0.01, "coverageAtK": 0.02},
+}  # fmt: skip
 
 
 def factorization_summary(restarts, sampling=None):
@@ -67,7 +73,8 @@ def factorization_run(restarts=3, **changes):
     counts = rng.integers(1, 200, 60), rng.integers(1, 200, 40)
 
     def scores(ratings):
-        return Scores(ratings, {"model": 0.9, "biases": 1.0}, {"model": 0.7, "biases": 0.8})
+        rmse = {"model": 0.9, "biases": 1.0}
+        return Scores(ratings, rmse, {"model": 0.7, "biases": 0.8}, {"biases": 0.013})
 
     evaluation = Evaluation(
         scores(500), {name: scores(60) for name in BINS}, {name: scores(99) for name in BINS[2:]}, 7
@@ -90,7 +97,7 @@ def factorization_run(restarts=3, **changes):
         manifest=manifest, summary=factorization_summary(restarts), evaluation=evaluation,
         histogram=agreed, factors=factors, counts=counts, extremes=shown,
         names={index: f"{TITLE} {index}" for index in range(40)}, solver="als", clipped=True,
-        coverage=(0.9, 0.897), metadata=METADATA,
+        coverage=(0.9, 0.897), metadata=METADATA, lists=LISTS,
     )  # fmt: skip
     return replace(run, **changes)
 
@@ -203,13 +210,16 @@ def test_figures_are_described_and_read_in_light_and_dark(html):
 
 
 FACTORIZATION = [
-    "Run 20261122T103600Z-7e2733", "5,000 ratings of 40 items by 60 users", "10.0% less than",
+    "Run 20261122T103600Z-7e2733", "5,000 ratings of 40 items by 60 users", "10.0% ± 1.3% less",
+    "Worth publishing: its test RMSE is 10.0% ± 1.3% less than α + biases.</p>", "31.0% of items",
+    "The best 10 items for 1,200 users", "<td>0.0345</td><td>0.0400</td><td>0.0100</td>", "± 1.60%",
     "Inside the 90% interval", "89.7%", "7 more are left out", "rejected: null rating",
     "pairs with conflicting ratings", "208.33%", "user not in training", "4.1.0", "1 min 11 s",
     "path = &#34;runs/&lt;films&gt;&#34;", "Fast &amp; &lt;Furious&gt; ",
 ]  # fmt: skip
 NETWORK = [
-    "layers 4–8–3 with 67 parameters", "Test accuracy", "2 more have no prediction",
+    "orth publishing: its test accuracy is", "layers 4–8–3 with 67 parameters", "Test accuracy",
+    "2 more have no prediction",
     "Most frequent error: &lt;b&gt; predicted as c, in 3 of 17 rows", "rejected: a feature is NaN",
 ]  # fmt: skip
 PICTURES = (
@@ -305,15 +315,38 @@ def test_what_is_not_there_is_left_out():
     factors = factorization_run().factors
     flat = Factors(factors.alpha, factors.users[:, :1] * 0, factors.items[:, :1] * 0)
     run = factorization_run(
-        1, evaluation=None, histogram=None, coverage=None, factors=flat, extremes=None, names={}
-    )
+        1, evaluation=None, histogram=None, coverage=None, factors=flat, extremes=None, names={},
+        lists=None,
+    )  # fmt: skip
     page = factorization_page(run)
     assert [part.title for part in page.parts][:3] == ["Training", "The model", "Data"]
     assert [picture.name for picture in page.pictures()] == ["objective", "validation-error"]
     assert "Test RMSE" not in render(page)
+    assert "Not measured: there are no test ratings" in render(page)
     network = network_page(network_run(comparison=None, calibration=None))
     assert [part.title for part in network.parts][:2] == ["Training", "Data"]
     assert network.parts[0].text.endswith(". Gradients on the driver, as was asked for.")
+
+
+@pytest.mark.parametrize(
+    ("rmse", "share", "said"),
+    [
+        ({"biases": 0.999}, 0.1, "Worth publishing: its test RMSE is 0.39% ± 0.10% less than α"),
+        ({"biases": 0.996}, 0.1, "Hardly worth publishing: its test RMSE is 0.09% ± 0.10% less "
+         "than α + biases, which is within two standard errors of no difference."),
+        ({"biases": 0.9}, 0.1, "Not worth publishing: its test RMSE is 10.57% ± 0.10% more than"),
+        ({"biases": 1.1, "published": 0.9}, 0.1, "Not worth publishing: its test RMSE is 9.54% ± "
+         "0.10% less than α + biases and 10.57% ± 0.10% more than the published model."),
+        ({"biases": 0.996}, 0.0, "Factors explain 0.0% of the variance of predictions, which is as "
+         "good as none: lower regUser and regItem (regParam of ALS), or choose rank 0."),
+    ],
+)  # fmt: skip
+def test_one_sentence_says_whether_a_model_is_worth_publishing(rmse, share, said):
+    run = factorization_run()
+    scores = Scores(500, {"model": 0.9951, **rmse}, {}, dict.fromkeys(rmse, 0.001))
+    summary = replace(run.summary, effective_rank=int(share > 0), factor_share=share)
+    data = replace(run, evaluation=Evaluation(scores, {}, {}, 0), summary=summary)
+    assert said in verdict_of(data)
 
 
 HOSTILE = (

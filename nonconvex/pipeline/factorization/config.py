@@ -58,7 +58,7 @@ class RatingsSection(FilesSection):
     maximum: FiniteFloat | None = None
     """Greatest rating that is accepted."""
     duplicates: Literal["error", "first", "last", "mean"] = "error"
-    """The treatment of several ratings of one item by one user."""
+    """The treatment of several ratings of a pair; with weights, "mean" is what ``fit`` does."""
 
     def columns(self) -> Columns:
         """Return the names of the columns."""

@@ -12,11 +12,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyspark.ml.param import Param
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_type
 
 from nonconvex import __version__
 from nonconvex.distributed.columns import id_column
-from nonconvex.distributed.data.prepared import Manifest, PreparedRatings
+from nonconvex.distributed.data.prepared import Manifest, PreparedRatings, seen_pairs
 from nonconvex.distributed.factorization.dataset import Ids
 from nonconvex.distributed.factorization.evaluate import (
     Baselines,
@@ -28,6 +29,7 @@ from nonconvex.distributed.factorization.evaluate import (
 from nonconvex.distributed.files import FileSystem, read_verified
 from nonconvex.estimators.display import text_table
 from nonconvex.estimators.factorization.evaluate import rating_model
+from nonconvex.local.factorization import FactorizationParts, LocalFactorization
 from nonconvex.numerics.metrics import Evaluation, EvaluationError, Scores
 from nonconvex.pipeline.runs import METRICS
 from nonconvex.pipeline.text import strict_json
@@ -107,6 +109,46 @@ def compare(
     return measure(ratings.select(*used), manifest.counts[part], panel, predictors)
 
 
+LIST_LENGTH = 10
+_LISTED = 10_000  # users, the most that lists are measured for
+
+
+def measure_lists(
+    model: MatrixFactorizationModel, prepared: PreparedRatings, baselines: Baselines | None
+) -> dict[str, Any] | None:
+    """Measure lists of 10 for the users of test ratings, of the model and of α + biases.
+
+    What a user rated in the test is relevant; what he or she rated before is in no list.  More
+    than 10,000 users are represented by some of them, chosen by a hash of their ids.  Returns
+    ``k, users``, and for ``model`` and ``biases`` the metrics of
+    `nonconvex.numerics.ranking.LIST_METRICS` and ``coverageAtK``; None without test ratings.
+    """
+    counts = prepared.manifest.counts
+    if not counts["test"]:
+        return None
+    test, share = prepared.test.select("user", "item"), _LISTED / prepared.manifest.users
+    if share < 1:
+        buckets = 1 << 20
+        test = test.where(F.pmod(F.xxhash64("user"), F.lit(buckets)) < int(share * buckets))
+    seen = seen_pairs(prepared, ("train", "validation"), "user", "item")
+    seen = seen.join(test.select("user").distinct(), "user", "left_semi")
+    relevant, exclude = test.toArrow(), seen.toArrow()
+    if not len(relevant):
+        return None
+    kernel, found = model.getOrDefault("kernel"), {}
+    predictors = {"model": (model.factors, model._ids)}
+    if baselines is not None:
+        predictors["biases"] = (baselines.biases, baselines.ids)
+    params = {"userCol": "user", "itemCol": "item", "coldStartStrategy": "bias", "kernel": kernel}
+    for name, (factors, ids) in predictors.items():
+        parts = FactorizationParts(factors, (ids.users, ids.items), {}, None, None)
+        found[name] = LocalFactorization(params, parts).measure_lists(
+            relevant, LIST_LENGTH, exclude
+        )
+    users = {of.pop("users") for of in found.values()}
+    return {"k": LIST_LENGTH, "users": int(max(users)), **found}
+
+
 def _predict(
     model: MatrixFactorizationModel, ratings: DataFrame, name: str, clip: bool
 ) -> DataFrame:
@@ -162,6 +204,7 @@ def metrics_json(
     prepared: PreparedRatings,
     model: MatrixFactorizationModel,
     evaluation: Evaluation | None,
+    lists: Mapping[str, Any] | None = None,
 ) -> str:
     """Return all numbers of a run as JSON: the data, the fit, the errors."""
     manifest = prepared.manifest
@@ -172,6 +215,7 @@ def metrics_json(
             "nonconvex": __version__,
             "prepared": data,
             "evaluation": evaluation and asdict(evaluation),
+            "lists": lists,
             "clipPredictions": model.getOrDefault("clipPredictions"),
             "summary": asdict(model.summary),
         }
