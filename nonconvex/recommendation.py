@@ -731,6 +731,12 @@ class MatrixFactorization(
                 f"none of the {training.ratings:,} ratings is positive, and implicitPrefs=True "
                 "learns from those; check ratingCol, or unset implicitPrefs"
             )
+        if training.duplicates:
+            _log.info(
+                "%s ratings repeat a (user, item) pair: each row counts, as if the pair had one "
+                "rating, their mean, with the sum of their weights",
+                f"{training.duplicates:,}",
+            )
         initial = [estimator._warm_start(training) for estimator in estimators]
         identity = {f"fit {number}": each._identity() for number, each in enumerate(estimators)}
         results = fit_together(training, estimators, initial, identity, names)
@@ -799,6 +805,7 @@ class ALSModel(MatrixFactorizationModel, ALSModelAccessors):
     """
 
     blockSize = ALSParams.blockSize
+    confidence = ALSParams.confidence
 
     def __init__(self, state: ModelState | None = None) -> None:
         super().__init__(state)

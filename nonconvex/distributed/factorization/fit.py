@@ -39,7 +39,8 @@ class DescentOptions:
     """Options of the solver "gd"."""
 
     optimizer: Optimizer  # of all parameters of a problem as one flat vector
-    # share of the users in a step, in (0, 1]; below 1 an iteration is ⌈1/fraction⌉ steps
+    # share of the users in a step, in (0, 1]; below 1 an iteration is ⌈1/fraction⌉ steps, and with
+    # ∞ it has none, which evaluates f at the start
     fraction: float = 1.0
     seed: int = 0  # the users of a step depend on it and on the step alone
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
@@ -56,12 +57,14 @@ from nonconvex.numerics.factorization.blocks import (
     in_block_of,
     out_block_parts,
 )
+from nonconvex.numerics.factorization.explain import FactorVariance, row_moment
 from nonconvex.numerics.factorization.model import Factors, InitialRows, Side, squared_errors
 from nonconvex.numerics.factorization.ridge_posterior import (
     MOMENT_ROWS,
     DesignMoments,
     degree_shares,
     moment_of,
+    moments_here,
 )
 from nonconvex.numerics.factorization.vb import InferredUpdate
 
@@ -204,16 +207,36 @@ def design_moments(
     factors: AnyFactors, degrees: Sequence[Floats], *, biases: bool
 ) -> DesignMoments:
     """Return `DesignMoments.of`; sharded rows send a matrix per `MOMENT_ROWS` rows."""
-    if isinstance(factors, Factors):
-        return DesignMoments.of(factors, degrees, biases=biases)
-    users, items = (
-        _moment(rows, of_side, biases)
-        for rows, of_side in zip((factors.users, factors.items), degrees, strict=True)
-    )
+    users, items = _moments(factors, degrees, partial(moment_of, biases=biases))
     return DesignMoments(users, items, factors.users.dtype)
 
 
-def _moment(kept: ShardedRows, degrees: Floats, biases: bool) -> Doubles:
+def factor_variance(factors: AnyFactors, degrees: Sequence[Floats]) -> FactorVariance:
+    """Return `FactorVariance.of` the rows of both sides, each with its share of the ratings."""
+    return FactorVariance.of(*_moments(factors, degrees, row_moment))
+
+
+_Moment = Callable[[Floats, Doubles], Doubles]
+
+
+def _moments(
+    factors: AnyFactors, degrees: Sequence[Floats], moment: _Moment
+) -> tuple[Doubles, Doubles]:
+    """Return the moments of both sides, with the same bits wherever the rows are."""
+    if isinstance(factors, Factors):
+        one, other = (
+            moments_here(rows, of_side, moment)
+            for rows, of_side in zip(factors[1:], degrees, strict=True)
+        )
+    else:
+        one, other = (
+            _moments_there(rows, of_side, moment)
+            for rows, of_side in zip((factors.users, factors.items), degrees, strict=True)
+        )
+    return one, other
+
+
+def _moments_there(kept: ShardedRows, degrees: Floats, moment: _Moment) -> Doubles:
     assert isinstance(kept, CachedRows)
     firsts = [place.start for place in kept.slices]
     shares = [share for _, share in degree_shares(degrees)]
@@ -232,7 +255,7 @@ def _moment(kept: ShardedRows, degrees: Floats, biases: bool) -> Doubles:
         freeze_gc_once()
         for number, (parts, [share]) in group_by_type(elements, tuple, np.ndarray).items():
             x = np.concatenate([rows for _, rows in sorted(parts, key=itemgetter(0))])
-            yield number, moment_of(x, share, biases=biases)
+            yield number, moment(x, share)
 
     chunks = kept.elements.flatMap(cut).partitionBy(len(shares), by_number)
     joined = zip_partitions(chunks, scatter(SparkSession.active(), shares))

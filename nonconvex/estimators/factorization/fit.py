@@ -6,6 +6,7 @@ starts of each, are one list of problems that share every pass over the data.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -24,7 +25,7 @@ from nonconvex.distributed.factorization.dataset import Ids, TrainingSet
 from nonconvex.distributed.factorization.execution import ExchangePolicy
 from nonconvex.distributed.factorization.fit import DescentOptions, fit_loop
 from nonconvex.distributed.factorization.gibbs import SamplingOptions, SamplingTask, sample
-from nonconvex.distributed.factorization.shuffle import Shuffle, design_moments
+from nonconvex.distributed.factorization.shuffle import Shuffle, design_moments, factor_variance
 from nonconvex.distributed.factorization.state import (
     AnyFactors,
     Broadcast,
@@ -64,8 +65,8 @@ from nonconvex.numerics.factorization.vb import (
     Hyperparameters,
     Layout,
     VariationalPosterior,
-    effective_rank,
 )
+from nonconvex.numerics.optim import make_optimizer
 
 WarmStart = tuple[Factors, dict[str, dict[str, int]]]
 """Initial factors, and for ``users`` and ``items`` how many ids were kept, are new and are gone."""
@@ -162,6 +163,8 @@ def _obstacle(params: FactorizationParams) -> str:
         return "implicitPrefs=True"
     if get("numRestarts") > 1:
         return f"numRestarts={get('numRestarts')}"
+    if get("maxIter") == 0:
+        return "maxIter=0"
     return "updates='driver'" if get("updates") == "driver" else ""
 
 
@@ -262,6 +265,9 @@ def fit_together(
         session, interval = training.blocks.users.session, get("checkpointInterval")
         most = [max_iter_of(params) for params in estimators]
         checkpoints = Checkpoints(session, path, interval, facts, most)
+    no_iteration = max_iter_of(estimators[0]) == 0
+    if no_iteration:
+        checkpoints = None
     kept = ModelCheckpoint.of(checkpoints, len(estimators))
     if get("solver") == "gibbs":
         fitted = _sampled(training, estimators, problems, checkpoints)
@@ -271,11 +277,17 @@ def fit_together(
         optimizer = estimators[0]._optimizer()
         descent = DescentOptions(optimizer, get("miniBatchFraction"), get("seed"))
     together = [problem for of_fit in problems for problem in of_fit]
+    if no_iteration:
+        descent = DescentOptions(make_optimizer("gradient-descent", 1.0), math.inf)
+        rule = StoppingRule(1, tol=0.0)
+        together = [replace(one, solver="gd", rule=rule) for one in together]
     rule = max((one.rule for one in together if one.rule), key=lambda rule: rule.max_iter)
     blocks = training.blocks
     ended = fit_loop(
         blocks, together, rule, descent=descent, checkpoints=checkpoints, exchange_type=exchange
     )
+    if no_iteration:
+        ended = [_at_start(one) for one in ended]
     results = iter(ended)
     return [
         _result(params, training, warm, [next(results) for _ in of_fit])._replace(checkpoint=of)
@@ -299,10 +311,20 @@ def _check_memory(ids: Ids, estimators: Sequence[FactorizationParams]) -> None:
         )
 
 
+def _at_start(result: Result) -> Result:
+    """Number the only evaluation of a fit without iterations 0."""
+    history = [step._replace(iteration=0) for step in result.history]
+    return result._replace(history=history, iteration=0)
+
+
 def _apart(training: TrainingSet, estimators: Sequence[FactorizationParams]) -> bool:
     """Tell whether fits cannot share the passes over the ratings."""
     loops = {
-        (get("solver") if get("solver") in ("gd", "gibbs") else "als", get("checkpointPath"))
+        (
+            get("solver") if get("solver") in ("gd", "gibbs") else "als",
+            get("checkpointPath"),
+            get("maxIter") == 0,
+        )
         for get in (params.getOrDefault for params in estimators)
     }
     return training.exchange == "shuffle" or len(loops) > 1
@@ -334,6 +356,7 @@ def _sampled(
         kept = len(one.posterior.taus)
         sampling = sampling_summary(result.summary.restarts, options, kept)
         summary = replace(result.summary, sampling=sampling)
+        summary = _with_variance(summary, training, one.factors)
         results.append(FitResult(one.factors, [], summary, one.posterior))
     return results
 
@@ -480,11 +503,33 @@ def _result(
         posterior = _ridge_posterior(params, training, results[best])
     elif not get("ensemble"):
         posterior = inferred
-        rank = effective_rank(*gather_factors(factors)[1:], inferred.tau)
-        inference = {"effectiveRank": rank, "noise": inferred.tau**-0.5}
-        summary = replace(summary, inference=inference)
+        summary = replace(summary, inference={"noise": inferred.tau**-0.5})
+    if get("solver") != "gibbs":  # whose model is the mean of its samples
+        summary = _with_variance(summary, training, factors)
     every = [result.factors for result in results]
     return FitResult(factors, every, summary, ridge_posterior=posterior)
+
+
+_log = logging.getLogger("nonconvex")
+
+
+def _with_variance(
+    summary: TrainingSummary, training: TrainingSet, factors: AnyFactors
+) -> TrainingSummary:
+    """Add how far predictions depend on factors, and log it: a warning if they do not."""
+    if factors.users.shape[1] == 1:
+        return summary
+    degrees = training.blocks.user_degrees, training.blocks.item_degrees
+    variance = factor_variance(factors, degrees)
+    if not math.isfinite(variance.total):
+        return summary
+    noise = summary.restarts[summary.best].train_rmse
+    if summary.inference is not None:
+        noise = summary.inference["noise"]
+    rank = variance.effective_rank(noise)
+    summary = replace(summary, effective_rank=rank, factor_share=variance.share)
+    _log.log(logging.INFO if rank else logging.WARNING, "%s", summary.of_factors())
+    return summary
 
 
 def _means(results: Sequence[Result], best: int) -> tuple[VariationalPosterior, list[Result]]:

@@ -43,39 +43,39 @@ def _interval(value: Any) -> int:
 class FactorizationModelParams(CheckedParams, HasPredictionCol):
     """Params of predictions, which `MatrixFactorization` and its model share."""
 
-    predictionCol = param("column of predictions, which is added", text())
-    userCol = param("column of user ids: strings, integers or decimals", text())
-    itemCol = param("column of item ids: strings, integers or decimals", text())
+    predictionCol = param("column of predictions, which transform adds", text())
+    userCol = param("column of user ids", text())
+    itemCol = param("column of item ids", text())
     coldStartStrategy = param(
-        "prediction for an id that is not in the training data: 'bias' (α and the bias of the "
-        "other id, if that one is known), 'nan', or 'drop' (no row)",
+        "prediction for an unknown id: 'bias' (α, and the bias of the other id if it is known), "
+        "'nan', or 'drop' (no row)",
         choice(["bias", "nan", "drop"]),
     )
     kernel = param(
-        "loops that compute: 'compiled' (by numba, of the extra nonconvex[fast]), 'numpy', or "
-        "'auto': compiled where the driver can import numba. Both agree to rounding, and each with "
-        "itself to the bit",
+        "code that computes: 'compiled' (needs numba), 'numpy', or 'auto': compiled if the "
+        "driver has numba; both agree to rounding",
         choice(["auto", "numpy", "compiled"]),
     )
     clipPredictions = param(
-        "whether predictions are clipped to the range of the training ratings, or with "
-        "implicitPrefs to [0, 1]",
+        "whether predictions are clipped to the range of the training ratings (implicitPrefs: to "
+        "[0, 1])",
         flag,
     )
     predictionStdCol = param(
-        "column of the standard deviation of predictions, which is added; none by default",
+        "column of standard deviations of predictions, which transform adds; by default none",
         optional(text()),
     )
     predictionIntervalCol = param(
-        "column of intervals, structs (lower, upper) that contain a rating with probability "
-        "predictionInterval, which is added; none by default",
+        "column of intervals (lower, upper) of predictions, which transform adds; by default none",
         optional(text()),
     )
     predictionInterval = param(
-        "probability of intervals, > 0 and < 1", number(0, exclusive=True, below=1)
+        "probability that a rating is in its interval, > 0 and < 1",
+        number(0, exclusive=True, below=1),
     )
     predictionNoise = param(
-        "whether deviations and intervals are for a rating, with its noise, or for its mean", flag
+        "whether deviations and intervals are those of a rating, with its noise, or of its mean",
+        flag,
     )
 
 
@@ -83,29 +83,26 @@ class SamplingParams(Params):
     """Params of Gibbs sampling."""
 
     numBurnIn = param(
-        "with solver 'gibbs', number ≥ 0 of sweeps at the start of each chain that are discarded; "
-        "the first five keep the spread of the rows fixed and should be among them",
+        "solver 'gibbs': sweeps ≥ 0 that each chain discards at first; at least 5 is better",
         integer(0),
     )
     numSamples = param(
-        "with solver 'gibbs', number ≥ 2 of samples of each chain; the prediction is their mean",
-        integer(2),
+        "solver 'gibbs': samples ≥ 2 of each chain; the prediction is their mean", integer(2)
     )
-    thinning = param("with solver 'gibbs', number ≥ 1 of sweeps for a sample", integer(1))
+    thinning = param("solver 'gibbs': sweeps ≥ 1 for each sample", integer(1))
     numKept = param(
-        "with solver 'gibbs', number ≥ 2 of samples that the model keeps, for deviations, "
-        "intervals and fold-in; it has (numKept (rank + 1) + meanRank) numbers for each user and "
-        "item",
+        "solver 'gibbs': samples ≥ 2 that the model keeps, for deviations, intervals and "
+        "fold-in; its size grows with them",
         integer(2),
     )
     meanRank = param(
-        "with solver 'gibbs', rank ≥ 1 of the model that predicts, which approximates the mean of "
-        "all samples; 2 rank + 10 by default",
+        "solver 'gibbs': rank ≥ 1 of the model that approximates the mean of all samples; by "
+        "default 2 rank + 10",
         optional(integer(1)),
     )
     fitUserPrecision = param(
-        "with solvers 'gibbs' and 'vb', whether each user has a precision ω_u, by which their "
-        "ratings count more or less; without, all are 1",
+        "solvers 'gibbs' and 'vb': whether steady users count more (precision ω_u of each user); "
+        "if not, all ω_u are 1",
         flag,
     )
 
@@ -117,101 +114,83 @@ SAMPLING = tuple(name for name in declared(SamplingParams) if name != "fitUserPr
 class FactorizationParams(FactorizationModelParams, SamplingParams, DescentParams, FitParams):
     """Params of `MatrixFactorization`."""
 
-    ratingCol = param("column of ratings: finite numbers", text())
-    rank = param("number K of factors, ≥ 0; 0 leaves α and the biases", integer(0))
-    maxIter = param(
-        "maximum number of iterations, ≥ 1; by default 15, and 40 with solver 'vb'", integer(1)
-    )
+    ratingCol = param("column of ratings, finite numbers", text())
+    rank = param("number K of factors, ≥ 0; with 0 there are only α and the biases", integer(0))
+    maxIter = param("most iterations, ≥ 1; by default 15, or 40 with solver 'vb'", integer(1))
     tol = param(
-        "stop when an iteration changes the objective by less than tol times its value, ≥ 0",
+        "stop when an iteration changes the objective by less than tol × the objective; ≥ 0",
         number(0),
     )
     patience = param(
-        "stop when the validation RMSE has not improved for this many iterations, and return the "
-        "best iteration; needs validation ratings, and is 3 by default where there are any (10 "
-        "with solver 'gd', whose RMSE is less even); 0 returns the last iteration",
+        "stop after so many iterations without a better validation RMSE, and keep the best one; "
+        "0 keeps the last; by default 3 ('gd': 10)",
         optional(integer(0)),
     )
     gradientTol = param(
-        "with solver 'gd', stop when the norm of the gradient is at most this, ≥ 0", number(0)
+        "solver 'gd': stop when the norm of the gradient is at most this; ≥ 0", number(0)
     )
     miniBatchFraction = param(
-        "with solver 'gd', the fraction in (0, 1] of the users that a step reads; an iteration "
-        "has as many steps as it takes to read each user once",
-        fraction,
+        "solver 'gd': fraction in (0, 1] of the users that one step reads", fraction
     )
     regUser = param(
-        "λ₁ ≥ 0: regularization of users, in the units of the objective; by default "
-        "16 · (standard deviation of the ratings) / (number of ratings), or with implicitPrefs "
-        "5 · (mean of confidence · |rating|) / (number of positive ratings)",
+        "λ₁ ≥ 0 of users; by default 16 sd(R) / n of n ratings R (implicitPrefs: 5 "
+        "mean(confidence |R|) / n)",
         optional(number(0)),
     )
-    regItem = param(
-        "λ₂ ≥ 0: regularization of items; the default is that of regUser", optional(number(0))
-    )
+    regItem = param("λ₂ ≥ 0 of items; by default like regUser", optional(number(0)))
     biasRegRatio = param(
-        "ρ ≥ 0: a bias is regularized with ρ λ; 1 by default if regUser or regItem is given, else "
-        "such that n ρ λ = 3 (with implicitPrefs 1)",
+        "ρ ≥ 0: biases have the regularization ρ λ; by default 1 if regUser or regItem is set, "
+        "else 3 / (n λ)",
         optional(number(0)),
     )
     regExponent = param(
-        "ν ≥ 0: a row with d ratings is regularized with λ (d / mean d)^ν; 0 is plain λ, 1 is "
-        "what MLlib's ALS does",
+        "ν ≥ 0: a user or item with d ratings has λ (d / mean d)^ν; 0 is the same λ for all, 1 "
+        "is MLlib's rule",
         number(0),
     )
     solver = param(
-        "'als' (each row exactly), 'als-cg' (three conjugate gradients of each row from where it "
-        "was: sooner near the minimum at ranks from 64 on), 'als-coordinate' (one unknown of each "
-        "row at a time), 'gd' (gradient descent on all at once), 'vb' (a normal distribution of "
-        "each row, by variational inference) or 'gibbs' (the mean over samples of the posterior)",
+        "'als', 'als-cg' (sooner from rank 64 on), 'als-coordinate', 'gd' (gradient descent), "
+        "'vb' (variational inference) or 'gibbs' (sampling)",
         choice(["als", "als-cg", "als-coordinate", "gd", "vb", "gibbs"]),
     )
-    fitIntercept = param("whether the model has α", flag)
-    fitBiases = param("whether the model has β_u and β_i", flag)
-    nonnegative = param("whether all γ must be ≥ 0", flag)
+    fitIntercept = param("whether the model has the global bias α", flag)
+    fitBiases = param("whether the model has the biases β_u and β_i", flag)
+    nonnegative = param("whether all factors γ are ≥ 0", flag)
     implicitPrefs = param(
-        "whether ratings are counts of implicit feedback instead of opinions; every pair then has "
-        "a preference: 1 if its rating is positive, else 0",
+        "whether ratings are counts of implicit feedback: every pair has a preference, 1 if its "
+        "rating is positive, else 0",
         flag,
     )
     confidence = param(
         "κ > 0: with implicitPrefs, a pair weighs 1 + κ |rating|; MLlib's alpha",
         number(0, exclusive=True),
     )
-    initScale = param(
-        "standard deviation > 0 of the random γ that a fit starts from", _positive_scale
-    )
-    keepRestarts = param(
-        "whether the model keeps the models of all random starts as model.restarts", flag
-    )
+    initScale = param("standard deviation > 0 of the random factors at the start", _positive_scale)
+    keepRestarts = param("whether model.restarts has the models of all random starts", flag)
     ensemble = param(
-        "whether the model predicts the mean of all random starts instead of the best one; its "
-        "rank is then numRestarts times rank",
+        "whether the model predicts the mean of all random starts, not the best one; its rank is "
+        "then numRestarts × rank",
         flag,
     )
     numUserBlocks = param(
-        "number of blocks of users, ≥ 1; by default the number of cores, or more, with a million "
-        "ratings in each. It changes the time, never the result",
+        "number of blocks of users, ≥ 1; by default from cores and ratings; it never changes the "
+        "result",
         optional(integer(1)),
     )
-    numItemBlocks = param("number of blocks of items, like numUserBlocks", optional(integer(1)))
+    numItemBlocks = param("number of blocks of items, likewise", optional(integer(1)))
     updates = param(
-        "where rows are updated: on the 'executors', with a Spark job for each half-step; on the "
-        "'driver', in threads; or 'auto': on the driver if it has as many cores as the executors "
-        "and the ratings fit its memory, or if that takes less time than planning a job. It "
-        "changes the time, never the result",
+        "place of the updates: 'executors', 'driver' (in threads), or 'auto', the faster one; it "
+        "never changes the result",
         choice(["auto", "driver", "executors"]),
     )
     exchange = param(
-        "how a task gets the rows of the other side: 'broadcast' (all rows, through the driver, to "
-        "every core), 'shuffle' (each row to the blocks that need it), or 'auto': shuffle if the "
-        "larger side takes more than maxBroadcastBytes. It changes the time and the memory, never "
-        "the result",
+        "way of rows to tasks: 'broadcast' (all to every core), 'shuffle' (where they are "
+        "needed), or 'auto'; it never changes the result",
         choice(["auto", "broadcast", "shuffle"]),
     )
     maxBroadcastBytes = param(
-        "with exchange 'auto', maximum size ≥ 0 in bytes of the rows of one side that are "
-        "broadcast; each core has a copy",
+        "exchange 'auto': most bytes ≥ 0 of the rows of a side that are broadcast; each core has "
+        "a copy",
         integer(0),
     )
 
@@ -223,18 +202,21 @@ class ALSParams(FactorizationParams):
     _aliases: ClassVar[Mapping[str, str]] = {"alpha": "confidence", "fitIntercept": "fitBiases"}
 
     regParam = param(
-        "λ ≥ 0: the row of a user or item with d ratings is regularized by λ d, if regUser and "
-        "regItem are unset; with fitBiases, and unless it is set, the rule of MatrixFactorization "
-        "is used instead",
+        "λ ≥ 0: a user or item with d ratings has λ d, unless regUser or regItem is set; "
+        "fitBiases: by default λ from the ratings",
         number(0),
     )
-    alpha = param(
-        "α > 0: with implicitPrefs, a pair weighs 1 + α |rating|", number(0, exclusive=True)
+    alpha = param("α ≥ 0: with implicitPrefs, a pair weighs 1 + α |rating|", number(0))
+    confidence = param("another name of alpha", number(0))
+    maxIter = param(
+        "most iterations, ≥ 0; with 0 the model is its start: random factors, or the initial model",
+        integer(0),
     )
-    ratingCol = param("column of ratings: finite numbers; '' rates each row 1", text(empty=True))
+    ratingCol = param(
+        "column of ratings, finite numbers; with '' each row is rated 1", text(empty=True)
+    )
     checkpointInterval = param(
-        "iterations between two checkpoints, ≥ 1, or -1; it has no meaning without checkpointPath",
-        _interval,
+        "iterations ≥ 1 between two checkpoints, or -1; only with checkpointPath", _interval
     )
     intermediateStorageLevel = param("accepted, and has no meaning here", text())
     finalStorageLevel = param("accepted, and has no meaning here", text())
@@ -346,6 +328,11 @@ def check_combination(params: FactorizationParams, *, has_validation: bool, warm
     as_mllib = isinstance(params, ALSParams)  # whose scripts set what then has no meaning
     if not (get("implicitPrefs") or as_mllib):
         refuse_set(params, ["confidence"], "is only for implicitPrefs=True")
+    chosen = any(map(params.isSet, ("regParam", "regUser", "regItem"))) if as_mllib else True
+    if get("implicitPrefs") and get("fitBiases") and get("confidence") == 0 and not chosen:
+        raise ParamError("alpha=0 with fitBiases=True has no default λ; set regParam")
+    if get("maxIter") == 0 and get("solver") == "vb":
+        raise ParamError("maxIter=0 does not go with solver='vb'; set maxIter ≥ 1")
     if not get("fitBiases"):
         refuse_set(params, ["biasRegRatio"], "is only for fitBiases=True")
     if get("checkpointPath") is None and not as_mllib:

@@ -62,6 +62,7 @@ class TrainingSummary(Summary):
     restart  iteration         f  train RMSE  validation RMSE          stopped
     0 *              8  1.348...     0.99...          1.72...  reached maxIter
     1                8  1.334...     0.97...          1.74...  reached maxIter
+    factors explain ...% of the variance of predictions, effective rank ...
     """
 
     ratings: int  # number of training ratings
@@ -94,9 +95,13 @@ class TrainingSummary(Summary):
     # see `nonconvex.numerics.deterministic.core_of`
     kernel: str = "numpy"
     core: str = "unknown"
-    # with the solver "vb": ``effectiveRank``, the number of coordinates that the ratings support,
-    # and ``noise``, 1/√τ. f is then the free energy per rating.
+    # with the solver "vb": ``noise``, 1/√τ. f is then the free energy per rating.
     inference: dict[str, Any] | None = None
+    # how many axes of γ_u·γ_i matter beside the noise, and the part of the variance of predictions
+    # that takes factors, beyond means of users and items; see
+    # `nonconvex.numerics.factorization.explain.FactorVariance`. None with rank 0.
+    effective_rank: int | None = None
+    factor_share: float | None = None
 
     _restart_type = RestartSummary
 
@@ -149,6 +154,8 @@ class TrainingSummary(Summary):
 
     def _heading(self) -> str:
         sizes = f"{self.users:,} users, {self.items:,} items, {self.ratings:,} ratings"
+        if self.duplicates:
+            sizes += f" ({self.duplicates:,} repeat a pair)"
         return f"{sizes}: trained in {self.seconds:.1f} s"
 
     def _table(self) -> tuple[list[str], list[list[str]]]:
@@ -167,11 +174,24 @@ class TrainingSummary(Summary):
             rows.append([*row, each.stop.partition(":")[0]])
         return [*header, "stopped"], rows
 
+    def of_factors(self) -> str:
+        """Say what factors explain, and what to do if that is nothing; '' if it is not known."""
+        if self.effective_rank is None or self.factor_share is None:
+            return ""
+        share = f"factors explain {self.factor_share:.1%} of the variance of predictions"
+        if self.effective_rank:
+            return f"{share}, effective rank {self.effective_rank}"
+        learned = self.sampling is not None or self.inference is not None
+        lower = "" if learned else "lower regUser and regItem (regParam of ALS), or "
+        return f"{share}, which is as good as none: {lower}choose rank 0"
+
     def _note(self) -> str:
-        """Return how many samples were kept, and how far they agree; or what was learned."""
+        """Return what factors explain, and what was learned, or how far samples agree."""
+        return "\n".join(filter(None, [self.of_factors(), self._learned()]))
+
+    def _learned(self) -> str:
         if self.inference is not None:
-            rank, noise = self.inference["effectiveRank"], self.inference["noise"]
-            return f"effective rank {rank}, noise {noise:.4f}"
+            return f"noise {self.inference['noise']:.4f}"
         if self.sampling is None:
             return ""
         drawn = len(self.restarts) * self.sampling["samples"]

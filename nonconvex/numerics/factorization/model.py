@@ -272,11 +272,14 @@ def initial_rows(
 def preference_block(block: RatingBlock, confidence: float) -> RatingBlock:
     """Return the block of R' = c p / a with weights a = κ |R|, see this module.
 
-    Ratings of 0 have weight 0.  A row's degree is its number of positive ratings.
+    Ratings of 0 have weight 0.  A row's degree is its number of positive ratings.  With κ = 0, R'
+    would be infinite: a = 2⁻²² stands for 0, which is less than rounding, and has an exact R'.
     """
     strength = block.ratings
     weights = confidence * np.abs(strength)
     positive = strength > 0
+    if confidence == 0:
+        weights = np.where(positive, 2.0**-22, 0.0).astype(strength.dtype)
     ratings = np.divide(1 + weights, weights, out=np.zeros_like(weights), where=positive)
     degrees = block.over_rows(positive.astype(np.float64))
     return block._replace(ratings=ratings, weights=weights, degrees=degrees, padded=None)

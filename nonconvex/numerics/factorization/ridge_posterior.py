@@ -29,7 +29,8 @@ An unknown user has the mean of that prior, s² κ/(κ − 2).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -68,13 +69,10 @@ class DesignMoments(NamedTuple):
     def of(cls, factors: Factors, degrees: Sequence[Floats], *, biases: bool) -> DesignMoments:
         """Add up the moments of all rows."""
         users, items = (
-            sum(
-                moment_of(x[first : first + MOMENT_ROWS], share, biases=biases)
-                for first, share in degree_shares(of_side)
-            )
+            moments_here(x, of_side, partial(moment_of, biases=biases))
             for x, of_side in zip(factors[1:], degrees, strict=True)
         )
-        return cls(np.asarray(users), np.asarray(items), factors.users.dtype)
+        return cls(users, items, factors.users.dtype)
 
 
 def degree_shares(degrees: Floats) -> Iterator[tuple[int, Doubles]]:
@@ -82,6 +80,16 @@ def degree_shares(degrees: Floats) -> Iterator[tuple[int, Doubles]]:
     share = degrees / np.sum(degrees, dtype=np.float64)
     for first in range(0, len(share), MOMENT_ROWS):
         yield first, share[first : first + MOMENT_ROWS]
+
+
+def moments_here(
+    rows: Floats, degrees: Floats, moment: Callable[[Floats, Doubles], Doubles]
+) -> Doubles:
+    """Add up a moment of all rows, of `MOMENT_ROWS` rows at a time."""
+    parts = (
+        moment(rows[first : first + MOMENT_ROWS], share) for first, share in degree_shares(degrees)
+    )
+    return np.asarray(sum(parts))
 
 
 def moment_of(rows: Floats, share: Doubles, *, biases: bool) -> Doubles:

@@ -565,14 +565,3 @@ class VariationalPosterior(NamedTuple):
         kappa = values["userFreedom"]
         users, items = (Prior.restore(prior) for prior in values["priors"])
         return cls(measured, values["tau"], users, items, np.inf if kappa is None else kappa)
-
-
-def effective_rank(x: Floats, z: Floats, tau: float) -> int:
-    """Return how many coordinates of γ matter: Σ x_k² Σ z_k² / (n_u n_i) > 0.001/τ.
-
-    Parameters
-    ----------
-    x, z : float arrays of shapes (n_u, 1 + K) and (n_i, 1 + K)
-    """
-    of_users, of_items = ((side[:, 1:].astype(np.float64) ** 2).mean(axis=0) for side in (x, z))
-    return int(np.count_nonzero(of_users * of_items > 1e-3 / tau))

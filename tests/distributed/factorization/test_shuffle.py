@@ -177,6 +177,7 @@ def test_an_exchange_starts_from_an_earlier_model(ratings):
     one, other = (estimator.copy().setExchange(e).fit(ratings) for e in ("broadcast", "shuffle"))
     same_bits(other.factors, one.factors)
     assert other.summary.objectiveHistory == one.summary.objectiveHistory
+    assert other.summary.factor_share == one.summary.factor_share
 
 
 @pytest.mark.parametrize("biases", [True, False])

@@ -13,7 +13,9 @@ import pyspark
 import pytest
 from pyspark.ml.recommendation import ALS as MLlib
 
+from nonconvex.estimators.params import ParamError
 from nonconvex.recommendation import ALS, ALSModel
+from tests.factories import same_bits
 
 SPARK = Path(pyspark.__file__).parent
 
@@ -63,7 +65,10 @@ def planted(spark, implicit=False):
     return data.where("(user * 31 + item * 17) % 4 > 0"), data.where("(user*31 + item*17) % 4 = 0")
 
 
-@pytest.mark.parametrize("given", [{}, {"implicitPrefs": True, "alpha": 3.0}, {"regParam": 0.02}])
+IMPLICIT = {"implicitPrefs": True, "alpha": 3.0}
+
+
+@pytest.mark.parametrize("given", [{}, IMPLICIT, IMPLICIT | {"alpha": 0.0}, {"regParam": 0.02}])
 def test_an_iteration_from_a_model_of_mllib_is_the_next_one_of_mllib(spark, tmp_path, given):
     train, test = planted(spark, implicit="implicitPrefs" in given)
     params = {"rank": 4, "seed": 1, "numUserBlocks": 2, "numItemBlocks": 2, **given}
@@ -107,3 +112,19 @@ def test_a_model_that_mllib_wrote_is_read_and_starts_a_fit(spark, tmp_path):
     ours.save(f"{tmp_path}/again")
     again = ALSModel.load(f"{tmp_path}/again")
     assert again.itemFactors.collect() == ours.itemFactors.collect()
+
+
+@pytest.mark.parametrize("given", [{}, {"implicitPrefs": True, "alpha": 0.0}])
+def test_without_iterations_a_model_is_its_start(spark, given):
+    train, _ = planted(spark, implicit=bool(given))
+    start = ALS(rank=4, maxIter=0, **given).fit(train)
+    assert start.summary.totalIterations == 0
+    assert np.isfinite(start.summary.objective)
+    again = ALS(rank=4, maxIter=0, **given).setInitialModel(start).fit(train)
+    same_bits(again.factors, start.factors)
+    once = ALS(rank=4, maxIter=1, **given)
+    same_bits(once.copy().setInitialModel(start).fit(train).factors, once.fit(train).factors)
+    with pytest.raises(ParamError, match="maxIter=0 does not go with solver='vb'; set maxIter ≥ 1"):
+        ALS(maxIter=0, solver="vb", regUser=None).fit(train)
+    with pytest.raises(ParamError, match="alpha=0 with fitBiases=True has no default λ; set reg"):
+        ALS(implicitPrefs=True, alpha=0.0, fitBiases=True).fit(train)

@@ -1,5 +1,6 @@
 """MatrixFactorization as a citizen of pyspark.ml: Params, pipelines, persistence, errors."""
 
+import logging
 import subprocess
 import sys
 from decimal import Decimal
@@ -13,13 +14,17 @@ from pyspark.ml.evaluation import RegressionEvaluator
 from pyspark.ml.recommendation import ALS
 from pyspark.sql import functions as F
 
+from nonconvex.distributed.data.prepare import prepare_ratings
+from nonconvex.distributed.data.sources import read_source
+from nonconvex.distributed.data.splits import Split
+from nonconvex.distributed.data.validation import Columns, Rules
 from nonconvex.distributed.files import write_checksums
 from nonconvex.estimators.factorization.params import SAMPLING
 from nonconvex.estimators.params import DescentParams, ParamError, declared
 from nonconvex.local.model_tables import ModelError
 from nonconvex.numerics.factorization.model import Side
 from nonconvex.recommendation import MatrixFactorization, MatrixFactorizationModel
-from tests.factories import frame
+from tests.factories import frame, told
 
 QUICK = {"rank": 2, "maxIter": 3, "numUserBlocks": 2, "numItemBlocks": 2}
 
@@ -379,9 +384,48 @@ def test_duplicates_count_twice_and_are_counted(spark):
     settings = {"rank": 1, "maxIter": 2, "precision": "float64", "regUser": 0.1, "regItem": 0.1}
     twice = MatrixFactorization(**settings).fit(once.union(once.limit(1)))
     assert twice.summary.duplicates == 1
+    assert "4 ratings (1 repeat a pair)" in str(twice.summary)
     weighted = once.withColumn("w", F.expr("if(user = 0 and item = 0, 2.0D, 1.0D)"))
     same = MatrixFactorization(**settings, weightCol="w").fit(weighted)
     assert twice.summary.objective == pytest.approx(same.summary.objective, rel=1e-12)
+
+
+def test_repeated_pairs_mean_the_same_to_fit_and_to_prepare_ratings(spark, tmp_path, caplog):
+    generator = np.random.default_rng(3)
+    rows = [(u, i, float(v)) for u, i, v in generator.integers(0, 9, (120, 3)).tolist()]
+    raw = spark.createDataFrame([(*row, 1.5) for row in rows], ["user", "item", "rating", "weight"])
+    settings = {"rank": 2, "maxIter": 200, "tol": 0.0, "precision": "float64"}
+    settings |= {"regUser": 0.1, "regItem": 0.1}  # the first α differs, and not the minimum
+    caplog.set_level(logging.INFO, "nonconvex")
+    kept = MatrixFactorization(**settings, weightCol="weight").fit(raw)
+    assert f"{120 - len({row[:2] for row in rows})} ratings repeat a (user, item)" in caplog.text
+    raw.write.parquet(f"{tmp_path}/raw")
+    prepared = prepare_ratings(
+        read_source(spark, f"{tmp_path}/raw"), f"{tmp_path}/prepared",
+        columns=Columns(weight="weight"), rules=Rules(duplicates="mean"), split=Split(),
+    )  # fmt: skip
+    merged = MatrixFactorization(**settings).fitPrepared(prepared)
+    asked = raw.select("user", "item")
+    a, b = (told(model, asked).prediction for model in (kept, merged))
+    np.testing.assert_allclose(a, b, rtol=1e-6)
+
+
+def test_a_fit_says_what_factors_explain(ratings, caplog):
+    caplog.set_level(logging.INFO, "nonconvex")
+    some = MatrixFactorization(**QUICK, regUser=1e-4, regItem=1e-4).fit(ratings).summary
+    assert (0.1 < some.factor_share < 1, some.effective_rank) == (True, 2)
+    share = f"factors explain {some.factor_share:.1%} of the variance of predictions"
+    assert str(some).splitlines()[-1] == f"{share}, effective rank 2"
+    none = MatrixFactorization(**QUICK, regUser=10.0, regItem=10.0).fit(ratings)
+    assert none.summary.effective_rank == 0
+    advice = "lower regUser and regItem (regParam of ALS), or choose rank 0"
+    line = (
+        f"factors explain 0.0% of the variance of predictions, which is as good as none: {advice}"
+    )
+    assert str(none.summary).splitlines()[-1] == line
+    assert (caplog.records[-1].levelname, caplog.records[-1].message) == ("WARNING", line)
+    biases = MatrixFactorization(rank=0).fit(ratings).summary
+    assert (biases.effective_rank, biases.factor_share, biases.of_factors()) == (None, None, "")
 
 
 # Beside MLlib

@@ -47,10 +47,10 @@ def assert_same(one, other):
 def test_the_free_energy_never_rises_and_the_rank_is_found(ratings):
     fit = estimator(rank=6, maxIter=40, precision="float64").fit(ratings)
     assert np.diff(fit.summary.objectiveHistory).max() < 1e-12
-    assert fit.summary.inference["effectiveRank"] == RANK
+    assert fit.summary.effective_rank == RANK
     assert fit.summary.inference["noise"] == pytest.approx(NOISE, rel=0.15)
     assert fit.summary.restarts[0].history[-1]["tau"] == pytest.approx(1 / NOISE**2, rel=0.3)
-    assert "effective rank 2, noise 0." in str(fit.summary)
+    assert ", effective rank 2\nnoise 0." in str(fit.summary)
 
 
 def test_held_out_ratings_are_predicted_to_the_noise_and_covered(model, ratings):

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nonconvex.numerics.factorization import model as factorization
+from nonconvex.numerics.factorization.als import solve_rows
 from nonconvex.numerics.factorization.blocks import RatingBlock
 from nonconvex.numerics.factorization.model import (
     Background,
@@ -201,6 +202,23 @@ def test_a_pair_costs_its_background_and_an_explicit_rating(strength, confidence
     (rating,), (weight,) = block.ratings, block.weights
     explicit = weight * (rating - prediction) ** 2 - rating
     assert prediction**2 + explicit == pytest.approx(c * (p - prediction) ** 2, abs=1e-11)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_without_confidence_all_pairs_weigh_1(dtype):
+    rng = np.random.default_rng(0)
+    fixed = rng.normal(size=(30, 4)).astype(dtype)
+    fixed[:, 0] = 0
+    items, strengths = np.arange(0, 30, 3), rng.choice([-1.0, 0.0, 2.0], 10)
+    block = RatingBlock.from_triples(np.zeros(10, int), items, strengths, dtype=dtype)
+    block, ridge = preference_block(block, 0.0), Ridge(0.05, 1.0, 30, 3.0)
+    background = Background.of(fixed, 0.0, biases=False)
+    [x] = solve_rows(block, fixed, 0.0, ridge, biases=False, background=background).x
+    z, p = fixed[:, 1:].astype(float), np.zeros(30)
+    p[items] = strengths > 0
+    penalty = np.diag(ridge.diagonal(block.degrees, 4)[0][1:])
+    expected = np.linalg.solve(z.T @ z + penalty, z.T @ p)
+    np.testing.assert_allclose(x[1:], expected, rtol=2e-5, atol=1e-6)
 
 
 def test_only_positive_strengths_count_for_the_regularization():
