@@ -476,12 +476,10 @@ class DescentParams(CheckedParams):
     optimizer = param(f"one of {', '.join(OPTIMIZERS)}", choice(OPTIMIZERS))
     learningRate = param("step size η > 0", number(0, exclusive=True))
     momentum = param(
-        "decay in [0, 1) of past gradients (β₁ of adam and adamw); by default 0.9",
-        optional(number(0, below=1)),
+        "decay in [0, 1) of past gradients (β₁); by default 0.9", optional(number(0, below=1))
     )
     decay = param(
-        "decay in [0, 1) of past squared gradients (β₂ of adam and adamw); by default 0.999, "
-        "rmsprop: 0.99",
+        "decay in [0, 1) of past squares (β₂); by default 0.999, rmsprop: 0.99",
         optional(number(0, below=1)),
     )
     epsilon = param(
@@ -490,21 +488,14 @@ class DescentParams(CheckedParams):
     )
     weightDecay = param("weight decay ≥ 0 of adamw; by default 0.01", optional(number(0)))
     clipNorm = param(
-        "norm > 0 to which a longer gradient is shortened; by default none",
-        optional(number(0, exclusive=True)),
+        "norm > 0 to which longer gradients are cut", optional(number(0, exclusive=True))
     )
-    schedule = param(
-        f"schedule of the learning rate: one of {', '.join(SCHEDULES)}", choice(SCHEDULES)
-    )
+    schedule = param(f"schedule of the rate: one of {', '.join(SCHEDULES)}", choice(SCHEDULES))
     decaySteps = param(
-        "steps ≥ 1 of a decay, which every schedule but constant needs; a network's cosine has "
-        "all steps by default",
+        "steps ≥ 1 of the decay; only constant, and a network's cosine, need none",
         optional(integer(1)),
     )
-    decayRate = param(
-        "factor > 0 of the rate in decaySteps (step, exponential, inverse-time)",
-        optional(number(0, exclusive=True)),
-    )
+    decayRate = param("factor > 0 of the rate in decaySteps", optional(number(0, exclusive=True)))
     finalFraction = param("part ≥ 0 of the rate with which cosine ends", optional(number(0)))
     warmupSteps = param("steps ≥ 0 in which the rate grows to its first value", integer(0))
 
@@ -559,33 +550,24 @@ DESCENT = declared(DescentParams)
 class FitParams(CheckedParams, HasSeed):
     """Params of every fit: its rows, its random starts, its arithmetic and its checkpoints."""
 
-    weightCol = param(
-        "column of weights ≥ 0: how much each row counts; by default 1", optional(text())
-    )
-    validationIndicatorCol = param(
-        "boolean column, true for validation rows, which do not train; by default there are none",
-        optional(text()),
-    )
+    weightCol = param("column of weights ≥ 0; by default 1", optional(text()))
+    validationIndicatorCol = param("boolean column, true for validation rows", optional(text()))
     seed = param("seed of all random numbers, an integer", integer())
     numRestarts = param(
         "random starts, ≥ 1; the one with the least validation error is kept, or without "
         "validation the least objective",
         integer(1),
     )
-    firstRestart = param(
-        "number ≥ 0 of the first random start; seed and number determine a start", integer(0)
-    )
+    firstRestart = param("number ≥ 0 of the first random start", integer(0))
     precision = param(
-        "type of parameters and arithmetic, 'float32' or 'float64'", choice(["float32", "float64"])
+        "'float32' or 'float64', of parameters and arithmetic", choice(["float32", "float64"])
     )
     checkpointPath = param(
         "directory for the state of this one fit: started again after an interruption, it goes "
         "on from there to the same bits",
         optional(text()),
     )
-    checkpointInterval = param(
-        "iterations ≥ 1 between two checkpoints; only with checkpointPath", integer(1)
-    )
+    checkpointInterval = param("iterations ≥ 1 between two checkpoints", integer(1))
 
 
 ModelT = TypeVar("ModelT", bound=Any)

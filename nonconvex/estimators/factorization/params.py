@@ -47,64 +47,29 @@ class FactorizationModelParams(CheckedParams, HasPredictionCol):
     userCol = param("column of user ids", text())
     itemCol = param("column of item ids", text())
     coldStartStrategy = param(
-        "prediction for an unknown id: 'bias' (α, and the bias of the other id if it is known), "
-        "'nan', or 'drop' (no row)",
+        "prediction for an unknown id: 'bias' (α and the known bias), 'nan' or 'drop'",
         choice(["bias", "nan", "drop"]),
     )
     kernel = param(
-        "code that computes: 'compiled' (needs numba), 'numpy', or 'auto': compiled if the "
-        "driver has numba; both agree to rounding",
+        "'compiled' (by numba), 'numpy', or 'auto': compiled if the driver has numba",
         choice(["auto", "numpy", "compiled"]),
     )
-    clipPredictions = param(
-        "whether predictions are clipped to the range of the training ratings (implicitPrefs: to "
-        "[0, 1])",
-        flag,
-    )
-    predictionStdCol = param(
-        "column of standard deviations of predictions, which transform adds; by default none",
-        optional(text()),
-    )
-    predictionIntervalCol = param(
-        "column of intervals (lower, upper) of predictions, which transform adds; by default none",
-        optional(text()),
-    )
-    predictionInterval = param(
-        "probability that a rating is in its interval, > 0 and < 1",
-        number(0, exclusive=True, below=1),
-    )
-    predictionNoise = param(
-        "whether deviations and intervals are those of a rating, with its noise, or of its mean",
-        flag,
-    )
+    clipPredictions = param("whether predictions are clipped to the range in training", flag)
+    predictionStdCol = param("column of deviations, which transform adds", optional(text()))
+    predictionIntervalCol = param("column of intervals, which transform adds", optional(text()))
+    predictionInterval = param("probability of intervals", number(0, exclusive=True, below=1))
+    predictionNoise = param("whether deviations include the noise of a rating", flag)
 
 
 class SamplingParams(Params):
     """Params of Gibbs sampling."""
 
-    numBurnIn = param(
-        "solver 'gibbs': sweeps ≥ 0 that each chain discards at first; at least 5 is better",
-        integer(0),
-    )
-    numSamples = param(
-        "solver 'gibbs': samples ≥ 2 of each chain; the prediction is their mean", integer(2)
-    )
+    numBurnIn = param("solver 'gibbs': sweeps ≥ 0 to discard at first", integer(0))
+    numSamples = param("solver 'gibbs': samples ≥ 2 of each chain", integer(2))
     thinning = param("solver 'gibbs': sweeps ≥ 1 for each sample", integer(1))
-    numKept = param(
-        "solver 'gibbs': samples ≥ 2 that the model keeps, for deviations, intervals and "
-        "fold-in; its size grows with them",
-        integer(2),
-    )
-    meanRank = param(
-        "solver 'gibbs': rank ≥ 1 of the model that approximates the mean of all samples; by "
-        "default 2 rank + 10",
-        optional(integer(1)),
-    )
-    fitUserPrecision = param(
-        "solvers 'gibbs' and 'vb': whether steady users count more (precision ω_u of each user); "
-        "if not, all ω_u are 1",
-        flag,
-    )
+    numKept = param("solver 'gibbs': samples ≥ 2 to keep, for intervals and fold-in", integer(2))
+    meanRank = param("'gibbs': rank ≥ 1 of the mean; by default 2 rank + 10", optional(integer(1)))
+    fitUserPrecision = param("solvers 'gibbs', 'vb': whether steady users count more (ω_u)", flag)
 
 
 SAMPLING = tuple(name for name in declared(SamplingParams) if name != "fitUserPrecision")
@@ -117,21 +82,14 @@ class FactorizationParams(FactorizationModelParams, SamplingParams, DescentParam
     ratingCol = param("column of ratings, finite numbers", text())
     rank = param("number K of factors, ≥ 0; with 0 there are only α and the biases", integer(0))
     maxIter = param("most iterations, ≥ 1; by default 15, or 40 with solver 'vb'", integer(1))
-    tol = param(
-        "stop when an iteration changes the objective by less than tol × the objective; ≥ 0",
-        number(0),
-    )
+    tol = param("stop when the relative change of the objective is less; ≥ 0", number(0))
     patience = param(
         "stop after so many iterations without a better validation RMSE, and keep the best one; "
         "0 keeps the last; by default 3 ('gd': 10)",
         optional(integer(0)),
     )
-    gradientTol = param(
-        "solver 'gd': stop when the norm of the gradient is at most this; ≥ 0", number(0)
-    )
-    miniBatchFraction = param(
-        "solver 'gd': fraction in (0, 1] of the users that one step reads", fraction
-    )
+    gradientTol = param("solver 'gd': norm of the gradient to stop at, ≥ 0", number(0))
+    miniBatchFraction = param("solver 'gd': part in (0, 1] of the users of a step", fraction)
     regUser = param(
         "λ₁ ≥ 0 of users; by default 16 sd(R) / n of n ratings R (implicitPrefs: 5 "
         "mean(confidence |R|) / n)",
@@ -143,11 +101,7 @@ class FactorizationParams(FactorizationModelParams, SamplingParams, DescentParam
         "else 3 / (n λ)",
         optional(number(0)),
     )
-    regExponent = param(
-        "ν ≥ 0: a user or item with d ratings has λ (d / mean d)^ν; 0 is the same λ for all, 1 "
-        "is MLlib's rule",
-        number(0),
-    )
+    regExponent = param("ν ≥ 0: with d ratings, λ (d / mean d)^ν; 1 is MLlib's rule", number(0))
     solver = param(
         "'als', 'als-cg' (sooner from rank 64 on), 'als-coordinate', 'gd' (gradient descent), "
         "'vb' (variational inference) or 'gibbs' (sampling)",
@@ -157,42 +111,29 @@ class FactorizationParams(FactorizationModelParams, SamplingParams, DescentParam
     fitBiases = param("whether the model has the biases β_u and β_i", flag)
     nonnegative = param("whether all factors γ are ≥ 0", flag)
     implicitPrefs = param(
-        "whether ratings are counts of implicit feedback: every pair has a preference, 1 if its "
-        "rating is positive, else 0",
-        flag,
+        "whether ratings are counts of implicit feedback, and preferences are predicted", flag
     )
     confidence = param(
-        "κ > 0: with implicitPrefs, a pair weighs 1 + κ |rating|; MLlib's alpha",
-        number(0, exclusive=True),
+        "κ > 0: with implicitPrefs, a pair weighs 1 + κ |rating|", number(0, exclusive=True)
     )
     initScale = param("standard deviation > 0 of the random factors at the start", _positive_scale)
     keepRestarts = param("whether model.restarts has the models of all random starts", flag)
     ensemble = param(
-        "whether the model predicts the mean of all random starts, not the best one; its rank is "
-        "then numRestarts × rank",
-        flag,
+        "whether it predicts the mean of all random starts (rank: numRestarts × rank)", flag
     )
     numUserBlocks = param(
-        "number of blocks of users, ≥ 1; by default from cores and ratings; it never changes the "
-        "result",
-        optional(integer(1)),
+        "number of blocks of users, ≥ 1; it never changes the result", optional(integer(1))
     )
     numItemBlocks = param("number of blocks of items, likewise", optional(integer(1)))
     updates = param(
-        "place of the updates: 'executors', 'driver' (in threads), or 'auto', the faster one; it "
-        "never changes the result",
+        "place of updates: 'executors', 'driver' or 'auto', the faster one; same result",
         choice(["auto", "driver", "executors"]),
     )
     exchange = param(
-        "way of rows to tasks: 'broadcast' (all to every core), 'shuffle' (where they are "
-        "needed), or 'auto'; it never changes the result",
+        "rows reach tasks by 'broadcast', 'shuffle', or 'auto', by size; same result",
         choice(["auto", "broadcast", "shuffle"]),
     )
-    maxBroadcastBytes = param(
-        "exchange 'auto': most bytes ≥ 0 of the rows of a side that are broadcast; each core has "
-        "a copy",
-        integer(0),
-    )
+    maxBroadcastBytes = param("exchange 'auto': most bytes ≥ 0 of a side to broadcast", integer(0))
 
 
 class ALSParams(FactorizationParams):
@@ -208,16 +149,9 @@ class ALSParams(FactorizationParams):
     )
     alpha = param("α ≥ 0: with implicitPrefs, a pair weighs 1 + α |rating|", number(0))
     confidence = param("another name of alpha", number(0))
-    maxIter = param(
-        "most iterations, ≥ 0; with 0 the model is its start: random factors, or the initial model",
-        integer(0),
-    )
-    ratingCol = param(
-        "column of ratings, finite numbers; with '' each row is rated 1", text(empty=True)
-    )
-    checkpointInterval = param(
-        "iterations ≥ 1 between two checkpoints, or -1; only with checkpointPath", _interval
-    )
+    maxIter = param("most iterations, ≥ 0; with 0 the model is its start", integer(0))
+    ratingCol = param("column of ratings; with '' each row is rated 1", text(empty=True))
+    checkpointInterval = param("iterations ≥ 1 between checkpoints, or -1", _interval)
     intermediateStorageLevel = param("accepted, and has no meaning here", text())
     finalStorageLevel = param("accepted, and has no meaning here", text())
     blockSize = param("accepted, and has no meaning here", integer(1))

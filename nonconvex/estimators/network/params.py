@@ -78,14 +78,10 @@ class NetworkModelParams(
 ):
     """Params that estimators of networks and their models share."""
 
-    featuresCol = param(
-        "column of vectors or arrays of numbers, or a list of columns of numbers", names
-    )
+    featuresCol = param("column of vectors or arrays, or a list of columns of numbers", names)
     labelCol = param("column of labels", text())
     weightCol = FitParams.weightCol
-    predictionCol = param(
-        "column of predictions, which transform adds; '' adds none", text(empty=True)
-    )
+    predictionCol = param("column of predictions to add; '' adds none", text(empty=True))
     handleInvalid = param(
         "rows with null, NaN or infinite features: transform fails ('error'), skips them "
         "('skip') or predicts null ('keep'); fit fails",
@@ -106,17 +102,13 @@ class ClassificationModelParams(NetworkModelParams, HasProbabilityCol, HasRawPre
         text(empty=True),
     )
     predictedLabelCol = param(
-        "column of predicted labels, which transform adds if labels are strings, or if it is "
-        "set; '' adds none",
+        "column of predicted labels to add, if they are strings or it is set; '' adds none",
         text(empty=True),
     )
     probabilityCol = param(
-        "column of vectors of class probabilities, which transform adds; '' adds none",
-        text(empty=True),
+        "column of vectors of class probabilities to add; '' adds none", text(empty=True)
     )
-    rawPredictionCol = param(
-        "column of vectors of class logits, which transform adds; '' adds none", text(empty=True)
-    )
+    rawPredictionCol = param("column of vectors of logits to add; '' adds none", text(empty=True))
     thresholds = param(
         "a number ≥ 0 for each class: the class of the greatest probability / threshold is "
         "predicted; by default the most probable",
@@ -152,37 +144,22 @@ class NetworkParams(NetworkModelParams, DescentParams, FitParams):
         "for deep relu",
         optional(choice(SCHEMES)),
     )
-    initialWeights = param(
-        "all initial parameters in the order of model.weights; by default they are random",
-        optional(numbers()),
-    )
+    initialWeights = param("initial parameters, ordered as model.weights", optional(numbers()))
     regParam = param("λ ≥ 0 of the penalty (λ/2) Σ ‖W‖² on weights; biases have none", number(0))
-    standardization = param(
-        "whether features are scaled to mean 0 and variance 1 (nearly constant ones to a range "
-        "of 20)",
-        flag,
-    )
+    standardization = param("whether features are scaled to mean 0 and variance 1", flag)
     maxIter = param(
-        "most epochs (passes over the data), ≥ 1; by default enough for 10,000 steps, from 20 to "
-        "100",
-        optional(integer(1)),
+        "most epochs ≥ 1; by default for 10,000 steps, from 20 to 100", optional(integer(1))
     )
     maxSteps = param("most steps, ≥ 1; by default no limit", optional(integer(1)))
-    batchSize = param(
-        "rows of a minibatch, ≥ 1; unless it is set, at most a quarter of all", integer(1)
-    )
-    tol = param(
-        "stop when an epoch changes the objective by less than tol × the objective; ≥ 0", number(0)
-    )
+    batchSize = param("rows of a minibatch, ≥ 1; by default at most a quarter", integer(1))
+    tol = param("stop when the relative change of the objective is less; ≥ 0", number(0))
     patience = param(
         "stop after so many epochs without a better validation loss, and keep the best one; 0 "
         "keeps the last; by default 10",
         optional(integer(0)),
     )
     gradients = param(
-        "place where gradients are computed: 'driver', 'executors', or 'auto', the faster one; "
-        "summary.gradients has the choice",
-        choice(GRADIENTS),
+        "'driver', 'executors', or 'auto', the faster one; see summary.gradients", choice(GRADIENTS)
     )
 
     def _batch_size(self, rows: int) -> int:
@@ -221,9 +198,7 @@ class RegressorParams(NetworkParams):
         "column of targets, numbers, vectors or arrays, or a list of columns of numbers", names
     )
     targetStandardization = param(
-        "whether targets are scaled in training, so that learningRate and regParam suit any "
-        "unit; predictions are in the units of the data",
-        flag,
+        "whether targets are scaled in training; predictions are in their units", flag
     )
     solver = param(
         f"'gd' (gradient descent), 'exact' (a linear regression in closed form) or 'auto': exact "
@@ -249,8 +224,7 @@ class ClassifierParams(ClassificationModelParams, NetworkParams):
     stepSize = param("MLlib's name of learningRate", number(0, exclusive=True))
     blockSize = param("accepted, and has no meaning here; see batchSize", integer(1))
     solver = param(
-        "'gd', by minibatches, see optimizer; MLlib's 'l-bfgs' means the same",
-        choice(("gd", "l-bfgs")),
+        "'gd', by minibatches; MLlib's 'l-bfgs' means the same", choice(("gd", "l-bfgs"))
     )
 
 
