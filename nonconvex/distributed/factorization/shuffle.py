@@ -57,14 +57,15 @@ from nonconvex.numerics.factorization.blocks import (
     in_block_of,
     out_block_parts,
 )
-from nonconvex.numerics.factorization.explain import FactorVariance, row_moment
 from nonconvex.numerics.factorization.model import Factors, InitialRows, Side, squared_errors
 from nonconvex.numerics.factorization.ridge_posterior import (
     MOMENT_ROWS,
     DesignMoments,
+    FactorVariance,
     degree_shares,
     moment_of,
     moments_here,
+    row_moment,
 )
 from nonconvex.numerics.factorization.vb import InferredUpdate
 

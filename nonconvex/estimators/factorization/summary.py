@@ -99,7 +99,7 @@ class TrainingSummary(Summary):
     inference: dict[str, Any] | None = None
     # how many axes of γ_u·γ_i matter beside the noise, and the part of the variance of predictions
     # that takes factors, beyond means of users and items; see
-    # `nonconvex.numerics.factorization.explain.FactorVariance`. None with rank 0.
+    # `nonconvex.numerics.factorization.ridge_posterior.FactorVariance`. None with rank 0.
     effective_rank: int | None = None
     factor_share: float | None = None
 

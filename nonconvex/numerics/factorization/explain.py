@@ -11,14 +11,6 @@ and c_j is the contribution of the rating of item j to γ_u·γ_i.
 γ_u·γ_i is the same for Γ_u Q and Γ_i Q⁻ᵀ with any Q, so a single factor has no meaning.  The
 singular value decomposition Γ_u Γ_iᵀ = U S Vᵀ does not depend on Q: its axes are unique as long as
 their singular values differ.
-
-For the user of one training rating and the item of another one, independent of it,
-
-    Var R̂ = Var_u(β_u + γ_u·m_i) + Var_i(β_i + γ_i·m_u) + tr(C_u C_i)
-
-where m and C are the mean and the covariance of γ of a side.  The first two terms are what means of
-users and items can tell; the last one takes factors.  The eigenvalues of C_u C_i are its parts by
-axis.
 """
 
 from __future__ import annotations
@@ -31,73 +23,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nonconvex.numerics import Bools, Doubles, Floats
-from nonconvex.numerics.deterministic import one_thread_per_product
 from nonconvex.numerics.factorization.blocks import RatingBlock
 from nonconvex.numerics.factorization.model import Background, Factors, Ridge, preference_block
 from nonconvex.numerics.factorization.posterior import Posterior
 from nonconvex.numerics.factorization.vb import VariationalPosterior
-
-
-class FactorVariance(NamedTuple):
-    """Variance of predictions, and the part of it that takes factors; see this module."""
-
-    total: float  # Var R̂
-    axes: Doubles  # (K,): the eigenvalues of C_u C_i, the greatest first
-
-    @classmethod
-    def of(cls, users: Doubles, items: Doubles) -> FactorVariance:
-        """Take both variances from moments of shape (2 + K, 2 + K), as `row_moment` adds them up.
-
-        Examples
-        --------
-        Two users and two items of γ = ±1, with equally many ratings, and no biases: all of the
-        variance is of one factor.
-
-        >>> share = np.array([0.5, 0.5])
-        >>> moment = row_moment(np.array([[0.0, 1.0], [0.0, -1.0]]), share)
-        >>> found = FactorVariance.of(moment, moment)
-        >>> found.share, found.effective_rank(noise=0.5)
-        (1.0, 1)
-        """
-        means = [moment[0, 1:] for moment in (users, items)]
-        covariances = [
-            moment[1:, 1:] - np.outer(mean, mean)
-            for moment, mean in zip((users, items), means, strict=True)
-        ]
-        total = 0.0
-        for covariance, other in zip(covariances, reversed(means), strict=True):
-            effect = np.append(1.0, other[1:])  # of (β, γ)
-            total += float(effect @ covariance @ effect)
-        with one_thread_per_product():
-            values, vectors = np.linalg.eigh(covariances[0][1:, 1:])
-            root = vectors * np.sqrt(np.maximum(values, 0.0))
-            axes = np.linalg.eigvalsh(root.T @ covariances[1][1:, 1:] @ root)[::-1]
-        axes = np.maximum(axes, 0.0)
-        return cls(max(total, 0.0) + float(axes.sum()), axes)
-
-    @property
-    def share(self) -> float:
-        """tr(C_u C_i) / Var R̂, or 0 if all predictions are equal."""
-        return float(self.axes.sum()) / self.total if self.total > 0 else 0.0
-
-    def effective_rank(self, noise: float) -> int:
-        """Return how many axes matter: more than 0.001 noise² and than a millionth of Var R̂."""
-        return int(np.count_nonzero(self.axes > max(1e-3 * noise**2, 1e-6 * self.total)))
-
-
-def row_moment(rows: Floats, share: Doubles) -> Doubles:
-    """Return Σ_r share_r y_r y_rᵀ with y_r = (1, β_r, γ_r), of shape (2 + K, 2 + K).
-
-    Parameters
-    ----------
-    rows : float array of shape (r, 1 + K)
-    share : float64 array of shape (r,)
-        The part of all ratings that each row has, d/n.
-    """
-    y = np.column_stack([np.ones(len(rows)), rows.astype(np.float64)])
-    with one_thread_per_product():
-        moment: Doubles = (share[:, None] * y).T @ y
-    return moment
 
 
 def contributions(

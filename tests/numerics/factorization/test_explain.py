@@ -5,13 +5,7 @@ import pytest
 
 from nonconvex.numerics.factorization.als import solve_rows
 from nonconvex.numerics.factorization.blocks import RatingBlock
-from nonconvex.numerics.factorization.explain import (
-    FactorVariance,
-    RowParams,
-    contributions,
-    explain_row,
-    row_moment,
-)
+from nonconvex.numerics.factorization.explain import RowParams, contributions, explain_row
 from nonconvex.numerics.factorization.model import (
     Background,
     Factors,
@@ -105,30 +99,3 @@ def test_variational_rows_have_their_own_prior_and_covariances(fixed, block, wei
         [without] = given.update(block._replace(ratings=ratings), items).x[:, :4]
         expected = float(fixed[3, 1:] @ (x[0] - without)[1:])
         assert carried[name] == pytest.approx(expected, abs=1e-12)
-
-
-@pytest.mark.parametrize("rank", [1, 3])
-def test_the_variance_of_predictions_is_that_over_all_pairs(rank):
-    """Against the table of all predictions, weighted by both degrees, without its means."""
-    rng = np.random.default_rng(rank)
-    x, z = rng.normal(0.5, 1, (7, 1 + rank)), rng.normal(-0.3, 1, (9, 1 + rank))
-    p, q = (of / of.sum() for of in (rng.integers(1, 9, 7), rng.integers(1, 9, 9)))
-    table = x[:, :1] + z[:, 0] + x[:, 1:] @ z[:, 1:].T
-    mean, of_users, of_items = p @ table @ q, table @ q, p @ table
-    left = table - of_users[:, None] - of_items + mean
-    found = FactorVariance.of(row_moment(x, p), row_moment(z, q))
-    assert found.total == pytest.approx(p @ (table - mean) ** 2 @ q)
-    assert found.share == pytest.approx(p @ left**2 @ q / found.total)
-    singular = np.linalg.svd(np.sqrt(np.outer(p, q)) * left, compute_uv=False)[:rank]
-    np.testing.assert_allclose(found.axes, singular**2, rtol=1e-9)
-    noise = np.sqrt(singular[-1] ** 2 * 1e3)
-    assert [found.effective_rank(noise * n) for n in (0.999, 1.001)] == [rank, rank - 1]
-
-
-def test_biases_and_no_factors_take_no_factors():
-    share = np.full(4, 0.25)
-    biases = row_moment(np.array([[1.0, 0], [2, 0], [3, 0], [4, 0]]), share)
-    found = FactorVariance.of(biases, biases)
-    assert (found.total, found.share, found.effective_rank(0.1)) == (2.5, 0.0, 0)
-    same = row_moment(np.ones((4, 2)), share)
-    assert FactorVariance.of(same, same).share == 0, "all predictions are 3"

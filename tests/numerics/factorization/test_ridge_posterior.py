@@ -8,7 +8,12 @@ from nonconvex.numerics.factorization.als import solve_rows
 from nonconvex.numerics.factorization.blocks import RatingBlock
 from nonconvex.numerics.factorization.model import Factors, Ridge, predict, squared_errors
 from nonconvex.numerics.factorization.posterior import half_width
-from nonconvex.numerics.factorization.ridge_posterior import ResidualStats, RidgePosterior
+from nonconvex.numerics.factorization.ridge_posterior import (
+    FactorVariance,
+    ResidualStats,
+    RidgePosterior,
+    row_moment,
+)
 
 USERS, ITEMS, RANK = 9, 7, 3
 
@@ -141,3 +146,30 @@ def test_intervals_cover_what_they_say(seed):
     for level in (0.5, 0.9):
         covered = np.mean(apart <= half_width(level) * deviations)
         assert covered == pytest.approx(level, abs=0.05 if level == 0.5 else 0.03)
+
+
+@pytest.mark.parametrize("rank", [1, 3])
+def test_the_variance_of_predictions_is_that_over_all_pairs(rank):
+    """Against the table of all predictions, weighted by both degrees, without its means."""
+    rng = np.random.default_rng(rank)
+    x, z = rng.normal(0.5, 1, (7, 1 + rank)), rng.normal(-0.3, 1, (9, 1 + rank))
+    p, q = (of / of.sum() for of in (rng.integers(1, 9, 7), rng.integers(1, 9, 9)))
+    table = x[:, :1] + z[:, 0] + x[:, 1:] @ z[:, 1:].T
+    mean, of_users, of_items = p @ table @ q, table @ q, p @ table
+    left = table - of_users[:, None] - of_items + mean
+    found = FactorVariance.of(row_moment(x, p), row_moment(z, q))
+    assert found.total == pytest.approx(p @ (table - mean) ** 2 @ q)
+    assert found.share == pytest.approx(p @ left**2 @ q / found.total)
+    singular = np.linalg.svd(np.sqrt(np.outer(p, q)) * left, compute_uv=False)[:rank]
+    np.testing.assert_allclose(found.axes, singular**2, rtol=1e-9)
+    noise = np.sqrt(singular[-1] ** 2 * 1e3)
+    assert [found.effective_rank(noise * n) for n in (0.999, 1.001)] == [rank, rank - 1]
+
+
+def test_biases_and_no_factors_take_no_factors():
+    share = np.full(4, 0.25)
+    biases = row_moment(np.array([[1.0, 0], [2, 0], [3, 0], [4, 0]]), share)
+    found = FactorVariance.of(biases, biases)
+    assert (found.total, found.share, found.effective_rank(0.1)) == (2.5, 0.0, 0)
+    same = row_moment(np.ones((4, 2)), share)
+    assert FactorVariance.of(same, same).share == 0, "all predictions are 3"
