@@ -65,22 +65,15 @@ def write_comparison(path: str, tables: Sequence[_Table]) -> None:
         raise ConfigError("--page needs jinja2: run pip install 'nonconvex[report]'")
     from nonconvex.report.page import Page, Part, Table, render  # which imports Spark's Python
 
-    texts = {
-        "metrics": "A star is at the best of a row.",
-        "settings": "Params and keys of the configurations in which the runs differ.",
-        "data": "Figures of the data in which the runs differ: the drift between them.",
-    }
     parts = [
-        Part(title[:1].upper() + title[1:], texts[title.partition(" ")[0].rstrip(",")], [],
-             [Table("", header, rows)])
+        Part(title[:1].upper() + title[1:], "", [], [Table("", header, rows)])
         for title, header, rows in tables
-    ]  # fmt: skip
+    ]
     names = tables[0][1][1:]
-    lead = f"Runs {', '.join(names[:-1])} and {names[-1]}."
-    footer = f"Made by nonconvex {__version__}."
+    lead = f"Runs {', '.join(names[:-1])} and {names[-1]}; a star is at the best of a row."
     try:
-        page = render(Page("Comparison of runs", lead, [], parts, footer))
-        Path(path).write_text(page, encoding="utf-8")
+        page = Page("Comparison of runs", lead, [], parts, f"Made by nonconvex {__version__}.")
+        Path(path).write_text(render(page), encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"--page {path} cannot be written: {error.strerror}") from None
 

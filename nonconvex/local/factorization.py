@@ -327,7 +327,7 @@ class LocalFactorization:
             table = table.filter(pc.greater_equal(table["rating"], threshold))
         elif implicit:
             table = table.filter(pc.greater(table["rating"], 0.0))
-        lists = self.measure_lists(_named(table, params), k, exclude)
+        lists = self.measure_lists(table, k, exclude)
         return {
             "rmse": errors.rmse["prediction"],
             "mae": errors.mae["prediction"],
@@ -337,9 +337,8 @@ class LocalFactorization:
             "k": k,
         }
 
-    def measure_lists(self, relevant: Any, k: int, exclude: Any = None) -> dict[str, float]:
-        """Measure top-k lists alone, given the pairs that are relevant; see `evaluate`."""
-        relevant = self._table(relevant, ["user", "item"])
+    def measure_lists(self, relevant: pa.Table, k: int, exclude: Any) -> dict[str, float]:
+        """Measure top-k lists alone, given the relevant ``user, item``; see `evaluate`."""
         once = relevant.select(["user", "item"]).drop_null()
         once = once.group_by(["user", "item"]).aggregate([])
         users = pc.unique(once["user"])
@@ -537,11 +536,6 @@ def limits_of(params: Mapping[str, Any], summary: Mapping[str, Any]) -> tuple[fl
     if params["implicitPrefs"]:
         return 0.0, 1.0
     return summary["minimum"], summary["maximum"]
-
-
-def _named(table: pa.Table, params: Mapping[str, Any]) -> pa.Table:
-    """Return ``user, item`` under the names of training."""
-    return pa.table({params[f"{side}Col"]: table[side] for side in ("user", "item")})
 
 
 def _shown(values: Any) -> str:

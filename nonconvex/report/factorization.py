@@ -219,14 +219,13 @@ def _than(scores: Scores, rival: str) -> str:
     return f"{abs(share):.{digits}%}{known} {'less' if share >= 0 else 'more'}"
 
 
+_LIST_METRICS = (("ndcg", "NDCG"), ("recall", "recall"), ("precision", "precision"))
+
+
 def _lists(lists: Mapping[str, Any]) -> Part:
     k = lists["k"]
-    titles = {
-        "ndcgAtK": f"NDCG@{k}",
-        "recallAtK": f"recall@{k}",
-        "precisionAtK": f"precision@{k}",
-        "coverageAtK": "coverage of the catalogue",
-    }
+    titles = {f"{name}AtK": f"{title}@{k}" for name, title in _LIST_METRICS}
+    titles["coverageAtK"] = "coverage of the catalogue"
     text = (
         f"The best {k} items for {lists['users']:,} users with test ratings, without what they had "
         "rated before. What they rated in the test counts as relevant, whatever the rating. "

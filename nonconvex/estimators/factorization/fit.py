@@ -287,7 +287,8 @@ def fit_together(
         blocks, together, rule, descent=descent, checkpoints=checkpoints, exchange_type=exchange
     )
     if no_iteration:
-        ended = [_at_start(one) for one in ended]
+        steps = ([step._replace(iteration=0) for step in one.history] for one in ended)
+        ended = [of._replace(history=s, iteration=0) for of, s in zip(ended, steps, strict=True)]
     results = iter(ended)
     return [
         _result(params, training, warm, [next(results) for _ in of_fit])._replace(checkpoint=of)
@@ -309,12 +310,6 @@ def _check_memory(ids: Ids, estimators: Sequence[FactorizationParams]) -> None:
             f"from {starts:,} starts take {needed / 1e9:,.1f} GB, and the driver has "
             f"{free / 1e9:,.1f}: lower rank or numRestarts, or set exchange='shuffle'"
         )
-
-
-def _at_start(result: Result) -> Result:
-    """Number the only evaluation of a fit without iterations 0."""
-    history = [step._replace(iteration=0) for step in result.history]
-    return result._replace(history=history, iteration=0)
 
 
 def _apart(training: TrainingSet, estimators: Sequence[FactorizationParams]) -> bool:

@@ -84,8 +84,7 @@ class FactorizationParams(FactorizationModelParams, SamplingParams, DescentParam
     maxIter = param("most iterations, ≥ 1; by default 15, or 40 with solver 'vb'", integer(1))
     tol = param("stop when the relative change of the objective is less; ≥ 0", number(0))
     patience = param(
-        "stop after so many iterations without a better validation RMSE, and keep the best one; "
-        "0 keeps the last; by default 3 ('gd': 10)",
+        "stop after so many iterations without a better validation RMSE; 0: keep the last",
         optional(integer(0)),
     )
     gradientTol = param("solver 'gd': norm of the gradient to stop at, ≥ 0", number(0))
@@ -111,26 +110,22 @@ class FactorizationParams(FactorizationModelParams, SamplingParams, DescentParam
     fitBiases = param("whether the model has the biases β_u and β_i", flag)
     nonnegative = param("whether all factors γ are ≥ 0", flag)
     implicitPrefs = param(
-        "whether ratings are counts of implicit feedback, and preferences are predicted", flag
+        "whether ratings are counts of implicit feedback, which has preferences", flag
     )
     confidence = param(
         "κ > 0: with implicitPrefs, a pair weighs 1 + κ |rating|", number(0, exclusive=True)
     )
     initScale = param("standard deviation > 0 of the random factors at the start", _positive_scale)
     keepRestarts = param("whether model.restarts has the models of all random starts", flag)
-    ensemble = param(
-        "whether it predicts the mean of all random starts (rank: numRestarts × rank)", flag
-    )
-    numUserBlocks = param(
-        "number of blocks of users, ≥ 1; it never changes the result", optional(integer(1))
-    )
+    ensemble = param("whether it predicts the mean of all random starts; the rank grows", flag)
+    numUserBlocks = param("number of blocks of users, ≥ 1; same result", optional(integer(1)))
     numItemBlocks = param("number of blocks of items, likewise", optional(integer(1)))
     updates = param(
-        "place of updates: 'executors', 'driver' or 'auto', the faster one; same result",
+        "place of updates: 'executors', 'driver' or 'auto', the faster; same result",
         choice(["auto", "driver", "executors"]),
     )
     exchange = param(
-        "rows reach tasks by 'broadcast', 'shuffle', or 'auto', by size; same result",
+        "'broadcast' or 'shuffle' of rows to tasks, or 'auto', by size; same result",
         choice(["auto", "broadcast", "shuffle"]),
     )
     maxBroadcastBytes = param("exchange 'auto': most bytes ≥ 0 of a side to broadcast", integer(0))
@@ -143,9 +138,7 @@ class ALSParams(FactorizationParams):
     _aliases: ClassVar[Mapping[str, str]] = {"alpha": "confidence", "fitIntercept": "fitBiases"}
 
     regParam = param(
-        "λ ≥ 0: a user or item with d ratings has λ d, unless regUser or regItem is set; "
-        "fitBiases: by default λ from the ratings",
-        number(0),
+        "λ ≥ 0, λ d with d ratings; with fitBiases by default from the ratings", number(0)
     )
     alpha = param("α ≥ 0: with implicitPrefs, a pair weighs 1 + α |rating|", number(0))
     confidence = param("another name of alpha", number(0))

@@ -83,8 +83,7 @@ class NetworkModelParams(
     weightCol = FitParams.weightCol
     predictionCol = param("column of predictions to add; '' adds none", text(empty=True))
     handleInvalid = param(
-        "rows with null, NaN or infinite features: transform fails ('error'), skips them "
-        "('skip') or predicts null ('keep'); fit fails",
+        "null, NaN or infinite features: 'error', 'skip' the row, or 'keep' it, without prediction",
         choice(HANDLE_INVALID),
     )
 
@@ -97,21 +96,16 @@ class ClassificationModelParams(NetworkModelParams, HasProbabilityCol, HasRawPre
     """Params that the classifier and its model share."""
 
     predictionCol = param(
-        "column of predicted classes, which transform adds: the label, or of strings its index "
-        "in model.labels; '' adds none",
+        "column of predicted classes to add, of strings by index in labels; '' adds none",
         text(empty=True),
     )
     predictedLabelCol = param(
-        "column of predicted labels to add, if they are strings or it is set; '' adds none",
-        text(empty=True),
+        "column of labels to add, if strings or set; '' adds none", text(empty=True)
     )
-    probabilityCol = param(
-        "column of vectors of class probabilities to add; '' adds none", text(empty=True)
-    )
+    probabilityCol = param("column of class probabilities to add; '' adds none", text(empty=True))
     rawPredictionCol = param("column of vectors of logits to add; '' adds none", text(empty=True))
     thresholds = param(
-        "a number ≥ 0 for each class: the class of the greatest probability / threshold is "
-        "predicted; by default the most probable",
+        "a number ≥ 0 for each class, by which probabilities are divided first",
         optional(_thresholds),
     )
 
@@ -124,8 +118,7 @@ class NetworkParams(NetworkModelParams, DescentParams, FitParams):
     """Params that all estimators of networks share."""
 
     layers = param(
-        "sizes of the hidden layers, or of all layers from features to outputs; by default "
-        "[100]; [] is the linear model",
+        "sizes of hidden or of all layers; by default [100]; [] is the linear model",
         optional(_sizes),
     )
     activation = param(
@@ -134,8 +127,7 @@ class NetworkParams(NetworkModelParams, DescentParams, FitParams):
         _each(choice(tuple(ACTIVATIONS))),
     )
     stepGradient = param(
-        "'straight-through' gives the activation step the derivative 1; by default it is 0, and "
-        "such a network is refused",
+        "'straight-through': derivative 1 of the activation step, which needs it",
         optional(choice(("straight-through",))),
     )
     fitBiases = param("whether layers have biases", flag)
@@ -147,19 +139,16 @@ class NetworkParams(NetworkModelParams, DescentParams, FitParams):
     initialWeights = param("initial parameters, ordered as model.weights", optional(numbers()))
     regParam = param("λ ≥ 0 of the penalty (λ/2) Σ ‖W‖² on weights; biases have none", number(0))
     standardization = param("whether features are scaled to mean 0 and variance 1", flag)
-    maxIter = param(
-        "most epochs ≥ 1; by default for 10,000 steps, from 20 to 100", optional(integer(1))
-    )
+    maxIter = param("most epochs ≥ 1; by default for 10,000 steps, 20 to 100", optional(integer(1)))
     maxSteps = param("most steps, ≥ 1; by default no limit", optional(integer(1)))
     batchSize = param("rows of a minibatch, ≥ 1; by default at most a quarter", integer(1))
     tol = param("stop when the relative change of the objective is less; ≥ 0", number(0))
     patience = param(
-        "stop after so many epochs without a better validation loss, and keep the best one; 0 "
-        "keeps the last; by default 10",
+        "stop after so many epochs without a better validation loss; 0: keep the last",
         optional(integer(0)),
     )
     gradients = param(
-        "'driver', 'executors', or 'auto', the faster one; see summary.gradients", choice(GRADIENTS)
+        "'driver', 'executors', or 'auto', the faster; see summary", choice(GRADIENTS)
     )
 
     def _batch_size(self, rows: int) -> int:
@@ -194,12 +183,8 @@ OF_DESCENT = (
 class RegressorParams(NetworkParams):
     """Params of `MultilayerPerceptronRegressor`."""
 
-    labelCol = param(
-        "column of targets, numbers, vectors or arrays, or a list of columns of numbers", names
-    )
-    targetStandardization = param(
-        "whether targets are scaled in training; predictions are in their units", flag
-    )
+    labelCol = param("column of numbers, vectors or arrays, or a list of columns", names)
+    targetStandardization = param("whether targets are scaled while the network is trained", flag)
     solver = param(
         f"'gd' (gradient descent), 'exact' (a linear regression in closed form) or 'auto': exact "
         f"if it is linear, of ≤ {MAX_FEATURES:,} features",
@@ -217,15 +202,11 @@ class ClassifierParams(ClassificationModelParams, NetworkParams):
 
     labelCol = param("column of labels, strings or whole numbers", text())
     classWeight = param(
-        "a factor ≥ 0 for each class, in the order of labels, or 'balanced': all classes count "
-        "the same; by default 1",
-        optional(_class_weight),
+        "a factor ≥ 0 for each class, or 'balanced'; by default 1", optional(_class_weight)
     )
     stepSize = param("MLlib's name of learningRate", number(0, exclusive=True))
     blockSize = param("accepted, and has no meaning here; see batchSize", integer(1))
-    solver = param(
-        "'gd', by minibatches; MLlib's 'l-bfgs' means the same", choice(("gd", "l-bfgs"))
-    )
+    solver = param("'gd'; MLlib's 'l-bfgs' means the same", choice(("gd", "l-bfgs")))
 
 
 def check_thresholds(params: Params, classes: int) -> list[float] | None:

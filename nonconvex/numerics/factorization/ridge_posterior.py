@@ -123,19 +123,7 @@ class FactorVariance(NamedTuple):
 
     @classmethod
     def of(cls, users: Doubles, items: Doubles) -> FactorVariance:
-        """Take both variances from moments of shape (2 + K, 2 + K), as `row_moment` adds them up.
-
-        Examples
-        --------
-        Two users and two items of γ = ±1, with equally many ratings, and no biases: all of the
-        variance is of one factor.
-
-        >>> share = np.array([0.5, 0.5])
-        >>> moment = row_moment(np.array([[0.0, 1.0], [0.0, -1.0]]), share)
-        >>> found = FactorVariance.of(moment, moment)
-        >>> found.share, found.effective_rank(noise=0.5)
-        (1.0, 1)
-        """
+        """Take both from moments of shape (2 + K, 2 + K), as `row_moment` adds them up."""
         means = [moment[0, 1:] for moment in (users, items)]
         covariances = [
             moment[1:, 1:] - np.outer(mean, mean)
