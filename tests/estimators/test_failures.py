@@ -4,8 +4,8 @@ import threading
 
 import numpy as np
 import pytest
+from pyspark import SparkContext
 
-from nonconvex.distributed import runtime
 from nonconvex.distributed.data.validation import RatingsError
 from nonconvex.distributed.runtime import InputError, StoppedError, explain, explained
 from nonconvex.estimators.params import ParamError
@@ -79,7 +79,7 @@ def test_a_session_that_was_stopped(text, monkeypatch):
     assert str(explain(RuntimeError(text))) == (
         "the Spark session was stopped meanwhile: start one, and begin again"
     )
-    monkeypatch.setattr(runtime.SparkContext, "_active_spark_context", None)
+    monkeypatch.setattr(SparkContext, "_active_spark_context", None)
     with pytest.raises(StoppedError), explained():
         raise AttributeError("'NoneType' object has no attribute 'sc'")
     with pytest.raises(RatingsError), explained():  # says it by itself
