@@ -103,8 +103,8 @@ class Faults:
         if fault == "rot":
             self.rot()
             return
-        if fault == "bit":
-            self.flip(self.draw.choice(self.readable()))
+        if fault == "bit" and (files := self.readable()):  # none, if it was removed as damaged
+            self.flip(self.draw.choice(files))
             self.counts["bit: flipped"] += 1
         jobs = [self.start(number, 0)]
         first = jobs[0][0]
