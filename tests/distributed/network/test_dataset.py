@@ -233,8 +233,7 @@ def test_keys_depend_on_every_entry_and_numbers_of_shards_on_size_alone():
 
 
 def test_shards_are_kept_on_disk_if_they_would_fill_the_memory(spark, caplog):
-    context = spark.sparkContext
-    assert _storage_level(context, 21_210) == StorageLevel.MEMORY_AND_DISK
+    assert _storage_level(spark, 21_210) == StorageLevel.MEMORY_AND_DISK
     with caplog.at_level(logging.INFO, logger="nonconvex"):
-        assert _storage_level(context, 21 * 10**9) == StorageLevel.DISK_ONLY
+        assert _storage_level(spark, 21 * 10**9) == StorageLevel.DISK_ONLY
     assert "are kept on the executors' disks" in caplog.text
