@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from pyspark import SparkContext
 
 from nonconvex import session
 from nonconvex.session import get_session
@@ -134,7 +135,7 @@ class TestWhereTheyAreUsed:
     """The choice, as a session is made."""
 
     def test_local_mode_alone(self, monkeypatch):
-        monkeypatch.setattr(session.SparkContext, "_active_spark_context", None)
+        monkeypatch.setattr(SparkContext, "_active_spark_context", None)
         wants, name = session._wants_sockets, "spark.python.unix.domain.socket"
         assert wants("local[*]", {})
         assert wants("local-cluster[1,1,1024]", {})

@@ -9,7 +9,6 @@ shorter step, and `open_gradients` opens it.
 from __future__ import annotations
 
 import logging
-import pickle
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,12 +19,11 @@ from functools import partial, reduce
 from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, Protocol, Self, TypeVar
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 from pyspark import InheritableThread, StorageLevel
 from pyspark.sql import DataFrame, SparkSession
 
-from nonconvex.distributed.connect import keep, release, served
+from nonconvex.distributed.connect import answer_batch, keep, read_answers, release, served
 from nonconvex.distributed.network.shards import ExampleDecoder, Shard
 from nonconvex.distributed.runtime import (
     Batches,
@@ -119,18 +117,14 @@ class FrameRows:
     def run(
         self, function: Callable[[Iterable[Any]], list[_T]], partitions: Sequence[int]
     ) -> list[_T]:
-        """Map those rows of the dataframe in one job; results come back pickled."""
+        """Map those rows of the dataframe in one job."""
 
-        def pickled(batches: Batches) -> Batches:
+        def task(batches: Batches) -> Batches:
             rows = (tuple(row.values()) for batch in batches for row in batch.to_pylist())
-            for result in function(rows):
-                content = pa.array([pickle.dumps(result, protocol=5)], pa.binary())
-                yield pa.RecordBatch.from_pydict({"result": content})
+            yield from map(answer_batch, function(rows))
 
-        chosen = self._rows.where(self._rows[0].isin(list(partitions)))
         with served(self.session):
-            found = chosen.mapInArrow(pickled, "result binary").toArrow()["result"]
-        return [pickle.loads(one.as_buffer()) for one in found]
+            return read_answers(self._rows.where(self._rows[0].isin(list(partitions))), task)
 
     def release(self) -> None:
         """Remove them from the server."""
