@@ -84,7 +84,8 @@ def add_errors(
     """Add the errors of n predictions by each of P predictors to totals, and return them.
 
     For every cell, a bin of users and a bin of items, the totals are Σ 1, Σ w, and for each
-    predictor Σ w e², Σ w |e|, Σ w² e⁴ and Σ w² e² e₁² with e₁ of the first one, all of them exact.
+    predictor Σ w e², Σ w |e| and, if there are others, Σ w² e⁴ and Σ w² e² e₁² with e₁ of the first
+    one, all of them exact.
 
     Parameters
     ----------
@@ -102,8 +103,10 @@ def add_errors(
     w = (ones if weights is None else weights)[predicted]
     errors = predictions[:, predicted] - ratings[predicted]
     squares = w * errors**2
-    kept = np.minimum(squares, _MOST_SQUARED)
-    terms = [ones[predicted], w, *squares, *(w * np.abs(errors)), *kept**2, *(kept * kept[0])]
+    terms = [ones[predicted], w, *squares, *(w * np.abs(errors))]
+    if len(squares) > 1:
+        kept = np.minimum(squares, _MOST_SQUARED)
+        terms += [*kept**2, *(kept * kept[0])]
     width = len(terms)
     for number, term in enumerate(terms):
         add_exactly(totals, cell[predicted] * width + number, term)
@@ -119,7 +122,7 @@ def evaluation_of(totals: Totals, predictors: Sequence[str]) -> Evaluation:
     EvaluationError
         If there are no ratings, none is predicted, or none of those has a weight.
     """
-    width = 2 + 4 * len(predictors)
+    width = 2 + (4 if len(predictors) > 1 else 2) * len(predictors)
     cells: dict[int, list[Fraction]] = defaultdict(lambda: [Fraction()] * width)
     for key, value in fractions_of(totals).items():
         cell, term = divmod(key, width)
@@ -162,11 +165,12 @@ def _scores(cells: Iterable[_Sums], predictors: Sequence[str]) -> Scores | None:
     if not weight:
         return None
     p = len(predictors)
-    squared, absolute, fourth, products = (errors[n : n + p] for n in range(0, 4 * p, p))
+    squared, absolute, *others = (errors[n : n + p] for n in range(0, len(errors), p))
     rmse = [math.sqrt(total / weight) for total in squared]
     ratio_error = {}
     for number, name in enumerate(predictors[1:], start=1):
         if squared[0] and squared[number]:
+            fourth, products = others
             one, other = 1 / squared[0], 1 / squared[number]
             spread = fourth[0] * one**2 - 2 * products[number] * one * other
             spread += fourth[number] * other**2

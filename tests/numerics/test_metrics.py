@@ -95,6 +95,9 @@ def test_the_error_of_a_ratio_is_what_samples_scatter_by():
         add_errors({}, np.ones(3), np.ones((2, 3)), None, *none[None, :3].repeat(2, 0)), "ab"
     )
     assert exact.overall.ratio_error == {}
+    alone = add_errors({}, ratings[0], predictions[0, :1], None, none, none)
+    assert {group for group, _ in alone} == set(range(4)), "nothing to compare one with"
+    assert evaluation_of(alone, "a").overall.rmse["a"] > 0
 
 
 def test_what_one_cannot_predict_is_left_out_for_all():
