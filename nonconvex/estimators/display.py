@@ -92,10 +92,6 @@ class Summary:
         """Return the line below the table, if any."""
         return ""
 
-    @abstractmethod
-    def rows(self) -> list[dict[str, Any]]:
-        """Return a row for each restart and iteration."""
-
     def plot(self, axes: Any = None) -> Any:
         """Draw f by iteration, a line for each restart, and its validation error as dashes.
 
@@ -110,26 +106,22 @@ class Summary:
             ) from None
         if axes is None:
             _, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
-        lines: dict[int, list[dict[str, Any]]] = {}
-        for row in self.rows():
-            lines.setdefault(row["restart"], []).append(row)
-        errors = ("validation_rmse", "validation_loss")
         right = None
-        for number, steps in lines.items():
+        for place, start in enumerate(self.restarts):
+            steps = [step for step in start.history if step.get("side") != "items"]
             ticks = [step.get("epoch", step.get("iteration")) for step in steps]
-            best = number == self.restarts[self.best].restart
+            number, best = start.restart, place == self.best
             style = {"linewidth": 2.0 if best else 0.8, "color": f"C{number % 10}"}
-            axes.plot(
-                ticks, [step["objective"] for step in steps], label=f"start {number}", **style
-            )
-            held_out = [next((step[n] for n in errors if step.get(n)), None) for step in steps]
+            f = [step["objective"] for step in steps]
+            axes.plot(ticks, f, label=f"start {number}", **style)
+            held_out = [step.get("validation_rmse", step.get("validation_loss")) for step in steps]
             if any(value is not None for value in held_out):
                 right = right or axes.twinx()
                 right.plot(ticks, held_out, linestyle="--", **style)
         axes.set(xlabel="iteration", ylabel="f", title=self._heading())
         if right is not None:
             right.set_ylabel("validation error (dashed)")
-        if len(lines) > 1:
+        if self.restarts[1:]:
             axes.legend()
         return axes
 

@@ -5,6 +5,7 @@ import os
 import pickle
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from nonconvex.estimators.params import ParamError
 from nonconvex.neural_network import (
     MultilayerPerceptronClassificationModel,
     MultilayerPerceptronClassifier,
+    MultilayerPerceptronRegressionModel,
     MultilayerPerceptronRegressor,
 )
 from nonconvex.recommendation import ALS, MatrixFactorization, MatrixFactorizationModel
@@ -180,10 +182,15 @@ def test_a_fit_is_drawn(model, network):
     for one in (model, network):
         axes = one.summary.plot()
         [line] = axes.lines
+        assert len(line.get_ydata()) == len(one.summary.restarts[0].history) / (1 + (one is model))
         assert line.get_ydata()[-1] == one.summary.objectiveHistory[-1]
         assert axes.get_ylabel() == "f"
         _, given = pyplot.subplots()
         assert one.summary.plot(given) is given
+        history = [{**step, "validation_rmse": 0.0} for step in one.summary.restarts[0].history]
+        exact = replace(one.summary, restarts=[replace(one.summary.restarts[0], history=history)])
+        exact.plot(given)
+        assert given.figure.axes[-1].get_ylabel() == "validation error (dashed)"
         pyplot.close("all")
 
 
@@ -210,10 +217,14 @@ print("rows:", model.transform(data).count(), model.recommendForAllUsers(1).coun
     assert "rows: 40 5" in done.stdout, done.stderr[-2000:]
 
 
-def test_a_linear_regression_keeps_its_solver_in_the_model(ratings):
+def test_a_linear_regression_keeps_its_solver_in_the_model(ratings, tmp_path):
     linear = MultilayerPerceptronRegressor(
         featuresCol=["user", "item"], labelCol="rating", layers=[]
     )
     fitted = linear.fit(ratings)
     assert fitted.layers == [2, 1]
     assert fitted.summary.totalIterations == 1
+    fitted.save(f"{tmp_path}/model")
+    loaded = MultilayerPerceptronRegressionModel.load(f"{tmp_path}/model")
+    for one in (fitted, loaded):
+        assert one.summary.restarts[0].stop.startswith("solved")
