@@ -19,9 +19,9 @@ from nonconvex.pipeline.factorization.results import (
     compare,
     compare_trained,
     evaluation_report,
+    id_changes,
     measure_lists,
     metrics_json,
-    model_id_changes,
     ratings_figures,
     trained_on,
 )
@@ -75,7 +75,7 @@ def train_job(spark: SparkSession, config: FactorizationConfig) -> dict[str, Any
             lists = measure_lists(model, prepared, baselines)
         errors = None if measured is None else measured.errors
         figures = ratings_figures(prepared.manifest)
-        drift = release.drift(model, figures, model_id_changes)
+        drift = release.drift(model, figures, id_changes)
         with release.write(model, config.resolved(), figures, drift) as metadata:
             this = metadata.run
             metrics = metrics_json(this.id, prepared, model, errors, lists)

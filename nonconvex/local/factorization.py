@@ -45,7 +45,7 @@ from nonconvex.numerics.factorization.posterior import Posterior, half_width
 from nonconvex.numerics.factorization.ridge_posterior import ResidualStats, RidgePosterior
 from nonconvex.numerics.factorization.vb import Covariances, VariationalPosterior
 from nonconvex.numerics.metrics import EvaluationError, add_errors, evaluation_of
-from nonconvex.numerics.ranking import LIST_METRICS, Lists, Ranked, list_metrics, top_n
+from nonconvex.numerics.ranking import Lists, list_metrics, mean_metrics, top_n
 
 TABLES = {Side.USERS: "userFactors", Side.ITEMS: "itemFactors"}
 """The directories of the factors in that of a model."""
@@ -83,18 +83,12 @@ def factorization_parts(metadata: Mapping[str, Any], read: ReadFactors) -> Facto
         ridges = ridge_of(summary, Side.USERS), ridge_of(summary, Side.ITEMS)
         ridge_posterior = RidgePosterior(stats, noise, *ridges, params_of(metadata)["fitBiases"])
     if metadata.get("inference") is not None:
-        ridge_posterior = _inferred(metadata, read)
+        sides = zip(Side, metadata["rows"], strict=True)
+        covariances = Covariances(*(read(f"{one}Covariances", n, ())[1] for one, n in sides))
+        ridge_posterior = VariationalPosterior.restore(covariances, metadata["inference"])
     posterior = None if metadata.get("samples") is None else _posterior(metadata, read)
     factors = Factors(float(bias), x, z)
     return FactorizationParts(factors, (users, items), summary, posterior, ridge_posterior)
-
-
-def _inferred(metadata: Mapping[str, Any], read: ReadFactors) -> VariationalPosterior:
-    sides = (
-        read(f"{side}Covariances", rows, ())[1]
-        for side, rows in zip(Side, metadata["rows"], strict=True)
-    )
-    return VariationalPosterior.restore(Covariances(*sides), metadata["inference"])
 
 
 def _posterior(metadata: Mapping[str, Any], read: ReadFactors) -> Posterior:
@@ -327,7 +321,7 @@ class LocalFactorization:
             table = table.filter(pc.greater_equal(table["rating"], threshold))
         elif implicit:
             table = table.filter(pc.greater(table["rating"], 0.0))
-        lists = self.measure_lists(table, k, exclude)
+        lists = self._measure_lists(table, k, exclude)
         return {
             "rmse": errors.rmse["prediction"],
             "mae": errors.mae["prediction"],
@@ -337,11 +331,9 @@ class LocalFactorization:
             "k": k,
         }
 
-    def measure_lists(self, relevant: pa.Table, k: int, exclude: Any) -> dict[str, float]:
-        """Measure top-k lists alone, given the relevant ``user, item``; see `evaluate`."""
-        once = relevant.select(["user", "item"]).drop_null()
-        once = once.group_by(["user", "item"]).aggregate([])
-        users = pc.unique(once["user"])
+    def _measure_lists(self, relevant: pa.Table, k: int, exclude: Any) -> dict[str, float]:
+        pairs = relevant.select(["user", "item"]).drop_null()
+        users = pc.unique(pairs["user"])
         places = self._index(Side.USERS, users)
         if self.params["coldStartStrategy"] != "bias":
             users, places = users.filter(pa.array(places >= 0)), places[places >= 0]
@@ -350,34 +342,22 @@ class LocalFactorization:
                 "there is nobody to rank for, as nothing is relevant for any user that can be "
                 "ranked for: lower the threshold, or give ratings of users that the model knows"
             )
-        wanted, total = self._lists(users, once)
+        wanted, total = self._lists(users, pairs)
         excluded = None
         if exclude is not None:
-            pairs = self._table(exclude, ["user", "item"]).drop_null()
-            excluded = self._lists(users, pairs.group_by(["user", "item"]).aggregate([]))[0]
-        given: dict[str, Any] = {"excluded": excluded, "kernel": self._kernel}
-        ranked: Ranked = top_n(self.parts.factors, places, k, **given)
+            excluded, _ = self._lists(users, self._table(exclude, ["user", "item"]).drop_null())
+        ranked = top_n(self.parts.factors, places, k, excluded=excluded, kernel=self._kernel)
         of_users = list_metrics(ranked.lists, wanted, total, k)
-        means = [math.fsum(values) / len(users) for values in of_users]
-        coverage = len(np.unique(ranked.columns)) / len(self.parts.ids[1])
-        return {
-            **dict(zip(LIST_METRICS, means, strict=True)),
-            "coverageAtK": coverage,
-            "users": len(users),
-        }
+        return mean_metrics(of_users, ranked.columns, len(self.parts.ids[1]))
 
     def _lists(self, users: pa.Array, pairs: pa.Table) -> tuple[Lists, Ints]:
-        """Return the known items of each user, and the number of all its items."""
+        """Return the known items of each user, each once, and the number of all its items."""
+        pairs = pairs.group_by(["user", "item"]).aggregate([])
         row = pc.index_in(pairs["user"], value_set=users)
         there = row.is_valid()
         row = row.filter(there).to_numpy()
         column = self._index(Side.ITEMS, pairs["item"].filter(there))
-        order = np.lexsort((column, row))
-        row, column = row[order], column[order]
-        total = np.bincount(row, minlength=len(users))
-        known = column >= 0
-        lengths = np.bincount(row[known], minlength=len(users))
-        return Lists(np.append(0, np.cumsum(lengths)), column[known]), total
+        return Lists.of(row, column, len(users)), np.bincount(row, minlength=len(users))
 
     def _fold_in(self, given: Any, side: Side) -> LocalFactorization:
         parts, params = self.parts, self.params
@@ -448,12 +428,8 @@ class LocalFactorization:
                 "restarts"
             )
         else:
-            spread, measured = (
-                self._spread._replace(of_ratings=noisy),
-                parts.ridge_posterior.measured,
-            )
-            _, x, z = parts.factors
-            found = spread.deviations(x, z, measured, users, items)
+            spread, (_, x, z) = self._spread._replace(of_ratings=noisy), parts.factors
+            found = spread.deviations(x, z, parts.ridge_posterior.measured, users, items)
         if self.params["coldStartStrategy"] != "bias":
             found[np.minimum(users, items) < 0] = np.nan
         return found
@@ -498,8 +474,10 @@ class LocalFactorization:
                 values = pa.array(values, from_pandas=True)
             return values.cast(kind)
         except (pa.ArrowException, TypeError, ValueError, OverflowError):
+            text = repr(values.to_pylist() if hasattr(values, "to_pylist") else values)
+            shown = text if len(text) <= 60 else f"{text[:57]}…"
             raise RatingsError(
-                f"{side} must be ids as in training, of type {kind}, got {_shown(values)}"
+                f"{side} must be ids as in training, of type {kind}, got {shown}"
             ) from None
 
     def _table(self, given: Any, names: Sequence[str]) -> pa.Table:
@@ -536,8 +514,3 @@ def limits_of(params: Mapping[str, Any], summary: Mapping[str, Any]) -> tuple[fl
     if params["implicitPrefs"]:
         return 0.0, 1.0
     return summary["minimum"], summary["maximum"]
-
-
-def _shown(values: Any) -> str:
-    text = repr(values.to_pylist() if hasattr(values, "to_pylist") else values)
-    return text if len(text) <= 60 else f"{text[:57]}…"

@@ -7,6 +7,7 @@ places 1 … k count, and a shorter list has misses at its end.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -33,6 +34,13 @@ class Lists(NamedTuple):
 
     offsets: Longs  # (b + 1,): the list of row j is at ``offsets[j]:offsets[j + 1]``
     columns: Ints
+
+    @classmethod
+    def of(cls, row: Ints, column: Ints, rows: int) -> Lists:
+        """Sort pairs of a row and a column into lists for so many rows, without columns -1."""
+        row, column = row[column >= 0], column[column >= 0]
+        lengths = np.bincount(row, minlength=rows)
+        return cls(np.append(0, np.cumsum(lengths)), column[np.lexsort((column, row))])
 
     @property
     def lengths(self) -> Longs:
@@ -384,6 +392,16 @@ def list_metrics(ranked: Lists, relevant: Lists, total: Ints, k: int) -> Doubles
     hit = hits(ranked, relevant, k)
     of_rows = (ndcg(hit, total), recall(hit, total), precision(hit))
     return np.stack([*of_rows, average_precision(hit, total)])
+
+
+def mean_metrics(of_rows: Doubles, found: Ints, columns: int) -> dict[str, float]:
+    """Return means of `list_metrics`, summed exactly, and ``coverageAtK`` and ``users``.
+
+    These are the share of so many columns that are `found` in any list, and the number of rows.
+    """
+    means = [math.fsum(of) / len(of) for of in of_rows]
+    coverage = {"coverageAtK": len(np.unique(found)) / columns, "users": of_rows.shape[1]}
+    return dict(zip(LIST_METRICS, means, strict=True)) | coverage
 
 
 def _pairs(lists: Lists) -> Longs:

@@ -10,7 +10,9 @@ import pytest
 
 from nonconvex import recommendation
 from nonconvex.commands import factorization
+from nonconvex.distributed.data.prepared import PreparedRatings, seen_pairs
 from nonconvex.distributed.files import FileSystemError
+from nonconvex.distributed.runtime import counted_jobs
 from nonconvex.pipeline.config import ConfigError, load
 from nonconvex.pipeline.factorization.config import FactorizationConfig
 from nonconvex.pipeline.runs import POINTER, find_model
@@ -151,6 +153,26 @@ def test_what_a_run_leaves(first, root, spark):
     assert model.rank == 2, "an ensemble of two starts of rank 1"
     assert model.summary.objective == outcome["objective"]
     assert model.userFactors.schema["id"].dataType.simpleString() == "string"
+
+
+def test_lists_of_the_test_ratings(first, root, spark):
+    _, outcome, _ = first
+    prepared = PreparedRatings.open(spark, f"{root}/prepared")
+    model = MatrixFactorizationModel.load(outcome["model"])
+    seen = seen_pairs(prepared, ("train", "validation"), "user", "item")
+    told = model.copy({model.coldStartStrategy: "bias"}).evaluate(prepared.test, k=10, exclude=seen)
+    lists = json.loads((run_directory(outcome) / "metrics.json").read_text())["lists"]
+    assert lists == outcome["lists"]
+    assert (lists["k"], lists["users"]) == (10, told["users"])
+    assert lists["model"] == {key: told[key] for key in lists["model"]}
+    assert lists["biases"].keys() == lists["model"].keys()
+
+
+def test_a_training_job_takes_few_spark_jobs(train, tmp_path, spark):
+    """Those of reading, preparing and measuring; on files of this machine, training takes none."""
+    with counted_jobs(spark) as jobs:
+        train(f"output.path={tmp_path}/runs", f"prepared.path={tmp_path}/prepared", *ALONE)
+        assert jobs() == 6
 
 
 def test_the_page_names_items_and_has_its_figures_as_files(first):

@@ -1,16 +1,20 @@
 """The baselines and the comparison with them, against numpy on the same few ratings."""
 
 from dataclasses import replace
+from hashlib import blake2b
 
 import numpy as np
 import pandas as pd
 import pytest
+from pyspark.sql import functions as F
 
 from nonconvex.distributed.data.prepare import prepare_ratings
+from nonconvex.distributed.data.prepared import seen_pairs
 from nonconvex.distributed.data.sources import read_source
 from nonconvex.distributed.data.splits import Split
 from nonconvex.distributed.data.validation import Columns, Rules
 from nonconvex.distributed.factorization import evaluate
+from nonconvex.distributed.files import FileSystem
 from nonconvex.estimators.factorization.predict import ModelState
 from nonconvex.numerics.metrics import EvaluationError
 from nonconvex.pipeline.factorization import results
@@ -37,12 +41,13 @@ def table():
 @pytest.fixture(scope="module")
 def prepare(spark, table, tmp_path_factory):
     """Prepare the ratings, with or without their weights."""
-    source = tmp_path_factory.mktemp("source") / "ratings.parquet"
-    table.to_parquet(source)
+    source = tmp_path_factory.mktemp("source")
 
-    def prepare(weight):
+    def prepare(weight, less=0.0):
+        path = source / f"{less}.parquet"
+        table.assign(rating=table["rating"] - less).to_parquet(path)
         return prepare_ratings(
-            read_source(spark, str(source)),
+            read_source(spark, str(path)),
             str(tmp_path_factory.mktemp("target") / "prepared"),
             columns=Columns(weight=weight),
             rules=Rules(),
@@ -138,12 +143,57 @@ def test_in_a_job_as_on_the_driver_beside_a_model_of_other_ids(weighted, model, 
     ends = pd.DataFrame([*predicted["between"]], columns=["lower", "upper"])
     inside = predicted["rating"].between(ends["lower"], ends["upper"])
     assert 0 < found.covered == inside.mean() < 1
-    monkeypatch.setattr(evaluate, "_DRIVER_ROWS", 0)
+    monkeypatch.setattr(evaluate, "DRIVER_ROWS", 0)
     again = compare(sure, weighted, others=others)
     assert (again.errors, again.covered) == (found.errors, found.covered)
     np.testing.assert_array_equal(again.histogram.counts, found.histogram.counts)
     monkeypatch.setattr(results, "rating_model", lambda *about, **more: None)
     assert compare(sure, weighted, others=others).errors == found.errors
+
+
+def check_lists(found, prepared, models, users=None):
+    """The lists that `evaluate` makes of all but the test ratings, by ids and in Spark."""
+    seen = seen_pairs(prepared, ("train", "validation"), "user", "item")
+    test = prepared.test if users is None else prepared.test.where(F.col("user").isin(users))
+    assert found.keys() - {"k", "users"} == models.keys()
+    for name, model in models.items():
+        whole = model.copy({model.coldStartStrategy: "bias"})
+        told = whole.evaluate(test, k=found["k"], exclude=seen)
+        assert {key: told[key] for key in found[name]} == found[name]
+        assert told["users"] == found["users"]
+        assert 0 < found[name]["ndcgAtK"] < 1
+
+
+def test_lists_of_all_who_are_in_the_test(weighted, model, monkeypatch):
+    """Also where the ratings are not on this machine, and more than the driver takes."""
+    monkeypatch.setattr(results, "LIST_LENGTH", 3)
+    biases = MatrixFactorization(rank=0)
+    _, baselines = biases.fitBesideBaselines(weighted)
+    models = {"model": model, "biases": biases.fitPrepared(weighted)}
+    found = results.measure_lists(model, weighted, baselines)
+    everybody = {row.user for row in weighted.test.collect()}
+    assert found["users"] == len(everybody)
+    check_lists(found, weighted, models)
+    assert found["users"] > len(everybody & {*model._ids.users.to_pylist()}), "cold ones, too"
+    few = sorted(everybody, key=lambda user: blake2b(str(user).encode()).digest())[:5]
+    monkeypatch.setattr(results, "_LISTED", 5)
+    sampled = results.measure_lists(model, weighted, baselines)
+    assert sampled["users"] == 5
+    check_lists(sampled, weighted, models, few)
+    monkeypatch.setattr(FileSystem, "local_path", lambda files, path: None)
+    for rows in (results.DRIVER_ROWS, 0):
+        monkeypatch.setattr(results, "DRIVER_ROWS", rows)
+        assert results.measure_lists(model, weighted, baselines) == sampled
+
+
+def test_lists_of_implicit_feedback_take_positive_strengths(prepare):
+    prepared = prepare(None, 3.0)
+    model = MatrixFactorization(rank=1, maxIter=2, implicitPrefs=True).fitPrepared(prepared)
+    found = results.measure_lists(model, prepared, None)
+    check_lists(found, prepared, {"model": model})
+    assert found["users"] < prepared.test.select("user").distinct().count()
+    nothing = prepare(None, 9.0)
+    assert results.measure_lists(model, nothing, None) is None
 
 
 def test_predictions_of_validation_ratings_clipped_as_the_model_clips(unweighted, table):

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -176,14 +177,21 @@ class PreparedRatings:
         """The refused rows with all columns of the source and the ``reason``."""
         return self.spark.read.parquet(f"{self.path}/rejected")
 
-    def collect(self, name: str, columns: Sequence[str]) -> list[pa.Table]:
+    def collect(
+        self, name: str, columns: Sequence[str], among: pa.Array | None = None
+    ) -> list[pa.Table]:
         """Collect columns of a table on the driver, without Spark if it is on a disk here.
 
-        Then each of its files is a table.
+        Then each of its files is a table.  `among` has the values of the first column whose rows
+        are wanted; they are broadcast.
         """
         root = FileSystem(self.spark, self.path).local_path(f"{self.path}/{name}")
         if root is None:
-            return [getattr(self, name).select(*columns).toArrow()]
+            frame = getattr(self, name).select(*columns)
+            if among is not None:
+                wanted = self.spark.createDataFrame(pa.table({columns[0]: among}))
+                frame = frame.join(F.broadcast(wanted), columns[0], "left_semi")
+            return [frame.toArrow()]
 
         def read(path: Path) -> pa.Table:
             file = pq.ParquetFile(path, page_checksum_verification=True)
@@ -192,7 +200,8 @@ class PreparedRatings:
             if directory == "block":
                 block = np.full(len(table), int(value), np.int32)
                 table = table.append_column("block", pa.array(block))
-            return table.select(columns)
+            table = table.select(columns)
+            return table if among is None else table.filter(pc.is_in(table[0], value_set=among))
 
         try:
             tables = map_in_threads(read, sorted(Path(root).rglob("*.parquet")))

@@ -41,7 +41,7 @@ from nonconvex.numerics.metrics import (
     evaluation_of,
     tile_of,
 )
-from nonconvex.numerics.ranking import LIST_METRICS, list_metrics
+from nonconvex.numerics.ranking import LIST_METRICS, list_metrics, mean_metrics
 
 _AT_A_TIME = 1 << 16  # ratings
 
@@ -63,9 +63,7 @@ def retrieval(
         ``id, other``: the ids of a row and of a column that is relevant for it, in the types of
         training; a repeated pair counts once.
 
-    Returned are the `LIST_METRICS`, as means over the rows, which are summed exactly, so no order
-    matters; ``coverageAtK``, the fraction of all columns that are in any list; and ``users``, the
-    number of rows.
+    Returned are the `mean_metrics`.
     """
     keys = _relevant(relevant, rows, columns)
     asked, ranker = requests(
@@ -79,13 +77,8 @@ def retrieval(
             "for: lower the threshold, or give ratings of users that the model knows"
         )
     values = [np.frombuffer(part["metrics"]).reshape(len(LIST_METRICS), -1) for part in parts]
-    of_rows = np.concatenate(values, axis=1)
-    users = of_rows.shape[1]
-    found = np.zeros(len(columns.ids), dtype=bool)
-    for part in parts:
-        found[np.frombuffer(part["found"], np.int32)] = True
-    means = {name: math.fsum(of) / users for name, of in zip(LIST_METRICS, of_rows, strict=True)}
-    return {**means, "coverageAtK": float(found.mean()), "users": users}
+    found = np.concatenate([np.frombuffer(part["found"], np.int32) for part in parts])
+    return mean_metrics(np.concatenate(values, axis=1), found, len(columns.ids))
 
 
 def _relevant(relevant: DataFrame, rows: ModelSide, columns: ModelSide) -> DataFrame:
@@ -154,7 +147,9 @@ def _doubles(batch: pa.RecordBatch, name: str) -> Doubles:
     return column
 
 
-_DRIVER_ROWS = 1 << 22  # most held-out ratings that are measured on the driver
+DRIVER_ROWS = 1 << 22
+"""The most held-out ratings that are measured on the driver."""
+
 _TILES = 1 << 32  # groups of totals: the tiles of the histogram from here on
 _OUTSIDE, _INSIDE = 1 << 33, (1 << 33) + 1  # ratings outside and inside their intervals
 
@@ -266,7 +261,7 @@ def measure(ratings: DataFrame, rows: int, panel: Panel, predictors: Sequence[st
         ``user_index``, ``item_index``, ``rating``, ``weight`` if there are weights; for a model
         ``m`` with ids of its own ``m_user`` and ``m_item``; and ``m`` if it is None in the panel.
     """
-    if rows <= _DRIVER_ROWS:
+    if rows <= DRIVER_ROWS:
         totals: Totals = {}
         for batch in ratings.toArrow().combine_chunks().to_batches(_AT_A_TIME):
             panel.add(totals, batch)

@@ -6,31 +6,36 @@ import json
 import logging
 from collections.abc import Mapping
 from dataclasses import asdict
+from hashlib import blake2b
+from heapq import nsmallest
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyspark.ml.param import Param
 from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_type
 
 from nonconvex import __version__
 from nonconvex.distributed.columns import id_column
-from nonconvex.distributed.data.prepared import Manifest, PreparedRatings, seen_pairs
-from nonconvex.distributed.factorization.dataset import Ids
+from nonconvex.distributed.data.prepared import Manifest, PreparedRatings
 from nonconvex.distributed.factorization.evaluate import (
+    DRIVER_ROWS,
     Baselines,
     Comparison,
     Panel,
     RatingModel,
     measure,
 )
+from nonconvex.distributed.factorization.predict import places_of
 from nonconvex.distributed.files import FileSystem, read_verified
 from nonconvex.estimators.display import text_table
 from nonconvex.estimators.factorization.evaluate import rating_model
-from nonconvex.local.factorization import FactorizationParts, LocalFactorization
+from nonconvex.local.model_tables import find_ids
+from nonconvex.numerics.deterministic import choose_kernel
 from nonconvex.numerics.metrics import Evaluation, EvaluationError, Scores
+from nonconvex.numerics.ranking import Lists, list_metrics, mean_metrics, top_n
 from nonconvex.pipeline.runs import METRICS
 from nonconvex.pipeline.text import strict_json
 from nonconvex.recommendation import MatrixFactorization, MatrixFactorizationModel
@@ -109,8 +114,7 @@ def compare(
     return measure(ratings.select(*used), manifest.counts[part], panel, predictors)
 
 
-LIST_LENGTH = 10
-_LISTED = 10_000  # users, the most that lists are measured for
+_LISTED, LIST_LENGTH = 10_000, 10  # the most users that lists are measured for, and items in them
 
 
 def measure_lists(
@@ -118,35 +122,49 @@ def measure_lists(
 ) -> dict[str, Any] | None:
     """Measure lists of 10 for the users of test ratings, of the model and of α + biases.
 
-    What a user rated in the test is relevant; what he or she rated before is in no list.  More
-    than 10,000 users are represented by some of them, chosen by a hash of their ids.  Returns
-    ``k, users``, and for ``model`` and ``biases`` the metrics of
-    `nonconvex.numerics.ranking.LIST_METRICS` and ``coverageAtK``; None without test ratings.
+    Every item that a user rated in the test is relevant, of implicit feedback those whose strength
+    is positive.  No list has items that the user rated before.  More than 10,000 users are
+    represented by those whose ids have the smallest hashes.  Returns ``k, users``, and for
+    ``model`` and ``biases`` the metrics of `nonconvex.numerics.ranking.mean_metrics`; None if
+    nothing is relevant.
     """
-    counts = prepared.manifest.counts
+    counts, columns = prepared.manifest.counts, ["user", "user_index", "item_index", "rating"]
     if not counts["test"]:
         return None
-    test, share = prepared.test.select("user", "item"), _LISTED / prepared.manifest.users
-    if share < 1:
-        buckets = 1 << 20
-        test = test.where(F.pmod(F.xxhash64("user"), F.lit(buckets)) < int(share * buckets))
-    seen = seen_pairs(prepared, ("train", "validation"), "user", "item")
-    seen = seen.join(test.select("user").distinct(), "user", "left_semi")
-    relevant, exclude = test.toArrow(), seen.toArrow()
-    if not len(relevant):
+    few, ids = counts["test"] <= DRIVER_ROWS, prepared.test.select("user").distinct
+    test = pa.concat_tables(prepared.collect("test", columns) if few else [ids().toArrow()])
+    users = pc.unique(test["user"])
+    if len(users) > _LISTED:
+        least = nsmallest(_LISTED, users.to_pylist(), lambda id: blake2b(f"{id}".encode()).digest())
+        users = pa.array(least, users.type)
+    if not few:
+        test = pa.concat_tables(prepared.collect("test", columns, users))
+    relevant = pc.is_in(test["user"], value_set=users)
+    if model.getOrDefault("implicitPrefs"):
+        relevant = pc.and_(relevant, pc.greater(test["rating"], 0.0))
+    test = test.filter(relevant)
+    if not len(test):
         return None
-    kernel, found = model.getOrDefault("kernel"), {}
-    predictors = {"model": (model.factors, model._ids)}
-    if baselines is not None:
-        predictors["biases"] = (baselines.biases, baselines.ids)
-    params = {"userCol": "user", "itemCol": "item", "coldStartStrategy": "bias", "kernel": kernel}
-    for name, (factors, ids) in predictors.items():
-        parts = FactorizationParts(factors, (ids.users, ids.items), {}, None, None)
-        found[name] = LocalFactorization(params, parts).measure_lists(
-            relevant, LIST_LENGTH, exclude
-        )
-    users = {of.pop("users") for of in found.values()}
-    return {"k": LIST_LENGTH, "users": int(max(users)), **found}
+    users = pc.unique(test["user"])
+    row, column = find_ids(test["user"], users), places_of(test["item_index"])
+    places = np.full(len(users), -1, np.int32)
+    places[row] = places_of(test["user_index"])
+    wanted, seen = Lists.of(row, column, len(users)), []
+    parts = [("by_user", "user_index", pa.array(places)), ("validation", "user", users)]
+    for part, key, among in parts[: 1 + (counts["validation"] > 0)]:
+        for table in prepared.collect(part, [key, "item_index"], among):
+            seen.append((find_ids(table[key], among), places_of(table["item_index"])))
+    of_rows, columns_seen = map(np.concatenate, zip(*seen, strict=True))
+    excluded = Lists.of(of_rows, columns_seen, len(users))
+    kernel = choose_kernel(model.getOrDefault("kernel"))
+    predictors = {"model": model.factors} | ({"biases": baselines.biases} if baselines else {})
+    lists: dict[str, Any] = {"k": LIST_LENGTH, "users": len(users)}
+    for name, factors in predictors.items():
+        ranked = top_n(factors, places, LIST_LENGTH, excluded=excluded, kernel=kernel)
+        metrics = list_metrics(ranked.lists, wanted, np.bincount(row), LIST_LENGTH)
+        lists[name] = mean_metrics(metrics, ranked.columns, len(factors.items))
+        del lists[name]["users"]
+    return lists
 
 
 def _predict(
@@ -253,18 +271,10 @@ def ratings_figures(manifest: Manifest) -> dict[str, float]:
     return figures
 
 
-def model_id_changes(
-    before: MatrixFactorizationModel, now: MatrixFactorizationModel
-) -> dict[str, float]:
-    """Return the `id_changes` between two models."""
-    return id_changes(before._ids, now._ids)
-
-
-def id_changes(before: Ids, now: Ids) -> dict[str, float]:
-    """Return how many users and items are new, and how many are gone."""
+def id_changes(before: MatrixFactorizationModel, now: MatrixFactorizationModel) -> dict[str, float]:
+    """Return how many users and items of a model are new, and how many are gone."""
     changes: dict[str, float] = {}
-    for side in ("users", "items"):
-        old, new = getattr(before, side), getattr(now, side)
+    for side, old, new in zip(("users", "items"), before._ids, now._ids, strict=True):
         if old.type != new.type:  # such as integers that are text now: none is the same
             old, new = old.cast(pa.string()), new.cast(pa.string())
         known = int(pc.sum(pc.is_in(new, value_set=old)).as_py() or 0)
