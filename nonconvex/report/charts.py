@@ -72,7 +72,7 @@ def agreement(
 def reliability(frame: DataFrame, confidence: Column, right: Column, bins: int = 10) -> Reliability:
     """Compare how sure predictions are with how many of them are right."""
     place = _bin(confidence * bins, bins)
-    rows = (
+    found = (
         frame.where(confidence.isNotNull())
         .groupBy(place.alias("bin"))
         .agg(
@@ -81,13 +81,9 @@ def reliability(frame: DataFrame, confidence: Column, right: Column, bins: int =
             F.avg(right.cast("double")).alias("accuracy"),
         )
         .orderBy("bin")
-        .collect()
+        .toArrow()
     )
-    return Reliability(
-        np.array([row.rows for row in rows], np.int64),
-        np.array([row.confidence for row in rows], np.float64),
-        np.array([row.accuracy for row in rows], np.float64),
-    )
+    return Reliability(*(found[name].to_numpy() for name in Reliability._fields))
 
 
 def _bin(place: Column, bins: int) -> Column:

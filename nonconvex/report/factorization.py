@@ -99,11 +99,9 @@ def collect_factorization(
     solver: str,
 ) -> FactorizationPageData:
     """Collect the data of a page with Spark; `names` has the columns ``id, name`` of items."""
-    counts: tuple[Ints, Ints]
+    counts: Any = baselines and baselines.counts
     if baselines is None:
         counts = rating_counts(prepared.users), rating_counts(prepared.items)
-    else:
-        counts = baselines.counts
     extremes = extreme_items(model.factors, counts[1])
     coverage = None
     if measured is not None and measured.covered is not None:
@@ -178,31 +176,26 @@ def factorization_page(data: FactorizationPageData) -> Page:
 
 def verdict_of(data: FactorizationPageData) -> str:
     """Say whether the model is worth publishing: better than its rivals by two standard errors."""
+    if data.evaluation is None and data.manifest.counts["test"]:
+        return f"Not judged by RMSE: feedback is implicit{'; see Lists' if data.lists else ''}."
     if data.evaluation is None:
         return "Not measured: there are no test ratings that the model could be judged by."
     scores = data.evaluation.overall
     rivals = {"biases": "α + biases", "published": "the published model"}
     found = {name: title for name, title in rivals.items() if name in scores.rmse}
-    gains = {name: _gain(scores, name) for name in found}
-    told = " and ".join(f"{_than(scores, name)} than {title}" for name, title in found.items())
-    if any(gain < 0 for gain in gains.values()):
-        verdict = "Not worth publishing"
-    elif gains["biases"]:
-        verdict = "Worth publishing"
+    said = " and ".join(f"{_than(scores, name)} than {title}" for name, title in found.items())
+    saved = {title: _saved(scores, name) for name, title in found.items()}
+    close = [title for title, (share, error) in saved.items() if abs(share) <= 2 * error]
+    if any(share < -2 * error for share, error in saved.values()):
+        verdict = "Not worth"
+    elif close:
+        verdict = "Hardly worth"
+        said += f"; from {' and '.join(close)} it differs by no more than two standard errors"
     else:
-        verdict = "Hardly worth publishing"
-    note = "" if all(gains.values()) else ", which is within two standard errors of no difference"
-    said = f"{verdict}: its test RMSE is {told}{note if gains['biases'] >= 0 else ''}."
-    if data.summary.effective_rank == 0:
-        share = data.summary.of_factors()
-        said += f" {share[:1].upper()}{share[1:]}."
-    return said
-
-
-def _gain(scores: Scores, rival: str) -> int:
-    """Return 1 for a model that is surely better than a rival, −1 for a worse one, else 0."""
-    share, error = _saved(scores, rival)
-    return int(share > 2 * error) - int(share < -2 * error)
+        verdict = "Worth"
+    factors = "" if data.summary.effective_rank else data.summary.of_factors()
+    note = factors and f" {factors}."
+    return f"{verdict} publishing: its test RMSE is {said}.{note}"
 
 
 def _saved(scores: Scores, rival: str) -> tuple[float, float]:
@@ -219,16 +212,13 @@ def _than(scores: Scores, rival: str) -> str:
     return f"{abs(share):.{digits}%}{known} {'less' if share >= 0 else 'more'}"
 
 
-_LIST_METRICS = (("ndcg", "NDCG"), ("recall", "recall"), ("precision", "precision"))
-
-
 def _lists(lists: Mapping[str, Any]) -> Part:
     k = lists["k"]
-    titles = {f"{name}AtK": f"{title}@{k}" for name, title in _LIST_METRICS}
+    titles = {"ndcgAtK": f"NDCG@{k}", "recallAtK": f"recall@{k}", "precisionAtK": f"precision@{k}"}
     titles["coverageAtK"] = "coverage of the catalogue"
     text = (
         f"The best {k} items for {lists['users']:,} users with test ratings, without what they had "
-        "rated before. What they rated in the test counts as relevant, whatever the rating. "
+        "rated before. Every item that a user rated in the test is relevant, whatever the rating. "
         "Coverage is the share of all items that are in any list."
     )
     rows = [
@@ -332,9 +322,9 @@ def _model(data: FactorizationPageData) -> Part:
     text = f"α is {factors.alpha:.4f}."
     if shown is None:
         return Part("The model", f"{text} The model has no factors.", pictures)
-    shares = data.summary.of_factors()
+    factors_share = data.summary.of_factors()
     text += (
-        f" {shares[:1].upper()}{shares[1:]}{'.' if shares else ''}"
+        f" {factors_share}{'.' if factors_share else ''}"
         " A single factor has no meaning, because factors can be rotated. The axes below come from "
         "the singular value decomposition of all γ_u·γ_i, the strongest first. The items at their "
         f"ends are chosen among the {_KNOWN:,} most rated ones."

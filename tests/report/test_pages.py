@@ -25,7 +25,7 @@ from nonconvex.report.factorization import (
     map_picture,
     verdict_of,
 )
-from nonconvex.report.network import NetworkPageData, network_page
+from nonconvex.report.network import NetworkPageData, _verdict, network_page
 from nonconvex.report.page import COLOURS, render
 from tests.factories import network_summary, training_summary
 
@@ -122,10 +122,11 @@ def network_run(**changes):
         {"label": label, "precision": 0.9, "recall": 0.8, "f1": 0.85} for label in ("a", "<b>", "c")
     ]
     errors["confusionMatrix"] = [[20.0, 1.0, 0.0], [0.0, 14.0, 3.0], [0.0, 0.0, 12.0]]
+    baseline = errors | {"accuracy": 0.6}
     run = NetworkPageData(
         summary=network_summary(restarts=restarts), source="flowers.csv",
         counts={"train": 300, "validation": 40, "test": 50, "rejected": 3},
-        reasons={"a feature is NaN": 3}, comparison={"model": errors, "baseline": errors},
+        reasons={"a feature is NaN": 3}, comparison={"model": errors, "baseline": baseline},
         calibration=Reliability(np.array([9, 41]), np.array([0.6, 0.95]), np.array([0.5, 0.97])),
         histograms=[], metadata=METADATA,
     )  # fmt: skip
@@ -218,8 +219,8 @@ FACTORIZATION = [
     "path = &#34;runs/&lt;films&gt;&#34;", "Fast &amp; &lt;Furious&gt; ",
 ]  # fmt: skip
 NETWORK = [
-    "orth publishing: its test accuracy is", "layers 4–8–3 with 67 parameters", "Test accuracy",
-    "2 more have no prediction",
+    ">Worth publishing: its test accuracy is 0.9000 against 0.6000", "2 more have no prediction",
+    "layers 4–8–3 with 67 parameters", "Test accuracy",
     "Most frequent error: &lt;b&gt; predicted as c, in 3 of 17 rows", "rejected: a feature is NaN",
 ]  # fmt: skip
 PICTURES = (
@@ -314,9 +315,11 @@ def test_drift_of_a_network_follows_its_shape():
 def test_what_is_not_there_is_left_out():
     factors = factorization_run().factors
     flat = Factors(factors.alpha, factors.users[:, :1] * 0, factors.items[:, :1] * 0)
+    manifest = factorization_run().manifest
+    manifest = replace(manifest, counts=manifest.counts | {"test": 0})
     run = factorization_run(
         1, evaluation=None, histogram=None, coverage=None, factors=flat, extremes=None, names={},
-        lists=None,
+        lists=None, manifest=manifest,
     )  # fmt: skip
     page = factorization_page(run)
     assert [part.title for part in page.parts][:3] == ["Training", "The model", "Data"]
@@ -333,7 +336,10 @@ def test_what_is_not_there_is_left_out():
     [
         ({"biases": 0.999}, 0.1, "Worth publishing: its test RMSE is 0.39% ± 0.10% less than α"),
         ({"biases": 0.996}, 0.1, "Hardly worth publishing: its test RMSE is 0.09% ± 0.10% less "
-         "than α + biases, which is within two standard errors of no difference."),
+         "than α + biases; from α + biases it differs by no more than two standard errors."),
+        ({"biases": 1.1, "published": 0.996}, 0.1, "Hardly worth publishing: its test RMSE is "
+         "9.54% ± 0.10% less than α + biases and 0.09% ± 0.10% less than the published model; from "
+         "the published model it differs by no more than two standard errors."),
         ({"biases": 0.9}, 0.1, "Not worth publishing: its test RMSE is 10.57% ± 0.10% more than"),
         ({"biases": 1.1, "published": 0.9}, 0.1, "Not worth publishing: its test RMSE is 9.54% ± "
          "0.10% less than α + biases and 10.57% ± 0.10% more than the published model."),
@@ -347,6 +353,26 @@ def test_one_sentence_says_whether_a_model_is_worth_publishing(rmse, share, said
     summary = replace(run.summary, effective_rank=int(share > 0), factor_share=share)
     data = replace(run, evaluation=Evaluation(scores, {}, {}, 0), summary=summary)
     assert said in verdict_of(data)
+
+
+def test_implicit_feedback_is_not_judged_by_rmse():
+    assert verdict_of(factorization_run(evaluation=None)) == (
+        "Not judged by RMSE: feedback is implicit; see Lists."
+    )
+
+
+@pytest.mark.parametrize(
+    ("metric", "model", "baseline", "said"),
+    [
+        ("accuracy", 0.6, 0.9, "Not worth publishing: its test accuracy is 0.6000 against 0.9000"),
+        ("rmse", 0.6, 0.9, "Worth publishing: its test RMSE is 0.6000 against 0.9000"),
+        ("rmse", 0.9, 0.6, "Not worth publishing: its test RMSE is 0.9000 against 0.6000"),
+    ],
+)
+def test_one_sentence_says_whether_a_network_is_worth_publishing(metric, model, baseline, said):
+    classes = {"classes": []} if metric == "accuracy" else {}
+    errors = {"model": {metric: model, **classes}, "baseline": {metric: baseline, **classes}}
+    assert _verdict(errors) == f"{said} of the best constant prediction."
 
 
 HOSTILE = (

@@ -62,7 +62,7 @@ class TrainingSummary(Summary):
     restart  iteration         f  train RMSE  validation RMSE          stopped
     0 *              8  1.348...     0.99...          1.72...  reached maxIter
     1                8  1.334...     0.97...          1.74...  reached maxIter
-    factors explain ...% of the variance of predictions, effective rank ...
+    Factors explain ...% of the variance of predictions, effective rank ...
     """
 
     ratings: int  # number of training ratings
@@ -98,7 +98,7 @@ class TrainingSummary(Summary):
     # with the solver "vb": ``noise``, 1/√τ. f is then the free energy per rating.
     inference: dict[str, Any] | None = None
     # how many axes of γ_u·γ_i matter beside the noise, and the part of the variance of predictions
-    # that takes factors, beyond means of users and items; see
+    # that is explained by factors beyond biases; see
     # `nonconvex.numerics.factorization.ridge_posterior.FactorVariance`. None with rank 0.
     effective_rank: int | None = None
     factor_share: float | None = None
@@ -178,7 +178,7 @@ class TrainingSummary(Summary):
         """Say what factors explain, and what to do if that is nothing; '' if it is not known."""
         if self.effective_rank is None or self.factor_share is None:
             return ""
-        share = f"factors explain {self.factor_share:.1%} of the variance of predictions"
+        share = f"Factors explain {self.factor_share:.1%} of the variance of predictions"
         if self.effective_rank:
             return f"{share}, effective rank {self.effective_rank}"
         learned = self.sampling is not None or self.inference is not None

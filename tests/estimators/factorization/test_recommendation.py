@@ -414,13 +414,13 @@ def test_a_fit_says_what_factors_explain(ratings, caplog):
     caplog.set_level(logging.INFO, "nonconvex")
     some = MatrixFactorization(**QUICK, regUser=1e-4, regItem=1e-4).fit(ratings).summary
     assert (0.1 < some.factor_share < 1, some.effective_rank) == (True, 2)
-    share = f"factors explain {some.factor_share:.1%} of the variance of predictions"
+    share = f"Factors explain {some.factor_share:.1%} of the variance of predictions"
     assert str(some).splitlines()[-1] == f"{share}, effective rank 2"
     none = MatrixFactorization(**QUICK, regUser=10.0, regItem=10.0).fit(ratings)
     assert none.summary.effective_rank == 0
     advice = "lower regUser and regItem (regParam of ALS), or choose rank 0"
     line = (
-        f"factors explain 0.0% of the variance of predictions, which is as good as none: {advice}"
+        f"Factors explain 0.0% of the variance of predictions, which is as good as none: {advice}"
     )
     assert str(none.summary).splitlines()[-1] == line
     assert (caplog.records[-1].levelname, caplog.records[-1].message) == ("WARNING", line)
