@@ -1,4 +1,4 @@
-"""Every version that is promised: build environments, and run the contract tests in each.
+"""The oldest and the newest versions: build environments, and run the contract tests in each.
 
     python tests/versions.py                 # all of them, one after the other
     python tests/versions.py oldest pandas-3 # some
@@ -6,7 +6,10 @@
 
 It needs the Pythons on the PATH (``python3.11``, ``python3.12``, …), with `uv` or their own pip.
 Where one is missing, `uv` downloads it, if it may. An environment stays in ``.versions/`` until it
-is deleted, so a second run takes minutes less. The last lines are rows of the table in the README.
+is deleted, so a second run takes minutes less. The last lines are the versions that were there.
+
+"oldest" pins the core dependencies and the extras report, live and bench; the others pin pyspark,
+and "pandas-3" pandas. Everything else, such as numba and pytest, is as pip chooses it.
 """
 
 import argparse
@@ -41,7 +44,7 @@ class Environment(NamedTuple):
 
 
 def oldest() -> tuple[str, ...]:
-    """Return the least version of every dependency, from pyproject.toml."""
+    """Return the least versions of the core dependencies and of three extras."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
     asked = [*project["dependencies"], *extras["report"], *extras["live"], *extras["bench"]]

@@ -597,7 +597,7 @@ def minimize_rows(
     diagonal : float64 array of shape (r,)
         The ridge of γ of each row; that of β is `ratio` times as much.
     background : pair of float64 arrays of shapes (1 + K, 1 + K) and (1 + K,), optional
-        What is added to A and b.
+        Terms that are added to A and b.
     bound : int
         The most rounds of active sets for each unknown, with γ ≥ 0; without, of any sign.
 

@@ -73,7 +73,7 @@ def _cache() -> Path | None:
 def private(directory: Path) -> Path | None:
     """Make a directory that only this user can write or replace; None if it cannot be had.
 
-    What is kept there is run when it is read, so the directories above it count, too: one that
+    Code that is read from there is run, so the directories above it count, too: one that
     others write may only be sticky, as ``/tmp`` is.
     """
     try:

@@ -30,9 +30,8 @@ For the user of one training rating and the item of another one, independent of 
 
     Var R̂ = Var_u(β_u + γ_u·m_i) + Var_i(β_i + γ_i·m_u) + tr(C_u C_i)
 
-where m and C are the mean and the covariance of γ of a side.  The first two terms are what means of
-users and items can tell; the last one takes factors.  The eigenvalues of C_u C_i are its parts by
-axis.
+where m and C are the mean and the covariance of γ of a side.  Means of users and items explain the
+first two terms, factors the last one.  The eigenvalues of C_u C_i are its parts by axis.
 """
 
 from __future__ import annotations
@@ -116,7 +115,7 @@ def moment_of(rows: Floats, share: Doubles, *, biases: bool) -> Doubles:
 
 
 class FactorVariance(NamedTuple):
-    """Variance of predictions, and the part of it that takes factors; see this module."""
+    """Variance of predictions, and the part explained by factors beyond biases."""
 
     total: float  # Var R̂
     axes: Doubles  # (K,): the eigenvalues of C_u C_i, the greatest first
