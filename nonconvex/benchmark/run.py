@@ -646,8 +646,9 @@ def benchmark_table(measurements: Sequence[Measurement]) -> str:
         of = [found.get((subject, work, name)) for name in names]
         unit = next(one.unit for one in of if one is not None)
         title = f"{subject}  {work}" + (f", {unit}" if unit else "")
-        times = [_times(ratio.get((subject, work, name))) for name in names[1:]]
-        rows.append([title, *map(_value, of), *times])
+        times = (ratio.get((subject, work, name)) for name in names[1:])
+        shown = ("" if one is None else f"{one:.2f} ×" for one in times)
+        rows.append([title, *map(_value, of), *shown])
     return text_table(["", *names, *(f"than {name}" for name in names[1:])], rows)
 
 
@@ -661,10 +662,6 @@ def _value(one: Measurement | None) -> str:
     else:
         digits = 4 if one.median % 1 else 0
     return f"{one.median:,.{digits}f}"
-
-
-def _times(ratio: float | None) -> str:
-    return "" if ratio is None else f"{ratio:.2f} ×"
 
 
 def benchmark_json(

@@ -201,14 +201,11 @@ def _clause(location: tuple[str, ...], errors: list[ErrorDetails]) -> str:
         return f"{key} is required and not given"
     if error["type"] == "value_error":  # a validator's own words
         return ": ".join(filter(None, [key, str(error["ctx"]["error"])]))
-    allowed = " or ".join(dict.fromkeys(_allowed(error) for error in errors))
+    messages = (one["msg"].removeprefix("Input should be ") for one in errors)
+    allowed = " or ".join(dict.fromkeys(messages)).replace("a valid ", "a ")
+    allowed = allowed.replace("a integer", "an integer").replace("an object", "a table")
     given = "a table" if isinstance(error["input"], dict) else _quoted(error["input"])
     return f"{key} must be {allowed}, got {given}"
-
-
-def _allowed(error: ErrorDetails) -> str:
-    allowed = error["msg"].removeprefix("Input should be ").replace("a valid ", "a ")
-    return allowed.replace("a integer", "an integer").replace("an object", "a table")
 
 
 def _field_names(model_type: type[BaseModel], table: Sequence[str]) -> list[str]:

@@ -178,8 +178,9 @@ def _expected(error: Exception) -> tuple[int, str] | None:
     """Return the exit status and the sentence of a user's error, None for a defect."""
     text = str(error)
     if DISK_FULL in text:
+        line = next(line.strip() for line in text.splitlines() if DISK_FULL in line)
         return 1, (
-            f"the disk is full ({_line_with(DISK_FULL, text)}); what was published stays: free "
+            f"the disk is full ({line}); what was published stays: free "
             "some space, and start the job again"
         )
     status = getattr(type(error), "exit_status", None)
@@ -203,10 +204,6 @@ def _expected(error: Exception) -> tuple[int, str] | None:
 def _with_notes(error: BaseException, sentence: str) -> str:
     """Return a sentence about an error, with what others have added to it: how to go on."""
     return "; ".join([sentence, *getattr(error, "__notes__", ())])
-
-
-def _line_with(words: str, text: str) -> str:
-    return next(line.strip() for line in text.splitlines() if words in line)
 
 
 def _summary(error: Exception) -> str:

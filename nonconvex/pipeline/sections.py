@@ -32,7 +32,7 @@ _GREATER_IS_BETTER = ("accuracy", "r2")
 def check_apart(written: Mapping[str, str | None], read: Mapping[str, str | None]) -> None:
     """Raise `ValueError` if a place that is written is, or lies in, one that is read.
 
-    Whoever reads that directory next would find other files in it.  Places have the names of their
+    The next reader of that directory would find other files in it.  Places have the names of their
     settings; one that is None is not used.
 
     >>> check_apart({"output.path": "films/runs"}, {"ratings.path": "films"})
@@ -192,16 +192,13 @@ class GateSection(Section):
             name = best(baselines, key=figures.__getitem__)
             title = f"the baseline {name.replace('_', ' ')}"
             rivals.append((self.baseline, figures[name], title))
+        sign = -1 if self.metric in _GREATER_IS_BETTER else 1
         return [
             f"{self.metric} {figures['model']:.6g} is not within {margin:g} of {value:.6g}, "
             f"that of {title}"
             for margin, value, title in rivals
-            if not self._is_within(margin, figures["model"], value)
+            if not sign * (figures["model"] - value) <= margin  # or if it is no number
         ]
-
-    def _is_within(self, margin: float, value: float, other: float) -> bool:
-        worse = other - value if self.metric in _GREATER_IS_BETTER else value - other
-        return worse <= margin
 
 
 class StartSection(Section):

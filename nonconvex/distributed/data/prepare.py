@@ -672,7 +672,8 @@ def _of_parts(frame: DataFrame, **more: Column) -> DataFrame:
     """Choose ids and values, the number of the part, the bits of the hash, and other columns."""
     values = _values_of(frame)
     part = (F.array_position(F.array(*map(F.lit, PARTS)), F.col("part")) - 1).cast("byte")
-    added = {"number": part, "bits": _hash(values), **more}
+    ids = (F.col(side).cast("string") for side in _PAIR)  # whatever their type
+    added = {"number": part, "bits": F.xxhash64("part", *ids, *values), **more}
     return frame.select(*_PAIR, *values, *(column.alias(name) for name, column in added.items()))
 
 
@@ -702,11 +703,6 @@ def _write_file(directory: str, table: pa.Table) -> None:
         store_decimal_as_integer=True,
         write_page_checksum=True,
     )
-
-
-def _hash(values: Sequence[str]) -> Column:
-    """Return 64 bits of a rating and its part, whatever the type of the ids."""
-    return F.xxhash64("part", *(F.col(side).cast("string") for side in _PAIR), *values)
 
 
 def _persist(cache: ExitStack, frame: DataFrame) -> DataFrame:

@@ -159,7 +159,9 @@ def label_ratings(
         elif role == "timestamp":
             ratings[role], refused = _read_timestamp(value, data_type, timestamp_required)
         elif role == "split":
-            ratings[role], refused = _read_part(value)
+            other = ~F.coalesce(value.isin(*PARTS), F.lit(False))
+            refused = [(other, _got(f"split is none of {', '.join(PARTS)}", value))]
+            ratings[role] = value
         else:
             bounds = (rules.minimum, rules.maximum) if role == "rating" else (0.0, None)
             ratings[role], refused = _read_number(role, value, data_type, *bounds)
@@ -359,8 +361,3 @@ def _read_timestamp(
     if required:
         checks.append((value.isNull(), F.lit("timestamp is null")))
     return seconds, checks
-
-
-def _read_part(value: Column) -> tuple[Column, list[_Check]]:
-    known = F.coalesce(value.isin(*PARTS), F.lit(False))
-    return value, [(~known, _got(f"split is none of {', '.join(PARTS)}", value))]

@@ -355,7 +355,7 @@ class Shuffle(RowExchange):
         joined = self._joined(layout, side, self._layout[side.other].out_blocks)
         updated = joined.mapPartitions(_update(state.step(side)), True)
         after = self._cache(side, updated, state.rows[side].shape[1])
-        sums = complete(after.elements.map(_sums).collect())
+        sums = complete(after.elements.map(lambda element: element[1].sums).collect())
         self._release_but([*self._rows.values(), *state.best_rows()])
         residual, squares, penalty, weight, moved, *more = sums
         return [SideUpdate(after, residual, squares, penalty, weight, moved, more=more)]
@@ -481,8 +481,3 @@ def _errors(
                 yield number, PartialSums.of(users, found[:, ~known])
 
     return errors
-
-
-def _sums(element: Element) -> PartialSums:
-    sums: PartialSums = element[1].sums
-    return sums

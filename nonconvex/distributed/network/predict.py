@@ -113,7 +113,7 @@ def score(
             value = F.col(name).getField(field)
             if field in ("probability", "raw"):  # array_to_vector fails on null
                 value = F.when(value.isNotNull(), array_to_vector(value))
-            columns[output] = _unless(refused, value)
+            columns[output] = F.when(refused.isNull(), value).otherwise(F.raise_error(refused))
     return table.withColumns(columns).drop(name)
 
 
@@ -142,11 +142,6 @@ def _refusal(kinds: Sequence[str], rows: int, sentence: str) -> pa.Array:
     types = [*(of_kind[kind] for kind in kinds), numbers, numbers]
     nothing = [pa.nulls(rows, one) for one in types]
     return pa.StructArray.from_arrays([*nothing, pa.array([sentence] * rows)], _FIELDS)
-
-
-def _unless(refused: Column, value: Column) -> Column:
-    """Return the value, or raise the message of `_refusal` in the plan."""
-    return F.when(refused.isNull(), value).otherwise(F.raise_error(refused))
 
 
 def _lists(rows: Floats | None, count: int | None) -> pa.Array:
