@@ -17,6 +17,7 @@ from nonconvex.numerics.compiled.blocks import sort_triples
 from nonconvex.numerics.deterministic import Stream, normal_rows
 from nonconvex.numerics.factorization import als, gibbs, model
 from nonconvex.numerics.factorization.blocks import RatingBlock
+from nonconvex.numerics.factorization.gradient import gradient_sums
 from nonconvex.numerics.factorization.model import Background, Factors, Ridge
 from nonconvex.numerics.ranking import Lists, top_n
 
@@ -224,6 +225,8 @@ def test_steps_of_conjugate_gradients_are_those_of_numpy_and_lower_f(
     given = {"biases": biases}
     update = als.step_rows(block, fixed, 5.5, ridge, start, kernel="compiled", **given)
     double = in_double(block), fixed.astype(float), 5.5, ridge
+    slope = gradient_sums(block, fixed, 5.5, ridge, start, kernel="compiled", **given)
+    close(slope, gradient_sums(*double, start.astype(float), **given), tolerance)
     close(update, als.step_rows(*double, start.astype(float), **given), tolerance)
     least = als.solve_rows(*double, **given)
     lowest = least.squares + least.penalty

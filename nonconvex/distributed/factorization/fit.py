@@ -30,7 +30,7 @@ from nonconvex.numerics.convergence import FitError, Stationarity, Stop, Stoppin
 from nonconvex.numerics.deterministic import total
 from nonconvex.numerics.factorization.als import RowUpdate
 from nonconvex.numerics.factorization.gradient import Gradient, gradient
-from nonconvex.numerics.factorization.model import SIDE_ORDER, Factors, Side, row_gradient
+from nonconvex.numerics.factorization.model import SIDE_ORDER, Factors, Side
 from nonconvex.numerics.optim import Optimizer, OptimizerState
 
 
@@ -72,7 +72,7 @@ class Descent:
                 step, of = (iteration - 1) * self._steps + number, len(self._blocks.user_degrees)
                 options = self._settings
                 sample = UserSample(options.seed, step, options.fraction, of, rows=True)
-                gradients = self._gradients_of(active, self._sums(active, exchange, sample))
+                gradients = self._gradients_of(active, self._both(active, exchange, sample))
             for state in active:
                 self._descend(state, gradients[id(state)])
             exchange.put(active, tuple(Side))
@@ -102,36 +102,21 @@ class Descent:
     def _evaluate(
         self, active: list[FitState], exchange: Broadcast
     ) -> list[tuple[RowUpdate, RowUpdate]]:
-        found = self._sums(active, exchange, None)
+        found = self._both(active, exchange)
         self._gradients |= self._gradients_of(active, found)
         return found
+
+    def _both(
+        self, active: list[FitState], exchange: Broadcast, sample: UserSample | None = None
+    ) -> list[tuple[RowUpdate, RowUpdate]]:
+        users, items = (_sums(self._blocks, side, active, exchange, sample) for side in Side)
+        return list(zip(users, items, strict=True))
 
     def _gradients_of(
         self, active: list[FitState], sums: list[tuple[RowUpdate, RowUpdate]]
     ) -> dict[int, Gradient]:
         sides = zip(active, sums, strict=True)
-        return {id(state): self._gradient(state, *of_state) for state, of_state in sides}
-
-    def _sums(
-        self, active: list[FitState], exchange: Broadcast, sample: UserSample | None
-    ) -> list[tuple[RowUpdate, RowUpdate]]:
-        """Return the sums of gradients over the rows of both sides, in every problem."""
-        blocks = self._blocks
-        sides = []
-        for side in Side:
-            part = None if sample is None else sample._replace(rows=side == Side.USERS)
-            steps = [_with_sample(state.step(side), part) for state in active]
-            rows = exchange[side.other], exchange[side]
-            sides.append(update_side(blocks.by(side), steps, *rows, blocks.dtype))
-        return list(zip(*sides, strict=True))
-
-    def _gradient(self, state: FitState, users: RowUpdate, items: RowUpdate) -> Gradient:
-        problem, blocks = state.problem, self._blocks
-        width, total_ratings = state.rows[Side.USERS].shape[1], problem.user_ridge.total
-        of_users = problem.user_ridge.diagonal(blocks.user_degrees, width)
-        of_items = problem.item_ridge.diagonal(blocks.item_degrees, width)
-        found = gradient(state.factors, users, items, of_users, of_items, total_ratings)
-        return found if problem.intercept else found._replace(alpha=0.0)
+        return {id(state): _gradient(self._blocks, state, *of_state) for state, of_state in sides}
 
     def _descend(self, state: FitState, slope: Gradient) -> None:
         """Take one step."""
@@ -149,47 +134,55 @@ class Descent:
             state.rows[side] = rows
 
 
-def _certified(blocks: Blocks, problems: Sequence[Problem], results: list[Result]) -> list[Result]:
-    """Measure ∇f at the end of every fit that minimizes f, in one pass by each side."""
-    measured = [
-        number
+def _certified(
+    blocks: Blocks, problems: Sequence[Problem], results: list[Result], exchange: Broadcast
+) -> list[Result]:
+    """Measure ∇f at the end of every fit that minimizes f.
+
+    The last half-step of "als" is that of the users, whose gradient is then zero to rounding: one
+    pass by items is enough.
+    """
+    ends = {
+        number: FitState(replace(problem, start=result.factors, solver="gd"))
         for number, (problem, result) in enumerate(zip(problems, results, strict=True))
         if problem.solver != "vb" and result.stop is not Stop.NONFINITE
-    ]
-    if not measured:
-        return results
-    factors = [results[number].factors for number in measured]
-    rows = {side: blocks.users.share([getattr(one, side) for one in factors]) for side in Side}
-    try:
-        sides = []
-        for side in Side:
-            steps = []
-            for number, one in zip(measured, factors, strict=True):
-                state = FitState(replace(problems[number], start=one, solver="gd"))
-                steps.append(state.step(side))
-            packed = blocks.by(side)
-            sides.append(update_side(packed, steps, rows[side.other], rows[side], blocks.dtype))
-    finally:
-        for shared in rows.values():
-            shared.destroy()
-    certified = list(results)
-    for number, one, *sums in zip(measured, factors, *sides, strict=True):
-        problem, result = problems[number], results[number]
-        n = problem.user_ridge.total
-        users, items = (
-            row_gradient(
-                problem.ridge(side).diagonal(blocks.degrees[side], of_side.x.shape[1]),
-                getattr(one, side),
-                of_side.x,
-                n,
-            )
-            for side, of_side in zip(Side, sums, strict=True)
-        )
-        level = -2 / n * float(sums[0].residual.sum()) if problem.intercept else 0.0
-        slope, at = (level, users, items), tuple(one)
-        found = Stationarity.of(slope, at, result.objective, nonnegative=problem.nonnegative)
-        certified[number] = result._replace(stationarity=found)
+    }
+    states, certified = list(ends.values()), list(results)
+    exchange.put(states, tuple(Side))
+    exact = {problems[number].solver for number in ends} <= {"als"}
+    by_items = _sums(blocks, Side.ITEMS, states, exchange) if ends else []
+    by_users = [None] * len(ends) if exact else _sums(blocks, Side.USERS, states, exchange)
+    for number, users, items in zip(ends, by_users, by_items, strict=True):
+        slope, theta = _gradient(blocks, ends[number], users, items), ends[number].factors
+        nonnegative, f = problems[number].nonnegative, results[number].objective
+        found = Stationarity.of(slope, theta, f, nonnegative=nonnegative)
+        certified[number] = results[number]._replace(stationarity=found)
     return certified
+
+
+def _sums(
+    blocks: Blocks,
+    side: Side,
+    states: Sequence[FitState],
+    exchange: Broadcast,
+    sample: UserSample | None = None,
+) -> list[Any]:
+    """Return the sums of gradients over the rows of a side, in every problem."""
+    part = None if sample is None else sample._replace(rows=side == Side.USERS)
+    steps = [_with_sample(state.step(side), part) for state in states]
+    rows = exchange[side.other], exchange[side]
+    return update_side(blocks.by(side), steps, *rows, blocks.dtype)
+
+
+def _gradient(
+    blocks: Blocks, state: FitState, users: RowUpdate | None, items: RowUpdate
+) -> Gradient:
+    problem = state.problem
+    width, total_ratings = state.rows[Side.ITEMS].shape[1], problem.user_ridge.total
+    of_users = problem.user_ridge.diagonal(blocks.user_degrees, width)
+    of_items = problem.item_ridge.diagonal(blocks.item_degrees, width)
+    found = gradient(state.factors, users, items, of_users, of_items, total_ratings)
+    return found if problem.intercept else found._replace(alpha=0.0)
 
 
 def _with_sample(step: AnyStep, sample: UserSample | None) -> Step:
@@ -293,9 +286,9 @@ def fit_loop(
                 interruption.end(f"iteration {iteration}", path)
         exchange.detach([kept for state in states for kept in state.best_rows()])
         results = [state.result() for state in states]
-        if not exchange.sharded:
+        if isinstance(exchange, Broadcast):
             exchange.describe("gradient at the end")
-            results = _certified(blocks, problems, results)
+            results = _certified(blocks, problems, results, exchange)
     if _diverged(states):
         if checkpoints is not None:
             checkpoints.clear(running=True)

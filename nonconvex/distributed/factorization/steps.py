@@ -85,8 +85,8 @@ class Step(NamedTuple):
         settings: dict[str, Any] = {"biases": self.biases, "background": self.background}
         with np.errstate(over="ignore", invalid="ignore"):  # the driver checks the result
             if self.solver == "gd":
-                rows = own[block.rows]
-                return gradient_sums(block, fixed, self.alpha, self.ridge, rows, **settings)
+                given = block, fixed, self.alpha, self.ridge, own[block.rows]
+                return gradient_sums(*given, kernel=self.kernel, **settings)
             settings["nonnegative"] = self.nonnegative
             if self.solver == "als":
                 settings["kernel"] = self.kernel

@@ -424,26 +424,47 @@ def _add_products(q, z, d, p, block, rows, fixed, alpha, one, targets):
     return residual, squares
 
 
+@inner
+def _slope_of_row(z, d, own, r, block, rows, fixed, alpha, one, x):
+    """Copy the ratings of a row and its x to z and own, and Σ w e z to r; return Σ w e, Σ w e²."""
+    width = fixed.shape[1]
+    if rows[1] - rows[0] <= len(d):
+        _gather_chunk(z, block, rows[0], rows[1] - rows[0], fixed, one)
+    own[:] = 0
+    own[width - 1] = x[0]
+    for k in range(1, width):
+        own[k - 1] = x[k]
+    r[:] = 0
+    return _add_products(r, z, d, own, block, rows, fixed, alpha, one, True)
+
+
+@compiled
+def _sum_gradients(block, fixed, alpha, biases, spaces, x, sums):
+    z, d, own, r = spaces
+    offsets, width = block[0], fixed.shape[1]
+    one = fixed.dtype.type(1 if biases else 0)
+    for row in range(len(offsets) - 1):
+        rows = offsets[row], offsets[row + 1]
+        sums[0, row], sums[1, row] = _slope_of_row(
+            z, d, own, r, block, rows, fixed, alpha, one, x[row]
+        )
+        x[row, 0] = r[width - 1]
+        for k in range(1, width):
+            x[row, k] = r[k - 1]
+
+
 @compiled
 def _descend_rows(block, fixed, alpha, diagonals, ratio, biases, steps, spaces, x, sums):
-    z, d, own, p, q, r = spaces
+    z, d, own, r, p, q = spaces
     offsets = block[0]
     width = fixed.shape[1]
     wide = len(q)
     one = fixed.dtype.type(1 if biases else 0)
     for row in range(len(offsets) - 1):
         rows = offsets[row], offsets[row + 1]
-        n = rows[1] - rows[0]
-        if n <= len(d):
-            _gather_chunk(z, block, rows[0], n, fixed, one)
-        own[:] = 0
-        own[width - 1] = x[row, 0]
-        for k in range(1, width):
-            own[k - 1] = x[row, k]
+        _slope_of_row(z, d, own, r, block, rows, fixed, alpha, one, x[row])
         gamma = fixed.dtype.type(diagonals[row])
         beta = fixed.dtype.type(ratio * diagonals[row])
-        r[:] = 0
-        _add_products(r, z, d, own, block, rows, fixed, alpha, one, True)
         for k in range(width):
             r[k] -= (gamma if k < width - 1 else beta) * own[k]
         for k in range(wide):
@@ -655,15 +676,33 @@ def descend_rows(
 ) -> tuple[Floats, Doubles]:
     """Take steps of conjugate gradients from the rows `start`; see `minimize_rows`."""
     arrays, fixed = _inputs(block, fixed)
-    dtype, lanes = fixed.dtype, BYTES // fixed.dtype.itemsize
-    wide = _whole(fixed.shape[1], lanes)
-    chunk = max(_LEAST_CHUNK, 16 * _CHUNK_BYTES // (wide * dtype.itemsize))
-    spaces = tuple(room(size, dtype) for size in (chunk * wide, chunk, *[wide] * 4))
-    x, sums, _ = _results(len(arrays[0]) - 1, fixed)
-    x[:] = start
-    given = dtype.type(alpha), frozen(diagonal, np.float64), float(ratio), biases, steps
+    spaces, x, sums = _from_rows(fixed, start, 4)
+    given = fixed.dtype.type(alpha), frozen(diagonal, np.float64), float(ratio), biases, steps
     _descend_rows(arrays, fixed, *given, spaces, x, sums)
     return x, sums
+
+
+def sum_gradients(
+    block: Block, fixed: Floats, alpha: float, at: Floats, *, biases: bool
+) -> tuple[Floats, Doubles]:
+    """Return Σ w e z at the rows `at`, and Σ w e and Σ w e² of each row, (2, r)."""
+    arrays, fixed = _inputs(block, fixed)
+    spaces, x, sums = _from_rows(fixed, at, 2)
+    _sum_gradients(arrays, fixed, fixed.dtype.type(alpha), biases, spaces, x, sums)
+    return x, sums
+
+
+def _from_rows(
+    fixed: Floats, rows: Floats, vectors: int
+) -> tuple[tuple[Any, ...], Floats, Doubles]:
+    """Return space for the ratings of a row and for vectors, a copy of the rows, and their sums."""
+    dtype = fixed.dtype
+    wide = _whole(fixed.shape[1], BYTES // dtype.itemsize)
+    chunk = max(_LEAST_CHUNK, 16 * _CHUNK_BYTES // (wide * dtype.itemsize))
+    spaces = tuple(room(size, dtype) for size in (chunk * wide, chunk, *[wide] * vectors))
+    x, sums, _ = _results(len(rows), fixed)
+    x[:] = rows
+    return spaces, x, sums
 
 
 def draw_rows(

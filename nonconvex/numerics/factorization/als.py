@@ -207,7 +207,7 @@ def part_moments(
         The rows (β, γ) of the other side.
     """
     if kernel == "compiled":
-        summed: Doubles = _compiled().sum_moments(_arrays(block), fixed, alpha)
+        summed: Doubles = compiled().sum_moments(arrays_of(block), fixed, alpha)
         return summed
     size = fixed.shape[1] + 1
     moments = np.zeros((len(block.rows), size, size))
@@ -260,7 +260,7 @@ def solve_moments(
     rounding = len(used) * np.finfo(np.float64).eps * curvature.max(axis=1, keepdims=True)
     curvature += np.maximum(ridge.diagonal(degrees, len(used)), rounding)
     if kernel == "compiled" and not nonnegative:
-        solved, failed = _compiled().solve_positive(a, b)
+        solved, failed = compiled().solve_positive(a, b)
         solved[failed] = solve_quadratics(a[failed], b[failed])
     else:
         solved = solve_quadratics(a, b, nonnegative=nonnegative)
@@ -369,8 +369,8 @@ def _solve_compiled(
     more = None if background is None else (background.gram, background.rhs)
     given = fixed, alpha, diagonal, ridge.bias_ratio
     bound = ROUNDS_PER_UNKNOWN if nonnegative else 0
-    x, sums, failed = _compiled().minimize_rows(
-        _arrays(block), *given, biases=biases, background=more, bound=bound
+    x, sums, failed = compiled().minimize_rows(
+        arrays_of(block), *given, biases=biases, background=more, bound=bound
     )
     if failed.any():
         some, _ = block.divided(~failed)
@@ -380,7 +380,7 @@ def _solve_compiled(
     return x, *sums
 
 
-def _compiled() -> ModuleType:
+def compiled() -> ModuleType:
     """Import the compiled twins, which takes half a second."""
     require("compiled")
     from nonconvex.numerics.compiled import als
@@ -388,7 +388,8 @@ def _compiled() -> ModuleType:
     return als
 
 
-def _arrays(block: RatingBlock) -> tuple[Any, ...]:
+def arrays_of(block: RatingBlock) -> tuple[Any, ...]:
+    """Return the arrays of a block that compiled loops read."""
     return block.offsets, block.columns, block.ratings, block.weights
 
 
@@ -484,7 +485,7 @@ def step_rows(
     diagonal = ridge.diagonal(block.degrees, fixed.shape[1])
     if kernel == "compiled":
         given = fixed, alpha, ridge.diagonal(block.degrees, 2)[:, 1], ridge.bias_ratio, start
-        x, sums = _compiled().descend_rows(_arrays(block), *given, biases=biases, steps=CG_STEPS)
+        x, sums = compiled().descend_rows(arrays_of(block), *given, biases=biases, steps=CG_STEPS)
         return RowUpdate.of(block, x, sums[0], sums[1], ridge, None)
     x = start.copy()
     residual, squares = np.zeros((2, len(x)))

@@ -15,10 +15,11 @@ from typing import NamedTuple
 import numpy as np
 
 from nonconvex.numerics import Bools, Doubles, Floats
-from nonconvex.numerics.factorization.als import RowUpdate
+from nonconvex.numerics.deterministic import Kernel
+from nonconvex.numerics.factorization.als import RowUpdate, arrays_of, compiled
 from nonconvex.numerics.factorization.blocks import RatingBlock
 from nonconvex.numerics.factorization.design import designs
-from nonconvex.numerics.factorization.model import Background, Factors, Ridge, row_gradient
+from nonconvex.numerics.factorization.model import Background, Factors, Ridge
 
 
 def gradient_sums(
@@ -30,12 +31,13 @@ def gradient_sums(
     *,
     biases: bool = True,
     background: Background | None = None,
+    kernel: Kernel = "numpy",
 ) -> RowUpdate:
     """Sum w e z over the ratings of every row of a block.
 
     Parameters
     ----------
-    block, fixed, alpha, ridge, biases, background
+    block, fixed, alpha, ridge, biases, background, kernel
         As for :func:`nonconvex.numerics.factorization.als.solve_rows`.
     rows : float array of shape (r, 1 + K)
         The rows x where the sums are taken.
@@ -46,10 +48,14 @@ def gradient_sums(
         ``x`` holds Σ w e z; the other sums are those of the given rows.
     """
     sums = np.zeros(rows.shape)
-    residual, squares = np.zeros(len(rows)), np.zeros(len(rows))
-    for members, segments in designs(block, fixed, alpha, biases=biases):
-        sums[members] = segments.gradient_sums(rows[members])
-        residual[members], squares[members] = segments.sums(rows[members])
+    residual, squares = np.zeros((2, len(rows)))
+    if kernel == "compiled":
+        found = compiled().sum_gradients(arrays_of(block), fixed, alpha, rows, biases=biases)
+        sums[:], (residual, squares) = found
+    else:
+        for members, segments in designs(block, fixed, alpha, biases=biases):
+            sums[members] = segments.gradient_sums(rows[members])
+            residual[members], squares[members] = segments.sums(rows[members])
     if background is not None:
         sums += background.rhs - rows.astype(np.float64) @ background.gram
     update = RowUpdate.of(block, rows, residual, squares, ridge, background)
@@ -66,7 +72,7 @@ class Gradient(NamedTuple):
 
 def gradient(
     factors: Factors,
-    user_sums: RowUpdate,
+    user_sums: RowUpdate | None,
     item_sums: RowUpdate,
     user_diagonal: Doubles,
     item_diagonal: Doubles,
@@ -79,17 +85,19 @@ def gradient(
     factors : Factors
         Where the sums were taken.
     user_sums, item_sums : RowUpdate
-        From `gradient_sums`, of all rows.
+        From `gradient_sums`, of all rows; None of the users if their rows minimize f, so that
+        their gradient is zero.
     user_diagonal, item_diagonal : float64 arrays of shape (n_u, 1 + K) and (n_i, 1 + K)
         From `Ridge.diagonal`.
     total : float
         n.
     """
-    return Gradient(
-        -2 / total * float(user_sums.residual.sum()),
-        row_gradient(user_diagonal, factors.users, user_sums.x, total),
-        row_gradient(item_diagonal, factors.items, item_sums.x, total),
-    )
+    users = np.zeros(factors.users.shape)
+    if user_sums is not None:
+        users = 2 / total * (user_diagonal * factors.users - user_sums.x)
+    items = 2 / total * (item_diagonal * factors.items - item_sums.x)
+    residual = (item_sums if user_sums is None else user_sums).residual
+    return Gradient(-2 / total * float(residual.sum()), users, items)
 
 
 def sample_ratings(block: RatingBlock, sampled: Bools, *, rows: bool) -> RatingBlock:

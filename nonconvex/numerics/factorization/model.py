@@ -290,22 +290,6 @@ def default_implicit_reg(total: float, mean_weight: float) -> float:
     return 5.0 * mean_weight / total
 
 
-def row_gradient(diagonal: Doubles, x: Floats, sums: Floats, total: float) -> Doubles:
-    """∂f/∂x = (2/n) (ridge ∘ x − Σ w e z) of the rows of a side.
-
-    Parameters
-    ----------
-    diagonal : float64 array of shape (m, 1 + K)
-        From `Ridge.diagonal`.
-    x, sums : float arrays of shape (m, 1 + K)
-        The rows, and Σ w e z over their ratings.
-    total : float
-        n.
-    """
-    slope: Doubles = 2 / total * (diagonal * x - sums)
-    return slope
-
-
 class Background(NamedTuple):
     """Σ_j (o_j + z_jᵀx)² over all columns j, where o_j = α + β_j and z_j = (1, γ_j)."""
 
