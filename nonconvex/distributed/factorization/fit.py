@@ -61,7 +61,8 @@ class Descent:
         """Take the steps of an iteration, then evaluate f and its gradient; see `alternate`."""
         assert isinstance(exchange, Broadcast)
         started = time.perf_counter()
-        if any(id(state) not in self._gradients for state in active):  # at first, or after a resume
+        unknown = any(id(state) not in self._gradients for state in active)
+        if self._steps == 1 and unknown:  # at first, or after a resume
             exchange.describe("gradient at the start")
             self._evaluate(active, exchange)
         before = [_flat(state.factors) for state in active]

@@ -224,17 +224,10 @@ def _moments(
     factors: AnyFactors, degrees: Sequence[Floats], moment: _Moment
 ) -> tuple[Doubles, Doubles]:
     """Return the moments of both sides, with the same bits wherever the rows are."""
-    if isinstance(factors, Factors):
-        one, other = (
-            moments_here(rows, of_side, moment)
-            for rows, of_side in zip(factors[1:], degrees, strict=True)
-        )
-    else:
-        one, other = (
-            _moments_there(rows, of_side, moment)
-            for rows, of_side in zip((factors.users, factors.items), degrees, strict=True)
-        )
-    return one, other
+    add: Callable[..., Doubles] = moments_here if isinstance(factors, Factors) else _moments_there
+    sides = zip((factors.users, factors.items), degrees, strict=True)
+    users, items = (add(rows, of_side, moment) for rows, of_side in sides)
+    return users, items
 
 
 def _moments_there(kept: ShardedRows, degrees: Floats, moment: _Moment) -> Doubles:

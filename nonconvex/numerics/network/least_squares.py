@@ -82,9 +82,10 @@ def solve_least_squares(network: Network, sums: NormalSums) -> Doubles:
     left = sums.left / sums.weight
     free = network.layers[0]
     left[range(free), range(free)] += network.reg / 2
-    values, vectors = np.linalg.eigh(left)
-    # Below the rounding of the sums an eigenvalue is 0.
-    kept = values > len(values) * np.finfo(np.float32).eps * max(values[-1], 0)
-    inverse = vectors[:, kept] / values[kept] @ vectors[:, kept].T
-    solution: Doubles = (inverse @ (sums.right / sums.weight)).ravel()
+    with one_thread_per_product():
+        values, vectors = np.linalg.eigh(left)
+        # Below the rounding of the sums an eigenvalue is 0.
+        kept = values > len(values) * np.finfo(np.float32).eps * max(values[-1], 0)
+        inverse = vectors[:, kept] / values[kept] @ vectors[:, kept].T
+        solution: Doubles = (inverse @ (sums.right / sums.weight)).ravel()
     return solution

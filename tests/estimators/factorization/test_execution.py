@@ -107,7 +107,8 @@ def test_every_way_in_comes_to_the_same_bits(spark, tmp_path):
     for blocks in (1, 3, 16):
         for updates, exchange in (("auto", "auto"), ("executors", "auto"), ("auto", "shuffle")):
             places = {"updates": updates, "exchange": exchange, "numUserBlocks": blocks}
-            for ratings in (collected, plain, plain.where("rating > -100")):
+            tables = collected, plain, plain.where("rating > -100")
+            for ratings in tables if blocks == 3 else [plain]:
                 model = MatrixFactorization(**settings, **places).fit(ratings)
                 same_bits(model.factors, expected.factors)
     for ratings in prepared:
@@ -225,7 +226,7 @@ def test_a_fit_on_executors_takes_three_jobs_before_its_first_iteration(spark, t
     for group, rows in (("files", ratings), ("rows", ratings.where("user >= 0"))):
         spark.sparkContext.setJobGroup(group, "")
         estimator.fit(rows)
-        # Of the last four, two update and two measure the gradient at the end.
-    assert len(tracker.getJobIdsForGroup(group)) == 7
+        # Of the last three, two update, and one measures the gradient at the end.
+    assert len(tracker.getJobIdsForGroup(group)) == 6
     spark.sparkContext.setLocalProperty("spark.jobGroup.id", None)
     runtime.describe_jobs(spark, None)
