@@ -3,15 +3,22 @@
 import hashlib
 import json
 import os
+import re
+import subprocess
+import sys
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pyspark
 import pytest
 from pyspark.errors import PySparkException
 from pyspark.sql import functions as F
 
 from nonconvex.distributed import checkpoints, connect, files
 from nonconvex.distributed.connect import ConnectError
+from nonconvex.distributed.runtime import persisted
 from nonconvex.neural_network import MultilayerPerceptronRegressionModel
 from nonconvex.neural_network import MultilayerPerceptronRegressor as Regressor
 from nonconvex.recommendation import MatrixFactorization, MatrixFactorizationModel
@@ -179,6 +186,188 @@ def test_what_is_not_there_is_one_sentence(spark, classic, monkeypatch, tmp_path
         ConnectError, match=r"workers .* have nonconvex \d.* has 9.9: call nonconvex.s"
     ):
         train("executors", spark)
+
+
+ENDINGS = {
+    "DataFrame.toArrow": {},
+    "DataFrameWriter.parquet": {"checkpointInterval": 1},
+    "DataFrameReader.parquet": {"checkpointInterval": 3},  # of what a fit has saved
+    "DataFrame.persist": {},
+    "DataFrame.unpersist": {},
+    "SparkSession.addArtifacts": {},
+}
+
+
+@remote
+@pytest.mark.parametrize(
+    "call", [pytest.param(n, marks=[pytest.mark.thorough] * (not ENDINGS[n])) for n in ENDINGS]
+)
+def test_a_server_that_ends_is_one_sentence(spark, classic, monkeypatch, tmp_path, call):
+    from pyspark import SparkContext
+    from pyspark.errors.exceptions.connect import SparkConnectGrpcException
+    from pyspark.sql.connect import dataframe, readwriter, session
+
+    context, cached, calls = SparkContext._active_spark_context, [], []
+    more = {"checkpointPath": str(tmp_path / "fit"), **ENDINGS[call]} if ENDINGS[call] else {}
+    if "Reader" in call:
+        train("executors", spark, **more)
+    kind, method = call.split(".")
+    frame = dataframe.DataFrame
+    of = next(getattr(m, kind) for m in (dataframe, readwriter, session) if hasattr(m, kind))
+    original, persist, unpersist = getattr(of, method), frame.persist, frame.unpersist
+
+    def after(one):
+        calls.extend(calls)
+        return unpersist(one)
+
+    def dead(*args, **more):
+        if not cached and "Artifacts" not in call:
+            return original(*args, **more)
+        calls.append(call)
+        error = SparkConnectGrpcException("failed to connect to all addresses")
+        error._grpc_status_code = "StatusCode.UNAVAILABLE"
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(connect, "CLOSURE_BYTES", 100)
+        patch.setattr(frame, "persist", lambda one: cached.append(one) or persist(one))
+        patch.setattr(frame, "unpersist", after)
+        if call == "DataFrame.persist":
+            cached.append(None)
+        patch.setattr(of, method, dead)
+        with pytest.raises(ConnectError, match=r"^the server of .* its last checkpoint$") as raised:
+            train("executors", spark, **more)
+    assert calls == [call], "each one to a server that is gone takes ten minutes"
+    spark.catalog.clearCache()
+    try:
+        raise raised.value
+    except ConnectError:  # where another fit begins
+        model = train("executors", spark, **more)
+    assert digest(model) == json.loads((classic / "executors.json").read_text())["parameters"]
+    assert context._jsc.getPersistentRDDs().size() == 0
+
+
+@remote
+def test_persisted_rows_of_a_server_that_ends(spark, monkeypatch):
+    def refused(code):
+        raise type("SparkConnectGrpcException", (PySparkException,), {})(code)
+
+    frame, entered = spark.range(1), []
+    for code in ("UNIMPLEMENTED", "UNAVAILABLE"):
+        monkeypatch.setattr(frame, "persist", partial(refused, code))
+        with suppress(PySparkException), persisted(frame):
+            entered.append(code)
+    assert entered == ["UNIMPLEMENTED"]
+
+
+KILLED = """
+import os, sys, threading, time
+from pathlib import Path
+import psutil
+from nonconvex.distributed.connect import ConnectError
+from pyspark.sql import SparkSession
+from pyspark.sql.connect.client.retries import DefaultPolicy
+from tests.over_connect import digest, train
+
+spark = SparkSession.builder.config("spark.ui.enabled", "false").getOrCreate()
+spark.client.set_retry_policies([DefaultPolicy(max_retries=2)])
+path = Path(sys.argv[1])
+
+def kill():
+    while not list(path.glob("iteration=1/checksums.json/_SUCCESS")):
+        time.sleep(0.01)
+    next(one for one in psutil.Process().children(True) if one.name() == "java").kill()
+
+if sys.argv[2] == "kill":
+    threading.Thread(target=kill, daemon=True).start()
+try:
+    model = train("executors", spark, checkpointPath=str(path), checkpointInterval=1)
+    print("digest", digest(model))
+except ConnectError as error:
+    print("sentence", error)
+sys.stdout.flush()
+os._exit(0)  # pyspark would wait for the server
+"""
+
+
+@remote
+@pytest.mark.thorough
+def test_a_fit_whose_server_is_killed_goes_on_with_the_next_one(classic, tmp_path):
+    def run(what):
+        done = subprocess.run(
+            [sys.executable, "-c", KILLED, str(tmp_path / "fit"), what],
+            env=os.environ | {"PYSPARK_PYTHON": sys.executable},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        return done.stdout
+
+    told = run("kill")
+    assert re.search(r"^sentence the server of Spark Connect has ended .*checkpoint$", told, re.M)
+    assert list((tmp_path / "fit").glob("iteration=[12]"))
+    expected = json.loads((classic / "executors.json").read_text())["parameters"]
+    assert f"digest {expected}" in run("")
+
+
+READING = re.compile(r"lines = spark.read.text.*createDataFrame\(ratingsRDD\)", re.DOTALL)
+AS_DATAFRAME = """ratings = spark.read.csv("data/mllib/als/sample_movielens_ratings.txt", sep="::",
+        schema="userId int, movieId int, rating double, timestamp bigint")"""
+
+
+@remote
+@pytest.mark.parametrize("name", ["als_example", "multilayer_perceptron_classification"])
+def test_a_script_of_the_documentation_runs_with_its_import_changed(spark, name, capsys):
+    """Only rows that it reads by an RDD, which no session of Spark Connect has, come otherwise."""
+    root = Path(pyspark.__file__).parent
+    text = (root / f"examples/src/main/python/ml/{name}.py").read_text()
+    text = READING.sub(AS_DATAFRAME, text).replace('"data/mllib', f'"{root}/data/mllib')
+    text = text.replace("pyspark.ml.recommendation", "nonconvex.recommendation")
+    text = text.replace("pyspark.ml.classification", "nonconvex.neural_network")
+    exec(compile(text.replace("spark.stop()", ""), name, "exec"), {"__name__": "__main__"})
+    told = capsys.readouterr().out
+    assert re.search(r"error = [01]\.\d" if name == "als_example" else r"accuracy = 0\.[89]", told)
+
+
+ENDING = """
+import os, signal, sys
+from pyspark.sql import SparkSession
+from nonconvex.distributed.factorization.state import Broadcast
+from tests.over_connect import train
+
+spark = SparkSession.builder.getOrCreate()
+update, number = Broadcast.update, []
+def ended(self, *args):
+    number.append(1)
+    if len(number) == 3:
+        assert sys.argv[1] != "exit" or sys.exit(3)
+        os.kill(os.getpid(), signal.SIGINT)
+    return update(self, *args)
+Broadcast.update = ended
+train("executors", spark)
+"""
+
+
+@remote
+@pytest.mark.parametrize("how", ["exit", "interrupt"])
+@pytest.mark.thorough
+def test_a_client_that_ends_leaves_nothing_cached(spark, how):
+    from pyspark import SparkContext
+
+    context = SparkContext._active_spark_context  # of the server
+    url = f"sc://{spark.client._builder.endpoint}"
+    before = context._jsc.getPersistentRDDs().size()
+    done = subprocess.run(
+        [sys.executable, "-c", ENDING, how],
+        env=os.environ | {"SPARK_REMOTE": url},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode, done.stderr
+    assert ("Interrupted" in done.stderr) == (how == "interrupt"), done.stderr
+    assert context._jsc.getPersistentRDDs().size() == before
 
 
 @remote

@@ -27,7 +27,7 @@ from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from nonconvex.distributed.connect import Py4JJavaError
+from nonconvex.distributed.connect import Py4JJavaError, ended
 from nonconvex.distributed.files import (
     ConcurrencyError,
     FileSystem,
@@ -200,6 +200,8 @@ class Checkpoints:
         except CheckpointError:
             raise
         except (PySparkException, Py4JJavaError, KeyError, TypeError, ValueError) as error:
+            if ended(error, error.__context__):
+                raise
             raise CheckpointError(f"{place} is damaged ({reason_of(error)}); {remedy}") from None
 
     def _iterations(self) -> list[int]:

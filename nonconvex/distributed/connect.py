@@ -8,15 +8,16 @@ session.
 from __future__ import annotations
 
 import pickle
+import re
+import sys
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import cache
+from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Generic, TypeVar
-from weakref import WeakKeyDictionary, WeakSet
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import pyarrow as pa
@@ -34,8 +35,7 @@ except ImportError:  # of pyspark-client, which has no Java
     class Py4JError(Exception):  # type: ignore[no-redef]
         """An error that does not occur."""
 
-    class Py4JJavaError(Exception):  # type: ignore[no-redef]
-        """Another one."""
+    Py4JJavaError = Py4JError
 
 
 CLOSURE_BYTES = 32 << 20
@@ -72,14 +72,14 @@ def server_cores(spark: SparkSession) -> int:
     return _cores[spark]
 
 
-class Carried(Generic[T]):
-    """A value that travels in the closure of every task that reads it."""
+class LocalValue(Generic[T]):
+    """A value that is read in place, or travels in the closure of every task that reads it."""
 
     def __init__(self, value: T) -> None:
         self.value = value
 
     def destroy(self) -> None:
-        """Do nothing: nothing is kept anywhere."""
+        """Do nothing: garbage collection frees the value."""
 
 
 class FileValue(Generic[T]):
@@ -106,7 +106,7 @@ class FileValue(Generic[T]):
         return {"_name": self._name}
 
 
-@cache
+@lru_cache(maxsize=4)  # a worker lives as long as its session
 def _read(name: str) -> Any:
     from pyspark import SparkFiles
 
@@ -146,51 +146,57 @@ def read_answers(frame: DataFrame, task: Callable[[Iterator[pa.RecordBatch]], An
     return [_Answers(BytesIO(one.as_buffer())).load() for one in found]
 
 
-def share(spark: SparkSession, value: T) -> Carried[T] | FileValue[T]:
+def share(spark: SparkSession, value: T) -> LocalValue[T] | FileValue[T]:
     """Make a value available to tasks; the first time, see that the workers have this package."""
     check_workers(spark)
     content = pickle.dumps(value, protocol=5)
     if len(content) <= CLOSURE_BYTES:
-        return Carried(value)
+        return LocalValue(value)
     return FileValue(spark, value, content)
 
 
-def keep(frame: DataFrame) -> DataFrame:
-    """Persist a dataframe that every pass of a fit reads, for workers that have this package."""
+_ENDED = re.compile(
+    r"SparkConnect[\s\S]*"
+    "(UNAVAILABLE|DEADLINE_EXCEEDED|INVALID_HANDLE|SESSION_CLOSED|NO_ACTIVE_SESSION)"
+)
+SERVER_ENDED = (
+    "the server of Spark Connect has ended or does not answer: open another session and start "
+    "again; a fit with checkpointPath goes on from its last checkpoint"
+)
+
+
+def ended(error: BaseException | None, before: BaseException | None = None) -> bool:
+    """Tell whether an error, or what it comes from since `before`, is the end of the server."""
+    while error is not None and error is not before:
+        code = getattr(error, "_grpc_status_code", "")
+        if _ENDED.match(f"{type(error).__name__} {code} {error}"):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def persist(frame: DataFrame) -> Callable[[], None]:
+    """Persist a dataframe; return what unpersists it, unless its server has ended meanwhile."""
+    before = sys.exc_info()[1]
+    frame.persist()
+
+    def release() -> None:  # where a block ends by an error, that is what `exc_info` has
+        if not ended(sys.exc_info()[1], before):
+            frame.unpersist()
+
+    return release
+
+
+def keep(frame: DataFrame) -> Callable[[], None]:
+    """Persist what every pass of a fit reads, for workers that have this package."""
     check_workers(frame.sparkSession)
     try:
-        return frame.persist()
+        return persist(frame)
     except PySparkException:
         raise ConnectError(
             "the server keeps no dataframes, as serverless ones do not, so nothing can be fitted "
             "there: set updates='driver', or gradients='driver' for a network"
         ) from None
-
-
-_gone: WeakSet[SparkSession] = WeakSet()
-_GONE = ("UNAVAILABLE", "INVALID_HANDLE", "SESSION_CLOSED", "NO_ACTIVE_SESSION")
-
-
-@contextmanager
-def served(spark: SparkSession) -> Iterator[None]:
-    """Turn the end of the server, once Spark's retries are over, into one sentence."""
-    try:
-        yield
-    except PySparkException as error:
-        about = f"{type(error).__name__} {getattr(error, '_grpc_status_code', '')} {error}"
-        if not (about.startswith("SparkConnect") and any(word in about for word in _GONE)):
-            raise
-        _gone.add(spark)
-        raise ConnectError(
-            "the server of Spark Connect has ended or does not answer: open another session and "
-            "start the fit again; with checkpointPath it goes on from the last checkpoint"
-        ) from None
-
-
-def release(frame: DataFrame) -> None:
-    """Unpersist a dataframe, unless its server is gone."""
-    if frame.sparkSession not in _gone:
-        frame.unpersist()
 
 
 _checked: WeakKeyDictionary[SparkSession, bool] = WeakKeyDictionary()

@@ -28,7 +28,7 @@ from pyspark.errors import AnalysisException, PySparkException
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from nonconvex.distributed.connect import Py4JJavaError, refuse
+from nonconvex.distributed.connect import Py4JJavaError, ended, refuse
 from nonconvex.distributed.runtime import connected
 from nonconvex.local.files import CHECKSUMS, ChecksumError, checksums_of, saved_files, verify_files
 
@@ -636,6 +636,8 @@ def _named(done: str, path: str) -> Iterator[None]:
         cause = exception.getMessage() or exception.getClass().getSimpleName()
         raise FileSystemError(f"{path} cannot be {done}: {' '.join(cause.split())}") from None
     except PySparkException as error:
+        if ended(error, error.__context__):
+            raise
         cause = (str(error).splitlines() or [type(error).__name__])[0]
         cause = re.sub(r"^\(\S+\) ", "", cause)  # the class of an exception of the server
         raise FileSystemError(f"{path} cannot be {done}: {cause}") from None

@@ -12,7 +12,7 @@ import sys
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pyspark.errors import PySparkException
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame, SparkSession, is_remote
 from pyspark.sql.types import StructType
 
 from nonconvex.distributed import connect
@@ -243,7 +243,7 @@ def use_this_python(spark: SparkSession) -> None:
     Spark takes ``python3`` of the path, which in a virtual environment that is not activated is
     another one, without the modules of this process.
     """
-    if connected(spark):
+    if connected(spark) or spark.sparkContext.pythonExec == sys.executable:
         return
     context = spark.sparkContext
     named = "PYSPARK_PYTHON" in os.environ or context.getConf().get("spark.pyspark.python")
@@ -351,8 +351,11 @@ def rows_of(frame: DataFrame) -> RDD[Any]:
 def persisted(frame: DataFrame) -> Iterator[None]:
     """Persist a dataframe during a block, unless its server keeps none."""
     with ExitStack() as stack:
-        with suppress(PySparkException):
-            stack.callback(frame.persist().unpersist)
+        try:
+            stack.callback(connect.persist(frame))
+        except PySparkException as error:
+            if connect.ended(error, error.__context__):
+                raise
         yield
 
 
@@ -585,8 +588,7 @@ def collect_table(frame: DataFrame, most_rows: int) -> pa.Table | None:
     if not most_rows:
         return None
     if connected(frame):  # whose plan is on the server
-        with connect.served(frame.sparkSession):
-            return frame.toArrow() if frame.count() <= most_rows else None
+        return frame.toArrow() if frame.count() <= most_rows else None
     table = _read_scan(frame, most_rows)
     if table is not None:
         return table
@@ -689,15 +691,18 @@ class StoppedError(RuntimeError):
     exit_status = 1
 
 
-def explain(error: Exception) -> InputError | StoppedError | None:
-    """Return a failure of Spark as one sentence; None if its cause is not known."""
+def explain(
+    error: Exception, before: BaseException | None = None
+) -> InputError | StoppedError | connect.ConnectError | None:
+    """Return a failure of Spark since `before` as one sentence; None if its cause is not known."""
     text = str(error)
+    if connect.ended(error, before):
+        return connect.ConnectError(connect.SERVER_ENDED)
     if DISK_FULL in text or hasattr(type(error), "exit_status"):
         return None
     if isinstance(error, MemoryError):
         return StoppedError(f"the driver lacks memory ({text}): use less, or a larger one")
-    ended = running_context() is None and not connected(SparkSession.getActiveSession())
-    if ended or _STOPPED.search(text):
+    if (running_context() is None and not is_remote()) or _STOPPED.search(text):
         return StoppedError("the Spark session was stopped meanwhile: start one, and begin again")
     if (cancelled := _CANCELLED.search(text)) is not None:
         return StoppedError(f"the jobs of Spark were cancelled ({cancelled[1]}): begin again")
@@ -713,10 +718,11 @@ def explain(error: Exception) -> InputError | StoppedError | None:
 @contextmanager
 def explained() -> Iterator[None]:
     """Raise the failures of Spark in a block as `explain` has them."""
+    before = sys.exc_info()[1]
     try:
         yield
     except Exception as error:
-        found = explain(error)
+        found = explain(error, before)
         if found is None:
             raise
         raise found from None

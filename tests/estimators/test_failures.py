@@ -1,12 +1,16 @@
 """Failures that are not of the data or of a Param: one sentence each, with the right remedy."""
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from pyspark import SparkContext
+from pyspark.errors import PySparkException
 
+from nonconvex.distributed.connect import ConnectError
 from nonconvex.distributed.data.validation import RatingsError
+from nonconvex.distributed.files import _named
 from nonconvex.distributed.runtime import InputError, StoppedError, explain, explained
 from nonconvex.estimators.params import ParamError
 from nonconvex.neural_network import MultilayerPerceptronRegressor
@@ -84,6 +88,34 @@ def test_a_session_that_was_stopped(text, monkeypatch):
         raise AttributeError("'NoneType' object has no attribute 'sc'")
     with pytest.raises(RatingsError), explained():  # says it by itself
         raise RatingsError("no ratings")
+    monkeypatch.setenv("SPARK_CONNECT_MODE_ENABLED", "1")  # where there is no SparkContext
+    with ThreadPoolExecutor() as pool:
+        assert pool.submit(explain, KeyError("rank")).result() is None
+
+
+class SparkConnectGrpcException(PySparkException):
+    """As that of pyspark, which needs grpc."""
+
+    _grpc_status_code = "StatusCode.UNAVAILABLE"
+
+
+@pytest.mark.parametrize("of", [RatingsError, RuntimeError])
+def test_a_server_that_has_ended_whatever_was_made_of_it(of):
+    def fail():
+        try:
+            raise SparkConnectGrpcException("failed to connect to all addresses")
+        except SparkConnectGrpcException:
+            raise of("the checkpoint is damaged") from None
+
+    with pytest.raises(ConnectError, match=r"^the server of .* has ended .*t$"), explained():
+        fail()
+    try:
+        fail()
+    except of:  # where a fit of another session begins
+        with pytest.raises(StoppedError, match="memory"), explained():
+            np.zeros(1 << 50)
+    with pytest.raises(SparkConnectGrpcException), _named("reached", "fit"):
+        raise SparkConnectGrpcException("failed to connect")
 
 
 @pytest.mark.parametrize("params", [{"rank": 10**9}, {"rank": 2, "numRestarts": 10**8}])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +17,7 @@ from pyspark import StorageLevel
 from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 
-from nonconvex.distributed.connect import keep, refuse, release, served
+from nonconvex.distributed.connect import LocalValue, keep, refuse
 from nonconvex.distributed.rows import by_number
 from nonconvex.distributed.runtime import (
     Batches,
@@ -125,16 +125,6 @@ class ExchangePolicy(NamedTuple):
         return "shuffle"
 
 
-class LocalValue(Generic[T]):
-    """A value that is read in place."""
-
-    def __init__(self, value: T) -> None:
-        self.value = value
-
-    def destroy(self) -> None:
-        """Do nothing: garbage collection frees the value."""
-
-
 class BlockStore(Protocol):
     """Packed blocks of ratings, and the means of passing over them; its maker releases it.
 
@@ -162,7 +152,21 @@ class BlockStore(Protocol):
         """Free the blocks."""
 
 
-class CachedBlocks:
+class _ExecutorBlocks:
+    """Base of blocks that are where the tasks run."""
+
+    session: SparkSession
+
+    def share(self, value: T) -> Value[T]:
+        """Broadcast; over Spark Connect, send the value along with each pass."""
+        return broadcast(self.session, value)
+
+    def core(self, kernel: Kernel) -> str:
+        """Ask the executors, and warn once if the driver has another, or they have several."""
+        return worker_core(self.session, kernel)
+
+
+class CachedBlocks(_ExecutorBlocks):
     """Blocks that executors have cached, from `packing.pack_blocks`, or chunks of ratings.
 
     They are cached as elements of an RDD, pickled as Python has them: the first task of a job over
@@ -182,45 +186,24 @@ class CachedBlocks:
         run_job = self.batches.context.runJob
         return pa.Table.from_batches(run_job(self.batches, _on_elements(task)))
 
-    def share(self, value: T) -> Value[T]:
-        """Broadcast."""
-        return broadcast(self.session, value)
-
-    def core(self, kernel: Kernel) -> str:
-        """Ask the executors, and warn once if the driver has another, or they have several."""
-        return worker_core(self.session, kernel)
-
     def release(self) -> None:
         """Remove the blocks from the cache."""
         self.batches.unpersist()
 
 
-class FrameBlocks:
+class FrameBlocks(_ExecutorBlocks):
     """Blocks that a server of Spark Connect keeps, as a dataframe of their bytes."""
 
     def __init__(
         self, session: SparkSession, batches: DataFrame, first_part: int | None = None
     ) -> None:
-        self.session, self.first_part = session, first_part
-        self.batches = keep(batches)
+        self.session, self.first_part, self.batches = session, first_part, batches
+        self.release = keep(batches)
 
     def run(self, task: Task) -> pa.Table:
         """Map the dataframe, in one job."""
-        with served(self.session):
-            found = map_elements(self.batches, task).toArrow()
+        found = map_elements(self.batches, task).toArrow()
         return pa.concat_tables(from_bytes(one.as_buffer()) for one in found["batch"])
-
-    def share(self, value: T) -> Value[T]:
-        """Send the value along with each pass."""
-        return broadcast(self.session, value)
-
-    def core(self, kernel: Kernel) -> str:
-        """Ask the workers, as `CachedBlocks` does."""
-        return worker_core(self.session, kernel)
-
-    def release(self) -> None:
-        """Remove the blocks from the server."""
-        release(self.batches)
 
 
 def cache_blocks(

@@ -20,12 +20,12 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_schema
 
+from nonconvex.distributed.connect import LocalValue
 from nonconvex.distributed.data.ids import IdIndex, default_blocks, index_ids
 from nonconvex.distributed.data.validation import RatingsError
 from nonconvex.distributed.factorization.execution import (
     BlockStore,
     Elements,
-    LocalValue,
     batches_of,
     cache_blocks,
     frame_of,

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from pyspark import InheritableThread, StorageLevel
 from pyspark.sql import DataFrame, SparkSession
 
-from nonconvex.distributed.connect import answer_batch, keep, read_answers, release, served
+from nonconvex.distributed.connect import answer_batch, keep, read_answers
 from nonconvex.distributed.network.shards import ExampleDecoder, Shard
 from nonconvex.distributed.runtime import (
     Batches,
@@ -72,6 +72,7 @@ _STORED = 1.5  # bytes per byte: above 127, a byte takes two as the JVM pickles 
 _log = logging.getLogger("nonconvex")
 
 _T = TypeVar("_T")
+_OnRows = Callable[[Iterable[Any]], list[_T]]
 
 
 class ShardRows(Protocol):
@@ -79,9 +80,7 @@ class ShardRows(Protocol):
 
     session: SparkSession
 
-    def run(
-        self, function: Callable[[Iterable[Any]], list[_T]], partitions: Sequence[int]
-    ) -> list[_T]:
+    def run(self, function: _OnRows[_T], partitions: Sequence[int]) -> list[_T]:
         """Apply a function to the rows of each of some partitions, and return all results."""
 
     def release(self) -> None:
@@ -95,9 +94,7 @@ class CachedRdd:
         self.session = sharded.sparkSession
         self._rows: RDD[Any] = rows_of(sharded).persist(_storage_level(self.session, values))
 
-    def run(
-        self, function: Callable[[Iterable[Any]], list[_T]], partitions: Sequence[int]
-    ) -> list[_T]:
+    def run(self, function: _OnRows[_T], partitions: Sequence[int]) -> list[_T]:
         """Run one job."""
         results: list[_T] = self._rows.context.runJob(self._rows, function, partitions)
         return results
@@ -111,24 +108,17 @@ class FrameRows:
     """Rows that a server of Spark Connect keeps as a dataframe, by their first column."""
 
     def __init__(self, sharded: DataFrame) -> None:
-        self.session = sharded.sparkSession
-        self._rows = keep(sharded)
+        self.session, self._rows = sharded.sparkSession, sharded
+        self.release = keep(sharded)
 
-    def run(
-        self, function: Callable[[Iterable[Any]], list[_T]], partitions: Sequence[int]
-    ) -> list[_T]:
+    def run(self, function: _OnRows[_T], partitions: Sequence[int]) -> list[_T]:
         """Map those rows of the dataframe in one job."""
 
         def task(batches: Batches) -> Batches:
             rows = (tuple(row.values()) for batch in batches for row in batch.to_pylist())
             yield from map(answer_batch, function(rows))
 
-        with served(self.session):
-            return read_answers(self._rows.where(self._rows[0].isin(list(partitions))), task)
-
-    def release(self) -> None:
-        """Remove them from the server."""
-        release(self._rows)
+        return read_answers(self._rows.where(self._rows[0].isin(list(partitions))), task)
 
 
 @dataclass(frozen=True)

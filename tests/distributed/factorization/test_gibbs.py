@@ -4,8 +4,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from nonconvex.distributed.connect import LocalValue
 from nonconvex.distributed.data.ids import IdIndex
-from nonconvex.distributed.factorization.execution import LocalBlocks, LocalValue
+from nonconvex.distributed.factorization.execution import LocalBlocks
 from nonconvex.distributed.factorization.gibbs import HeldOut
 from nonconvex.distributed.factorization.packing import PackingSide, pack_locally
 

@@ -5,12 +5,13 @@ import pyarrow as pa
 import pytest
 from pyspark.sql import functions as F
 
+from nonconvex.distributed.connect import LocalValue
 from nonconvex.distributed.data import ids as indices
 from nonconvex.distributed.data.prepare import prepare_ratings
 from nonconvex.distributed.data.sources import read_source
 from nonconvex.distributed.data.splits import Split
 from nonconvex.distributed.data.validation import Columns, Rules
-from nonconvex.distributed.factorization.execution import LocalBlocks, LocalValue
+from nonconvex.distributed.factorization.execution import LocalBlocks
 from nonconvex.distributed.factorization.packing import PackingSide, encode, pack_locally, row_sums
 from nonconvex.distributed.factorization.steps import Step, update_side
 from nonconvex.numerics.factorization import als as least_squares
