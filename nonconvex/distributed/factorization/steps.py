@@ -93,15 +93,8 @@ class Step(NamedTuple):
                 return solve_rows(block, fixed, self.alpha, self.ridge, **settings)
             start = own[block.rows]
             if self.solver == "als-cg":
-                return step_rows(
-                    block,
-                    fixed,
-                    self.alpha,
-                    self.ridge,
-                    start,
-                    biases=self.biases,
-                    kernel=self.kernel,
-                )
+                more: dict[str, Any] = {"biases": self.biases, "kernel": self.kernel}
+                return step_rows(block, fixed, self.alpha, self.ridge, start, **more)
             return sweep_rows(block, fixed, self.alpha, self.ridge, start, **settings)
 
     def solve(self, moments: Doubles, degrees: Doubles, dtype: type[np.floating]) -> RowUpdate:
@@ -207,6 +200,9 @@ def _update(
     dtype: type[np.floating],
     first_part: int | None,
 ) -> Task:
+    read = any(isinstance(step, Step) and step.solver != "als" for step in steps)
+    before = own if read else fixed  # what no step reads is not sent
+
     def update(batches: Batches) -> Batches:
         for batch in batches:
             numbers = batch.column("block").to_pylist()
@@ -221,7 +217,7 @@ def _update(
                     if step.sample is not None:
                         chosen = step.sample.draw()
                         part = sample_ratings(block, chosen, rows=step.sample.rows)
-                    result = step(part, fixed.value[number], own.value[number])
+                    result = step(part, fixed.value[number], before.value[number])
                     columns = dict.fromkeys(InferredUpdate._fields)
                     arrays = {"rows": part.rows, **columns, **result._asdict()}
                     yield binary_row({"problem": number, "part": None}, arrays)

@@ -3,6 +3,7 @@
 import numpy as np
 import pyarrow as pa
 import pytest
+from pyspark import cloudpickle
 from pyspark.sql import functions as F
 
 from nonconvex.distributed.connect import LocalValue
@@ -13,7 +14,7 @@ from nonconvex.distributed.data.splits import Split
 from nonconvex.distributed.data.validation import Columns, Rules
 from nonconvex.distributed.factorization.execution import LocalBlocks
 from nonconvex.distributed.factorization.packing import PackingSide, encode, pack_locally, row_sums
-from nonconvex.distributed.factorization.steps import Step, update_side
+from nonconvex.distributed.factorization.steps import Step, _update, update_side
 from nonconvex.numerics.factorization import als as least_squares
 from nonconvex.numerics.factorization import blocks
 from nonconvex.numerics.factorization.blocks import parts_of
@@ -67,6 +68,14 @@ def test_parts_in_blocks_of_their_own_come_to_the_same_bits(monkeypatch, item_bl
     for name in ("degrees", "weights", "sums", "squares"):
         assert ours[name].tobytes() == theirs[name].tobytes(), name
     assert ours["counts"] == theirs["counts"]
+
+
+@pytest.mark.parametrize("solver", ["als", "als-cg", "als-coordinate", "gd"])
+def test_rows_before_are_sent_only_if_a_step_reads_them(solver):
+    fixed, own = LocalValue([np.zeros((ITEMS, 4))]), LocalValue([np.full((USERS, 4), 7.0)])
+    step = Step(solver, 3.0, Ridge(0.02, 0.5, 300.0, 12.0, 0.5), True, False, None)
+    sent = cloudpickle.dumps(_update([step], fixed, own, np.float32, None))
+    assert (own.value[0].tobytes() in sent) == (solver != "als")
 
 
 @pytest.mark.thorough
