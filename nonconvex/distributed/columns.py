@@ -153,7 +153,7 @@ def resolved(frame: DataFrame, name: str, role: str) -> tuple[Column, DataType]:
     if exact == 1:
         return named_column(name), frame.schema[name].dataType
     if exact == 0:
-        with suppress(AnalysisException):
+        with suppress(AnalysisException, ValueError):  # or it is no one column, such as "*"
             column = F.col(name)
             [field] = frame.select(column).schema
             # "user" without such a column is a function to Spark: the name of who runs it.

@@ -8,7 +8,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from nonconvex.distributed.columns import ColumnError, batch_of, check_frame, totals_in
+from nonconvex.distributed.columns import ColumnError, batch_of, check_frame, resolved, totals_in
 from nonconvex.numerics.deterministic import add_exactly, fractions_of
 
 
@@ -23,6 +23,13 @@ from nonconvex.numerics.deterministic import add_exactly, fractions_of
 def test_what_is_no_frame_is_named_in_one_line(value, message):
     with pytest.raises(ColumnError, match=f"^dataset must be a DataFrame{message}"):
         check_frame("dataset", value)
+
+
+@pytest.mark.parametrize("name", ["*", "a.*"])
+def test_what_stands_for_several_columns_is_none(spark, name):
+    frame = spark.sql("SELECT named_struct('x', 1, 'y', 2) AS a, 3 AS b")
+    with pytest.raises(ColumnError, match=r"^userCol='.*': there is no such column; there are "):
+        resolved(frame, name, "userCol")
 
 
 def test_sums_of_tasks_are_exact():
