@@ -166,31 +166,16 @@ class FileSystem:
 
         Names begin at what the pattern matches.  Files that Spark ignores are left out.
         """
-        empty = []
-        with _named("listed", pattern):
-            for match in self._files.globStatus(self._path(pattern)) or []:
-                root = match.getPath()
-                for status in self._files_in(root):
-                    inside = status.getPath().toString().removeprefix(root.toString())
-                    if not status.getLen() and not _HIDDEN.search(inside):
-                        empty.append(root.getName() + inside)
-        return sorted(empty)
+        found = self._matched(pattern)
+        return sorted(name + inside for name, inside, file in found if not file.getLen())
 
     def partitions(self, pattern: str) -> list[str]:
         """Return the columns that Spark would read from the directories ``<column>=<value>``.
 
         They are those above the first file, inside what the pattern matches.
         """
-        with _named("listed", pattern):
-            for match in self._files.globStatus(self._path(pattern)) or []:
-                root = match.getPath()
-                for status in self._files_in(root):
-                    inside = status.getPath().toString().removeprefix(root.toString())
-                    if not _HIDDEN.search(inside):
-                        names = (
-                            part.split("=")[0] for part in inside.split("/")[:-1] if "=" in part
-                        )
-                        return [unquote(name) for name in names]
+        for _, inside, _ in self._matched(pattern):
+            return [unquote(part.split("=")[0]) for part in inside.split("/")[:-1] if "=" in part]
         return []
 
     def sha256(self, path: str) -> str:
@@ -395,6 +380,16 @@ class FileSystem:
             else:
                 yield status
 
+    def _matched(self, pattern: str) -> Iterator[tuple[str, str, Any]]:
+        """Yield what a pattern matches, the path inside and the status of all that Spark reads."""
+        with _named("listed", pattern):
+            for match in self._files.globStatus(self._path(pattern)) or []:
+                root = match.getPath()
+                for status in self._files_in(root):
+                    inside = status.getPath().toString().removeprefix(root.toString())
+                    if not _HIDDEN.search(inside):
+                        yield root.getName(), inside, status
+
     def _read(self, path: str, reader: Callable[[Any], Any]) -> str:
         with _named("read", path):
             stream = self._files.open(self._path(path))
@@ -462,14 +457,6 @@ class RemoteFileSystem(FileSystem):
             raise FileSystemError(f"{path} cannot be listed: there is nothing")
         self._root, self._digests = path, None
         return dict(sorted(zip(_relative(path, found), found["length"].to_pylist(), strict=True)))
-
-    def empty_files(self, pattern: str) -> list[str]:
-        """Refuse."""
-        self._refuse()
-
-    def partitions(self, pattern: str) -> list[str]:
-        """Refuse."""
-        self._refuse()
 
     def sha256(self, path: str) -> str:
         """Return the SHA-256 of a file below what `sizes` has listed, "" if it is gone.
@@ -539,29 +526,11 @@ class RemoteFileSystem(FileSystem):
     def sweep(self, directory: str, name: str | None = None, lease: float = DAY) -> None:
         """Do nothing: there are no temporary files."""
 
-    def write_bytes(self, path: str, content: bytes) -> None:
-        """Refuse."""
-        self._refuse()
+    def _refuse(self, *_: Any, **__: Any) -> NoReturn:
+        raise refuse("preparing and publishing need files that are renamed at once, by Java")
 
-    def copy_in(self, local: str, directory: str) -> None:
-        """Refuse."""
-        self._refuse()
-
-    def replace_text(self, path: str, text: str) -> None:
-        """Refuse."""
-        self._refuse()
-
-    def write_new(self, path: str, text: str) -> bool:
-        """Refuse."""
-        self._refuse()
-
-    def rename(self, path: str, target: str) -> None:
-        """Refuse."""
-        self._refuse()
-
-    def sibling(self, path: str) -> str:
-        """Refuse."""
-        self._refuse()
+    empty_files = partitions = write_bytes = copy_in = _refuse
+    replace_text = write_new = rename = sibling = _refuse
 
     def parent(self, path: str) -> tuple[str, str]:
         """Return the directory that `path` is in, and its name there."""
@@ -573,9 +542,6 @@ class RemoteFileSystem(FileSystem):
         none = self._spark.createDataFrame([], "value string, part int")
         with _named("written", path):
             none.write.partitionBy("part").mode(mode).text(path)
-
-    def _refuse(self) -> NoReturn:
-        raise refuse("preparing and publishing need files that are renamed at once, by Java")
 
     def _found(
         self, done: str, path: str, *columns: str | Column, limit: int | None = None

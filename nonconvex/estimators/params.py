@@ -499,10 +499,6 @@ class DescentParams(CheckedParams):
     finalFraction = param("part ≥ 0 of the rate with which cosine ends", optional(number(0)))
     warmupSteps = param("steps ≥ 0 in which the rate grows to its first value", integer(0))
 
-    def _rate(self) -> float:
-        """Return the learning rate; a subclass may have another name for it."""
-        return float(self.getOrDefault("learningRate"))
-
     def _optimizer(
         self, *, axis: int | None = None, decays: Bools | None = None, steps: int | None = None
     ) -> Optimizer:
@@ -522,7 +518,7 @@ class DescentParams(CheckedParams):
         try:
             rate = make_schedule(
                 get("schedule"),
-                self._rate(),
+                get("learningRate"),
                 warmup_steps=get("warmupSteps"),
                 decay_steps=decay_steps,
                 decay_rate=get("decayRate"),

@@ -17,7 +17,7 @@ from pyspark.sql import SparkSession
 from nonconvex.distributed.checkpoints import ModelCheckpoint
 from nonconvex.distributed.files import FileSystem, verify, write_checksums
 from nonconvex.local.files import ChecksumError
-from nonconvex.local.model_tables import ModelError
+from nonconvex.local.model_tables import ModelError, reading_model
 
 ModelT = TypeVar("ModelT", bound=Any)
 
@@ -104,21 +104,13 @@ class ModelReader(MLReader[ModelT]):
             verify(self.sparkSession, path)
         except ChecksumError as error:
             raise ModelError(f"{error}; save the model again, or train it") from None
-        try:
+        with reading_model(path):
             _check(metadata, self._schema, f"{path}/metadata")
             self._check_summary(metadata, f"{path}/metadata")
             model = self._make(path, metadata)
             model._resetUid(metadata["uid"])
             DefaultParamsReader.getAndSetParams(model, metadata)
             str(model.summary)  # which reads most of it
-        except ModelError:
-            raise
-        except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
-            problem = " ".join(str(error).split())
-            raise ModelError(
-                f"{path}/metadata is damaged, or of another version, at {problem}; "
-                "save the model again, or train it"
-            ) from None
         return model
 
     _schema: ClassVar[type[ModelMetadata]]  # of the metadata
@@ -205,9 +197,8 @@ def read_metadata(spark: SparkSession, path: str, kind: str = "model") -> dict[s
         # As `DefaultParamsReader.loadMetadata` does, without a job, and without inflating a file.
         place = f"{path}/metadata"
         [name] = (name for name in files.names(place) if name.startswith("part-"))
-        if name.endswith((".gz", ".bz2", ".zst", ".lz4", ".snappy", ".deflate")):
-            raise ValueError(name)
-        if files.sizes(place)[name] > _MOST_METADATA:
+        packed = name.endswith((".gz", ".bz2", ".zst", ".lz4", ".snappy", ".deflate"))
+        if packed or files.sizes(place)[name] > _MOST_METADATA:
             raise ValueError(name)
         metadata: dict[str, Any] = json.loads(files.read_text(f"{place}/{name}"))
         if not isinstance(metadata.get("class"), str):

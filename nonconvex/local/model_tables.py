@@ -230,8 +230,9 @@ def reading_model(path: str) -> Iterator[None]:
     except ModelError:
         raise
     except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
+        problem = " ".join(str(error).split())
         raise ModelError(
-            f"{path}/metadata is damaged, or of another version, at {error}; {_REMEDY}"
+            f"{path}/metadata is damaged, or of another version, at {problem}; {_REMEDY}"
         ) from None
 
 
