@@ -196,8 +196,3 @@ def joined(
     ordered = sorted(pieces, key=lambda piece: piece["offset"])
     content = b"".join(piece["bytes"] for piece in ordered)
     return np.frombuffer(content, dtype).reshape(shape).copy()
-
-
-def row_squares(squares: Doubles | None, rows: Any) -> Doubles | None:
-    """Return Σ w e² of each row, from the executors if the rows are there."""
-    return rows.squares() if squares is None and isinstance(rows, CachedRows) else squares

@@ -21,7 +21,7 @@ from nonconvex.distributed.factorization.steps import (
     update_side,
     validation_rmse,
 )
-from nonconvex.distributed.rows import Element, Rows, ShardedRows, row_squares, scatter
+from nonconvex.distributed.rows import CachedRows, Element, Rows, ShardedRows, scatter
 from nonconvex.distributed.runtime import (
     Progress,
     Value,
@@ -201,6 +201,11 @@ class Result(NamedTuple):
         return self.end.validation_rmse
 
 
+def _row_squares(squares: Doubles | None, rows: Any) -> Doubles | None:
+    """Return Σ w e² of each row, from the executors if the rows are there."""
+    return rows.squares() if squares is None and isinstance(rows, CachedRows) else squares
+
+
 class SideUpdate(NamedTuple):
     """New rows of a side, and the totals of `RowUpdate` over them."""
 
@@ -360,7 +365,7 @@ class FitState:
         best = self._best
         if best is not None:
             kept: dict[str, Any] = {}
-            squares = row_squares(best.squares, best.factors.users)
+            squares = _row_squares(best.squares, best.factors.users)
             if squares is not None:
                 kept["squares"] = squares
             if best.iteration != self.history[-1].iteration:
@@ -395,7 +400,7 @@ class FitState:
         stop = self.stop or Stop.MAX_ITER
         if self._best is None:  # non-finite before the end of the first iteration
             return Result(self.factors, self.history, 1, stop)
-        squares = row_squares(self._best.squares, self._best.factors.users)
+        squares = _row_squares(self._best.squares, self._best.factors.users)
         return self._best._replace(stop=stop, squares=squares)
 
     def complaint(self) -> str:

@@ -207,7 +207,7 @@ def part_moments(
         The rows (β, γ) of the other side.
     """
     if kernel == "compiled":
-        summed: Doubles = compiled().sum_moments(arrays_of(block), fixed, alpha)
+        summed: Doubles = compiled_twin().sum_moments(arrays_of(block), fixed, alpha)
         return summed
     size = fixed.shape[1] + 1
     moments = np.zeros((len(block.rows), size, size))
@@ -260,7 +260,7 @@ def solve_moments(
     rounding = len(used) * np.finfo(np.float64).eps * curvature.max(axis=1, keepdims=True)
     curvature += np.maximum(ridge.diagonal(degrees, len(used)), rounding)
     if kernel == "compiled" and not nonnegative:
-        solved, failed = compiled().solve_positive(a, b)
+        solved, failed = compiled_twin().solve_positive(a, b)
         solved[failed] = solve_quadratics(a[failed], b[failed])
     else:
         solved = solve_quadratics(a, b, nonnegative=nonnegative)
@@ -369,7 +369,7 @@ def _solve_compiled(
     more = None if background is None else (background.gram, background.rhs)
     given = fixed, alpha, diagonal, ridge.bias_ratio
     bound = ROUNDS_PER_UNKNOWN if nonnegative else 0
-    x, sums, failed = compiled().minimize_rows(
+    x, sums, failed = compiled_twin().minimize_rows(
         arrays_of(block), *given, biases=biases, background=more, bound=bound
     )
     if failed.any():
@@ -380,7 +380,7 @@ def _solve_compiled(
     return x, *sums
 
 
-def compiled() -> ModuleType:
+def compiled_twin() -> ModuleType:
     """Import the compiled twins, which takes half a second."""
     require("compiled")
     from nonconvex.numerics.compiled import als
@@ -485,7 +485,9 @@ def step_rows(
     diagonal = ridge.diagonal(block.degrees, fixed.shape[1])
     if kernel == "compiled":
         given = fixed, alpha, ridge.diagonal(block.degrees, 2)[:, 1], ridge.bias_ratio, start
-        x, sums = compiled().descend_rows(arrays_of(block), *given, biases=biases, steps=CG_STEPS)
+        x, sums = compiled_twin().descend_rows(
+            arrays_of(block), *given, biases=biases, steps=CG_STEPS
+        )
         return RowUpdate.of(block, x, sums[0], sums[1], ridge, None)
     x = start.copy()
     residual, squares = np.zeros((2, len(x)))

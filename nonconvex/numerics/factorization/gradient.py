@@ -16,7 +16,7 @@ import numpy as np
 
 from nonconvex.numerics import Bools, Doubles, Floats
 from nonconvex.numerics.deterministic import Kernel
-from nonconvex.numerics.factorization.als import RowUpdate, arrays_of, compiled
+from nonconvex.numerics.factorization.als import RowUpdate, arrays_of, compiled_twin
 from nonconvex.numerics.factorization.blocks import RatingBlock
 from nonconvex.numerics.factorization.design import designs
 from nonconvex.numerics.factorization.model import Background, Factors, Ridge
@@ -50,7 +50,7 @@ def gradient_sums(
     sums = np.zeros(rows.shape)
     residual, squares = np.zeros((2, len(rows)))
     if kernel == "compiled":
-        found = compiled().sum_gradients(arrays_of(block), fixed, alpha, rows, biases=biases)
+        found = compiled_twin().sum_gradients(arrays_of(block), fixed, alpha, rows, biases=biases)
         sums[:], (residual, squares) = found
     else:
         for members, segments in designs(block, fixed, alpha, biases=biases):
