@@ -512,7 +512,7 @@ class Classes(NamedTuple):
     values: tuple[Any, ...]
 
 
-_ROWS_AT_A_TIME = 1024  # so that the layers of a wide network stay small
+_ROWS_OF_A_PRODUCT = 64  # few, so that one row is predicted soon, and enough for BLAS to be fast
 
 
 @dataclass(frozen=True)
@@ -526,15 +526,21 @@ class Scorer:
     targets: Standardization | None = None  # of the targets of a regression in training
 
     def logits(self, x: Doubles) -> Doubles:
-        """Return z⁽ᴸ⁾ of shape (m, d_L), in the units of the targets, of raw features (m, d_0)."""
-        parts: list[Floats] = [np.empty((0, self.network.layers[-1]))]
+        """Return z⁽ᴸ⁾ of shape (m, d_L), in the units of the targets, of raw features (m, d_0).
+
+        With θ in float32, the bits of a row do not depend on the rows beside it.  BLAS adds up in
+        an order that depends on the number of rows and, on some processors, on the place of a row.
+        So products are those of 64 rows in float64, and z is rounded to the dtype of θ.
+        """
+        theta = self.theta.astype(np.float64)
+        z = np.empty((len(x), self.network.layers[-1]))
+        rows = np.zeros((_ROWS_OF_A_PRODUCT, self.network.layers[0]))
         with one_thread_per_product(), np.errstate(over="ignore"):
-            for start in range(0, len(x), _ROWS_AT_A_TIME):
-                rows = self.standardization.apply(
-                    x[start : start + _ROWS_AT_A_TIME], self.theta.dtype
-                )
-                parts.append(forward(self.network, self.theta, rows)[-1])
-        z = np.concatenate(parts).astype(np.float64)
+            for start in range(0, len(x), _ROWS_OF_A_PRODUCT):
+                part = x[start : start + _ROWS_OF_A_PRODUCT]
+                rows[: len(part)] = self.standardization.apply(part, rows.dtype)
+                z[start : start + len(part)] = forward(self.network, theta, rows)[-1][: len(part)]
+            z = z.astype(self.theta.dtype).astype(np.float64)
         return z if self.targets is None else self.targets.invert(z)
 
 

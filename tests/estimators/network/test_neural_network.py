@@ -144,8 +144,8 @@ def test_strings_are_predicted_and_one_row_is_predicted_as_all_are(frame, model)
         assert model.predict(Vectors.dense(x)) == row.predictedLabel
         assert LABELS[int(row.prediction)] == row.predictedLabel
         assert model.predict(x) == LABELS[np.argmax(row.probability)]
-        assert model.predictProbability(x).toArray() == pytest.approx(row.probability.toArray())
-        assert model.predictRaw(x).toArray() == pytest.approx(row.rawPrediction.toArray())
+        assert model.predictProbability(x) == row.probability
+        assert model.predictRaw(x) == row.rawPrediction
     with pytest.raises(ValueError, match="must be a vector of 3 finite numbers, got"):
         model.predict([1.0])
     silent = model.copy({model.getParam(f"{n}Col"): "" for n in ("probability", "rawPrediction")})

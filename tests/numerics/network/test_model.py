@@ -16,6 +16,7 @@ from nonconvex.numerics.network.model import (
     Moments,
     Network,
     NetworkError,
+    Scorer,
     Standardization,
     forward,
     initialize,
@@ -151,6 +152,19 @@ def test_arrays_that_do_not_fit_are_refused():
         forward(network, np.zeros((2, 8)), np.zeros((4, 2)))
     with pytest.raises(NetworkError, match=rf"^init.* one of {', '.join(SCHEMES)}, got 'zeros'$"):
         initialize(network, "zeros", 1)
+
+
+@pytest.mark.parametrize("layers", [(3, 6, 3), (100, 10), (64, 100, 50, 1), (784, 100, 10)])
+def test_a_row_has_the_same_prediction_whatever_rows_are_beside_it(layers):
+    draw = np.random.default_rng(0)
+    network = Network(layers, ("relu",) * (len(layers) - 2), "squared-error")
+    theta = initialize(network, "he-uniform", seed=1)
+    scorer = Scorer(network, theta, Standardization.none(layers[0]))
+    x = draw.standard_normal((300, layers[0]))
+    z = scorer.logits(x)
+    for rows in (draw.permutation(300), np.arange(1, 300), [7], [0, 299, 150], np.arange(64, 129)):
+        np.testing.assert_array_equal(scorer.logits(x[rows]), z[rows])
+    np.testing.assert_allclose(z, forward(network, theta, x.astype(np.float32))[-1], 1e-4, 1e-5)
 
 
 @pytest.mark.skipif(threads._BLAS is None, reason="numpy is not linked to an OpenBLAS")
