@@ -25,6 +25,7 @@ from nonconvex.numerics.compiled.lanes import (
     frozen,
     gather,
     inner,
+    prefetch,
     room,
     scale,
     subtract_four,
@@ -39,6 +40,7 @@ SEGMENT = 1 << 13  # ratings of a row that are summed in the type of the rows, t
 
 _CHUNK_BYTES = 1 << 14  # of γ_i copied at a time: half of the nearest cache
 _LEAST_CHUNK, _MOST_CHUNK = 16, 256  # ratings
+_AHEAD = 8  # ratings whose γ_i are asked for before they are copied
 _PAIRS = 512  # pairs of normal numbers that are made together
 
 _ROOT_HALF = np.int64(0x3FE6A09E667F3BCD)  # the bits of √½
@@ -74,6 +76,8 @@ def _add_moments(t, room_of, columns, ratings, weights, fixed, alpha, biases):
         n = min(chunk, len(columns) - first)
         for k in range(n):
             at = columns[first + k] * width
+            soon = min(first + k + _AHEAD, len(columns) - 1)
+            prefetch(flat, columns[soon] * width, width)
             w = weights[first + k] if weighted else fixed.dtype.type(1)
             root = np.sqrt(w)
             for lane in range(0, wide, lanes):
@@ -170,6 +174,7 @@ def _residuals(x, columns, ratings, weights, fixed, alpha, biases):
     residual = squares = 0.0
     for k in range(len(columns)):
         at = columns[k] * width
+        prefetch(flat, columns[min(k + _AHEAD, len(columns) - 1)] * width, width)
         y = ratings[k] - (flat[at] + alpha)
         e = np.float64(y - (dot(flat, at + 1, width - 1, x, 0) + beta))
         w = weights[k] if len(weights) else 1.0
@@ -391,6 +396,7 @@ def _gather_chunk(z, block, first, n, fixed, one):
     wide, factor = _up(width, lanes), fixed.dtype.type(1)
     for k in range(n):
         at = block[1][first + k] * width
+        prefetch(flat, block[1][first + min(k + _AHEAD, n - 1)] * width, width)
         for lane in range(0, wide, lanes):
             left = max(width - 1 - lane, 0)
             gather(z, k * wide + lane, flat, at + 1 + lane, left, factor)

@@ -131,8 +131,9 @@ class _Code:
     def load_first(self, data: Any, at: Any, count: Any) -> Any:
         """Load at most `count` numbers, followed by zeros; nothing beyond them is touched."""
         lanes = self.vector.count
-        numbers = ir.Constant(ir.VectorType(count.type, lanes), list(range(lanes)))
-        mask = self.builder.icmp_signed("<", numbers, self.splat(count, numbers.type))
+        numbers = ir.Constant(ir.VectorType(_INDEX, lanes), list(range(lanes)))
+        count = self.splat(self.builder.trunc(count, _INDEX), numbers.type)
+        mask = self.builder.icmp_signed("<", numbers, count)
         pointer = self.place(data, at)
         kind = ir.FunctionType(self.vector, [pointer.type, _INDEX, mask.type, self.vector])
         name = f"llvm.masked.load.{self.suffix}.p0"
@@ -236,8 +237,14 @@ def gather(typing: Any, to: Any, at: Any, of: Any, of_at: Any, count: Any, facto
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         code = _Code(context, builder, signature.args[0].dtype)
         source = code.data(signature.args[2], args[2])
-        vector = builder.fmul(code.load_first(source, args[3], args[4]), code.splat(args[5]))
-        code.store(vector, code.data(signature.args[0], args[0]), args[1])
+        to, factor = code.data(signature.args[0], args[0]), code.splat(args[5])
+        whole = builder.icmp_signed(">=", args[4], args[4].type(code.vector.count))
+        with builder.if_else(whole) as (then, otherwise):
+            with then:
+                code.store(builder.fmul(code.load(source, args[3]), factor), to, args[1])
+            with otherwise:
+                vector = code.load_first(source, args[3], args[4])
+                code.store(builder.fmul(vector, factor), to, args[1])
         return context.get_dummy_value()
 
     return signature, generate
