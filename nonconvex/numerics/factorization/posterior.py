@@ -275,7 +275,8 @@ class LowRankMean:
         omega = generator.standard_normal((items, width))
         guided = width // 2
         pull = generator.standard_normal((users, guided))
-        omega[:, :guided] = sum(_times(s.items, _times_transposed(s.users, pull)) for s in first)
+        gammas = [_gammas(sample) for sample in first]
+        omega[:, :guided] = sum(z @ (x.T @ pull) for x, z in gammas)
         self._omega = np.linalg.qr(omega)[0]
         self._psi = generator.standard_normal((users, min(2 * width + 1, users)))  # Ψᵀ
         self._y = np.zeros((users, width))
@@ -285,12 +286,12 @@ class LowRankMean:
 
     def add(self, sample: Factors) -> None:
         """Add a sample."""
-        alpha, x, z = sample
-        self._alpha += alpha
-        for total, side in zip(self._biases, (x, z), strict=True):
+        self._alpha += sample.alpha
+        for total, side in zip(self._biases, (sample.users, sample.items), strict=True):
             total += side[:, 0]
-        self._y += _times(x, _times_transposed(z, self._omega))
-        self._w += _times(z, _times_transposed(x, self._psi))
+        x, z = _gammas(sample)
+        self._y += x @ (z.T @ self._omega)
+        self._w += z @ (x.T @ self._psi)
         self.samples += 1
 
     def result(self) -> Factors:
@@ -325,14 +326,9 @@ class LowRankMean:
         return mean
 
 
-def _times(rows: Floats, right: Doubles) -> Doubles:
-    """Γ times a matrix, in float64."""
-    return rows[:, 1:].astype(np.float64) @ right
-
-
-def _times_transposed(rows: Floats, right: Doubles) -> Doubles:
-    """Γᵀ times a matrix, in float64."""
-    return rows[:, 1:].T.astype(np.float64) @ right
+def _gammas(sample: Factors) -> tuple[Doubles, Doubles]:
+    """Return Γ of both sides, in float64."""
+    return sample.users[:, 1:].astype(np.float64), sample.items[:, 1:].astype(np.float64)
 
 
 def split_r_hat(draws: Doubles) -> float:
