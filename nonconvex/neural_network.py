@@ -18,7 +18,7 @@ from nonconvex.distributed.columns import check_frame, check_new
 from nonconvex.distributed.data.examples import ExampleColumns
 from nonconvex.distributed.network.dataset import ExampleSet, shard_examples
 from nonconvex.distributed.network.predict import OutputColumns, evaluate_network, score
-from nonconvex.distributed.runtime import Value, broadcast_for
+from nonconvex.distributed.runtime import Value, broadcast_for, explained
 from nonconvex.estimators.network.fit import fit_network
 from nonconvex.estimators.network.params import (
     ClassificationModelParams,
@@ -143,6 +143,7 @@ class _NetworkModel(Model, NetworkModelParams, KeepsCheckpoint, MLReadable[Any],
     def _thresholds(self) -> Sequence[float] | None:
         return None
 
+    @explained()
     def _transform(self, dataset: DataFrame) -> DataFrame:
         check_frame("dataset", dataset)
         outputs = self._outputs()
@@ -162,6 +163,7 @@ class _NetworkModel(Model, NetworkModelParams, KeepsCheckpoint, MLReadable[Any],
             thresholds=self._thresholds(),
         )
 
+    @explained()
     def evaluate(self, dataset: DataFrame) -> dict[str, Any]:
         """Compare predictions with labels or targets, weighted if training was; not by classWeight.
 

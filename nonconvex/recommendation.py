@@ -449,6 +449,7 @@ class MatrixFactorizationModel(
         """
         return evaluate_model(self._state, self, dataset, k, threshold, exclude)
 
+    @explained()
     def _fold_in(self, dataset: DataFrame, side: Side) -> MatrixFactorizationModel:
         get, state = self.getOrDefault, self._state
         if not self.hasSummary:

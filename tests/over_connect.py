@@ -21,7 +21,7 @@ from nonconvex.distributed.connect import ConnectError
 from nonconvex.distributed.runtime import persisted
 from nonconvex.neural_network import MultilayerPerceptronRegressionModel
 from nonconvex.neural_network import MultilayerPerceptronRegressor as Regressor
-from nonconvex.recommendation import MatrixFactorization, MatrixFactorizationModel
+from nonconvex.recommendation import ALSModel, MatrixFactorization, MatrixFactorizationModel
 from tests.factories import planted_table
 
 NETWORK = {"featuresCol": ["user", "item"], "labelCol": "rating", "layers": [4], "maxIter": 3}
@@ -245,6 +245,39 @@ def test_a_server_that_ends_is_one_sentence(spark, classic, monkeypatch, tmp_pat
         model = train("executors", spark, **more)
     assert digest(model) == json.loads((classic / "executors.json").read_text())["parameters"]
     assert context._jsc.getPersistentRDDs().size() == 0
+
+
+@remote
+@pytest.mark.thorough
+def test_a_model_of_a_session_that_has_ended_says_one_sentence(spark, classic, tmp_path):
+    from pyspark.sql.connect.client.retries import DefaultPolicy
+    from pyspark.sql.connect.session import SparkSession
+
+    other = SparkSession.builder.remote(f"sc://{spark.client._builder.endpoint}").create()
+    data, here = other.createDataFrame(planted_table()), spark.createDataFrame(planted_table())
+    paths = {name: str(classic / "classic" / name) for name in ("als", "network")}
+    factors, network = models = [loaded(name, path) for name, path in paths.items()]
+    other.client.set_retry_policies([DefaultPolicy(max_retries=0)])
+    other.client.release_session()
+    for ask in (
+        *(partial(model.transform, data) for model in models),
+        *(partial(model.evaluate, data) for model in models),
+        *(partial(model.write().session(other).save, str(tmp_path / "new")) for model in models),
+        *(
+            partial(type(model).read().session(other).load, path)
+            for model, path in zip(models, paths.values(), strict=True)
+        ),
+        partial(estimator("als").write().session(other).save, str(tmp_path / "new")),
+        partial(MatrixFactorization.read().session(other).load, paths["als"]),
+        partial(ALSModel.read().session(other).load, paths["als"]),
+        partial(factors.recommendForUserSubset, data, 3),
+        partial(factors.similarItems, 3, data),
+        partial(factors.foldInUsers, data),
+        partial(factors.explain, 1, 2, data),
+    ):
+        with pytest.raises(ConnectError, match=r"^the server of .* its last checkpoint$"):
+            ask()
+    assert network.evaluate(here)["rows"]
 
 
 @remote

@@ -158,6 +158,7 @@ def share(spark: SparkSession, value: T) -> LocalValue[T] | FileValue[T]:
 _ENDED = re.compile(
     r"SparkConnect[\s\S]*"
     "(UNAVAILABLE|DEADLINE_EXCEEDED|INVALID_HANDLE|SESSION_CLOSED|NO_ACTIVE_SESSION)"
+    r"|Unknown[\s\S]*\[INVALID_HANDLE\.SESSION"
 )
 SERVER_ENDED = (
     "the server of Spark Connect has ended or does not answer: open another session and start "

@@ -16,6 +16,7 @@ from pyspark.sql import SparkSession
 
 from nonconvex.distributed.checkpoints import ModelCheckpoint
 from nonconvex.distributed.files import FileSystem, verify, write_checksums
+from nonconvex.distributed.runtime import explained
 from nonconvex.local.files import ChecksumError
 from nonconvex.local.model_tables import ModelError, reading_model
 
@@ -43,6 +44,11 @@ class KeepsCheckpoint:
 
 class _Overwriting(MLWriter):
     """Writer that replaces a directory without a JVM in this process."""
+
+    @explained()
+    def save(self, path: str) -> None:
+        """Write; see `MLWriter.overwrite` for a directory that exists."""
+        super().save(path)
 
     def _handleOverwrite(self, path: str) -> None:
         FileSystem(self.sparkSession, path).delete(path)
@@ -97,6 +103,7 @@ class ModelReader(MLReader[ModelT]):
         super().__init__()
         self._cls = cls
 
+    @explained()
     def load(self, path: str) -> ModelT:
         """Read a model."""
         metadata = _metadata(self._cls, path, self.sparkSession)
@@ -174,6 +181,7 @@ def _check(metadata: dict[str, Any], schema: type[BaseModel], place: str) -> Non
 class EstimatorReader(DefaultParamsReader[ModelT]):
     """Reader of an estimator that pyspark's writer of Params wrote."""
 
+    @explained()
     def load(self, path: str) -> ModelT:
         """Read an estimator."""
         _metadata(self.cls, path, self.sparkSession)

@@ -7,14 +7,15 @@ import numpy as np
 import pytest
 from pyspark import SparkContext
 from pyspark.errors import PySparkException
+from pyspark.sql.classic.dataframe import DataFrame
 
 from nonconvex.distributed.connect import ConnectError
 from nonconvex.distributed.data.validation import RatingsError
-from nonconvex.distributed.files import _named
+from nonconvex.distributed.files import FileSystem, _named
 from nonconvex.distributed.runtime import InputError, StoppedError, explain, explained
 from nonconvex.estimators.params import ParamError
 from nonconvex.neural_network import MultilayerPerceptronRegressor
-from nonconvex.recommendation import MatrixFactorization
+from nonconvex.recommendation import ALSModel, MatrixFactorization, MatrixFactorizationModel
 from nonconvex.report.charts import drawn
 from tests.factories import planted_table
 
@@ -116,6 +117,31 @@ def test_a_server_that_has_ended_whatever_was_made_of_it(of):
             np.zeros(1 << 50)
     with pytest.raises(SparkConnectGrpcException), _named("reached", "fit"):
         raise SparkConnectGrpcException("failed to connect")
+
+
+def test_a_server_that_has_ended_when_a_model_is_asked_for(spark, monkeypatch, planted_ratings):
+    def fail(*_, **__):
+        raise SparkConnectGrpcException("failed to connect to all addresses")
+
+    model = MatrixFactorization(rank=1, maxIter=1).fit(planted_ratings)
+    for name in ("exists", "delete"):
+        monkeypatch.setattr(FileSystem, name, fail)
+    monkeypatch.setattr(DataFrame, "columns", property(fail))
+    for ask in (
+        lambda: MatrixFactorizationModel.load("model"),
+        lambda: MatrixFactorization.load("model"),
+        lambda: ALSModel.load("model"),
+        lambda: model.save("model"),
+        lambda: MatrixFactorization().write().overwrite().save("model"),
+        lambda: model.transform(planted_ratings),
+        lambda: model.evaluate(planted_ratings),
+        lambda: model.foldInUsers(planted_ratings),
+        lambda: model.recommendForUserSubset(planted_ratings, 2),
+        lambda: model.similarItems(2, planted_ratings),
+        lambda: model.explain(1, 2, planted_ratings),
+    ):
+        with pytest.raises(ConnectError, match=r"^the server of Spark Connect has ended "):
+            ask()
 
 
 @pytest.mark.parametrize("params", [{"rank": 10**9}, {"rank": 2, "numRestarts": 10**8}])

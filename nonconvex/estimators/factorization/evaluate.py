@@ -17,7 +17,7 @@ from nonconvex.distributed.factorization.dataset import Ids
 from nonconvex.distributed.factorization.evaluate import RatingModel, evaluate_ratings, retrieval
 from nonconvex.distributed.factorization.state import ShardedFactors
 from nonconvex.distributed.factorization.top_n import Ranker
-from nonconvex.distributed.runtime import persisted
+from nonconvex.distributed.runtime import explained, persisted
 from nonconvex.estimators.factorization.fit import rating_column
 from nonconvex.estimators.factorization.params import FactorizationModelParams
 from nonconvex.estimators.factorization.predict import ModelState, add_predictions
@@ -48,6 +48,7 @@ def select_as_in_training(
     return dataset.select(*(column.alias(name) for name, column in columns.items()))
 
 
+@explained()
 def evaluate_model(
     state: ModelState,
     params: FactorizationModelParams,
@@ -142,6 +143,7 @@ def rating_model(
 # Explanations
 
 
+@explained()
 def explain_prediction(
     state: ModelState,
     params: FactorizationModelParams,

@@ -14,6 +14,7 @@ from pyspark.ml.util import DefaultParamsReader
 
 from nonconvex.distributed.factorization.dataset import Ids
 from nonconvex.distributed.model_tables import read_factors, read_mllib_factors, write_factors
+from nonconvex.distributed.runtime import explained
 from nonconvex.estimators.factorization.predict import ModelState
 from nonconvex.estimators.factorization.summary import RestartSummary, TrainingSummary
 from nonconvex.estimators.persistence import (
@@ -192,6 +193,7 @@ MLLIB = "org.apache.spark.ml.recommendation.ALSModel"
 class ALSReader(FactorizationReader[ModelT]):
     """Reader of the directories of `FactorizationWriter`, and of those that MLlib's ALS wrote."""
 
+    @explained()
     def load(self, path: str) -> ModelT:
         """Read a model."""
         metadata = read_metadata(self.sparkSession, path, "ALSModel")

@@ -31,7 +31,7 @@ from nonconvex.distributed.factorization.predict import (
 )
 from nonconvex.distributed.factorization.state import ShardedFactors, gather_factors
 from nonconvex.distributed.model_tables import factor_table
-from nonconvex.distributed.runtime import Value, broadcast_for
+from nonconvex.distributed.runtime import Value, broadcast_for, explained
 from nonconvex.estimators.factorization.params import FactorizationModelParams
 from nonconvex.estimators.factorization.summary import TrainingSummary
 from nonconvex.estimators.params import ParamError
@@ -124,6 +124,7 @@ def prediction_limits(
     return limits_of(named, vars(state.summary))
 
 
+@explained()
 def add_predictions(
     state: ModelState, params: FactorizationModelParams, dataset: DataFrame
 ) -> DataFrame:

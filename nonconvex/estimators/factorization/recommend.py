@@ -15,6 +15,7 @@ from nonconvex.distributed.factorization.top_n import (
     recommendations,
     requests,
 )
+from nonconvex.distributed.runtime import explained
 from nonconvex.estimators.factorization.params import FactorizationModelParams
 from nonconvex.estimators.factorization.predict import ModelState, prediction_limits
 from nonconvex.estimators.params import ParamError, convert_argument, integer
@@ -48,6 +49,7 @@ def list_length(**given: int | None) -> int:
     return length
 
 
+@explained()
 def recommend(
     state: ModelState,
     params: FactorizationModelParams,
@@ -72,6 +74,7 @@ def recommend(
     return recommendations(asked, ranker, rows, columns, prediction_limits(state, params))
 
 
+@explained()
 def similar_rows(
     state: ModelState, params: FactorizationModelParams, n: int, subset: DataFrame | None, side: int
 ) -> DataFrame:
