@@ -34,7 +34,7 @@ class FitError(ArithmeticError):
 class HalfStep(NamedTuple):
     """Result of the update of one side."""
 
-    iteration: int  # from 1 on
+    iteration: int  # from 1 on; 0 is the start of a fit without iterations
     side: str  # "items" or "users", the side that was updated, or "both"
     objective: float  # f after the update, exactly
     alpha: float  # the global bias that the update was made with

@@ -39,8 +39,7 @@ class DescentOptions:
     """Options of the solver "gd"."""
 
     optimizer: Optimizer  # of all parameters of a problem as one flat vector
-    # share of the users in a step, in (0, 1]; below 1 an iteration is ⌈1/fraction⌉ steps, and with
-    # ∞ it has none, which evaluates f at the start
+    # share of the users in a step, in (0, 1]; below 1 an iteration is ⌈1/fraction⌉ steps
     fraction: float = 1.0
     seed: int = 0  # the users of a step depend on it and on the step alone
 
@@ -58,19 +57,23 @@ class Descent:
     def iterate(
         self, active: list[FitState], iteration: int, exchange: RowExchange
     ) -> list[FitState]:
-        """Take the steps of an iteration, then evaluate f and its gradient; see `alternate`."""
+        """Take the steps of an iteration, then evaluate f and its gradient; see `alternate`.
+
+        Iteration 0 has no steps: it evaluates the start.
+        """
         assert isinstance(exchange, Broadcast)
         started = time.perf_counter()
+        steps = self._steps if iteration else 0
         unknown = any(id(state) not in self._gradients for state in active)
-        if self._steps == 1 and unknown:  # at first, or after a resume
+        if steps == 1 and unknown:  # at first, or after a resume
             exchange.describe("gradient at the start")
             self._evaluate(active, exchange)
         before = [_flat(state.factors) for state in active]
-        for number in range(self._steps):
+        for number in range(steps):
             exchange.describe(f"iteration {iteration} · step {number + 1}")
             gradients = self._gradients
-            if self._steps > 1:
-                step, of = (iteration - 1) * self._steps + number, len(self._blocks.user_degrees)
+            if steps > 1:
+                step, of = (iteration - 1) * steps + number, len(self._blocks.user_degrees)
                 options = self._settings
                 sample = UserSample(options.seed, step, options.fraction, of, rows=True)
                 gradients = self._gradients_of(active, self._both(active, exchange, sample))
@@ -243,7 +246,8 @@ def fit_loop(
     """Minimize every problem; each pass over the ratings serves all of them.
 
     A problem that becomes non-finite is dropped, and reported as such.  The last checkpoint is that
-    of the complete fit, which the caller clears.
+    of the complete fit, which the caller clears.  With `descent`, ``max_iter=0``
+    evaluates the start.
     """
     states = [
         VariationalState(problem, blocks) if problem.solver == "vb" else FitState(problem)
@@ -260,7 +264,7 @@ def fit_loop(
         for state in states:
             state.begin(exchange)
         exchange.put(active)
-        for iteration in range(done + 1, rule.max_iter + 1):
+        for iteration in range(done + 1 if rule.max_iter else 0, rule.max_iter + 1):
             if not active:
                 break
             tried, active = active, iterate(active, iteration, exchange)

@@ -277,18 +277,14 @@ def fit_together(
         optimizer = estimators[0]._optimizer()
         descent = DescentOptions(optimizer, get("miniBatchFraction"), get("seed"))
     together = [problem for of_fit in problems for problem in of_fit]
-    if no_iteration:
-        descent = DescentOptions(make_optimizer("gradient-descent", 1.0), math.inf)
-        rule = StoppingRule(1, tol=0.0)
-        together = [replace(one, solver="gd", rule=rule) for one in together]
+    if no_iteration:  # what measures f and ∇f between the steps of "gd" measures them at the start
+        descent = DescentOptions(make_optimizer("gradient-descent", 1.0))
+        together = [replace(one, solver="gd") for one in together]
     rule = max((one.rule for one in together if one.rule), key=lambda rule: rule.max_iter)
     blocks = training.blocks
     ended = fit_loop(
         blocks, together, rule, descent=descent, checkpoints=checkpoints, exchange_type=exchange
     )
-    if no_iteration:
-        steps = ([step._replace(iteration=0) for step in one.history] for one in ended)
-        ended = [of._replace(history=s, iteration=0) for of, s in zip(ended, steps, strict=True)]
     results = iter(ended)
     return [
         _result(params, training, warm, [next(results) for _ in of_fit])._replace(checkpoint=of)
