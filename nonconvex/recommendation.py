@@ -461,10 +461,7 @@ class MatrixFactorizationModel(
         spark, factors, ids = dataset.sparkSession, state.factors, state.ids
         posterior, ridge_posterior = state.posterior, state.ridge_posterior
         if posterior is None:
-            confidence = get("confidence") if get("implicitPrefs") else None
-            kept = {"biases": get("fitBiases"), "nonnegative": get("nonnegative")}
-            kept["kernel"] = choose_kernel(get("kernel"))
-            equation = Equation(state.summary.ridge(side), confidence=confidence, **kept)
+            equation = Equation.of(state.summary.ridge(side), get, choose_kernel(get("kernel")))
             shared = state.share(spark, "rows")
             factors, ids, ridge_posterior = fold_in(
                 ratings, side, factors, ids, shared, equation, ridge_posterior

@@ -29,7 +29,7 @@ from nonconvex.numerics import Doubles, Floats, Ints
 from nonconvex.numerics.convergence import FitError
 from nonconvex.numerics.deterministic import Kernel, Totals, choose_kernel
 from nonconvex.numerics.factorization.blocks import RatingBlock, RatingsError
-from nonconvex.numerics.factorization.explain import Explanation, RowParams, explain_row
+from nonconvex.numerics.factorization.explain import Explanation, explain_row
 from nonconvex.numerics.factorization.fold_in import (
     Equation,
     Solve,
@@ -279,10 +279,10 @@ class LocalFactorization:
                 row = np.zeros(len(found), np.int32)
                 block = RatingBlock.from_triples(row, column.drop_null(), found["rating"], weights)
                 items = self.parts.ids[1].take(pa.array(block.columns)).to_pylist()
-        ridge, get = ridge_of(self.parts.summary, Side.USERS), self.params.__getitem__
-        known = RowParams.of(ridge, get, self.parts.ridge_posterior)
-        factors, posterior = self.parts.factors, self.parts.posterior
-        return explain_row((user, item), places, factors, posterior, known, items, block)
+        ridge = ridge_of(self.parts.summary, Side.USERS)
+        equation = Equation.of(ridge, self.params.__getitem__)
+        factors, posterior = self.parts.factors, self.parts.posterior or self.parts.ridge_posterior
+        return explain_row((user, item), places, factors, posterior, equation, items, block)
 
     def fold_in_users(self, ratings: Any) -> LocalFactorization:
         """Return a model with new or changed users, given *all* their ratings.
@@ -376,13 +376,8 @@ class LocalFactorization:
         used = table.append_column("column", column).filter(column.is_valid())
         posterior, ridge, factors = parts.posterior, parts.ridge_posterior, parts.factors
         if posterior is None:
-            equation = Equation(
-                ridge_of(parts.summary, side),
-                biases=params["fitBiases"],
-                nonnegative=params["nonnegative"],
-                confidence=params["confidence"] if params["implicitPrefs"] else None,
-                kernel=self._kernel,
-            )
+            own_ridge = ridge_of(parts.summary, side)
+            equation = Equation.of(own_ridge, params.__getitem__, self._kernel)
             fixed = _Held(getattr(factors, side.other))
             before, solve = unfolded(side, factors, fixed, equation, ridge)
         else:

@@ -25,7 +25,8 @@ from nonconvex.estimators.factorization.recommend import excluded_pairs, has_col
 from nonconvex.estimators.params import ParamError, convert_argument, integer, number, optional
 from nonconvex.numerics.deterministic import choose_kernel
 from nonconvex.numerics.factorization.blocks import RatingBlock
-from nonconvex.numerics.factorization.explain import Explanation, RowParams, explain_row
+from nonconvex.numerics.factorization.explain import Explanation, explain_row
+from nonconvex.numerics.factorization.fold_in import Equation
 from nonconvex.numerics.factorization.model import Side
 from nonconvex.numerics.factorization.posterior import half_width
 
@@ -165,10 +166,9 @@ def explain_prediction(
     block = None
     if places[0] >= 0:
         items, block = _history(state, params, user, history)
-    ridge, get = state.summary.ridge(Side.USERS), params.getOrDefault
-    known = RowParams.of(ridge, get, state.ridge_posterior)
-    pair = (places[0], places[1])
-    return explain_row((user, item), pair, state.factors, state.posterior, known, items, block)
+    equation = Equation.of(state.summary.ridge(Side.USERS), params.getOrDefault)
+    pair, posterior = (places[0], places[1]), state.posterior or state.ridge_posterior
+    return explain_row((user, item), pair, state.factors, posterior, equation, items, block)
 
 
 def _history(

@@ -16,15 +16,16 @@ their singular values differ.
 from __future__ import annotations
 
 import html
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from nonconvex.numerics import Bools, Doubles, Floats
 from nonconvex.numerics.factorization.blocks import RatingBlock
-from nonconvex.numerics.factorization.model import Background, Factors, Ridge, preference_block
+from nonconvex.numerics.factorization.fold_in import Equation, Uncertainty
+from nonconvex.numerics.factorization.model import Background, Factors, preference_block
 from nonconvex.numerics.factorization.posterior import Posterior
 from nonconvex.numerics.factorization.vb import VariationalPosterior
 
@@ -196,34 +197,12 @@ class Explanation:
         return f"<pre>{html.escape(self.text())}</pre>"
 
 
-class RowParams(NamedTuple):
-    """The equation that gave the row of a user, apart from the ratings."""
-
-    ridge: Ridge
-    biases: bool
-    nonnegative: bool
-    confidence: float | None  # κ of implicit feedback; None if ratings are explicit
-    # of the solver "vb", whose prior and covariances take the place of the ridge
-    inferred: VariationalPosterior | None = None
-
-    @classmethod
-    def of(cls, ridge: Ridge, params: Callable[[str], Any], uncertainty: object) -> RowParams:
-        """Return that of a model with these Params and this uncertainty."""
-        return cls(
-            ridge,
-            biases=params("fitBiases"),
-            nonnegative=params("nonnegative"),
-            confidence=params("confidence") if params("implicitPrefs") else None,
-            inferred=uncertainty if isinstance(uncertainty, VariationalPosterior) else None,
-        )
-
-
 def explain_row(
     names: tuple[Any, Any],
     places: tuple[int, int],
     factors: Factors,
-    posterior: Posterior | None,
-    params: RowParams,
+    posterior: Posterior | Uncertainty | None,
+    equation: Equation,
     items: Sequence[Any],
     block: RatingBlock | None,
 ) -> Explanation:
@@ -233,6 +212,8 @@ def explain_row(
     ----------
     names, places : pairs of ids and of indices
         Of the user and of the item; -1 is an unknown id, with β = 0 and γ = 0.
+    posterior : Posterior, VariationalPosterior, RidgePosterior or None
+        The priors of samples and of the solver "vb" take the place of the ridge.
     items, block : the rated items of the user, and these ratings as a block of one row
         None without ratings; the items are in the order of the block.
     """
@@ -244,7 +225,7 @@ def explain_row(
     interaction = float(x[1:] @ z[1:])
     carried = np.zeros(len(items))
     if block is not None and places[1] >= 0:
-        carried = _carried(factors, posterior, params, block, *places)
+        carried = _carried(factors, posterior, equation, block, *places)
     ratings = [] if block is None else block.ratings.tolist()
     reasons = list(map(Reason, items, ratings, carried.tolist()))
     reasons.sort(key=lambda reason: (-abs(reason.contribution), str(reason.item)))
@@ -264,14 +245,14 @@ def explain_row(
 
 def _carried(
     factors: Factors,
-    posterior: Posterior | None,
-    params: RowParams,
+    posterior: Posterior | Uncertainty | None,
+    equation: Equation,
     block: RatingBlock,
     user: int,
     item: int,
 ) -> Doubles:
     """Return what each rating adds to γ_u·γ_i."""
-    if posterior is not None:
+    if isinstance(posterior, Posterior):
         parts = []
         for number in range(len(posterior.taus)):
             sample = posterior.sample(number)
@@ -282,17 +263,17 @@ def _carried(
         mean: Doubles = np.mean(parts, axis=0)
         return mean
     alpha, users, items = factors
-    biases, background, free = params.biases, None, None
-    if params.confidence is not None:
-        block = preference_block(block, params.confidence)
+    biases, background, free = equation.biases, None, None
+    if equation.confidence is not None:
+        block = preference_block(block, equation.confidence)
         background = Background.of(items, alpha, biases=biases)
-    if params.nonnegative:
+    if equation.nonnegative:
         free = users[user] > 0
         free[0] = True
-    if params.inferred is not None:
-        penalty = params.inferred.penalty(block)
+    if isinstance(posterior, VariationalPosterior):
+        penalty = posterior.penalty(block)
     else:
-        penalty = np.diag(params.ridge.diagonal(block.degrees, items.shape[1])[0])
+        penalty = np.diag(equation.ridge.diagonal(block.degrees, items.shape[1])[0])
     options: dict[str, Any] = {"biases": biases, "free": free, "background": background}
     return contributions(block, items, alpha, penalty, _target(items[item]), **options)
 

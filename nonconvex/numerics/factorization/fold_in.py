@@ -43,7 +43,7 @@ class Shared(Protocol):
 
 
 class Equation(NamedTuple):
-    """The normal equation of folded rows, apart from the ratings."""
+    """The normal equation of a row, apart from its ratings."""
 
     ridge: Ridge  # with n and the mean degree of training
     # whether there are β, and whether γ ≥ 0 is required
@@ -51,6 +51,12 @@ class Equation(NamedTuple):
     nonnegative: bool
     confidence: float | None  # κ of implicit feedback; None if ratings are explicit
     kernel: Kernel = "numpy"
+
+    @classmethod
+    def of(cls, ridge: Ridge, params: Callable[[str], Any], kernel: Kernel = "numpy") -> Equation:
+        """Return that of a model with these Params."""
+        confidence = params("confidence") if params("implicitPrefs") else None
+        return cls(ridge, params("fitBiases"), params("nonnegative"), confidence, kernel)
 
 
 def unfolded(

@@ -5,7 +5,8 @@ import pytest
 
 from nonconvex.numerics.factorization.als import solve_rows
 from nonconvex.numerics.factorization.blocks import RatingBlock
-from nonconvex.numerics.factorization.explain import RowParams, contributions, explain_row
+from nonconvex.numerics.factorization.explain import contributions, explain_row
+from nonconvex.numerics.factorization.fold_in import Equation
 from nonconvex.numerics.factorization.model import (
     Background,
     Factors,
@@ -85,13 +86,10 @@ def test_variational_rows_have_their_own_prior_and_covariances(fixed, block, wei
     learned = VariationalPosterior(Covariances(np.empty((1, 0)), items[:, 4:]), 1.7, *priors, 8.0)
     given = learned.given(Side.USERS, ALPHA)
     x = given.update(block, items).x[:, :4]
-    params = dict.fromkeys(("fitBiases", "nonnegative", "implicitPrefs"), False) | {
-        "fitBiases": True
-    }
-    known = RowParams.of(RIDGE, params.__getitem__, learned)
+    equation = Equation(RIDGE, biases=True, nonnegative=False, confidence=None)
     pair, factors = (0, 3), Factors(ALPHA, x, fixed)
     names = [f"item {column}" for column in block.columns]
-    why = explain_row(("ann", "film"), pair, factors, None, known, names, block)
+    why = explain_row(("ann", "film"), pair, factors, learned, equation, names, block)
     carried = {reason.item: reason.contribution for reason in why.reasons}
     silent = ALPHA + fixed[block.columns, 0]
     for number, name in enumerate(names):
