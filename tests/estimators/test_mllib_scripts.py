@@ -1,13 +1,18 @@
 """Scripts as people write them for MLlib, of which nothing is changed but the import.
 
-ALS itself is what pyspark's documentation has, in test_als_examples.
+ALS itself is what pyspark's documentation has, in test_als_examples.  They run in a classic session
+and, in a process of their own, in one of Spark Connect.
 """
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pyspark
 import pytest
 
+ROOT = Path(__file__).resolve().parents[2]
 DATA = Path(pyspark.__file__).parent / "data/mllib"
 
 READ = """
@@ -17,6 +22,14 @@ ratings = spark.createDataFrame(parts.map(lambda p: Row(
     userId=int(p[0]), movieId=int(p[1]), rating=float(p[2]), timestamp=int(p[3]))))
 training, test = ratings.randomSplit([0.8, 0.2], seed=7)
 """
+
+# The same rows for a session of Spark Connect, which has no RDD.
+READ_REMOTE = """
+ratings = spark.read.csv(f"{data}/als/sample_movielens_ratings.txt", sep="::",
+                         schema="userId int, movieId int, rating double, timestamp bigint")
+training, test = ratings.randomSplit([0.8, 0.2], seed=7)
+"""
+REMOTE = "SPARK_REMOTE" in os.environ
 
 ALS_SCRIPTS = {
     "evaluator": """
@@ -155,5 +168,18 @@ OURS = OURS.replace("pyspark.ml.classification", "nonconvex.neural_network")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("name", [*ALS_SCRIPTS, *NETWORK_SCRIPTS])
 def test_a_script_runs_with_its_import_changed(spark, tmp_path, name):
-    text = READ + ALS_SCRIPTS[name] if name in ALS_SCRIPTS else NETWORK_SCRIPTS[name]
+    read = READ_REMOTE if REMOTE else READ
+    text = read + ALS_SCRIPTS[name] if name in ALS_SCRIPTS else NETWORK_SCRIPTS[name]
     exec(compile(OURS + text, name, "exec"), {"spark": spark, "data": DATA, "path": tmp_path})
+
+
+@pytest.mark.thorough
+def test_they_run_over_spark_connect():
+    pytest.importorskip("grpc", reason="pip install 'nonconvex[connect]'")
+    remote = {"SPARK_REMOTE": "local[2]", "SPARK_TESTING": "1"}  # the latter for a free port
+    command = [sys.executable, "-m", "pytest", "-n", "0", "-q", "-p", "no:cacheprovider", __file__]
+    done = subprocess.run(
+        command, env=os.environ | remote, cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
+    assert f"{len(ALS_SCRIPTS | NETWORK_SCRIPTS)} passed" in done.stdout
