@@ -65,6 +65,15 @@ class Summary:
         """The value f of the model."""
         return float(self.restarts[self.best].objective)
 
+    @property
+    def objectiveHistory(self) -> list[float]:
+        """The course of f in the restart that the model is from.
+
+        Of factors it is f after every half-step, of networks the mean over the minibatches of each
+        epoch, before their steps.
+        """
+        return [step["objective"] for step in self.restarts[self.best].history]
+
     def to_json(self) -> str:
         """Return the summary as JSON that `from_json` reads."""
         return json.dumps(asdict(cast(Any, self)))
@@ -113,14 +122,16 @@ class Summary:
             number, best = start.restart, place == self.best
             style = {"linewidth": 2.0 if best else 0.8, "color": f"C{number % 10}"}
             f = [step["objective"] for step in steps]
-            axes.plot(ticks, f, label=f"start {number}", **style)
+            axes.plot(ticks, f, label=f"start {number}{', the best' * best}", **style)
             held_out = [step.get("validation_rmse", step.get("validation_loss")) for step in steps]
             if any(value is not None for value in held_out):
                 right = right or axes.twinx()
                 right.plot(ticks, held_out, linestyle="--", **style)
-        axes.set(xlabel="iteration", ylabel="f", title=self._heading())
+        epochs = any("epoch" in step for start in self.restarts for step in start.history[:1])
+        unit, error = ("epoch", "loss") if epochs else ("iteration", "RMSE")
+        axes.set(xlabel=unit, ylabel="objective f", title=self._heading())
         if right is not None:
-            right.set_ylabel("validation error (dashed)")
+            right.set_ylabel(f"validation {error} (dashed)")
         if self.restarts[1:]:
             axes.legend()
         return axes

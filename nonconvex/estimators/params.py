@@ -449,6 +449,7 @@ def with_accessors(cls: type[ParamsT]) -> type[ParamsT]:
         for verb, accessor in (("get", _getter(each)), ("set", _setter(each))):
             accessor.__name__ = f"{verb}{title}"
             accessor.__qualname__ = f"{cls.__qualname__}.{accessor.__name__}"
+            accessor.__annotations__ = {}  # accessors.pyi has the type, and `help` shows no Any
             if not hasattr(cls, accessor.__name__):
                 setattr(cls, accessor.__name__, accessor)
     return cls

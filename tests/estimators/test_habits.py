@@ -1,6 +1,7 @@
 """Habits of pyspark.ml: streams, columns, keywords, pickles, a picture, and words in a session."""
 
 import datetime
+import inspect
 import os
 import pickle
 import subprocess
@@ -166,6 +167,12 @@ def test_params_are_explained_in_groups():
     assert len(lines) == len(MatrixFactorization().params) + len(groups)
 
 
+def test_the_help_of_an_accessor_shows_no_type_of_nothing():
+    assert str(inspect.signature(MatrixFactorization.getRank)) == "(self)"
+    assert str(inspect.signature(MatrixFactorization.setRank)) == "(self, value)"
+    assert inspect.getdoc(MatrixFactorization.setRank).startswith("Set rank: number K of factors")
+
+
 def test_the_length_of_lists_has_one_value(model):
     assert model.recommendForAllUsers(numItems=1).count() == model.recommendForAllUsers(1).count()
     with pytest.raises(ParamError, match="numItems and n are one argument, got both; leave n out"):
@@ -179,18 +186,21 @@ def test_a_fit_is_drawn(model, network):
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    for one in (model, network):
+    for one, unit, error in ((model, "iteration", "RMSE"), (network, "epoch", "loss")):
         axes = one.summary.plot()
         [line] = axes.lines
         assert len(line.get_ydata()) == len(one.summary.restarts[0].history) / (1 + (one is model))
         assert line.get_ydata()[-1] == one.summary.objectiveHistory[-1]
-        assert axes.get_ylabel() == "f"
+        assert (axes.get_xlabel(), axes.get_ylabel()) == (unit, "objective f")
         _, given = pyplot.subplots()
         assert one.summary.plot(given) is given
         history = [{**step, "validation_rmse": 0.0} for step in one.summary.restarts[0].history]
-        exact = replace(one.summary, restarts=[replace(one.summary.restarts[0], history=history)])
+        start = replace(one.summary.restarts[0], history=history)
+        exact = replace(one.summary, restarts=[start, replace(start, restart=1)])
         exact.plot(given)
-        assert given.figure.axes[-1].get_ylabel() == "validation error (dashed)"
+        assert given.figure.axes[-1].get_ylabel() == f"validation {error} (dashed)"
+        labels = [text.get_text() for text in given.get_legend().get_texts()]
+        assert labels[-2:] == ["start 0, the best", "start 1"]
         pyplot.close("all")
 
 

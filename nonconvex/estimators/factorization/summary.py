@@ -120,11 +120,6 @@ class TrainingSummary(Summary):
         return cls(**sizes, **rest, best=0, restarts=[])
 
     @property
-    def objectiveHistory(self) -> list[float]:
-        """The value f after every half-step of the restart that the model is from."""
-        return [step["objective"] for step in self.restarts[self.best].history]
-
-    @property
     def totalIterations(self) -> int:
         """Number of iterations of the restart that the model is from."""
         return int(self.restarts[self.best].history[-1]["iteration"])

@@ -90,11 +90,6 @@ class NetworkSummary(Summary):
     _restart_type = NetworkRestart
 
     @property
-    def objectiveHistory(self) -> list[float]:
-        """The mean of f over the minibatches of each epoch, before their steps."""
-        return [epoch["objective"] for epoch in self.restarts[self.best].history]
-
-    @property
     def totalIterations(self) -> int:
         """Number of epochs of the best restart."""
         return len(self.restarts[self.best].history)
