@@ -13,7 +13,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib import metadata
-from importlib.util import find_spec
 from inspect import signature
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -61,7 +60,7 @@ from nonconvex.benchmark.measure import (
 )
 from nonconvex.distributed.data.prepared import PreparedRatings
 from nonconvex.distributed.runtime import java_version, parallelism
-from nonconvex.estimators.display import text_table
+from nonconvex.estimators.display import lacking, text_table
 from nonconvex.neural_network import MultilayerPerceptronClassifier
 from nonconvex.numerics.synthetic import PlantedExamples, PlantedRatings
 from nonconvex.pipeline.config import Section, check_keys
@@ -115,7 +114,6 @@ _PIPELINE = (
     "to prepare is to check, index and write here, to index and cache in MLlib, and to read in "
     "cmfrec; the two check nothing. Each has a regularization of its own"
 )
-_NO_PICTURES = "there are no pictures, as they need matplotlib: pip install 'nonconvex[report]'"
 _NO_CMFREC = "cmfrec is not installed, so it is not measured: pip install cmfrec"
 _NO_SKLEARN = "scikit-learn is not installed, so it is not measured: pip install scikit-learn"
 
@@ -522,13 +520,13 @@ def _measure_growth(
             what, x = place[one.subject]
             of_all = found.costs.setdefault(what, {})
             of_all.setdefault(one.contender, []).append((x, one.median))
-    if section.pictures and find_spec("matplotlib") is None:
-        found.remark(_NO_PICTURES)
+    if section.pictures and (missing := lacking("matplotlib")):
+        found.remark(f"there are no pictures, as {missing}")
 
 
 def draw_costs(found: Benchmark) -> list[Picture]:
     """Draw the seconds of an iteration against the rank and the ratings, where two are known."""
-    if find_spec("matplotlib") is None:
+    if lacking("matplotlib"):
         return []
     from nonconvex.report.charts import costs_picture
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import os
 import re
@@ -22,6 +21,7 @@ import pyarrow.csv as pa_csv
 import pyarrow.json as pa_json
 import pyarrow.parquet as pq
 
+from nonconvex.estimators.display import lacking
 from nonconvex.pipeline.config import ConfigError, Section, load, parse_date
 from nonconvex.pipeline.text import json_values
 
@@ -523,13 +523,8 @@ def _plan_run(config: Any, report: _Report) -> None:
             report.wrong(2, "[gate] compares on test rows, and [split] holds none out: set test")
     _writes(report, "a run", config.output.path, overwrite=True)
     if config.report.write:
-        lacking = [one for one in ("jinja2", "matplotlib") if not importlib.util.find_spec(one)]
-        report.say(
-            f"  write no page, as {' and '.join(lacking)} is not installed: "
-            "pip install 'nonconvex[report]'"
-            if lacking
-            else "  write its page, report.html"
-        )
+        missing = lacking("jinja2", "matplotlib")
+        report.say(f"  write no page, as {missing}" if missing else "  write its page, report.html")
 
 
 def _plan_recommend(config: Any, report: _Report) -> None:

@@ -7,7 +7,6 @@ import json
 import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +15,7 @@ import pyarrow.compute as pc
 
 from nonconvex import __version__
 from nonconvex.commands.configuration import in_one_sentence, kind_of, look_at
-from nonconvex.estimators.display import text_table
+from nonconvex.estimators.display import lacking, text_table
 from nonconvex.local import load as load_model
 from nonconvex.local.factorization import LocalFactorization
 from nonconvex.local.files import ChecksumError, Directory, checksums_of, parse_json
@@ -61,8 +60,8 @@ _Table = tuple[str, list[str], list[list[str]]]
 
 def write_comparison(path: str, tables: Sequence[_Table]) -> None:
     """Write the tables of `comparison` as one HTML file that needs no network."""
-    if find_spec("jinja2") is None:
-        raise ConfigError("--page needs jinja2: run pip install 'nonconvex[report]'")
+    if missing := lacking("jinja2"):
+        raise ConfigError(f"--page {path} cannot be written, as {missing}")
     from nonconvex.report.page import Page, Part, Table, render  # which imports Spark's Python
 
     parts = [

@@ -9,6 +9,7 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any, ClassVar, Self, cast
 
 _SHORT = reprlib.Repr()
@@ -51,6 +52,14 @@ def html_table(heading: str, header: Sequence[str], rows: Sequence[Sequence[str]
     return (
         f"<p>{html.escape(heading)}</p><table>{''.join(f'<tr>{row}</tr>' for row in cells)}</table>"
     )
+
+
+def lacking(*packages: str) -> str:
+    """Say which of these packages of the extra "report" are not there, and the remedy; or ''."""
+    missing = [name for name in packages if find_spec(name) is None]
+    be = "are" if missing[1:] else "is"
+    advice = f"{' and '.join(missing)} {be} not installed: pip install 'nonconvex[report]'"
+    return advice if missing else ""
 
 
 class Summary:
@@ -107,12 +116,9 @@ class Summary:
         Needs matplotlib (``pip install 'nonconvex[report]'``).  Returns the axes, new ones unless
         they are given; a notebook shows them.
         """
-        try:
-            pyplot = import_module("matplotlib.pyplot")  # which nothing else here needs
-        except ImportError:
-            raise ImportError(
-                "summary.plot() needs matplotlib; run pip install 'nonconvex[report]'"
-            ) from None
+        if missing := lacking("matplotlib"):
+            raise ImportError(f"summary.plot() draws nothing, as {missing}")
+        pyplot = import_module("matplotlib.pyplot")  # which nothing else here needs
         if axes is None:
             _, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
         right = None

@@ -7,7 +7,6 @@ import platform
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from importlib.metadata import version
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from pyspark.sql import DataFrame, SparkSession
@@ -15,6 +14,7 @@ from pyspark.sql import DataFrame, SparkSession
 from nonconvex import __version__
 from nonconvex.distributed.files import FileSystem
 from nonconvex.distributed.runtime import DISK_FULL, java_version, parallelism
+from nonconvex.estimators.display import lacking
 from nonconvex.pipeline.runs import REPORT, RunMetadata
 from nonconvex.report.page import Page, Picture, render
 
@@ -32,8 +32,6 @@ FIGURES = "figures"
 """The directory beside it that has every figure as SVG and as PNG."""
 
 _log = logging.getLogger("nonconvex")
-
-_PACKAGES = ("jinja2", "matplotlib")
 
 
 def factorization_report(
@@ -88,10 +86,8 @@ def network_report(
 def _write(
     spark: SparkSession, metadata: RunMetadata, make: Callable[[RunMetadata], Page]
 ) -> str | None:
-    missing = [name for name in _PACKAGES if find_spec(name) is None]
-    if missing:
-        advice = "there is no %s, as it needs %s: pip install 'nonconvex[report]'"
-        _log.warning(advice, REPORT, " and ".join(missing))
+    if missing := lacking("jinja2", "matplotlib"):
+        _log.warning("there is no %s, as %s", REPORT, missing)
         return None
     directory = metadata.run.path
     try:

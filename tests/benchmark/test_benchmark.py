@@ -165,11 +165,12 @@ def test_kernels_take_turns_and_iterations_are_drawn_against_rank_and_ratings(
     write_figures(FileSystem(spark, str(tmp_path)), str(tmp_path), pictures)
     written = {path.name for path in (tmp_path / "figures").iterdir()}
     assert written >= {f"{one.name}.{kind}" for one in pictures for kind in ("svg", "png")}
-    monkeypatch.setattr("nonconvex.benchmark.run.find_spec", lambda name: None)
+    monkeypatch.setattr("nonconvex.estimators.display.find_spec", lambda name: None)
     assert run.draw_costs(found) == []
     alone = config.factorization.model_copy(update={"growth": ()})
     run._measure_growth(spark, alone, measure.Clock("factorization"), "", "", found)
-    assert found.remarks[-1].endswith("pip install 'nonconvex[report]'")
+    advice = "matplotlib is not installed: pip install 'nonconvex[report]'"
+    assert found.remarks[-1] == f"there are no pictures, as {advice}"
 
 
 def test_without_psutil_the_remarks_say_so(spark, monkeypatch):

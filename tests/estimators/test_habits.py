@@ -181,7 +181,7 @@ def test_the_length_of_lists_has_one_value(model):
         model.recommendForAllItems()
 
 
-def test_a_fit_is_drawn(model, network):
+def test_a_fit_is_drawn(model, network, monkeypatch):
     matplotlib = pytest.importorskip("matplotlib")
     matplotlib.use("Agg")
     from matplotlib import pyplot
@@ -202,6 +202,10 @@ def test_a_fit_is_drawn(model, network):
         labels = [text.get_text() for text in given.get_legend().get_texts()]
         assert labels[-2:] == ["start 0, the best", "start 1"]
         pyplot.close("all")
+    monkeypatch.setattr("nonconvex.estimators.display.find_spec", lambda name: None)
+    advice = r"nothing, as matplotlib is not installed: pip install 'nonconvex\[report\]'$"
+    with pytest.raises(ImportError, match=advice):
+        model.summary.plot()
 
 
 def test_workers_are_this_python(tmp_path):

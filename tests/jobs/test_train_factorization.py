@@ -230,7 +230,7 @@ def test_the_next_run_is_published_and_the_earlier_one_stays(
 def test_ratings_prepared_already_give_the_same_model(train, first, root, tmp_path, monkeypatch):
     """Also without the packages that make the page, which the log says how to get."""
     _, before, _ = first
-    monkeypatch.setattr("nonconvex.report.run.find_spec", lambda name: None)
+    monkeypatch.setattr("nonconvex.estimators.display.find_spec", lambda name: None)
     config = tmp_path / "config.toml"
     text = CONFIG.format(root=root)
     config.write_text(text[text.index("[prepared]") :])
@@ -240,7 +240,8 @@ def test_ratings_prepared_already_give_the_same_model(train, first, root, tmp_pa
     assert status == 0
     assert outcome["report"] is None
     assert printed[-1].startswith("model: ")
-    assert "report.html, as it needs jinja2 and matplotlib: pip install 'nonconvex[report]'" in log
+    advice = "jinja2 and matplotlib are not installed: pip install 'nonconvex[report]'"
+    assert f"there is no report.html, as {advice}" in log
     assert outcome["metrics"] == before["metrics"]
     assert outcome["objective"] == before["objective"]
     assert entries(tmp_path / "runs") == {POINTER, f"run_id={outcome['run_id']}"}
