@@ -18,6 +18,7 @@ from pyspark.sql import functions as F
 
 from nonconvex.distributed import checkpoints, connect, files
 from nonconvex.distributed.connect import ConnectError
+from nonconvex.distributed.data.prepared import PreparedRatings
 from nonconvex.distributed.runtime import persisted
 from nonconvex.neural_network import MultilayerPerceptronRegressionModel
 from nonconvex.neural_network import MultilayerPerceptronRegressor as Regressor
@@ -89,6 +90,11 @@ def train(name, spark, **more):
     return estimator(name, **more).fit(spark.createDataFrame(planted_table()))
 
 
+def fit_prepared(spark, path, **more):
+    ratings = PreparedRatings.open(spark, f"{path}/prepared")
+    return MatrixFactorization(**PLAIN, **more).fitPrepared(ratings)
+
+
 @pytest.fixture(scope="module")
 def classic():
     """The directory of the classic session: its models and what they said."""
@@ -108,6 +114,14 @@ def test_the_bits_are_those_of_a_classic_session(spark, classic, name):
     for of in ("connect", "classic"):
         again = loaded(name, classic / of / name)
         assert digest(again) == expected["parameters"]
+
+
+@remote
+@pytest.mark.parametrize("updates", ["driver", "executors"])
+def test_ratings_that_a_classic_session_has_prepared(spark, classic, updates):
+    model = fit_prepared(spark, classic, updates=updates)
+    assert digest(model) == json.loads((classic / "prepared.json").read_text())
+    assert model.evaluate(PreparedRatings.open(spark, f"{classic}/prepared").validation)["users"]
 
 
 @remote

@@ -13,9 +13,12 @@ from pathlib import Path
 
 import pytest
 
+from nonconvex.distributed.data.prepare import Columns, Rules, prepare_ratings
+from nonconvex.distributed.data.sources import read_source
+from nonconvex.distributed.data.splits import Split
 from nonconvex.local import load
 from tests.factories import planted_table
-from tests.over_connect import FITS, THOROUGH, answers, digest, estimator, loaded
+from tests.over_connect import FITS, THOROUGH, answers, digest, estimator, fit_prepared, loaded
 
 pytest.importorskip("grpc", reason="pip install 'nonconvex[connect]'")
 pytest.importorskip("numba", reason="pip install 'nonconvex[fast]'")
@@ -32,6 +35,10 @@ def test_the_contract_holds_over_spark_connect_and_so_do_the_bits(spark, tmp_pat
         model = estimator(name).fit(data)
         model.save(str(path / "classic" / name))
         (path / f"{name}.json").write_text(json.dumps(answers(name, model, data)))
+    planted_table().drop(columns="held_out").to_parquet(path / "ratings.parquet")
+    source, split = read_source(spark, f"{path}/ratings.parquet"), Split(validation=0.2)
+    prepare_ratings(source, f"{path}/prepared", columns=Columns(), rules=Rules(), split=split)
+    (path / "prepared.json").write_text(json.dumps(digest(fit_prepared(spark, path))))
     environment = {
         "SPARK_REMOTE": "local[2]",
         "SPARK_TESTING": "1",  # a free port
