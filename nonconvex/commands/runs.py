@@ -115,7 +115,7 @@ def comparison(runs: Sequence[FinishedRun]) -> Iterator[_Table]:
     for name in dict.fromkeys(name for one in scores for name in one):
         values = [one.get(name) for one in scores]
         numbers = [value for value in values if isinstance(value, int | float)]
-        ranked = name.split()[-1] in _BETTER and len(numbers) > 1
+        ranked = name.split()[-1] in _BETTER and len(set(numbers)) > 1
         best = (max if _BETTER.get(name.split()[-1]) else min)(numbers) if ranked else None
         rows.append([name, *(_cell(v) + (" *" if ranked and v == best else "") for v in values)])
     prints = {(run.metrics.get("prepared") or {}).get("fingerprint") for run in runs}
