@@ -362,8 +362,8 @@ def tiles(axes: Axes, counts: Array, columns: Array, rows: Array, x: str, y: str
 def item_map(axes: Axes, points: Array, names: Mapping[int, str]) -> None:
     """Draw points of shape (m, 2), from large to small, and as many of the names as find room.
 
-    A name is above, below, or beside its point, where it touches no other name and covers no point
-    that has one; the font of a page may be wider than that it is measured in.
+    A name is above, below, or beside its point, where it touches no other name, and covers no point
+    that has one and few others; the font of a page may be wider than that it is measured in.
     """
     sizes = np.linspace(90, 12, 8)  # few, as the SVG holds each size once
     for size, part in zip(sizes, np.array_split(points, len(sizes)), strict=True):
@@ -380,7 +380,7 @@ def item_map(axes: Axes, points: Array, names: Mapping[int, str]) -> None:
     figure.draw_without_rendering()  # so that text is measured in the final layout
     taken: list[Any] = []
     frame = axes.get_window_extent()
-    dots = {place: axes.transData.transform(points[place]) for place in names}
+    dots = axes.transData.transform(points)
     for place, name in names.items():
         line = " ".join(legible(name).split())
         for offset, across, along in _BESIDE:
@@ -391,13 +391,17 @@ def item_map(axes: Axes, points: Array, names: Mapping[int, str]) -> None:
             box = text.get_window_extent().expanded(1.12, 1.3)
             inside = frame.x0 <= box.x0 and box.x1 <= frame.x1
             inside &= frame.y0 <= box.y0 and box.y1 <= frame.y1
-            covers = any(box.contains(*dot) for other, dot in dots.items() if other != place)
-            if inside and not covers and not any(box.overlaps(other) for other in taken):
+            within = np.all((dots > box.min) & (dots < box.max), axis=1)
+            covers = {*np.flatnonzero(within).tolist()} - {place}
+            free = len(covers) <= _FEW and covers.isdisjoint(names)
+            if inside and free and not any(box.overlaps(other) for other in taken):
                 taken.append(box)
                 axes.plot(*points[place], "o", color=colour("orange"), markersize=3.2)
                 break
             text.remove()
 
+
+_FEW = 2  # points that a name may cover
 
 # Where a name may be: its distance from the point in points, and its alignment.
 _BESIDE: tuple[tuple[tuple[int, int], Any, Any], ...] = (

@@ -183,14 +183,17 @@ def verdict_of(data: FactorizationPageData) -> str:
     scores = data.evaluation.overall
     rivals = {"biases": "α + biases", "published": "the published model"}
     found = {name: title for name, title in rivals.items() if name in scores.rmse}
-    said = " and ".join(f"{_than(scores, name)} than {title}" for name, title in found.items())
+    said = " and ".join(
+        f"{_than(scores, name)} than that of {title}" for name, title in found.items()
+    )
     saved = {title: _saved(scores, name) for name, title in found.items()}
     close = [title for title, (share, error) in saved.items() if abs(share) <= 2 * error]
     if any(share < -2 * error for share, error in saved.values()):
         verdict = "Not worth"
     elif close:
         verdict = "Hardly worth"
-        said += f"; from {' and '.join(close)} it differs by no more than two standard errors"
+        which = f" of {' and '.join(close)}" if len(found) > 1 else ""
+        said += f", within two standard errors{which}"
     else:
         verdict = "Worth"
     factors = "" if data.summary.effective_rank else data.summary.of_factors()

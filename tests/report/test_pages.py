@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from nonconvex.distributed.data.prepared import Manifest
 from nonconvex.estimators.factorization.summary import RestartSummary
@@ -17,7 +18,7 @@ from nonconvex.estimators.network.summary import NetworkRestart
 from nonconvex.numerics.factorization.model import Factors
 from nonconvex.numerics.metrics import BINS, Evaluation, PredictedVsActual, Scores
 from nonconvex.pipeline.runs import Run, RunMetadata
-from nonconvex.report.charts import Reliability
+from nonconvex.report.charts import Reliability, item_map
 from nonconvex.report.factorization import (
     FactorizationPageData,
     extreme_items,
@@ -212,7 +213,8 @@ def test_figures_are_described_and_read_in_light_and_dark(html):
 
 FACTORIZATION = [
     "Run 20261122T103600Z-7e2733", "5,000 ratings of 40 items by 60 users", "10.0% ± 1.3% less",
-    "Worth publishing: its test RMSE is 10.0% ± 1.3% less than α + biases.</p>", "31.0% of items",
+    "Worth publishing: its test RMSE is 10.0% ± 1.3% less than that of α + biases.</p>",
+    "31.0% of items",
     "The best 10 items for 1,200 users", "<td>0.0345</td><td>0.0400</td><td>0.0100</td>", "± 1.60%",
     "Inside the 90% interval", "89.7%", "7 more are left out", "rejected: null rating",
     "pairs with conflicting ratings", "208.33%", "user not in training", "4.1.0", "1 min 11 s",
@@ -334,15 +336,16 @@ def test_what_is_not_there_is_left_out():
 @pytest.mark.parametrize(
     ("rmse", "share", "said"),
     [
-        ({"biases": 0.999}, 0.1, "Worth publishing: its test RMSE is 0.39% ± 0.10% less than α"),
+        ({"biases": 0.999}, 0.1, "Worth publishing: its test RMSE is 0.39% ± 0.10% less than that"),
         ({"biases": 0.996}, 0.1, "Hardly worth publishing: its test RMSE is 0.09% ± 0.10% less "
-         "than α + biases; from α + biases it differs by no more than two standard errors."),
+         "than that of α + biases, within two standard errors."),
         ({"biases": 1.1, "published": 0.996}, 0.1, "Hardly worth publishing: its test RMSE is "
-         "9.54% ± 0.10% less than α + biases and 0.09% ± 0.10% less than the published model; from "
-         "the published model it differs by no more than two standard errors."),
+         "9.54% ± 0.10% less than that of α + biases and 0.09% ± 0.10% less than that of the "
+         "published model, within two standard errors of the published model."),
         ({"biases": 0.9}, 0.1, "Not worth publishing: its test RMSE is 10.57% ± 0.10% more than"),
         ({"biases": 1.1, "published": 0.9}, 0.1, "Not worth publishing: its test RMSE is 9.54% ± "
-         "0.10% less than α + biases and 10.57% ± 0.10% more than the published model."),
+         "0.10% less than that of α + biases and 10.57% ± 0.10% more than that of the published "
+         "model."),
         ({"biases": 0.996}, 0.0, "Factors explain 0.0% of the variance of predictions, which is as "
          "good as none: lower regUser and regItem (regParam of ALS), or choose rank 0."),
     ],
@@ -412,6 +415,14 @@ def test_a_page_is_made_without_a_figure_that_cannot_be_drawn(monkeypatch, caplo
     assert missing == ["Norm", "Map of the items"]
     assert render(page).count("This figure could not be drawn (ZeroDivisionError)") == 2
     assert "the figure 'Norm' could not be drawn, and the page is without it" in caplog.text
+
+
+def test_a_name_in_a_crowd_of_points_is_not_on_the_map():
+    crowd = np.random.default_rng(3).normal(0, 0.2, (200, 2))
+    points = np.vstack([[[0.0, 0.0], [1.0, 1.0], [-1.0, 1.0]], crowd])
+    axes = Figure().subplots()
+    item_map(axes, points, {0: "lost in the crowd", 1: "apart", 2: "alone"})
+    assert [text.get_text() for text in axes.texts] == ["apart", "alone"]
 
 
 def test_the_same_run_gives_the_same_bytes(factorization):
