@@ -530,7 +530,7 @@ class Scorer:
 
         With θ in float32, the bits of a row do not depend on the rows beside it.  BLAS adds up in
         an order that depends on the number of rows and, on some processors, on the place of a row.
-        So products are those of 64 rows in float64, and z is rounded to the dtype of θ.
+        So every product has as many rows, in float64, and z is rounded to the dtype of θ.
         """
         theta = self.theta.astype(np.float64)
         z = np.empty((len(x), self.network.layers[-1]))
