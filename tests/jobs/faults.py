@@ -87,11 +87,12 @@ class Faults:
         start, number, bag = time.monotonic(), 0, []
         self.round(number, "none")
         self.usual, start = time.monotonic() - start, time.monotonic()
-        while time.monotonic() < start + seconds:
-            bag = bag or self.draw.sample(FAULTS, len(FAULTS))
-            number += 1
-            self.round(number, fault := bag.pop())
-            print(f"{number:5d} {fault:9s}{len(self.wrong):3d} wrong", flush=True)
+        with suppress(KeyboardInterrupt):  # the report of what was done until then
+            while time.monotonic() < start + seconds:
+                bag = bag or self.draw.sample(FAULTS, len(FAULTS))
+                number += 1
+                self.round(number, fault := bag.pop())
+                print(f"{number:5d} {fault:9s}{len(self.wrong):3d} wrong", flush=True)
         took = f"{self.usual:.0f} s and {time.monotonic() - start:.0f} s"
         lines = [f"1 + {number} rounds in {took}, {len(self.wrong)} wrong"]
         lines += [f"{count:5d}  {what}" for what, count in sorted(self.counts.items())]
