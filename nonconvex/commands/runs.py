@@ -6,7 +6,7 @@ import argparse
 import json
 import re
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -68,8 +68,7 @@ def write_comparison(path: str, tables: Sequence[_Table]) -> None:
         Part(title[:1].upper() + title[1:], "", [], [Table("", header, rows)])
         for title, header, rows in tables
     ]
-    names = tables[0][1][1:]
-    lead = f"Runs {', '.join(names[:-1])} and {names[-1]}; a star is at the best of a row."
+    lead = f"{len(tables[0][1]) - 1} runs, a column for each. A star marks the best of a row."
     try:
         page = Page("Comparison of runs", lead, [], parts, f"Made by nonconvex {__version__}.")
         Path(path).write_text(render(page), encoding="utf-8")
@@ -109,64 +108,69 @@ def read_run(path: Path) -> FinishedRun:
 
 def comparison(runs: Sequence[FinishedRun]) -> Iterator[_Table]:
     """Yield the title, header and rows of each table; a star is at the best of a row."""
-    names = [run.name for run in runs]
-    scores = [_scores(run.metrics) for run in runs]
+    names = ["", *(run.name for run in runs)]
+    scores = [dict(_scores(run.metrics)) for run in runs]
     rows = []
-    for name in dict.fromkeys(name for one in scores for name in one):
-        values = [one.get(name) for one in scores]
-        numbers = [value for value in values if isinstance(value, int | float)]
-        ranked = name.split()[-1] in _BETTER and len(set(numbers)) > 1
-        best = (max if _BETTER.get(name.split()[-1]) else min)(numbers) if ranked else None
-        rows.append([name, *(_cell(v) + (" *" if ranked and v == best else "") for v in values)])
+    for title in dict.fromkeys(title for one in scores for title in one):
+        values = [one.get(title) for one in scores]
+        best = _BEST.get(title.partition("@")[0].partition(" of ")[0])
+        numbers = {value for value in values if value is not None}
+        first = best(numbers) if best and len(numbers) > 1 else None
+        rows.append([title, *(_cell(v) + (" *" if first in (v,) else "") for v in values)])
     prints = {(run.metrics.get("prepared") or {}).get("fingerprint") for run in runs}
     same = (
         "on the same test rows"
         if len(prints) == 1 and None not in prints
         else ("on test rows that may differ: errors do not compare")
     )
-    yield f"metrics, {same}", ["", *names], rows
-    keys = dict.fromkeys(key for run in runs for key in run.settings)
-    differ = [key for key in keys if len({_cell(run.settings.get(key)) for run in runs}) > 1]
-    table = [[key, *(_cell(run.settings.get(key)) for run in runs)] for key in differ]
-    yield "settings that differ", ["", *names], table or [["none", *[""] * len(runs)]]
-    keys = dict.fromkeys(key for run in runs for key in run.figures)
-    changed = [key for key in keys if len({run.figures.get(key) for run in runs}) > 1]
-    table = [[key, *(_cell(run.figures.get(key)) for run in runs)] for key in changed]
-    yield "data that differ", ["", *names], table or [["none", *[""] * len(runs)]]
+    yield f"metrics, {same}", names, rows
+    for title, tables in (
+        ("settings that differ", [run.settings for run in runs]),
+        ("data that differ", [run.figures for run in runs]),
+    ):
+        cells = {
+            key: [_cell(table.get(key)) for table in tables]
+            for key in dict.fromkeys(key for table in tables for key in table)
+        }
+        if differ := [[key, *values] for key, values in cells.items() if len({*values}) > 1]:
+            yield title, names, differ
 
 
-# Metrics that are compared, and whether more is better.
-_BETTER = {
-    **dict.fromkeys(("rmse", "mae", "logLoss"), False),
-    **dict.fromkeys(("accuracy", "r2", "ndcgAtK", "recallAtK", "coverageAtK"), True),
+_TITLES = {"rmse": "RMSE", "mae": "MAE", "logLoss": "log loss", "accuracy": "accuracy", "r2": "R²"}
+_OF_LISTS = {"ndcgAtK": "NDCG", "recallAtK": "recall", "coverageAtK": "coverage"}
+_BEST: dict[str, Callable[[Iterable[float]], float]] = {
+    **dict.fromkeys(("RMSE", "MAE", "log loss"), min),
+    **dict.fromkeys(("accuracy", "R²", *_OF_LISTS.values()), max),
 }
+_PREDICTORS = {"model": "the model", "biases": "α + biases", "baseline": "the baseline"}
+_OF_FITS = {"iteration": "kept iteration", "epoch": "kept epoch", "objective": "objective f"}
+_OF_FITS |= {"validation_rmse": "validation RMSE", "validation_loss": "validation loss"}
 
 
-def _scores(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the numbers of a run that are worth a row, by name."""
-    summary, found = metrics.get("summary") or {}, {}
+def _scores(metrics: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield the numbers of a run that are worth a row, by title."""
+    summary, lists = metrics.get("summary") or {}, metrics.get("lists") or {}
     evaluation = metrics.get("evaluation") or {}
-    overall = evaluation.get("overall") if isinstance(evaluation, dict) else None
-    if overall:  # of a factorization
-        for metric in ("rmse", "mae"):
-            for predictor, value in overall[metric].items():
-                if predictor in ("model", "biases"):
-                    found[f"{predictor} {metric}"] = value
-        found["test ratings"] = overall["ratings"]
-    for of_predictors in (evaluation, metrics.get("lists") or {}):  # of a network; of lists
-        for predictor in ("model", "baseline", "biases"):
-            for name, value in (of_predictors.get(predictor) or {}).items():
-                if name in _BETTER:
-                    found[f"{predictor} {name}"] = value
-    restarts, best = summary.get("restarts") or [], summary.get("best", 0)
-    if restarts:
-        chosen = restarts[best]
-        for name in ("iteration", "objective", "validation_rmse", "stop"):
+    if overall := evaluation.get("overall"):  # of a factorization
+        evaluation = {
+            name: {metric: overall[metric][name] for metric in ("rmse", "mae")}
+            for name in overall["rmse"]
+        }
+        yield "test ratings", overall["ratings"]
+    of_lists = {name: f"{title}@{lists.get('k')}" for name, title in _OF_LISTS.items()}
+    for table, titles in ((evaluation, _TITLES), (lists, of_lists)):
+        for metric, title in titles.items():
+            for predictor, of in _PREDICTORS.items():
+                if metric in (table.get(predictor) or {}):
+                    yield f"{title} of {of}", table[predictor][metric]
+    if restarts := summary.get("restarts"):
+        chosen = restarts[summary.get("best", 0)]
+        for name, title in _OF_FITS.items():
             if chosen.get(name) is not None:
-                found[name.replace("_", " ")] = chosen[name]
+                yield title, chosen[name]
+        yield "stopped", chosen["stop"].partition(":")[0]
     if "seconds" in summary:
-        found["seconds of the fit"] = summary["seconds"]
-    return found
+        yield "training time", f"{summary['seconds']:,.1f} s"
 
 
 def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -181,7 +185,7 @@ def _cell(value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, bool) or not isinstance(value, int | float):
-        return str(value).partition(":")[0] if isinstance(value, str) else json.dumps(value)
+        return value if isinstance(value, str) else json.dumps(value)
     return f"{value:,}" if isinstance(value, int) else f"{value:.5g}"
 
 

@@ -40,15 +40,16 @@ def test_runs_beside_each_other(home, capsys):
     root, _ = home
     assert compare_runs([str(root / "output/likes/runs")]) == 0
     out = capsys.readouterr().out
-    metrics, settings, data, _ = out.split("\n\n")
+    metrics, settings, end = out.split("\n\n")
+    assert not end, "the data do not differ"
     assert metrics.startswith("metrics, on the same test rows\n")
-    rows = {line[:20].strip(): line for line in metrics.splitlines()}
-    assert rows["model rmse"].count(" *") == 1
-    assert rows["biases rmse"].count(" *") == 0  # they are equal
+    rows = {line[:26].strip(): line for line in metrics.splitlines()}
+    assert rows["RMSE of the model"].count(" *") == 1
+    assert rows["RMSE of α + biases"].count(" *") == 0  # they are equal
     assert settings.splitlines()[2].split() == ["factorization.rank", "1", "2"]
     assert len(settings.splitlines()) == 3
-    assert data.splitlines()[-1].split() == ["none"]
-    assert {"model ndcgAtK", "biases ndcgAtK", "model coverageAtK"} <= rows.keys()
+    lists = {"NDCG@10 of the model", "NDCG@10 of α + biases", "coverage@10 of the model"}
+    assert {*lists, "kept iteration", "stopped", "training time"} <= rows.keys()
 
 
 def test_runs_beside_each_other_on_a_page(home, tmp_path, capsys):
@@ -58,9 +59,9 @@ def test_runs_beside_each_other_on_a_page(home, tmp_path, capsys):
     assert capsys.readouterr().out.splitlines()[-1] == f"page: {page}"
     html = page.read_text(encoding="utf-8")
     names = [one.name.removeprefix("run_id=") for one in (root / "output/likes/runs").glob("run_*")]
-    for text in ("Metrics, on the same test rows", "Settings that differ", "Data that differ"):
+    for text in ("Metrics, on the same test rows", "Settings that differ"):
         assert f">{text}</h2>" in html
-    assert all(html.count(f'<th scope="col">{name}</th>') == 3 for name in names)
+    assert all(html.count(f'<th scope="col">{name}</th>') == 2 for name in names)
     assert '<th scope="row">factorization.rank</th><td>1</td><td>2</td>' in html
     with pytest.raises(SystemExit) as ended:
         compare_runs([str(root / "output/likes/runs"), "--page", str(tmp_path / "no/runs.html")])
