@@ -111,34 +111,41 @@ class Summary:
         return ""
 
     def plot(self, axes: Any = None) -> Any:
-        """Draw f by iteration, a line for each restart, and its validation error as dashes.
+        """Draw f by iteration, the best start in bold with its kept iteration as a dot.
 
-        Needs matplotlib (``pip install 'nonconvex[report]'``).  Returns the axes, new ones unless
-        they are given; a notebook shows them.
+        Dashes show the validation error.  Needs matplotlib (``pip install 'nonconvex[report]'``).
+        Returns the axes, new ones unless they are given; a notebook shows them.
         """
         if missing := lacking("matplotlib"):
             raise ImportError(f"summary.plot() draws nothing, as {missing}")
         pyplot = import_module("matplotlib.pyplot")  # which nothing else here needs
         if axes is None:
             _, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
-        right = None
-        for place, start in enumerate(self.restarts):
+            axes.locator_params(axis="x", integer=True)
+        best, right = self.restarts[self.best], None
+        unit, error = ("epoch", "loss") if hasattr(best, "epoch") else ("iteration", "RMSE")
+        others = [start for start in self.restarts if start is not best]
+        for start in [*others, best]:
             steps = [step for step in start.history if step.get("side") != "items"]
-            ticks = [step.get("epoch", step.get("iteration")) for step in steps]
-            number, best = start.restart, place == self.best
-            style = {"linewidth": 2.0 if best else 0.8, "color": f"C{number % 10}"}
+            ticks = [step[unit] for step in steps]
+            style: dict[str, Any] = {"linewidth": 0.8, "alpha": 0.5}
+            name = "_" if start in others[1:] else "other starts"  # "_" is not in the legend
+            if start is best:
+                kept = [at for at, tick in enumerate(ticks) if tick == getattr(start, unit)]
+                style = {"linewidth": 2.0, "marker": "o", "markevery": kept}
+                name = f"start {start.restart}, the best"
             f = [step["objective"] for step in steps]
-            axes.plot(ticks, f, label=f"start {number}{', the best' * best}", **style)
+            axes.plot(ticks, f, label=name, color="C0", **style)
             held_out = [step.get("validation_rmse", step.get("validation_loss")) for step in steps]
             if any(value is not None for value in held_out):
                 right = right or axes.twinx()
-                right.plot(ticks, held_out, linestyle="--", **style)
-        epochs = any("epoch" in step for start in self.restarts for step in start.history[:1])
-        unit, error = ("epoch", "loss") if epochs else ("iteration", "RMSE")
-        axes.set(xlabel=unit, ylabel="objective f", title=self._heading())
+                right.plot(ticks, held_out, linestyle="--", color="C1", **style)
+        axes.set_xlabel(unit)
+        axes.set_ylabel("objective f", color="C0")
+        axes.set_title(self._heading().replace(": ", "\n"), fontsize="medium")
         if right is not None:
-            right.set_ylabel(f"validation {error} (dashed)")
-        if self.restarts[1:]:
+            right.set_ylabel(f"validation {error} (dashed)", color="C1")
+        if others:
             axes.legend()
         return axes
 

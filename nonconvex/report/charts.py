@@ -181,8 +181,9 @@ def curves_picture(
     y: str,
     *,
     front: str = "kept restart",
+    at: int | None = None,
 ) -> Picture:
-    """Draw the finite points (x, y) of a curve for each restart, the best, `front`, on top."""
+    """Draw finite points of a curve for each restart; the best, `front`, has a dot `at` an x."""
     finite = [[point for point in curve if np.isfinite(point[1])] for curve in curves]
     kept = finite[best]
 
@@ -192,7 +193,8 @@ def curves_picture(
                 xs, ys = zip(*curve, strict=True)
                 axes.plot(xs, ys, color=colour("quiet"), linewidth=1.0, alpha=0.75)
         (line,) = axes.plot(*zip(*kept, strict=True), color=colour("blue"), linewidth=2.2)
-        axes.plot(*kept[-1], "o", color=colour("blue"), markersize=5)
+        dot = next((point for point in kept if point[0] == at), kept[-1])
+        axes.plot(*dot, "o", color=colour("blue"), markersize=5)
         values = np.array([value for curve in finite for _, value in curve])
         if values.min() > 0 and values.max() > 20 * values.min():
             axes.set_yscale("log")

@@ -394,6 +394,7 @@ def _training_data(data: FactorizationPageData) -> Table:
 def _training_pictures(summary: TrainingSummary) -> list[Picture]:
     """Draw the course of every restart, and how far apart they ended."""
     restarts, best = summary.restarts, summary.best
+    kept = restarts[best].iteration
     steps = [[step for step in one.history if step["side"] != "items"] for one in restarts]
     validated = any(step["validation_rmse"] is not None for step in steps[best])
     if summary.sampling is not None:
@@ -418,7 +419,7 @@ def _training_pictures(summary: TrainingSummary) -> list[Picture]:
             for history in steps
         ]
         pictures.append(
-            charts.curves_picture(name, title, caption, curves, best, unit, y, front=front)
+            charts.curves_picture(name, title, caption, curves, best, unit, y, front=front, at=kept)
         )
     if restarts[1:] and summary.sampling is None:
         by_f = restarts[best].validation_rmse is None

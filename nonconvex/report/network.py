@@ -236,10 +236,11 @@ def _training_pictures(summary: NetworkSummary) -> list[Picture]:
     if restarts[1:]:
         field = "validation_loss" if validated else "objective"
         curves = [course(restart.history, field) for restart in restarts]
-        caption = f"The {what} of every restart, all on the same minibatches."
+        caption = f"The {what} of every restart, all on the same minibatches. The dot is the model."
         best_one, title, merits = summary.best, "All restarts", [one.merit for one in restarts]
+        of_best = best_one, "epoch", what
         pictures += [
-            charts.curves_picture("starts", title, caption, curves, best_one, "epoch", what),
+            charts.curves_picture("starts", title, caption, curves, *of_best, at=best.epoch),
             charts.spread_picture(restarts, merits, best_one, what),
         ]
     rates = [(epoch["epoch"], epoch["learning_rate"]) for epoch in best.history]
@@ -263,7 +264,7 @@ def _calibration_picture(measured: Reliability) -> Picture:
         x, y = measured.confidence, measured.accuracy
         sizes = 14 + 150 * np.sqrt(measured.rows / measured.rows.max())
         axes.plot([0, 1], [0, 1], "--", color=charts.colour("muted"), linewidth=1)
-        axes.plot(x, y, color=charts.colour("blue"), linewidth=1.2)
+        axes.plot(x, y, color=charts.colour("blue"), linewidth=0.8, alpha=0.35)
         axes.scatter(x, y, s=sizes, color=charts.colour("blue"), alpha=0.75, linewidth=0, zorder=3)
         least = max(0.0, float(min(x.min(), y.min())) - 0.08)
         axes.set_xlim(least, 1.03)

@@ -200,7 +200,10 @@ def test_a_fit_is_drawn(model, network, monkeypatch):
         exact.plot(given)
         assert given.figure.axes[-1].get_ylabel() == f"validation {error} (dashed)"
         labels = [text.get_text() for text in given.get_legend().get_texts()]
-        assert labels[-2:] == ["start 0, the best", "start 1"]
+        assert labels[-2:] == ["other starts", "start 0, the best"]
+        assert given.lines[-1].get_markevery() == [getattr(start, unit) - 1]
+        renderer = axes.figure.canvas.get_renderer()
+        assert axes.title.get_window_extent(renderer).width < axes.figure.bbox.width
         pyplot.close("all")
     monkeypatch.setattr("nonconvex.estimators.display.find_spec", lambda name: None)
     advice = r"nothing, as matplotlib is not installed: pip install 'nonconvex\[report\]'$"

@@ -510,7 +510,7 @@ def cheaper_mode(cost: StepCost) -> GradientChoice:
 
 
 def _round(value: float) -> str:
-    return f"{value:.0f}" if value >= 10 else f"{value:.2g}"
+    return f"{value:.0f}" if value >= 10 else f"{max(value, 0.01):.2g}"
 
 
 def choose_mode(
