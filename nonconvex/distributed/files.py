@@ -283,7 +283,7 @@ class FileSystem:
         """Make the directory `path` and its parents."""
         with _named("written", path):
             if not self._files.mkdirs(self._path(path)):
-                raise FileSystemError(f"{path} cannot be written: name a directory that can be")
+                raise FileSystemError(f"{path} cannot be written: name another directory")
 
     def check_writable(self, path: str) -> None:
         """Raise FileSystemError unless a directory, which need not exist, can be written to.
@@ -299,10 +299,7 @@ class FileSystem:
             self.write_text(probe, "\n")
             self.delete(probe)
         except FileSystemError as error:
-            cause = str(error).partition(" cannot be written: ")[2] or str(error)
-            raise FileSystemError(
-                f"{path} cannot be written: {cause}: name a directory that can be"
-            ) from None
+            raise _unwritable(path, error) from None
 
     def rename(self, path: str, target: str) -> None:
         """Rename a file or directory to `target`; raise ConcurrencyError if that exists."""
@@ -516,7 +513,7 @@ class RemoteFileSystem(FileSystem):
         try:
             self._write_nothing(path, "append")
         except FileSystemError as error:
-            raise FileSystemError(f"{error}: name a directory that can be") from None
+            raise _unwritable(path, error) from None
 
     def delete(self, path: str, *, whole: bool = True) -> None:
         """Remove all files in a directory; unless `whole`, do nothing."""
@@ -607,6 +604,13 @@ def _named(done: str, path: str) -> Iterator[None]:
         cause = (str(error).splitlines() or [type(error).__name__])[0]
         cause = re.sub(r"^\(\S+\) ", "", cause)  # the class of an exception of the server
         raise FileSystemError(f"{path} cannot be {done}: {cause}") from None
+
+
+def _unwritable(path: str, error: FileSystemError) -> FileSystemError:
+    """Return the sentence on a directory, with the reason alone of what Java says of a file."""
+    cause = str(error).partition(" cannot be written: ")[2] or str(error)
+    cause = re.sub(r".*\(([^()]+)\)$", r"\1", cause)
+    return FileSystemError(f"{path} cannot be written ({cause}): name another directory")
 
 
 def write_checksums(

@@ -386,8 +386,8 @@ def test_an_output_that_cannot_be_written_is_refused_before_training(train, firs
     (root / "file").touch()
     status, printed, outcome, log = train(f"output.path={root}/file/runs")
     assert (status, printed) == (1, [])
-    assert f"{root}/file/runs cannot be written: " in outcome["error"]
-    assert outcome["error"].endswith("name a directory that can be")
+    assert f"{root}/file/runs cannot be written (" in outcome["error"]
+    assert outcome["error"].endswith("): name another directory")
     assert "iteration" not in log
     assert "Traceback" not in log
 
