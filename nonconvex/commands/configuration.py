@@ -481,13 +481,17 @@ def _plan_prepare(config: Any, report: _Report) -> None:
 
 
 def _plan_train(config: Any, report: _Report) -> None:
+    from nonconvex.estimators.factorization.params import max_iter_of
+
     _plan_prepare(config, report)
     estimator = config.estimator()
     get = estimator.getOrDefault
     starts = f", {get('numRestarts')} starts" if get("numRestarts") > 1 else ""
+    steps = f"at most {max_iter_of(estimator)} iterations"
+    if get("solver") == "gibbs":
+        steps = f"{get('numBurnIn') + get('numSamples') * get('thinning')} sweeps"
     report.say(
-        f"  fit a MatrixFactorization of rank {get('rank')} by {get('solver')!r}, at most "
-        f"{get('maxIter')} iterations{starts}"
+        f"  fit a MatrixFactorization of rank {get('rank')} by {get('solver')!r}, {steps}{starts}"
     )
     _plan_run(config, report)
     names = config.report.names

@@ -138,6 +138,14 @@ def test_all_that_is_wrong_is_told_at_once(table, tmp_path, capsys):
         assert message in problem
     assert ended(check_configuration, "likes.toml", "--set", "factorization.rnak=3") == 2
     assert "factorization" in last(capsys)["error"]
+    solver = ("--set", "factorization.solver=vb")
+    assert ended(check_configuration, "likes.toml", *solver) == 0
+    assert "by 'vb', at most 40 iterations" in capsys.readouterr().out
+    for name in ("nonnegative", "implicitPrefs"):
+        setting = ("--set", f"factorization.{name}=true")
+        assert ended(check_configuration, "likes.toml", *solver, *setting) == 2
+        refused = f": {name}=True has no meaning with solver='vb'; unset it"
+        assert last(capsys)["error"].endswith(refused)
     assert ended(check_configuration, "absent.toml") == 2
     assert ended(check_configuration, "likes_recommend.toml") == 3
     assert "give the directory that a model was saved to" in last(capsys)["problems"][0]

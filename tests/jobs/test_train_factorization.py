@@ -269,6 +269,10 @@ def test_implicit_feedback_has_no_errors_of_ratings(train, first, root, tmp_path
         (["factorization.rank=-1"], 2, "factorization: rank must be an integer ≥ 0, got -1"),
         (["factorization.solver=sgd"], 2, "factorization: solver must be one of als"),
         (["factorization.seed=x"], 2, "factorization: "),
+        (
+            *(["factorization.solver=vb", "factorization.nonnegative=true"], 2),
+            "nonnegative=True has no meaning with solver='vb'",
+        ),
         (["gate.metric=r2"], 2, "gate.metric must be rmse or mae, got r2"),
         (
             *(["gate.metric=mae", "factorization.implicitPrefs=true"], 2),

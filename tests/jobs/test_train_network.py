@@ -147,6 +147,7 @@ def test_a_factorization_predicts_a_table_of_text(job, root, spark):
     ("overrides", "status", "message"),
     [
         (["network.layer=[3]"], 2, "unknown key network.layer; did you mean network.layers?"),
+        (["split.validation=0", "network.patience=3"], 2, "patience=3 needs validation rows; set"),
         (["network.batchSize=0"], 2, "network: batchSize must be an integer ≥ 1, got 0"),
         (["network.featuresCol=a"], 2, "unknown key network.featuresCol"),
         (["examples.task=ranking"], 2, "examples.task must be 'classification' or 'regression'"),

@@ -14,9 +14,12 @@ from nonconvex.distributed.data.prepared import PreparedRatings, seen_pairs
 from nonconvex.distributed.data.sources import read_source
 from nonconvex.distributed.data.validation import Columns, Rules
 from nonconvex.distributed.factorization.top_n import item_vectors, user_vectors
+from nonconvex.estimators.factorization.fit import check_exchange
+from nonconvex.estimators.factorization.params import check_combination
 from nonconvex.pipeline.config import Section
 from nonconvex.pipeline.models import read_named_table
 from nonconvex.pipeline.sections import (
+    PUBLISHED,
     FilesSection,
     GateSection,
     ModelSection,
@@ -215,7 +218,7 @@ class FactorizationConfig(Section):
                 "split, prepared.user_blocks, prepared.item_blocks and prepared.overwrite are for "
                 "preparing ratings: say in [ratings] which, or leave them out"
             )
-        estimator = self.estimator()
+        estimator, start = self.estimator(), self.start.model
         if self.gate is not None:
             if self.gate.metric not in ("rmse", "mae"):
                 raise ValueError(f"gate.metric must be rmse or mae, got {self.gate.metric}")
@@ -224,6 +227,10 @@ class FactorizationConfig(Section):
                     "[gate] compares errors of ratings, and factorization.implicitPrefs predicts "
                     "preferences: leave out one of them"
                 )
+        unknown = self.ratings is None or self.split.method == "column"
+        held_out = unknown or self.split.validation > 0
+        check_combination(estimator, has_validation=held_out, warm=start not in (None, PUBLISHED))
+        check_exchange(estimator)
         return self
 
 

@@ -15,9 +15,11 @@ from nonconvex.distributed.data.examples import (
     feature_columns,
     take_examples,
 )
+from nonconvex.estimators.network.params import check_network
 from nonconvex.neural_network import MultilayerPerceptronClassifier, MultilayerPerceptronRegressor
 from nonconvex.pipeline.config import Section
 from nonconvex.pipeline.sections import (
+    PUBLISHED,
     GateSection,
     OutputSection,
     ParamTable,
@@ -133,7 +135,9 @@ class NetworkConfig(Section):
     def _check(self) -> Self:
         if self.classify and not isinstance(self.examples.label, str):
             raise ValueError("examples.label must be one column for a classification")
-        self.params().make(self.network)
+        held_out = self.split.method == "column" or self.split.validation > 0
+        warm = self.start.model not in (None, PUBLISHED)
+        check_network(self.params().make(self.network), has_validation=held_out, warm=warm)
         checkpoint = self.network.get("checkpointPath")
         written = {"output.path": self.output.path, "network.checkpointPath": checkpoint}
         check_apart(written, {"examples.path": self.examples.path})
