@@ -6,7 +6,8 @@ import argparse
 import json
 import re
 import tomllib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -64,10 +65,7 @@ def write_comparison(path: str, tables: Sequence[_Table]) -> None:
         raise ConfigError(f"--page {path} cannot be written, as {missing}")
     from nonconvex.report.page import Page, Part, Table, render  # which imports Spark's Python
 
-    parts = [
-        Part(title[:1].upper() + title[1:], "", [], [Table("", header, rows)])
-        for title, header, rows in tables
-    ]
+    parts = [Part(name.capitalize(), "", [], [Table("", top, rows)]) for name, top, rows in tables]
     lead = f"{len(tables[0][1]) - 1} runs, a column for each. A star marks the best of a row."
     try:
         page = Page("Comparison of runs", lead, [], parts, f"Made by nonconvex {__version__}.")
@@ -109,68 +107,58 @@ def read_run(path: Path) -> FinishedRun:
 def comparison(runs: Sequence[FinishedRun]) -> Iterator[_Table]:
     """Yield the title, header and rows of each table; a star is at the best of a row."""
     names = ["", *(run.name for run in runs)]
-    scores = [dict(_scores(run.metrics)) for run in runs]
+    scores = [{title: one for title, *one in _scores(run.metrics)} for run in runs]
     rows = []
-    for title in dict.fromkeys(title for one in scores for title in one):
-        values = [one.get(title) for one in scores]
-        best = _BEST.get(title.partition("@")[0].partition(" of ")[0])
+    for title, (_, best) in {title: one for of in scores for title, one in of.items()}.items():
+        values = [of.get(title, [None])[0] for of in scores]
         numbers = {value for value in values if value is not None}
-        first = best(numbers) if best and len(numbers) > 1 else None
-        rows.append([title, *(_cell(v) + (" *" if first in (v,) else "") for v in values)])
+        first = {best(numbers)} if best and len(numbers) > 1 else ()
+        rows.append([title, *(_cell(v) + (" *" if v in first else "") for v in values)])
     prints = {(run.metrics.get("prepared") or {}).get("fingerprint") for run in runs}
-    same = (
-        "on the same test rows"
-        if len(prints) == 1 and None not in prints
-        else ("on test rows that may differ: errors do not compare")
-    )
-    yield f"metrics, {same}", names, rows
+    same = len(prints) == 1 and None not in prints
+    where = "the same test rows" if same else "test rows that may differ: errors do not compare"
+    yield f"metrics, on {where}", names, rows
     for title, tables in (
         ("settings that differ", [run.settings for run in runs]),
         ("data that differ", [run.figures for run in runs]),
     ):
-        cells = {
-            key: [_cell(table.get(key)) for table in tables]
-            for key in dict.fromkeys(key for table in tables for key in table)
-        }
-        if differ := [[key, *values] for key, values in cells.items() if len({*values}) > 1]:
+        keys = dict.fromkeys(key for table in tables for key in table)
+        rows = [[key, *(_cell(table.get(key)) for table in tables)] for key in keys]
+        if differ := [row for row in rows if len({*row[1:]}) > 1]:
             yield title, names, differ
 
 
-_TITLES = {"rmse": "RMSE", "mae": "MAE", "logLoss": "log loss", "accuracy": "accuracy", "r2": "R²"}
-_OF_LISTS = {"ndcgAtK": "NDCG", "recallAtK": "recall", "coverageAtK": "coverage"}
-_BEST: dict[str, Callable[[Iterable[float]], float]] = {
-    **dict.fromkeys(("RMSE", "MAE", "log loss"), min),
-    **dict.fromkeys(("accuracy", "R²", *_OF_LISTS.values()), max),
-}
+# Titles of metrics of which less is better, and more.
+_LESS = {"rmse": "RMSE", "mae": "MAE", "logLoss": "log loss"}
+_MORE = {"accuracy": "accuracy", "r2": "R²", "ndcgAtK": "NDCG@{}", "recallAtK": "recall@{}"}
+_MORE |= {"coverageAtK": "coverage@{}"}
 _PREDICTORS = {"model": "the model", "biases": "α + biases", "baseline": "the baseline"}
 _OF_FITS = {"iteration": "kept iteration", "epoch": "kept epoch", "objective": "objective f"}
 _OF_FITS |= {"validation_rmse": "validation RMSE", "validation_loss": "validation loss"}
 
 
-def _scores(metrics: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield the numbers of a run that are worth a row, by title."""
+def _scores(metrics: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """Yield title, value and what is best, or None, of the numbers that are worth a row."""
     summary, lists = metrics.get("summary") or {}, metrics.get("lists") or {}
     evaluation = metrics.get("evaluation") or {}
     if overall := evaluation.get("overall"):  # of a factorization
-        evaluation = {
-            name: {metric: overall[metric][name] for metric in ("rmse", "mae")}
-            for name in overall["rmse"]
-        }
-        yield "test ratings", overall["ratings"]
-    of_lists = {name: f"{title}@{lists.get('k')}" for name, title in _OF_LISTS.items()}
-    for table, titles in ((evaluation, _TITLES), (lists, of_lists)):
+        kinds = ("rmse", "mae")
+        evaluation = {of: {kind: overall[kind][of] for kind in kinds} for of in overall["rmse"]}
+        yield "test ratings", overall["ratings"], None
+    for table, (titles, best) in product((evaluation, lists), ((_LESS, min), (_MORE, max))):
         for metric, title in titles.items():
             for predictor, of in _PREDICTORS.items():
                 if metric in (table.get(predictor) or {}):
-                    yield f"{title} of {of}", table[predictor][metric]
+                    value = table[predictor][metric]
+                    yield f"{title.format(table.get('k'))} of {of}", value, best
     if restarts := summary.get("restarts"):
         chosen = restarts[summary.get("best", 0)]
         for name, title in _OF_FITS.items():
             if chosen.get(name) is not None:
-                yield title, chosen[name]
-        yield "stopped", chosen["stop"].partition(":")[0]
+                yield title, chosen[name], None
+        yield "stopped", chosen["stop"].partition(":")[0], None
     if "seconds" in summary:
-        yield "training time", f"{summary['seconds']:,.1f} s"
+        yield "training time", f"{summary['seconds']:,.1f} s", None
 
 
 def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -8,7 +8,7 @@ import pytest
 
 from nonconvex.commands.configuration import init
 from nonconvex.commands.factorization import train_job
-from nonconvex.commands.runs import compare_runs, top
+from nonconvex.commands.runs import FinishedRun, compare_runs, comparison, top
 from nonconvex.local import load
 from nonconvex.pipeline.factorization.config import FactorizationConfig
 
@@ -50,6 +50,16 @@ def test_runs_beside_each_other(home, capsys):
     assert len(settings.splitlines()) == 3
     lists = {"NDCG@10 of the model", "NDCG@10 of α + biases", "coverage@10 of the model"}
     assert {*lists, "kept iteration", "stopped", "training time"} <= rows.keys()
+
+
+def test_a_star_needs_two_values_and_a_setting_counts_whole():
+    runs = [
+        FinishedRun(name, {"evaluation": {"model": {metric: 0.5}}}, {"path": f"hdfs://{name}"}, {})
+        for name, metric in (("a", "rmse"), ("b", "accuracy"))
+    ]
+    (_, _, metrics), (title, _, settings) = comparison(runs)
+    assert metrics == [["RMSE of the model", "0.5", ""], ["accuracy of the model", "", "0.5"]]
+    assert (title, settings) == ("settings that differ", [["path", "hdfs://a", "hdfs://b"]])
 
 
 def test_runs_beside_each_other_on_a_page(home, tmp_path, capsys):
