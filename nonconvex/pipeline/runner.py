@@ -47,22 +47,20 @@ def run(
 ) -> int:
     """Run a job from the command line, and return its exit status.
 
-    `job` takes the Spark session and the configuration, an instance of `config_type`, and returns
-    a mapping to report.  Spark's `name` for it is that of its file by default, and that of the
-    program in the help `prog`.  Settings of Spark are those of ``conf/`` beside the directory of
-    that file, if there is one.
+    `job` takes the Spark session and the configuration, and returns a mapping to report.  Spark
+    knows it by `name`, by default that of its file, and the help by `prog`.  Settings of Spark are
+    those of ``conf/`` beside the directory of that file, if there is one.
 
     The last line of standard output is one JSON object: ``status``, then what `job` returned or
-    the ``error``, then ``exit``. Everything else is logged to standard error. A number that is
-    not finite, which JSON lacks, is written as null.
+    the ``error``, then ``exit``; numbers that are not finite are null. All else is logged to
+    standard error.
 
     The exit status is 0 when done, 130 when interrupted and 143 when terminated: SIGTERM is treated
     as Ctrl-C is, so that a fit finishes its iteration and saves it. An exception whose class has an
     ``exit_status`` (2 for usage and configuration, 3 for bad input data, 4 for a quality gate)
     ends the job with that status and one sentence, also when a Python worker raised it; so does a
     check inside a query plan, with 3. The ``details`` of such an exception are reported beside
-    the sentence. Anything else is a defect: status 1, with the traceback. The last line of a job
-    is ``sys.exit(run(main, Config, description=__doc__))``.
+    the sentence. Anything else is a defect: status 1, with the traceback.
     """
     parser = _parser(description, prog)
     with _logging() as handler, terminating() as termination:

@@ -36,15 +36,8 @@ from nonconvex.distributed.files import (
 from nonconvex.local.files import parse_json
 from nonconvex.local.model_tables import POINTER
 
-METRICS = "metrics.json"
-"""The file of a run with its numbers."""
-
-REPORT = "report.html"
-"""The file of a run that is its page."""
-
-DATA = "data.json"
-"""The file of a run with the figures of its data."""
-
+# Files of a run: its numbers, its page, and the figures of its data.
+METRICS, REPORT, DATA = "metrics.json", "report.html", "data.json"
 _RUNNING = "running.json"
 _CLAIM = ".publishing.after="
 _NONE = "none"

@@ -28,9 +28,7 @@ if TYPE_CHECKING:
     from nonconvex.recommendation import MatrixFactorizationModel
 
 
-FIGURES = "figures"
-"""The directory beside it that has every figure as SVG and as PNG."""
-
+FIGURES = "figures"  # the directory beside it that has every figure as SVG and as PNG
 _log = logging.getLogger("nonconvex")
 
 
@@ -55,11 +53,8 @@ def factorization_report(
         from nonconvex.report.factorization import collect_factorization, factorization_page
 
         solver = config.estimator().getOrDefault("solver")
-        return factorization_page(
-            collect_factorization(
-                model, prepared, measured, baselines, metadata, names, lists, solver
-            )
-        )
+        of_run = model, prepared, measured, baselines, metadata, names, lists, solver
+        return factorization_page(collect_factorization(*of_run))
 
     return _write(spark, metadata, page) if config.report.write else None
 
