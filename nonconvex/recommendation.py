@@ -16,6 +16,7 @@ from pyspark.ml.util import MLReadable, MLReader, MLWritable, MLWriter
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from nonconvex.distributed.checkpoints import BESIDE
 from nonconvex.distributed.columns import check_frame, named_column
 from nonconvex.distributed.data.prepared import PreparedRatings, training_ratings
 from nonconvex.distributed.data.validation import RatingsError
@@ -643,9 +644,12 @@ class MatrixFactorization(
         """Fit as `fitPrepared` does, and baselines to the same packed ratings if they are explicit.
 
         α + biases shares the passes over them, unless this is a fit of solver "gd" or "gibbs",
-        with checkpoints, or whose rows are exchanged by shuffle.
+        with checkpoints, or whose rows are exchanged by shuffle.  Its checkpoint stays
+        until that of the model is removed.
         """
-        beside = [] if self.getOrDefault("implicitPrefs") else [MatrixFactorization(rank=0)]
+        path = self.getOrDefault("checkpointPath")
+        biases = MatrixFactorization(rank=0, checkpointPath=path and f"{path}/{BESIDE}")
+        beside = [] if self.getOrDefault("implicitPrefs") else [biases]
         with explained():
             return self._fit_prepared([self, *beside], prepared)
 
@@ -659,6 +663,9 @@ class MatrixFactorization(
         try:
             history, names = training_ratings(prepared), ["", "α + biases"]
             model, *beside = self._train(estimators, training, started, history, names)
+            if (kept := model._checkpoint) is not None:
+                of = [one._checkpoint.checkpoints for one in beside if one._checkpoint is not None]
+                model._checkpoint = replace(kept, beside=of)
             if "weight" in prepared.manifest.types:  # for fold-in and evaluation
                 model._set(weightCol="weight")
             made = [Baselines.of(prepared, training, biases.factors) for biases in beside]

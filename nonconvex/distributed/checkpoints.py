@@ -41,6 +41,7 @@ from nonconvex.distributed.rows import PIECES, CachedRows, CheckpointedRows, joi
 from nonconvex.distributed.termination import TOGETHER
 from nonconvex.local.files import parse_json
 
+BESIDE = "beside"  # in the directory of a fit, that of another one that comes after it
 _MANIFEST = "manifest.json"
 _PIECE = 1 << 26  # bytes of an array in a row of Parquet
 _ATTEMPTS = 5  # to read checkpoints that another process replaces meanwhile
@@ -114,13 +115,15 @@ class Checkpoints:
         """Return the newest state, or None; if `sharded`, executors read all matrices.
 
         The complete state of another fit, whose model was not saved, is left alone until this fit
-        replaces it.  Raises FileSystemError if nothing can be written there.
+        replaces it.  A fit that begins anew removes what is `BESIDE` it.  Raises FileSystemError
+        if nothing can be written there.
         """
-        FileSystem(self.spark, self.path).check_writable(self.path)
-        failed = None
+        files, failed = FileSystem(self.spark, self.path), None
+        files.check_writable(self.path)
         for _ in range(_ATTEMPTS):
             iterations = self._iterations()
             if not iterations:
+                files.delete(f"{self.path}/{BESIDE}")
                 return None
             place = f"{self.path}/iteration={max(iterations)}"
             try:
@@ -175,6 +178,7 @@ class Checkpoints:
                     "was not saved: this fit replaces it",
                     self.path,
                 )
+                FileSystem(self.spark, place).delete(f"{self.path}/{BESIDE}")
                 return None
             if different:
                 raise CheckpointError(
@@ -222,6 +226,7 @@ class ModelCheckpoint:
     checkpoints: Checkpoints
     unsaved: set[int]  # the numbers of all models of the fit that are to be saved
     number: int
+    beside: Sequence[Checkpoints] = ()  # which are removed with it
 
     @classmethod
     def of(cls, checkpoints: Checkpoints | None, models: int) -> list[ModelCheckpoint | None]:
@@ -237,7 +242,8 @@ class ModelCheckpoint:
         if self.unsaved:
             return
         try:
-            self.checkpoints.clear()
+            for checkpoints in (*self.beside, self.checkpoints):
+                checkpoints.clear()
         except FileSystemError as error:  # the model is saved all the same
             _log.warning("the checkpoint of the fit stays: %s", error)
 
