@@ -9,7 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from statistics import median
 from typing import Any, Literal, NamedTuple, TypeVar
@@ -47,10 +47,6 @@ class Measurement:
         """The median of the values; None if one is None."""
         known = [value for value in self.values if value is not None]
         return median(known) if known and len(known) == len(self.values) else None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return all fields and the median, for JSON."""
-        return {**asdict(self), "values": list(self.values), "median": self.median}
 
 
 class Ratio(NamedTuple):
@@ -170,9 +166,7 @@ def measure_contenders(
             gc.collect()
             collect_garbage(spark)
             _logger.info("%s: %s", plan.subject, contender.name)
-            _round(clock, contender, data, plan, scratch)
-            if plan.target is not None:
-                _reach(clock, contender, data, plan, needed[contender.name])
+            _round(clock, contender, data, plan, scratch, needed[contender.name])
 
 
 def measure_pipelines(
@@ -244,15 +238,20 @@ def steps_to_target(contender: Contender, data: BenchmarkTables, plan: Benchmark
 
 
 def _round(
-    clock: Clock, contender: Contender, data: BenchmarkTables, plan: BenchmarkPlan, scratch: str
+    clock: Clock,
+    contender: Contender,
+    data: BenchmarkTables,
+    plan: BenchmarkPlan,
+    scratch: str,
+    needed: int | None,
 ) -> None:
-    """Measure every work once.
+    """Measure every work once; `needed` steps reach the target, if there is one.
 
     The first fit is not counted: another contender has taken memory and workers, and getting them
     back takes longer than an iteration at ten million ratings.
     """
 
-    def record(work: str, value: float, unit: str = "s", better: _Better = "less") -> None:
+    def record(work: str, value: float | None, unit: str = "s", better: _Better = "less") -> None:
         clock.record(plan.subject, work, contender.name, value, unit, better)
 
     def fit(steps: int) -> tuple[Any, float]:
@@ -275,21 +274,9 @@ def _round(
         _, seconds = clock.time(lambda: recommend(model, plan.top))
         record(f"top-{plan.top} for all users", seconds)
     record(plan.score, contender.score(model, data.test), "", plan.better)
-
-
-def _reach(
-    clock: Clock,
-    contender: Contender,
-    data: BenchmarkTables,
-    plan: BenchmarkPlan,
-    steps: int | None,
-) -> None:
-    """Time a fit of the length that reached the target, reading and scaling included."""
-    seconds = None
-    if steps is not None:
-        seconds = clock.time(lambda: contender.fit(data.train, steps))[1]
-    clock.record(plan.subject, f"reach {plan.target:g}", contender.name, seconds)
-    clock.record(plan.subject, f"{plan.step}s to {plan.target:g}", contender.name, steps, "")
+    if plan.target is not None:  # reading and scaling are part of it
+        record(f"reach {plan.target:g}", None if needed is None else fit(needed)[1])
+        record(f"{plan.step}s to {plan.target:g}", needed, "")
 
 
 class CommandError(RuntimeError):

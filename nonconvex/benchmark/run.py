@@ -10,7 +10,7 @@ import os
 import platform
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from importlib import metadata
 from inspect import signature
@@ -472,11 +472,18 @@ class Benchmark:
 
 def run_benchmark(spark: SparkSession, config: BenchmarkConfig, scratch: str) -> Benchmark:
     """Measure all sections that are enabled; `scratch` is a directory for temporary files."""
-    found = Benchmark()
+    found, path = Benchmark(), f"{config.output.path}/data"
     if config.pipeline is not None and config.pipeline.enabled:
-        _measure_pipelines(spark, config.pipeline, f"{config.output.path}/data", scratch, found)
+        pipeline = config.pipeline
+        data, clock = pipeline.tables(spark, path), Clock("pipeline")
+        found.data["pipeline"] = {"path": data.path, "rows": data.counts}
+        subject = f"rank {pipeline.rank}, {pipeline.iterations} iterations"
+        ways, repeats = pipeline.pipelines(spark), pipeline.repeats
+        measure_pipelines(spark, clock, subject, ways, data.path, scratch, repeats)
+        found.measurements["pipeline"] = clock.measurements
+        found.remark(*pipeline.remarks())
     for name, section in config.sections().items():
-        data = section.tables(spark, f"{config.output.path}/data")
+        data = section.tables(spark, path)
         found.data[name] = {"path": data.path, "rows": data.counts}
         sizes = section.sizes(spark, data)
         subjects = [(section.plan(size), section.contenders(spark, size)) for size in sizes]
@@ -485,17 +492,24 @@ def run_benchmark(spark: SparkSession, config: BenchmarkConfig, scratch: str) ->
             tasks = MemoryTask(
                 settings=_session_settings(spark), config=config, section=name, data=data
             )
+            command = [sys.executable, "-m", "nonconvex.benchmark.run"]
+            environment = _environment(os.environ)
             for size, (plan, contenders) in zip(sizes, subjects, strict=True):
                 for one in contenders:
                     task = tasks.model_copy(update={"size": size, "contender": one.name})
-                    memory.record(plan.subject, "peak memory", one.name, _peak_of(task), "MB")
+                    peak = peak_memory(command, environment, task.model_dump_json())
+                    memory.record(plan.subject, "peak memory", one.name, peak, "MB")
         if name == "factorization":
             data = without_unknown_ids(spark, data, f"{scratch}/test")
         measure_contenders(spark, clock, subjects, data, scratch)
         if isinstance(section, FactorizationBenchmarkSection):
-            _measure_growth(spark, section, clock, f"{config.output.path}/data", scratch, found)
+            _measure_growth(spark, section, clock, path, scratch, found)
         found.measurements[name] = clock.measurements + memory.measurements
-        found.remark(*section.remarks(), *_too_short(clock.measurements))
+        found.remark(*section.remarks())
+        for timed in clock.measurements:
+            if timed.unit == "s" and timed.median is not None and timed.median <= 0:
+                work = f"{timed.subject}, {timed.work}"
+                found.remark(_TOO_SHORT.format(work, timed.contender))
     return found
 
 
@@ -537,32 +551,6 @@ def draw_costs(found: Benchmark) -> list[Picture]:
     return [costs_picture(what, of_all) for what, of_all in curves.items() if of_all]
 
 
-def _measure_pipelines(
-    spark: SparkSession,
-    section: PipelineBenchmarkSection,
-    path: str,
-    scratch: str,
-    found: Benchmark,
-) -> None:
-    data = section.tables(spark, path)
-    found.data["pipeline"] = {"path": data.path, "rows": data.counts}
-    clock = Clock("pipeline")
-    subject = f"rank {section.rank}, {section.iterations} iterations"
-    pipelines = section.pipelines(spark)
-    measure_pipelines(spark, clock, subject, pipelines, data.path, scratch, section.repeats)
-    found.measurements["pipeline"] = clock.measurements
-    found.remark(*section.remarks())
-
-
-def _too_short(measurements: list[Measurement]) -> list[str]:
-    """Name the differences that are lost in the noise of the machine."""
-    return [
-        _TOO_SHORT.format(f"{one.subject}, {one.work}", one.contender)
-        for one in measurements
-        if one.unit == "s" and one.median is not None and one.median <= 0
-    ]
-
-
 class MemoryTask(Section):
     """Work of one contender in a process of its own."""
 
@@ -574,12 +562,6 @@ class MemoryTask(Section):
     size: tuple[int, ...] = ()
     """The rank, or the layers from the features to the classes."""
     contender: str = ""
-
-    def perform(self, spark: SparkSession) -> None:
-        """Do once everything that the contender is measured at, with the lesser length."""
-        section = self.config.sections()[self.section]
-        contenders = {one.name: one for one in section.contenders(spark, self.size)}
-        perform_once(contenders[self.contender], self.data, section.plan(self.size))
 
 
 def _can_measure_memory(spark: SparkSession, section: str, found: Benchmark) -> bool:
@@ -602,15 +584,6 @@ def _session_settings(spark: SparkSession) -> dict[str, str]:
         for key, value in spark.conf.getAll.items()
         if key in _COPIED or key.startswith(_COPIED_GROUPS)
     }
-
-
-def _peak_of(task: MemoryTask) -> float:
-    """Perform a task in a process of its own, and return the peak memory in MB.
-
-    It is that of the process, its JVM and its Python workers together, at one moment.
-    """
-    command = [sys.executable, "-m", "nonconvex.benchmark.run"]
-    return peak_memory(command, _environment(os.environ), task.model_dump_json())
 
 
 def _environment(given: Mapping[str, str]) -> dict[str, str]:
@@ -670,31 +643,26 @@ def benchmark_json(
         {
             "benchmark": _LAYOUT,
             "run_id": run_id,
-            "environment": _describe_environment(spark),
+            "environment": {
+                "nonconvex": __version__,
+                "python": platform.python_version(),
+                "java": java_version(spark),
+                **{name: _version(name) for name in _PACKAGES},
+                "machine": f"{platform.system()} {platform.machine()}",
+                "processor": _processor(),
+                "cores_of_driver": os.cpu_count(),
+                "master": spark.conf.get("spark.master"),
+                "parallelism": parallelism(spark),
+                "driver_memory": spark.conf.get("spark.driver.memory", None),
+                "OPENBLAS_CORETYPE": os.environ.get("OPENBLAS_CORETYPE"),
+            },
             "data": found.data,
             "remarks": found.remarks,
             "configuration": config.model_dump(mode="json"),
-            "measurements": [one.to_dict() for one in found.all],
+            "measurements": [{**asdict(one), "median": one.median} for one in found.all],
             "ratios": [one._asdict() for one in ratios(found.all)],
         }
     )
-
-
-def _describe_environment(spark: SparkSession) -> dict[str, Any]:
-    """Return what the numbers depend on besides the configuration."""
-    return {
-        "nonconvex": __version__,
-        "python": platform.python_version(),
-        "java": java_version(spark),
-        **{name: _version(name) for name in _PACKAGES},
-        "machine": f"{platform.system()} {platform.machine()}",
-        "processor": _processor(),
-        "cores_of_driver": os.cpu_count(),
-        "master": spark.conf.get("spark.master"),
-        "parallelism": parallelism(spark),
-        "driver_memory": spark.conf.get("spark.driver.memory", None),
-        "OPENBLAS_CORETYPE": os.environ.get("OPENBLAS_CORETYPE"),
-    }
 
 
 def _version(package: str) -> str | None:
@@ -714,11 +682,13 @@ def _processor() -> str | None:
 
 
 def main() -> None:
-    """Perform the task on standard input."""
+    """Do once all that the contender in the task on standard input is measured at."""
     task = MemoryTask.model_validate_json(sys.stdin.read())
     spark = get_session("benchmark", task.settings)
     try:
-        task.perform(spark)
+        section = task.config.sections()[task.section]
+        contenders = {one.name: one for one in section.contenders(spark, task.size)}
+        perform_once(contenders[task.contender], task.data, section.plan(task.size))
     finally:
         spark.stop()
 
