@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import sys
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ import pyarrow.json as pa_json
 import pyarrow.parquet as pq
 
 from nonconvex.estimators.display import lacking
-from nonconvex.pipeline.config import ConfigError, Section, load, parse_date
+from nonconvex.pipeline.config import ConfigError, Section, load, parse_date, quoted, read_toml
 from nonconvex.pipeline.text import json_values
 
 _SAMPLE = 2_000_000  # most rows of a table that are looked at
@@ -295,9 +294,9 @@ def _texts(
     seen = "all" if whole else f"the first {len(sample):,}"
     optional = ("timestamp", "weight")
     named = {role: name for role, name in roles.items() if name != role or role in optional}
-    columns = [f"{role} = {_text(name)}" for role, name in named.items()]
+    columns = [f"{role} = {quoted(name)}" for role, name in named.items()]
     if look.separator not in (None, ","):
-        columns.append(f"separator = {_text(str(look.separator))}")
+        columns.append(f"separator = {quoted(str(look.separator))}")
     values = pc.min_max(sample[roles["rating"]]).as_py() if len(sample) else {}
     limits, hidden = "", "" if whole else "# "
     if values.get("min") is not None:
@@ -325,16 +324,16 @@ def _texts(
     report += '"titles.csv"\n# id = "item"\n# name = "title"\n'
     if titles is not None:
         report = "[report]\n" + "".join(
-            f"{key} = {_text(value)}\n"
+            f"{key} = {quoted(value)}\n"
             for key, value in zip(("names", "id", "name"), titles, strict=True)
         )
     output = f"output/{config.stem}"
-    places = {name: _text(f"{output}/{name}") for name in ("prepared", "runs", "lists")}
+    places = {name: quoted(f"{output}/{name}") for name in ("prepared", "runs", "lists")}
     text = _TEMPLATE.format(
         path=look.path,
         about=about,
         config=config,
-        path_text=_text(look.path),
+        path_text=quoted(look.path),
         columns="".join(f"{line}\n" for line in columns),
         range=limits,
         duplicates=duplicates,
@@ -344,10 +343,6 @@ def _texts(
         **places,
     )
     return text, _SERVING.format(config=config, own=serving, **places)
-
-
-def _text(value: str) -> str:
-    return json.dumps(value, ensure_ascii=False)
 
 
 # Checking one
@@ -366,13 +361,16 @@ def check_configuration(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--set", metavar="SECTION.KEY=VALUE", action="append", default=[])
     parser.add_argument("--run-date", metavar="YYYY-MM-DD")
     given = parser.parse_args(argv)
+    from nonconvex.session import check_java  # which imports Spark's Python
+
     with in_one_sentence():
         command, kind = kind_of(given.config)
         config = load(kind, given.config, given.set, run_date=parse_date(given.run_date))
     report = _Report()
     report.say(f"nonconvex {command} --config {given.config} would")
     _PLANS[command](config, report)
-    _check_java(report)
+    with report.looking():
+        check_java()
     print("\n".join(report.lines))
     status = max((status for status, _ in report.problems), default=0)
     outcome: dict[str, Any] = {"status": "error" if status else "ok", "command": command}
@@ -383,14 +381,7 @@ def check_configuration(argv: Sequence[str] | None = None) -> int:
 
 def kind_of(path: str) -> tuple[str, type[Section]]:
     """Return the command that a configuration is for, and its type, by its sections."""
-    try:
-        sections = set(tomllib.loads(Path(path).read_text(encoding="utf-8")))
-    except OSError as error:
-        raise ConfigError(
-            f"cannot read the configuration {path}: {error.strerror or error}"
-        ) from None
-    except ValueError as error:
-        raise ConfigError(f"{path} is not valid TOML: {error}") from None
+    sections = set(read_toml(path))
     if "examples" in sections:
         from nonconvex.pipeline.network.config import NetworkConfig
 
@@ -597,15 +588,6 @@ def _writes(report: _Report, what: str, path: str, *, overwrite: bool, same: boo
     free = shutil.disk_usage(nearest).free
     if free < 1 << 28:
         report.say(f"  (only {free >> 20:,} MB are free there)")
-
-
-def _check_java(report: _Report) -> None:
-    from nonconvex.session import JavaError, check_java
-
-    try:
-        check_java()
-    except JavaError as error:
-        report.wrong(1, str(error))
 
 
 @contextmanager

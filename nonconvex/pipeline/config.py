@@ -50,7 +50,7 @@ def load(
     that is not TOML is taken as a string, so a path needs no quotes.  `run_date` replaces
     ``{run_date}`` in texts, as YYYY-MM-DD.
     """
-    values = _read(path)
+    values = read_toml(path)
     for override in overrides:
         _merge(values, _parse_override(override))
     values = _dated(values, os.fspath(path), run_date)
@@ -91,7 +91,8 @@ def parse_date(text: str | None) -> date | None:
 # Reading and writing
 
 
-def _read(path: str | os.PathLike[str]) -> dict[str, Any]:
+def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read the tables of a TOML file."""
     try:
         with open(path, "rb") as file:
             return tomllib.load(file)
@@ -204,7 +205,7 @@ def _clause(location: tuple[str, ...], errors: list[ErrorDetails]) -> str:
     messages = (one["msg"].removeprefix("Input should be ") for one in errors)
     allowed = " or ".join(dict.fromkeys(messages)).replace("a valid ", "a ")
     allowed = allowed.replace("a integer", "an integer").replace("an object", "a table")
-    given = "a table" if isinstance(error["input"], dict) else _quoted(error["input"])
+    given = "a table" if isinstance(error["input"], dict) else quoted(error["input"])
     return f"{key} must be {allowed}, got {given}"
 
 
@@ -247,8 +248,9 @@ def _unknown_keys(table: Sequence[str], keys: Sequence[str], allowed: Sequence[s
 
 
 def _key(key: str) -> str:
-    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else _quoted(key)
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else quoted(key)
 
 
-def _quoted(value: Any) -> str:
+def quoted(value: Any) -> str:
+    """Return a value as TOML and JSON write it."""
     return json.dumps(value, ensure_ascii=False)
