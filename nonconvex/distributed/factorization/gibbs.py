@@ -61,6 +61,10 @@ MOST = 1 << 20
 _Arrays = Callable[[RatingBlock], dict[str, NDArray[Any]]]
 
 _RATINGS = ("rows", "columns", "ratings", "weights")
+_SKETCHES = 1 << 21  # a key of random numbers that is no number of a chain
+_START = 5  # iterations of alternating least squares that a chain starts from
+
+_log = logging.getLogger("nonconvex")
 
 
 class HeldOut:
@@ -129,12 +133,9 @@ class HeldOut:
         dtype, share = self._dtype, self._share
 
         def task(batches: Batches) -> Batches:
-            for batch in batches:
-                numbers = batch.column("block").to_pylist()
-                for number, block in zip(numbers, unpack(batch, dtype), strict=True):
-                    chosen = _choose(block, share)
-                    found = arrays(block)
-                    yield binary_row({"block": number}, {n: found[n][chosen] for n in names})
+            for number, block in unpack(batches, dtype):
+                chosen, found = _choose(block, share), arrays(block)
+                yield binary_row({"block": number}, {n: found[n][chosen] for n in names})
 
         table = self._packed.run(task)
         return table.take(pc.sort_indices(table["block"]))
@@ -161,9 +162,6 @@ def _ratings(block: RatingBlock) -> dict[str, NDArray[Any]]:
 
 def _concatenated(table: pa.Table, name: str, kind: type[np.generic]) -> NDArray[Any]:
     return np.concatenate([np.frombuffer(part, kind) for part in table[name].to_pylist()])
-
-
-_SKETCHES = 1 << 21  # a key of random numbers that is no number of a chain
 
 
 class SamplingOptions(NamedTuple):
@@ -370,11 +368,6 @@ def _precision(problem: Problem, side: Side, tau: float) -> Doubles:
     width = problem.start.users.shape[1]
     diagonal: Doubles = ridge.diagonal(np.array([ridge.mean_degree]), width)[0]
     return tau * diagonal
-
-
-_log = logging.getLogger("nonconvex")
-
-_START = 5  # iterations of alternating least squares that a chain starts from
 
 
 def sample(

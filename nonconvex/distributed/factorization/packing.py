@@ -77,6 +77,18 @@ _SCHEMA = pa.schema(
 REPORT = _SCHEMA.names[:5]
 """The columns of a chunk that say whether its ratings can be used."""
 
+# Some ratings of a block, a place in each array for every rating.
+_PIECE = ("rows", "columns", "ratings", "weights")
+_BLOCK = tuple(name for name in RatingBlock._fields if name != "padded")
+_TYPES = {"rows": np.int32, "offsets": np.int64, "columns": np.int32, "degrees": np.float64}
+
+Lookups = Value[Mapping[str, IdIndex]]
+"""The indices and blocks of the ids in each of two columns."""
+_Transform = Callable[[RatingBlock], RatingBlock]
+_Kept = Literal["all", "whole rows", "parts of rows"]
+
+_SUMS = ("degrees", "weights", "sums", "squares")
+
 
 class Checked(NamedTuple):
     """Number and range of checked ratings."""
@@ -304,20 +316,6 @@ def _buffers(column: pa.Array) -> Iterator[pa.Buffer]:
     return (value.as_buffer() for value in column)
 
 
-Lookups = Value[Mapping[str, IdIndex]]
-"""The indices and blocks of the ids in each of two columns."""
-_Transform = Callable[[RatingBlock], RatingBlock]
-
-
-# Some ratings of a block, a place in each array for every rating.
-_PIECE = ("rows", "columns", "ratings", "weights")
-
-_BLOCK = tuple(name for name in RatingBlock._fields if name != "padded")
-_TYPES = {"rows": np.int32, "offsets": np.int64, "columns": np.int32, "degrees": np.float64}
-
-_Kept = Literal["all", "whole rows", "parts of rows"]
-
-
 class PackingSide(NamedTuple):
     """The rows of the blocks, and the columns that name them."""
 
@@ -426,10 +424,11 @@ def pack_locally(
     return [block for of_task in blocks for block in of_task]
 
 
-def unpack(batch: pa.RecordBatch, dtype: type[np.floating]) -> Iterator[RatingBlock]:
-    """Read the blocks of a batch in place."""
-    for index in range(len(batch)):
-        yield RatingBlock(*_arrays(batch, index, _BLOCK, dtype))
+def unpack(batches: Batches, dtype: type[np.floating]) -> Iterator[tuple[int, RatingBlock]]:
+    """Read the blocks of batches in place, each with its number."""
+    for batch in batches:
+        for index, number in enumerate(batch.column("block").to_pylist()):
+            yield number, RatingBlock(*_arrays(batch, index, _BLOCK, dtype))
 
 
 class _Triples(NamedTuple):
@@ -551,9 +550,6 @@ def _fields(names: tuple[str, ...]) -> pa.Schema:
     return pa.schema([("block", pa.int32()), *((name, pa.binary()) for name in names)])
 
 
-_SUMS = ("degrees", "weights", "sums", "squares")
-
-
 def row_sums(packed: BlockStore, rows: int, dtype: type[np.floating]) -> dict[str, Any]:
     """Add up the ratings of each row, in a first pass over the blocks, which fills the cache.
 
@@ -579,19 +575,17 @@ def row_sums(packed: BlockStore, rows: int, dtype: type[np.floating]) -> dict[st
 
 def _sums(dtype: type[np.floating]) -> Task:
     def sums(batches: Batches) -> Batches:
-        for batch in batches:
-            numbers = batch.column("block").to_pylist()
-            for number, block in zip(numbers, unpack(batch, dtype), strict=True):
-                ones = np.ones(len(block.ratings)) if block.weights is None else block.weights
-                with np.errstate(over="ignore", invalid="ignore"):  # of weights, refused later
-                    arrays: dict[str, NDArray[Any]] = {
-                        "rows": block.rows,
-                        "degrees": block.degrees,
-                        "weights": block.total_weights(),
-                        "sums": block.over_rows(ones * block.ratings),
-                        "squares": block.over_rows(ones * block.ratings.astype(np.float64) ** 2),
-                    }
-                counts = {"counts": len(ones), "duplicates": block.duplicates}
-                yield binary_row({"block": number, **counts}, arrays)
+        for number, block in unpack(batches, dtype):
+            ones = np.ones(len(block.ratings)) if block.weights is None else block.weights
+            with np.errstate(over="ignore", invalid="ignore"):  # of weights, refused later
+                arrays: dict[str, NDArray[Any]] = {
+                    "rows": block.rows,
+                    "degrees": block.degrees,
+                    "weights": block.total_weights(),
+                    "sums": block.over_rows(ones * block.ratings),
+                    "squares": block.over_rows(ones * block.ratings.astype(np.float64) ** 2),
+                }
+            counts = {"counts": len(ones), "duplicates": block.duplicates}
+            yield binary_row({"block": number, **counts}, arrays)
 
     return sums

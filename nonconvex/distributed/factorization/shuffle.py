@@ -72,6 +72,10 @@ from nonconvex.numerics.factorization.vb import InferredUpdate
 if TYPE_CHECKING:
     from pyspark import RDD
 
+_Moment = Callable[[Floats, Doubles], Doubles]
+
+_log = logging.getLogger("nonconvex")
+
 
 class OutBlock(NamedTuple):
     """The out-block of a block: each part with the number of the block that needs it."""
@@ -151,7 +155,7 @@ def _blocks(packed: CachedBlocks, dtype: type[np.floating], blocks: int | None) 
     """Send each block to the partition of its number."""
 
     def numbered(batch: pa.RecordBatch) -> list[Element]:
-        return list(zip(_numbers(batch), unpack(batch, dtype), strict=True))
+        return list(unpack(iter([batch]), dtype))
 
     if blocks is None:
         blocks = 1 + max(packed.batches.flatMap(_numbers).collect())
@@ -176,24 +180,19 @@ def _in_blocks(blocks: RDD[Element], make: Callable[[RatingBlock, int], InBlock]
 
 def _out_blocks(ratings: RDD[Element], firsts: Longs) -> RDD[Element]:
     """Cache the out-blocks of one side, for the ratings that need its rows."""
-    wanted = ratings.flatMap(_wanted(firsts)).partitionBy(len(firsts), by_number)
-    return wanted.mapPartitions(_out_block, True).persist(StorageLevel.MEMORY_AND_DISK_DESER)
-
-
-def _sizes(element: tuple[int, InBlock]) -> tuple[int, int, int]:
-    number, own = element
-    return number, len(own.block.rows), len(own.columns)
-
-
-def _wanted(firsts: Longs) -> Callable[[tuple[int, InBlock]], list[Element]]:
-    """Return a function from an in-block to the parts of out-blocks that it needs."""
 
     def wanted(element: tuple[int, InBlock]) -> list[Element]:
         number, own = element
         parts = out_block_parts(own.columns, firsts)
         return [(part.block, part._replace(block=number)) for part in parts]
 
-    return wanted
+    parts = ratings.flatMap(wanted).partitionBy(len(firsts), by_number)
+    return parts.mapPartitions(_out_block, True).persist(StorageLevel.MEMORY_AND_DISK_DESER)
+
+
+def _sizes(element: tuple[int, InBlock]) -> tuple[int, int, int]:
+    number, own = element
+    return number, len(own.block.rows), len(own.columns)
 
 
 def _out_block(elements: Iterable[tuple[int, OutBlockPart]]) -> Iterator[Element]:
@@ -215,9 +214,6 @@ def design_moments(
 def factor_variance(factors: AnyFactors, degrees: Sequence[Floats]) -> FactorVariance:
     """Return `FactorVariance.of` the rows of both sides, each with its share of the ratings."""
     return FactorVariance.of(*_moments(factors, degrees, row_moment))
-
-
-_Moment = Callable[[Floats, Doubles], Doubles]
 
 
 def _moments(
@@ -255,9 +251,6 @@ def _moments_there(kept: ShardedRows, degrees: Floats, moment: _Moment) -> Doubl
     joined = zip_partitions(chunks, scatter(SparkSession.active(), shares))
     found = dict(joined.mapPartitions(square).collect())
     return np.asarray(sum(found[number] for number in range(len(shares))))
-
-
-_log = logging.getLogger("nonconvex")
 
 
 class Shipment(NamedTuple):
@@ -334,8 +327,16 @@ class Shuffle(RowExchange):
 
     def penalty(self, side: Side, ridge: Penalty, rows: CachedRows) -> float:
         """Return the regularization of all rows of a side."""
+
+        def penalties(elements: Iterable[Element]) -> Iterator[PartialSums]:
+            freeze_gc_once()
+            for needs, rows in group_by_type(elements, InBlock, Rows).values():
+                if needs:
+                    penalty = ridge.penalty(needs[0].block.degrees, rows[0].x)
+                    yield PartialSums.of(needs[0].first, penalty[None])
+
         joined = zip_partitions(self._layout[side].ratings, rows.elements)
-        [penalty] = complete(joined.mapPartitions(_penalty_task(ridge)).collect())
+        [penalty] = complete(joined.mapPartitions(penalties).collect())
         return penalty
 
     def put(self, states: Sequence[Any], changed: Sequence[Side] = ()) -> None:
@@ -434,17 +435,6 @@ def _update(step: AnyStep) -> Callable[[Iterable[Element]], Iterator[Element]]:
             yield number, Rows(update.x, PartialSums.of(needs[0].first, values), update.squares)
 
     return update
-
-
-def _penalty_task(ridge: Penalty) -> Callable[[Iterable[Element]], Iterator[PartialSums]]:
-    def penalties(elements: Iterable[Element]) -> Iterator[PartialSums]:
-        freeze_gc_once()
-        for needs, rows in group_by_type(elements, InBlock, Rows).values():
-            if needs:
-                penalty = ridge.penalty(needs[0].block.degrees, rows[0].x)
-                yield PartialSums.of(needs[0].first, penalty[None])
-
-    return penalties
 
 
 def _errors(

@@ -204,23 +204,21 @@ def _update(
     before = own if read else fixed  # what no step reads is not sent
 
     def update(batches: Batches) -> Batches:
-        for batch in batches:
-            numbers = batch.column("block").to_pylist()
-            for place, block in zip(numbers, unpack(batch, dtype), strict=True):
-                if first_part is not None and place >= first_part:
-                    yield from _moments(place, block, steps, fixed)
-                    continue
-                if len(steps) > 1:
-                    block = block.with_padding()  # once for all problems
-                for number, step in enumerate(steps):
-                    part = block
-                    if step.sample is not None:
-                        chosen = step.sample.draw()
-                        part = sample_ratings(block, chosen, rows=step.sample.rows)
-                    result = step(part, fixed.value[number], before.value[number])
-                    columns = dict.fromkeys(InferredUpdate._fields)
-                    arrays = {"rows": part.rows, **columns, **result._asdict()}
-                    yield binary_row({"problem": number, "part": None}, arrays)
+        for place, block in unpack(batches, dtype):
+            if first_part is not None and place >= first_part:
+                yield from _moments(place, block, steps, fixed)
+                continue
+            if len(steps) > 1:
+                block = block.with_padding()  # once for all problems
+            for number, step in enumerate(steps):
+                part = block
+                if step.sample is not None:
+                    chosen = step.sample.draw()
+                    part = sample_ratings(block, chosen, rows=step.sample.rows)
+                result = step(part, fixed.value[number], before.value[number])
+                columns = dict.fromkeys(InferredUpdate._fields)
+                arrays = {"rows": part.rows, **columns, **result._asdict()}
+                yield binary_row({"problem": number, "part": None}, arrays)
 
     return update
 
@@ -249,15 +247,14 @@ def _squared_errors(
     kernel: Kernel,
 ) -> Task:
     def errors(batches: Batches) -> Batches:
-        for batch in batches:
-            for block in unpack(batch, dtype):
-                for number, (alpha, of_row) in enumerate(zip(alphas, unknowns, strict=True)):
-                    rows = (side.value[number][:, :of_row] for side in (users, items))
-                    factors = Factors(alpha, *map(np.ascontiguousarray, rows))
-                    squares = squared_errors(factors, block, kernel=kernel)
-                    of_rows = (block.rows, squares, block.total_weights())
-                    arrays = dict(zip(("rows", *_ERRORS), of_rows, strict=True))
-                    yield binary_row({"problem": number, "part": None}, arrays)
+        for _, block in unpack(batches, dtype):
+            for number, (alpha, of_row) in enumerate(zip(alphas, unknowns, strict=True)):
+                rows = (side.value[number][:, :of_row] for side in (users, items))
+                factors = Factors(alpha, *map(np.ascontiguousarray, rows))
+                squares = squared_errors(factors, block, kernel=kernel)
+                of_rows = (block.rows, squares, block.total_weights())
+                arrays = dict(zip(("rows", *_ERRORS), of_rows, strict=True))
+                yield binary_row({"problem": number, "part": None}, arrays)
 
     return errors
 
