@@ -28,11 +28,11 @@ from __future__ import annotations
 import ctypes
 import importlib
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
 from functools import cache
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -201,14 +201,11 @@ def core_of(kernel: Kernel) -> str:
     """
     if kernel == "compiled":
         return "any"
-    library = openblas()
-    for prefix in ("scipy_openblas", "openblas"):
-        for suffix in ("64_", ""):
-            if hasattr(library, name := f"{prefix}_get_corename{suffix}"):
-                corename = getattr(library, name)
-                corename.restype = ctypes.c_char_p
-                return str(corename().decode())
-    return "unknown"
+    corename = _openblas_function("get_corename")
+    if corename is None:
+        return "unknown"
+    corename.restype = ctypes.c_char_p
+    return str(corename().decode())
 
 
 def openblas() -> ctypes.CDLL:
@@ -216,18 +213,18 @@ def openblas() -> ctypes.CDLL:
     return ctypes.CDLL(importlib.import_module("numpy._core._multiarray_umath").__file__)
 
 
-def _openblas() -> tuple[Callable[[], int], Callable[[int], None]] | None:
-    """Return the functions that get and set the threads of numpy's OpenBLAS, if it has one."""
+def _openblas_function(name: str) -> Any:
+    """Return a function of numpy's OpenBLAS, None if numpy has another BLAS."""
     library = openblas()
     for prefix in ("scipy_openblas", "openblas"):  # in numpy's wheels, and elsewhere
         for suffix in ("64_", ""):
-            get, set_ = (f"{prefix}_{verb}_num_threads{suffix}" for verb in ("get", "set"))
-            if hasattr(library, get) and hasattr(library, set_):
-                return getattr(library, get), getattr(library, set_)
+            if hasattr(library, full := f"{prefix}_{name}{suffix}"):
+                return getattr(library, full)
     return None
 
 
-_BLAS = _openblas()
+_get_threads = _openblas_function("get_num_threads")
+_set_threads = _openblas_function("set_num_threads")
 _lock = threading.Lock()
 _inside, _before = 0, 1
 
@@ -243,16 +240,16 @@ def one_thread_per_product() -> Iterator[None]:
     global _inside, _before
     with _lock:
         _inside += 1
-        if _inside == 1 and _BLAS is not None:
-            _before = _BLAS[0]()
-            _BLAS[1](1)
+        if _inside == 1 and _get_threads is not None:
+            _before = _get_threads()
+            _set_threads(1)
     try:
         yield
     finally:
         with _lock:
             _inside -= 1
-            if not _inside and _BLAS is not None:
-                _BLAS[1](_before)
+            if not _inside and _set_threads is not None:
+                _set_threads(_before)
 
 
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)

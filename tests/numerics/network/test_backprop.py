@@ -153,10 +153,10 @@ def test_a_restart_has_the_bits_it_has_alone(loss, rows, dtype):
             assert right.loss[row] == evaluate(network, theta[row : row + 1], examples).loss[0]
 
 
-@pytest.mark.skipif(threads._BLAS is None, reason="numpy is not linked to an OpenBLAS")
+@pytest.mark.skipif(threads._get_threads is None, reason="numpy is not linked to an OpenBLAS")
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_the_bits_do_not_depend_on_the_threads_of_the_blas(dtype):
-    get, set_ = threads._BLAS
+    get, set_ = threads._get_threads, threads._set_threads
     before, found = get(), []
     try:
         for number in (1, 2, 3):

@@ -167,9 +167,9 @@ def test_a_row_has_the_same_prediction_whatever_rows_are_beside_it(layers):
     np.testing.assert_allclose(z, forward(network, theta, x.astype(np.float32))[-1], 1e-4, 1e-5)
 
 
-@pytest.mark.skipif(threads._BLAS is None, reason="numpy is not linked to an OpenBLAS")
+@pytest.mark.skipif(threads._get_threads is None, reason="numpy is not linked to an OpenBLAS")
 def test_products_have_their_threads_back_when_the_last_context_ends():
-    get, set_ = threads._BLAS
+    get, set_ = threads._get_threads, threads._set_threads
     before, entered, leave = get(), threading.Event(), threading.Event()
 
     def other():
