@@ -29,6 +29,9 @@ _CONF_DIR = resources.files("nonconvex") / "conf"  # which may be in a zip
 _JAVA_OPTIONS = "spark.driver.extraJavaOptions"
 # Spark's launcher adds this module; without it Java stops with a page of errors.
 _JAVA_MODULE = "jdk.incubator.vector"
+_SOCKETS = "spark.python.unix.domain.socket"
+# Linux has 107 bytes for the path of a socket, and macOS 103; Spark names it by a UUID.
+_LONGEST = 103 - len("/.00000000-0000-0000-0000-000000000000.sock")
 
 # For one machine only, so these stay out of spark-defaults.conf, which clusters read too.
 _LOCAL = {
@@ -133,11 +136,6 @@ def get_session(
     if sockets is not None:
         delete_at_exit(session, sockets)  # also if this process is killed
     return session
-
-
-_SOCKETS = "spark.python.unix.domain.socket"
-# Linux has 107 bytes for the path of a socket, and macOS 103; Spark names it by a UUID.
-_LONGEST = 103 - len("/.00000000-0000-0000-0000-000000000000.sock")
 
 
 def _wants_sockets(master: str, said: Mapping[str, str]) -> bool:

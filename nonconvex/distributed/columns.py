@@ -28,6 +28,14 @@ from pyspark.sql.types import (
 from nonconvex.distributed.runtime import use_this_python
 from nonconvex.numerics.deterministic import Totals
 
+_IDS = (StringType, IntegralType, FractionalType, DateType, BinaryType)  # decimals are fractional
+_FEW_COLUMNS = 8  # which a message shows all
+
+TOTALS = "group bigint, exponent int, high bigint, low bigint"
+"""The columns of totals on their way from a task to the driver."""
+
+_LOW_BITS = 62  # of a total, which may have more bits than a long
+
 
 class ColumnError(ValueError):
     """A column that is missing or of a wrong type; the message names it and the remedy."""
@@ -87,9 +95,6 @@ def id_column(frame: DataFrame, name: str, role: str, like: DataType | None = No
     # that training has not seen.
     cast = column.try_cast(like)
     return F.when(cast == column, cast)
-
-
-_IDS = (StringType, IntegralType, FractionalType, DateType, BinaryType)  # decimals are fractional
 
 
 def _family(kind: DataType) -> type:
@@ -174,9 +179,6 @@ def _nearest(name: str, columns: Sequence[str]) -> str:
     return f"the nearest of the {len(columns)} columns are {', '.join(close)}"
 
 
-_FEW_COLUMNS = 8  # which a message shows all
-
-
 def _column(frame: DataFrame, name: str, role: str, kind: type, allowed: str) -> Column:
     column, found = resolved(frame, name, role)
     if not isinstance(found, kind):
@@ -186,12 +188,6 @@ def _column(frame: DataFrame, name: str, role: str, kind: type, allowed: str) ->
 
 def _wrong(name: str, role: str, kind: DataType, allowed: str) -> str:
     return f"{role}={name!r}: the column is {kind.simpleString()} and must be {allowed}; cast it"
-
-
-TOTALS = "group bigint, exponent int, high bigint, low bigint"
-"""The columns of totals on their way from a task to the driver."""
-
-_LOW_BITS = 62  # of a total, which may have more bits than a long
 
 
 def batch_of(totals: Totals) -> pa.RecordBatch:

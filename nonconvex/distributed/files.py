@@ -37,6 +37,10 @@ _PROC = Path("/proc")
 _ATTEMPTS = 10  # at a file that other processes remove and write again
 
 _Found = TypeVar("_Found")
+_TEMPORARY = re.compile(rf"\.(?P<name>.+)\.(?P<writer>{_TOKEN})\.[0-9a-f]{{8}}(?P<old>\.old)?")
+_HIDDEN = re.compile(r"/(\.|_(?![^/]*=))|\._COPYING_$")  # not ``_day=1``
+DAY = 86400.0  # seconds
+_logger = logging.getLogger("nonconvex")
 
 
 def process_token() -> str:
@@ -87,13 +91,6 @@ def _start(process: int) -> int | None:
     except OSError:
         return None
     return None if state == "Z" else int(fields[18])  # a zombie cannot write
-
-
-_logger = logging.getLogger("nonconvex")
-
-_TEMPORARY = re.compile(rf"\.(?P<name>.+)\.(?P<writer>{_TOKEN})\.[0-9a-f]{{8}}(?P<old>\.old)?")
-_HIDDEN = re.compile(r"/(\.|_(?![^/]*=))|\._COPYING_$")  # not ``_day=1``
-DAY = 86400.0  # seconds
 
 
 class FileSystemError(ValueError):

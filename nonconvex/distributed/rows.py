@@ -26,6 +26,12 @@ if TYPE_CHECKING:
 Element = tuple[int, Any]
 """The number of a block, and a value that belongs to it."""
 
+PIECES = ("name", "offset", "bytes")
+"""The columns of arrays in a checkpoint: bytes, and their offset in the array."""
+_Elements = Iterable[Element]
+
+_log = logging.getLogger("nonconvex")
+
 
 def by_number(number: int) -> int:
     """Return the partition of a block, the same in all RDDs."""
@@ -55,14 +61,6 @@ def group_by_type(elements: Iterable[Element], *kinds: type) -> dict[int, list[l
     for number, value in elements:
         found.setdefault(number, [[] for _ in kinds])[kinds.index(type(value))].append(value)
     return found
-
-
-PIECES = ("name", "offset", "bytes")
-"""The columns of arrays in a checkpoint: bytes, and their offset in the array."""
-
-_Elements = Iterable[Element]
-
-_log = logging.getLogger("nonconvex")
 
 
 class Rows(NamedTuple):

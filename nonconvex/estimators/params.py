@@ -45,6 +45,9 @@ if TYPE_CHECKING:
 
 
 Converter = Callable[[Any], Any]
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+ParamsT = TypeVar("ParamsT", bound=Params)
+ModelT = TypeVar("ModelT", bound=Any)
 
 # Converters
 
@@ -222,9 +225,6 @@ def unknown_name(given: str, allowed: Iterable[str], owner: str) -> UnknownParam
     else:
         hint = f"did you mean {' or '.join(close)}?" if close else "explainParams() lists all"
     return UnknownParamError(f"{owner} has no Param {given!r}; {hint}")
-
-
-_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def keywords(init: _Function) -> _Function:
@@ -439,9 +439,6 @@ def patience_of(params: Params, default: int, *, validated: bool) -> int | None:
     return (default if validated else None) if given is None else given or None
 
 
-ParamsT = TypeVar("ParamsT", bound=Params)
-
-
 def with_accessors(cls: type[ParamsT]) -> type[ParamsT]:
     """Give a class ``getName`` and ``setName`` for each of its Params that has none."""
     for each in [value for name in dir(cls) if isinstance(value := getattr(cls, name), Param)]:
@@ -565,9 +562,6 @@ class FitParams(CheckedParams, HasSeed):
         optional(text()),
     )
     checkpointInterval = param("iterations ≥ 1 between two checkpoints", integer(1))
-
-
-ModelT = TypeVar("ModelT", bound=Any)
 
 
 class LazyFits(Iterator[tuple[int, ModelT]]):

@@ -28,6 +28,9 @@ FACTOR_TYPES = {
 ReadFactors = Callable[[str, int, Sequence[str]], tuple[pa.ChunkedArray, Floats, dict[str, Floats]]]
 """A table by its name, number of rows and further columns: ids, rows (β, γ) and these columns."""
 
+ReadEnd = Callable[[str, int], bytes]
+"""The last bytes of a file of a table, by its name: at most so many."""
+
 
 _REMEDY = "save the model again, or train it"
 _FOOTER = 1 << 16  # bytes at the end of a file that nearly always hold its footer
@@ -78,10 +81,6 @@ def finite_in(path: str, column: pa.Array | pa.ChunkedArray) -> NDArray[Any]:
     if values is None or not np.isfinite(values).all():
         raise ModelError(f"{path} has numbers that are null, NaN or infinite; {_REMEDY}")
     return values
-
-
-ReadEnd = Callable[[str, int], bytes]
-"""The last bytes of a file of a table, by its name: at most so many."""
 
 
 def check_footers(path: str, sizes: Mapping[str, int], read_end: ReadEnd, rows: int) -> int | None:

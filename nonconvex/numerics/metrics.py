@@ -35,6 +35,13 @@ BINS = ("0", "1–2", "3–5", "6–10", "11–20", "21–50", "51–100", "> 10
 _EDGES = (1, 3, 6, 11, 21, 51, 101)  # the least count of each bin but the first
 _MOST_SQUARED = 1e150  # whose square is finite
 _LEFT_OUT = len(BINS) ** 2  # the cell of ratings without a prediction by each predictor
+_FEW = 21  # most actual values with a row of tiles each
+_ROWS, _WEIGHT = 0, 1  # groups of Σ 1 and Σ w; the others follow
+_SQUARED, _ABSOLUTE, _TARGET, _TARGET_SQUARED = range(4)  # of each target
+_LOG_LOSS, _MATRIX = 2, 3
+
+LEVELS = (81, 30)
+"""Most levels of the actual values, and of the predictions, in a `PredictedVsActual`."""
 
 _Sums = Sequence[Fraction]  # of the terms of `add_errors`
 
@@ -184,12 +191,6 @@ def _scores(cells: Iterable[_Sums], predictors: Sequence[str]) -> Scores | None:
     )
 
 
-LEVELS = (81, 30)
-"""Most levels of the actual values, and of the predictions, in a `PredictedVsActual`."""
-
-_FEW = 21  # most actual values with a row of tiles each
-
-
 class PredictedVsActual(NamedTuple):
     """2-D histogram of predicted against actual values."""
 
@@ -231,11 +232,6 @@ def tile_of(actual: Doubles, predicted: Doubles, least: float, most: float) -> L
     column = np.clip(np.floor((predicted - least) / span * coarse), 0, coarse - 1)
     place: Longs = (row * coarse + column).astype(np.int64)
     return place
-
-
-_ROWS, _WEIGHT = 0, 1  # groups of Σ 1 and Σ w; the others follow
-_SQUARED, _ABSOLUTE, _TARGET, _TARGET_SQUARED = range(4)  # of each target
-_LOG_LOSS, _MATRIX = 2, 3
 
 
 def add_regression(

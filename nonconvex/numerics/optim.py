@@ -59,6 +59,16 @@ import numpy as np
 from nonconvex.numerics import Floats, Longs
 
 SettingT = TypeVar("SettingT")
+Schedule = Callable[[int], float]
+Rate = float | Schedule
+Axis = int | tuple[int, ...] | None
+Directed = tuple[Floats, Floats, Floats]
+
+Rule = Callable[[Floats, Floats, Floats, int], Directed]
+"""``rule(g, first, second, t)``: the direction of update t = 1, 2, …, and the new memory."""
+
+WEIGHT_DECAY = 0.01
+"""PyTorch's default of AdamW."""
 
 
 def given_settings(
@@ -87,11 +97,6 @@ def given_settings(
                 f"got {setting}={value!r}; leave it unset"
             )
     return given
-
-
-Schedule = Callable[[int], float]
-Rate = float | Schedule
-Axis = int | tuple[int, ...] | None
 
 
 class ScheduleError(ValueError):
@@ -206,12 +211,6 @@ def _check(name: str, value: float, allowed: str, holds: Callable[[float], bool]
         raise ScheduleError(f"{name} must be {allowed}, got {value!r}")
 
 
-Directed = tuple[Floats, Floats, Floats]
-
-Rule = Callable[[Floats, Floats, Floats, int], Directed]
-"""``rule(g, first, second, t)``: the direction of update t = 1, 2, …, and the new memory."""
-
-
 class OptimizerError(ValueError):
     """An unknown optimizer, or a setting or an array that it cannot use."""
 
@@ -323,10 +322,6 @@ def _check_like(name: str, array: Floats, shape: tuple[int, ...], dtype: np.dtyp
             f"{name} must be {dtype} of shape {shape} to fit theta, "
             f"got {array.dtype} of shape {array.shape}"
         )
-
-
-WEIGHT_DECAY = 0.01
-"""PyTorch's default of AdamW."""
 
 
 def gradient_descent(learning_rate: Rate) -> Optimizer:

@@ -29,6 +29,25 @@ from nonconvex.numerics import Doubles, Longs
 from nonconvex.numerics.metrics import LEVELS, PredictedVsActual
 from nonconvex.report.page import COLOURS, Picture, legible
 
+Array = NDArray[Any]
+Curve = Sequence[tuple[float, float]]
+_P = ParamSpec("_P")
+_log = logging.getLogger("nonconvex")
+
+SIZE = (4.4, 2.9)
+"""Width and height in inches: small, so that text is legible on a phone, too."""
+
+_DOTS_PER_INCH = 160  # of a PNG
+_SHOWN = 30  # restarts in the figure of their spread
+_FEW = 2  # points that a name may cover
+# Where a name may be: its distance from the point in points, and its alignment.
+_BESIDE: tuple[tuple[tuple[int, int], Any, Any], ...] = (
+    ((0, 5), "center", "bottom"),
+    ((0, -6), "center", "top"),
+    ((7, 0), "left", "center"),
+    ((-7, 0), "right", "center"),
+)
+
 
 class Reliability(NamedTuple):
     """Mean confidence and accuracy of predictions, in bins of confidence."""
@@ -88,20 +107,6 @@ def reliability(frame: DataFrame, confidence: Column, right: Column, bins: int =
 
 def _bin(place: Column, bins: int) -> Column:
     return F.greatest(F.lit(0), F.least(F.lit(bins - 1), F.floor(place))).cast("int")
-
-
-Array = NDArray[Any]
-
-Curve = Sequence[tuple[float, float]]
-
-_P = ParamSpec("_P")
-_log = logging.getLogger("nonconvex")
-
-SIZE = (4.4, 2.9)
-"""Width and height in inches: small, so that text is legible on a phone, too."""
-
-_DOTS_PER_INCH = 160  # of a PNG
-_SHOWN = 30  # restarts in the figure of their spread
 
 
 def colour(name: str) -> str:
@@ -401,17 +406,6 @@ def item_map(axes: Axes, points: Array, names: Mapping[int, str]) -> None:
                 axes.plot(*points[place], "o", color=colour("orange"), markersize=3.2)
                 break
             text.remove()
-
-
-_FEW = 2  # points that a name may cover
-
-# Where a name may be: its distance from the point in points, and its alignment.
-_BESIDE: tuple[tuple[tuple[int, int], Any, Any], ...] = (
-    ((0, 5), "center", "bottom"),
-    ((0, -6), "center", "top"),
-    ((7, 0), "left", "center"),
-    ((-7, 0), "right", "center"),
-)
 
 
 def axis_labels(axes: Axes, x: str, y: str) -> None:

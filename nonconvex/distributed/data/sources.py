@@ -20,6 +20,22 @@ from nonconvex.distributed.files import FileSystem
 
 _logger = logging.getLogger("nonconvex")
 
+FORMATS = ("parquet", "csv", "json")
+"""The formats of files; in "json", every line is one object."""
+
+_EXTENSIONS = {**{name: name for name in FORMATS}, "tsv": "csv", "jsonl": "json", "ndjson": "json"}
+_COMPRESSIONS = ("gz", "bz2", "zst", "lz4", "snappy")
+_WILDCARDS = re.compile(r"[*?\[\]{}\\]")
+_MALFORMED = "_corrupt_record"
+_REPLACEMENT = "\ufffd"
+# An object after the end of another one, where no string is open; half of a surrogate pair.  In
+# both, nothing that was matched is given back, so they are linear in the length of a line.
+_JOINED = r"""(?s)^(?:[^"}]|"(?:[^"\\]|\\.)*+"|\}(?!\s*+\{))*+\}\s*+\{"""
+_HALF = (
+    r"(?si)^(?:[^\\]|\\[^u]|\\u(?!d[89a-f])|\\ud[89ab]\p{XDigit}{2}\\ud[c-f]\p{XDigit}{2})*+"
+    r"\\ud[89a-f]"
+)
+
 
 class WindowError(ValueError):
     """A day without data."""
@@ -48,23 +64,6 @@ class Window(NamedTuple):
             )
         _logger.info("%s: %d of %d days", path, len(there), len(wanted))
         return there
-
-
-FORMATS = ("parquet", "csv", "json")
-"""The formats of files; in "json", every line is one object."""
-
-_EXTENSIONS = {**{name: name for name in FORMATS}, "tsv": "csv", "jsonl": "json", "ndjson": "json"}
-_COMPRESSIONS = ("gz", "bz2", "zst", "lz4", "snappy")
-_WILDCARDS = re.compile(r"[*?\[\]{}\\]")
-_MALFORMED = "_corrupt_record"
-_REPLACEMENT = "\ufffd"
-# An object after the end of another one, where no string is open; half of a surrogate pair.  In
-# both, nothing that was matched is given back, so they are linear in the length of a line.
-_JOINED = r"""(?s)^(?:[^"}]|"(?:[^"\\]|\\.)*+"|\}(?!\s*+\{))*+\}\s*+\{"""
-_HALF = (
-    r"(?si)^(?:[^\\]|\\[^u]|\\u(?!d[89a-f])|\\ud[89ab]\p{XDigit}{2}\\ud[c-f]\p{XDigit}{2})*+"
-    r"\\ud[89a-f]"
-)
 
 
 class SourceError(ValueError):

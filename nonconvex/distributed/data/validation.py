@@ -38,6 +38,25 @@ DUPLICATES = ("error", "first", "last", "mean")
 PARTS = ("train", "validation", "test")
 """The parts of a split, and the values of a column of parts."""
 
+_ID = (StringType, ByteType, ShortType, IntegerType, LongType, DecimalType)
+_DATE_TIME = (TimestampType, TimestampNTZType, DateType)
+_ALLOWED: dict[str, tuple[tuple[type[DataType], ...], str]] = {
+    "user": (_ID, "a string, an integer or a decimal"),
+    "item": (_ID, "a string, an integer or a decimal"),
+    "rating": ((NumericType,), "a number"),
+    "weight": ((NumericType,), "a number"),
+    "timestamp": ((NumericType, *_DATE_TIME), "a number, a timestamp or a date"),
+    "split": ((StringType,), "a string"),
+}
+# Spark's own cast also takes Java's "5d" and "0x1p3".  No part of the pattern can take over what
+# another one has matched, so the time is linear in the length of a field.
+_NUMBER = (
+    r"(?i)^\s*+(?:[+-]?+(?:\d++(?:\.\d*+)?+|\.\d++)(?:e[+-]?+\d++)?+|[+-]?+inf(?:inity)?+|nan)\s*+$"
+)
+_LONGEST = 1_000  # characters of a number or a time
+_SHOWN = 100  # characters of a value that a reason quotes
+_Check = tuple[Column, Column]  # condition of rejection, and reason
+
 
 @dataclass(frozen=True)
 class Columns:
@@ -85,29 +104,6 @@ class Rules:
         low, high = self.minimum, self.maximum
         if low is not None and high is not None and low > high:
             raise ValueError(f"minimum must be ≤ maximum, got {low} and {high}")
-
-
-_ID = (StringType, ByteType, ShortType, IntegerType, LongType, DecimalType)
-_DATE_TIME = (TimestampType, TimestampNTZType, DateType)
-_ALLOWED: dict[str, tuple[tuple[type[DataType], ...], str]] = {
-    "user": (_ID, "a string, an integer or a decimal"),
-    "item": (_ID, "a string, an integer or a decimal"),
-    "rating": ((NumericType,), "a number"),
-    "weight": ((NumericType,), "a number"),
-    "timestamp": ((NumericType, *_DATE_TIME), "a number, a timestamp or a date"),
-    "split": ((StringType,), "a string"),
-}
-
-
-# Spark's own cast also takes Java's "5d" and "0x1p3".  No part of the pattern can take over what
-# another one has matched, so the time is linear in the length of a field.
-_NUMBER = (
-    r"(?i)^\s*+(?:[+-]?+(?:\d++(?:\.\d*+)?+|\.\d++)(?:e[+-]?+\d++)?+|[+-]?+inf(?:inity)?+|nan)\s*+$"
-)
-_LONGEST = 1_000  # characters of a number or a time
-_SHOWN = 100  # characters of a value that a reason quotes
-
-_Check = tuple[Column, Column]  # condition of rejection, and reason
 
 
 class ValidationReport(NamedTuple):

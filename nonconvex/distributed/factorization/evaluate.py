@@ -44,6 +44,11 @@ from nonconvex.numerics.metrics import (
 from nonconvex.numerics.ranking import LIST_METRICS, list_metrics, mean_metrics
 
 _AT_A_TIME = 1 << 16  # ratings
+_TILES = 1 << 32  # groups of totals: the tiles of the histogram from here on
+_OUTSIDE, _INSIDE = 1 << 33, (1 << 33) + 1  # ratings outside and inside their intervals
+
+DRIVER_ROWS = 1 << 22
+"""The most held-out ratings that are measured on the driver."""
 
 
 def retrieval(
@@ -145,13 +150,6 @@ def _doubles(batch: pa.RecordBatch, name: str) -> Doubles:
     """Return a column of doubles, NaN for null."""
     column: Doubles = batch.column(name).to_numpy(zero_copy_only=False)
     return column
-
-
-DRIVER_ROWS = 1 << 22
-"""The most held-out ratings that are measured on the driver."""
-
-_TILES = 1 << 32  # groups of totals: the tiles of the histogram from here on
-_OUTSIDE, _INSIDE = 1 << 33, (1 << 33) + 1  # ratings outside and inside their intervals
 
 
 class Baselines(NamedTuple):

@@ -33,6 +33,8 @@ from nonconvex.numerics.factorization.gradient import Gradient, gradient
 from nonconvex.numerics.factorization.model import SIDE_ORDER, Factors, Side
 from nonconvex.numerics.optim import Optimizer, OptimizerState
 
+_log = logging.getLogger("nonconvex")
+
 
 @dataclass(frozen=True)
 class DescentOptions:
@@ -208,9 +210,6 @@ def _unflat(theta: Doubles, like: Factors) -> Factors:
         users.reshape(like.users.shape).astype(like.users.dtype),
         items.reshape(like.items.shape).astype(like.items.dtype),
     )
-
-
-_log = logging.getLogger("nonconvex")
 
 
 def alternate(active: list[FitState], iteration: int, exchange: RowExchange) -> list[FitState]:

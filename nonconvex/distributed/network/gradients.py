@@ -69,6 +69,11 @@ CHUNK_BYTES = 64 << 20
 
 _STORED = 1.5  # bytes per byte: above 127, a byte takes two as the JVM pickles it
 
+# Measured on two cores with 784-128-10, in float32; only their proportions decide.
+_JOB_SECONDS = 0.05  # of a job whose tasks do nothing, and a broadcast
+_BYTES_PER_SECOND = 300e6  # through a socket, pickled
+_FLOPS_PER_SECOND = 20e9  # of a core
+
 _log = logging.getLogger("nonconvex")
 
 _T = TypeVar("_T")
@@ -433,12 +438,6 @@ class NormalEquation(_WithDecoder):
             for part in self._shards.run(task, chunk).values()
         )
         return reduce(NormalSums.merge, parts)
-
-
-# Measured on two cores with 784-128-10, in float32; only their proportions decide.
-_JOB_SECONDS = 0.05  # of a job whose tasks do nothing, and a broadcast
-_BYTES_PER_SECOND = 300e6  # through a socket, pickled
-_FLOPS_PER_SECOND = 20e9  # of a core
 
 
 @dataclass(frozen=True)

@@ -71,6 +71,8 @@ from nonconvex.numerics.optim import make_optimizer
 WarmStart = tuple[Factors, dict[str, dict[str, int]]]
 """Initial factors, and for ``users`` and ``items`` how many ids were kept, are new and are gone."""
 
+_log = logging.getLogger("nonconvex")
+
 
 class StartError(ValueError):
     """An earlier model that a fit cannot start from."""
@@ -499,9 +501,6 @@ def _result(
         summary = _with_variance(summary, training, factors)
     every = [result.factors for result in results]
     return FitResult(factors, every, summary, ridge_posterior=posterior)
-
-
-_log = logging.getLogger("nonconvex")
 
 
 def _with_variance(

@@ -33,6 +33,12 @@ from nonconvex.numerics.factorization.posterior import Posterior
 from nonconvex.numerics.factorization.vb import VariationalPosterior
 
 ModelT = TypeVar("ModelT", bound=Any)  # MatrixFactorizationModel, which imports this module
+_Finite = Annotated[float, Field(allow_inf_nan=False)]
+_Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+_NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+_Count = Annotated[int, Field(ge=1, lt=2**31)]
+
+MLLIB = "org.apache.spark.ml.recommendation.ALSModel"
 
 
 class FactorizationWriter(ModelWriter[ModelT]):
@@ -77,12 +83,6 @@ class FactorizationWriter(ModelWriter[ModelT]):
             "usersRows": _to_plain(posterior.user_rows),
             "itemsRows": _to_plain(posterior.item_rows),
         }
-
-
-_Finite = Annotated[float, Field(allow_inf_nan=False)]
-_Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-_NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-_Count = Annotated[int, Field(ge=1, lt=2**31)]
 
 
 class _Agreement(BaseModel):
@@ -185,9 +185,6 @@ def _to_plain(rows: list[RowDistribution]) -> list[dict[str, Any]]:
         {"slope": one.slope.tolist(), "precision": one.precision.tolist(), "least": one.least}
         for one in rows
     ]
-
-
-MLLIB = "org.apache.spark.ml.recommendation.ALSModel"
 
 
 class ALSReader(FactorizationReader[ModelT]):

@@ -20,6 +20,7 @@ from nonconvex.numerics.convergence import Epoch
 from nonconvex.numerics.network.model import Network, Scorer, Standardization
 
 ModelT = TypeVar("ModelT", bound=Any)  # a model of a network, whose module imports this one
+_Width = Annotated[int, Field(ge=1, lt=2**31)]
 
 
 class NetworkWriter(ModelWriter[ModelT]):
@@ -47,9 +48,6 @@ class NetworkWriter(ModelWriter[ModelT]):
             "targets": scorer.targets is not None,
             "summary": json.loads(model.summary.to_json()),
         }
-
-
-_Width = Annotated[int, Field(ge=1, lt=2**31)]
 
 
 class _Shape(BaseModel):

@@ -28,6 +28,12 @@ _AT_A_TIME = 1 << 20  # padded ratings
 _FEW = 1 << 10  # ratings by which most blocks are seen not to be in order
 _MANY = 1 << 16  # ratings from which on it is worth while to load compiled code
 
+LONG = 1 << 18
+"""Most ratings of a row that are summed at once; a longer row is summed in parts."""
+
+SPAN = 1 << 18
+"""Columns of a part."""
+
 _T = TypeVar("_T", bound=np.generic)
 
 
@@ -109,13 +115,6 @@ def _padded_lengths(longest: int) -> Longs:
     while lengths[-1] < longest:
         lengths.append(max(lengths[-1] + 1, int(lengths[-1] * GROWTH)))
     return np.array(lengths)
-
-
-LONG = 1 << 18
-"""Most ratings of a row that are summed at once; a longer row is summed in parts."""
-
-SPAN = 1 << 18
-"""Columns of a part."""
 
 
 class RatingBlock(NamedTuple):

@@ -38,6 +38,7 @@ from nonconvex.numerics.network.model import ACTIVATIONS, Network, NetworkError,
 LANES = 4
 ROWS_OF_LANE = 64  # at least: below, adding the gradients of lanes takes too long
 ROWS_AT_A_TIME = 1024  # at most: memory must not grow with the data
+_PIECES, _ROWS = 1, 2  # uses of random numbers, beside that of `model`
 
 
 class Examples(NamedTuple):
@@ -266,9 +267,6 @@ def _evaluate(network: Network, theta: Floats, examples: Examples) -> Evaluation
 
 def _weight(examples: Examples) -> float:
     return float(len(examples.x) if examples.weight is None else examples.weight.sum())
-
-
-_PIECES, _ROWS = 1, 2  # uses of random numbers, beside that of `model`
 
 
 class Slice(NamedTuple):

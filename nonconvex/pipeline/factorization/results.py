@@ -43,6 +43,8 @@ from nonconvex.recommendation import MatrixFactorization, MatrixFactorizationMod
 BASELINES = ("biases", "user_mean", "global_mean")
 """The names of the baselines, from the strongest to the weakest on most ratings."""
 
+_LISTED, LIST_LENGTH = 10_000, 10  # the most users that lists are measured for, and items in them
+
 _logger = logging.getLogger("nonconvex")
 
 
@@ -112,9 +114,6 @@ def compare(
     panel = Panel(models, baselines, (manifest.minimum, manifest.maximum), clip)
     predictors = (*models, *BASELINES)
     return measure(ratings.select(*used), manifest.counts[part], panel, predictors)
-
-
-_LISTED, LIST_LENGTH = 10_000, 10  # the most users that lists are measured for, and items in them
 
 
 def measure_lists(

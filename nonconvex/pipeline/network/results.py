@@ -26,6 +26,12 @@ from nonconvex.pipeline.text import decimals, strict_json
 
 NetworkModel = MultilayerPerceptronClassificationModel | MultilayerPerceptronRegressionModel
 
+CLASSIFICATION = {"accuracy": "accuracy", "logLoss": "log loss"}
+REGRESSION = {"rmse": "RMSE", "mae": "MAE", "r2": "R²"}
+"""The titles of the metrics by name."""
+
+_SHOWN = 5  # features
+
 
 def compare_network(
     model: NetworkModel,
@@ -75,13 +81,6 @@ def _biases(statistics: dict[str, Any], outputs: int) -> Doubles:
 def _evaluate(scorer: Scorer, frame: DataFrame, table: ExampleTable) -> dict[str, Any]:
     with broadcasting(frame.sparkSession) as share:
         return evaluate_network(frame, table.columns, share(scorer))
-
-
-CLASSIFICATION = {"accuracy": "accuracy", "logLoss": "log loss"}
-REGRESSION = {"rmse": "RMSE", "mae": "MAE", "r2": "R²"}
-"""The titles of the metrics by name."""
-
-_SHOWN = 5  # features
 
 
 def overall(errors: Mapping[str, Any]) -> dict[str, Any]:
