@@ -313,7 +313,8 @@ class _NetworkEstimator(GridEstimator[ModelT], NetworkParams, Generic[ModelT]):
             estimator._check(has_validation=has_validation)
         started = time.perf_counter()
         columns = estimators[0]._columns()
-        examples = shard_examples(dataset, columns, classify=self._classify)
+        classify = isinstance(self, ClassifierParams)
+        examples = shard_examples(dataset, columns, classify=classify)
         models = []
         try:
             for estimator in estimators:
@@ -322,10 +323,6 @@ class _NetworkEstimator(GridEstimator[ModelT], NetworkParams, Generic[ModelT]):
         finally:
             examples.release()
         return models
-
-    @property
-    def _classify(self) -> bool:
-        return isinstance(self, ClassifierParams)
 
     def _columns(self) -> ExampleColumns:
         """Return the columns of the examples."""

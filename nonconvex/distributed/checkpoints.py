@@ -45,7 +45,8 @@ BESIDE = "beside"  # in the directory of a fit, that of another one that comes a
 _MANIFEST = "manifest.json"
 _PIECE = 1 << 26  # bytes of an array in a row of Parquet
 _ATTEMPTS = 5  # to read checkpoints that another process replaces meanwhile
-
+_SCHEMA = pa.schema(list(zip(PIECES, (pa.string(), pa.int64(), pa.binary()), strict=True)))
+_VERBS: dict[int, str] = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 
 _log = logging.getLogger("nonconvex")
 
@@ -253,9 +254,6 @@ def is_saved(spark: SparkSession, path: str) -> bool:
     return bool(Checkpoints(spark, path, 1, {})._iterations())
 
 
-_SCHEMA = pa.schema(list(zip(PIECES, (pa.string(), pa.int64(), pa.binary()), strict=True)))
-
-
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return the leaves of nested dicts by dotted names."""
     flat: dict[str, Any] = {}
@@ -305,9 +303,6 @@ def _pieces(arrays: Mapping[str, NDArray[Any]]) -> Iterator[dict[str, Any]]:
         content = values.tobytes()
         for first in range(0, len(content), _PIECE):
             yield {"name": name, "offset": first, "bytes": content[first : first + _PIECE]}
-
-
-_VERBS: dict[int, str] = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 
 
 class Interrupted(KeyboardInterrupt):
@@ -375,15 +370,10 @@ class Interruption:
     def end(self, done: str, saved: str | None) -> NoReturn:
         """Raise Interrupted after `done`, such as "iteration 3", which is in the path `saved`."""
         assert self.asked is not None
-        verb = _VERBS[self.asked]
+        how = f"which is saved in {saved}; run the same fit again to continue from there"
         if saved is None:
-            raise Interrupted(
-                f"{verb} after {done}, and nothing is saved; with checkpointPath set, the "
-                "same fit would continue from there",
-                self.asked,
+            how = (
+                "and nothing is saved; with checkpointPath set, the same fit would continue from "
+                "there"
             )
-        raise Interrupted(
-            f"{verb} after {done}, which is saved in {saved}; run the same fit again to continue "
-            "from there",
-            self.asked,
-        )
+        raise Interrupted(f"{_VERBS[self.asked]} after {done}, {how}", self.asked)

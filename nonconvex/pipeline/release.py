@@ -110,20 +110,6 @@ def _lineage(spark: SparkSession, run: Run) -> RunLineage:
         return RunLineage(None, None)
 
 
-class Stages:
-    """Durations of the stages of a run: ``with stages("train"): …`` adds one to `seconds`."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def __call__(self, name: str) -> Iterator[None]:
-        """Measure a block."""
-        started = time.perf_counter()
-        yield
-        self.seconds[name] = time.perf_counter() - started
-
-
 class Release:
     """The steps of a training job around its training, in the order of the methods.
 
@@ -152,7 +138,7 @@ class Release:
         day: date | None = None,
     ) -> None:
         self._spark, self._output, self._gate, self._day = spark, output, gate, day
-        self.stages = Stages()
+        self.seconds: dict[str, float] = {}  # of each stage
         self._estimator: Any = None
         self._model: Any = None
         self.files.check_writable(output.path)
@@ -181,6 +167,13 @@ class Release:
                 error.add_note(
                     f"what was trained is kept in {path}: start the job again to go on from there"
                 )
+
+    @contextmanager
+    def stages(self, name: str) -> Iterator[None]:
+        """Measure a block: ``with release.stages("train"): …`` adds to `seconds`."""
+        started = time.perf_counter()
+        yield
+        self.seconds[name] = time.perf_counter() - started
 
     @property
     def files(self) -> FileSystem:
@@ -279,7 +272,7 @@ class Release:
             with self.stages("write the model"):
                 model.write().option("clearCheckpoint", False).save(run.model)
             self.files.write_text(f"{run.path}/config.toml", text)
-            yield RunMetadata(run, text, self.stages.seconds, self.earlier(METRICS), drift or {})
+            yield RunMetadata(run, text, self.seconds, self.earlier(METRICS), drift or {})
             self.files.write_text(f"{run.path}/{DATA}", strict_json(figures))
 
     def show(self, run: Run, report: str | None, drift: Drift | None, *tables: str | None) -> None:

@@ -66,18 +66,24 @@ def collect_network(
     metadata: RunMetadata,
 ) -> NetworkPageData:
     """Collect the data of a page with Spark; see `NetworkPageData`."""
-    calibration, histograms = None, []
-    if comparison is not None:
-        columns: dict[Any, Any] = {model.predictionCol: _PREDICTION}
-        if isinstance(model, MultilayerPerceptronClassificationModel):
-            columns = {model.predictionCol: "", model.predictedLabelCol: _PREDICTION}
-            columns |= {model.probabilityCol: _PROBABILITY, model.rawPredictionCol: ""}
-            predicted = model.copy(columns).transform(table.part("test"))
-            right = F.col(_PREDICTION) == F.col(f"`{table.columns.label}`")
-            confidence = F.array_max(vector_to_array(F.col(_PROBABILITY)))
-            calibration = reliability(predicted, confidence, right)
-        else:
-            histograms = _histograms(model, columns, table)
+    calibration: Reliability | None = None
+    histograms: list[tuple[str, PredictedVsActual]] = []
+    labels, prediction = table.columns.label, F.col(_PREDICTION)
+    if comparison is not None and isinstance(model, MultilayerPerceptronClassificationModel):
+        columns: dict[Any, Any] = {model.predictionCol: "", model.predictedLabelCol: _PREDICTION}
+        columns |= {model.probabilityCol: _PROBABILITY, model.rawPredictionCol: ""}
+        predicted = model.copy(columns).transform(table.part("test"))
+        confidence = F.array_max(vector_to_array(F.col(_PROBABILITY)))
+        calibration = reliability(predicted, confidence, prediction == F.col(f"`{labels}`"))
+    elif comparison is not None and isinstance(model, MultilayerPerceptronRegressionModel):
+        predicted = model.copy({model.predictionCol: _PREDICTION}).transform(table.part("test"))
+        names = [labels] if isinstance(labels, str) else list(labels)
+        for place, name in enumerate(names[:_TARGETS_DRAWN]):
+            actual = F.col(f"`{name}`").cast("double")
+            of_name = prediction[place] if model.numTargets > 1 else prediction
+            limits = predicted.agg(F.min(actual), F.max(actual)).first()
+            assert limits is not None
+            histograms.append((name, agreement(predicted, actual, of_name, *limits)))
     return NetworkPageData(
         metadata=metadata,
         summary=model.summary,
@@ -88,22 +94,6 @@ def collect_network(
         calibration=calibration,
         histograms=histograms,
     )
-
-
-def _histograms(
-    model: MultilayerPerceptronRegressionModel, columns: dict[Any, Any], table: ExampleTable
-) -> list[tuple[str, PredictedVsActual]]:
-    labels = table.columns.label
-    names = [labels] if isinstance(labels, str) else list(labels)
-    predicted = model.copy(columns).transform(table.part("test"))
-    found = []
-    for place, name in enumerate(names[:_TARGETS_DRAWN]):
-        actual = F.col(f"`{name}`").cast("double")
-        prediction = F.col(_PREDICTION)[place] if model.numTargets > 1 else F.col(_PREDICTION)
-        limits = predicted.agg(F.min(actual), F.max(actual)).first()
-        assert limits is not None
-        found.append((name, agreement(predicted, actual, prediction, *limits)))
-    return found
 
 
 def network_page(data: NetworkPageData) -> Page:

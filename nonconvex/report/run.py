@@ -86,7 +86,16 @@ def _write(
         return None
     directory = metadata.run.path
     try:
-        page = make(replace(metadata, versions=_versions(spark)))
+        versions = {
+            "nonconvex": __version__,
+            "Python": platform.python_version(),
+            "numpy": version("numpy"),
+            "pyarrow": version("pyarrow"),
+            "Spark": spark.version,
+            "Java": java_version(spark),
+            "cores": str(parallelism(spark)),
+        }
+        page = make(replace(metadata, versions=versions))
         files = FileSystem(spark, directory)
         write_figures(files, directory, page.pictures())
         files.write_text(f"{directory}/{REPORT}", render(page))
@@ -104,15 +113,3 @@ def write_figures(files: FileSystem, directory: str, pictures: Iterable[Picture]
         if picture.svg:
             files.write_text(f"{directory}/{FIGURES}/{picture.name}.svg", picture.svg)
             files.write_bytes(f"{directory}/{FIGURES}/{picture.name}.png", picture.png)
-
-
-def _versions(spark: SparkSession) -> dict[str, str]:
-    return {
-        "nonconvex": __version__,
-        "Python": platform.python_version(),
-        "numpy": version("numpy"),
-        "pyarrow": version("pyarrow"),
-        "Spark": spark.version,
-        "Java": java_version(spark),
-        "cores": str(parallelism(spark)),
-    }

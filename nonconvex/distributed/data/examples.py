@@ -41,6 +41,15 @@ from nonconvex.numerics.network.model import Classes
 MOST_CLASSES = 10_000
 """Most classes; more different labels are numbers for a regression."""
 
+_NAMED = 3  # features or reasons that a message names
+
+BUNDLED = ("breast_cancer", "diabetes", "digits", "iris", "wine")
+"""Data sets that come with scikit-learn; ``sklearn:<name>`` is a path to one."""
+
+_SCHEME = "sklearn:"
+_PART = "nonconvex_part"  # no feature has this name
+_INVALID = ("error", "reject")
+
 
 class ExamplesError(ValueError):
     """Examples that no network can be trained on; the message names the cause and the remedy."""
@@ -292,9 +301,6 @@ def _numbers(column: Any) -> Doubles:
     return numbers
 
 
-_NAMED = 3  # features that a message names
-
-
 class Accepted(NamedTuple):
     """The usable rows of a table."""
 
@@ -407,15 +413,6 @@ def _chunk(table: pa.Table, name: str) -> pa.Array:
     return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks)
 
 
-BUNDLED = ("breast_cancer", "diabetes", "digits", "iris", "wine")
-"""Data sets that come with scikit-learn; ``sklearn:<name>`` is a path to one."""
-
-_SCHEME = "sklearn:"
-_PART = "nonconvex_part"  # no feature has this name
-_INVALID = ("error", "reject")
-_SHOWN = 3
-
-
 @dataclass(frozen=True)
 class InvalidRowPolicy:
     """The split of a table, and the treatment of rows that no network can be trained on.
@@ -513,7 +510,11 @@ def take_examples(
     rows to reject that the policy does not allow.
     """
     table = source.rows
-    used = _used(columns)
+    groups = [
+        [names] if isinstance(names, str) else list(names)
+        for names in (columns.features, columns.label, columns.weight or [])
+    ]
+    used = list(dict.fromkeys(chain(*groups)))
     split = [] if policy.split.column is None else [policy.split.column]
     for name in (*used, *split):
         if name not in table.columns:
@@ -542,7 +543,9 @@ def take_examples(
         known = F.coalesce(part.isin(*PARTS), F.lit(False))
         reasons.append(F.when(~known, f"{policy.split.column} is none of {allowed}"))
     else:
-        part = part_by_hash(policy.split, *(_hashed(table, name, values[name]) for name in used))
+        vectors = {name for name in used if isinstance(table.schema[name].dataType, VectorUDT)}
+        hashed = (F.unwrap_udt(v) if name in vectors else v for name, v in values.items())
+        part = part_by_hash(policy.split, *hashed)
     reason = free_name("reason", table.columns)
     judged = table.withColumns({_PART: part, reason: F.coalesce(*reasons)})
     counted = judged.groupBy(_PART, reason).count().collect()
@@ -566,8 +569,8 @@ def _check(
     if not rows:
         raise ExamplesError(f"{source.path} has no rows: give examples to train on")
     worst = sorted(by_reason, key=lambda reason: (-by_reason[reason], reason))
-    shown = "; ".join(f"{reason} in {by_reason[reason]:,}" for reason in worst[:_SHOWN])
-    shown += "; …" if worst[_SHOWN:] else ""
+    shown = "; ".join(f"{reason} in {by_reason[reason]:,}" for reason in worst[:_NAMED])
+    shown += "; …" if worst[_NAMED:] else ""
     if rejected and policy.invalid == "error":
         raise ExamplesError(
             f"{rejected:,} of the {rows:,} rows of {source.path} cannot be used ({shown}); correct "
@@ -575,14 +578,6 @@ def _check(
         )
     if rejected == rows:
         raise ExamplesError(f"none of the {rows:,} rows of {source.path} can be used ({shown})")
-
-
-def _used(columns: ExampleColumns) -> list[str]:
-    groups = [
-        [names] if isinstance(names, str) else list(names)
-        for names in (columns.features, columns.label, columns.weight or [])
-    ]
-    return list(dict.fromkeys(chain(*groups)))
 
 
 def _value(table: DataFrame, name: str, *, text: bool) -> Column:
@@ -636,7 +631,3 @@ def _missing(name: str, bad: Column) -> Column:
 def _infinite(value: Column) -> Column:
     number = value.cast("double")
     return F.isnan(number) | (F.abs(number) == float("inf"))
-
-
-def _hashed(table: DataFrame, name: str, value: Column) -> Column:
-    return F.unwrap_udt(value) if isinstance(table.schema[name].dataType, VectorUDT) else value

@@ -71,6 +71,18 @@ from nonconvex.numerics.deterministic import Totals, add_exactly, fractions_of
 from nonconvex.numerics.factorization.blocks import counting_order
 
 _PAIR = ("user", "item")
+_TRAIN, *_HELD_OUT = PARTS
+_VALUES = ("rating", "weight", "timestamp")
+# A block must be one row group: Spark could split a file of several between two tasks.  This is
+# the most that is buffered, some 50 million ratings; HDFS wants a power of two.
+_ROW_GROUP_BYTES = 2**30
+_FEW = 2**18  # ratings that the driver prepares sooner than a cluster plans its jobs
+_ROW_METADATA = "org.apache.spark.sql.parquet.row.metadata"  # where Spark keeps the schema
+_AT_ONCE = 1 << 26  # bytes of ratings that a task summarizes
+_ROWS_AT_ONCE = 1 << 16  # that a task returns
+_MOST_HERE = 2**26  # ratings, the most that pyarrow writes as one row group
+
+_logger = logging.getLogger("nonconvex")
 
 
 class Duplicates(NamedTuple):
@@ -165,22 +177,6 @@ def _sum(term: Callable[[Column], Column]) -> Column:
     return F.aggregate("rows", F.lit(0.0), lambda total, row: total + term(row))
 
 
-_logger = logging.getLogger("nonconvex")
-
-_TRAIN, *_HELD_OUT = PARTS
-_VALUES = ("rating", "weight", "timestamp")
-
-
-# A block must be one row group: Spark could split a file of several between two tasks.  This is
-# the most that is buffered, some 50 million ratings; HDFS wants a power of two.
-_ROW_GROUP_BYTES = 2**30
-_FEW = 2**18  # ratings that the driver prepares sooner than a cluster plans its jobs
-_ROW_METADATA = "org.apache.spark.sql.parquet.row.metadata"  # where Spark keeps the schema
-_AT_ONCE = 1 << 26  # bytes of ratings that a task summarizes
-_ROWS_AT_ONCE = 1 << 16  # that a task returns
-_MOST_HERE = 2**26  # ratings, the most that pyarrow writes as one row group
-
-
 class _OvertakenError(Exception):
     """Another process has written the prepared ratings since this one began."""
 
@@ -226,8 +222,10 @@ def prepare_ratings(
     (534, 69)
     """
     spark = source.rows.sparkSession
-    existing = _existing(spark, path, overwrite)
-    stamp = _stamp(spark, path)
+    files, existing = FileSystem(spark, path), None
+    if files.exists(path) and not (overwrite and files.exists(f"{path}/{MANIFEST}")):
+        existing = PreparedRatings.open(spark, path)  # or refuse what is there
+    stamp = _stamp(files, path)
     configuration = {
         "columns": asdict(columns),
         "rules": asdict(rules),
@@ -238,13 +236,10 @@ def prepare_ratings(
     with ExitStack() as cache:
         checked = _check(source, columns, rules, split)
         here = _fits_driver(spark, checked.report, len(columns.named()))
-        gathered = None
+        parts: _Gathered | _Spread | None = None
         if here:
-            gathered = _Gathered(split_ratings(checked.ratings, split), checked.collected)
-        parts: _Gathered | _Spread
-        if gathered is not None and not gathered.repeated:
-            parts = gathered
-        else:
+            parts = _Gathered(split_ratings(checked.ratings, split), checked.collected)
+        if not isinstance(parts, _Gathered) or parts.repeated:
             checked = _resolve(cache, checked, rules.duplicates)
             resolved = _persist(cache, split_ratings(checked.ratings, split))
             parts = _Gathered(resolved) if here else _Spread(cache, resolved)
@@ -255,9 +250,9 @@ def prepare_ratings(
             with publish(spark, path, replace=overwrite) as directory:
                 manifest = _write(parts, directory, content, user_blocks, item_blocks, source)
                 _write_rejected(checked, f"{directory}/rejected", source)
-                FileSystem(spark, path).write_text(f"{directory}/{MANIFEST}", manifest.to_json())
+                files.write_text(f"{directory}/{MANIFEST}", manifest.to_json())
                 write_checksums(spark, directory)
-                if _stamp(spark, path) != stamp:
+                if _stamp(files, path) != stamp:
                     raise _OvertakenError
         except _OvertakenError:  # the other process may be reading its ratings: keep them
             advice = "another process has written them meanwhile: start again, or elsewhere"
@@ -275,19 +270,9 @@ def needs_timestamps(columns: Columns, rules: Rules, split: Split) -> bool:
     return bool(uses)
 
 
-def _existing(spark: SparkSession, path: str, overwrite: bool) -> PreparedRatings | None:
-    """Return the prepared ratings at `path` unless they may be replaced; refuse anything else."""
-    files = FileSystem(spark, path)
-    if not files.exists(path):
-        return None
-    if overwrite and files.exists(f"{path}/{MANIFEST}"):
-        return None
-    return PreparedRatings.open(spark, path)
-
-
-def _stamp(spark: SparkSession, path: str) -> float | None:
+def _stamp(files: FileSystem, path: str) -> float | None:
     """Return the time at which the manifest at `path` was written, None if there is none."""
-    files, manifest = FileSystem(spark, path), f"{path}/{MANIFEST}"
+    manifest = f"{path}/{MANIFEST}"
     return files.modified(manifest) if files.exists(manifest) else None
 
 

@@ -171,7 +171,19 @@ class _ShardStats(NamedTuple):
 
 def _measure(shards: Shards, schema: ExampleSchema, rows: int) -> ExampleStats:
     """Measure shards in one pass; raise ExamplesError if they have another number of rows."""
-    task = _measuring(schema)
+    classify, outputs = schema.classes is not None, schema.targets
+
+    def task(_: int, shard: Shard) -> _ShardStats:
+        x, y, weight = shard.arrays(classify)
+        moments = Moments.of(x, weight)
+        weights = np.array([moments.weight])
+        of_targets = None if classify else Moments.of(y, weight)
+        if classify:
+            weights = np.bincount(y, weight, outputs).astype(np.float64)
+        keys = content_keys([x, y, weight])[0].tobytes()
+        digest = hashlib.blake2b(keys, digest_size=8).digest()
+        return _ShardStats(shard.rows, moments, of_targets, weights, digest)
+
     unmeasured = replace(shards, sizes=(1,) * shards.count)
     sizes = [0] * shards.count
     moments: Moments | None = None
@@ -193,20 +205,3 @@ def _measure(shards: Shards, schema: ExampleSchema, rows: int) -> ExampleStats:
             "other rows each time; cache it, or write it to Parquet"
         )
     return ExampleStats(tuple(sizes), moments, targets, weights, digest.hexdigest())
-
-
-def _measuring(schema: ExampleSchema) -> Callable[[int, Shard], _ShardStats]:
-    classify, targets = schema.classes is not None, schema.targets
-
-    def task(_: int, shard: Shard) -> _ShardStats:
-        x, y, weight = shard.arrays(classify)
-        moments = Moments.of(x, weight)
-        weights = np.array([moments.weight])
-        of_targets = None if classify else Moments.of(y, weight)
-        if classify:
-            weights = np.bincount(y, weight, targets).astype(np.float64)
-        keys = content_keys([x, y, weight])[0].tobytes()
-        digest = hashlib.blake2b(keys, digest_size=8).digest()
-        return _ShardStats(shard.rows, moments, of_targets, weights, digest)
-
-    return task

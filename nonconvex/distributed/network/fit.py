@@ -19,7 +19,7 @@ from nonconvex.distributed.network.gradients import (
     open_gradients,
 )
 from nonconvex.distributed.network.shards import ExampleDecoder
-from nonconvex.distributed.runtime import Progress, describe_jobs, job_description, report
+from nonconvex.distributed.runtime import Progress, describe_jobs, described, report
 from nonconvex.numerics import Floats
 from nonconvex.numerics.convergence import Epoch, Stop, StoppingRule
 from nonconvex.numerics.network.backprop import Sums, network_objective
@@ -62,8 +62,7 @@ def train_network(
     metric = "RMSE" if network.classes is None else "accuracy"
     with ExitStack() as stack:
         interruption = stack.enter_context(Interruption())
-        stack.callback(describe_jobs, spark, job_description(spark))
-        describe_jobs(spark, "gradients")
+        stack.enter_context(described(spark, "gradients"))
         gradients = stack.enter_context(
             open_gradients(network, examples.train, decoder, mode, batch_size=batch_size, seed=seed)
         )
@@ -104,8 +103,7 @@ def solve_network(network: Network, examples: ExampleSet, decoder: ExampleDecode
     started = time.perf_counter()
     spark = SparkSession.active()
     with ExitStack() as stack:
-        stack.callback(describe_jobs, spark, job_description(spark))
-        describe_jobs(spark, "least squares")
+        stack.enter_context(described(spark, "least squares"))
         equation = stack.enter_context(NormalEquation(network, examples.train, decoder))
         theta = solve_least_squares(network, equation.sums()).astype(decoder.dtype)[None]
         evaluate = stack.enter_context(Validation(network, examples.train, decoder))

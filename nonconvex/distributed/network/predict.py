@@ -41,6 +41,7 @@ from nonconvex.numerics.network.model import Scorer, raw_predictions
 HandleInvalid = Literal["error", "skip", "keep"]
 
 _FIELDS = ("prediction", "label", "probability", "raw", "refused")
+_UNUSABLE = ("features.null", "features.finite")  # reasons that handle_invalid may leave out
 
 
 class OutputColumns(NamedTuple):
@@ -152,9 +153,6 @@ def _lists(rows: Floats | None, count: int | None) -> pa.Array:
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(rows.ravel()))
 
 
-_UNUSABLE = ("features.null", "features.finite")  # reasons that handle_invalid may leave out
-
-
 def evaluate_network(
     frame: DataFrame,
     columns: ExampleColumns,
@@ -176,7 +174,12 @@ def evaluate_network(
     selected = select_examples(frame, columns, classify=classes is not None)
     schema = ExampleSchema(0, 0, network.layers[0], network.layers[-1], classes)
     if classes is not None:
-        _check_kind(selected, columns, classes.kind)
+        found = selected.schema["label"].dataType.simpleString()
+        if found != classes.kind:
+            raise ExamplesError(
+                f"labelCol={columns.label!r}: the labels are {found} and those of the model "
+                f"{classes.kind}; cast them"
+            )
     fields = f"{TOTALS}, reasons string"
     collected = selected.mapInArrow(_errors(scorer, schema, thresholds), fields).toArrow()
     reasons: Counter[str] = Counter()
@@ -228,15 +231,6 @@ def _errors(
         )
 
     return errors
-
-
-def _check_kind(selected: DataFrame, columns: ExampleColumns, kind: str) -> None:
-    found = selected.schema["label"].dataType.simpleString()
-    if found != kind:
-        raise ExamplesError(
-            f"labelCol={columns.label!r}: the labels are {found} and those of the model {kind}; "
-            "cast them"
-        )
 
 
 def _names(columns: ExampleColumns, targets: int) -> list[str]:

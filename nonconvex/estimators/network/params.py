@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Mapping, Set
 from typing import Any, ClassVar
 
 from pyspark.ml.param import Params
@@ -39,15 +39,9 @@ HANDLE_INVALID = ("error", "skip", "keep")
 GRADIENTS = ("auto", "driver", "executors")
 
 
-def _each(convert: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Return a converter of one value or of a list."""
-
-    def convert_each(value: Any) -> Any:
-        if isinstance(value, (list, tuple)):
-            return [convert(one) for one in value]
-        return convert(value)
-
-    return convert_each
+def _activation(value: Any) -> str | list[str]:
+    name = choice(ACTIVATIONS)
+    return [name(one) for one in value] if isinstance(value, (list, tuple)) else name(value)
 
 
 def _sizes(value: Any) -> list[int]:
@@ -124,7 +118,7 @@ class NetworkParams(NetworkModelParams, DescentParams, FitParams):
     activation = param(
         f"activation of hidden layers, one of {', '.join(ACTIVATIONS)}, or a list with one for "
         "each",
-        _each(choice(tuple(ACTIVATIONS))),
+        _activation,
     )
     stepGradient = param(
         "'straight-through': derivative 1 of the activation step, which needs it",
