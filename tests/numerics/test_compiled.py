@@ -12,8 +12,8 @@ import pytest
 
 from nonconvex.numerics import deterministic
 from nonconvex.numerics.compiled import lanes
-from nonconvex.numerics.compiled.als import _radii, _turn, fill_normals
 from nonconvex.numerics.compiled.blocks import sort_triples
+from nonconvex.numerics.compiled.deterministic import _radii, _turn, fill_normals
 from nonconvex.numerics.deterministic import Stream, normal_rows
 from nonconvex.numerics.factorization import als, gibbs, model
 from nonconvex.numerics.factorization.blocks import RatingBlock

@@ -439,7 +439,8 @@ class VariationalState(FitState):
 
     def step(self, side: Side) -> Infer:
         """Return the update of the rows of a side."""
-        return Infer(self._level.given(side, self.alpha))
+        given = self._level.given(side, self.alpha)
+        return Infer(given._replace(kernel=self.problem.kernel))
 
     def replace(self, side: Side, update: SideUpdate, iteration: int, seconds: float) -> None:
         """Replace the rows of a side, learn from them, and add the half-step to the history."""

@@ -1,4 +1,4 @@
-"""The half-step of alternating least squares and of Gibbs sampling, row by row.
+"""The half-step of alternating least squares, sampling and variational inference, row by row.
 
 The unknowns of a row are ordered (γ, β), and one matrix T holds its normal equation and the
 right-hand side: the upper triangle of the moments Σ w m mᵀ of m = (γ_i, 1, y), in rows of P
@@ -9,7 +9,6 @@ its last column into U⁻ᵀ b; below the diagonal T has no meaning.
 
 from __future__ import annotations
 
-from math import factorial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -31,7 +30,6 @@ from nonconvex.numerics.compiled.lanes import (
     subtract_four,
     subtract_one,
 )
-from nonconvex.numerics.deterministic import GOLDEN, MULTIPLIERS, ROW, Stream
 
 Block: TypeAlias = tuple[Any, ...]
 """Arrays of a `RatingBlock`: offsets, columns, ratings, and weights or None."""
@@ -41,14 +39,6 @@ SEGMENT = 1 << 13  # ratings of a row that are summed in the type of the rows, t
 _CHUNK_BYTES = 1 << 14  # of γ_i copied at a time: half of the nearest cache
 _LEAST_CHUNK, _MOST_CHUNK = 16, 256  # ratings
 _AHEAD = 8  # ratings whose γ_i are asked for before they are copied
-_PAIRS = 512  # pairs of normal numbers that are made together
-
-_ROOT_HALF = np.int64(0x3FE6A09E667F3BCD)  # the bits of √½
-_LN2 = float.fromhex("0x1.62e42fefap-1"), float.fromhex("0x1.cf79abc9e3b39p-40")  # their sum
-_TURN = 2 * np.pi * 2.0**-53
-_LOG = tuple(2 / (2 * k + 3) for k in range(10))
-_SIN = tuple((-1) ** k / factorial(2 * k + 1) for k in range(1, 9))
-_COS = tuple((-1) ** k / factorial(2 * k) for k in range(2, 10))
 
 
 def _whole(size: int, multiple: int) -> int:
@@ -57,6 +47,13 @@ def _whole(size: int, multiple: int) -> int:
 
 
 _up = inner(_whole)
+
+
+@inner
+def _place(flat, columns, k, stop, width):
+    """Return the place of the kth column's row, and ask for one that comes soon."""
+    prefetch(flat, columns[min(k + _AHEAD, stop - 1)] * width, width)
+    return columns[k] * width
 
 
 @inner
@@ -75,9 +72,7 @@ def _add_moments(t, room_of, columns, ratings, weights, fixed, alpha, biases):
     for first in range(0, len(columns), chunk):
         n = min(chunk, len(columns) - first)
         for k in range(n):
-            at = columns[first + k] * width
-            soon = min(first + k + _AHEAD, len(columns) - 1)
-            prefetch(flat, columns[soon] * width, width)
+            at = _place(flat, columns, first + k, len(columns), width)
             w = weights[first + k] if weighted else fixed.dtype.type(1)
             root = np.sqrt(w)
             for lane in range(0, wide, lanes):
@@ -117,16 +112,16 @@ def _sum_moments(whole, t, room_of, columns, ratings, weights, fixed, alpha, bia
 
 
 @inner
-def _ridge(t, diagonal, ratio, width):
+def _ridge(t, ridge, row, width):
     """Add the ridge to the diagonal of T, or the rounding of T if that is more."""
+    of_row, of_unknown = ridge
     p = _up(width + 1, BYTES // t.itemsize)
     greatest = t.dtype.type(0)
     for k in range(width):
         greatest = max(greatest, t[k * p + k])
     rounding = width * np.finfo(t.dtype).eps * greatest
     for k in range(width):
-        own = diagonal if k < width - 1 else ratio * diagonal
-        t[k * p + k] += max(own, rounding)
+        t[k * p + k] += max(of_unknown[k] * of_row[row], rounding)
 
 
 @inner
@@ -173,8 +168,7 @@ def _residuals(x, columns, ratings, weights, fixed, alpha, biases):
     flat, beta = fixed.reshape(-1), x[width - 1] if biases else fixed.dtype.type(0)
     residual = squares = 0.0
     for k in range(len(columns)):
-        at = columns[k] * width
-        prefetch(flat, columns[min(k + _AHEAD, len(columns) - 1)] * width, width)
+        at = _place(flat, columns, k, len(columns), width)
         y = ratings[k] - (flat[at] + alpha)
         e = np.float64(y - (dot(flat, at + 1, width - 1, x, 0) + beta))
         w = weights[k] if len(weights) else 1.0
@@ -245,11 +239,10 @@ def _sum_row(spaces, prior, ratings_of, fixed, alpha, biases, double):
 def _solve_row(t, x, row, ridge, drawn, width):
     """Solve T for the minimum of a row, or for a draw; tell whether all pivots are positive."""
     p = _up(width + 1, BYTES // t.itemsize)
-    diagonals, ratio = ridge
     rhs, noise = drawn
-    if len(diagonals):
-        _ridge(t, diagonals[row], ratio, width)
-    if len(noise):
+    if len(ridge[0]):
+        _ridge(t, ridge, row, width)
+    if len(rhs):
         for k in range(width):
             t[k * p + width] += t.dtype.type(rhs[row, k])
     positive = _eliminate(t, width)
@@ -291,6 +284,116 @@ def _update_rows(block, fixed, alpha, biases, prior, exact, ridge, drawn, spaces
         else:
             failed[row] = not _solve_row(t, own, row, ridge, drawn, width)
         _keep_row(found, row, own, ratings_of, fixed, alpha, biases)
+
+
+@inner
+def _sum_covariances(sums, rows, unknowns, columns, weights):
+    """Write Σ w V of the columns of a row, whose rows have V after their means."""
+    total, part, last, one = sums
+    flat, width, lanes = rows.reshape(-1), rows.shape[1], BYTES // rows.itemsize
+    step = 1 if len(weights) else 0
+    w = weights if step else one
+    total[:] = 0
+    for first in range(0, len(columns), SEGMENT):
+        part[:] = 0
+        stop = min(first + SEGMENT, len(columns))
+        for k in range(first, stop):
+            at = _place(flat, columns, k, stop, width) + unknowns
+            for lane in range(0, len(total), lanes):
+                if lane + lanes <= len(total):
+                    add_one(part, lane, 0, w, step * k, 0, flat, at + lane, 0, 1)
+                else:
+                    gather(last, 0, flat, at + lane, len(total) - lane, one[0])
+                    add_one(part, lane, 0, w, step * k, 0, last, 0, 0, 1)
+        for k in range(len(total)):
+            total[k] += part[k]
+
+
+@inner
+def _add_covariances(t, u, total, entries, ridges, width):
+    """Add Σ w V to T, and copy A with its ridge to U; the entries of the constant go to b."""
+    p, q = _up(width + 1, BYTES // t.itemsize), _up(width + 1, BYTES // 8)
+    one, other = entries
+    for k in range(len(one)):
+        if other[k] < width - 1:
+            t[one[k] * p + other[k]] += t.dtype.type(total[k])
+        elif one[k] < width - 1:
+            t[one[k] * p + width] -= t.dtype.type(total[k])
+    for k in range(width):
+        for lane in range(k, q):
+            u[k * q + lane] = t[k * p + lane] if lane < width else 0
+        u[k * q + k] += ridges[k]
+
+
+@inner
+def _more_squares(x, total, entries, width):
+    """Return E Σ w e² less that at the means x: mᵀ (Σ w V) m with m = (γ, 1) of the row."""
+    one, other = entries
+    squares = 0.0
+    for k in range(len(one)):
+        factor = 1.0 if one[k] == other[k] else 2.0
+        if other[k] < width - 1:
+            factor *= x[other[k]]
+        if one[k] < width - 1:
+            factor *= x[one[k]]
+        squares += factor * total[k]
+    return squares
+
+
+@inner
+def _invert(u, y, v, width):
+    """Turn U, which `_eliminate` left, into V = A⁻¹ = YᵀY with Y = U⁻ᵀ."""
+    lanes = BYTES // 8
+    q = _up(width + 1, lanes)
+    y[:] = 0
+    v[:] = 0
+    for row in range(width):
+        y[row * q + row] = 1
+        for lane in range(0, row + 1, lanes):
+            subtract_one(y, row * q + lane, q, u, row, q, y, lane, q, row)
+            scale(y, row * q + lane, u[row * q + row])
+    for row in range(0, width, 4):
+        for lane in range(row // lanes * lanes, q, lanes):
+            of_row = row * q
+            add_four(v, of_row + lane, q, y, of_row + row, q, y, of_row + lane, q, width - row)
+
+
+@compiled
+def _infer_rows(block, plain, fixed, rows, alpha, given, entries, whole, spaces, more, found):
+    t, _, own, t64, x64 = spaces
+    sums, (u, y, v) = more
+    prior, ridge, rhs = given
+    solved, (kept, roots, squares) = found
+    width, failed, drawn = fixed.shape[1], solved[2], (rhs, rhs[:0])
+    q = _up(width + 1, BYTES // 8)
+    for row in range(len(block[0]) - 1):
+        rated, n = _ratings_of(block, row), block[0][row + 1] - block[0][row]
+        if not n:
+            continue
+        w = plain[0][block[0][row] : block[0][row + 1]] if len(plain[0]) else plain[0]
+        _sum_row(spaces, prior, rated, fixed, alpha, True, n > SEGMENT)
+        _sum_covariances(sums, rows, width, rated[0], w)
+        if n > SEGMENT:
+            _add_covariances(t64, u, sums[0], entries, ridge[1], width)
+            failed[row] = not _solve_row(t64, x64, row, ridge, drawn, width)
+            for k in range(width):
+                own[k] = x64[k]
+        else:
+            _add_covariances(t, u, sums[0], entries, ridge[1], width)
+            failed[row] = not _solve_row(t, own, row, ridge, drawn, width)
+        _keep_row(solved, row, own, rated, fixed, alpha, True)
+        squares[0, row] = solved[1][1, row]
+        if plain[1]:
+            squares[0, row] = _residuals(own, rated[0], rated[1], w, fixed, alpha, True)[1]
+        squares[1, row] = _more_squares(own, sums[0], entries, width)
+        if whole:
+            failed[row] |= not _eliminate(u, width)
+            _invert(u, y, v, width)
+        for k in range(width):
+            roots[row, k] = u[k * q + k] if whole else 1 / np.sqrt(u[k * q + k])
+        for k in range(len(entries[0])):
+            one, other = entries[0][k], entries[1][k]
+            kept[row, k] = v[one * q + other] if whole else roots[row, one] ** 2
 
 
 @inner
@@ -364,7 +467,6 @@ def _solve_nonnegative(t, x, active, width):
 @compiled
 def _bound_rows(block, fixed, alpha, biases, prior, exact, ridge, active, spaces, found):
     t, _, own, t64, x64 = spaces
-    diagonals, ratio = ridge
     failed = found[2]
     width = fixed.shape[1]
     p, q = _up(width + 1, BYTES // t.itemsize), _up(width + 1, BYTES // 8)
@@ -376,9 +478,9 @@ def _bound_rows(block, fixed, alpha, biases, prior, exact, ridge, active, spaces
         double = exact or n > SEGMENT
         _sum_row(spaces, prior, ratings_of, fixed, alpha, biases, double)
         if double:
-            _ridge(t64, diagonals[row], ratio, width)
+            _ridge(t64, ridge, row, width)
         else:
-            _ridge(t, diagonals[row], ratio, width)
+            _ridge(t, ridge, row, width)
             for k in range(width):
                 for j in range(k, width + 1):
                     t64[k * q + j] = t[k * p + j]
@@ -395,8 +497,7 @@ def _gather_chunk(z, block, first, n, fixed, one):
     flat, lanes = fixed.reshape(-1), BYTES // fixed.itemsize
     wide, factor = _up(width, lanes), fixed.dtype.type(1)
     for k in range(n):
-        at = block[1][first + k] * width
-        prefetch(flat, block[1][first + min(k + _AHEAD, n - 1)] * width, width)
+        at = _place(flat, block[1], first + k, first + n, width)
         for lane in range(0, wide, lanes):
             left = max(width - 1 - lane, 0)
             gather(z, k * wide + lane, flat, at + 1 + lane, left, factor)
@@ -501,80 +602,6 @@ def _descend_rows(block, fixed, alpha, diagonals, ratio, biases, steps, spaces, 
             x[row, k] = own[k - 1]
 
 
-@inner
-def _scrambled(bits):
-    bits = (bits ^ (bits >> np.uint64(30))) * MULTIPLIERS[0]
-    bits = (bits ^ (bits >> np.uint64(27))) * MULTIPLIERS[1]
-    return bits ^ (bits >> np.uint64(31))
-
-
-@inner
-def _series(z, terms):
-    """Return Σ_k terms_k z^k by Horner's rule."""
-    p = terms[-1]
-    for k in range(len(terms) - 2, -1, -1):
-        p = p * z + terms[k]
-    return p
-
-
-@inner
-def _radii(x):
-    """Turn whole numbers 1 ≤ x ≤ 2⁵³ into √(−2 log(x 2⁻⁵³)).
-
-    With x = 2ᵉ m for √½ ≤ m < √2, s = f/(2 + f) and f = m − 1: log m = 2 s (1 + s²/3 + s⁴/5 + …).
-    """
-    bits = x.view(np.int64)
-    for k in range(len(x)):
-        above = bits[k] - _ROOT_HALF
-        e = np.float64((above >> 52) - 53)
-        bits[k] = (above & np.int64((1 << 52) - 1)) + _ROOT_HALF
-        f = x[k] - 1.0
-        s = f / (f + 2.0)
-        z = s * s
-        half = 0.5 * f * f
-        tail = (half - (s * (half + z * _series(z, _LOG)) + e * _LN2[1])) - f
-        x[k] = np.sqrt(-2.0 * (e * _LN2[0] - tail))
-
-
-@inner
-def _turn(steps, cosines, sines):
-    """Write cos and sin of 2π k 2⁻⁵³ for integers 0 ≤ k < 2⁵³; the quarter turn is exact."""
-    for k in range(len(steps)):
-        quarter = (steps[k] + np.int64(1 << 50)) >> 51
-        y = np.float64(steps[k] - (quarter << 51)) * _TURN
-        z = y * y
-        sine = y + y * (z * _series(z, _SIN))
-        cosine = 1.0 - (0.5 * z - z * z * _series(z, _COS))
-        odd = (quarter & 1) == 1
-        one, other = (sine, cosine) if odd else (cosine, sine)
-        cosines[k] = -one if ((quarter + 1) & 2) == 2 else one
-        sines[k] = -other if (quarter & 2) == 2 else other
-
-
-@compiled
-def _fill_normals(first, second, rows, width, spaces, normals):
-    radii, steps, cosines, sines = spaces
-    pairs = (width + 1) // 2
-    most = len(radii) // pairs
-    for begin in range(0, len(rows), most):
-        n = min(most, len(rows) - begin)
-        for k in range(n):
-            start = _scrambled(np.uint64(rows[begin + k]) * ROW + first)
-            for j in range(pairs):
-                bits = _scrambled(_scrambled(start + np.uint64(j) * GOLDEN) ^ second)
-                radii[k * pairs + j] = np.float64(np.int64(bits >> np.uint64(11)) + 1)
-                of_angle = start + np.uint64(j + pairs) * GOLDEN
-                bits = _scrambled(_scrambled(of_angle) ^ second)
-                steps[k * pairs + j] = np.int64(bits >> np.uint64(11))
-        _radii(radii[: n * pairs])
-        _turn(steps[: n * pairs], cosines, sines)
-        for k in range(n):
-            for j in range(pairs):
-                normals[begin + k, j] = radii[k * pairs + j] * cosines[k * pairs + j]
-            for j in range(width - pairs):
-                normals[begin + k, pairs + j] = radii[k * pairs + j] * sines[k * pairs + j]
-
-
 def _spaces(width: int, dtype: np.dtype[Any]) -> tuple[Any, ...]:
     """Return the working memory of one thread."""
     lanes, double = BYTES // dtype.itemsize, np.dtype(np.float64)
@@ -641,7 +668,7 @@ def minimize_rows(
     prior = None
     if background is not None:
         prior = np.column_stack([*background])
-    ridge = frozen(diagonal, np.float64), float(ratio)
+    ridge = frozen(diagonal, np.float64), _ordered(np.append(ratio, np.ones(width - 1)))
     given = *_inputs(block, fixed), fixed.dtype.type(alpha), biases, _prior(prior, spaces)
     exact, found = background is not None, _results(len(block[0]) - 1, fixed)
     if bound:
@@ -652,6 +679,11 @@ def minimize_rows(
         none = frozen(np.zeros((0, 0)), np.float64)
         _update_rows(*given, exact, ridge, (none, none), spaces, found)
     return found
+
+
+def _ordered(values: Doubles) -> Doubles:
+    """Turn the order (β, γ) of the last axis into (γ, β)."""
+    return frozen(np.roll(values, -1, axis=-1), np.float64)
 
 
 def _prior(precision: Doubles | None, spaces: tuple[Any, ...]) -> tuple[Floats, Floats]:
@@ -730,27 +762,12 @@ def draw_rows(
     -------
     As `minimize_rows`.
     """
-    width, spaces = fixed.shape[1], _spaces(fixed.shape[1], fixed.dtype)
-    order = np.append(np.arange(1, width), 0)
-    drawn = frozen(rhs[:, order], np.float64), frozen(noise[:, order], np.float64)
+    spaces = _spaces(fixed.shape[1], fixed.dtype)
+    drawn = _ordered(rhs), _ordered(noise)
     given = *_inputs(block, fixed), fixed.dtype.type(alpha), True, _prior(precision, spaces)
-    ridge, found = (frozen(np.zeros(0), np.float64), 0.0), _results(len(block[0]) - 1, fixed)
-    _update_rows(*given, False, ridge, drawn, spaces, found)
+    ridge, found = [frozen(np.zeros(0), np.float64)] * 2, _results(len(block[0]) - 1, fixed)
+    _update_rows(*given, False, tuple(ridge), drawn, spaces, found)
     return found
-
-
-def fill_normals(stream: Stream, rows: Ints, width: int) -> Doubles:
-    """Return `nonconvex.numerics.deterministic.normal_rows` to within a few units of rounding.
-
-    Its bits are the same on every processor: logarithm, sine and cosine are series of sums and
-    products in a fixed order, where numpy takes those of the processor.
-    """
-    normals = np.empty((len(rows), width))
-    size = max(_PAIRS // ((width + 1) // 2), 1) * ((width + 1) // 2)
-    spaces = np.zeros(size), np.zeros(size, np.int64), np.zeros(size), np.zeros(size)
-    words = np.uint64(stream.first), np.uint64(stream.second)
-    _fill_normals(*words, frozen(rows, np.int64), width, spaces, normals)
-    return normals
 
 
 def sum_moments(block: Block, fixed: Floats, alpha: float) -> Doubles:
@@ -772,3 +789,55 @@ def solve_positive(a: Doubles, b: Doubles) -> tuple[Doubles, Bools]:
     t, own = room(_whole(width, 4) * q, double), room(q, double)
     _solve_each(frozen(a, np.float64), frozen(b, np.float64), t, own, x, failed)
     return x, failed
+
+
+def infer_rows(
+    block: Block,
+    plain: Floats | None,
+    fixed: Floats,
+    rows: Floats,
+    alpha: float,
+    ridge: Doubles,
+    rhs: Doubles,
+    entries: tuple[Ints, Ints],
+    *,
+    whole: bool,
+) -> tuple[Any, ...]:
+    """Set the distribution of every row of a block; see `nonconvex.numerics.factorization.vb`.
+
+    Parameters
+    ----------
+    block, fixed, alpha
+        As for `minimize_rows`, with weights that have ω.
+    plain : float array, optional
+        The weights of the ratings without ω, if these are others.
+    rows : float array of shape (m, w)
+        The other side's rows, whose covariances follow their means.
+    ridge, rhs : float64 arrays of shapes (1 + K,) and (r, 1 + K)
+        Λ/τ, and Λ/τ times the mean of each row under the prior.
+    entries : pair of int arrays of shape (e,)
+        Rows and columns of the entries of covariances.
+    whole : bool
+        Whether covariances are the entries of A⁻¹, or of its diagonal alone.
+
+    Returns
+    -------
+    Means, sums of shape (2, r) and failures, as of `minimize_rows`; entries of A⁻¹, (r, e);
+    roots of the inverse pivots of A, (r, 1 + K); Σ w e² without ω and what covariances add, (2, r).
+    """
+    arrays, fixed = _inputs(block, fixed)
+    (r, width), dtype, spaces = rhs.shape, fixed.dtype, _spaces(fixed.shape[1], fixed.dtype)
+    own = arrays[3] if plain is None else frozen(plain, dtype)
+    both = np.array([(np.asarray(of) - 1) % width for of in entries])
+    kinds = frozen(both.min(axis=0), np.int64), frozen(both.max(axis=0), np.int64)
+    e, double, lanes = len(kinds[0]), np.dtype(np.float64), BYTES // dtype.itemsize
+    sums = np.zeros(e), room(_whole(e, lanes), dtype), room(lanes, dtype), np.ones(1, dtype)
+    more = sums, tuple(room(len(spaces[3]), double) for _ in range(3))
+    ridges = np.ones(r), _ordered(ridge)
+    given = _prior(None, spaces), tuple(frozen(of, double) for of in ridges), _ordered(rhs)
+    solved, inferred = _results(r, fixed), (np.zeros((r, e)), np.ones((r, width)), np.zeros((2, r)))
+    _infer_rows(
+        *(arrays, (own, plain is not None), fixed, frozen(rows, dtype), dtype.type(alpha)),
+        *(given, kinds, whole, spaces, more, (solved, inferred)),
+    )
+    return *solved, *inferred

@@ -68,7 +68,7 @@ def unfolded(
     row with its covariance.
     """
     if isinstance(ridge, VariationalPosterior):
-        return _unfolded_distributions(side, factors, fixed, ridge)
+        return _unfolded_distributions(side, factors, fixed, ridge, equation.kernel)
     own, background, rows = side.number, None, (factors.users, factors.items)
     if equation.confidence is not None:
         other = rows[1 - own]
@@ -98,9 +98,10 @@ def unfolded(
 
 
 def _unfolded_distributions(
-    side: Side, factors: Factors, fixed: Shared, posterior: VariationalPosterior
+    side: Side, factors: Factors, fixed: Shared, posterior: VariationalPosterior, kernel: Kernel
 ) -> tuple[Floats, Solve]:
-    given, known = posterior.given(side, factors.alpha), posterior.measured
+    given = posterior.given(side, factors.alpha)._replace(kernel=kernel)
+    known = posterior.measured
     more = getattr(known, side.other)
 
     def solve(block: RatingBlock, ids: Callable[[], Sequence[Any]]) -> Floats:

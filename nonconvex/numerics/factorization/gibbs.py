@@ -245,7 +245,7 @@ class Conditional(NamedTuple):
         if self.kernel == "numpy":
             return normal_rows(stream, keys, width)
         require("compiled")
-        from nonconvex.numerics.compiled.als import fill_normals
+        from nonconvex.numerics.compiled.deterministic import fill_normals
 
         return fill_normals(stream, keys, width)
 

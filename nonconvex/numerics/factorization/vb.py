@@ -44,7 +44,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nonconvex.numerics import Doubles, Floats, Ints, Longs
-from nonconvex.numerics.factorization.als import solve_equations
+from nonconvex.numerics.deterministic import Kernel
+from nonconvex.numerics.factorization.als import arrays_of, compiled_twin, solve_equations
 from nonconvex.numerics.factorization.blocks import RatingBlock
 from nonconvex.numerics.factorization.design import designs
 from nonconvex.numerics.factorization.gibbs import USER_FREEDOM, NoisePrior, weighted
@@ -73,10 +74,15 @@ class Layout(NamedTuple):
         return 1 + self.rank
 
     @property
+    def full(self) -> bool:
+        """Tell whether a row has its whole covariance."""
+        return self.rank <= FULL
+
+    @property
     def entries(self) -> tuple[Longs, Longs]:
         """Rows and columns of the entries of V that are kept, the diagonal first."""
         diagonal = np.arange(self.unknowns)
-        if self.rank > FULL:
+        if not self.full:
             return diagonal, diagonal
         upper = np.triu_indices(self.unknowns, 1)
         return np.append(diagonal, upper[0]), np.append(diagonal, upper[1])
@@ -175,6 +181,46 @@ class InferredUpdate(NamedTuple):
     more: Doubles  # (r, c): `RowSums` of each row
 
 
+class _Solved(NamedTuple):
+    """The means of rows, and what their equations A x = b tell of their distributions."""
+
+    x: Floats  # (r, 1 + K)
+    residual: Doubles  # (r,): Σ ω̄ w e at the means
+    weighed: Doubles  # (r,): Σ ω̄ w e² at the means
+    squares: Doubles  # (r,): Σ w e² at the means
+    more: Doubles  # (r,): what the covariances of the other side add to Σ ω̄ w e²
+    inverse: Doubles  # (r, e): the kept entries of A⁻¹
+    roots: Doubles  # (r, 1 + K): numbers whose squares have the product det A⁻¹
+
+    @classmethod
+    def empty(cls, rows: int, layout: Layout, dtype: Any) -> _Solved:
+        """Return values of rows without ratings."""
+        x = np.zeros((rows, layout.unknowns), dtype)
+        sums, roots = np.zeros((4, rows)), np.ones((rows, layout.unknowns))
+        inverse = np.zeros((rows, len(layout.entries[0])))
+        return cls(x, sums[0], sums[1], sums[2], sums[3], inverse, roots)
+
+
+def _inverses(a: Doubles) -> tuple[Doubles, Doubles]:
+    """Return A⁻¹ and the roots of its pivots, of shapes (s, k, k) and (s, k).
+
+    All rows of a batch take a step of Gauss and Jordan's elimination at a time.
+    """
+    k = a.shape[1]
+    v = np.ascontiguousarray(np.moveaxis(a, 0, -1))  # (k, k, s)
+    pivots = np.empty((k, len(a)))
+    for j in range(k):
+        pivots[j] = 1 / v[j, j]
+        row = v[j] * pivots[j]
+        row[j] = pivots[j]
+        column = v[:, j].copy()
+        column[j] = 0
+        v[:, j] = 0
+        v[j] = row
+        v -= column[:, None] * row
+    return np.moveaxis(v, -1, 0), np.sqrt(pivots.T)
+
+
 class Given(NamedTuple):
     """The conditions of an update of rows, apart from their ratings and the other side."""
 
@@ -183,6 +229,7 @@ class Given(NamedTuple):
     prior: Prior
     of_users: bool  # whether the rows are users, which have an ω
     user_freedom: float = USER_FREEDOM  # κ; ∞ if ω is 1
+    kernel: Kernel = "numpy"
 
     def update(self, block: RatingBlock, fixed: Floats) -> InferredUpdate:
         """Set the distribution of every row of a block to the minimum of F.
@@ -192,48 +239,23 @@ class Given(NamedTuple):
         fixed : float array of shape (m, w)
             The rows of the other side, in the columns of `Layout`.
         """
-        layout, dtype = self.prior.layout, fixed.dtype
-        one, other = layout.entries
-        unknowns, r = layout.unknowns, len(block.rows)
-        z, own = np.ascontiguousarray(layout.mean(fixed)), block.with_padding()
-        kept = np.concatenate([layout.kept(fixed), np.zeros((1, len(one)), dtype)])
-        seen = own
+        layout, width = self.prior.layout, self.prior.layout.unknowns
+        block = block if self.kernel == "compiled" else block.with_padding()
+        seen = block
         if not self.of_users and self.user_freedom < np.inf:
-            seen = weighted(own, fixed[:, -2].astype(np.float64))
+            of_columns = fixed[:, -2].astype(np.float64)
+            seen = weighted(block, of_columns, padded=self.kernel == "numpy")
         h = self.prior.activity(block.degrees)
-        center = h[:, None] * self.prior.slope
-        ridge = self.prior.precision / self.tau
-        x = np.zeros((r, layout.width), dtype)
-        m = np.zeros((r, unknowns))
-        v = np.zeros((r, unknowns))  # the diagonal of V
-        residual, squares, errors, spread, entropy = np.zeros((5, r))
-        pairs = zip(
-            designs(seen, z, self.alpha, biases=True),
-            designs(own, z, self.alpha, biases=True),
-            strict=True,
-        )
-        for (members, segments), (_, plain) in pairs:
-            a, b = segments.normal_equation()
-            of_others = layout.covariances(plain.total_of(kept))  # Σ w V
-            of_bias, shared = of_others[:, 0, 0].copy(), of_others[:, 0].copy()
-            shared[:, 0] = of_others[:, 0] = of_others[:, :, 0] = 0
-            a = a + of_others.astype(a.dtype)
-            b = b + (ridge * center[members] - shared).astype(b.dtype)
-            data = a.astype(np.float64)  # before the ridge is added to it
-            solved = solve_equations(a, b, ridge, segments.length)
-            x[members, :unknowns] = solved
-            residual[members], weighed = segments.sums(solved)
-            squares[members] = weighed if seen is own else plain.sums(solved)[1]
-            m[members] = mean = solved.astype(np.float64)
-            apart = 2 * np.einsum("sk,sk->s", shared, mean)
-            apart += np.einsum("sk,skl,sl->s", mean, of_others, mean)
-            errors[members] = weighed + of_bias + apart
-            covariance, entropy[members] = self._covariances(data + np.diag(ridge), layout)
-            x[members, unknowns:-2] = covariance[:, one, other]
-            spread[members] = np.einsum("skl,slk->s", data, covariance)
-            v[members] = np.einsum("skk->sk", covariance)
-        precision, penalty = np.ones(r), -entropy
-        x[:, -2:] = 1.0
+        center, ridge = h[:, None] * self.prior.slope, self.prior.precision / self.tau
+        solve = self._solve_compiled if self.kernel == "compiled" else self._solve_numpy
+        solved = solve(block, seen, fixed, ridge, ridge * center)
+        x = np.zeros((len(block.rows), layout.width), fixed.dtype)
+        x[:, :width], x[:, width:-2], x[:, -2:] = solved.x, solved.inverse / self.tau, 1.0
+        m, v = solved.x.astype(np.float64), solved.inverse[:, :width] / self.tau
+        errors = solved.weighed + solved.more
+        spread = width / self.tau - (ridge * v).sum(axis=1)  # tr (A − Λ/τ) V
+        precision = np.ones(len(x))
+        penalty = width * np.log(self.tau) / 2 - np.log(solved.roots).sum(axis=1)  # −½ log det V
         if self.of_users and self.user_freedom < np.inf:
             distance = ((m - center) ** 2 * self.prior.precision).sum(axis=1)
             q = UserPrecision.of(self.tau * errors + distance, block.degrees, self.user_freedom)
@@ -247,20 +269,66 @@ class Given(NamedTuple):
             *(precision * h * m.T),
             *(precision * m.T**2 + v.T),
         ]
-        sums = precision * residual, squares, penalty, block.total_weights()
+        sums = precision * solved.residual, solved.squares, penalty, block.total_weights()
         return InferredUpdate(x, *sums, np.column_stack(columns))
 
-    def _covariances(self, a: Doubles, layout: Layout) -> tuple[Doubles, Doubles]:
-        """Return V of rows with A, and ½ log det V, of shapes (s, 1 + K, 1 + K) and (s,)."""
-        if layout.rank > FULL:
-            curvature = np.einsum("skk->sk", a)
-            v = np.zeros_like(a)
-            np.einsum("skk->sk", v)[:] = 1 / (self.tau * curvature)
-            log_det = np.log(curvature).sum(axis=1)
-        else:
-            v = (np.linalg.inv(a) / self.tau).astype(np.float64, copy=False)
-            log_det = np.linalg.slogdet(a)[1]
-        return v, -(log_det + layout.unknowns * np.log(self.tau)) / 2
+    def _solve_numpy(
+        self, block: RatingBlock, seen: RatingBlock, fixed: Floats, ridge: Doubles, rhs: Doubles
+    ) -> _Solved:
+        layout, dtype = self.prior.layout, fixed.dtype
+        one, other = layout.entries
+        z = np.ascontiguousarray(layout.mean(fixed))
+        kept = np.concatenate([layout.kept(fixed), np.zeros((1, len(one)), dtype)])
+        solved = _Solved.empty(len(block.rows), layout, dtype)
+        pairs = zip(
+            designs(seen, z, self.alpha, biases=True),
+            designs(block, z, self.alpha, biases=True),
+            strict=True,
+        )
+        for (members, segments), (_, plain) in pairs:
+            a, b = segments.normal_equation()
+            of_others = layout.covariances(plain.total_of(kept))  # Σ w V
+            of_bias, shared = of_others[:, 0, 0].copy(), of_others[:, 0].copy()
+            shared[:, 0] = of_others[:, 0] = of_others[:, :, 0] = 0
+            a = a + of_others.astype(a.dtype)
+            b = b + (rhs[members] - shared).astype(b.dtype)
+            whole = a.astype(np.float64) + np.diag(ridge)
+            x = solve_equations(a, b, ridge, segments.length)
+            residual, weighed = segments.sums(x)
+            squares = weighed if seen is block else plain.sums(x)[1]
+            m = x.astype(np.float64)
+            apart = 2 * np.einsum("sk,sk->s", shared, m)
+            apart += np.einsum("sk,skl,sl->s", m, of_others, m)
+            if layout.full:
+                inverse, roots = _inverses(whole)
+                inverse = inverse[:, one, other]
+            else:
+                inverse = 1 / np.einsum("skk->sk", whole)
+                roots = np.sqrt(inverse)
+            values = x, residual, weighed, squares, of_bias + apart, inverse, roots
+            for of_all, of_these in zip(solved, values, strict=True):
+                of_all[members] = of_these
+        return solved
+
+    def _solve_compiled(
+        self, block: RatingBlock, seen: RatingBlock, fixed: Floats, ridge: Doubles, rhs: Doubles
+    ) -> _Solved:
+        layout, plain = self.prior.layout, None
+        if seen is not block:
+            ones = np.ones(len(block.ratings), fixed.dtype)
+            plain = ones if block.weights is None else block.weights
+        conditions = self.alpha, ridge, rhs, layout.entries
+        x, sums, failed, inverse, roots, more = compiled_twin().infer_rows(
+            *(arrays_of(seen), plain, layout.mean(fixed), fixed), *conditions, whole=layout.full
+        )
+        solved = _Solved(x, sums[0], sums[1], more[0], more[1], inverse, roots)
+        if failed.any():
+            own = block.divided(~failed)[0].with_padding()
+            other = own if seen is block else seen.divided(~failed)[0].with_padding()
+            again = self._solve_numpy(own, other, fixed, ridge, rhs[failed])
+            for of_all, of_these in zip(solved, again, strict=True):
+                of_all[failed] = of_these
+        return solved
 
     def penalty(self, degrees: Doubles, x: Floats) -> Doubles:
         """Return what rows to start from contribute to F, of shape (r,), with q(ω) the prior."""

@@ -65,15 +65,16 @@ def expected_squares(alpha, x, vx, z, vz, rating, omega=1.0):
     return omega * error**2 + of_items + (zz * vx).sum() + (inner * vx).sum()
 
 
+@pytest.mark.parametrize("kernel", ["numpy", "compiled"])
 @pytest.mark.parametrize("full", [True, False])
 @pytest.mark.parametrize("of_users", [True, False])
 @pytest.mark.parametrize("weighted", [True, False])
-def test_rows_are_those_of_a_loop_over_ratings(of_users, full, weighted, monkeypatch):
+def test_rows_are_those_of_a_loop_over_ratings(of_users, full, weighted, kernel, monkeypatch):
     monkeypatch.setattr(vb, "FULL", 32 if full else -1)
     generator = np.random.default_rng(3)
     problem = random_problem(generator, 7, 9, 3, weighted=weighted)
     fixed = wide(generator, problem.factors.items, omega=not of_users)
-    given = vb.Given(3.1, 1.7, prior_of(generator, 4), of_users)
+    given = vb.Given(3.1, 1.7, prior_of(generator, 4), of_users, kernel=kernel)
     update = given.update(problem.block, fixed)
     layout = vb.Layout(3)
     sums = vb.RowSums.of(np.zeros(3 + 2 * 4))
@@ -156,8 +157,9 @@ def free_energy(problem, alpha, level, rows, scatters):
     return total / n
 
 
+@pytest.mark.parametrize("kernel", ["numpy", "compiled"])
 @pytest.mark.parametrize("full", [True, False])
-def test_the_free_energy_is_that_of_a_loop_and_never_rises(full, monkeypatch):
+def test_the_free_energy_is_that_of_a_loop_and_never_rises(full, kernel, monkeypatch):
     monkeypatch.setattr(vb, "FULL", 32 if full else -1)
     generator = np.random.default_rng(1)
     problem = random_problem(generator, 12, 9, 3, density=0.7, weighted=True)
@@ -176,7 +178,7 @@ def test_the_free_energy_is_that_of_a_loop_and_never_rises(full, monkeypatch):
     for iteration in range(1, 12):
         for side in SIDE_ORDER:
             alpha += mean
-            given = level.given(side, alpha)
+            given = level.given(side, alpha)._replace(kernel=kernel)
             update = given.update(blocks[side], rows[side.other])
             rows[side] = update.x
             held = iteration <= vb.HELD
@@ -197,9 +199,10 @@ def test_the_free_energy_is_that_of_a_loop_and_never_rises(full, monkeypatch):
     assert again.free_energy(0.0) != history[-1]
 
 
+@pytest.mark.parametrize("kernel", ["numpy", "compiled"])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("rank", [3, 30])
-def test_without_covariances_and_with_fixed_priors_it_is_als_bit_for_bit(dtype, rank):
+def test_without_covariances_and_with_fixed_priors_it_is_als_bit_for_bit(dtype, rank, kernel):
     generator = np.random.default_rng(2)
     problem = random_problem(generator, 30, 40, rank, weighted=rank == 3).astype(dtype)
     ridge = Ridge(0.02, 0.0, problem.total, problem.total / 30, 0.3)
@@ -208,10 +211,48 @@ def test_without_covariances_and_with_fixed_priors_it_is_als_bit_for_bit(dtype, 
         prior = vb.Prior.start(tau * diagonal, problem.block.degrees)
         fixed = vb.Layout(rank).start(problem.factors.items, 0.0)
         for of_users in (True, False):
-            update = vb.Given(3.0, tau, prior, of_users).update(problem.block, fixed)
-            expected = solve_rows(problem.block, problem.factors.items, 3.0, ridge)
+            given = vb.Given(3.0, tau, prior, of_users, kernel=kernel)
+            update = given.update(problem.block, fixed)
+            expected = solve_rows(problem.block, problem.factors.items, 3.0, ridge, kernel=kernel)
             assert update.x[:, : 1 + rank].tobytes() == expected.x.tobytes()
             assert update.squares.tobytes() == expected.squares.tobytes()
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float32, 2e-4), (np.float64, 1e-11)])
+@pytest.mark.parametrize("rank", [0, 1, 7, 15, 33])
+def test_compiled_rows_are_those_of_numpy(rank, dtype, tolerance):
+    for seed, (weighted, of_users) in enumerate([(0, 1), (1, 1), (0, 0), (1, 0)]):
+        generator = np.random.default_rng(seed)
+        n = 12_000  # one row is longer than a segment
+        row = np.minimum(generator.geometric(0.2, n), 30) - 1
+        row[n // 4 :] = 3
+        column, ratings = generator.integers(0, 20, n), generator.integers(1, 11, n)
+        weights = generator.random(n) if weighted else None
+        block = RatingBlock.from_triples(row, column, ratings, weights, dtype=dtype)
+        fixed = wide(generator, generator.normal(0, 0.5, (20, 1 + rank)).astype(dtype))
+        given = vb.Given(5.5, 1.7, prior_of(generator, 1 + rank), bool(of_users))
+        exact = RatingBlock.from_triples(row, column, ratings, weights, dtype=np.float64)
+        twin = given.update(exact, fixed.astype(float))
+        update = given._replace(kernel="compiled").update(block, fixed)
+        assert update.x.dtype == dtype
+        for of, expected in zip(update, twin, strict=True):
+            terms = twin.squares if of is update.residual else expected  # a sum that is nearly 0
+            size = max(1.0, float(np.abs(terms).max()))
+            np.testing.assert_allclose(of, expected, atol=tolerance * size)
+
+
+def test_rows_that_elimination_cannot_solve_are_left_to_numpy():
+    generator = np.random.default_rng(0)
+    block = random_problem(generator, 30, 40, 3, density=0.3).astype(np.float32).block
+    fixed = wide(generator, generator.normal(0, 1, (40, 4)).astype(np.float32))
+    given = vb.Given(3.0, 1.0, vb.Prior.start(np.array([1.0, 1.0, -9.0, 1.0]), block.degrees), True)
+    with np.errstate(all="ignore"):
+        twin = given.update(block, fixed)
+        update = given._replace(kernel="compiled").update(block, fixed)
+    failed = np.isnan(twin.penalty)
+    assert 0 < failed.sum() < len(failed)
+    assert update.x[failed].tobytes() == twin.x[failed].tobytes()
+    np.testing.assert_allclose(update.x, twin.x, rtol=1e-3, atol=1e-3)
 
 
 def test_given_the_items_the_posterior_of_a_user_is_exact():
