@@ -114,11 +114,12 @@ class RowPrior(NamedTuple):
         cross = weighted.sum()
         p = np.array([[omega.sum() + self.rows, cross], [cross, (weighted * h).sum() + self.rows]])
         # No matrix product over the rows: the order of its additions is the library's.
-        m = np.linalg.solve(
-            p, np.stack([(side[:, None] * rows).sum(axis=0) for side in (omega, weighted)])
-        )
-        apart = rows - m[0] - h[:, None] * m[1]
-        spread = (omega[:, None] * apart**2).sum(axis=0) + self.rows * (m**2).sum(axis=0)
+        sums = [np.einsum("n,nk->k", of_rows, rows) for of_rows in (omega, weighted)]
+        m = np.linalg.solve(p, np.stack(sums))
+        rows -= m[0]
+        rows -= h[:, None] * m[1]
+        rows *= rows
+        spread = np.einsum("n,nk->k", omega, rows) + self.rows * (m**2).sum(axis=0)
         rate = (self.freedom * self.units**2 + spread) / 2
         precision = generator.standard_gamma((self.freedom + n) / 2, size=width) / rate
         wobble = np.linalg.solve(np.linalg.cholesky(p).T, generator.standard_normal((2, width)))
@@ -394,7 +395,7 @@ def _centered(
     change[0, 1:] = other.mean[1:]
     back = 2 * np.eye(len(rows.mean)) - change  # M⁻¹
     apart = x.astype(np.float64) - rows.mean
-    apart[:, 0] += (apart[:, 1:] * other.mean[1:]).sum(axis=1)
+    apart[:, 0] += np.einsum("rk,k->r", apart[:, 1:], other.mean[1:])
     slope, precision = change @ rows.slope, back.T @ rows.precision @ back
     return apart.astype(x.dtype), RowDistribution.centered(slope, precision, rows.least)
 

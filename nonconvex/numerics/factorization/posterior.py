@@ -274,13 +274,16 @@ class LowRankMean:
         width = min(2 * self.rank + 1, users, items)
         omega = generator.standard_normal((items, width))
         guided = width // 2
+        omega[:, :guided] = 0
         pull = generator.standard_normal((users, guided))
-        gammas = [_gammas(sample) for sample in first]
-        omega[:, :guided] = sum(z @ (x.T @ pull) for x, z in gammas)
-        self._omega = np.linalg.qr(omega)[0]
-        self._psi = generator.standard_normal((users, min(2 * width + 1, users)))  # Ψᵀ
+        for sample in first:
+            x, z = (side[:, 1:].astype(np.float64) for side in sample[1:])
+            omega[:, :guided] += z @ (x.T @ pull)
+        psi = generator.standard_normal((users, min(2 * width + 1, users)))
+        dtype = first[0].users.dtype  # of the products of each sample; sums are in float64
+        self._omega, self._psi = np.linalg.qr(omega)[0].astype(dtype), psi.astype(dtype)  # Ψᵀ
         self._y = np.zeros((users, width))
-        self._w = np.zeros((items, self._psi.shape[1]))  # Wᵀ
+        self._w = np.zeros((items, psi.shape[1]))  # Wᵀ
         self._biases = np.zeros(users), np.zeros(items)
         self._alpha, self.samples = 0.0, 0
 
@@ -289,7 +292,7 @@ class LowRankMean:
         self._alpha += sample.alpha
         for total, side in zip(self._biases, (sample.users, sample.items), strict=True):
             total += side[:, 0]
-        x, z = _gammas(sample)
+        x, z = sample.users[:, 1:], sample.items[:, 1:]
         self._y += x @ (z.T @ self._omega)
         self._w += z @ (x.T @ self._psi)
         self.samples += 1
@@ -324,11 +327,6 @@ class LowRankMean:
         mean._biases = arrays["user biases"], arrays["item biases"]
         mean._alpha, mean.samples, mean.rank = values["alpha"], values["samples"], values["rank"]
         return mean
-
-
-def _gammas(sample: Factors) -> tuple[Doubles, Doubles]:
-    """Return Γ of both sides, in float64."""
-    return sample.users[:, 1:].astype(np.float64), sample.items[:, 1:].astype(np.float64)
 
 
 def split_r_hat(draws: Doubles) -> float:
