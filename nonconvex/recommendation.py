@@ -556,7 +556,7 @@ class MatrixFactorization(
         self,
         *,
         rank: int = 10,
-        maxIter: int = 15,
+        maxIter: int = 40,
         tol: float = 1e-4,
         patience: int | None = None,
         regUser: float | None = None,

@@ -472,13 +472,10 @@ def _plan_prepare(config: Any, report: _Report) -> None:
 
 
 def _plan_train(config: Any, report: _Report) -> None:
-    from nonconvex.estimators.factorization.params import max_iter_of
-
     _plan_prepare(config, report)
-    estimator = config.estimator()
-    get = estimator.getOrDefault
+    get = config.estimator().getOrDefault
     starts = f", {get('numRestarts')} starts" if get("numRestarts") > 1 else ""
-    steps = f"at most {max_iter_of(estimator)} iterations"
+    steps = f"at most {get('maxIter')} iterations"
     if get("solver") == "gibbs":
         steps = f"{get('numBurnIn') + get('numSamples') * get('thinning')} sweeps"
     report.say(

@@ -36,7 +36,7 @@ from nonconvex.distributed.factorization.state import (
 )
 from nonconvex.distributed.factorization.steps import user_squares
 from nonconvex.distributed.runtime import driver_memory
-from nonconvex.estimators.factorization.params import ALSParams, FactorizationParams, max_iter_of
+from nonconvex.estimators.factorization.params import ALSParams, FactorizationParams
 from nonconvex.estimators.factorization.summary import (
     RestartSummary,
     TrainingSummary,
@@ -265,9 +265,9 @@ def fit_together(
     if path is not None:
         facts = {**identity, "ratings": training.fingerprint()}
         session, interval = training.blocks.users.session, get("checkpointInterval")
-        most = [max_iter_of(params) for params in estimators]
+        most = [params.getOrDefault("maxIter") for params in estimators]
         checkpoints = Checkpoints(session, path, interval, facts, most)
-    no_iteration = max_iter_of(estimators[0]) == 0
+    no_iteration = estimators[0].getOrDefault("maxIter") == 0
     if no_iteration:
         checkpoints = None
     kept = ModelCheckpoint.of(checkpoints, len(estimators))
@@ -441,7 +441,7 @@ def _problem(
         implicit=get("implicitPrefs"),
         kernel=choose_kernel(get("kernel")),
         name=name,
-        rule=StoppingRule(max_iter_of(params), None, get("tol"), patience, get("gradientTol")),
+        rule=StoppingRule(get("maxIter"), None, get("tol"), patience, get("gradientTol")),
         rank=get("rank"),
         tau=deviation**-2,
         user_freedom=USER_FREEDOM if get("fitUserPrecision") else math.inf,

@@ -81,7 +81,7 @@ class FactorizationParams(FactorizationModelParams, SamplingParams, DescentParam
 
     ratingCol = param("column of ratings, finite numbers", text())
     rank = param("number K of factors, ≥ 0; with 0 there are only α and the biases", integer(0))
-    maxIter = param("most iterations, ≥ 1; by default 15, or 40 with solver 'vb'", integer(1))
+    maxIter = param("most iterations, ≥ 1; most fits end before, by tol", integer(1))
     tol = param("stop when the relative change of the objective is less; ≥ 0", number(0))
     patience = param(
         "stop after so many iterations without a better validation RMSE; 0: keep the last",
@@ -183,12 +183,6 @@ _NOT_INFERRED = (
 
 # Params that sampling does not read: it predicts the mean of all.
 _NOT_SAMPLED = ("maxIter", "tol", "patience", *_NOT_INFERRED, "keepRestarts", "ensemble")
-
-
-def max_iter_of(params: FactorizationParams) -> int:
-    """Return ``maxIter``, or its default for the solver."""
-    given: int = params.getOrDefault("maxIter")
-    return 40 if params.getOrDefault("solver") == "vb" and not params.isSet("maxIter") else given
 
 
 # Params that are fixed when ratings are prepared.

@@ -483,8 +483,9 @@ def implicit_objective(model, data, reg, confidence):
     return np.sum(weight * (preference - x @ y.T) ** 2) + reg * penalty
 
 
-def test_defaults_beat_the_biases(sample):
+def test_defaults_converge_and_beat_the_biases(sample):
     train, test = sample.where("not tenth").cache(), sample.where("tenth").cache()
     models = [MatrixFactorization(rank=rank).fit(train) for rank in (10, 0)]
     errors = [RegressionEvaluator(labelCol="rating").evaluate(m.transform(test)) for m in models]
     assert errors[0] < errors[1]
+    assert [m.summary.restarts[0].stop.split(":")[0] for m in models] == ["converged"] * 2
