@@ -161,7 +161,7 @@ _TEMPLATE = """\
 #   nonconvex check {config}
 #   nonconvex train --config {config}
 #   nonconvex top {config} USER
-# Every key and its default: the resolved configuration beside a trained model.
+# All keys with their values, defaults included, are in config.toml beside a trained model.
 
 [ratings]
 path = {path_text}
@@ -240,7 +240,7 @@ def init(argv: Sequence[str] | None = None) -> int:
         config.write_text(text, encoding="utf-8")
         serving.write_text(served, encoding="utf-8")
     print(text)
-    print(f"written to {config}, and what recommends to {serving}")
+    print(f"written: {config}, which trains, and {serving}, which recommends")
     return 0
 
 
@@ -301,7 +301,9 @@ def _texts(
     limits, hidden = "", "" if whole else "# "
     if values.get("min") is not None:
         for key, value in (("minimum", values["min"]), ("maximum", values["max"])):
-            limits += f"{hidden}{key} = {float(value):g}  # of {seen} rows; others are rejected\n"
+            limits += (
+                f"{hidden}{key} = {float(value):g}  # of {seen} rows; beyond it they are rejected\n"
+            )
     pairs = sample.select([roles["user"], roles["item"]])
     distinct = len(pairs.group_by(pairs.column_names).aggregate([])) if len(pairs) else 0
     again, duplicates = len(pairs) - distinct, ""
@@ -310,10 +312,8 @@ def _texts(
         duplicates = f'duplicates = "{kept}"  # {again:,} rows of {seen} repeat a pair\n'
     days = ""
     if look.partition is not None:
-        days = (
-            f'# partition = "{look.partition}"  # to read the last days only:\n'
-            '# until = "{run_date}"  # the value of --run-date\n# days = 30\n'
-        )
+        days = f'# partition = "{look.partition}"  # to read the last days only:\n'
+        days += '# until = "{run_date}"  # the value of --run-date\n# days = 30\n'
     users, items = (len(pc.unique(sample[roles[side]])) for side in ("user", "item"))
     counted = "rows not counted" if look.rows is None else f"{look.rows:,} rows"
     about = f"{counted}, {users:,} users and {items:,} items in {seen}"
@@ -323,10 +323,8 @@ def _texts(
     report = "# Titles of items for the page: a table with their ids.\n# [report]\n# names = "
     report += '"titles.csv"\n# id = "item"\n# name = "title"\n'
     if titles is not None:
-        report = "[report]\n" + "".join(
-            f"{key} = {quoted(value)}\n"
-            for key, value in zip(("names", "id", "name"), titles, strict=True)
-        )
+        keys = zip(("names", "id", "name"), titles, strict=True)
+        report = "[report]\n" + "".join(f"{key} = {quoted(value)}\n" for key, value in keys)
     output = f"output/{config.stem}"
     places = {name: quoted(f"{output}/{name}") for name in ("prepared", "runs", "lists")}
     text = _TEMPLATE.format(

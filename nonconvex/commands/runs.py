@@ -187,7 +187,7 @@ def top(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("user", metavar="USER", help="the id of a user")
     parser.add_argument("-n", type=int, default=10, metavar="N", help="how many; by default 10")
     parser.add_argument(
-        "--least", type=int, default=0, metavar="COUNT", help="only items with as many ratings"
+        "--least", type=int, default=0, metavar="COUNT", help="fewest ratings of an item"
     )
     given = parser.parse_args(argv)
     with in_one_sentence():

@@ -55,12 +55,11 @@ def run(
     the ``error``, then ``exit``; numbers that are not finite are null. All else is logged to
     standard error.
 
-    The exit status is 0 when done, 130 when interrupted and 143 when terminated: SIGTERM is treated
-    as Ctrl-C is, so that a fit finishes its iteration and saves it. An exception whose class has an
-    ``exit_status`` (2 for usage and configuration, 3 for bad input data, 4 for a quality gate)
-    ends the job with that status and one sentence, also when a Python worker raised it; so does a
-    check inside a query plan, with 3. The ``details`` of such an exception are reported beside
-    the sentence. Anything else is a defect: status 1, with the traceback.
+    The exit status is 0 when done, 130 after Ctrl-C and 143 after SIGTERM, which both let a fit
+    finish its iteration and save it. An exception whose class has an ``exit_status`` (2 for usage
+    and configuration, 3 for bad input data, 4 for a quality gate) ends the job with that status and
+    one sentence, also when a Python worker raised it, and its ``details``; so does a check inside a
+    query plan, with 3. Anything else is a defect: status 1, with the traceback.
     """
     parser = _parser(description, prog)
     with _logging() as handler, terminating() as termination:
@@ -120,7 +119,9 @@ class _Parser(argparse.ArgumentParser):
 def _parser(description: str | None, prog: str | None) -> _Parser:
     layout = argparse.RawDescriptionHelpFormatter
     parser = _Parser(prog=prog, description=description, formatter_class=layout)
-    parser.add_argument("--config", metavar="FILE", required=True, help="configuration, in TOML")
+    place = parser.add_mutually_exclusive_group(required=True)
+    place.add_argument("config", metavar="FILE", nargs="?", default=argparse.SUPPRESS)
+    place.add_argument("--config", metavar="FILE", help="configuration, in TOML")
     one = "replace one value of the configuration; may be given again"
     parser.add_argument("--set", metavar="SECTION.KEY=VALUE", action="append", default=[], help=one)
     parser.add_argument(

@@ -159,7 +159,8 @@ def test_a_check_in_a_plan(job, tmp_path):
 @pytest.mark.parametrize(
     ("argv", "error"),
     [
-        ([], "^the following arguments are required: --config$"),
+        ([], "^one of the arguments FILE --config is required$"),
+        (["no/such.toml"], "^cannot read the configuration no/such.toml: No such file"),
         (["--config", "x.toml", "--fast"], "unrecognized arguments: --fast"),
         (["--config", "x.toml", "--set"], "expected one argument"),
         (["--config", "no/such.toml"], "^cannot read the configuration"),
