@@ -300,10 +300,9 @@ def _texts(
     values = pc.min_max(sample[roles["rating"]]).as_py() if len(sample) else {}
     limits, hidden = "", "" if whole else "# "
     if values.get("min") is not None:
-        for key, value in (("minimum", values["min"]), ("maximum", values["max"])):
-            limits += (
-                f"{hidden}{key} = {float(value):g}  # of {seen} rows; beyond it they are rejected\n"
-            )
+        for key, side in (("minimum", "below"), ("maximum", "above")):
+            limits += f"{hidden}{key} = {float(values[key[:3]]):g}  # of {seen} rows; "
+            limits += f"ratings {side} it are rejected\n"
     pairs = sample.select([roles["user"], roles["item"]])
     distinct = len(pairs.group_by(pairs.column_names).aggregate([])) if len(pairs) else 0
     again, duplicates = len(pairs) - distinct, ""
