@@ -18,6 +18,7 @@ from pyspark import SparkConf
 from pyspark.logger import PySparkLogger
 from pyspark.sql import SparkSession
 
+from nonconvex import __version__
 from nonconvex.distributed.runtime import add_python_file, delete_at_exit, running_context
 
 __all__ = ["MINIMUM_JAVA", "JavaError", "check_java", "get_session", "read_defaults", "ship"]
@@ -203,6 +204,8 @@ def _archive() -> Path:
     atexit.register(shutil.rmtree, directory, ignore_errors=True)
     package, path = Path(__file__).resolve().parent, Path(directory, "nonconvex.zip")
     with zipfile.ZipFile(path, "w") as archive:
+        about = f"Metadata-Version: 2.1\nName: nonconvex\nVersion: {__version__}\n"
+        archive.writestr(zipfile.ZipInfo(f"nonconvex-{__version__}.dist-info/METADATA"), about)
         for file in sorted(package.rglob("*")):
             if file.is_file() and "__pycache__" not in file.parts:
                 # Without the times of the files, so that the same package is the same archive.

@@ -11,8 +11,9 @@ import pyspark
 import pytest
 from pyspark.sql import SparkSession
 
+from nonconvex import __version__
 from nonconvex.distributed.worker_daemon import SHARED
-from nonconvex.session import JavaError, get_session, read_defaults
+from nonconvex.session import JavaError, _archive, get_session, read_defaults
 
 REPOSITORY = Path(__file__).parent.parent
 SETTINGS = REPOSITORY / "nonconvex" / "conf"
@@ -209,3 +210,11 @@ class TestJava:
         )
         with pytest.raises(JavaError, match=r"lacks the module jdk\.incubator\.vector"):
             get_session("test")
+
+
+def test_a_shipped_package_knows_its_version():
+    """A server of Spark Connect without the package is asked for the version that it was sent."""
+    ask = f"import sys; sys.path[:0] = [{str(_archive())!r}]; import nonconvex as n"
+    command = [sys.executable, "-I", "-S", "-c", f"{ask}; print(n.__version__, n.__file__)"]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert said.split() == [__version__, f"{_archive()}/nonconvex/__init__.py"]

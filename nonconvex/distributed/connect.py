@@ -60,10 +60,7 @@ def refuse(what: str) -> ConnectError:
 
 
 def server_cores(spark: SparkSession) -> int:
-    """Return the number of tasks that the server can run at once, asked once for each session.
-
-    It is the number of partitions of a range; no setting of the server can be read.
-    """
+    """Return the number of tasks at once, by the partitions of a range: no setting can be read."""
     if spark not in _cores:
         placed = spark.range(_RANGE).select(F.spark_partition_id().alias("partition"))
         last = placed.agg(F.max("partition")).first()
