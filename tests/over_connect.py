@@ -415,27 +415,3 @@ def test_a_client_that_ends_leaves_nothing_cached(spark, how):
     assert done.returncode, done.stderr
     assert ("Interrupted" in done.stderr) == (how == "interrupt"), done.stderr
     assert context._jsc.getPersistentRDDs().size() == before
-
-
-@remote
-@pytest.mark.thorough
-def test_two_hundred_fits_leave_nothing(spark, monkeypatch):
-    """In both processes; the server is the Java that this one has started."""
-    import psutil
-    from pyspark import SparkContext
-
-    context, sent, memory = SparkContext._active_spark_context, [], []
-    for name in ("add_artifacts", "cache_artifacts"):
-        monkeypatch.setattr(spark.client, name, lambda *args, **more: sent.append(args))
-    server = next(child for child in psutil.Process().children(True) if child.name() == "java")
-    data = spark.createDataFrame(planted_table())
-    for number in range(200):
-        for name in ("executors", "als"):
-            estimator(name).fit(data).transform(data).toArrow()
-        if number in (50, 199):
-            context._jvm.System.gc()
-            memory.append([one.memory_info().rss for one in (psutil.Process(), server)])
-    assert not sent
-    assert context._jsc.getPersistentRDDs().size() == 0
-    for before, after in zip(*memory, strict=True):
-        assert after < 1.2 * before, memory

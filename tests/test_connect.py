@@ -47,6 +47,8 @@ def test_the_contract_holds_over_spark_connect_and_so_do_the_bits(spark, tmp_pat
     }
     command = [sys.executable, "-m", "pytest", "-n", "0", "-q", "-p", "no:cacheprovider"]
     files = ["tests/estimators/test_contract.py", "tests/over_connect.py"]
+    if marker == "thorough":
+        files.append("tests/test_long_sessions.py::test_two_hundred_fits_over_connect")
     done = subprocess.run(
         [*command, "-m", marker, *files],
         env=os.environ | environment,

@@ -1,17 +1,17 @@
-"""Sessions that live long: what a fit and its scoring hold is released with the model."""
+"""Sessions that live long, of Spark Connect with SPARK_REMOTE=local[2]: models release all."""
 
 import gc
 import os
 import time
-from pathlib import Path
 from typing import NamedTuple
 
+import psutil
 import pytest
 from pyspark.ml.evaluation import RegressionEvaluator
 from pyspark.ml.tuning import CrossValidator, ParamGridBuilder
 from pyspark.sql import functions as F
 
-from nonconvex.distributed.runtime import collect_garbage, remove_unowned
+from nonconvex.distributed.runtime import remove_unowned, running_context
 from nonconvex.neural_network import MultilayerPerceptronClassifier
 from nonconvex.recommendation import MatrixFactorization
 from tests.factories import flowers, frame, triples
@@ -20,29 +20,35 @@ from tests.factories import flowers, frame, triples
 class Held(NamedTuple):
     """What a session holds, after Python and Java have collected their garbage."""
 
-    files: int  # of the driver's broadcasts
+    files: int  # of the driver's broadcasts, and of sessions of Spark Connect
     cached: int  # tables
     storage: int  # bytes of Spark's storage memory, which has broadcasts and their pages
     java: int  # bytes of the heap
     python: int  # bytes of this process
+    server: int  # bytes of the process of Java
 
     @classmethod
     def of(cls, spark):
+        context = running_context()
+        java = context._jvm.java.lang
         for _ in range(3):  # what Python holds, Java cannot collect; a thread tells it
             gc.collect()
             time.sleep(0.5)
-            collect_garbage(spark)
+            java.System.gc()
         remove_unowned(spark)
-        context = spark.sparkContext
-        runtime = context._jvm.Runtime.getRuntime()
+        runtime = java.Runtime.getRuntime()
         status = context._jsc.sc().getExecutorMemoryStatus().values().head()
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        spark_files = context._jvm.org.apache.spark.SparkFiles.getRootDirectory()
+        artifacts = java.Class.forName("org.apache.spark.sql.artifact.ArtifactManager$")
+        artifact_root = artifacts.getField("MODULE$").get(None).artifactRootDirectory()
+        directories = context._temp_dir, spark_files, artifact_root.toString()
         return cls(
-            len(os.listdir(context._temp_dir)),
+            sum(len(files) for of in directories for _, _, files in os.walk(of)),
             context._jsc.getPersistentRDDs().size(),
             status._1() - status._2(),
             runtime.totalMemory() - runtime.freeMemory(),
-            pages * os.sysconf("SC_PAGE_SIZE"),
+            psutil.Process().memory_info().rss,
+            psutil.Process(java.ProcessHandle.current().pid()).memory_info().rss,
         )
 
 
@@ -68,7 +74,8 @@ def fit_and_score(number, tables):
     else:
         rows = (numbers, names)[number % 3]
         cold = "drop" if number % 2 else "nan"
-        model = MatrixFactorization(rank=2, maxIter=1, coldStartStrategy=cold).fit(rows)
+        params = {"coldStartStrategy": cold, "updates": "auto" if number % 4 else "executors"}
+        model = MatrixFactorization(rank=2, maxIter=1, **params).fit(rows)
     assert model.transform(rows).agg(F.count("prediction")).collect()[0][0] == rows.count()
     if number % 3 == 1:
         assert model.recommendForAllUsers(2).count() == 40
@@ -82,7 +89,7 @@ def flat(spark, tables, times, warm, memory):
     for number in range(warm, times):
         fit_and_score(number, tables)
         if number % 50 == 0:
-            print(number, Held.of(spark))
+            print(number, Held.of(spark), flush=True)
     after = Held.of(spark)
     print(before, after)
     assert after.files <= before.files
@@ -100,6 +107,12 @@ def test_twenty_fits_hold_no_more_than_ten(spark, tables):
 def test_five_hundred_fits_hold_no_more_than_fifty(spark, tables):
     """The history that Spark keeps of its last thousand jobs and stages is full after fifty."""
     flat(spark, tables, 500, 50, 64 << 20)
+
+
+@pytest.mark.skipif("SPARK_REMOTE" not in os.environ, reason="for Spark Connect")
+@pytest.mark.thorough
+def test_two_hundred_fits_over_connect(spark, tables):
+    flat(spark, tables, 200, 10, 64 << 20)
 
 
 def test_a_dataframe_outlives_its_model(spark, tables):
