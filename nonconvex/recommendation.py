@@ -27,7 +27,7 @@ from nonconvex.distributed.factorization.dataset import (
     pack_ratings,
 )
 from nonconvex.distributed.factorization.evaluate import Baselines
-from nonconvex.distributed.factorization.fold_in import Drawing, fold_in, fold_in_samples
+from nonconvex.distributed.factorization.fold_in import fold_in, fold_in_samples
 from nonconvex.distributed.factorization.state import ShardedFactors
 from nonconvex.distributed.model_tables import factor_table
 from nonconvex.distributed.runtime import explained
@@ -469,8 +469,9 @@ class MatrixFactorizationModel(
             )
         else:
             samples = state.share(spark, "samples")
-            drawing = Drawing(posterior, samples, choose_kernel(get("kernel")))
-            factors, ids, posterior = fold_in_samples(ratings, side, factors, ids, drawing)
+            factors, ids, posterior = fold_in_samples(
+                ratings, side, factors, ids, samples, posterior, choose_kernel(get("kernel"))
+            )
         pairs = state.training_pairs
         folded = ModelState(
             factors,
@@ -518,12 +519,11 @@ class MatrixFactorization(
     over all pairs (see `nonconvex.numerics.factorization.model`).
 
     With ``solver="gibbs"`` nothing is minimized: R_ui ~ N(R̂_ui, 1/(τ ω_u w_ui)), where ω_u is the
-    precision of a user (``fitUserPrecision``); all unknowns are
-    drawn in turn from their conditional distributions (see
-    `nonconvex.numerics.factorization.gibbs`), and the prediction is the mean over the samples.
-    It predicts best, needs no tuning, and gives deviations and intervals (``predictionStdCol``,
-    ``predictionIntervalCol``).  A sweep takes up to twice as long as an iteration of "als", and
-    there are 250 of them; ``numRestarts`` is the number of chains.
+    precision of a user (``fitUserPrecision``); all unknowns are drawn in turn from their
+    conditional distributions (see `nonconvex.numerics.factorization.gibbs`), and the prediction is
+    the mean over the samples.  It predicts best, needs no tuning, and gives deviations and
+    intervals (``predictionStdCol``, ``predictionIntervalCol``).  A sweep takes up to twice as long
+    as an iteration of "als", and there are 250 of them; ``numRestarts`` is the number of chains.
 
     With ``solver="vb"`` the posterior of the same model is approximated by normal distributions of
     the rows, in closed forms like those of "als" (see `nonconvex.numerics.factorization.vb`).

@@ -611,12 +611,7 @@ def _unwritable(path: str, error: FileSystemError) -> FileSystemError:
 
 
 def write_checksums(
-    spark: SparkSession,
-    path: str,
-    *,
-    deep: bool = True,
-    digests: bool = True,
-    without: Collection[str] = (),
+    spark: SparkSession, path: str, *, deep: bool = True, without: Collection[str] = ()
 ) -> None:
     """Write `CHECKSUMS` of a directory, as the last file.
 
@@ -625,7 +620,7 @@ def write_checksums(
     """
     files = FileSystem(spark, path)
     entries = {
-        name: {"bytes": size, "sha256": files.sha256(f"{path}/{name}") if digests else None}
+        name: {"bytes": size, "sha256": files.sha256(f"{path}/{name}")}
         for name, size in saved_files(files, path).items()
         if (deep or "/" not in name) and name not in without
     }

@@ -31,7 +31,6 @@ ReadFactors = Callable[[str, int, Sequence[str]], tuple[pa.ChunkedArray, Floats,
 ReadEnd = Callable[[str, int], bytes]
 """The last bytes of a file of a table, by its name: at most so many."""
 
-
 _REMEDY = "save the model again, or train it"
 _FOOTER = 1 << 16  # bytes at the end of a file that nearly always hold its footer
 _LONGEST_FOOTER = 1 << 26
@@ -172,8 +171,7 @@ def check_type(path: str, name: str, kind: str, types: Mapping[str, str]) -> Non
     allowed = types[name].split()
     if allowed and kind not in allowed:
         raise ModelError(
-            f"{path} has {name} as {kind} and not as {' or '.join(allowed)}; "
-            "save the model again, or train it"
+            f"{path} has {name} as {kind} and not as {' or '.join(allowed)}; {_REMEDY}"
         )
 
 
@@ -260,5 +258,5 @@ def saved_model(directory: Directory) -> tuple[Directory, dict[str, Any]]:
     try:
         verify_files(found, found.path)
     except ChecksumError as error:
-        raise ModelError(f"{error}; save the model again, or train it") from None
+        raise ModelError(f"{error}; {_REMEDY}") from None
     return found, metadata

@@ -59,8 +59,8 @@ def _place(path: str) -> PurePosixPath:
     return PurePosixPath(os.path.realpath(inner if separator else path.removeprefix("file:")))
 
 
-class DailySection(Section):
-    """Days of a table to read; the whole table, unless `partition` names a column of days."""
+class FilesSection(Section):
+    """A table in files, of which the last days are read if `partition` names a column of days."""
 
     partition: Text | None = None
     """The table has directories ``<partition>=<YYYY-MM-DD>``."""
@@ -68,6 +68,12 @@ class DailySection(Section):
     """The last day, which must be there: ``"{run_date}"`` for the value of ``--run-date``."""
     days: Annotated[int, Field(gt=0, le=36_525)] | None = None
     """The number of days, the last one among them; by default that one alone."""
+    path: Text
+    """A file, a directory or a pattern with wildcards."""
+    format: Literal["parquet", "csv", "json"] | None = None
+    """By default, what the extension says; in "json", every line is one object."""
+    separator: Text | None = None
+    """Of the fields of CSV: by default a tab for .tsv, else a comma."""
 
     def window(self) -> Window | None:
         """Return the days, None for the whole table."""
@@ -84,17 +90,6 @@ class DailySection(Section):
                 f"got partition={self.partition!r}, until={str(self.until)!r}, days={self.days!r}"
             )
         return self
-
-
-class FilesSection(DailySection):
-    """A table in files."""
-
-    path: Text
-    """A file, a directory or a pattern with wildcards."""
-    format: Literal["parquet", "csv", "json"] | None = None
-    """By default, what the extension says; in "json", every line is one object."""
-    separator: Text | None = None
-    """Of the fields of CSV: by default a tab for .tsv, else a comma."""
 
     def read(self, spark: SparkSession) -> Source:
         """Open the files, without reading their rows yet."""

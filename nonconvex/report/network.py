@@ -81,8 +81,7 @@ def collect_network(
         for place, name in enumerate(names[:_TARGETS_DRAWN]):
             actual = F.col(f"`{name}`").cast("double")
             of_name = prediction[place] if model.numTargets > 1 else prediction
-            limits = predicted.agg(F.min(actual), F.max(actual)).first()
-            assert limits is not None
+            limits = predicted.agg(F.min(actual), F.max(actual)).collect()[0]
             histograms.append((name, agreement(predicted, actual, of_name, *limits)))
     return NetworkPageData(
         metadata=metadata,

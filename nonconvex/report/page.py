@@ -22,7 +22,6 @@ COLOURS = {
 }
 """Colours of pages and figures in light and in dark mode; the light ones are all different."""
 
-
 # What XML has no place for: control characters, lone surrogates, and two that are no characters.
 _ILLEGIBLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from nonconvex.pipeline.network.results import NetworkModel
     from nonconvex.recommendation import MatrixFactorizationModel
 
-
 FIGURES = "figures"  # the directory beside it that has every figure as SVG and as PNG
 _log = logging.getLogger("nonconvex")
 

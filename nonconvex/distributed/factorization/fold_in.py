@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -31,14 +30,6 @@ from nonconvex.numerics.factorization.model import Factors, Side
 from nonconvex.numerics.factorization.posterior import Posterior
 
 
-class Drawing(NamedTuple):
-    """The kept samples that folded rows are drawn in."""
-
-    posterior: Posterior
-    shared: Sequence[Value[Floats]]  # users and items of the posterior
-    kernel: Kernel = "numpy"
-
-
 def fold_in(
     ratings: DataFrame,
     side: Side,
@@ -61,10 +52,15 @@ def fold_in(
 
 
 def fold_in_samples(
-    ratings: DataFrame, side: Side, factors: Factors, ids: Ids, drawing: Drawing
+    ratings: DataFrame,
+    side: Side,
+    factors: Factors,
+    ids: Ids,
+    shared: Sequence[Value[Floats]],
+    posterior: Posterior,
+    kernel: Kernel,
 ) -> tuple[Factors, Ids, Posterior]:
-    """Draw the rows of one side that have ratings in every kept sample; see `fold_in`."""
-    posterior, shared, kernel = drawing
+    """Draw the rows of one side in every kept sample, given those `shared`; see `fold_in`."""
     fixed = shared[side.other.number]
     before, solve = unfolded_samples(side, factors, posterior, fixed, kernel)
     ids, whole = _fold(ratings, side, before, ids, solve)
@@ -102,9 +98,8 @@ def _check(indexed: DataFrame, noun: str) -> int:
     if "weight" in indexed.columns:
         bad |= F.col("weight") < 0
     unknown = F.col("column").isNull()
-    counts = indexed.agg(F.count("*"), F.count_if(bad), F.count_if(unknown)).first()
-    assert counts is not None
-    total, unusable, ignored = counts
+    counts = indexed.agg(F.count("*"), F.count_if(bad), F.count_if(unknown)).collect()
+    [(total, unusable, ignored)] = counts
     refuse_unusable(total, unusable, ignored, noun)
     return int(total - ignored)
 

@@ -158,13 +158,9 @@ def _blocks(packed: CachedBlocks, dtype: type[np.floating], blocks: int | None) 
         return list(unpack(iter([batch]), dtype))
 
     if blocks is None:
-        blocks = 1 + max(packed.batches.flatMap(_numbers).collect())
+        numbers = packed.batches.flatMap(lambda batch: batch.column("block").to_pylist())
+        blocks = 1 + max(numbers.collect())
     return packed.batches.flatMap(numbered).partitionBy(blocks, by_number)
-
-
-def _numbers(batch: pa.RecordBatch) -> list[int]:
-    numbers: list[int] = batch.column("block").to_pylist()
-    return numbers
 
 
 def _in_blocks(blocks: RDD[Element], make: Callable[[RatingBlock, int], InBlock]) -> RDD[Element]:
@@ -263,10 +259,7 @@ class Shipment(NamedTuple):
 class Shuffle(RowExchange):
     """Exchange without the driver, for one problem of explicit ratings solved by least squares.
 
-    Parameters
-    ----------
-    blocks : Blocks
-        On executors.
+    The blocks are on executors.
     """
 
     sharded = True

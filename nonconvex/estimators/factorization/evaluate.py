@@ -97,8 +97,7 @@ def evaluate_model(
 def _count(ratings: DataFrame) -> int:
     """Return the number of ratings, all of which must be numbers."""
     number = F.col("rating").isNotNull() & ~F.isnan("rating")
-    counts = ratings.agg(F.count("*"), F.count_if(~number)).first()
-    assert counts is not None
+    counts = ratings.agg(F.count("*"), F.count_if(~number)).collect()[0]
     if counts[1]:
         raise RatingsError(
             f"{counts[1]:,} of the {counts[0]:,} ratings to evaluate with are null or NaN; "

@@ -92,7 +92,7 @@ class Training:
         self, gradients: Gradients, validate: Callable[[Floats], EvaluationSums] | None
     ) -> None:
         """Take the steps of an epoch, evaluate, and stop restarts."""
-        started = time.perf_counter()
+        started, before = time.perf_counter(), self.steps
         self.epoch += 1
         running = _Running(len(self.restarts))
         diverged: dict[int, Floats] = {}
@@ -110,7 +110,7 @@ class Training:
             self.steps += 1
             if not self.active or self.steps == self._rule.max_steps:
                 break
-        if not running.any():
+        if self.steps == before:
             raise FitError("there is no row to train on; check the training data and its filters")
         diverged |= self._drop(np.any(~np.isfinite(self._theta), axis=-1))
         validation = validate(self._theta) if validate is not None and self.active else None
@@ -195,10 +195,6 @@ class _Running:
         self._objective[active] += sums.weight * value
         self._weight[active] += sums.weight
         self._last = active, gradient
-
-    def any(self) -> bool:
-        """Tell whether there was a minibatch."""
-        return self._last is not None
 
     def means(self, number: int) -> tuple[float, float, float]:
         """Return the mean loss and objective of a restart, and the norm of its last gradient."""
