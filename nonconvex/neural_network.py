@@ -358,8 +358,8 @@ class MultilayerPerceptronRegressor(
 
         f = Σ w ‖ŷ − y‖² / Σ w + (λ/2) Σ_l ‖W_l‖²
 
-    is minimized over the training rows.  There is one hidden layer of 100
-    by default; with ``layers=[]`` it is linear regression, which is solved exactly.  Unless
+    is minimized over the training rows.  There is one hidden layer of 100 by default; with
+    ``layers=[]`` it is linear regression, which is solved exactly.  Unless
     ``targetStandardization`` is False, y and ŷ in f are in standard deviations from the mean of
     each target, and so is f in `summary`; predictions are in the units of the data.
 
@@ -449,9 +449,9 @@ class MultilayerPerceptronClassifier(
 
         f = −Σ w log p_y / Σ w + (λ/2) Σ_l ‖W_l‖²
 
-    is minimized over the training rows.  There is one hidden layer of
-    100 by default; with ``layers=[]`` it is logistic regression.
-    Results depend on partitions and cores no more than those of `MultilayerPerceptronRegressor`.
+    is minimized over the training rows.  There is one hidden layer of 100 by default; with
+    ``layers=[]`` it is logistic regression.  Results depend on partitions and cores no more than
+    those of `MultilayerPerceptronRegressor`.
 
     Params of MLlib's classifier keep their names.  Where one differs, this is why:
 

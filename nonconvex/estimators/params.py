@@ -43,11 +43,67 @@ from nonconvex.numerics.optim import (
 if TYPE_CHECKING:
     from pyspark.ml._typing import ParamMap
 
-
 Converter = Callable[[Any], Any]
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 ParamsT = TypeVar("ParamsT", bound=Params)
 ModelT = TypeVar("ModelT", bound=Any)
+
+OTHER_NAMES = {
+    "alpha": "confidence with implicitPrefs=True (α is the global bias here; ALS has alpha)",
+    "regParam": "regUser and regItem, one for each side (ALS has regParam)",
+    "n_factors": "rank",
+    "factors": "rank",
+    "k": "rank",
+    "n_epochs": "maxIter",
+    "epochs": "maxIter",
+    "max_iter": "maxIter",
+    "iterations": "maxIter",
+    "maxEpochs": "maxIter",
+    "lr": "learningRate",
+    "learning_rate": "learningRate",
+    "learning_rate_init": "learningRate",
+    "hidden_layer_sizes": "layers",
+    "hiddenLayers": "layers",
+    "batch_size": "batchSize",
+    "random_state": "seed",
+    "lambda_": "regUser and regItem",
+    "regularization": "regUser and regItem",
+    "nonNegative": "nonnegative",
+    "targetCol": "labelCol",
+    "inputCol": "featuresCol",
+    "inputCols": "featuresCol",
+    "outputCol": "predictionCol",
+    "weights": "weightCol",
+}
+"""Names of Params in MLlib and in other libraries, with what they are called here."""
+
+GROUPS: Mapping[str, tuple[str, ...]] = {
+    "data": (
+        *("userCol", "itemCol", "ratingCol", "featuresCol", "labelCol", "weightCol"),
+        *("validationIndicatorCol", "handleInvalid", "implicitPrefs", "alpha", "confidence"),
+        *("standardization", "targetStandardization", "classWeight"),
+    ),
+    "model": (
+        *("rank", "layers", "activation", "stepGradient", "fitIntercept", "fitBiases"),
+        *("nonnegative", "regParam", "regUser", "regItem", "biasRegRatio", "regExponent"),
+    ),
+    "loop": (
+        *("maxIter", "maxSteps", "batchSize", "tol", "gradientTol", "patience", "seed"),
+        *("numRestarts", "firstRestart", "keepRestarts", "ensemble", "initScale"),
+        *("initialization", "initialWeights", "checkpointPath", "checkpointInterval"),
+    ),
+    "output": (
+        *("predictionCol", "predictedLabelCol", "probabilityCol", "rawPredictionCol", "thresholds"),
+        *("coldStartStrategy", "clipPredictions", "predictionStdCol", "predictionIntervalCol"),
+        *("predictionInterval", "predictionNoise"),
+    ),
+    "execution": (
+        *("precision", "numUserBlocks", "numItemBlocks", "updates", "exchange"),
+        *("maxBroadcastBytes", "gradients", "blockSize", "intermediateStorageLevel"),
+        "finalStorageLevel",
+    ),
+}
+"""Params by what they are about, as `explainParams` shows them; the others are of the solver."""
 
 # Converters
 
@@ -181,36 +237,6 @@ class ParamError(ValueError):
 
 class UnknownParamError(ParamError, TypeError):
     """A keyword that is no Param."""
-
-
-OTHER_NAMES = {
-    "alpha": "confidence with implicitPrefs=True (α is the global bias here; ALS has alpha)",
-    "regParam": "regUser and regItem, one for each side (ALS has regParam)",
-    "n_factors": "rank",
-    "factors": "rank",
-    "k": "rank",
-    "n_epochs": "maxIter",
-    "epochs": "maxIter",
-    "max_iter": "maxIter",
-    "iterations": "maxIter",
-    "maxEpochs": "maxIter",
-    "lr": "learningRate",
-    "learning_rate": "learningRate",
-    "learning_rate_init": "learningRate",
-    "hidden_layer_sizes": "layers",
-    "hiddenLayers": "layers",
-    "batch_size": "batchSize",
-    "random_state": "seed",
-    "lambda_": "regUser and regItem",
-    "regularization": "regUser and regItem",
-    "nonNegative": "nonnegative",
-    "targetCol": "labelCol",
-    "inputCol": "featuresCol",
-    "inputCols": "featuresCol",
-    "outputCol": "predictionCol",
-    "weights": "weightCol",
-}
-"""Names of Params in MLlib and in other libraries, with what they are called here."""
 
 
 def unknown_name(given: str, allowed: Iterable[str], owner: str) -> UnknownParamError:
@@ -394,35 +420,6 @@ def _revive(cls: type[Any], contents: tuple[Any, ...], uid: str, given: Mapping[
     made = cls(*contents)
     made._resetUid(uid)
     return made._set(**given)
-
-
-GROUPS: Mapping[str, tuple[str, ...]] = {
-    "data": (
-        *("userCol", "itemCol", "ratingCol", "featuresCol", "labelCol", "weightCol"),
-        *("validationIndicatorCol", "handleInvalid", "implicitPrefs", "alpha", "confidence"),
-        *("standardization", "targetStandardization", "classWeight"),
-    ),
-    "model": (
-        *("rank", "layers", "activation", "stepGradient", "fitIntercept", "fitBiases"),
-        *("nonnegative", "regParam", "regUser", "regItem", "biasRegRatio", "regExponent"),
-    ),
-    "loop": (
-        *("maxIter", "maxSteps", "batchSize", "tol", "gradientTol", "patience", "seed"),
-        *("numRestarts", "firstRestart", "keepRestarts", "ensemble", "initScale"),
-        *("initialization", "initialWeights", "checkpointPath", "checkpointInterval"),
-    ),
-    "output": (
-        *("predictionCol", "predictedLabelCol", "probabilityCol", "rawPredictionCol", "thresholds"),
-        *("coldStartStrategy", "clipPredictions", "predictionStdCol", "predictionIntervalCol"),
-        *("predictionInterval", "predictionNoise"),
-    ),
-    "execution": (
-        *("precision", "numUserBlocks", "numItemBlocks", "updates", "exchange"),
-        *("maxBroadcastBytes", "gradients", "blockSize", "intermediateStorageLevel"),
-        "finalStorageLevel",
-    ),
-}
-"""Params by what they are about, as `explainParams` shows them; the others are of the solver."""
 
 
 def refuse_set(params: Params, names: Iterable[str], why: str) -> None:

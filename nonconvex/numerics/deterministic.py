@@ -40,6 +40,17 @@ from numpy.typing import NDArray
 from nonconvex.numerics import Doubles, Floats, Ints
 
 CHUNK = 1 << 10
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+MULTIPLIERS = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
+ROW = np.uint64(0xD1342543DE82EF95)  # odd, so that distinct rows begin at distinct counters
+
+Kernel = Literal["numpy", "compiled"]
+Totals = dict[tuple[int, int], int]
+"""Σ q by group and exponent e."""
+
+_LOW_BITS = 28  # of q, so that floats hold sums of its halves exactly, up to 2²⁵ values
+_MOST = 1 << 25
+_TABLE = 1 << 18  # most groups and exponents that are counted in a table of all there could be
 
 
 class PartialSums(NamedTuple):
@@ -102,14 +113,6 @@ def _chunk_sums(values: Doubles) -> Doubles:
     return np.add.reduceat(np.ascontiguousarray(values), starts)
 
 
-Totals = dict[tuple[int, int], int]
-"""Σ q by group and exponent e."""
-
-_LOW_BITS = 28  # of q, so that floats hold sums of its halves exactly, up to 2²⁵ values
-_MOST = 1 << 25
-_TABLE = 1 << 18  # most groups and exponents that are counted in a table of all there could be
-
-
 def add_exactly(totals: Totals, groups: Ints, values: Doubles) -> Totals:
     """Add values to the totals of their groups, and return the totals.
 
@@ -151,9 +154,6 @@ def fractions_of(totals: Mapping[tuple[int, int], int]) -> dict[int, Fraction]:
     for (group, exponent), q in totals.items():
         sums[group] = sums.get(group, Fraction()) + q * Fraction(2) ** (exponent - 53)
     return sums
-
-
-Kernel = Literal["numpy", "compiled"]
 
 
 class KernelError(RuntimeError):
@@ -252,11 +252,6 @@ def one_thread_per_product() -> Iterator[None]:
                 _set_threads(_before)
 
 
-GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-MULTIPLIERS = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
-ROW = np.uint64(0xD1342543DE82EF95)  # odd, so that distinct rows begin at distinct counters
-
-
 class Stream(NamedTuple):
     """Two words of 64 bits that identify a stream of random numbers."""
 
@@ -276,17 +271,9 @@ class Stream(NamedTuple):
 
 
 def normal_rows(stream: Stream, rows: Ints, width: int) -> Doubles:
-    """Return `width` independent standard normal numbers for each row.
+    """Return `width` independent standard normal numbers for each row, of shape (r, width).
 
-    Parameters
-    ----------
-    rows : int array of shape (r,)
-        The number of each row, of up to 64 bits.
-
-    Returns
-    -------
-    float64 array of shape (r, width)
-        Equal rows have equal numbers, whatever the other rows are.
+    Rows are numbers (r,) of up to 64 bits.  Equal ones have equal numbers, whatever the others are.
 
     References
     ----------
@@ -310,12 +297,7 @@ def normal_rows(stream: Stream, rows: Ints, width: int) -> Doubles:
 
 
 def uniform_rows(stream: Stream, rows: Ints, width: int) -> Doubles:
-    """Return `width` independent numbers for each row, uniform in [0, 1).
-
-    Returns
-    -------
-    float64 array of shape (r, width)
-    """
+    """Return `width` independent numbers for each row, uniform in [0, 1), of shape (r, width)."""
     whole = (_bits(stream, rows, width) >> np.uint64(11)).astype(np.float64)  # exact: 53 bits
     return whole * 2.0**-53
 

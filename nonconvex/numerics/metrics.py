@@ -239,10 +239,7 @@ def add_regression(
 ) -> Totals:
     """Add the errors of some rows to totals, and return them.
 
-    Parameters
-    ----------
-    y, predicted : float64 arrays of shape (m, k)
-    weight : float64 array of shape (m,), optional
+    `y` and `predicted` are of shape (m, k), and the weights, if there are any, of shape (m,).
     """
     w = _add_rows(totals, len(y), weight)
     with np.errstate(over="ignore", invalid="ignore"):  # values that are not finite are refused
@@ -307,13 +304,7 @@ def add_classification(
 ) -> Totals:
     """Add the predictions of some rows to totals, and return them.
 
-    Parameters
-    ----------
-    y, predicted : int arrays of shape (m,)
-        Indices of classes.
-    loss : float64 array of shape (m,)
-        −log p_y.
-    weight : float64 array of shape (m,), optional
+    `y` and `predicted` (m,) are indices of classes, and `loss` (m,) is −log p_y; weights are (m,).
     """
     w = _add_rows(totals, len(y), weight)
     _add(totals, _LOG_LOSS, w * loss)

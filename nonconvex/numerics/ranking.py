@@ -22,8 +22,10 @@ from nonconvex.numerics.factorization.model import Factors, predict
 # a core's cache.  If every column of a tile ties, all of it is sorted, in some 100 megabytes.
 ROWS, COLUMNS = 128, 8192
 
-
 _AT_A_TIME = 1 << 12  # rows whose error bounds are computed together
+
+LIST_METRICS = ("ndcgAtK", "recallAtK", "precisionAtK", "meanAveragePrecisionAtK")
+"""The metrics of `list_metrics`, by the names of Spark's ``RankingEvaluator`` for their means."""
 
 # The greatest values of this many columns are compared instead of the values themselves.
 GROUP = 16
@@ -377,17 +379,10 @@ def ndcg(hits: Bools, relevant: Ints) -> Doubles:
     return np.asarray(np.where(hits, gains, 0).sum(axis=1) / best)
 
 
-LIST_METRICS = ("ndcgAtK", "recallAtK", "precisionAtK", "meanAveragePrecisionAtK")
-"""The metrics of `list_metrics`, by the names of Spark's ``RankingEvaluator`` for their means."""
-
-
 def list_metrics(ranked: Lists, relevant: Lists, total: Ints, k: int) -> Doubles:
     """The `LIST_METRICS` of each row, of shape (4, b).
 
-    Parameters
-    ----------
-    total : int array of shape (b,)
-        Number of relevant columns of each row: more than in `relevant` where some are unknown.
+    `total` (b,) has the relevant columns of each row: more than `relevant` where some are unknown.
     """
     hit = hits(ranked, relevant, k)
     of_rows = (ndcg(hit, total), recall(hit, total), precision(hit))

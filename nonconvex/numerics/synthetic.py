@@ -102,13 +102,7 @@ class PlantedRatings:
         return int(self._degrees(np.zeros(1, np.int64))[0])
 
     def of_users(self, users: Ints) -> tuple[Ints, Ints, NDArray[np.float32]]:
-        """Return all ratings of these users.
-
-        Returns
-        -------
-        users, items : int32 arrays of shape (r,)
-        ratings : float32 array of shape (r,)
-        """
+        """Return the users, items and ratings, each (r,), of all ratings of these users."""
         degrees = self._degrees(_shuffled(users.astype(np.int64), self.users))
         owner = np.repeat(np.arange(len(users)), degrees)  # (r,)
         user = users[owner].astype(np.int64)
@@ -169,17 +163,7 @@ class PlantedExamples:
     clouds: int = 3  # number of clouds of a class
 
     def examples(self, rows: Ints) -> tuple[NDArray[np.float32], Ints]:
-        """Return the features and classes of the rows of these numbers.
-
-        Parameters
-        ----------
-        rows : int array of shape (r,)
-
-        Returns
-        -------
-        float32 array of shape (r, features)
-        int32 array of shape (r,)
-        """
+        """Return the features (r, features) and classes (r,) of the rows of these numbers (r,)."""
         groups = self.classes * self.clouds
         uniform = uniform_rows(Stream.of(self.seed, _MEMBERS), rows, 1)[:, 0]
         group = (uniform * groups).astype(np.int32)

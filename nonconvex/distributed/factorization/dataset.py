@@ -122,13 +122,9 @@ def pack_ratings(
     policy: ExchangePolicy = _BROADCAST,
     kernel: Kernel = "numpy",
 ) -> TrainingSet:
-    """Check, index and pack the ratings of any dataframe.
+    """Check, index and pack ``user, item, rating double`` of any dataframe.
 
-    Parameters
-    ----------
-    ratings : DataFrame
-        ``user``, ``item``, ``rating double``, and if there are any ``weight double`` and
-        ``held_out boolean``, which marks validation ratings.
+    There may be ``weight double`` and ``held_out boolean``, which marks validation ratings.
     """
     session, has_validation = ratings.sparkSession, "held_out" in ratings.columns
     policy = policy.of_session(session)

@@ -60,15 +60,10 @@ def retrieval(
     exclude: DataFrame | None,
     unknown: bool,
 ) -> dict[str, float]:
-    """Measure the lists of the rows with relevant columns.
+    """Return the `mean_metrics` of the lists of the rows with relevant columns.
 
-    Parameters
-    ----------
-    relevant : DataFrame
-        ``id, other``: the ids of a row and of a column that is relevant for it, in the types of
-        training; a repeated pair counts once.
-
-    Returned are the `mean_metrics`.
+    `relevant` has ``id, other``, the ids of a row and of a column that is relevant for it, in the
+    types of training; a repeated pair counts once.
     """
     keys = _relevant(relevant, rows, columns)
     asked, ranker = requests(
@@ -251,13 +246,9 @@ class Panel(NamedTuple):
 def measure(ratings: DataFrame, rows: int, panel: Panel, predictors: Sequence[str]) -> Comparison:
     """Compare predictions with held-out ratings: on the driver if there are few, or in one job.
 
-    Sums are exact, as in `evaluate_ratings`, so both ways give the same bits.
-
-    Parameters
-    ----------
-    ratings : DataFrame
-        ``user_index``, ``item_index``, ``rating``, ``weight`` if there are weights; for a model
-        ``m`` with ids of its own ``m_user`` and ``m_item``; and ``m`` if it is None in the panel.
+    Sums are exact, as in `evaluate_ratings`, so both ways give the same bits.  `ratings` has
+    ``user_index``, ``item_index``, ``rating``, ``weight`` if there are weights; for a model ``m``
+    with ids of its own ``m_user`` and ``m_item``; and ``m`` if it is None in the panel.
     """
     if rows <= DRIVER_ROWS:
         totals: Totals = {}

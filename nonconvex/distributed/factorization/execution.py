@@ -126,17 +126,10 @@ class ExchangePolicy(NamedTuple):
 
 
 class BlockStore(Protocol):
-    """Packed blocks of ratings, and the means of passing over them; its maker releases it.
-
-    Attributes
-    ----------
-    session : SparkSession
-    first_part : int or None
-        Number of the first block that is a part of a long row; None if there is none.
-    """
+    """Packed blocks of ratings, and the means of passing over them; its maker releases it."""
 
     session: SparkSession
-    first_part: int | None
+    first_part: int | None  # number of the first block that is a part of a long row, if any
     batches: Elements
 
     def run(self, task: Task) -> pa.Table:

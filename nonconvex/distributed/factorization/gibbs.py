@@ -101,10 +101,7 @@ class HeldOut:
     ) -> list[Doubles]:
         """Predict the ratings in every chain.
 
-        Parameters
-        ----------
-        means : sequence of two float64 arrays of shape (1 + K,)
-            The rows of a user and of an item that training does not know.
+        `means` are the rows (1 + K,) of a user and of an item that training does not know.
         """
 
         def predicted(block: RatingBlock) -> dict[str, NDArray[Any]]:

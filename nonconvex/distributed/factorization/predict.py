@@ -42,13 +42,7 @@ def with_index(frame: DataFrame, key: Column, indices: DataFrame, name: str) -> 
 
 
 def with_row(frame: DataFrame, key: Column, factors: DataFrame, name: str) -> DataFrame:
-    """Add the row of an id as column `name`, of a struct, null for an id that has none.
-
-    Parameters
-    ----------
-    factors : DataFrame
-        ``id, bias, features``.
-    """
+    """Add the row of an id in ``id, bias, features`` as a struct `name`, null if it has none."""
     return _joined(frame, key, factors, F.struct("bias", "features"), name)
 
 
@@ -98,13 +92,8 @@ def predictions(
 ) -> Column:
     """Return α + β_u + β_i + γ_u·γ_i of two columns of indices, where null contributes 0.
 
-    Parameters
-    ----------
-    users, items : broadcast float arrays of shape (m, 1 + K)
-    tables : broadcast pair of IdTable, optional
-        Then the columns have ids of users and of items.
-    known_only : bool
-        Whether the result is NaN if an index is null.
+    `users` and `items` are of shape (m, 1 + K).  With `tables` the columns have ids of users and of
+    items, and with `known_only` the result is NaN if an index is null.
     """
 
     def score(user: pa.Array, item: pa.Array) -> pa.Array:
@@ -200,10 +189,7 @@ def add_uncertainty(
 ) -> DataFrame:
     """Put the columns that are asked for in the place of one of deviations.
 
-    Parameters
-    ----------
-    std, interval : str or None
-        Columns to add: the deviation, and structs ``lower, upper``.
+    They are `std`, the deviation, and `interval`, of structs ``lower, upper``.
     """
     added = {}
     if std is not None:

@@ -38,7 +38,6 @@ from nonconvex.numerics.factorization.vb import Given, InferredUpdate
 SharedRows = Value[list[Floats]]
 """The rows of one side in every problem, each of shape (m, 1 + K)."""
 
-
 _ERRORS = ("squares", "weight")
 
 

@@ -124,13 +124,7 @@ def requests(
     exclude: DataFrame | None = None,
     candidates: DataFrame | None = None,
 ) -> tuple[DataFrame, Ranker]:
-    """Add the excluded or the candidate columns to each key.
-
-    Parameters
-    ----------
-    keys : DataFrame
-        ``id, index`` and anything else.
-    """
+    """Add the excluded or the candidate columns to each of the keys ``id, index, …``."""
     excluded = None if exclude is None else pairs(exclude, "exclude", rows, columns)
     if candidates is not None and rows.column in candidates.columns:
         allowed = pairs(candidates, "candidates", rows, columns)
@@ -154,13 +148,9 @@ def recommendations(
     columns: ModelSide,
     limits: tuple[float, float] | None,
 ) -> DataFrame:
-    """Return the n best columns of each row.
+    """Return the ids of the rows, and as ``recommendations`` the n best columns of each.
 
-    Returns
-    -------
-    DataFrame
-        The ids of the rows, and ``recommendations``: an array of structs of the id of a column
-        and its ``rating``, a float.
+    These are an array of structs of the id of a column and its ``rating``, a float.
     """
 
     def rank(batch: pa.RecordBatch) -> Ranked:
@@ -171,14 +161,10 @@ def recommendations(
 
 
 def neighbours(keys: DataFrame, side: ModelSide, n: int, kernel: Kernel = "numpy") -> DataFrame:
-    """Return the n most similar ids of the same side; a row with γ = 0 is similar to none.
+    """Return the ids, and as ``similar`` the n ids of the same side that are most so.
 
-    Similarity is the cosine of γ.
-
-    Returns
-    -------
-    DataFrame
-        The ids, and ``similar``: an array of structs of an id and its ``similarity``, a float.
+    These are an array of structs of an id and its ``similarity``, a float: the cosine of γ.  A row
+    with γ = 0 is similar to none.
     """
     rows = side.rows
 
@@ -265,8 +251,7 @@ def write_lists(lists: DataFrame, path: str, buckets: int) -> None:
 def list_lengths(spark: SparkSession, path: str) -> dict[str, int]:
     """Return how many ``users`` have a row in `write_lists`, how many of them an ``empty`` list."""
     empty = F.count_if(F.size("recommendations") == 0)
-    counts = spark.read.parquet(path).agg(F.count("*"), empty).first()
-    assert counts is not None
+    counts = spark.read.parquet(path).agg(F.count("*"), empty).collect()[0]
     return {"users": counts[0], "empty": counts[1]}
 
 

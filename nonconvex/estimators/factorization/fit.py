@@ -231,12 +231,7 @@ def fit_together(
     """Fit from every start of every estimator, and choose the best start of each.
 
     `names` are for the log.  Estimators that cannot share the passes are fitted one by one, all but
-    the first with rows that are broadcast.
-
-    Returns
-    -------
-    list of FitResult
-        In the order of the estimators; ``summary.seconds`` is 0.
+    the first with rows that are broadcast.  In the results, ``summary.seconds`` is 0.
     """
     if names is None:
         names = [f"fit {number}" if len(estimators) > 1 else "" for number in range(len(initial))]

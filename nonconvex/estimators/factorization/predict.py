@@ -54,9 +54,8 @@ class ModelState:
 
     `held` is sharded as long as nothing has needed the factors on the driver, and `ids` are in the
     order of the rows.  A sampled model has a `posterior`, a minimum may have a `ridge_posterior`.
-    A loaded
-    model has no `training_pairs` ``user, item``.  Of `histories`, dataframes of ratings, the first
-    that has a user has all of the user's ratings.
+    A loaded model has no `training_pairs` ``user, item``.  Of `histories`, dataframes of ratings,
+    the first that has a user has all of the user's ratings.
     """
 
     def __init__(

@@ -364,12 +364,7 @@ def held_out_in_block_of(block: RatingBlock, first: int) -> InBlock:
 def out_block_parts(columns: Ints, firsts: Longs) -> list[OutBlockPart]:
     """Return the needed rows of each block of the other side, if any; together all `columns`.
 
-    Parameters
-    ----------
-    columns : int32 array of shape (c,)
-        Indices, ascending.
-    firsts : int64 array of shape (B,)
-        Index of the first row of each block.
+    These indices (c,) are ascending; `firsts` (B,) are those of the first row of each block.
     """
     bounds = np.append(np.searchsorted(columns, firsts), len(columns))
     return [

@@ -177,10 +177,7 @@ class Segments:
     def total_of(self, values: Floats) -> Doubles:
         """Σ w v of the columns of each row, of shape (s, p).
 
-        Parameters
-        ----------
-        values : float array of shape (m + 1, p)
-            v of each column, and 0 for padding.
+        `values` (m + 1, p) are v of each column, and 0 for padding.
         """
         rows, p = len(self._columns), values.shape[1]
         sums = np.zeros((rows, p))

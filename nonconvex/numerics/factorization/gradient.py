@@ -104,12 +104,7 @@ def sample_ratings(block: RatingBlock, sampled: Bools, *, rows: bool) -> RatingB
     """Keep the ratings of the sampled rows, or else of the sampled columns, of a block.
 
     Weights are raised so that the sums over the sample estimate those over all ratings; degrees
-    stay those of all ratings.
-
-    Parameters
-    ----------
-    sampled : bool array of shape (m,)
-        By the dense index of the rows, or of the columns.
+    stay those of all ratings.  `sampled` (m,) is by the dense index of the rows or the columns.
     """
     keep = sampled[np.repeat(block.rows, block.counts) if rows else block.columns]
     scale = len(sampled) / max(1, int(sampled.sum()))

@@ -144,12 +144,8 @@ def ensemble(members: Sequence[Factors]) -> Factors:
     """Return the model that predicts the mean of the predictions of R models.
 
     It is a factor model itself: α and β are means, and its γ of rank R K is the concatenation of
-    all γ / √R, since Σ_r (γ_ur / √R) · (γ_ir / √R) = (1/R) Σ_r γ_ur · γ_ir.
-
-    Parameters
-    ----------
-    members : sequence of Factors
-        Of the same users and items.
+    all γ / √R, since Σ_r (γ_ur / √R) · (γ_ir / √R) = (1/R) Σ_r γ_ur · γ_ir.  All members are of
+    the same users and items.
     """
     share = 1 / np.sqrt(len(members))
     users, items = (
@@ -221,12 +217,7 @@ def default_reg(total: float, deviation: float) -> tuple[float, float]:
 
         n λ = 16 sd(R),   n λ ρ = 3
 
-    Parameters
-    ----------
-    total : float
-        n, the number of ratings or the sum of their weights.
-    deviation : float
-        Standard deviation of the ratings.
+    `total` is n, the number of ratings or the sum of their weights, and `deviation` is sd(R).
     """
     factor_ridge = 16.0 * deviation if deviation > 0 else 16.0
     return factor_ridge / total, 3.0 / factor_ridge

@@ -251,16 +251,8 @@ class LowRankMean:
 
     With P the mean of Γ_U Γ_Iᵀ, the sketches are Y = P Ω and W = Ψ P, with Ω of ℓ columns and Ψ of
     2ℓ + 1 rows, ℓ = 2 r + 1.  If Q is an orthonormal basis of Y, then P ≈ Q (ΨQ)⁺ W, which is cut
-    to rank r by its singular values.  Half of Ω spans what the first samples predict, the rest
-    and Ψ are random.
-
-    Parameters
-    ----------
-    first : sequence of Factors
-        Samples of the same users and items; they guide Ω and are not added.
-    rank : int
-        r.
-    generator : numpy.random.Generator
+    to rank r by its singular values.  Half of Ω spans what the `first` samples predict, which are
+    of the same users and items, and are not added; the rest and Ψ are random.
 
     References
     ----------
@@ -337,10 +329,7 @@ def split_r_hat(draws: Doubles) -> float:
 
         R̂ = √( ((n − 1)/n W + B/n) / W )
 
-    Parameters
-    ----------
-    draws : float64 array of shape (m, length)
-        What m chains drew of one quantity.
+    The draws (m, length) are what m chains drew of one quantity.
 
     References
     ----------
@@ -362,15 +351,7 @@ def effective_size(draws: Doubles) -> float:
 
     m n / (1 + 2 Σ_t ρ_t) over the halves of all chains, where the sum of the autocorrelations ρ_t
     is cut where a pair of neighbours is no longer positive (Geyer, 1992); at most m n log₁₀(m n).
-
-    Parameters
-    ----------
-    draws : float64 array of shape (m, length)
-
-    Returns
-    -------
-    float
-        NaN if a chain has fewer than four draws.
+    It is NaN if a chain has fewer than four of the draws (m, length).
     """
     halves = _halves(draws)
     m, n = halves.shape

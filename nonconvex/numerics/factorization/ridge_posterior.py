@@ -100,13 +100,7 @@ def moments_here(
 
 
 def moment_of(rows: Floats, share: Doubles, *, biases: bool) -> Doubles:
-    """Return Σ_r share_r z_r z_rᵀ, of shape (1 + K, 1 + K).
-
-    Parameters
-    ----------
-    rows : float array of shape (r, 1 + K)
-    share : float64 array of shape (r,)
-    """
+    """Return Σ_r share_r z_r z_rᵀ (1 + K, 1 + K) of rows (r, 1 + K) and their shares (r,)."""
     z = rows.astype(np.float64)
     z[:, 0] = 1.0 if biases else 0.0
     with one_thread_per_product():
@@ -152,11 +146,7 @@ class FactorVariance(NamedTuple):
 def row_moment(rows: Floats, share: Doubles) -> Doubles:
     """Return Σ_r share_r y_r y_rᵀ with y_r = (1, β_r, γ_r), of shape (2 + K, 2 + K).
 
-    Parameters
-    ----------
-    rows : float array of shape (r, 1 + K)
-    share : float64 array of shape (r,)
-        The part of all ratings that each row has, d/n.
+    `share` (r,) is the part of all ratings, d/n, that each of the rows (r, 1 + K) has.
     """
     y = np.column_stack([np.ones(len(rows)), rows.astype(np.float64)])
     with one_thread_per_product():
@@ -177,13 +167,7 @@ class SideSpread(NamedTuple):
 
     @classmethod
     def of(cls, moment: Doubles, degrees: Floats, ridge: Ridge, *, biases: bool) -> SideSpread:
-        """Find V and m for the rows of one side.
-
-        Parameters
-        ----------
-        moment : float64 array of shape (1 + K, 1 + K)
-            M of the other side.
-        """
+        """Find V and m for the rows of one side; `moment` (1 + K, 1 + K) is M of the other."""
         root = np.sqrt(ridge.diagonal(np.array([ridge.mean_degree]), len(moment))[0])
         if not biases:
             root[0] = 1.0  # an unknown that no design has
@@ -285,13 +269,9 @@ class RidgePosterior(NamedTuple):
         *,
         biases: bool,
     ) -> RidgePosterior:
-        """Measure the noise of a minimum of f.
+        """Measure the noise of a minimum of f, with degrees (n_u,) and (n_i,).
 
-        Parameters
-        ----------
-        degrees : (float array of shape (n_u,), float array of shape (n_i,))
-        squares : float64 array of shape (n_u,)
-            q_u = Σ w e² over the training ratings of each user.
+        `squares` (n_u,) are q_u = Σ w e² over the training ratings of each user.
         """
         users, items = (np.asarray(side, np.float64) for side in degrees)
         posterior = cls(ResidualStats(users, items, np.ones(len(users))), 1.0, *ridges, biases)

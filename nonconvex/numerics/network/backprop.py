@@ -179,16 +179,7 @@ def evaluate(
 def network_objective(network: Network, theta: Floats, sums: Sums) -> tuple[Doubles, Floats]:
     """f(θ) = Σ w ℓ / Σ w + (λ/2) Σ_l ‖W_l‖² and its gradient; the only place of the penalty.
 
-    Parameters
-    ----------
-    theta : float array of shape (R, p)
-
-    Returns
-    -------
-    float64 array of shape (R,)
-        f.
-    float array of shape (R, p)
-        Its gradient, in the dtype of θ.
+    For θ of shape (R, p), f is of shape (R,) in float64, and its gradient is as θ.
     """
     weight = sums.weight or 1.0
     value, gradient = sums.loss / weight, sums.gradient / weight
@@ -328,18 +319,8 @@ def row_order(size: int, seed: int, epoch: int, piece: int) -> Longs:
 class LocalGradients:
     """Gradients of minibatches of examples in memory; a context manager that ends its threads.
 
-    Parameters
-    ----------
-    network : Network
-    examples : Examples
-        The concatenated pieces.
-    sizes : sequence of int
-        The number of rows of each piece.
-    batch_size : int
-        B ≥ 1.
-    seed : int
-    threads : int
-        Lanes to compute at a time; the bits are the same.
+    The examples are concatenated pieces, of so many rows as `sizes` has, and are cut into batches
+    of `batch_size` ≥ 1.  `threads` lanes are computed at a time; the bits are the same.
 
     Examples that do not fit the network or the sizes, or a batch size below 1, raise NetworkError.
     """

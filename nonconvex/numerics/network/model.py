@@ -56,6 +56,11 @@ from numpy.typing import DTypeLike, NDArray
 from nonconvex.numerics import Bools, Doubles, Floats
 from nonconvex.numerics.deterministic import Stream, one_thread_per_product
 
+SCHEMES = ("glorot-uniform", "glorot-normal", "he-uniform", "he-normal")
+
+_INITIALIZATION = 0  # a use of random numbers, beside those of `backprop`
+_ROWS_OF_A_PRODUCT = 64  # few, so that one row is predicted soon, and enough for BLAS to be fast
+
 
 class Activation(NamedTuple):
     """Both directions of an activation, which may overwrite their first argument; NaN stays NaN.
@@ -164,10 +169,6 @@ LOSSES: Mapping[str, Loss] = MappingProxyType(
     }
 )
 
-SCHEMES = ("glorot-uniform", "glorot-normal", "he-uniform", "he-normal")
-
-_INITIALIZATION = 0  # a use of random numbers, beside those of `backprop`
-
 
 class NetworkError(ValueError):
     """An impossible network, or data that do not fit it."""
@@ -268,12 +269,9 @@ class Network:
         return np.concatenate([1 - p, p], axis=-1) if self.layers[-1] == 1 else p
 
     def predicted(self, z: Floats, thresholds: Sequence[float] | None = None) -> NDArray[np.intp]:
-        """Return the most probable class of each row, of shape (…, m); the first if several are.
+        """Return the most probable class of each row (…, m) of logits (…, m, d_L).
 
-        Parameters
-        ----------
-        z : float array of shape (…, m, d_L)
-            The logits.
+        It is the first if several are.
         """
         if thresholds is not None:
             with np.errstate(divide="ignore", invalid="ignore"):
@@ -421,14 +419,9 @@ class Moments(NamedTuple):
 
     @classmethod
     def of(cls, x: NDArray[Any], weight: Doubles | None = None) -> Moments:
-        """Compute the moments of examples.
+        """Compute the moments of at least one example (m, d), of any numeric type.
 
-        Parameters
-        ----------
-        x : ndarray of shape (m, d)
-            At least one example, of any numeric type.
-        weight : ndarray of shape (m,), optional
-            At least 0 each; all 1 by default.
+        The weights (m,) are at least 0 each; all 1 by default.
         """
         values = x.astype(np.float64)
         w = np.ones((len(values), 1)) if weight is None else weight[:, None]
@@ -510,9 +503,6 @@ class Classes(NamedTuple):
 
     kind: str  # "string", or "double" for whole numbers
     values: tuple[Any, ...]
-
-
-_ROWS_OF_A_PRODUCT = 64  # few, so that one row is predicted soon, and enough for BLAS to be fast
 
 
 @dataclass(frozen=True)
