@@ -13,6 +13,7 @@ from pyspark.errors import AnalysisException
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.types import (
+    ArrayType,
     AtomicType,
     BinaryType,
     BooleanType,
@@ -138,6 +139,14 @@ def id_type(frame: DataFrame, column: str) -> DataType:
 def named_column(name: str) -> Column:
     """Return the column of exactly this name, which may have dots, spaces or backticks."""
     return F.col("`" + name.replace("`", "``") + "`")
+
+
+def parsed_column(frame: DataFrame, name: str, kind: Any) -> Column:
+    """Return a column of a text format, strings or arrays of them, cast as far as they can be."""
+    found, column = frame.schema[name].dataType, named_column(name)
+    if isinstance(found, ArrayType):
+        return F.transform(column, lambda value: value.try_cast(kind))
+    return column.try_cast(kind) if isinstance(found, StringType) else column
 
 
 def free_name(name: str, taken: Iterable[str]) -> str:

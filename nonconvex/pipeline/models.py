@@ -12,11 +12,9 @@ from typing import Any
 
 from pyspark.errors import PySparkException
 from pyspark.ml import Model
-from pyspark.sql import Column, DataFrame, SparkSession
-from pyspark.sql import functions as F
-from pyspark.sql.types import ArrayType, StringType
+from pyspark.sql import DataFrame, SparkSession
 
-from nonconvex.distributed.columns import ColumnError, named_column
+from nonconvex.distributed.columns import ColumnError, named_column, parsed_column
 from nonconvex.distributed.data.sources import Source, refuse_empty_files
 from nonconvex.distributed.files import FileSystem
 from nonconvex.estimators.params import ParamError
@@ -75,7 +73,8 @@ def predict_table(model: Model, source: Source, keep: Sequence[str] | None) -> D
             )
     if source.text:
         taken = {name: kind for name, kind in _inputs(model).items() if name in rows.columns}
-        rows = rows.withColumns({name: _cast(rows, name, kind) for name, kind in taken.items()})
+        cast = {name: parsed_column(rows, name, kind) for name, kind in taken.items()}
+        rows = rows.withColumns(cast)
     predicted = model.transform(rows)
     if keep is None:
         return predicted
@@ -91,13 +90,6 @@ def _inputs(model: Any) -> dict[str, Any]:
         return {get(name): side.schema["id"].dataType for name, side in sides.items()}
     features = get("featuresCol")
     return dict.fromkeys([features] if isinstance(features, str) else features, "double")
-
-
-def _cast(rows: DataFrame, name: str, kind: Any) -> Column:
-    found, column = rows.schema[name].dataType, named_column(name)
-    if isinstance(found, ArrayType):
-        return F.transform(column, lambda value: value.try_cast(kind))
-    return column.try_cast(kind) if isinstance(found, StringType) else column
 
 
 def check_place(spark: SparkSession, path: str, *, overwrite: bool) -> None:

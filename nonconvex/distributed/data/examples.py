@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
 from typing import Any, ClassVar, NamedTuple
 
@@ -24,6 +25,7 @@ from nonconvex.distributed.columns import (
     free_name,
     named_column,
     number_column,
+    parsed_column,
     resolved,
 )
 from nonconvex.distributed.data.sources import (
@@ -522,7 +524,8 @@ def take_examples(
                 f"there is no column {name!r} in {source.path}; there are "
                 f"{', '.join(map(repr, table.columns))}"
             )
-    values = {name: _value(table, name, text=source.text) for name in used}
+    numbers = partial(parsed_column, table, kind="double") if source.text else named_column
+    values = {name: numbers(name) for name in used}
     reasons = [_reason(table, name, values[name]) for name in used]
     if classify:
         assert isinstance(columns.label, str)
@@ -578,16 +581,6 @@ def _check(
         )
     if rejected == rows:
         raise ExamplesError(f"none of the {rows:,} rows of {source.path} can be used ({shown})")
-
-
-def _value(table: DataFrame, name: str, *, text: bool) -> Column:
-    """Return a column of numbers; in the text formats numbers are strings."""
-    kind, column = table.schema[name].dataType, named_column(name)
-    if not text:
-        return column
-    if isinstance(kind, ArrayType):
-        return F.transform(column, lambda value: value.try_cast("double"))
-    return column.try_cast("double") if isinstance(kind, StringType) else column
 
 
 def _class(source: Source, name: str, number: Column) -> Column:
