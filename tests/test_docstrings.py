@@ -26,6 +26,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from sklearn.datasets import load_iris
 
 from nonconvex.pipeline.factorization.config import (
     FactorizationConfig,
@@ -91,8 +92,16 @@ def workplace(spark, tmp_path_factory):
 
     before = java.System.getProperty("user.dir")
     begin_at(str(directory))
-    pq.write_table(_ratings(), directory / "ratings.parquet")
-    pq.write_table(_flowers(), directory / "flowers.parquet")
+    # Ratings of the 20 films of the sample with most of them, by 40 users.
+    ratings = most_rated(pq.read_table(SAMPLE / "ratings.parquet"), items=20, users=40)
+    titles = dict(csv.reader((SAMPLE / "titles.csv").read_text(encoding="utf-8").splitlines()))
+    called = pa.array([titles[str(item)] for item in ratings["item"].to_pylist()])
+    rated = ratings["rating"].cast(pa.float64())
+    ratings = ratings.set_column(1, "item", called).set_column(2, "rating", rated)
+    pq.write_table(ratings, directory / "ratings.parquet")
+    iris = load_iris()
+    flowers = {"features": iris.data.tolist(), "label": iris.target_names[iris.target]}
+    pq.write_table(pa.table(flowers), directory / "flowers.parquet")
     yield directory
     begin_at(before)
 
@@ -156,19 +165,3 @@ def examples(flowers):
 @pytest.fixture(scope="module")
 def classifier(flowers):
     return flowers[1]
-
-
-def _ratings():
-    """Return the ratings of the 20 films of the sample with most of them, by 40 users."""
-    ratings = most_rated(pq.read_table(SAMPLE / "ratings.parquet"), items=20, users=40)
-    titles = dict(csv.reader((SAMPLE / "titles.csv").read_text(encoding="utf-8").splitlines()))
-    called = pa.array([titles[str(item)] for item in ratings["item"].to_pylist()])
-    ratings = ratings.set_column(1, "item", called)
-    return ratings.set_column(2, "rating", ratings["rating"].cast(pa.float64()))
-
-
-def _flowers():
-    from sklearn.datasets import load_iris
-
-    iris = load_iris()
-    return pa.table({"features": iris.data.tolist(), "label": iris.target_names[iris.target]})

@@ -141,13 +141,10 @@ def _config_of(job):
 def test_the_readme_is_short():
     lines = PAGES["README.md"].splitlines()
     assert len(lines) < 150
-    assert not [line for line in prose("README.md").splitlines() if _width(line) > 110]
+    for line in prose("README.md").splitlines():
+        assert sum(not unicodedata.combining(character) for character in line) <= 110
     commands = [line for line in lines if re.match(r"python3 -m venv .* pytest$", line)]
     assert len(commands) == 1  # which continuous integration runs
-
-
-def _width(line):
-    return sum(not unicodedata.combining(character) for character in line)
 
 
 def test_the_picture_is_small():

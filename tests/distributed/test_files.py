@@ -169,15 +169,12 @@ def test_a_directory_that_appears_at_the_very_moment_stays(spark, target, monkey
     files = FileSystem(spark, str(target))
     other = target.parent / "other"
     other.mkdir()
-    monkeypatch.setattr(files._files, "exists", _first_no(files._files.exists), raising=False)
+    exists, answers = files._files.exists, iter([False])
+    first_no = lambda path: next(answers, None) is None and exists(path)  # noqa: E731
+    monkeypatch.setattr(files._files, "exists", first_no, raising=False)
     with pytest.raises(ConcurrencyError, match=r"other cannot be renamed to .*target: another"):
         files.rename(str(other), str(target))
     assert entries(target.parent) == ["target", "theirs"]
-
-
-def _first_no(exists):
-    answers = iter([False])
-    return lambda path: next(answers, None) is None and exists(path)
 
 
 def test_what_a_killed_process_left_is_swept_and_what_it_moved_away_is_put_back(spark, target):

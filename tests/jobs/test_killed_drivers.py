@@ -83,13 +83,6 @@ def everything(root):
     return found
 
 
-def leftovers(root):
-    """Files that only someone who is writing needs."""
-    hidden = [path for path in root.rglob(".*") if path.suffix != ".crc"]
-    sums = [path for path in root.rglob(".*.crc") if not path.with_name(path.name[1:-4]).exists()]
-    return hidden + sums + list(root.rglob("_temporary"))
-
-
 def saved(root):
     """The last iteration whose checkpoint is whole."""
     names = [path.name for path in (root / "checkpoint").glob("iteration=*")]
@@ -141,7 +134,9 @@ def test_ended_at_any_moment_the_next_run_comes_to_the_same_model(root, undistur
     print(*told, sep="\n")
     assert entries(runs) == ["published.json", f"run_id={outcome['run_id']}"], told
     assert set(everything(root)) == WHOLE, told
-    assert not leftovers(root), told
+    hidden = [path for path in root.rglob(".*") if path.suffix != ".crc"]
+    sums = [path for path in root.rglob(".*.crc") if not path.with_name(path.name[1:-4]).exists()]
+    assert not hidden + sums + list(root.rglob("_temporary")), told
     wait_for_processes()
     print(entries(Path(os.environ["TMPDIR"])))
 

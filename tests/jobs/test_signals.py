@@ -28,12 +28,6 @@ def root(tmp_path):
         yield tmp_path
 
 
-def child_of(process):
-    """The only child of a process."""
-    [child] = Path(f"/proc/{process}/task/{process}/children").read_text().split()
-    return int(child)
-
-
 def is_terminated(driver, root):
     """It finishes the iteration, saves it, says so in one line, and leaves no process."""
     assert driver.wait_for(r"iteration +\d+ ")
@@ -79,7 +73,9 @@ def test_under_spark_submit_and_alone(root, before, to):
 def test_as_process_1(root):
     driver = Driver(root, *LONG, before=NAMESPACE)
     for _ in is_terminated(driver, root):
-        os.kill(child_of(driver.process.pid), signal.SIGTERM)
+        process = driver.process.pid
+        [child] = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+        os.kill(int(child), signal.SIGTERM)
 
 
 @pytest.mark.thorough

@@ -37,12 +37,6 @@ def rows(table):
     return [tuple(row.values()) for row in table.to_pylist()]
 
 
-def skewed(n=400, seed=5):
-    """Integers, some of them far more frequent than others, negative ones too."""
-    rng = np.random.default_rng(seed)
-    return [int(i) * 7 - 100 for i in np.floor(rng.pareto(0.7, n)).clip(0, 10**12)]
-
-
 @pytest.mark.parametrize(
     ("blocks", "kind", "sql", "make"),
     [
@@ -53,7 +47,8 @@ def skewed(n=400, seed=5):
     ],
 )
 def test_ids_in_ascending_order_in_blocks_of_equal_ratings(spark, blocks, kind, sql, make):
-    ids = [make(i) for i in skewed()]
+    skewed = np.floor(np.random.default_rng(5).pareto(0.7, 400)).clip(0, 10**12)
+    ids = [make(int(i) * 7 - 100) for i in skewed]
     index = index_ids(counted(ids, kind), blocks)
     assert rows(index.table) == twin(ids, blocks)
     assert index.table.schema.types == [kind, pa.int32(), pa.int64(), pa.int32()]
