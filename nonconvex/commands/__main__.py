@@ -3,9 +3,12 @@
 import argparse
 import importlib
 import inspect
+import io
 import json
+import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple, get_type_hints
 
 import nonconvex
@@ -67,6 +70,22 @@ COMMANDS = {
 }
 
 
+@contextmanager
+def _while_read() -> Iterator[None]:
+    """End without a word when nobody reads what is printed any more, with the status of SIGPIPE."""
+    try:
+        if isinstance(sys.stdout, io.TextIOWrapper):  # as standard error is: α is not in Latin-1
+            sys.stdout.reconfigure(errors="backslashreplace")
+        try:
+            yield
+        finally:
+            print(end="", flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # flushed at the exit, too
+        raise SystemExit(141) from None
+
+
+@_while_read()
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command with the arguments after its name; return its exit status."""
     width = max(map(len, COMMANDS)) + 2
@@ -87,6 +106,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return start(given.name, given.arguments, prog=f"nonconvex {given.name}")
 
 
+@_while_read()
 def start(name: str, argv: Sequence[str] | None = None, *, prog: str | None = None) -> int:
     """Run one command, which `prog` names in its help; by default, that is the script's name."""
     command = COMMANDS[name]

@@ -278,12 +278,9 @@ class Release:
     def show(self, run: Run, report: str | None, drift: Drift | None, *tables: str | None) -> None:
         """Print tables, the changes of the data, and where the model and its page are."""
         blocks = [*tables, None if drift is None else f"{drift_report(drift)}\n"]
-        text = "\n\n".join(filter(None, blocks))
-        if text:
-            print(text)
-        print(f"model: {run.model}")
-        if report is not None:
-            print(f"report: {report}")
+        places = f"model: {run.model}", None if report is None else f"report: {report}"
+        with suppress(BrokenPipeError):  # the model is published, also when nobody reads this
+            print("\n".join(filter(None, ["\n\n".join(filter(None, blocks)), *places])))
 
     def publish(
         self, run: Run, figures: Mapping[str, Mapping[str, float]], baselines: Collection[str]

@@ -1,5 +1,6 @@
 """A job imports what its model needs, and no other model."""
 
+import os
 import subprocess
 import sys
 
@@ -51,9 +52,19 @@ def test_the_command_line(capsys):
         assert ended.value.code == 0
     text = capsys.readouterr().out
     assert all(f"  {name} " in text for name in COMMANDS)
-    assert "usage: nonconvex prepare [-h] --config FILE" in text
+    assert "usage: nonconvex prepare [-h] [--config FILE]" in text
     assert "Rows that are no ratings are kept in rejected/" in text
     with pytest.raises(SystemExit) as ended:
         main(["prepair"])
     assert ended.value.code == 2
     assert "invalid choice: 'prepair'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["compare", "nöne"], ["train", "none.toml"]])
+def test_it_ends_without_a_word_when_nobody_reads(arguments):
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "nonconvex.commands", *arguments]
+    done = subprocess.run(command, cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (done.returncode, "Broken" in done.stderr) == (141, False), done.stderr
