@@ -20,9 +20,8 @@ import pyarrow.csv as pa_csv
 import pyarrow.json as pa_json
 import pyarrow.parquet as pq
 
-from nonconvex.estimators.display import lacking
+from nonconvex.estimators.display import lacking, legible
 from nonconvex.pipeline.config import ConfigError, Section, load, parse_date, quoted, read_toml
-from nonconvex.pipeline.text import json_values
 
 _SAMPLE = 2_000_000  # most rows of a table that are looked at
 _BLOCK = 1 << 24  # bytes of a text file that are looked at
@@ -239,7 +238,7 @@ def init(argv: Sequence[str] | None = None) -> int:
         text, served = _texts(look, roles, config, serving, titles)
         config.write_text(text, encoding="utf-8")
         serving.write_text(served, encoding="utf-8")
-    print(text)
+    print(legible(text))
     print(f"written: {config}, which trains, and {serving}, which recommends")
     return 0
 
@@ -327,7 +326,7 @@ def _texts(
     output = f"output/{config.stem}"
     places = {name: quoted(f"{output}/{name}") for name in ("prepared", "runs", "lists")}
     text = _TEMPLATE.format(
-        path=look.path,
+        path=quoted(look.path),
         about=about,
         config=config,
         path_text=quoted(look.path),
@@ -365,14 +364,15 @@ def check_configuration(argv: Sequence[str] | None = None) -> int:
         config = load(kind, given.config, given.set, run_date=parse_date(given.run_date))
     report = _Report()
     report.say(f"nonconvex {command} --config {given.config} would")
-    _PLANS[command](config, report)
+    with report.looking():
+        _PLANS[command](config, report)
     with report.looking():
         check_java()
-    print("\n".join(report.lines))
+    print(legible("\n".join(report.lines)))
     status = max((status for status, _ in report.problems), default=0)
-    outcome: dict[str, Any] = {"status": "error" if status else "ok", "command": command}
-    outcome["problems"] = [problem for _, problem in report.problems]
-    print(json.dumps(json_values({**outcome, "exit": status}), ensure_ascii=False))
+    outcome = {"status": "error" if status else "ok", "command": command}
+    problems = [problem for _, problem in report.problems]
+    print(json.dumps({**outcome, "problems": problems, "exit": status}))
     return status
 
 
@@ -418,7 +418,7 @@ class _Report:
     def looking(self) -> Iterator[None]:
         try:
             yield
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             self.wrong(getattr(type(error), "exit_status", 2), str(error))
 
 
@@ -593,6 +593,6 @@ def in_one_sentence() -> Iterator[None]:
         status = getattr(type(error), "exit_status", None)
         if status is None:
             raise
-        print(f"nonconvex: {error}", file=sys.stderr)
+        print(legible(f"nonconvex: {error}"), file=sys.stderr)
         print(json.dumps({"status": "error", "error": str(error), "exit": status}))
         raise SystemExit(status) from None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,12 +15,13 @@ import pyarrow.compute as pc
 
 from nonconvex import __version__
 from nonconvex.commands.configuration import in_one_sentence, kind_of, look_at
-from nonconvex.estimators.display import lacking, text_table
+from nonconvex.estimators.display import lacking, legible, text_table
 from nonconvex.local import load as load_model
 from nonconvex.local.factorization import LocalFactorization
 from nonconvex.local.files import ChecksumError, Directory, checksums_of, parse_json
 from nonconvex.local.model_tables import ModelError, find_ids
 from nonconvex.pipeline.config import ConfigError, load
+from nonconvex.pipeline.text import cell
 
 _RUN = re.compile(r"run_id=[\w-]+")
 _FILES = ("metrics.json", "config.toml", "data.json")
@@ -113,7 +113,7 @@ def comparison(runs: Sequence[FinishedRun]) -> Iterator[_Table]:
         values = [of.get(title, [None])[0] for of in scores]
         numbers = {value for value in values if value is not None}
         first = {best(numbers)} if best and len(numbers) > 1 else ()
-        rows.append([title, *(_cell(v) + (" *" if v in first else "") for v in values)])
+        rows.append([title, *(cell(v) + (" *" if v in first else "") for v in values)])
     prints = {(run.metrics.get("prepared") or {}).get("fingerprint") for run in runs}
     same = len(prints) == 1 and None not in prints
     where = "the same test rows" if same else "test rows that may differ: errors do not compare"
@@ -123,7 +123,7 @@ def comparison(runs: Sequence[FinishedRun]) -> Iterator[_Table]:
         ("data that differ", [run.figures for run in runs]),
     ):
         keys = dict.fromkeys(key for table in tables for key in table)
-        rows = [[key, *(_cell(table.get(key)) for table in tables)] for key in keys]
+        rows = [[key, *(cell(table.get(key)) for table in tables)] for key in keys]
         if differ := [row for row in rows if len({*row[1:]}) > 1]:
             yield title, names, differ
 
@@ -169,14 +169,6 @@ def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
             yield f"{prefix}{key}", value
 
 
-def _cell(value: Any) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return value if isinstance(value, str) else json.dumps(value)
-    return f"{value:,}" if isinstance(value, int) else f"{value:.5g}"
-
-
 # A list
 
 
@@ -218,7 +210,7 @@ def top(argv: Sequence[str] | None = None) -> int:
         if given.least:
             chosen = counts.filter(pc.greater_equal(counts["count"], given.least))["id"]
         found = model.recommend(user, given.n, exclude=rated, candidates=chosen)
-        names = {item: titles.get(str(item), str(item)) for item in [*rated, *dict(found)]}
+        names = {one: legible(titles.get(str(one)) or str(one)) for one in [*rated, *dict(found)]}
         items = [item for item, _ in found]
         rows = [[names[item], f"{rating:.2f}"] for item, rating in found]
         header = ["", "prediction"]
@@ -244,18 +236,18 @@ def _history(prepared: Directory, user: Any) -> tuple[pa.Table, pa.Table]:
         items = prepared.read_table("items").sort_by("index")
         users = prepared.read_table("users")
         parts = [prepared.read_table(name) for name in ("validation", "test")]
-    except OSError as error:
+        columns = ["item", "rating", *({"weight"} & {*parts[0].column_names})]
+        tables = [part.filter(pc.equal(part["user"], user)).select(columns) for part in parts]
+        for row in users.filter(pc.equal(users["id"], user)).to_pylist():
+            block = prepared.read_table(f"by_user/block={row['block']}")
+            block = block.filter(pc.equal(block["user_index"], row["index"]))
+            rated = items["id"].take(block["item_index"])
+            tables.append(block.append_column("item", rated).select(columns))
+        return pa.concat_tables(tables), items
+    except (OSError, KeyError, pa.ArrowException) as error:  # damaged, or of another model
         raise ModelError(
             f"{prepared.path} is not whole prepared ratings: {error}; train again"
         ) from None
-    columns = ["item", "rating", *({"weight"} & {*parts[0].column_names})]
-    tables = [part.filter(pc.equal(part["user"], user)).select(columns) for part in parts]
-    for row in users.filter(pc.equal(users["id"], user)).to_pylist():
-        block = prepared.read_table(f"by_user/block={row['block']}")
-        block = block.filter(pc.equal(block["user_index"], row["index"]))
-        rated = items["id"].take(block["item_index"])
-        tables.append(block.append_column("item", rated).select(columns))
-    return pa.concat_tables(tables), items
 
 
 def _titles(report: Any) -> dict[Any, str]:

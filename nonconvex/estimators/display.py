@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import re
 import reprlib
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -11,6 +12,11 @@ from dataclasses import asdict
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, ClassVar, Self, cast
+
+# What XML has no place for, and what a terminal obeys; some of them turn the direction of a text.
+_ILLEGIBLE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
+)
 
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 100
@@ -25,8 +31,17 @@ def one_line(name: str, facts: Mapping[str, Any]) -> str:
     return f"{name}({', '.join(shown)})"
 
 
+def legible(text: str) -> str:
+    r"""Return a text with U+FFFD for each character that a page or a terminal should not get.
+
+    >>> legible("a\x00b \ud800 é \x1b[2J")
+    'a�b � é �[2J'
+    """
+    return _ILLEGIBLE.sub("\ufffd", text)
+
+
 def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Align rows under a header: the first column to the left, the others to the right.
+    """Align rows under a header, each a `legible` line: the first column left, the others right.
 
     Examples
     --------
@@ -35,7 +50,7 @@ def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     model       1.52
     user mean  10.73
     """
-    lines = [header, *rows]
+    lines = [[legible(" ".join(cell.splitlines())) for cell in line] for line in (header, *rows)]
     first, *others = (max(map(len, column)) for column in zip(*lines, strict=True))
     return "\n".join(
         "  ".join([line[0].ljust(first), *map(str.rjust, line[1:], others)]).rstrip()

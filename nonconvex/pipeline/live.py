@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, TextIO
 
 from nonconvex.distributed.runtime import Progress
+from nonconvex.estimators.display import legible
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -19,7 +20,13 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("nonconvex")
 
-_FORMAT = logging.Formatter("%(asctime)s %(levelname)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S")
+
+class _Lines(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return legible(super().format(record))  # which a terminal does not obey
+
+
+_FORMAT = _Lines("%(asctime)s %(levelname)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S")
 _WIDE = 100  # characters that leave room for bars
 _HOUR = 3600.0  # seconds of iterations that the time left is estimated from
 

@@ -30,7 +30,7 @@ def compare_figures(earlier: Mapping[str, float], figures: Mapping[str, float]) 
 
 def drift_report(drift: Drift) -> str:
     """Show the changes of the data since the published run."""
-    rows = [[name, _number(one["before"]), _number(one["now"])] for name, one in drift.items()]
+    rows = [[name, cell(one["before"]), cell(one["now"])] for name, one in drift.items()]
     return text_table(["since the published run", "before", "now"], rows)
 
 
@@ -62,7 +62,10 @@ def strict_json(value: Any) -> str:
     return json.dumps(json_values(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _number(value: float | None) -> str:
+def cell(value: Any) -> str:
+    """Return a value for a table, empty for None."""
     if value is None:
         return ""
-    return f"{value:,}" if isinstance(value, int) else f"{value:.6g}"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return value if isinstance(value, str) else json.dumps(value)
+    return f"{value:,}" if isinstance(value, int) else f"{value:.5g}"

@@ -25,9 +25,10 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from nonconvex.distributed.runtime import DISK_FULL
+from nonconvex.estimators.display import legible
 from nonconvex.numerics import Doubles, Longs
 from nonconvex.numerics.metrics import LEVELS, PredictedVsActual
-from nonconvex.report.page import COLOURS, Picture, legible
+from nonconvex.report.page import COLOURS, Picture
 
 Array = NDArray[Any]
 Curve = Sequence[tuple[float, float]]

@@ -13,6 +13,7 @@ from pyspark.ml.functions import vector_to_array
 from pyspark.sql import functions as F
 
 from nonconvex.distributed.data.examples import ExampleTable
+from nonconvex.estimators.display import legible
 from nonconvex.estimators.network.summary import NetworkSummary
 from nonconvex.neural_network import (
     MultilayerPerceptronClassificationModel,
@@ -32,7 +33,6 @@ from nonconvex.report.page import (
     Table,
     comparison_table,
     format_number,
-    legible,
     run_page,
     table_of_restarts,
     training_facts,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any, NamedTuple
 
+from nonconvex.estimators.display import legible
 from nonconvex.pipeline.runs import RunMetadata
 
 COLOURS = {
@@ -21,20 +21,6 @@ COLOURS = {
     "orange": ("#b4500b", "#f2a35e"),
 }
 """Colours of pages and figures in light and in dark mode; the light ones are all different."""
-
-# What XML has no place for: control characters, lone surrogates, and two that are no characters.
-_ILLEGIBLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
-
-
-def legible(text: str) -> str:
-    r"""Return a text with U+FFFD for each character that a page cannot show.
-
-    Examples
-    --------
-    >>> legible("a\x00b \ud800 é")
-    'a�b � é'
-    """
-    return _ILLEGIBLE.sub("\ufffd", text)
 
 
 class Fact(NamedTuple):

@@ -146,6 +146,8 @@ def test_all_that_is_wrong_is_told_at_once(table, tmp_path, capsys):
         assert ended(check_configuration, "likes.toml", *solver, *setting) == 2
         refused = f": {name}=True has no meaning with solver='vb'; unset it"
         assert last(capsys)["error"].endswith(refused)
+    assert ended(check_configuration, "likes.toml", "--set", "output.path=" + 300 * "x") == 2
+    assert "File name too long" in last(capsys)["problems"][0]
     assert ended(check_configuration, "absent.toml") == 2
     assert ended(check_configuration, "likes_recommend.toml") == 3
     assert "give the directory that a model was saved to" in last(capsys)["problems"][0]

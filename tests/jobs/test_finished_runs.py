@@ -23,11 +23,12 @@ def home(run_job, tmp_path_factory):
     table["rating"] = draw.integers(1, 6, len(table)).astype(float)
     table["user"] = table["user"].map("ü{}".format)
     table.to_parquet(root / "likes.parquet")
-    titles = pd.DataFrame({"item": range(19), "title": [f"Film {n}" for n in range(19)]})
-    titles.to_csv(root / "titles.csv", index=False)
+    names = [f"Film \x1b[2J\u202e\u009b{n}" for n in range(18)]
+    titles = pd.DataFrame({"item": range(19), "title": [*names, None]})
+    titles.to_parquet(root / "titles.parquet")
     config = root / "likes.toml"
-    names = ["--names", str(root / "titles.csv"), "--output", str(config)]
-    assert init([str(root / "likes.parquet"), *names]) == 0
+    options = ["--names", str(root / "titles.parquet"), "--output", str(config)]
+    assert init([str(root / "likes.parquet"), *options]) == 0
     config.write_text(config.read_text().replace('"output/', f'"{root}/output/'))
     for rank in (1, 2):
         overrides = f"factorization.rank={rank}", "factorization.maxIter=3", "report.write=false"
@@ -100,12 +101,16 @@ def test_the_list_of_a_user(home, capsys):
     rated = table[table["user"] == "ü3"]["item"].tolist()
     assert out.startswith(f"for ü3 ({len(rated)} rated)\n")
     found = load(root / "output/likes/runs").recommend("ü3", 4, exclude=rated)
-    named = [f"Film {item}" if item < 19 else str(item) for item, _ in found]
+    named = [f"Film �[2J��{item}" if item < 18 else str(item) for item, _ in found]
     shown = [line.split("  ")[0].strip() for line in out.splitlines()[2:6]]
     assert shown == named
     assert f"why the first:\n{named[0]} for ü3: " in out
     assert top([str(root / "likes.toml"), "nobody", "--least", "999"]) == 0
     assert capsys.readouterr().out.startswith("for nobody (unknown to the model")
+    next((root / "output/likes/prepared/users").glob("*.parquet")).write_bytes(b"no Parquet")
+    with pytest.raises(SystemExit) as ended:
+        top([str(root / "likes.toml"), "ü3"])
+    assert "is not whole prepared ratings" in capsys.readouterr().out
     with pytest.raises(SystemExit) as ended:
         top([str(root / "likes_recommend.toml"), "ü3"])
     assert ended.value.code == 2

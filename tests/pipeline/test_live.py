@@ -49,9 +49,9 @@ def test_a_row_for_each_start_and_the_last_state_stays(view, log):
     for done in (1, 2):
         for name in ("restart 0", "restart 1"):
             report(step(name, done, None, **{"validation RMSE": "0.9"}))
-    log.warning("a word [in] between")
+    log.warning("a word [in] \u202ebetween")
     lines = plain(view._console).splitlines()
-    assert any(line.endswith("WARNING a word [in] between") for line in lines)
+    assert any(line.endswith("WARNING a word [in] \ufffdbetween") for line in lines)
     report(step("restart 0", 3, "converged: at last"))
     report(step("restart 1", 3, None))
     assert view._bars is not None
