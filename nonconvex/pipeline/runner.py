@@ -4,6 +4,7 @@ import argparse
 import inspect
 import json
 import logging
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,6 +24,7 @@ from nonconvex.distributed.runtime import (
     pass_signals_on,
 )
 from nonconvex.distributed.termination import Termination, exit_status, terminating
+from nonconvex.estimators.display import legible
 from nonconvex.pipeline.config import ConfigError, Section, load, parse_date
 from nonconvex.pipeline.live import logging_to_stderr
 from nonconvex.pipeline.text import json_values
@@ -49,7 +51,7 @@ def run(
 
     `job` takes the Spark session and the configuration, and returns a mapping to report.  Spark
     knows it by `name`, by default that of its file, and the help by `prog`.  Settings of Spark are
-    those of ``conf/`` beside the directory of that file, if there is one.
+    those of ``conf/`` beside the directory of that file, if there is one of the same owner.
 
     The last line of standard output is one JSON object: ``status``, then what `job` returned or
     the ``error``, then ``exit``; numbers that are not finite are null. All else is logged to
@@ -80,10 +82,7 @@ def run(
             expected = _expected(error)
             status, sentence = expected or (1, _summary(error))
             sentence = _with_notes(error, sentence)
-            if expected is None:
-                _log.exception("the job failed")
-            else:
-                _log.error("%s", sentence)
+            _log.error("%s", sentence if expected else "the job failed", exc_info=not expected)
             details = getattr(error, "details", {})
             outcome = {"status": "error", "error": sentence, **details, "exit": status}
         print(json.dumps(json_values(outcome), allow_nan=False), flush=True)
@@ -107,7 +106,7 @@ class JsonLines(logging.Formatter):
         }
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False)
+        return legible(json.dumps(line, ensure_ascii=False))
 
 
 class _Parser(argparse.ArgumentParser):
@@ -159,9 +158,10 @@ def _script(job: Job[ConfigT]) -> Path:
 def _call(
     job: Job[ConfigT], config: ConfigT, name: str, termination: Termination
 ) -> Mapping[str, Any]:
-    beside = _script(job).parent.parent / "conf"
+    script, beside = _script(job), _script(job).parent.parent / "conf"
+    mine = beside.is_dir() and beside.stat().st_uid in (0, os.getuid(), script.stat().st_uid)
     borrowed = SparkSession.getActiveSession() is not None
-    spark = get_session(name, conf_dir=beside if beside.is_dir() else None)
+    spark = get_session(name, conf_dir=beside if mine else None)
     try:
         termination.before = partial(cancel_jobs, spark)
         if not borrowed:

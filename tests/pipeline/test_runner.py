@@ -267,8 +267,8 @@ def test_without_java(script, tmp_path):
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_a_session_of_its_own_is_stopped(monkeypatch, job):
-    """The runner stops what it started, also when the job fails."""
+def test_a_session_of_its_own_is_stopped_and_has_settings_beside_it(monkeypatch, job, tmp_path):
+    given, beside, script = [], tmp_path / "conf", tmp_path / "conf/job.py"
 
     class Session:
         stopped = 0
@@ -278,7 +278,14 @@ def test_a_session_of_its_own_is_stopped(monkeypatch, job):
 
     session = Session()
     monkeypatch.setattr(SparkSession, "getActiveSession", lambda: None)
-    monkeypatch.setattr("nonconvex.pipeline.runner.get_session", lambda *args, **kwargs: session)
+    start = lambda name, conf_dir: given.append(conf_dir) or session  # noqa: E731
+    monkeypatch.setattr("nonconvex.pipeline.runner.get_session", start)
     job(lambda spark, config: {})
+    monkeypatch.setattr("nonconvex.pipeline.runner._script", lambda job: script)
+    beside.mkdir()
+    script.touch()
     job(fail(GateError("no")))
-    assert session.stopped == 2
+    if os.getuid() == 0:  # who can give directories away
+        os.chown(beside, 12345, 12345)
+        job(lambda spark, config: {})
+    assert (session.stopped, given) == (len(given), [None, beside, None][: len(given)])
