@@ -134,7 +134,7 @@ class Directory:
 
     def read_text(self, path: str) -> str:
         """Return a file, or the only one in a directory of Spark."""
-        if self.system.get_file_info(path).type == fs.FileType.Directory:
+        if self.system.get_file_info(path).type != fs.FileType.File:  # nor a pipe, which blocks
             path = f"{path}/{min(name for name in self.sizes(path) if name[0] not in '_.')}"
         with self.system.open_input_stream(path) as file:
             return str(file.read().decode())
@@ -148,7 +148,7 @@ class Directory:
     def read_table(self, name: str) -> pa.Table:
         """Read all Parquet files of a directory of this one."""
         path = f"{self.path}/{name}"
-        files = sorted(one for one in self.sizes(path) if one.endswith(".parquet"))
+        files = sorted(one for one in saved_files(self, path) if one.endswith(".parquet"))
         if not files:
             raise FileNotFoundError(f"{path} has no Parquet files")
         tables = []

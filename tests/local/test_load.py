@@ -1,6 +1,7 @@
 """Models read without Spark: the numbers of the same model on Spark, and what is refused."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -191,11 +192,14 @@ def saved(runs, tmp_path):
 def test_what_is_not_a_whole_model_is_refused(saved, tmp_path):
     [table] = (saved / "itemFactors").glob("*.parquet")
     content = table.read_bytes()
+    (table.parent / "_x.parquet").write_bytes(b"which has no checksum, nor does Spark read it")
+    load(saved)
     for change, message in (
         (lambda: table.write_bytes(content[:-9] + b"x" + content[-8:]), "its checksum differs"),
         (lambda: table.write_bytes(content[:-1]), "it has [0-9,]+ bytes, not"),
         (table.unlink, "lacks itemFactors/part"),
         ((saved / "checksums.json").unlink, "has no readable checksums.json"),
+        (lambda: os.mkfifo(saved / "checksums.json"), "has no readable checksums.json"),
     ):
         change()
         with pytest.raises(ModelError, match=message):
