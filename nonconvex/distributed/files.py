@@ -59,7 +59,7 @@ def is_stale(token: str, modified: float, lease: float) -> bool:
     A process of another machine counts as dead when its last write, at `modified` (seconds since
     1970), is more than `lease` seconds old.
     """
-    machine, process, start = token.split("-")
+    machine, process, start = str.split(token, "-")
     if machine != _machine():
         return time.time() - modified > lease
     return _start(int(process)) != int(start)

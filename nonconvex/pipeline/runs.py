@@ -237,8 +237,8 @@ def _finish_pending(files: FileSystem, path: str) -> None:
     for name in files.names(path):
         claim, before = f"{path}/{name}", name.removeprefix(_CLAIM)
         while name.startswith(_CLAIM) and (said := _read_claim(files, path, claim)) is not None:
-            run, writer, modified = said
-            if is_stale(writer, modified, _MOMENT):
+            run, writer, stale = said
+            if stale:
                 if (_pointed_id(files, path) or _NONE) == before and files.exists(run.model):
                     _write_pointer(files, path, run)
                 files.delete(claim)
@@ -251,12 +251,13 @@ def _finish_pending(files: FileSystem, path: str) -> None:
                 time.sleep(0.1)
 
 
-def _read_claim(files: FileSystem, path: str, claim: str) -> tuple[Run, str, float] | None:
-    """Return the run, the writer and the time of a pending publication; None if it is done."""
+def _read_claim(files: FileSystem, path: str, claim: str) -> tuple[Run, str, bool] | None:
+    """Return the run of a pending publication, its writer and whether that is gone."""
 
-    def read() -> tuple[Run, str, float]:
+    def read() -> tuple[Run, str, bool]:
         said = parse_json(files.read_text(claim))
-        return _run(path, said["run_id"]), said["writer"], files.modified(claim)
+        run, writer = _run(path, said["run_id"]), said["writer"]
+        return run, writer, is_stale(writer, files.modified(claim), _MOMENT)
 
     try:
         return files.unless_gone(claim, read)
