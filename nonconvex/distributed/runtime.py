@@ -702,6 +702,8 @@ def explain(
         return None
     if isinstance(error, MemoryError):
         return StoppedError(f"the driver lacks memory ({text}): use less, or a larger one")
+    if "java.lang.OutOfMemoryError" in text:
+        return StoppedError("Java lacks memory: give it more by spark.driver.memory, or use less")
     if (running_context() is None and not is_remote()) or _STOPPED.search(text):
         return StoppedError("the Spark session was stopped meanwhile: start one, and begin again")
     if (cancelled := _CANCELLED.search(text)) is not None:

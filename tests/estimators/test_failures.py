@@ -155,6 +155,8 @@ def test_memory_that_there_is_not(spark, planted_ratings, params):
 
 def test_a_defect_is_not_explained():
     assert explain(KeyError("rank")) is None
+    found = explain(OSError("ExecutorLostFailure: java.lang.OutOfMemoryError: Java heap space"))
+    assert str(found).startswith("Java lacks memory: give it more by spark.driver.memory")
     assert explain(OSError("[FAILED_READ_FILE] x: No space left on device SQLSTATE")) is None
     found = explain(OSError("[PATH_NOT_FOUND] Path does not exist: file:/p/test. SQLSTATE: 42K03"))
     assert str(found).startswith("Path does not exist: file:/p/test: bring the file back")
