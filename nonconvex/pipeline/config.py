@@ -99,7 +99,7 @@ def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
     except OSError as error:
         reason = error.strerror or error
         raise ConfigError(f"cannot read the configuration {os.fspath(path)}: {reason}") from None
-    except ValueError as error:  # of the syntax, or of bytes that are not UTF-8
+    except (ValueError, RecursionError) as error:  # of syntax, depth, or bytes that are not UTF-8
         raise ConfigError(f"{os.fspath(path)} is not valid TOML: {error}") from None
 
 

@@ -125,11 +125,13 @@ def test_every_toml_type_finds_its_field(config):
         (".", "cannot read the configuration .*: Is a directory"),
         ("broken", "broken is not valid TOML: .*line 2"),
         ("bytes", "bytes is not valid TOML: .*utf-8"),
+        ("lists", "lists is not valid TOML: .*recursion"),
     ],
 )
 def test_what_cannot_be_read(tmp_path, name, message):
     (tmp_path / "broken").write_text("[training]\nrank 3")
     (tmp_path / "bytes").write_bytes(b"title = '\xff'")
+    (tmp_path / "lists").write_text("title = " + "[" * 5000 + "]" * 5000)
     with pytest.raises(ConfigError, match=message):
         load(Config, tmp_path / name)
 
