@@ -357,7 +357,7 @@ def _ridges(params: FactorizationParams, training: TrainingSet) -> tuple[Ridge, 
         reg, ratio = default_implicit_reg(training.total, mean_weight), 1.0
     else:
         reg, ratio = default_reg(training.total, training.deviation)
-    if get("solver") == "vb":  # wider, as it narrows where the ratings say so
+    if get("solver") == "vb":  # wider, as the variances of rows shrink them, too
         reg, ratio = reg * WIDER, ratio / WIDER
     if get("regUser") is not None or get("regItem") is not None:
         ratio = 1.0

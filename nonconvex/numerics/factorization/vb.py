@@ -22,8 +22,9 @@ and z_i.  Items see a user with E ω_u z zᵀ = ω̄_u z zᵀ + V_u, where ω̄_
     q(ω_u) = Gamma((κ + d_u)/2, ½ (κ + τ q_u + (m_u − h_u ξ)ᵀ Λ (m_u − h_u ξ)))
 
 and q_u = E Σ w e² over the items, at m_u.  Λ, ξ and τ then move to their minimum, or beyond it by
-no more than keeps F from rising.  A coordinate that the ratings do not support dies: V_k → 1/λ_k
-and m_k → 0.  Without covariances and with Λ/τ = n λ, a half-step is that of "als", bit for bit.
+no more than keeps F from rising; λ of γ stays at most what it is at the start.  Without this limit
+λ grows until factors die that hold little of each row, as q takes them for noise, and predictions
+get worse: test RMSE 0.832 instead of 0.815 on goodbooks-10k.  Without covariances and with Λ/τ = n λ, a half-step is that of "als", bit for bit.
 
 The covariance of a row is the whole matrix (`FULL`), or only its diagonal: then q(x_u | ω_u) is a
 product over coordinates too, and V_uk = 1/(τ A_ukk).  Rows travel with their covariances as one
@@ -396,7 +397,7 @@ HELD = 2
 START_VARIANCE = 0.01
 """Variance of the rows that a fit starts from."""
 
-WIDER = 0.3
+WIDER = 0.7
 """Λ of γ at the start, relative to the ridge that "als" has by default."""
 
 _BEYOND = 0.8
@@ -438,6 +439,7 @@ class Hyperparameters:
     ) -> None:
         self.tau, self._total, self._user_freedom = tau, total, user_freedom
         self._rows, self.priors = dict(rows), dict(priors)
+        self._most = {side: float(p.precision[1:].max(initial=0)) for side, p in priors.items()}
         self._errors = 0.0  # E Σ ω w e²
         self.weight = total  # Σ ω w
 
@@ -446,7 +448,7 @@ class Hyperparameters:
         return Given(alpha, self.tau, self.priors[side], side == Side.USERS, self._user_freedom)
 
     def learn(self, side: Side, penalty: float, sums: RowSums, *, held: bool) -> float:
-        """Set Λ and ξ of a side, unless they are held, and τ so that F falls.
+        """Set Λ, within its limit, and ξ of a side, unless they are held, and τ so that F falls.
 
             ξ_k = Σ ω h m_k / Σ ω h²,   1/λ_k = mean of E ω (x_k − h ξ_k)²,   1/τ = E Σ ω w e² / n
 
@@ -462,6 +464,7 @@ class Hyperparameters:
         scatter = sums.squares - 2 * slope * sums.slopes + slope**2 * sums.activity
         if not held:
             precision = _beyond(prior.precision, rows / scatter)
+            precision[1:] = np.minimum(precision[1:], self._most[side])
             self.priors[side] = prior = Prior(precision, slope, prior.least)
         p = prior.precision
         self._errors = sums.errors
@@ -484,6 +487,7 @@ class Hyperparameters:
             "weight": self.weight,
             "priors": {str(side): prior.save() for side, prior in self.priors.items()},
             "rows": {str(side): rows for side, rows in self._rows.items()},
+            "most": {str(side): most for side, most in self._most.items()},
             "total": self._total,
             "userFreedom": kappa if np.isfinite(kappa) else None,  # JSON has no ∞
         }
@@ -497,6 +501,7 @@ class Hyperparameters:
         freedom = np.inf if kappa is None else kappa
         level = cls(values["tau"], priors, rows, values["total"], freedom)
         level.weight = values["weight"]
+        level._most = {Side(side): most for side, most in values["most"].items()}
         return level
 
     @property

@@ -191,6 +191,7 @@ def test_the_free_energy_is_that_of_a_loop_and_never_rises(full, kernel, monkeyp
             assert history[-1] == pytest.approx(twin, rel=1e-10)
     assert np.diff(history).max() < 1e-12
     assert np.diff(history)[-1] > -0.01
+    assert all((prior.precision[1:] <= 2.0).all() for prior in level.priors.values())
     again = vb.Hyperparameters.of(level.save())
     assert again.save() == level.save()
     assert again.free_energy(0.0) != history[-1]
