@@ -30,7 +30,7 @@ from nonconvex.pipeline.release import Release
 from nonconvex.pipeline.runs import METRICS, find_model
 from nonconvex.pipeline.text import restart_table, strict_json
 from nonconvex.recommendation import MatrixFactorizationModel
-from nonconvex.report.run import factorization_report
+from nonconvex.report.run import factorization_report, start_report
 
 _logger = logging.getLogger("nonconvex")
 
@@ -62,6 +62,8 @@ def train_job(spark: SparkSession, config: FactorizationConfig) -> dict[str, Any
     the resolved configuration and its metrics to a directory of its own under output.path; the
     published model is replaced last.
     """
+    if config.report.write:
+        start_report()
     names = config.report.table(spark)
     with Release(spark, config.output, config.gate, config.day) as release:
         with release.stages("prepare the ratings"):

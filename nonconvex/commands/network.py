@@ -16,7 +16,7 @@ from nonconvex.pipeline.network.results import (
 from nonconvex.pipeline.release import Release
 from nonconvex.pipeline.runs import METRICS
 from nonconvex.pipeline.text import restart_table
-from nonconvex.report.run import network_report
+from nonconvex.report.run import network_report, start_report
 
 
 def train_network_job(spark: SparkSession, config: NetworkConfig) -> dict[str, Any]:
@@ -26,6 +26,8 @@ def train_network_job(spark: SparkSession, config: NetworkConfig) -> dict[str, A
     used to a directory of its own under output.path; the published model is replaced last.
     """
     source = config.examples.path
+    if config.report.write:
+        start_report()
     with Release(spark, config.output, config.gate, config.day) as release:
         with release.stages("read the examples"):
             table = config.table(spark)

@@ -38,6 +38,7 @@ from nonconvex.distributed.files import (
 )
 from nonconvex.distributed.model_tables import reason_of
 from nonconvex.distributed.rows import PIECES, CachedRows, CheckpointedRows, joined
+from nonconvex.distributed.runtime import StoppedError, explain
 from nonconvex.distributed.termination import TOGETHER
 from nonconvex.local.files import parse_json
 
@@ -336,12 +337,20 @@ class Interruption:
                     signal.signal(number, self._ask)
         return self
 
-    def __exit__(self, kind: object, *about: object) -> None:
-        """Restore the handlers of before; end a fit that came to its end when it was asked to."""
+    def __exit__(self, kind: object, error: BaseException | None, *about: object) -> None:
+        """Restore the handlers of before; end a fit that came to its end when it was asked to.
+
+        A signal that goes to the process group also ends Java, and with it the iteration.
+        """
         for number, before in self._before.items():
             signal.signal(number, before)
-        if self.asked is not None and kind is None:
+        if self.asked is not None and error is None:
             raise Interrupted(f"{_VERBS[self.asked]} at the end of the fit", self.asked)
+        if self.asked is None or isinstance(error, OSError) or not isinstance(error, Exception):
+            return
+        if isinstance(explain(error), StoppedError):
+            how = "before the iteration ended, as Spark was, too; run the same fit again"
+            raise Interrupted(f"{_VERBS[self.asked]} {how}", self.asked) from error
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()

@@ -8,12 +8,10 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
-from importlib import import_module
 from pathlib import Path
-from threading import Thread
 from typing import Any, NoReturn, TypeVar
 
 from pyspark.sql import SparkSession
@@ -163,8 +161,6 @@ def _call(
     script, beside = _script(job), _script(job).parent.parent / "conf"
     mine = beside.is_dir() and beside.stat().st_uid in (0, os.getuid(), script.stat().st_uid)
     borrowed = SparkSession.getActiveSession() is not None
-    if getattr(getattr(config, "report", None), "write", False):
-        Thread(target=_import_charts, daemon=True).start()  # while Java starts
     spark = get_session(name, conf_dir=beside if mine else None)
     try:
         termination.before = partial(cancel_jobs, spark)
@@ -175,11 +171,6 @@ def _call(
     finally:
         if not borrowed:
             spark.stop()
-
-
-def _import_charts() -> None:
-    with suppress(ImportError):  # a report without figures says so
-        import_module("nonconvex.report.charts")
 
 
 def _expected(error: Exception) -> tuple[int, str] | None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import platform
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from importlib.metadata import version
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from pyspark.sql import DataFrame, SparkSession
@@ -29,6 +31,16 @@ if TYPE_CHECKING:
 
 FIGURES = "figures"  # the directory beside it that has every figure as SVG and as PNG
 _log = logging.getLogger("nonconvex")
+
+
+def start_report() -> None:
+    """Begin to import what draws figures, in a thread, while Spark is busy with a first query."""
+
+    def load() -> None:
+        with suppress(ImportError):  # the report says so
+            import nonconvex.report.charts  # noqa: F401
+
+    Thread(target=load, daemon=True).start()
 
 
 def factorization_report(
