@@ -17,7 +17,7 @@ import socket
 import time
 import uuid
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, NoReturn, Self, TypeVar
@@ -296,6 +296,8 @@ class FileSystem:
             self.write_text(probe, "\n")
             self.delete(probe)
         except FileSystemError as error:
+            with suppress(FileSystemError):  # a full disk has it, without content
+                self.delete(probe)
             raise _unwritable(path, error) from None
 
     def rename(self, path: str, target: str) -> None:

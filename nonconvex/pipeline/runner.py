@@ -178,6 +178,8 @@ def _expected(error: Exception) -> tuple[int, str] | None:
     text = str(error)
     if DISK_FULL in text:
         line = next(line.strip() for line in text.splitlines() if DISK_FULL in line)
+        if "free some space" in line:
+            return 1, line
         return 1, (
             f"the disk is full ({line}); what was published stays: free "
             "some space, and start the job again"
