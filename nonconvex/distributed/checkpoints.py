@@ -15,7 +15,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any, NamedTuple, NoReturn, Self
@@ -138,6 +138,17 @@ class Checkpoints:
             f"another process saves and removes checkpoints in {self.path}, so none can be read: "
             "wait for its end, or use another checkpointPath"
         )
+
+    @contextmanager
+    def restoring(self) -> Iterator[None]:
+        """Raise CheckpointError if the block cannot take what was loaded, as of another version."""
+        try:
+            yield
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            raise CheckpointError(
+                f"the checkpoint in {self.path} is not one of this version ({error!r}): continue "
+                f"with the version that saved it, or delete {self.path} to start anew"
+            ) from error
 
     def report(self, state: State, done: str) -> None:
         """Log that a fit continues from a state that was loaded, after `done`."""

@@ -672,8 +672,8 @@ def publish(spark: SparkSession, path: str, *, replace: bool = True) -> Iterator
         yield path
         return
     temporary = files.sibling(path)
-    files.make_directory(temporary)
     try:
+        files.make_directory(temporary)
         yield temporary
         if replace and files.exists(path):
             _replace(files, temporary, path)

@@ -14,11 +14,6 @@ from nonconvex.recommendation import MatrixFactorization
 from tests.factories import fit_killed_after, same_bits, same_ridge_posterior
 
 
-@pytest.fixture(scope="module")
-def ratings(weighted_ratings):
-    return weighted_ratings
-
-
 @pytest.mark.parametrize(
     "params",
     [
@@ -54,8 +49,7 @@ def iterations_of(estimator, ratings, monkeypatch, *, expected):
     made = []
     end_iteration = FitState.end_iteration
     with monkeypatch.context() as patch:
-        count = lambda *arguments: (made.append(1), end_iteration(*arguments))  # noqa: E731
-        patch.setattr(FitState, "end_iteration", count)
+        patch.setattr(FitState, "end_iteration", lambda *all: made.append(end_iteration(*all)))
         model = estimator.fit(ratings)
     assert len(made) == expected
     return model
@@ -147,6 +141,16 @@ def test_another_fit_is_refused_and_says_what_differs(ratings, tmp_path, monkeyp
         estimator.copy({estimator.rank: 3}).fit(ratings)
     with pytest.raises(CheckpointError, match="is of another fit: ratings was"):
         estimator.fit(ratings.where("user > 0"))
+
+
+@pytest.mark.parametrize("params", [{"maxIter": 2}, {"solver": "gibbs", "numSamples": 2}])
+def test_a_state_of_another_version_is_refused(ratings, tmp_path, monkeypatch, params):
+    estimator = MatrixFactorization(rank=2, **params)
+    estimator.setCheckpointPath(str(tmp_path / "c")).fit(ratings)
+    read = Checkpoints._read
+    monkeypatch.setattr(Checkpoints, "_read", lambda *ask: read(*ask)._replace(values={}))
+    with pytest.raises(CheckpointError, match=r"not one of this version .* delete .* start anew"):
+        estimator.fit(ratings)
 
 
 def test_states_come_back_to_the_bit_and_damage_is_seen(spark, tmp_path):

@@ -75,13 +75,26 @@ def test_a_file_that_another_process_removes_while_it_is_looked_at(spark, tmp_pa
 
 
 @pytest.mark.parametrize("before", [[], ["old", "target"]])
-def test_a_directory_appears_when_it_is_complete_and_else_leaves_what_was(spark, target, before):
+def test_a_directory_appears_when_it_is_complete_and_else_leaves_what_was(
+    spark, target, before, monkeypatch
+):
     if before:
         target.mkdir(parents=True)
         (target / "old").write_text("0")
     with pytest.raises(KeyError), publish(spark, str(target)) as directory:  # noqa: PT012
         FileSystem(spark, directory).write_text(f"{directory}/new", "1")
         raise KeyError
+    assert entries(target.parent) == before
+    make_directory = FileSystem.make_directory
+
+    def fail(self, path):  # as if its permissions could not be set
+        make_directory(self, path)
+        raise FileSystemError("full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FileSystem, "make_directory", fail)
+        with pytest.raises(FileSystemError, match="full"), publish(spark, str(target)):
+            pass
     assert entries(target.parent) == before
     with publish(spark, str(target)) as directory:
         FileSystem(spark, directory).write_text(f"{directory}/new", "1")

@@ -322,10 +322,11 @@ def _resume(
     saved = checkpoints.load(sharded=sharded)
     if saved is None:
         return 0
-    for number, state in enumerate(states):
-        arrays = saved.arrays[str(number)]
-        state.restore(arrays, saved.values["states"][number])
-        if descent is not None:
-            descent.restore(state, arrays.get("optimizer", {}))
+    with checkpoints.restoring():
+        for number, state in enumerate(states):
+            arrays = saved.arrays[str(number)]
+            state.restore(arrays, saved.values["states"][number])
+            if descent is not None:
+                descent.restore(state, arrays.get("optimizer", {}))
     checkpoints.report(saved, f"iteration {saved.iteration}")
     return saved.iteration

@@ -483,7 +483,8 @@ def _resume(checkpoints: Checkpoints, groups: Sequence[ChainGroup]) -> int:
     state = checkpoints.load()
     if state is None:
         return 0
-    for number, group in enumerate(groups):
-        group.restore(state.arrays[str(number)], state.values["groups"][number])
+    with checkpoints.restoring():
+        for number, group in enumerate(groups):
+            group.restore(state.arrays[str(number)], state.values["groups"][number])
     checkpoints.report(state, f"sweep {state.iteration}")
     return state.iteration
