@@ -117,7 +117,7 @@ def configure(spark: "SparkSession") -> "Iterator[Callable[[dict[str, str]], Non
 
 
 @pytest.fixture(scope="session")
-def weighted_ratings(spark: "SparkSession") -> "DataFrame":
+def ratings(spark: "SparkSession") -> "DataFrame":
     """Some 300 ratings of 40 users and 25 items, with ``weight`` and ``held``."""
     import numpy as np
 

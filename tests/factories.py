@@ -58,6 +58,21 @@ def planted_table(users=60, items=40, rank=2, noise=0.5):
     return table
 
 
+def assert_predicted_to_the_noise(model, ratings, noise=0.5):
+    """Held-out ratings of `planted_table` are within their intervals, and new ids less sure."""
+    asked = model.copy({model.predictionStdCol: "std", model.predictionIntervalCol: "interval"})
+    predicted = asked.transform(ratings.where("held_out")).toPandas()
+    known = (predicted["user"] < 60 - 1) & (predicted["item"] < 40 - 1)
+    errors = (predicted["prediction"] - predicted["rating"])[known]
+    assert np.sqrt(np.mean(errors**2)) < 1.35 * noise
+    lower, upper = (predicted["interval"].str[end] for end in ("lower", "upper"))
+    assert 0.8 < predicted["rating"].between(lower, upper).mean() < 0.97
+    np.testing.assert_allclose(upper - lower, 2 * 1.6448536 * predicted["std"], rtol=1e-6)
+    assert predicted["std"][~known].min() > 1.5 * predicted["std"][known].median()
+    mean = asked.copy({asked.predictionNoise: False}).transform(ratings.where("held_out"))
+    assert (mean.toPandas()["std"] < predicted["std"]).all()
+
+
 def training_summary(**changes):
     """The summary of a fit of no starts."""
     about = {

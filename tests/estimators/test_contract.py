@@ -28,8 +28,8 @@ every = pytest.mark.parametrize("cls", FITS)
 
 
 @pytest.fixture(scope="module")
-def data(weighted_ratings):
-    return weighted_ratings.withColumn("label", (F.col("rating") > 3).cast("double"))
+def data(ratings):
+    return ratings.withColumn("label", (F.col("rating") > 3).cast("double"))
 
 
 @pytest.fixture(scope="module")

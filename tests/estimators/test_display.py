@@ -81,8 +81,8 @@ def test_a_network_shows_its_layers_and_its_end(spark):
     assert "<td>0 *</td>" in html or "<td>1 *</td>" in html
 
 
-def test_a_model_shows_its_size_and_its_end(weighted_ratings):
-    model = MatrixFactorization(rank=2, maxIter=1).fit(weighted_ratings)
+def test_a_model_shows_its_size_and_its_end(ratings):
+    model = MatrixFactorization(rank=2, maxIter=1).fit(ratings)
     facts = (
         r"MatrixFactorizationModel\(uid='MatrixFactorization_\w+', rank=2, users=40, items=25, "
         r"ratings=\d+, objective=[\d.]+, train_rmse=[\d.]+, stop='reached maxIter'\)"

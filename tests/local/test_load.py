@@ -34,9 +34,9 @@ PAIRS = [(1, 2), (3, 4), (999, 2), (1, 999), (999, 999)]
 
 
 @pytest.fixture(scope="module", params=KINDS)
-def both(request, weighted_ratings, tmp_path_factory):
+def both(request, ratings, tmp_path_factory):
     """A model on Spark, and the same one read without."""
-    model = MatrixFactorization(**KINDS[request.param]).fit(weighted_ratings)
+    model = MatrixFactorization(**KINDS[request.param]).fit(ratings)
     path = tmp_path_factory.mktemp("models") / request.param
     model.write().save(str(path))
     return model, load(path)
@@ -69,9 +69,9 @@ def test_lists(both, spark):
     assert [item for item, _ in local.recommend(1, 4, candidates=[3, 777, 8])] in ([3, 8], [8, 3])
 
 
-def test_errors_and_metrics(both, weighted_ratings):
+def test_errors_and_metrics(both, ratings):
     model, local = both
-    held, seen = (weighted_ratings.where(F.col("held") == one) for one in (True, False))
+    held, seen = (ratings.where(F.col("held") == one) for one in (True, False))
     held = held.withColumn("item", F.when(F.col("item") == 3, 999).otherwise(F.col("item")))
     for threshold in (None, 3.0):
         on_spark = model.evaluate(held, k=5, threshold=threshold, exclude=seen)
@@ -98,9 +98,9 @@ def test_rows_that_are_folded_in(both, spark):
             assert told["std"].to_numpy().tobytes() == again.deviations(*pairs).tobytes()
 
 
-def test_reasons(both, weighted_ratings):
+def test_reasons(both, ratings):
     model, local = both
-    history = weighted_ratings.toPandas()
+    history = ratings.toPandas()
     for user, item in ((1, 2), (1, 999), (999, 2)):
         assert local.explain(user, item, history) == model.explain(user, item)
 
@@ -172,10 +172,10 @@ def test_networks(networks, kind):
 
 
 @pytest.fixture(scope="module")
-def runs(spark, weighted_ratings, tmp_path_factory):
+def runs(spark, ratings, tmp_path_factory):
     """A directory of runs, whose users are strings."""
     root = tmp_path_factory.mktemp("runs")
-    named = weighted_ratings.withColumn("user", F.concat(F.lit("ü"), "user"))
+    named = ratings.withColumn("user", F.concat(F.lit("ü"), "user"))
     model = MatrixFactorization(rank=3, maxIter=2).fit(named)
     with new_run(spark, str(root)) as this:
         model.write().save(this.model)

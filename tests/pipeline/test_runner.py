@@ -278,8 +278,8 @@ def test_a_session_of_its_own_is_stopped_and_has_settings_beside_it(monkeypatch,
 
     session = Session()
     monkeypatch.setattr(SparkSession, "getActiveSession", lambda: None)
-    start = lambda name, conf_dir: given.append(conf_dir) or session  # noqa: E731
-    monkeypatch.setattr("nonconvex.pipeline.runner.get_session", start)
+    name = "nonconvex.pipeline.runner.get_session"
+    monkeypatch.setattr(name, lambda _, conf_dir: given.append(conf_dir) or session)
     job(lambda spark, config: {})
     monkeypatch.setattr("nonconvex.pipeline.runner._script", lambda job: script)
     beside.mkdir()

@@ -29,12 +29,12 @@ FITS = {
 
 
 @pytest.mark.parametrize("solver", FITS)
-def test_the_driver_and_the_executors_come_to_the_same_bits(weighted_ratings, solver):
+def test_the_driver_and_the_executors_come_to_the_same_bits(ratings, solver):
     estimator = MatrixFactorization(rank=2, numUserBlocks=3, solver=solver, **FITS[solver])
     if solver != "gibbs":
         estimator.setMaxIter(2)
-    here = estimator.setUpdates("driver").fit(weighted_ratings)
-    there = estimator.setUpdates("executors").fit(weighted_ratings)
+    here = estimator.setUpdates("driver").fit(ratings)
+    there = estimator.setUpdates("executors").fit(ratings)
     same_bits(here.factors, there.factors)
     ours, theirs = (
         [[step | {"seconds": 0} for step in one.history] for one in model.summary.restarts]

@@ -13,7 +13,7 @@ from nonconvex.distributed.factorization import gibbs
 from nonconvex.distributed.factorization.state import FitState
 from nonconvex.estimators.params import ParamError
 from nonconvex.recommendation import MatrixFactorization, MatrixFactorizationModel
-from tests.factories import told
+from tests.factories import assert_predicted_to_the_noise, told
 
 USERS, ITEMS, RANK, NOISE = 60, 40, 2, 0.5
 
@@ -54,19 +54,7 @@ def test_every_param_of_sampling_has_its_effect(ratings):
 
 
 def test_held_out_ratings_are_predicted_to_the_noise_and_covered(model, ratings):
-    names = {"predictionStdCol": "std", "predictionIntervalCol": "interval"}
-    test = model.copy({getattr(model, name): value for name, value in names.items()})
-    predicted = test.transform(ratings.where("held_out")).toPandas()
-    known = (predicted["user"] < USERS - 1) & (predicted["item"] < ITEMS - 1)
-    errors = (predicted["prediction"] - predicted["rating"])[known]
-    assert np.sqrt(np.mean(errors**2)) < 1.35 * NOISE
-    lower, upper = (predicted["interval"].str[end] for end in ("lower", "upper"))
-    assert 0.82 < predicted["rating"].between(lower, upper).mean() < 0.97
-    # what was never seen is less sure
-    assert predicted["std"][~known].min() > 1.5 * predicted["std"][known].median()
-    np.testing.assert_allclose(upper - lower, 2 * 1.6448536 * predicted["std"], rtol=1e-6)
-    mean = test.copy({test.predictionNoise: False}).transform(ratings.where("held_out")).toPandas()
-    assert (mean["std"] < predicted["std"]).all()
+    assert_predicted_to_the_noise(model, ratings)
 
 
 def test_the_summary_tells_of_every_sweep(model):

@@ -30,11 +30,6 @@ QUICK = {"rank": 2, "maxIter": 3, "numUserBlocks": 2, "numItemBlocks": 2}
 
 
 @pytest.fixture(scope="module")
-def ratings(weighted_ratings):
-    return weighted_ratings
-
-
-@pytest.fixture(scope="module")
 def model(ratings):
     return MatrixFactorization(**QUICK).fit(ratings)
 

@@ -12,7 +12,7 @@ from nonconvex.distributed.factorization.state import FitState
 from nonconvex.estimators.params import ParamError
 from nonconvex.local import load
 from nonconvex.recommendation import MatrixFactorization, MatrixFactorizationModel
-from tests.factories import told
+from tests.factories import assert_predicted_to_the_noise, told
 
 USERS, ITEMS, RANK, NOISE = 60, 40, 2, 0.5
 
@@ -53,17 +53,7 @@ def test_the_free_energy_never_rises_and_spare_coordinates_add_little(ratings):
 
 
 def test_held_out_ratings_are_predicted_to_the_noise_and_covered(model, ratings):
-    names = {"predictionStdCol": "std", "predictionIntervalCol": "interval"}
-    asked = model.copy({getattr(model, name): value for name, value in names.items()})
-    predicted = asked.transform(ratings.where("held_out")).toPandas()
-    known = (predicted["user"] < USERS - 1) & (predicted["item"] < ITEMS - 1)
-    errors = (predicted["prediction"] - predicted["rating"])[known]
-    assert np.sqrt(np.mean(errors**2)) < 1.35 * NOISE
-    lower, upper = (predicted["interval"].str[end] for end in ("lower", "upper"))
-    assert 0.8 < predicted["rating"].between(lower, upper).mean() < 0.97
-    assert predicted["std"][~known].min() > 1.5 * predicted["std"][known].median()
-    mean = asked.copy({asked.predictionNoise: False}).transform(ratings.where("held_out"))
-    assert (mean.toPandas()["std"] < predicted["std"]).all()
+    assert_predicted_to_the_noise(model, ratings)
 
 
 def test_the_validation_rmse_is_that_of_the_model(model, ratings):
