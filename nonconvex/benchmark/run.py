@@ -681,7 +681,7 @@ def _processor() -> str | None:
     return lines[0].partition(":")[2].strip() if lines else None
 
 
-def main() -> None:
+def perform_task() -> None:
     """Do once all that the contender in the task on standard input is measured at."""
     task = MemoryTask.model_validate_json(sys.stdin.read())
     spark = get_session("benchmark", task.settings)
@@ -694,4 +694,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    perform_task()
