@@ -28,11 +28,11 @@ from __future__ import annotations
 import ctypes
 import importlib
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
 from functools import cache
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +44,8 @@ GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 MULTIPLIERS = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
 ROW = np.uint64(0xD1342543DE82EF95)  # odd, so that distinct rows begin at distinct counters
 
+T = TypeVar("T")
+R = TypeVar("R")
 Kernel = Literal["numpy", "compiled"]
 Totals = dict[tuple[int, int], int]
 """Σ q by group and exponent e."""
@@ -51,6 +53,13 @@ Totals = dict[tuple[int, int], int]
 _LOW_BITS = 28  # of q, so that floats hold sums of its halves exactly, up to 2²⁵ values
 _MOST = 1 << 25
 _TABLE = 1 << 18  # most groups and exponents that are counted in a table of all there could be
+
+
+class OrderedMap(Protocol):
+    """`map`, or ``ThreadPoolExecutor.map``: results come in the order of the arguments."""
+
+    def __call__(self, function: Callable[[T], R], values: Iterable[T], /) -> Iterable[R]:
+        """Apply a function to every value."""
 
 
 class PartialSums(NamedTuple):

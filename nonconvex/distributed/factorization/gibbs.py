@@ -31,7 +31,7 @@ from nonconvex.distributed.factorization.state import (
     gather_factors,
 )
 from nonconvex.distributed.factorization.steps import Draw, SharedRows, update_side
-from nonconvex.distributed.runtime import Batches, Progress, binary_row, report
+from nonconvex.distributed.runtime import Batches, Progress, binary_row, map_in_threads, report
 from nonconvex.numerics import Bools, Doubles
 from nonconvex.numerics.convergence import FitError, HalfStep, Stop, StoppingRule
 from nonconvex.numerics.deterministic import (
@@ -257,7 +257,7 @@ class ChainGroup:
             return
         for place, chain in enumerate(self.chains):
             drawn = chain.sample()
-            self.mean.add(drawn.factors)
+            self.mean.add(drawn.factors, map_in_threads)
             position = place * settings.samples + number
             if position in self._keeps:
                 self.kept[position] = drawn

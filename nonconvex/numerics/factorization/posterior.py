@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nonconvex.numerics import Bools, Doubles, Floats, Ints
-from nonconvex.numerics.deterministic import Stream
+from nonconvex.numerics.deterministic import CHUNK, OrderedMap, Stream
 from nonconvex.numerics.factorization.blocks import RatingBlock
 from nonconvex.numerics.factorization.gibbs import (
     USER_FREEDOM,
@@ -279,14 +279,28 @@ class LowRankMean:
         self._biases = np.zeros(users), np.zeros(items)
         self._alpha, self.samples = 0.0, 0
 
-    def add(self, sample: Factors) -> None:
-        """Add a sample."""
+    def add(self, sample: Factors, ordered_map: OrderedMap = map) -> None:
+        """Add a sample; `ordered_map` may use several threads."""
+
+        def project(pair: tuple[Floats, Floats]) -> Floats:
+            rows, sketch = pair
+            return rows.T @ sketch
+
+        def accumulate(part: tuple[Doubles, Floats, Floats]) -> None:
+            total, rows, projected = part
+            total += rows @ projected
+
         self._alpha += sample.alpha
         for total, side in zip(self._biases, (sample.users, sample.items), strict=True):
             total += side[:, 0]
         x, z = sample.users[:, 1:], sample.items[:, 1:]
-        self._y += x @ (z.T @ self._omega)
-        self._w += z @ (x.T @ self._psi)
+        projected = ordered_map(project, ((z, self._omega), (x, self._psi)))
+        parts = [
+            (total[first : first + CHUNK], rows[first : first + CHUNK], product)
+            for total, rows, product in zip((self._y, self._w), (x, z), projected, strict=True)
+            for first in range(0, len(rows), CHUNK)
+        ]
+        list(ordered_map(accumulate, parts))
         self.samples += 1
 
     def result(self) -> Factors:

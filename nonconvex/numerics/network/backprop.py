@@ -22,17 +22,17 @@ order of its rows.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial, reduce
 from itertools import pairwise
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nonconvex.numerics import Doubles, Floats, Ints, Longs
-from nonconvex.numerics.deterministic import Stream, one_thread_per_product
+from nonconvex.numerics.deterministic import OrderedMap, Stream, one_thread_per_product
 from nonconvex.numerics.network.model import ACTIVATIONS, Network, NetworkError, forward
 
 LANES = 4
@@ -79,13 +79,6 @@ class EvaluationSums(NamedTuple):
 
 
 S = TypeVar("S", Sums, EvaluationSums)
-
-
-class OrderedMap(Protocol):
-    """`map`, or ``ThreadPoolExecutor.map``: results come in the order of the arguments."""
-
-    def __call__(self, function: Callable[[slice], S], lanes: Iterable[slice], /) -> Iterator[S]:
-        """Apply a function to every lane."""
 
 
 def merge(a: S, b: S) -> S:
