@@ -86,10 +86,9 @@ class Ranker(NamedTuple):
 def keys(
     spark: SparkSession, side: ModelSide, subset: DataFrame | None, *, unknown: bool
 ) -> DataFrame:
-    """Return ``id, index`` of the requested ids of a side, each once; by default of all."""
+    """Return ``id, index`` of the requested ids of a side, each once; by default all indices."""
     if subset is None:
-        index = pa.array(np.arange(len(side.ids), dtype=np.int32))
-        return spark.createDataFrame(pa.table({"id": side.ids, "index": index}))
+        return spark.range(len(side.ids)).select(F.col("id").cast("int").alias("index"))
     ids = subset.select(side.column_of(subset).alias("id"))
     indices = index_table(subset, side.ids)
     found = with_index(ids.where("id is not null").distinct(), F.col("id"), indices, "index")
@@ -124,20 +123,20 @@ def requests(
     exclude: DataFrame | None = None,
     candidates: DataFrame | None = None,
 ) -> tuple[DataFrame, Ranker]:
-    """Add the excluded or the candidate columns to each of the keys ``id, index, …``."""
+    """Add the excluded or the candidate columns to each of the `keys`."""
     excluded = None if exclude is None else pairs(exclude, "exclude", rows, columns)
     if candidates is not None and rows.column in candidates.columns:
         allowed = pairs(candidates, "candidates", rows, columns)
         if excluded is not None:
             allowed = allowed.join(excluded, on=["id", "column"], how="left_anti")
-        return _with_list(keys, collected(allowed, _CANDIDATES)), ranker
+        return _with_list(keys, rows, collected(allowed, _CANDIDATES)), ranker
     if candidates is not None:
         ids = candidates.select(columns.column_of(candidates, "candidates").alias("id"))
         known = with_index(ids.distinct(), F.col("id"), index_table(ids, columns.ids), "index")
         found = known.where("index is not null").select("index").toArrow()
         ranker = ranker._replace(allowed=np.sort(found.column("index").to_numpy()))
     if excluded is not None:
-        keys = _with_list(keys, collected(excluded, _EXCLUDED))
+        keys = _with_list(keys, rows, collected(excluded, _EXCLUDED))
     return keys, ranker
 
 
@@ -194,8 +193,11 @@ def lists_of(batch: pa.RecordBatch, name: str) -> Lists:
     return Lists(np.append(0, np.cumsum(lengths, dtype=np.int64)), lists.flatten().to_numpy())
 
 
-def _with_list(keys: DataFrame, lists: DataFrame) -> DataFrame:
+def _with_list(keys: DataFrame, rows: ModelSide, lists: DataFrame) -> DataFrame:
     """Join lists to the keys, with about as many keys in each task."""
+    if "id" not in keys.columns:
+        index = pa.array(np.arange(len(rows.ids), dtype=np.int32))
+        keys = keys.sparkSession.createDataFrame(pa.table({"id": rows.ids, "index": index}))
     return keys.repartition(tasks(keys), "id").join(lists, on="id", how="left")
 
 
@@ -214,8 +216,12 @@ def _listed(
     score: str,
 ) -> DataFrame:
     """Rank all rows by the function that `start` returns in each task, and return ids."""
-    shared_ids, row_name, column_name = columns.shared_ids, rows.column, columns.column
+    row_ids, column_ids = rows.shared_ids, columns.shared_ids
+    row_name, column_name = rows.column, columns.column
     step = max(1, _AT_A_TIME // n)
+
+    def taken(ids: Value[pa.ChunkedArray], indices: pa.Array) -> pa.Array:
+        return ids.value.take(indices).combine_chunks()
 
     def task(batches: Batches) -> Batches:
         freeze_gc_once()
@@ -224,11 +230,13 @@ def _listed(
             for first in range(0, len(batch), step):
                 part = batch.slice(first, step)
                 ranked = rank(part)
-                ids = shared_ids.value.take(pa.array(ranked.columns)).combine_chunks()
+                all_rows = "id" not in part.schema.names  # in the order of their indices
+                own = taken(row_ids, part["index"]) if all_rows else part["id"]
+                ids = taken(column_ids, pa.array(ranked.columns))
                 scores = pa.array(ranked.scores.astype(np.float32))
                 members = pa.StructArray.from_arrays([ids, scores], [column_name, score])
                 lists = pa.ListArray.from_arrays(ranked.offsets.astype(np.int32), members)
-                yield pa.RecordBatch.from_arrays([part.column("id"), lists], [row_name, name])
+                yield pa.RecordBatch.from_arrays([own, lists], [row_name, name])
 
     member = StructType([StructField(column_name, columns.type), StructField(score, FloatType())])
     schema = StructType([StructField(row_name, rows.type), StructField(name, ArrayType(member))])

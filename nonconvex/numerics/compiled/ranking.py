@@ -64,6 +64,7 @@ _LANES = BYTES // 4
 _TOGETHER = 6  # rows of a tile
 _ROWS, _COLUMNS = 4 * _TOGETHER, 4096  # scored at a time: 400 kilobytes
 _GROUPS = 512  # of columns, whose greatest scores are compared instead of the scores themselves
+_CANDIDATES = 32  # of a row that are predicted together
 _LEAST = float(np.finfo(np.float32).min)
 
 
@@ -125,7 +126,7 @@ def _reached(values, count, greatest, best, n):
 @compiled
 def _search(alpha, x, z, rows, slack, allowed, offsets, excluded, spaces, found):
     places, packed = allowed
-    users, tile, greatest, best, bars, next_excluded = spaces
+    users, tile, greatest, best, bars, next_excluded, candidates = spaces
     counts, columns, scores = found
     width, n = x.shape[1], scores.shape[1]
     own, other = x.reshape(-1), z.reshape(-1)
@@ -160,14 +161,19 @@ def _search(alpha, x, z, rows, slack, allowed, offsets, excluded, spaces, found)
                 if not begin:  # then the list says more
                     bar = _reached(approximate, count, greatest, best, n)
                 offset = alpha + (np.float64(x[row, 0]) if row >= 0 else 0.0)
-                for lane in range(0, count, _LANES):
+                lane = 0
+                while lane < count:
                     # What is excluded has -inf, below every finite number.
-                    least = max(bar - slack[number], _LEAST)
-                    if not reaches(approximate, lane, least):
-                        continue
-                    for at in range(lane, min(lane + _LANES, count)):
-                        if not approximate[at] >= least:
-                            continue
+                    least, some_reach = np.float32(max(bar - slack[number], _LEAST)), 0
+                    while lane < count and some_reach < _CANDIDATES:
+                        if reaches(approximate, lane, least):
+                            for at in range(lane, min(lane + _LANES, count)):
+                                candidates[some_reach] = at
+                                some_reach += approximate[at] >= least
+                        lane += _LANES
+                    for at in candidates[:some_reach]:
+                        prefetch(other, places[begin + at] * width, width)
+                    for at in candidates[:some_reach]:
                         column = places[begin + at]
                         score = offset + np.float64(z[column, 0])
                         if row >= 0:
@@ -177,9 +183,8 @@ def _search(alpha, x, z, rows, slack, allowed, offsets, excluded, spaces, found)
                         counts[number] = _insert(
                             scores[number], columns[number], counts[number], score, column
                         )
-                        if counts[number] == n:
-                            bar = max(bar, scores[number, n - 1] - offset)
-                            least = max(bar - slack[number], _LEAST)
+                    if counts[number] == n:
+                        bar = max(bar, scores[number, n - 1] - offset)
                 bars[k] = bar
 
 
@@ -207,7 +212,8 @@ def best_columns(
     columns, scores = np.zeros((len(rows), most), np.int32), np.zeros((len(rows), most))
     sizes = _ROWS * width, _ROWS * _COLUMNS, _GROUPS, _GROUPS
     singles = (room(size, np.dtype(np.float32)) for size in sizes)
-    spaces = *singles, np.zeros(_ROWS), np.zeros(_ROWS, np.int64)
+    integers = np.zeros(_ROWS, np.int64), np.zeros(_CANDIDATES + _LANES, np.int64)
+    spaces = *singles, np.zeros(_ROWS), *integers
     members = frozen(excluded[0], np.int64), frozen(excluded[1], np.int64)
     given = frozen(rows, np.int64), frozen(slack, np.float64), tuple(allowed), *members
     both, found = (frozen(x, x.dtype), frozen(z, x.dtype)), (counts, columns, scores)
