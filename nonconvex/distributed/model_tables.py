@@ -27,7 +27,7 @@ from nonconvex.distributed.rows import (
     scatter,
     zip_partitions,
 )
-from nonconvex.distributed.runtime import Batches, freeze_gc_once, from_bytes, to_bytes
+from nonconvex.distributed.runtime import Batches, begin_task, from_bytes, to_bytes
 from nonconvex.local.model_tables import (
     FACTOR_TYPES,
     ModelError,
@@ -164,7 +164,7 @@ def _kept_table(spark: SparkSession, beside: pa.Table, kept: CachedRows) -> Data
     parts = [to_bytes(beside[place.start : place.stop]) for place in kept.slices]
 
     def tables(elements: Iterable[Element]) -> Iterator[tuple[bytes]]:
-        freeze_gc_once()
+        begin_task()
         for [content], of_block in group_by_type(elements, bytes, Rows).values():
             table = from_bytes(content)
             for rows in of_block:  # none, if the block is of no rows

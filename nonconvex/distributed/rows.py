@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pyspark import StorageLevel
 from pyspark.sql import DataFrame, SparkSession
 
-from nonconvex.distributed.runtime import freeze_gc_once, partitions, rows_of
+from nonconvex.distributed.runtime import begin_task, partitions, rows_of
 from nonconvex.numerics import Doubles, Floats
 from nonconvex.numerics.deterministic import PartialSums
 
@@ -173,7 +173,7 @@ class CheckpointedRows:
                 number += 1
 
         def join(elements: _Elements) -> Iterator[Element]:
-            freeze_gc_once()
+            begin_task()
             for number, [pieces] in group_by_type(elements, tuple).items():
                 content = b"".join(content for _, content in sorted(pieces))
                 x = np.frombuffer(content, dtype).reshape(-1, width)

@@ -19,24 +19,17 @@ from tests.jobs.cluster import ROOT
 JOB = ROOT / "jobs/train_factorization.py"
 
 CONFIG = """
-[ratings]
-path = "{ratings}"
-[split]
-test = 0.1
-[prepared]
-path = "{root}/prepared"
-overwrite = true
+ratings.path = "{ratings}"
+split.test = 0.1
+prepared = {{path = "{root}/prepared", overwrite = true}}
+output = {{path = "{root}/runs", keep = 1}}
+report.write = false
 [factorization]
 rank = 4
 maxIter = 12
 tol = 0.0
 checkpointPath = "{root}/checkpoint"
 checkpointInterval = 1
-[output]
-path = "{root}/runs"
-keep = 1
-[report]
-write = false
 """
 
 

@@ -13,6 +13,7 @@ from tests.factories import flowers
 from tests.jobs.cluster import ROOT
 
 CONFIG = """
+output.path = "{root}/out"
 [factorization]
 ratings = 400
 ranks = [2]
@@ -30,12 +31,7 @@ most_epochs = 1
 repeats = 1
 memory = false
 peers = ["mllib"]
-[network.examples]
-path = "{root}/flowers.parquet"
-task = "classification"
-label = "kind"
-[output]
-path = "{root}/out"
+examples = {{path = "{root}/flowers.parquet", task = "classification", label = "kind"}}
 """
 
 

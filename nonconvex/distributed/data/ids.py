@@ -14,8 +14,8 @@ from nonconvex.distributed.runtime import parallelism
 from nonconvex.numerics import Ints, Longs
 from nonconvex.numerics.factorization.blocks import LONG, part_of
 
-RATINGS_PER_BLOCK = 1_000_000
-"""Default number of ratings in a block: some 20 MB, read and solved by a task in a second."""
+RATINGS_PER_BLOCK = 2_000_000
+"""Most ratings of a block by default: some 20 MB, read and solved by a task in a second."""
 
 _MOST_IDS = 2**31 - 1  # an index is of 32 bits
 
@@ -94,8 +94,9 @@ def index_ids(counted: pa.Table, blocks: int, column: str = "id") -> IdIndex:
 
 
 def default_blocks(spark: SparkSession, rows: int) -> int:
-    """Return a number of blocks with `RATINGS_PER_BLOCK` each, at least one for each core."""
-    return max(ceil(rows / RATINGS_PER_BLOCK), parallelism(spark))
+    """Return a number of blocks of at most `RATINGS_PER_BLOCK` each, as many for every core."""
+    cores = parallelism(spark)
+    return cores * max(ceil(rows / (RATINGS_PER_BLOCK * cores)), 1)
 
 
 def attach_indices(ratings: DataFrame, indices: Mapping[str, IdIndex]) -> DataFrame:

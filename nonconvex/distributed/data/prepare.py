@@ -59,12 +59,12 @@ from nonconvex.distributed.runtime import (
     DISK_FULL,
     Batches,
     Task,
+    begun,
     collectable_bytes,
     combined,
     driver_has_all_cores,
     is_surely_small,
     map_in_threads,
-    with_frozen_gc,
 )
 from nonconvex.numerics import Longs
 from nonconvex.numerics.deterministic import Totals, add_exactly, fractions_of
@@ -551,7 +551,7 @@ class _Spread:
 
         rows = _of_parts(self.frame).drop(*_PAIR)
         whole = _Summary()
-        for of_task in rows.mapInArrow(with_frozen_gc(task), "summary string").collect():
+        for of_task in rows.mapInArrow(begun(task), "summary string").collect():
             whole.merge(_Summary.from_json(of_task.summary))
         return whole
 
@@ -572,7 +572,7 @@ class _Spread:
             (
                 # A task writes several blocks if there are more blocks than ids.
                 rows.repartitionById(min(indices[side].blocks, len(indices[side].table)), "block")
-                .mapInArrow(with_frozen_gc(_sort(order)), rows.schema)
+                .mapInArrow(begun(_sort(order)), rows.schema)
                 # By block first: else the writer would sort by block, and lose the order in it.
                 # Rows that are in order already are compared once.
                 .sortWithinPartitions(*order)

@@ -21,10 +21,10 @@ from nonconvex.distributed.factorization.top_n import ModelSide, Ranker, lists_o
 from nonconvex.distributed.runtime import (
     Batches,
     Task,
+    begin_task,
     binary_row,
     broadcasting,
     combined,
-    freeze_gc_once,
 )
 from nonconvex.numerics import Doubles, Ints, Longs
 from nonconvex.numerics.deterministic import Totals, add_exactly, fractions_of
@@ -127,7 +127,7 @@ def evaluate_ratings(ratings: DataFrame) -> Evaluation:
 
 def _in_one_job(frame: DataFrame, add: Callable[[Totals, pa.RecordBatch], Totals]) -> Totals:
     def task(batches: Batches) -> Batches:
-        freeze_gc_once()
+        begin_task()
         totals: Totals = {}
         for table in combined(batches, 1 << 30, _AT_A_TIME):
             for batch in table.combine_chunks().to_batches():

@@ -23,16 +23,16 @@ from nonconvex.distributed.runtime import (
     Batches,
     Task,
     Value,
+    begin_task,
+    begun,
     broadcast,
     connected,
     driver_has_all_cores,
     driver_memory,
-    freeze_gc_once,
     from_bytes,
     map_in_threads,
     parallelism,
     to_bytes,
-    with_frozen_gc,
     worker_core,
 )
 from nonconvex.numerics.deterministic import Kernel, core_of, one_thread_per_product
@@ -209,7 +209,7 @@ def cache_blocks(
 def batches_of(frame: DataFrame, schema: pa.Schema) -> Elements:
     """Return the rows of a dataframe as elements, each a batch with its binary columns in place."""
     if connected(frame):
-        return frame.mapInArrow(with_frozen_gc(lambda rows: _encoded(_cut_rows(rows))), _ENCODED)
+        return frame.mapInArrow(begun(lambda rows: _encoded(_cut_rows(rows))), _ENCODED)
 
     def batch(row: Row) -> pa.RecordBatch:
         arrays = [
@@ -232,7 +232,7 @@ def frame_of(
             for batch in _decoded(content):
                 yield pa.RecordBatch.from_arrays([batch[name] for name in columns], names)
 
-        found: DataFrame = batches.mapInArrow(with_frozen_gc(chosen), types)
+        found: DataFrame = batches.mapInArrow(begun(chosen), types)
         return found
 
     def rows(batch: pa.RecordBatch) -> list[tuple[Any, ...]]:
@@ -244,7 +244,7 @@ def frame_of(
 def map_elements(batches: Elements, task: Task) -> Elements:
     """Apply a task to the batches of each partition."""
     if isinstance(batches, DataFrame):
-        over = with_frozen_gc(lambda content: _encoded(task(_decoded(content))))
+        over = begun(lambda content: _encoded(task(_decoded(content))))
         return batches.mapInArrow(over, _ENCODED)
     return batches.mapPartitions(_on_elements(task))
 
@@ -293,7 +293,7 @@ def _cut_rows(batches: Batches) -> Batches:
 
 def _on_elements(task: Task) -> Callable[[Iterable[pa.RecordBatch]], Batches]:
     def on_partition(batches: Iterable[pa.RecordBatch]) -> Batches:
-        freeze_gc_once()
+        begin_task()
         return task(iter(batches))
 
     return on_partition

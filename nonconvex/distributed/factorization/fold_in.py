@@ -13,7 +13,7 @@ from pyspark.sql.types import ArrayType, BinaryType, StructField, StructType
 from nonconvex.distributed.data.ids import default_blocks
 from nonconvex.distributed.factorization.dataset import Ids
 from nonconvex.distributed.factorization.predict import index_table, with_index
-from nonconvex.distributed.runtime import Batches, Task, Value, freeze_gc_once
+from nonconvex.distributed.runtime import Batches, Task, Value, begin_task
 from nonconvex.local.factorization import merge_folded, refuse_unusable, solve_ratings
 from nonconvex.numerics import Floats
 from nonconvex.numerics.deterministic import Kernel
@@ -42,8 +42,8 @@ def fold_in(
     """Solve the rows of one side that have ratings, given the other side.
 
     Takes all ratings of each such row, as ``user, item, rating double[, weight double]``, with ids
-    in the types of the model.  One shuffle brings the ratings of a row together; a task holds about
-    a million ratings, see `nonconvex.distributed.data.ids.default_blocks`.
+    in the types of the model.  One shuffle brings the ratings of a row together; a task holds at
+    most two million ratings, see `nonconvex.distributed.data.ids.default_blocks`.
     """
     before, solve = unfolded(side, factors, shared[side.other.number], equation, ridge)
     ids, whole = _fold(ratings, side, before, ids, solve)
@@ -108,7 +108,7 @@ def _task(solve: Solve, dtype: type[np.floating]) -> Task:
     """Return a task that solves for the rows of a partition."""
 
     def task(batches: Batches) -> Batches:
-        freeze_gc_once()
+        begin_task()
         held = [batch for batch in batches if len(batch)]
         if not held:
             return

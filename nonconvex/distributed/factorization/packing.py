@@ -38,6 +38,7 @@ from nonconvex.distributed.runtime import (
     Task,
     UnreadableError,
     Value,
+    begun,
     binary_row,
     collectable_bytes,
     combined,
@@ -45,7 +46,6 @@ from nonconvex.distributed.runtime import (
     map_batches,
     map_in_threads,
     to_bytes,
-    with_frozen_gc,
 )
 from nonconvex.numerics import Floats, Ints
 from nonconvex.numerics.deterministic import Kernel, choose_kernel
@@ -303,7 +303,7 @@ def collect_ids(chunks: BlockStore, side: str, kind: str) -> pa.Table:
 
     columns = ["held_out", f"{side}_ids"]
     encoded = frame_of(chunks.session, chunks.batches, columns, "held_out boolean, ids binary")
-    counted = encoded.mapInArrow(with_frozen_gc(ids), f"id {kind}, count bigint")
+    counted = encoded.mapInArrow(begun(ids), f"id {kind}, count bigint")
     return counted.groupBy("id").agg(F.sum("count").alias("count")).toArrow()
 
 

@@ -14,7 +14,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.functions import arrow_udf
 
-from nonconvex.distributed.runtime import Value, freeze_gc_once
+from nonconvex.distributed.runtime import Value, begin_task
 from nonconvex.numerics import Floats, Ints
 from nonconvex.numerics.deterministic import Kernel
 from nonconvex.numerics.factorization.model import Factors, predict
@@ -97,7 +97,7 @@ def predictions(
     """
 
     def score(user: pa.Array, item: pa.Array) -> pa.Array:
-        freeze_gc_once()
+        begin_task()
         if tables is None:
             pairs = [places_of(index) for index in (user, item)]
         else:
@@ -123,7 +123,7 @@ def row_predictions(
     """Return what `predictions` does, to the bit, of two columns that `with_row` has added."""
 
     def score(user: pa.Array, item: pa.Array) -> pa.Array:
-        freeze_gc_once()
+        begin_task()
         each = np.arange(len(user))
         factors = Factors(alpha, _rows(user, rank), _rows(item, rank))
         predicted = predict(factors, each, each, kernel=kernel)

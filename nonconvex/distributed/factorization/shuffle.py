@@ -46,7 +46,7 @@ from nonconvex.distributed.rows import (
     scatter,
     zip_partitions,
 )
-from nonconvex.distributed.runtime import executors, freeze_gc_once
+from nonconvex.distributed.runtime import begin_task, executors
 from nonconvex.numerics import Doubles, Floats, Longs
 from nonconvex.numerics.deterministic import Kernel, PartialSums, complete, squared_moves
 from nonconvex.numerics.factorization.blocks import (
@@ -167,7 +167,7 @@ def _in_blocks(blocks: RDD[Element], make: Callable[[RatingBlock, int], InBlock]
     """Cache the in-block of each block."""
 
     def in_blocks(elements: Iterable[Element]) -> Iterator[Element]:
-        freeze_gc_once()
+        begin_task()
         for number, block in elements:
             yield number, make(block, number)
 
@@ -238,7 +238,7 @@ def _moments_there(kept: ShardedRows, degrees: Floats, moment: _Moment) -> Doubl
             first = (chunk + 1) * MOMENT_ROWS
 
     def square(elements: Iterable[Element]) -> Iterator[Element]:
-        freeze_gc_once()
+        begin_task()
         for number, (parts, [share]) in group_by_type(elements, tuple, np.ndarray).items():
             x = np.concatenate([rows for _, rows in sorted(parts, key=itemgetter(0))])
             yield number, moment(x, share)
@@ -322,7 +322,7 @@ class Shuffle(RowExchange):
         """Return the regularization of all rows of a side."""
 
         def penalties(elements: Iterable[Element]) -> Iterator[PartialSums]:
-            freeze_gc_once()
+            begin_task()
             for needs, rows in group_by_type(elements, InBlock, Rows).values():
                 if needs:
                     penalty = ridge.penalty(needs[0].block.degrees, rows[0].x)
@@ -407,7 +407,7 @@ class Shuffle(RowExchange):
 
 def _send(elements: Iterable[Element]) -> Iterator[Element]:
     """Send the rows of a block that other blocks need."""
-    freeze_gc_once()
+    begin_task()
     for number, (found, of_rows) in group_by_type(elements, OutBlock, Rows).items():
         for part in found[0].parts if found else ():
             yield part.block, Shipment(number, of_rows[0].x[part.positions])
@@ -415,7 +415,7 @@ def _send(elements: Iterable[Element]) -> Iterator[Element]:
 
 def _update(step: AnyStep) -> Callable[[Iterable[Element]], Iterator[Element]]:
     def update(elements: Iterable[Element]) -> Iterator[Element]:
-        freeze_gc_once()
+        begin_task()
         kinds = (InBlock, Rows, Shipment)
         for number, (needs, own, shipments) in group_by_type(elements, *kinds).items():
             if not needs:  # no row is in this block
@@ -436,7 +436,7 @@ def _errors(
     """Return a task that sums errors over users, and over all unknown ones."""
 
     def errors(elements: Iterable[Element]) -> Iterator[tuple[int, PartialSums]]:
-        freeze_gc_once()
+        begin_task()
         kinds = (InBlock, Rows, Shipment)
         for number, (needs, own, shipments) in group_by_type(elements, *kinds).items():
             if not needs:

@@ -25,8 +25,8 @@ from nonconvex.distributed.rows import CachedRows, Element, Rows, ShardedRows, s
 from nonconvex.distributed.runtime import (
     Progress,
     Value,
+    begin_task,
     describe_jobs,
-    freeze_gc_once,
     job_description,
     report,
 )
@@ -71,7 +71,7 @@ class RandomRows:
         random = self.random
 
         def draw(elements: Iterable[Element]) -> Iterator[Element]:
-            freeze_gc_once()
+            begin_task()
             for number, (first, stop) in elements:
                 yield number, Rows(random.between(first, stop), None, None)
 

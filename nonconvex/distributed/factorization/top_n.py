@@ -22,7 +22,7 @@ from pyspark.sql.types import ArrayType, DataType, FloatType, StructField, Struc
 
 from nonconvex.distributed.columns import id_column, named_column
 from nonconvex.distributed.factorization.predict import index_table, with_index
-from nonconvex.distributed.runtime import Batches, Value, freeze_gc_once, parallelism
+from nonconvex.distributed.runtime import Batches, Value, begin_task, parallelism
 from nonconvex.numerics import Floats, Ints
 from nonconvex.numerics.deterministic import Kernel
 from nonconvex.numerics.factorization.model import Factors
@@ -224,7 +224,7 @@ def _listed(
         return ids.value.take(indices).combine_chunks()
 
     def task(batches: Batches) -> Batches:
-        freeze_gc_once()
+        begin_task()
         rank = start()
         for batch in batches:
             for first in range(0, len(batch), step):

@@ -28,10 +28,10 @@ from nonconvex.distributed.network.shards import ExampleDecoder, Shard
 from nonconvex.distributed.runtime import (
     Batches,
     Value,
+    begin_task,
     broadcast,
     connected,
     driver_cores,
-    freeze_gc_once,
     parallelism,
     rows_of,
 )
@@ -151,7 +151,7 @@ class Shards:
         first = self.first
 
         def on_partition(rows: Iterable[Any]) -> list[tuple[int, _T]]:
-            freeze_gc_once()
+            begin_task()
             found = (Shard(*row) for row in rows)
             return [(shard.number - first, task(shard.number - first, shard)) for shard in found]
 

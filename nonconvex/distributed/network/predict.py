@@ -27,7 +27,7 @@ from nonconvex.distributed.data.examples import (
     select_examples,
     select_vectors,
 )
-from nonconvex.distributed.runtime import Batches, Task, Value, freeze_gc_once
+from nonconvex.distributed.runtime import Batches, Task, Value, begin_task
 from nonconvex.numerics import Bools, Doubles, Floats
 from nonconvex.numerics.deterministic import Totals
 from nonconvex.numerics.metrics import (
@@ -79,7 +79,7 @@ def score(
     label = "string" if about.classes is None else about.classes.kind
 
     def scored(column: pa.Array) -> pa.Array:
-        freeze_gc_once()
+        begin_task()
         vectors, refuse = read_vectors(column, width), partial(_refusal, (kind, label), len(column))
         wrong = (vectors.lengths != width) & (vectors.lengths >= 0)
         if wrong.any():

@@ -1,6 +1,8 @@
 """Where rows are updated: the driver and the executors come to the same bits."""
 
 import logging
+import socket
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -230,3 +232,12 @@ def test_a_fit_on_executors_takes_three_jobs_before_its_first_iteration(spark, t
     assert len(tracker.getJobIdsForGroup(group)) == 6
     spark.sparkContext.setLocalProperty("spark.jobGroup.id", None)
     runtime.describe_jobs(spark, None)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not wait")
+def test_a_task_acknowledges_at_once_what_java_sends():
+    option, java = (socket.IPPROTO_TCP, socket.TCP_QUICKACK), socket.create_server(("127.0.0.1", 0))
+    with java, socket.create_connection(java.getsockname()) as worker, java.accept()[0]:
+        worker.setsockopt(*option, 0)
+        runtime.begin_task()
+        assert worker.getsockopt(*option)
