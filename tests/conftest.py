@@ -20,12 +20,12 @@ _JAVA_OPTIONS = (
     "-XX:+IgnoreUnrecognizedVMOptions -XX:+UnlockDiagnosticVMOptions "
     "-XX:-BytecodeVerificationRemote"
 )
-for variable in ("SPARK_SUBMIT_OPTS", "SPARK_LAUNCHER_OPTS"):
-    os.environ.setdefault(variable, _JAVA_OPTIONS)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Allow what pyspark 4.1 does: the garbage collector closes the sockets that it reads from."""
+    """Start Java quickly; let the garbage collector close sockets, as pyspark 4.1 does."""
+    for variable in ("SPARK_SUBMIT_OPTS", "SPARK_LAUNCHER_OPTS"):
+        os.environ.setdefault(variable, _JAVA_OPTIONS)
     if version("pyspark").startswith("4.1."):
         config.addinivalue_line("filterwarnings", "ignore:unclosed <socket.socket:ResourceWarning")
 
