@@ -108,9 +108,9 @@ def test_both_sides_are_attached_and_the_unknown_is_null(spark):
     ]
 
 
-def test_blocks_are_for_a_million_ratings_and_for_every_core(spark):
+def test_blocks_are_for_two_million_ratings_and_as_many_for_every_core(spark):
     assert spark.sparkContext.defaultParallelism == 2
-    assert [default_blocks(spark, n) for n in (0, 2_000_000, 2_000_001)] == [2, 2, 3]
+    assert [default_blocks(spark, n) for n in (0, 4_000_000, 4_000_001)] == [2, 2, 4]
 
 
 def test_what_cannot_be_indexed_is_refused(monkeypatch):
