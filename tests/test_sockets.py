@@ -33,11 +33,10 @@ for path in sys.argv[1:]:
 print(json.dumps([os.geteuid(), reached]))
 """
 
-# Prints where its sockets are, and the umask of its tasks; waits for a line.
+# Prints where its sockets are, and the umask of its tasks; waits for a file.
 SESSION = """
-import json, os, sys
-os.umask(int(sys.argv[1], 8))
-sys.path.insert(0, sys.argv[2])
+import json, os, sys, time
+sys.path.insert(0, sys.argv[1])
 from nonconvex.session import get_session
 
 def task(batches):
@@ -50,7 +49,7 @@ def task(batches):
 spark = get_session("attacked")
 mask = spark.range(1, numPartitions=1).mapInArrow(task, "mask long").first().mask
 print(json.dumps([mask, spark.conf.get("spark.python.unix.domain.socket.dir")]), flush=True)
-sys.stdin.readline()
+[time.sleep(0.05) for _ in iter(lambda: os.path.exists(sys.argv[2]), True)]
 spark.stop()
 """
 
@@ -114,19 +113,20 @@ def test_a_session(open_place, tmp_path, mask, submit):
     command = [sys.executable]
     if submit:
         command = [str(SPARK_HOME / "bin/spark-submit"), "--master", "local[1]"]
-        command += ["--conf", "spark.ui.enabled=false"]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "umask": int(mask, 8)}
     environment = os.environ | {"PYSPARK_DRIVER_PYTHON": sys.executable}
-    command += [str(script), mask, str(ROOT)]
+    command += [str(script), str(ROOT), str(tmp_path / "seen")]
     with subprocess.Popen(command, text=True, env=environment, **pipes) as process:
-        line = next(line for line in process.stdout if line.startswith("["))
-        found, place = json.loads(line)
-        assert found == int(mask, 8), "the files of tasks are as open as they were"
-        assert stat.S_IMODE(os.stat(place).st_mode) == 0o700
-        bound = sockets_in(open_place)
-        assert {os.path.dirname(path) for path in bound} == {place}
-        assert attack(bound) == []
-        process.communicate("\n")
+        try:
+            found, place = json.loads(next(one for one in process.stdout if one[0] == "["))
+            assert found == int(mask, 8), "the files of tasks are as open as they were"
+            assert stat.S_IMODE(os.stat(place).st_mode) == 0o700
+            bound = sockets_in(open_place)
+            assert {os.path.dirname(path) for path in bound} == {place}
+            assert attack(bound) == []
+        finally:
+            (tmp_path / "seen").touch()
+        process.communicate(timeout=60)
     assert process.returncode == 0
     assert not os.path.exists(place)
 
