@@ -36,6 +36,11 @@ class Termination:
         self.before: Callable[[], object] | None = None
         self._since = -TOGETHER
 
+    @property
+    def asked(self) -> bool:
+        """True once there was a signal."""
+        return self._since >= 0
+
     def handle(self, number: int, frame: FrameType | None) -> None:
         """Raise Terminated, unless the signal is part of the one before."""
         now = time.monotonic()

@@ -18,12 +18,13 @@ from pyspark.sql import SparkSession
 
 from nonconvex.distributed.runtime import (
     DISK_FULL,
+    StoppedError,
     cancel_jobs,
     described,
     explain,
     pass_signals_on,
 )
-from nonconvex.distributed.termination import Termination, exit_status, terminating
+from nonconvex.distributed.termination import Terminated, Termination, exit_status, terminating
 from nonconvex.estimators.display import legible
 from nonconvex.pipeline.config import ConfigError, Section, load, parse_date
 from nonconvex.pipeline.live import logging_to_stderr
@@ -168,6 +169,12 @@ def _call(
             pass_signals_on(spark)
         with described(spark, name):
             return job(spark, config)
+    except Exception as error:
+        if termination.asked and isinstance(explain(error) or error, StoppedError):
+            ended = Terminated("terminated, and Spark with it")  # before this process noticed
+            ended.__notes__ = getattr(error, "__notes__", [])
+            raise ended from error
+        raise
     finally:
         if not borrowed:
             spark.stop()
