@@ -418,20 +418,30 @@ def begin_task() -> None:
     the one before is acknowledged, which Linux delays: sockets of TCP acknowledge at once for now.
     """
     _freeze_gc()
-    if sys.platform != "linux":
-        return
+    for name in _tcp_sockets():
+        with suppress(OSError), socket.socket(fileno=os.dup(name)) as one:
+            one.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+
+
+@cache
+def _freeze_gc() -> None:
+    gc.freeze()
+
+
+@cache
+def _tcp_sockets() -> list[int]:
+    """Return the descriptors of this process that are sockets of TCP, on Linux."""
+    sockets: list[int] = []
+    if sys.platform != "linux" or not os.path.isdir("/proc/self/fd"):
+        return sockets
     for name in map(int, os.listdir("/proc/self/fd")):
         with suppress(OSError):  # the listing's own is closed
             if not stat.S_ISSOCK(os.fstat(name).st_mode):
                 continue
             with socket.socket(fileno=os.dup(name)) as one:
                 if one.family in (socket.AF_INET, socket.AF_INET6):
-                    one.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
-
-
-@cache
-def _freeze_gc() -> None:
-    gc.freeze()
+                    sockets.append(name)
+    return sockets
 
 
 def begun(task: Task) -> Task:
