@@ -49,7 +49,8 @@ def task(batches):
 spark = get_session("attacked")
 mask = spark.range(1, numPartitions=1).mapInArrow(task, "mask long").first().mask
 print(json.dumps([mask, spark.conf.get("spark.python.unix.domain.socket.dir")]), flush=True)
-[time.sleep(0.05) for _ in iter(lambda: os.path.exists(sys.argv[2]), True)]
+while not os.path.exists(sys.argv[2]):
+    time.sleep(0.05)
 spark.stop()
 """
 

@@ -171,9 +171,8 @@ def _call(
             return job(spark, config)
     except Exception as error:
         if termination.asked and isinstance(explain(error) or error, StoppedError):
-            ended = Terminated("terminated, and Spark with it")  # before this process noticed
-            ended.__notes__ = getattr(error, "__notes__", [])
-            raise ended from error
+            # Whatever Spark says once the signal has ended it, the signal is the reason.
+            raise Terminated(_with_notes(error, "terminated, and Spark with it")) from error
         raise
     finally:
         if not borrowed:

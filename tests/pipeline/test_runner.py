@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,8 @@ from pydantic import Field
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
+from nonconvex.distributed.runtime import StoppedError
+from nonconvex.distributed.termination import Terminated
 from nonconvex.pipeline.config import ConfigError, Section
 from nonconvex.pipeline.runner import run
 
@@ -122,6 +125,18 @@ def test_an_interrupt(job):
     status, outcome, log = job(fail(KeyboardInterrupt()))
     assert (status, outcome["error"]) == (130, "interrupted")
     assert "Traceback" not in log
+
+
+def test_what_spark_says_after_a_signal_is_not_the_reason(job):
+    def main(spark, config):
+        with pytest.raises(Terminated):
+            os.kill(os.getpid(), signal.SIGTERM)
+        raise StoppedError("the session was stopped")
+
+    assert job(main)[:2] == (
+        143,
+        {"status": "error", "error": "terminated, and Spark with it", "exit": 143},
+    )
 
 
 @pytest.mark.parametrize(
