@@ -212,6 +212,8 @@ class Checkpoints:
             for name, about in abouts.items():
                 if name not in away:
                     arrays[name] = joined([one for one in here if one["name"] == name], *about)
+            if f"iteration={manifest['iteration']}" != place.rpartition("/")[2]:
+                raise ValueError(f"its manifest is of iteration {manifest['iteration']}")
             values = manifest["values"]
             return State(manifest["iteration"], nest(arrays), values, complete is not None)
         except CheckpointError:

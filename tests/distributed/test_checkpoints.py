@@ -10,6 +10,7 @@ from nonconvex.distributed import checkpoints
 from nonconvex.distributed.checkpoints import CheckpointError, Checkpoints, Interrupted, State
 from nonconvex.distributed.factorization.state import FitState
 from nonconvex.distributed.files import ConcurrencyError, FileSystem, FileSystemError, verify
+from nonconvex.neural_network import MultilayerPerceptronRegressor
 from nonconvex.recommendation import MatrixFactorization
 from tests.factories import fit_killed_after, same_bits, same_ridge_posterior
 
@@ -143,9 +144,17 @@ def test_another_fit_is_refused_and_says_what_differs(ratings, tmp_path, monkeyp
         estimator.fit(ratings.where("user > 0"))
 
 
-@pytest.mark.parametrize("params", [{"maxIter": 2}, {"solver": "gibbs", "numSamples": 2}])
-def test_a_state_of_another_version_is_refused(ratings, tmp_path, monkeypatch, params):
-    estimator = MatrixFactorization(rank=2, **params)
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        MatrixFactorization(rank=2, maxIter=2),
+        MatrixFactorization(rank=2, solver="gibbs", numSamples=2),
+        MultilayerPerceptronRegressor(
+            featuresCol=["user", "item"], labelCol="rating", layers=[2], maxIter=2
+        ),
+    ],
+)
+def test_a_state_of_another_version_is_refused(ratings, tmp_path, monkeypatch, estimator):
     estimator.setCheckpointPath(str(tmp_path / "c")).fit(ratings)
     read = Checkpoints._read
     monkeypatch.setattr(Checkpoints, "_read", lambda *ask: read(*ask)._replace(values={}))
@@ -171,6 +180,10 @@ def test_states_come_back_to_the_bit_and_damage_is_seen(spark, tmp_path):
     with pytest.raises(CheckpointError, match=r"manifest\.json is damaged.* to start anew"):
         saved.load()
     manifest.write_text(text)
+    moved = manifest.parent.rename(tmp_path / "c" / "iteration=7")
+    with pytest.raises(CheckpointError, match=r"manifest is of iteration 2.* to start anew"):
+        saved.load()
+    moved.rename(manifest.parent)
     [array] = (manifest.parent / "arrays").glob("part-*")
     array.write_bytes(array.read_bytes()[:-1] + b"2")
     with pytest.raises(CheckpointError, match=r"arrays/part-.*Checksum error.* to start anew"):

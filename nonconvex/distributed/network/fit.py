@@ -57,6 +57,8 @@ def train_network(
     """
     state = None if checkpoints is None else checkpoints.load()
     if state is not None and checkpoints is not None:
+        with checkpoints.restoring():
+            Training(network, theta, optimizer, rule).restore(Saved(*state[:3]))
         checkpoints.report(state, f"epoch {state.iteration}")
     spark = SparkSession.active()
     metric = "RMSE" if network.classes is None else "accuracy"
