@@ -27,40 +27,20 @@ JOB = ROOT / "jobs/train_factorization.py"
 _NEEDED = ("numpy", "pyarrow", "pandas", "python-dateutil", "pytz", "six", "tzdata")
 
 CONFIG = """
-[ratings]
-path = "{ratings}"
-[prepared]
-path = "{root}/prepared"
-user_blocks = 4
-item_blocks = 4
-[factorization]
-rank = 8
-maxIter = 12
-tol = 0.0
-updates = "executors"
-[output]
-path = "{root}/runs"
-[report]
-write = false
+ratings.path = "{ratings}"
+prepared = {{ path = "{root}/prepared", user_blocks = 4, item_blocks = 4 }}
+factorization = {{ rank = 8, maxIter = 12, tol = 0.0, updates = "executors" }}
+output.path = "{root}/runs"
+report.write = false
 """
 
 
 NETWORK = """
-[examples]
-path = "{root}/examples.parquet"
-task = "classification"
-[split]
-validation = 0.2
-test = 0.2
-[network]
-layers = [8]
-batchSize = 128
-maxIter = 3
-numRestarts = 2
-[output]
-path = "{root}/networks"
-[report]
-write = false
+examples = {{ path = "{root}/examples.parquet", task = "classification" }}
+split = {{ validation = 0.2, test = 0.2 }}
+network = {{ layers = [8], batchSize = 128, maxIter = 3, numRestarts = 2 }}
+output.path = "{root}/networks"
+report.write = false
 """
 
 

@@ -18,20 +18,16 @@ pytestmark = [
 ]
 
 CONFIG = """
-[ratings]
-path = "{ratings}"
-[prepared]
-path = "{prepared}"
+ratings.path = "{ratings}"
+prepared.path = "{prepared}"
+output.path = "{output}"
+report.write = false
 [factorization]
 rank = 8
 maxIter = 4
 tol = 0.0
 checkpointPath = "{checkpoint}"
 checkpointInterval = 1
-[output]
-path = "{output}"
-[report]
-write = false
 """
 
 

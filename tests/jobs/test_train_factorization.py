@@ -19,29 +19,22 @@ from nonconvex.pipeline.runs import POINTER, find_model
 from nonconvex.recommendation import MatrixFactorizationModel
 
 CONFIG = """
-[ratings]
-path = "{root}/ratings.csv"
-user = "who"
-[split]
-validation = 0.15
-test = 0.25
-[prepared]
-path = "{root}/prepared"
+ratings = {{ path = "{root}/ratings.csv", user = "who" }}
+split = {{ validation = 0.15, test = 0.25 }}
+prepared.path = "{root}/prepared"
+output.path = "{root}/runs"
+report.names = "{root}/titles.csv"
 [factorization]
 rank = 1
 maxIter = 2
 numRestarts = 2
 ensemble = true
 clipPredictions = true
-[output]
-path = "{root}/runs"
-[report]
-names = "{root}/titles.csv"
 """
 ALONE = "factorization.numRestarts=1", "factorization.ensemble=false"
 SAMPLED = """
-[prepared]
-path = "{root}/prepared"
+prepared.path = "{root}/prepared"
+output.path = "{tmp_path}/runs"
 [factorization]
 solver = "gibbs"
 rank = 1
@@ -50,8 +43,6 @@ numSamples = 4
 numKept = 2
 predictionStdCol = "std"
 predictionIntervalCol = "interval"
-[output]
-path = "{tmp_path}/runs"
 """
 
 
@@ -233,7 +224,7 @@ def test_ratings_prepared_already_give_the_same_model(train, first, root, tmp_pa
     monkeypatch.setattr("nonconvex.estimators.display.find_spec", lambda name: None)
     config = tmp_path / "config.toml"
     text = CONFIG.format(root=root)
-    config.write_text(text[text.index("[prepared]") :])
+    config.write_text(text[text.index("prepared.path") :])
     status, printed, outcome, log = train(
         f"output.path={tmp_path}/runs", config=config, report=True
     )

@@ -36,15 +36,10 @@ numRestarts = 2
 path = "{root}/runs"
 """
 PREDICT = """
-[model]
-path = "{root}/runs"
-[table]
-path = "{root}/flowers.csv"
-[predictions]
-keep = ["kind"]
-invalid = "skip"
-[output]
-path = "{root}/predictions"
+model.path = "{root}/runs"
+table.path = "{root}/flowers.csv"
+predictions = {{ invalid = "skip", keep = ["kind"] }}
+output.path = "{root}/predictions"
 """
 
 
@@ -135,7 +130,7 @@ def test_a_factorization_predicts_a_table_of_text(job, root, spark):
     overrides += ["predictions.keep=[]", f'output.path="{root}/ratings"']
     about_features = job(predict_job, PredictionConfig, "predict.toml", *overrides)
     about_features.refused(2, "is about the features of a network")
-    (root / "pairs.toml").write_text(PREDICT.format(root=root).replace('invalid = "skip"', ""))
+    (root / "pairs.toml").write_text(PREDICT.format(root=root).replace('invalid = "skip", ', ""))
     status, _, outcome, _ = job(predict_job, PredictionConfig, "pairs.toml", *overrides)
     assert status == 0, outcome
     found = sorted(row[0] for row in spark.read.parquet(f"{root}/ratings/predictions").collect())
