@@ -16,7 +16,7 @@ import pytest
 from pyspark.errors import PySparkException
 from pyspark.sql import functions as F
 
-from nonconvex.distributed import checkpoints, connect, files
+from nonconvex.distributed import checkpoints, connect, files, runtime
 from nonconvex.distributed.connect import ConnectError
 from nonconvex.distributed.data.prepared import PreparedRatings
 from nonconvex.distributed.runtime import persisted
@@ -122,6 +122,39 @@ def test_ratings_that_a_classic_session_has_prepared(spark, classic, updates):
     model = fit_prepared(spark, classic, updates=updates)
     assert digest(model) == json.loads((classic / "prepared.json").read_text())
     assert model.evaluate(PreparedRatings.open(spark, f"{classic}/prepared").validation)["users"]
+
+
+@remote
+def test_files_are_read_by_tasks_where_the_words_of_a_plan_are_those_of_a_scan(
+    spark, tmp_path, monkeypatch
+):
+    path = str(tmp_path / "the ratings")
+    rows = spark.range(50).selectExpr("id AS user", "int(id % 7) AS item", "float(id) AS rating")
+    rows.withColumn("text", F.col("user").cast("string")).repartition(3).write.parquet(path)
+    read = spark.read.parquet(path)
+    plain = read.select(F.col("user").alias("u"), "item", F.col("rating").cast("double"))
+    for frame in (plain, read, read.select("rating", "text")):
+        files, _ = runtime._files_on_server(frame)
+        assert files.count() == 3
+        same = runtime.map_batches(frame, lambda batches: batches, frame.schema)
+        assert sorted(same.collect()) == sorted(frame.collect())
+    for other in (
+        read.where("item > 2"),
+        read.limit(7),
+        read.distinct(),
+        read.join(rows, "user"),
+        read.select("user", F.col("rating").cast("int")),
+        read.select("user", F.col("text").cast("double")),
+        read.select((F.col("item") + 1).alias("item"), F.lit(1.0).alias("rating")),
+        read.select("user"),  # of four columns
+        spark.read.format("binaryFile").load(path).select("path", "length"),
+        rows,
+    ):
+        assert runtime._files_on_server(other) is None
+    with persisted(read):
+        assert runtime._files_on_server(plain) is None
+    monkeypatch.setattr(runtime, "_MOST_FILE", 100)
+    assert runtime._files_on_server(plain) is None
 
 
 @remote

@@ -27,6 +27,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession, is_remote
+from pyspark.sql import functions as F
 from pyspark.sql.types import StructType
 
 from nonconvex.distributed import connect
@@ -534,6 +535,8 @@ class _Source(NamedTuple):
 
 
 _Columns = Mapping[str, _Source]
+_Files = tuple[DataFrame, _Columns]
+"""The contents of Parquet files, and the columns to be read from them."""
 
 # A file is gone, is damaged, or has other columns.
 _UNREADABLE = (OSError, ValueError, KeyError, NotImplementedError, pa.ArrowException)
@@ -552,11 +555,12 @@ def map_batches(
     tasks: Spark brings them the bytes of whole files, from any file system.  Then the task meets
     `UnreadableError` in its batches if there is any doubt about a file.
     """
-    scan = _plain_scan(frame) if in_files and not connected(frame) else None
-    files = None if scan is None else _whole_files(frame, scan)
-    if scan is None or files is None:
+    found = None
+    if in_files:
+        found = _files_on_server(frame) if connected(frame) else _whole_files(frame)
+    if found is None:
         return frame.mapInArrow(begun(task), schema)
-    columns = scan.columns
+    files, columns = found
     return files.mapInArrow(begun(lambda got: task(_read_files(got, columns))), schema)
 
 
@@ -573,12 +577,14 @@ def _read_files(batches: Batches, columns: _Columns) -> Batches:
             raise UnreadableError(f"a file of the ratings cannot be read: {error}") from error
 
 
-def _whole_files(frame: DataFrame, scan: _Scan) -> DataFrame | None:
-    """Return the contents of the files of a scan; None unless all are small and few.
+def _whole_files(frame: DataFrame) -> _Files | None:
+    """Return the files of a plain scan; None unless all are small and few.
 
     The scan's own listing of files is read, as bytes: another version of Spark may make a relation
     of it in another way, and then rows are read as usual.
     """
+    if (scan := _plain_scan(frame)) is None:
+        return None
     context: Any = frame.sparkSession.sparkContext
     relation = scan.relation
     location = relation.location()
@@ -602,7 +608,62 @@ def _whole_files(frame: DataFrame, scan: _Scan) -> DataFrame | None:
         return None
     session: Any = frame.sparkSession
     found = session._jsparkSession.baseRelationToDataFrame(of_same_files)
-    return DataFrame(found, session).select("content")
+    return DataFrame(found, session).select("content"), scan.columns
+
+
+def _files_on_server(frame: DataFrame) -> _Files | None:
+    """Return what `_whole_files` does over Spark Connect, where a plan is known by its words alone.
+
+    They must be those of a plain scan to the last letter: a cache, a filter or another format has
+    others.  Another version of Spark may, too, and then rows are read as usual.
+    """
+    session = frame.sparkSession
+    try:
+        [text] = session.sql("EXPLAIN SELECT * FROM {frame}", frame=frame).toArrow()["plan"]
+        columns = _columns_of(text.as_py(), dict(frame.dtypes))
+        paths = [unquote(path) for path in frame.inputFiles()]
+        if columns is None or not 0 < len(paths) <= _MOST_FILES:
+            return None
+        files = session.read.format("binaryFile").load(paths)
+        width = len(session.read.parquet(paths[0]).columns)
+        if width > _MOST_WIDTH * len(columns) or files.where(F.col("length") > _MOST_FILE).take(1):
+            return None
+        return files.select("content"), columns
+    except PySparkException:
+        return None
+
+
+_PLAN = re.compile(
+    r"== Physical Plan ==\n(?:(?:\*\(1\) )?Project \[(?P<chosen>.+)\]\n\+- )?"
+    r"(?:(?:\*\(1\) )?ColumnarToRow\n *\+- )?FileScan parquet \[[^]]+\] Batched: \w+, "
+    r"DataFilters: \[\], Format: Parquet, Location: InMemoryFileIndex.+, PartitionFilters: \[\], "
+    r"PushedFilters: \[\], ReadSchema: struct<(?P<kinds>[\w:,]+)>\s*"
+)
+_CHOSEN = re.compile(r"(?:cast\()?(\w+)#\d+L?(?: as double\))?(?: AS \w+#\d+L?)?")
+
+
+def _columns_of(plan: str, types: Mapping[str, str]) -> _Columns | None:
+    """Return the columns of a plain scan of Parquet, from the text of its plan and its types."""
+    if (scan := _PLAN.fullmatch(plan)) is None:
+        return None
+    kinds = dict(field.split(":") for field in scan["kinds"].split(","))
+    chosen = scan["chosen"].split(", ") if scan["chosen"] else [f"{name}#0" for name in types]
+    columns: dict[str, _Source] = {}
+    for (name, cast), part in zip(types.items(), chosen, strict=True):
+        found = _CHOSEN.fullmatch(part)
+        source = found and _source(found[1], kinds.get(found[1], ""), cast)
+        if source is None:
+            return None
+        columns[name] = source
+    return columns
+
+
+def _source(name: str, kind: str, cast: str) -> _Source | None:
+    """Return a column by its types, None if Spark may convert it otherwise than Arrow does."""
+    same = kind == cast or (cast == "double" and kind not in ("string", "boolean"))
+    if kind not in _ARROW_TYPES or not same:
+        return None
+    return _Source(name, _ARROW_TYPES[kind], _ARROW_TYPES[cast])
 
 
 def collect_table(frame: DataFrame, most_rows: int) -> pa.Table | None:
@@ -683,13 +744,12 @@ def _plain_scan(frame: DataFrame) -> _Scan | None:
         if _class(expression) == "Cast" and cast == "double":
             expression = expression.child()
         kind = expression.dataType().catalogString()
-        if _class(expression) != "AttributeReference" or kind not in _ARROW_TYPES:
+        if _class(expression) != "AttributeReference":
             return None
-        if kind != cast and kind in ("string", "boolean"):
+        source = _source(expression.name(), kind, cast)
+        if source is None or source.name not in in_files:  # but in the names of directories
             return None
-        if expression.name() not in in_files:  # but in the names of directories
-            return None
-        columns[name] = _Source(expression.name(), _ARROW_TYPES[kind], _ARROW_TYPES[cast])
+        columns[name] = source
     return _Scan(relation, columns)
 
 

@@ -27,12 +27,10 @@ from tests.jobs.cluster import ROOT, Cluster, model_bits
 
 JOB = ROOT / "jobs/train_factorization.py"
 CONFIG = """
-[ratings]
-path = "{ratings}"
-[prepared]
-path = "{disk}/prepared"
-user_blocks = 4
-item_blocks = 4
+ratings.path = "{ratings}"
+prepared = {{ path = "{disk}/prepared", user_blocks = 4, item_blocks = 4 }}
+output = {{ path = "{disk}/runs", keep = 2 }}
+report.write = false
 [factorization]
 rank = 4
 maxIter = 6
@@ -40,11 +38,6 @@ tol = 0.0
 updates = "executors"
 checkpointPath = "{disk}/checkpoint"
 checkpointInterval = 1
-[output]
-path = "{disk}/runs"
-keep = 2
-[report]
-write = false
 """
 FAULTS = ("worker", "executor", "python", "driver", "disk", "twice", "bit", "rot")
 """A worker, an executor, its Python or the driver killed; the disk full for a while; a second job;

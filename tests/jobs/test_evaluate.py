@@ -11,10 +11,8 @@ from nonconvex.commands.factorization import evaluate_job
 from nonconvex.pipeline.factorization.config import FactorizationConfig
 
 CONFIG = """
-[prepared]
-path = "{root}/prepared"
-[output]
-path = "{root}/runs"
+prepared.path = "{root}/prepared"
+output.path = "{root}/runs"
 """
 
 

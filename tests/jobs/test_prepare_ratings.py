@@ -9,18 +9,14 @@ from nonconvex.pipeline.factorization.config import PreparationConfig
 from tests.jobs.cluster import ROOT
 
 CONFIG = """
+split = {{ method = "last", test = 1 }}
+prepared = {{ path = "{target}", user_blocks = 2 }}
 [ratings]
 path = "{source}"
 user = "userId"
 timestamp = "when"
 minimum = 1
 maximum = 5
-[split]
-method = "last"
-test = 1
-[prepared]
-path = "{target}"
-user_blocks = 2
 """
 
 

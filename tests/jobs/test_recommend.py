@@ -15,15 +15,10 @@ from tests.jobs.cluster import ROOT
 
 USERS, ITEMS = 30, 12
 CONFIG = """
-[model]
-path = "{root}/runs"
-[seen]
-prepared = "{root}/prepared"
-[recommendations]
-n = 4
-buckets = 3
-[output]
-path = "{directory}/out"
+model.path = "{root}/runs"
+seen.prepared = "{root}/prepared"
+recommendations = {{ n = 4, buckets = 3 }}
+output.path = "{directory}/out"
 """
 
 

@@ -19,21 +19,14 @@ from tests.factories import flowers
 from tests.jobs.cluster import ROOT
 
 TRAIN = """
+split = {{ validation = 0.2, test = 0.2 }}
+network = {{ layers = [5], maxIter = 30, learningRate = 0.05, numRestarts = 2 }}
+output.path = "{root}/runs"
 [examples]
 path = "{root}/flowers.csv"
 task = "classification"
 label = "kind"
 invalid = "reject"
-[split]
-validation = 0.2
-test = 0.2
-[network]
-layers = [5]
-maxIter = 30
-learningRate = 0.05
-numRestarts = 2
-[output]
-path = "{root}/runs"
 """
 PREDICT = """
 model.path = "{root}/runs"
