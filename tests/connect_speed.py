@@ -16,10 +16,10 @@ from nonconvex.numerics.synthetic import PlantedRatings
 from nonconvex.session import get_session
 from tests.conftest import _remote_session
 
+ROUNDS = 3  # after one that warms up; MLlib takes minutes at rank 64, and runs once there
 LENGTHS = (2, 6)  # MLlib's plan of more overflows Java's stack
 
 ratings, rank = map(int, sys.argv[1:3])
-rounds = 3 if rank < 64 else 1  # MLlib takes minutes there: it runs once, over Spark Connect
 path, there = f"{Path(sys.argv[3]).resolve()}/{ratings}", "SPARK_REMOTE" in os.environ
 settings = {"spark.driver.memory": os.environ.get("DRIVER_MEMORY", "12g")}
 if there:
@@ -29,12 +29,10 @@ else:
     law = PlantedRatings.of_size(ratings, None, None, 0)
     write_tables(spark, path, lambda: planted_ratings(spark, law, 0.1), reuse=True)
 ours, theirs = our_factorization(spark, rank, {"updates": "executors"}), mllib_factorization
-contenders, seconds = [ours], {}
-if there or rank < 64:
-    contenders.append(theirs(spark, rank, {}))
-for number in range(1 + rounds):  # the first one warms up
+contenders, seconds = [ours, theirs(spark, rank, {})], {}
+for number in range(1 + ROUNDS):
     for one in contenders:
-        if one is not ours and number == 0 and rounds == 1:
+        if one is not ours and rank >= 64 and number < ROUNDS:
             continue
         for steps in LENGTHS:
             start = time.perf_counter()
@@ -42,7 +40,7 @@ for number in range(1 + rounds):  # the first one warms up
             seconds.setdefault((one.name, steps), []).append(time.perf_counter() - start)
         seconds[one.name] = one.score(model, f"{path}/part=test")
 for one in contenders:
-    short, long = (median(seconds[one.name, steps][-rounds:]) for steps in LENGTHS)
+    short, long = (median(seconds[one.name, steps][-ROUNDS:]) for steps in LENGTHS)
     print(
         f"{'Spark Connect' if there else 'classic'}, {one.name}, rank {rank}: iteration "
         f"{(long - short) / (LENGTHS[1] - LENGTHS[0]):.3f} s, fit of {LENGTHS[1]} "
