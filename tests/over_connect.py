@@ -146,6 +146,7 @@ def test_files_are_read_by_tasks_where_the_words_of_a_plan_are_those_of_a_scan(
         read.select("user", F.col("rating").cast("int")),
         read.select("user", F.col("text").cast("double")),
         read.select((F.col("item") + 1).alias("item"), F.lit(1.0).alias("rating")),
+        read.select("user", F.coalesce("user", "item")),
         read.select("user"),  # of four columns
         spark.read.format("binaryFile").load(path).select("path", "length"),
         rows,

@@ -620,9 +620,10 @@ def _files_on_server(frame: DataFrame) -> _Files | None:
     session = frame.sparkSession
     try:
         [text] = session.sql("EXPLAIN SELECT * FROM {frame}", frame=frame).toArrow()["plan"]
-        columns = _columns_of(text.as_py(), dict(frame.dtypes))
+        if (columns := _columns_of(text.as_py(), dict(frame.dtypes))) is None:
+            return None
         paths = [unquote(path) for path in frame.inputFiles()]
-        if columns is None or not 0 < len(paths) <= _MOST_FILES:
+        if not 0 < len(paths) <= _MOST_FILES:
             return None
         files = session.read.format("binaryFile").load(paths)
         width = len(session.read.parquet(paths[0]).columns)
@@ -637,7 +638,7 @@ _PLAN = re.compile(
     r"== Physical Plan ==\n(?:(?:\*\(1\) )?Project \[(?P<chosen>.+)\]\n\+- )?"
     r"(?:(?:\*\(1\) )?ColumnarToRow\n *\+- )?FileScan parquet \[[^]]+\] Batched: \w+, "
     r"DataFilters: \[\], Format: Parquet, Location: InMemoryFileIndex.+, PartitionFilters: \[\], "
-    r"PushedFilters: \[\], ReadSchema: struct<(?P<kinds>[\w:,]+)>\s*"
+    r"PushedFilters: \[\], ReadSchema: struct<(?P<kinds>\w+:\w+(?:,\w+:\w+)*)>\s*"
 )
 _CHOSEN = re.compile(r"(?:cast\()?(\w+)#\d+L?(?: as double\))?(?: AS \w+#\d+L?)?")
 
@@ -649,6 +650,8 @@ def _columns_of(plan: str, types: Mapping[str, str]) -> _Columns | None:
     kinds = dict(field.split(":") for field in scan["kinds"].split(","))
     chosen = scan["chosen"].split(", ") if scan["chosen"] else [f"{name}#0" for name in types]
     columns: dict[str, _Source] = {}
+    if len(chosen) != len(types):  # a function has commas, too
+        return None
     for (name, cast), part in zip(types.items(), chosen, strict=True):
         found = _CHOSEN.fullmatch(part)
         source = found and _source(found[1], kinds.get(found[1], ""), cast)
