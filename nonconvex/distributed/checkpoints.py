@@ -361,7 +361,7 @@ class Interruption:
             raise Interrupted(f"{_VERBS[self.asked]} at the end of the fit", self.asked)
         if self.asked is None or isinstance(error, OSError) or not isinstance(error, Exception):
             return
-        if isinstance(explain(error), StoppedError):
+        if isinstance(explain(error) or error, StoppedError):
             how = "before the iteration ended, as Spark was, too; run the same fit again"
             raise Interrupted(f"{_VERBS[self.asked]} {how}", self.asked) from error
 

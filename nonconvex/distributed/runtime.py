@@ -623,7 +623,7 @@ def _files_on_server(frame: DataFrame) -> _Files | None:
         if (columns := _columns_of(text.as_py(), dict(frame.dtypes))) is None:
             return None
         paths = [unquote(path) for path in frame.inputFiles()]
-        if not 0 < len(paths) <= _MOST_FILES:
+        if not 0 < len(paths) <= _MOST_FILES or re.search(r"[][{}*?\\]", "".join(paths)):  # globs
             return None
         files = session.read.format("binaryFile").load(paths)
         width = len(session.read.parquet(paths[0]).columns)

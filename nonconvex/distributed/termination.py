@@ -3,11 +3,17 @@
 Some send it to the whole process group, where others forward it again.  So a SIGTERM soon after a
 signal is part of it, and only a later one is a second one.  A fit defers the first one: see
 `nonconvex.distributed.checkpoints.Interruption`.
+
+Python drops what is raised while a finalizer runs, as of the many objects of a figure.  A signal
+that comes just then, SIGTERM or Ctrl-C, is sent again.
 """
 
 from __future__ import annotations
 
+import _thread
+import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +22,8 @@ from types import FrameType
 
 TOGETHER = 2.0
 """Seconds after a signal in which a SIGTERM is part of it."""
+
+_FINALIZED = 0.05  # seconds in which a finalizer ends; if it does not, there is a next time
 
 
 class Terminated(KeyboardInterrupt):
@@ -35,6 +43,7 @@ class Termination:
     def __init__(self) -> None:
         self.before: Callable[[], object] | None = None
         self._since = -TOGETHER
+        self._dropped = False  # the exception of the last signal
 
     @property
     def asked(self) -> bool:
@@ -44,14 +53,27 @@ class Termination:
     def handle(self, number: int, frame: FrameType | None) -> None:
         """Raise Terminated, unless the signal is part of the one before."""
         now = time.monotonic()
-        if now - self._since < TOGETHER:
+        if now - self._since < TOGETHER and not self._dropped:
             return
-        self._since = now
+        self._since, self._dropped = now, False
         try:
             if self.before is not None:
                 self.before()
         finally:
             raise Terminated("terminated")
+
+    def send_again(self, interrupt: KeyboardInterrupt) -> None:
+        """Send the signal of an exception that was dropped, once the finalizer has ended.
+
+        The interrupted code may hold any lock, so this takes none.
+        """
+        self._dropped = isinstance(interrupt, Terminated)
+
+        def send() -> None:
+            time.sleep(_FINALIZED)
+            os.kill(os.getpid(), getattr(interrupt, "number", signal.SIGINT))
+
+        _thread.start_new_thread(send, ())
 
 
 @contextmanager
@@ -61,8 +83,17 @@ def terminating() -> Iterator[Termination]:
     if threading.current_thread() is not threading.main_thread():
         yield termination
         return
-    before = signal.signal(signal.SIGTERM, termination.handle)
+    before, ignored = signal.signal(signal.SIGTERM, termination.handle), sys.unraisablehook
+
+    def dropped(found: sys.UnraisableHookArgs) -> None:
+        if isinstance(found.exc_value, KeyboardInterrupt):
+            termination.send_again(found.exc_value)
+        else:
+            ignored(found)
+
+    sys.unraisablehook = dropped
     try:
         yield termination
     finally:
+        sys.unraisablehook = ignored
         signal.signal(signal.SIGTERM, before)

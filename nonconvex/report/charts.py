@@ -233,7 +233,7 @@ def costs_picture(what: str, series: Mapping[str, Curve]) -> Picture:
             axes.set_xticks(sorted({x for curve in series.values() for x, _ in curve}))
         axes.xaxis.set_major_formatter(EngFormatter())
         axes.xaxis.set_minor_locator(NullLocator())
-        axes.yaxis.set_major_formatter(LogFormatter())
+        axes.yaxis.set_major_formatter(lambda seconds, _: f"{seconds:g}")
         axes.yaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False))
         axes.legend(loc="best")
         axis_labels(axes, what, "seconds an iteration")

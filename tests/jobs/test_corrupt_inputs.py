@@ -53,14 +53,10 @@ path = "{root}/runs"
 write = false
 """
 SERVING = """
-[model]
-path = "{root}/runs"
-[seen]
-prepared = "{root}/prepared"
-[recommendations]
-n = 2
-[output]
-path = "{root}/serving"
+model.path = "{root}/runs"
+seen.prepared = "{root}/prepared"
+recommendations.n = 2
+output.path = "{root}/serving"
 """
 
 

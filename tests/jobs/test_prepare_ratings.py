@@ -9,14 +9,9 @@ from nonconvex.pipeline.factorization.config import PreparationConfig
 from tests.jobs.cluster import ROOT
 
 CONFIG = """
+ratings = {{ path = "{source}", user = "userId", timestamp = "when", minimum = 1, maximum = 5 }}
 split = {{ method = "last", test = 1 }}
 prepared = {{ path = "{target}", user_blocks = 2 }}
-[ratings]
-path = "{source}"
-user = "userId"
-timestamp = "when"
-minimum = 1
-maximum = 5
 """
 
 
@@ -72,7 +67,7 @@ def test_what_is_wrong_is_one_sentence_and_writes_nothing(
 
 
 def test_a_split_in_time_without_times_is_a_matter_of_configuration(config):
-    text = config.read_text().replace('timestamp = "when"\n', "")
+    text = config.read_text().replace('timestamp = "when", ', "")
     config.write_text(text)
     with pytest.raises(ConfigError, match="split 'last': this needs timestamps, name their column"):
         load(PreparationConfig, config)

@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -133,10 +134,22 @@ def test_what_spark_says_after_a_signal_is_not_the_reason(job):
             os.kill(os.getpid(), signal.SIGTERM)
         raise StoppedError("the session was stopped")
 
-    assert job(main)[:2] == (
-        143,
-        {"status": "error", "error": "terminated, and Spark with it", "exit": 143},
-    )
+    status, outcome, _ = job(main)
+    assert (status, outcome["error"]) == (143, "terminated, and Spark with it")
+
+
+@pytest.mark.parametrize(("number", "expected"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_during_a_finalizer_is_not_lost(job, number, expected):
+    class Garbage:
+        def __del__(self):
+            os.kill(os.getpid(), number)
+            [None for _ in range(1000)]
+
+    def main(spark, config):
+        Garbage()
+        time.sleep(20)
+
+    assert job(main)[0] == expected
 
 
 @pytest.mark.parametrize(
