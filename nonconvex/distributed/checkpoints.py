@@ -111,7 +111,7 @@ class Checkpoints:
             write_checksums(self.spark, directory)
         for iteration in self._iterations():
             if iteration != state.iteration:
-                FileSystem(self.spark, self.path).delete(f"{self.path}/iteration={iteration}")
+                FileSystem(self.spark, self.path).discard(f"{self.path}/iteration={iteration}")
 
     def load(self, *, sharded: bool = False) -> State | None:
         """Return the newest state, or None; if `sharded`, executors read all matrices.
@@ -125,7 +125,7 @@ class Checkpoints:
         for _ in range(_ATTEMPTS):
             iterations = self._iterations()
             if not iterations:
-                files.delete(f"{self.path}/{BESIDE}")
+                files.discard(f"{self.path}/{BESIDE}")
                 return None
             place = f"{self.path}/iteration={max(iterations)}"
             try:
@@ -167,15 +167,14 @@ class Checkpoints:
                 manifest = self._manifest(place)
                 same = not _differences(manifest["identity"], self.identity)
                 if same and manifest.get("complete") == wanted:
-                    files.delete(place)
+                    files.discard(place)
         files.sweep(self.path)
         with suppress(FileSystemError):  # another process saves to it
             files.delete(self.path, whole=False)
 
     def _manifest(self, place: str) -> dict[str, Any]:
-        manifest: dict[str, Any] = parse_json(
-            FileSystem(self.spark, place).read_text(f"{place}/{_MANIFEST}")
-        )
+        text = FileSystem(self.spark, place).read_text(f"{place}/{_MANIFEST}")
+        manifest: dict[str, Any] = parse_json(text)
         return manifest
 
     def _read(self, place: str, sharded: bool) -> State | None:
@@ -191,7 +190,7 @@ class Checkpoints:
                     "was not saved: this fit replaces it",
                     self.path,
                 )
-                FileSystem(self.spark, place).delete(f"{self.path}/{BESIDE}")
+                FileSystem(self.spark, place).discard(f"{self.path}/{BESIDE}")
                 return None
             if different:
                 raise CheckpointError(

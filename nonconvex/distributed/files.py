@@ -319,6 +319,15 @@ class FileSystem:
         with _named("removed", path):
             self._files.delete(self._path(path), whole)
 
+    def discard(self, path: str) -> None:
+        """Remove a directory if it exists: one that a kill leaves behind has another name."""
+        gone = self.sibling(path)
+        try:
+            self.rename(path, gone)
+        except FileSystemError:  # it is not there, or another process removes it
+            gone = path
+        self.delete(gone)
+
     def sibling(self, path: str) -> str:
         """Return a free path beside `path` that Spark ignores and `sweep` understands."""
         there = self._files.makeQualified(self._path(path))
@@ -518,6 +527,8 @@ class RemoteFileSystem(FileSystem):
         """Remove all files in a directory; unless `whole`, do nothing."""
         if whole and self.exists(path):
             self.make_directory(path)
+
+    discard = delete
 
     def sweep(self, directory: str, name: str | None = None, lease: float = DAY) -> None:
         """Do nothing: there are no temporary files."""

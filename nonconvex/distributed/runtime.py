@@ -437,11 +437,10 @@ def _tcp_sockets() -> list[int]:
         return sockets
     for name in map(int, os.listdir("/proc/self/fd")):
         with suppress(OSError):  # the listing's own is closed
-            if not stat.S_ISSOCK(os.fstat(name).st_mode):
-                continue
-            with socket.socket(fileno=os.dup(name)) as one:
-                if one.family in (socket.AF_INET, socket.AF_INET6):
-                    sockets.append(name)
+            if stat.S_ISSOCK(os.fstat(name).st_mode):
+                with socket.socket(fileno=os.dup(name)) as one:
+                    if one.family in (socket.AF_INET, socket.AF_INET6):
+                        sockets.append(name)
     return sockets
 
 
@@ -535,8 +534,7 @@ class _Source(NamedTuple):
 
 
 _Columns = Mapping[str, _Source]
-_Files = tuple[DataFrame, _Columns]
-"""The contents of Parquet files, and the columns to be read from them."""
+_Files = tuple[DataFrame, _Columns]  # contents of Parquet files, and what to read from them
 
 # A file is gone, is damaged, or has other columns.
 _UNREADABLE = (OSError, ValueError, KeyError, NotImplementedError, pa.ArrowException)
@@ -555,9 +553,8 @@ def map_batches(
     tasks: Spark brings them the bytes of whole files, from any file system.  Then the task meets
     `UnreadableError` in its batches if there is any doubt about a file.
     """
-    found = None
-    if in_files:
-        found = _files_on_server(frame) if connected(frame) else _whole_files(frame)
+    files_of = _files_on_server if connected(frame) else _whole_files
+    found = files_of(frame) if in_files else None
     if found is None:
         return frame.mapInArrow(begun(task), schema)
     files, columns = found
@@ -614,8 +611,7 @@ def _whole_files(frame: DataFrame) -> _Files | None:
 def _files_on_server(frame: DataFrame) -> _Files | None:
     """Return what `_whole_files` does over Spark Connect, where a plan is known by its words alone.
 
-    They must be those of a plain scan to the last letter: a cache, a filter or another format has
-    others.  Another version of Spark may, too, and then rows are read as usual.
+    A cache, a filter, another format or another Spark has other words: rows are read as usual.
     """
     session = frame.sparkSession
     try:

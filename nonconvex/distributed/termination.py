@@ -4,8 +4,7 @@ Some send it to the whole process group, where others forward it again.  So a SI
 signal is part of it, and only a later one is a second one.  A fit defers the first one: see
 `nonconvex.distributed.checkpoints.Interruption`.
 
-Python drops what is raised while a finalizer runs, as of the many objects of a figure.  A signal
-that comes just then, SIGTERM or Ctrl-C, is sent again.
+What is raised in a finalizer is dropped by Python: a signal that comes just then is sent again.
 """
 
 from __future__ import annotations
@@ -22,8 +21,6 @@ from types import FrameType
 
 TOGETHER = 2.0
 """Seconds after a signal in which a SIGTERM is part of it."""
-
-_FINALIZED = 0.05  # seconds in which a finalizer ends; if it does not, there is a next time
 
 
 class Terminated(KeyboardInterrupt):
@@ -70,7 +67,7 @@ class Termination:
         self._dropped = isinstance(interrupt, Terminated)
 
         def send() -> None:
-            time.sleep(_FINALIZED)
+            time.sleep(0.05)  # until the finalizer has ended; if it has not, there is a next time
             os.kill(os.getpid(), getattr(interrupt, "number", signal.SIGINT))
 
         _thread.start_new_thread(send, ())

@@ -171,7 +171,6 @@ def _call(
             return job(spark, config)
     except Exception as error:
         if termination.asked and isinstance(explain(error) or error, StoppedError):
-            # Whatever Spark says once the signal has ended it, the signal is the reason.
             raise Terminated(_with_notes(error, "terminated, and Spark with it")) from error
         raise
     finally:

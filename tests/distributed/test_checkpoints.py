@@ -162,7 +162,7 @@ def test_a_state_of_another_version_is_refused(ratings, tmp_path, monkeypatch, e
         estimator.fit(ratings)
 
 
-def test_states_come_back_to_the_bit_and_damage_is_seen(spark, tmp_path):
+def test_states_come_back_to_the_bit_and_damage_is_seen(spark, tmp_path, monkeypatch):
     saved = Checkpoints(spark, str(tmp_path / "c"), 1, {"rank": 2})
     assert saved.load() is None
     arrays = {"a": np.random.default_rng(0).normal(size=(3, 2)), "n": np.array(7), "e": np.zeros(0)}
@@ -188,6 +188,11 @@ def test_states_come_back_to_the_bit_and_damage_is_seen(spark, tmp_path):
     array.write_bytes(array.read_bytes()[:-1] + b"2")
     with pytest.raises(CheckpointError, match=r"arrays/part-.*Checksum error.* to start anew"):
         saved.load()
+    with monkeypatch.context() as patch:  # killed in a removal
+        patch.setattr(FileSystem, "delete", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            saved.clear(running=True)
+    assert saved.load() is None
 
 
 class TestOfTwoProcesses:

@@ -24,12 +24,7 @@ split = {{ validation = 0.15, test = 0.25 }}
 prepared.path = "{root}/prepared"
 output.path = "{root}/runs"
 report.names = "{root}/titles.csv"
-[factorization]
-rank = 1
-maxIter = 2
-numRestarts = 2
-ensemble = true
-clipPredictions = true
+factorization = {{rank = 1, maxIter = 2, numRestarts = 2, ensemble = true, clipPredictions = true}}
 """
 ALONE = "factorization.numRestarts=1", "factorization.ensemble=false"
 SAMPLED = """
