@@ -40,7 +40,7 @@ class Termination:
     def __init__(self) -> None:
         self.before: Callable[[], object] | None = None
         self._since = -TOGETHER
-        self._dropped = False  # the exception of the last signal
+        self.dropped: KeyboardInterrupt | None = None  # whose signal is to be sent again
 
     @property
     def asked(self) -> bool:
@@ -50,9 +50,9 @@ class Termination:
     def handle(self, number: int, frame: FrameType | None) -> None:
         """Raise Terminated, unless the signal is part of the one before."""
         now = time.monotonic()
-        if now - self._since < TOGETHER and not self._dropped:
+        if now - self._since < TOGETHER and self.dropped is None:
             return
-        self._since, self._dropped = now, False
+        self._since, self.dropped = now, None
         try:
             if self.before is not None:
                 self.before()
@@ -60,15 +60,13 @@ class Termination:
             raise Terminated("terminated")
 
     def send_again(self, interrupt: KeyboardInterrupt) -> None:
-        """Send the signal of an exception that was dropped, once the finalizer has ended.
-
-        The interrupted code may hold any lock, so this takes none.
-        """
-        self._dropped = isinstance(interrupt, Terminated)
+        """Send the signal of a dropped exception soon; take no lock, as any may be held here."""
+        self.dropped = interrupt
 
         def send() -> None:
             time.sleep(0.05)  # until the finalizer has ended; if it has not, there is a next time
-            os.kill(os.getpid(), getattr(interrupt, "number", signal.SIGINT))
+            if self.dropped is interrupt:  # and the job has not ended meanwhile
+                os.kill(os.getpid(), getattr(interrupt, "number", signal.SIGINT))
 
         _thread.start_new_thread(send, ())
 
@@ -92,5 +90,5 @@ def terminating() -> Iterator[Termination]:
     try:
         yield termination
     finally:
-        sys.unraisablehook = ignored
+        termination.dropped, sys.unraisablehook = None, ignored
         signal.signal(signal.SIGTERM, before)

@@ -28,10 +28,14 @@ def test_the_first_is_noted_and_the_second_ends_at_once(caplog):
 def test_one_that_comes_too_late_for_an_iteration_is_not_lost():
     with pytest.raises(Interrupted, match="interrupted at the end of the fit"), Interruption():
         signal.raise_signal(signal.SIGINT)
+
+    def fail(error):
+        signal.raise_signal(signal.SIGINT)
+        raise error
+
     for end in (RuntimeError("SparkContext was shut down"), StoppedError("it was, says Spark")):
-        with pytest.raises(Interrupted, match="before the iteration"), Interruption():  # noqa: PT012
-            signal.raise_signal(signal.SIGINT)
-            raise end
+        with pytest.raises(Interrupted, match="before the iteration ended"), Interruption():
+            fail(end)
 
 
 def test_what_fails_with_the_signal_is_tried_again():

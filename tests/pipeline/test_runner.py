@@ -143,7 +143,7 @@ def test_a_signal_during_a_finalizer_is_not_lost(job, number, expected):
     class Garbage:
         def __del__(self):
             os.kill(os.getpid(), number)
-            [None for _ in range(1000)]
+            [None for _ in range(1000)]  # the handler runs in here
 
     def main(spark, config):
         Garbage()
