@@ -138,12 +138,7 @@ def test_files_are_read_by_tasks_where_the_words_of_a_plan_are_those_of_a_scan(
         same = runtime.map_batches(frame, lambda batches: batches, frame.schema)
         assert sorted(same.collect()) == sorted(frame.collect())
     whole = (read.where("item > 2"), read.limit(7), read.distinct(), read.join(rows, "user"), rows)
-    parts = (
-        "user; int(rating)",
-        "user; double(text)",
-        "user; coalesce(user, item)",
-        "item + 1; 1D",
-    )
+    parts = ("user; int(rating)", "user; double(text)", "user; nvl(user, item)", "item + 1; 1D")
     for other in (*whole, *(read.selectExpr(*part.split(";")) for part in (*parts, "user"))):
         assert runtime._files_on_server(other) is None
     with persisted(read):

@@ -182,6 +182,8 @@ class Checkpoints:
         try:
             verify(self.spark, place)
             manifest = self._manifest(place)
+            if f"iteration={manifest['iteration']}" != place.rpartition("/")[2]:
+                raise ValueError(f"its manifest is of iteration {manifest['iteration']}")
             different = _differences(manifest["identity"], self.identity)
             complete = manifest.get("complete")
             if complete is not None and (different or complete != list(self.most)):
@@ -211,8 +213,6 @@ class Checkpoints:
             for name, about in abouts.items():
                 if name not in away:
                     arrays[name] = joined([one for one in here if one["name"] == name], *about)
-            if f"iteration={manifest['iteration']}" != place.rpartition("/")[2]:
-                raise ValueError(f"its manifest is of iteration {manifest['iteration']}")
             values = manifest["values"]
             return State(manifest["iteration"], nest(arrays), values, complete is not None)
         except CheckpointError:

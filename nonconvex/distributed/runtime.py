@@ -645,9 +645,9 @@ def _columns_of(plan: str, types: Mapping[str, str]) -> _Columns | None:
         return None
     kinds = dict(field.split(":") for field in scan["kinds"].split(","))
     chosen = scan["chosen"].split(", ") if scan["chosen"] else [f"{name}#0" for name in types]
-    columns: dict[str, _Source] = {}
     if len(chosen) != len(types):  # a function has commas, too
         return None
+    columns: dict[str, _Source] = {}
     for (name, cast), part in zip(types.items(), chosen, strict=True):
         found = _CHOSEN.fullmatch(part)
         source = found and _source(found[1], kinds.get(found[1], ""), cast)

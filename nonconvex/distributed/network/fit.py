@@ -57,7 +57,7 @@ def train_network(
     """
     state = None if checkpoints is None else checkpoints.load()
     if state is not None and checkpoints is not None:
-        with checkpoints.restoring():
+        with checkpoints.restoring():  # tried here, where an error is the checkpoint's and no other
             Training(network, theta, optimizer, rule).restore(Saved(*state[:3]))
         checkpoints.report(state, f"epoch {state.iteration}")
     spark = SparkSession.active()
