@@ -39,25 +39,27 @@ class Termination:
 
     def __init__(self) -> None:
         self.before: Callable[[], object] | None = None
-        self._since = -TOGETHER
+        self.asked, self._since = False, -TOGETHER
         self.dropped: KeyboardInterrupt | None = None  # whose signal is to be sent again
-
-    @property
-    def asked(self) -> bool:
-        """True once there was a signal."""
-        return self._since >= 0
 
     def handle(self, number: int, frame: FrameType | None) -> None:
         """Raise Terminated, unless the signal is part of the one before."""
         now = time.monotonic()
         if now - self._since < TOGETHER and self.dropped is None:
             return
-        self._since, self.dropped = now, None
+        self.asked, self._since, self.dropped = True, now, None
         try:
             if self.before is not None:
                 self.before()
         finally:
             raise Terminated("terminated")
+
+    @staticmethod
+    def behind(error: BaseException | None) -> KeyboardInterrupt | None:
+        """Return the exception of a signal during which another was raised, as in a cleanup."""
+        while error is not None and not isinstance(error, KeyboardInterrupt):
+            error = error.__context__
+        return error
 
     def send_again(self, interrupt: KeyboardInterrupt) -> None:
         """Send the signal of a dropped exception soon; take no lock, as any may be held here."""

@@ -170,9 +170,13 @@ def _call(
         with described(spark, name):
             return job(spark, config)
     except Exception as error:
-        if termination.asked and isinstance(explain(error) or error, StoppedError):
-            raise Terminated(_with_notes(error, "terminated, and Spark with it")) from error
-        raise
+        reason = termination.behind(error) or explain(error)  # before the session is stopped
+        if termination.asked and isinstance(reason or error, StoppedError):
+            reason = Terminated("terminated, and Spark with it")
+        if reason is None:
+            raise
+        reason.__notes__ = getattr(error, "__notes__", [])
+        raise reason from error
     finally:
         if not borrowed:
             spark.stop()
@@ -183,12 +187,8 @@ def _expected(error: Exception) -> tuple[int, str] | None:
     text = str(error)
     if DISK_FULL in text:
         line = next(line.strip() for line in text.splitlines() if DISK_FULL in line)
-        if "free some space" in line:
-            return 1, line
-        return 1, (
-            f"the disk is full ({line}); what was published stays: free "
-            "some space, and start the job again"
-        )
+        more = "; what was published stays: free some space, and start the job again"
+        return 1, line if "free some space" in line else f"the disk is full ({line}){more}"
     status = getattr(type(error), "exit_status", None)
     if status is not None:
         return status, text
@@ -199,9 +199,6 @@ def _expected(error: Exception) -> tuple[int, str] | None:
         kind = getattr(sys.modules.get(raised[1]), raised[2], None)
         status = getattr(kind, "exit_status", None)
         return None if status is None else (status, raised[3])
-    failure = explain(error)
-    if failure is not None:
-        return failure.exit_status, str(failure)
     # Raised by raise_error or assert_true in a plan, which is how a plan refuses data.
     refused = re.search(r"\[USER_RAISED_EXCEPTION\] (.+?) SQLSTATE", text, re.DOTALL)
     return None if refused is None else (_BAD_DATA, refused[1])
