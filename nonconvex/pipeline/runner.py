@@ -8,7 +8,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -179,7 +179,8 @@ def _call(
         raise reason from error
     finally:
         if not borrowed:
-            spark.stop()
+            with suppress(Exception):  # as Java may have ended
+                spark.stop()
 
 
 def _expected(error: Exception) -> tuple[int, str] | None:
