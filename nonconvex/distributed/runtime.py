@@ -210,8 +210,9 @@ def delete_at_exit(spark: SparkSession, directory: str) -> None:
 
 
 def cancel_jobs(spark: SparkSession) -> None:
-    """Cancel all Spark jobs of the application."""
-    spark.sparkContext.cancelAllJobs()
+    """Cancel all Spark jobs of the application, unless Spark has ended."""
+    with suppress(Exception):
+        spark.sparkContext.cancelAllJobs()
 
 
 def pass_signals_on(spark: SparkSession) -> None:

@@ -35,31 +35,33 @@ def exit_status(interrupt: KeyboardInterrupt) -> int:
 
 
 class Termination:
-    """The handler of SIGTERM in a job, which calls `before` and raises `Terminated`."""
+    """The handler of signals in a job, which lets `before` run and raises `asked`."""
 
     def __init__(self) -> None:
         self.before: Callable[[], object] | None = None
-        self.asked, self._since = False, -TOGETHER
+        self.asked: KeyboardInterrupt | None = None  # of the last signal
         self.dropped: KeyboardInterrupt | None = None  # whose signal is to be sent again
+        self._since = -TOGETHER
 
     def handle(self, number: int, frame: FrameType | None) -> None:
-        """Raise Terminated, unless the signal is part of the one before."""
-        now = time.monotonic()
-        if now - self._since < TOGETHER and self.dropped is None:
+        """Raise Terminated or KeyboardInterrupt, unless a SIGTERM is part of the signal before."""
+        term, now = number == signal.SIGTERM, time.monotonic()
+        if term and now - self._since < TOGETHER and self.dropped is None:
             return
-        self.asked, self._since, self.dropped = True, now, None
+        self.asked = Terminated("terminated") if term else KeyboardInterrupt()
+        self._since, self.dropped = now, None
         try:
-            if self.before is not None:
-                self.before()
+            if self.before is not None:  # in a thread, as this one may be amid a command to Java
+                _thread.start_new_thread(self.before, ())
         finally:
-            raise Terminated("terminated")
+            raise self.asked
 
-    @staticmethod
-    def behind(error: BaseException | None) -> KeyboardInterrupt | None:
-        """Return the exception of a signal during which another was raised, as in a cleanup."""
-        while error is not None and not isinstance(error, KeyboardInterrupt):
-            error = error.__context__
-        return error
+    def listen(self) -> None:
+        """Handle SIGTERM and SIGINT, also where Spark has a handler meanwhile."""
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    signal.signal(number, self.handle)
 
     def send_again(self, interrupt: KeyboardInterrupt) -> None:
         """Send the signal of a dropped exception soon; take no lock, as any may be held here."""
@@ -80,7 +82,8 @@ def terminating() -> Iterator[Termination]:
     if threading.current_thread() is not threading.main_thread():
         yield termination
         return
-    before, ignored = signal.signal(signal.SIGTERM, termination.handle), sys.unraisablehook
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    ignored = sys.unraisablehook
 
     def dropped(found: sys.UnraisableHookArgs) -> None:
         if isinstance(found.exc_value, KeyboardInterrupt):
@@ -90,7 +93,9 @@ def terminating() -> Iterator[Termination]:
 
     sys.unraisablehook = dropped
     try:
+        termination.listen()
         yield termination
     finally:
         termination.dropped, sys.unraisablehook = None, ignored
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -18,13 +18,12 @@ from pyspark.sql import SparkSession
 
 from nonconvex.distributed.runtime import (
     DISK_FULL,
-    StoppedError,
     cancel_jobs,
     described,
     explain,
     pass_signals_on,
 )
-from nonconvex.distributed.termination import Terminated, Termination, exit_status, terminating
+from nonconvex.distributed.termination import Termination, exit_status, terminating
 from nonconvex.estimators.display import legible
 from nonconvex.pipeline.config import ConfigError, Section, load, parse_date
 from nonconvex.pipeline.live import logging_to_stderr
@@ -75,14 +74,10 @@ def run(
             config = load(config_type, arguments.config, arguments.set, run_date=day)
             outcome = {"status": "ok", **_call(job, config, name or _script(job).stem, termination)}
             outcome["exit"] = 0
-        except KeyboardInterrupt as interrupt:
-            sentence = _with_notes(interrupt, str(interrupt) or "interrupted")
-            _log.error("%s", sentence)
-            outcome = {"status": "error", "error": sentence, "exit": exit_status(interrupt)}
-        except Exception as error:
-            expected = _expected(error)
+        except (Exception, KeyboardInterrupt) as error:
+            expected = _expected(termination.asked or error)  # what fails after a signal is no news
             status, sentence = expected or (1, _summary(error))
-            sentence = _with_notes(error, sentence)
+            sentence = "; ".join([sentence, *getattr(error, "__notes__", ())])  # how to go on
             _log.error("%s", sentence if expected else "the job failed", exc_info=not expected)
             details = getattr(error, "details", {})
             outcome = {"status": "error", "error": sentence, **details, "exit": status}
@@ -139,17 +134,21 @@ def _parser(description: str | None, prog: str | None) -> _Parser:
 
 @contextmanager
 def _logging() -> Iterator[logging.Handler]:
+    loggers = logging.root, logging.getLogger("py4j.clientserver")
     with logging_to_stderr() as handler:
-        logging.root.addFilter(_is_news)
+        for logger in loggers:
+            logger.addFilter(_is_news)
         try:
             yield handler
         finally:
-            logging.root.removeFilter(_is_news)
+            for logger in loggers:
+                logger.removeFilter(_is_news)
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """Tell whether py4j, which logs to the root, says more than the exception it then raises."""
-    return not record.getMessage().endswith("while sending command.")
+    """Tell whether py4j says more than the exception that it then raises, or that ends the job."""
+    known = "while sending command.", "while shutting down connection"
+    return not record.getMessage().endswith(known)
 
 
 def _script(job: Job[ConfigT]) -> Path:
@@ -165,14 +164,13 @@ def _call(
     spark = get_session(name, conf_dir=beside if mine else None)
     try:
         termination.before = partial(cancel_jobs, spark)
+        termination.listen()
         if not borrowed:
             pass_signals_on(spark)
         with described(spark, name):
             return job(spark, config)
     except Exception as error:
-        reason = termination.behind(error) or explain(error)  # before the session is stopped
-        if termination.asked and isinstance(reason or error, StoppedError):
-            reason = Terminated("terminated, and Spark with it")
+        reason = explain(error)  # before the session is stopped
         if reason is None:
             raise
         reason.__notes__ = getattr(error, "__notes__", [])
@@ -183,9 +181,11 @@ def _call(
                 spark.stop()
 
 
-def _expected(error: Exception) -> tuple[int, str] | None:
-    """Return the exit status and the sentence of a user's error, None for a defect."""
+def _expected(error: BaseException) -> tuple[int, str] | None:
+    """Return the exit status and the sentence of a signal or a user's error, None for a defect."""
     text = str(error)
+    if isinstance(error, KeyboardInterrupt):
+        return exit_status(error), text or "interrupted"
     if DISK_FULL in text:
         line = next(line.strip() for line in text.splitlines() if DISK_FULL in line)
         more = "; what was published stays: free some space, and start the job again"
@@ -205,12 +205,7 @@ def _expected(error: Exception) -> tuple[int, str] | None:
     return None if refused is None else (_BAD_DATA, refused[1])
 
 
-def _with_notes(error: BaseException, sentence: str) -> str:
-    """Return a sentence about an error, with what others have added to it: how to go on."""
-    return "; ".join([sentence, *getattr(error, "__notes__", ())])
-
-
-def _summary(error: Exception) -> str:
+def _summary(error: BaseException) -> str:
     """Return one line on a defect: the type and what it says, or the last line of a traceback."""
     lines = str(error).strip().splitlines() or [""]
     if any(line.startswith("Traceback ") for line in lines):
