@@ -7,8 +7,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import traceback
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from importlib import resources
 from importlib.resources.abc import Traversable
@@ -133,10 +135,27 @@ def get_session(
     builder = SparkSession.builder
     for key, value in wanted.items():
         builder = builder.config(key, value)
-    session = builder.getOrCreate()
+    with _ending_launched():
+        session = builder.getOrCreate()
     if sockets is not None:
         delete_at_exit(session, sockets)  # also if this process is killed
     return session
+
+
+@contextmanager
+def _ending_launched() -> Iterator[None]:
+    """End the Java that pyspark launches if a signal interrupts it: it would wait for ever.
+
+    pyspark keeps no handle of that process before it answers; the traceback has it.
+    """
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        for frame, _ in traceback.walk_tb(interrupt.__traceback__):
+            for value in frame.f_locals.values():
+                if isinstance(value, subprocess.Popen):
+                    value.terminate()
+        raise
 
 
 def _wants_sockets(master: str, said: Mapping[str, str]) -> bool:

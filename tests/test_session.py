@@ -3,7 +3,6 @@
 import json
 import os
 import stat
-import subprocess
 import sys
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from pyspark.sql import SparkSession
 from nonconvex import __version__
 from nonconvex.distributed.worker_daemon import SHARED
 from nonconvex.session import JavaError, _archive, get_session, read_defaults
+from tests.processes import completed
 
 REPOSITORY = Path(__file__).parent.parent
 SETTINGS = REPOSITORY / "nonconvex" / "conf"
@@ -72,13 +72,7 @@ def environment(**changes):
 
 def observed(*command, **changes):
     """What the probe prints, and the lines of its standard error."""
-    done = subprocess.run(
-        list(map(str, command)),
-        capture_output=True,
-        text=True,
-        check=False,
-        env=environment(**changes),
-    )
+    done = completed(*command, env=environment(**changes))
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1]), done.stderr.splitlines()
 
@@ -212,9 +206,26 @@ class TestJava:
             get_session("test")
 
 
+INTERRUPTED = """
+import os, time
+from nonconvex.session import get_session
+
+wait, times, me = time.sleep, iter([0.1] * 5), os.getpid()
+time.sleep = lambda _: wait(next(times, 0) or os.kill(me, 2))  # as pyspark waits for Java
+try:
+    get_session("test")
+except KeyboardInterrupt:
+    os.wait()
+"""
+
+
+def test_java_does_not_outlive_a_signal_while_it_starts():
+    """It is a child, which is waited for: it could not tell its port any more, nor would it end."""
+    assert completed(sys.executable, "-c", INTERRUPTED, timeout=30).returncode == 0
+
+
 def test_a_shipped_package_knows_its_version():
     """A server of Spark Connect without the package is asked for the version that it was sent."""
     ask = f"import sys; sys.path[:0] = [{str(_archive())!r}]; import nonconvex as n"
-    command = [sys.executable, "-I", "-S", "-c", f"{ask}; print(n.__version__, n.__file__)"]
-    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    assert said.split() == [__version__, f"{_archive()}/nonconvex/__init__.py"]
+    said = completed(sys.executable, "-I", "-S", "-c", f"{ask}; print(n.__version__, n.__file__)")
+    assert said.stdout.split() == [__version__, f"{_archive()}/nonconvex/__init__.py"]
