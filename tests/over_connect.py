@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import re
-import subprocess
 import sys
 from contextlib import suppress
 from functools import partial
@@ -24,6 +23,7 @@ from nonconvex.neural_network import MultilayerPerceptronRegressionModel
 from nonconvex.neural_network import MultilayerPerceptronRegressor as Regressor
 from nonconvex.recommendation import ALSModel, MatrixFactorization, MatrixFactorizationModel
 from tests.factories import planted_table
+from tests.processes import completed
 
 NETWORK = {"featuresCol": ["user", "item"], "labelCol": "rating", "layers": [4], "maxIter": 3}
 HELD_OUT = {"validationIndicatorCol": "held_out"}
@@ -364,13 +364,8 @@ os._exit(0)  # pyspark would wait for the server
 @pytest.mark.thorough
 def test_a_fit_whose_server_is_killed_goes_on_with_the_next_one(classic, tmp_path):
     def run(what):
-        done = subprocess.run(
-            [sys.executable, "-c", KILLED, str(tmp_path / "fit"), what],
-            env=os.environ | {"PYSPARK_PYTHON": sys.executable},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        environment = os.environ | {"PYSPARK_PYTHON": sys.executable}
+        done = completed(sys.executable, "-c", KILLED, tmp_path / "fit", what, env=environment)
         assert done.returncode == 0, done.stderr[-3000:]
         return done.stdout
 
@@ -428,13 +423,7 @@ def test_a_client_that_ends_leaves_nothing_cached(spark, how):
     context = SparkContext._active_spark_context  # of the server
     url = f"sc://{spark.client._builder.endpoint}"
     before = context._jsc.getPersistentRDDs().size()
-    done = subprocess.run(
-        [sys.executable, "-c", ENDING, how],
-        env=os.environ | {"SPARK_REMOTE": url},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = completed(sys.executable, "-c", ENDING, how, env=os.environ | {"SPARK_REMOTE": url})
     assert done.returncode, done.stderr
     assert ("Interrupted" in done.stderr) == (how == "interrupt"), done.stderr
     assert context._jsc.getPersistentRDDs().size() == before

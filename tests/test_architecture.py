@@ -5,7 +5,6 @@ import graphlib
 import importlib
 import inspect
 import re
-import subprocess
 import sys
 import threading
 from collections import defaultdict
@@ -16,6 +15,7 @@ import pytest
 
 from nonconvex.neural_network import MultilayerPerceptronClassifier
 from nonconvex.recommendation import MatrixFactorization
+from tests.processes import completed
 
 REPOSITORY = Path(__file__).parent.parent
 FILES = {
@@ -102,9 +102,8 @@ def test_there_is_no_cycle():
 def test_numerics_import_numpy_alone():
     numerics = [module for module in FILES if module.startswith("nonconvex.numerics")]
     check = f"import sys, {', '.join(numerics)}; print(*sys.modules)"
-    done = subprocess.run(
-        [sys.executable, "-c", check], cwd=REPOSITORY, capture_output=True, text=True, check=True
-    )
+    done = completed(sys.executable, "-c", check, cwd=REPOSITORY)
+    assert done.returncode == 0, done.stderr
     loaded = {name.partition(".")[0] for name in done.stdout.split()}
     assert not loaded & {"pandas", "py4j", "pyarrow", "pydantic", "pyspark"}
 

@@ -7,7 +7,6 @@ runs test_contract.py, and over_connect.py, which compares it with the classic s
 import json
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from nonconvex.distributed.data.splits import Split
 from nonconvex.local import load
 from tests.factories import planted_table
 from tests.over_connect import FITS, THOROUGH, answers, digest, estimator, fit_prepared, loaded
+from tests.processes import completed
 
 pytest.importorskip("grpc", reason="pip install 'nonconvex[connect]'")
 pytest.importorskip("numba", reason="pip install 'nonconvex[fast]'")
@@ -50,14 +50,7 @@ def test_the_contract_holds_over_spark_connect_and_so_do_the_bits(spark, tmp_pat
     if marker == "thorough":  # in a session without files of values too large for a closure
         processes.append(["tests/test_long_sessions.py::test_two_hundred_fits_over_connect"])
     for files in processes:
-        done = subprocess.run(
-            [*command, "-m", marker, *files],
-            env=os.environ | environment,
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        done = completed(*command, "-m", marker, *files, env=os.environ | environment, cwd=ROOT)
         assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
         assert re.search(r"\d passed", done.stdout)
         assert "skipped" not in done.stdout

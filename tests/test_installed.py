@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import subprocess
 import sys
 import time
 import tomllib
@@ -11,6 +10,8 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+
+from tests.processes import completed
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -38,14 +39,7 @@ def run(*command, cwd, **settings):
     clean = {
         k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "PYSPARK", "SPARK"))
     }
-    done = subprocess.run(
-        [str(word) for word in command],
-        cwd=cwd,
-        env=clean | settings,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = completed(*command, cwd=cwd, env=clean | settings)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

@@ -4,7 +4,6 @@ import datetime
 import inspect
 import os
 import pickle
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from nonconvex.neural_network import (
     MultilayerPerceptronRegressor,
 )
 from nonconvex.recommendation import ALS, MatrixFactorization, MatrixFactorizationModel
+from tests.processes import completed
 
 QUICK = {"rank": 2, "maxIter": 2}
 
@@ -222,10 +222,7 @@ print("rows:", model.transform(data).count(), model.recommendForAllUsers(1).coun
     environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "HOME": str(tmp_path)}
     environment |= {k: v for k, v in os.environ.items() if k in ("JAVA_HOME", "TMPDIR")}
     environment["PYTHONPATH"] = str(Path(__file__).parents[2])
-    done = subprocess.run(
-        [sys.executable, "-c", script], env=environment, cwd=tmp_path, capture_output=True,
-        text=True, check=False,
-    )  # fmt: skip
+    done = completed(sys.executable, "-c", script, env=environment, cwd=tmp_path)
     assert "rows: 40 5" in done.stdout, done.stderr[-2000:]
 
 

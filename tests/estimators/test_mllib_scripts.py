@@ -5,12 +5,13 @@ and, in a process of their own, in one of Spark Connect.
 """
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pyspark
 import pytest
+
+from tests.processes import completed
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = Path(pyspark.__file__).parent / "data/mllib"
@@ -159,6 +160,7 @@ from pyspark.ml.recommendation import ALS, ALSModel
 from pyspark.ml.tuning import CrossValidator, ParamGridBuilder, TrainValidationSplit
 from pyspark.sql import Row
 from pyspark.sql.functions import col, explode, expr
+
 """
 OURS = IMPORTS.replace("pyspark.ml.recommendation", "nonconvex.recommendation")
 OURS = OURS.replace("pyspark.ml.classification", "nonconvex.neural_network")
@@ -178,8 +180,6 @@ def test_they_run_over_spark_connect():
     pytest.importorskip("grpc", reason="pip install 'nonconvex[connect]'")
     remote = {"SPARK_REMOTE": "local[2]", "SPARK_TESTING": "1"}  # the latter for a free port
     command = [sys.executable, "-m", "pytest", "-n", "0", "-q", "-p", "no:cacheprovider", __file__]
-    done = subprocess.run(
-        command, env=os.environ | remote, cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    done = completed(*command, env=os.environ | remote, cwd=ROOT)
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
     assert f"{len(ALS_SCRIPTS | NETWORK_SCRIPTS)} passed" in done.stdout

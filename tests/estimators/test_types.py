@@ -5,7 +5,6 @@
 
 import inspect
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from pyspark.ml.param import Param
 
 from nonconvex import neural_network, recommendation
 from nonconvex.estimators import params
+from tests.processes import completed
 
 ROOT = Path(__file__).parents[2]
 STUB = Path(params.__file__).with_name("accessors.pyi")
@@ -95,9 +95,7 @@ def test_a_script_of_a_user_has_the_types_it_says(tmp_path):
     command = [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent"]
     command += ["--ignore-missing-imports", f"--cache-dir={tmp_path}", f"{tmp_path}/script.py"]
     environment = os.environ | {"MYPYPATH": str(ROOT)}
-    done = subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-    )
+    done = completed(*command, cwd=tmp_path, env=environment)
     wrong = SCRIPT.splitlines().index('MatrixFactorization().setRank("three")  # E') + 1
     found = [line for line in done.stdout.splitlines() if ": error:" in line]
     assert len(found) == 1, done.stdout + done.stderr

@@ -24,6 +24,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from tests.jobs.cluster import ROOT, Cluster, model_bits
+from tests.processes import completed
 
 JOB = ROOT / "jobs/train_factorization.py"
 CONFIG = """
@@ -223,10 +224,7 @@ class Faults:
         self.flip(self.draw.choice(sorted(model.rglob("*.parquet"))))
         command = [sys.executable, JOB, "--config", self.config, "--set", 'start.model="published"']
         command += ["--set", f"factorization.checkpointPath={self.root}/unused"]
-        done = subprocess.run(
-            [str(word) for word in command],
-            capture_output=True, text=True, check=False, env=os.environ | {"PYTHONPATH": str(ROOT)},
-        )  # fmt: skip
+        done = completed(*command, env=os.environ | {"PYTHONPATH": str(ROOT)})
         outcome = json.loads(done.stdout.splitlines()[-1])
         self.counts[f"rot: exit {outcome['exit']}: {outcome.get('error', '')[-60:]}"] += 1
         if outcome["exit"] != 3 or "is damaged" not in outcome["error"]:

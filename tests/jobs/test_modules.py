@@ -8,6 +8,7 @@ import pytest
 
 from nonconvex.commands.__main__ import COMMANDS
 from tests.jobs.cluster import ROOT
+from tests.processes import completed
 
 
 @pytest.mark.parametrize(
@@ -23,9 +24,7 @@ from tests.jobs.cluster import ROOT
 def test_a_job_imports_no_other_model(name, foreign):
     module = f"nonconvex.commands.{COMMANDS[name].module}"
     check = f"import sys, nonconvex.pipeline.runner, {module}; print(*sys.modules)"
-    done = subprocess.run(
-        [sys.executable, "-c", check], cwd=ROOT, capture_output=True, text=True, check=True
-    )
+    done = completed(sys.executable, "-c", check, cwd=ROOT)
     loaded = [one for one in done.stdout.split() if one.startswith("nonconvex.") and one != module]
     assert "nonconvex.pipeline.runner" in loaded
     # The tables of models, which all share, know the arrays of a factorization.

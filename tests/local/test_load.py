@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from nonconvex.pipeline.runs import new_run, publish_run
 from nonconvex.recommendation import MatrixFactorization
 from tests.factories import flowers
 from tests.jobs.cluster import ROOT
+from tests.processes import completed
 
 INTERVALS = {"predictionStdCol": "std", "predictionIntervalCol": "interval"}
 KINDS = {
@@ -240,13 +240,8 @@ print(json.dumps([answer, seconds, sorted(sys.modules)]))
 
 
 def test_a_process_without_java_answers_and_imports_no_spark(runs, tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-c", ALONE, str(runs[0])],
-        env={"PATH": str(tmp_path), "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    alone = {"PATH": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    done = completed(sys.executable, "-c", ALONE, runs[0], env=alone)
     answer, _, modules = json.loads(done.stdout)
     assert [tuple(one) for one in answer] == load(runs[0]).recommend("ü3", 2)
     assert not {name.partition(".")[0] for name in modules} & {"pyspark", "py4j", "pandas"}

@@ -5,7 +5,6 @@ import logging
 import os
 import re
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -21,6 +20,7 @@ from nonconvex.distributed.runtime import StoppedError
 from nonconvex.distributed.termination import Terminated
 from nonconvex.pipeline.config import ConfigError, Section
 from nonconvex.pipeline.runner import run
+from tests.processes import completed
 
 
 class Training(Section):
@@ -249,14 +249,9 @@ def script(tmp_path):
     (tmp_path / "conf" / "log4j2.properties").write_bytes(quiet.read_bytes())
 
     def call(*arguments, **environment):
-        return subprocess.run(
-            [sys.executable, "jobs/count_rows.py", "--config", "conf/job.toml", *arguments],
-            cwd=tmp_path,
-            env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])} | environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        command = sys.executable, "jobs/count_rows.py", "--config", "conf/job.toml", *arguments
+        package = {"PYTHONPATH": str(Path(__file__).parents[2])}
+        return completed(*command, cwd=tmp_path, env=os.environ | package | environment)
 
     return call
 

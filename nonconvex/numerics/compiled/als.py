@@ -265,27 +265,6 @@ def _keep_row(found, row, own, ratings_of, fixed, alpha, biases):
     sums[0, row], sums[1, row] = _residuals(own, c, r, w, fixed, alpha, biases)
 
 
-@compiled
-def _update_rows(block, fixed, alpha, biases, prior, exact, ridge, drawn, spaces, found):
-    t, _, own, t64, x64 = spaces
-    failed = found[2]
-    width = fixed.shape[1]
-    for row in range(len(block[0]) - 1):
-        ratings_of = _ratings_of(block, row)
-        n = len(ratings_of[0])
-        if not n:
-            continue
-        double = exact or n > SEGMENT
-        _sum_row(spaces, prior, ratings_of, fixed, alpha, biases, double)
-        if double:
-            failed[row] = not _solve_row(t64, x64, row, ridge, drawn, width)
-            for k in range(width):
-                own[k] = x64[k]
-        else:
-            failed[row] = not _solve_row(t, own, row, ridge, drawn, width)
-        _keep_row(found, row, own, ratings_of, fixed, alpha, biases)
-
-
 @inner
 def _sum_covariances(sums, rows, unknowns, columns, weights):
     """Write Σ w V of the columns of a row, whose rows have V after their means."""
@@ -465,7 +444,8 @@ def _solve_nonnegative(t, x, active, width):
 
 
 @compiled
-def _bound_rows(block, fixed, alpha, biases, prior, exact, ridge, active, spaces, found):
+def _update_rows(block, fixed, alpha, biases, prior, exact, ridge, drawn, active, spaces, found):
+    """Minimize over every row, or draw it; with γ ≥ 0 where there is room for `active` sets."""
     t, _, own, t64, x64 = spaces
     failed = found[2]
     width = fixed.shape[1]
@@ -477,16 +457,20 @@ def _bound_rows(block, fixed, alpha, biases, prior, exact, ridge, active, spaces
             continue
         double = exact or n > SEGMENT
         _sum_row(spaces, prior, ratings_of, fixed, alpha, biases, double)
-        if double:
-            _ridge(t64, ridge, row, width)
-        else:
-            _ridge(t, ridge, row, width)
+        if active is not None and not double:
             for k in range(width):
                 for j in range(k, width + 1):
                     t64[k * q + j] = t[k * p + j]
-        failed[row] = not _solve_nonnegative(t64, x64, active, width)
-        for k in range(width):
-            own[k] = x64[k]
+        if active is not None:
+            _ridge(t64, ridge, row, width)
+            failed[row] = not _solve_nonnegative(t64, x64, active, width)
+        elif double:
+            failed[row] = not _solve_row(t64, x64, row, ridge, drawn, width)
+        else:
+            failed[row] = not _solve_row(t, own, row, ridge, drawn, width)
+        if double or active is not None:
+            for k in range(width):
+                own[k] = x64[k]
         _keep_row(found, row, own, ratings_of, fixed, alpha, biases)
 
 
@@ -671,13 +655,11 @@ def minimize_rows(
     ridge = frozen(diagonal, np.float64), _ordered(np.append(ratio, np.ones(width - 1)))
     given = *_inputs(block, fixed), fixed.dtype.type(alpha), biases, _prior(prior, spaces)
     exact, found = background is not None, _results(len(block[0]) - 1, fixed)
+    none, active = frozen(np.zeros((0, 0)), np.float64), None
     if bound:
         size = room(len(spaces[3]), spaces[3].dtype), room(len(spaces[4]), spaces[3].dtype)
         active = *size, np.zeros(width, bool), np.zeros(width + 1, np.int64), bound
-        _bound_rows(*given, exact, ridge, active, spaces, found)
-    else:
-        none = frozen(np.zeros((0, 0)), np.float64)
-        _update_rows(*given, exact, ridge, (none, none), spaces, found)
+    _update_rows(*given, exact, ridge, (none, none), active, spaces, found)
     return found
 
 
@@ -766,7 +748,7 @@ def draw_rows(
     drawn = _ordered(rhs), _ordered(noise)
     given = *_inputs(block, fixed), fixed.dtype.type(alpha), True, _prior(precision, spaces)
     ridge, found = [frozen(np.zeros(0), np.float64)] * 2, _results(len(block[0]) - 1, fixed)
-    _update_rows(*given, False, tuple(ridge), drawn, spaces, found)
+    _update_rows(*given, False, tuple(ridge), drawn, None, spaces, found)
     return found
 
 
