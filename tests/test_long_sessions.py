@@ -90,7 +90,10 @@ def flat(spark, tables, times, warm, memory):
         fit_and_score(number, tables)
         if number % 50 == 0:
             print(number, Held.of(spark), flush=True)
-    after = Held.of(spark)
+    for _ in range(10):  # on a busy machine Java hears late of what Python no longer holds
+        after = Held.of(spark)
+        if after.java <= before.java + memory:
+            break
     print(before, after)
     assert after.files <= before.files
     assert after.cached <= before.cached
