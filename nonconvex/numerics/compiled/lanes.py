@@ -107,16 +107,18 @@ def room(size: int, dtype: np.dtype[Any]) -> Floats:
 class _Code:
     """The builder of the instructions of one intrinsic, over vectors of a type of numbers."""
 
-    def __init__(self, context: Any, builder: Any, number: Any) -> None:
-        self.context, self.builder = context, builder
+    def __init__(self, context: Any, builder: Any, signature: Any, args: Any) -> None:
+        self.builder, number = builder, signature.args[0].dtype
+        self._arrays = context, builder, signature.args, args
         element = ir.FloatType() if number.bitwidth == 32 else ir.DoubleType()
         self.size = number.bitwidth // 8
         self.vector = ir.VectorType(element, BYTES // self.size)
         self.suffix = f"v{self.vector.count}f{number.bitwidth}"
 
-    def data(self, array_type: Any, array: Any) -> Any:
-        """The address of an array."""
-        return cgutils.create_struct_proxy(array_type)(self.context, self.builder, array).data
+    def data(self, number: int) -> Any:
+        """The address of the array that is an argument."""
+        context, builder, types_of, args = self._arrays
+        return cgutils.create_struct_proxy(types_of[number])(context, builder, args[number]).data
 
     def place(self, data: Any, at: Any) -> Any:
         """The address of a vector in an array."""
@@ -174,6 +176,16 @@ class _Code:
         return self.builder.extract_element(value, _INDEX(0))
 
 
+def _emit(signature: Any, build: Callable[[_Code, Any, Any], Any]) -> Any:
+    """Return what an intrinsic is to return; `build` writes its code, and returns its value."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        value = build(_Code(context, builder, signature, args), builder, args)
+        return context.get_dummy_value() if value is None else value
+
+    return signature, generate
+
+
 def _tile(rows: int, *, negative: bool = False, fresh: bool = False) -> Any:
     """Return an intrinsic that adds products to `rows` vectors, which stay in registers meanwhile.
 
@@ -198,9 +210,8 @@ def _tile(rows: int, *, negative: bool = False, fresh: bool = False) -> Any:
         index = types.int64
         signature = types.void(c, index, index, m, index, index, z, index, index, index)
 
-        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            code = _Code(context, builder, signature.args[0].dtype)
-            data = [code.data(signature.args[place], args[place]) for place in (0, 3, 6)]
+        def build(code: _Code, builder: Any, args: Any) -> Any:
+            data = [code.data(place) for place in (0, 3, 6)]
             c_at, c_step, m_at, m_step, z_at, z_step = (args[k] for k in (1, 2, 4, 5, 7, 8))
             sums = [cgutils.alloca_once(builder, code.vector) for _ in range(rows)]
             places = [builder.add(c_at, builder.mul(c_step, c_at.type(row))) for row in range(rows)]
@@ -217,9 +228,8 @@ def _tile(rows: int, *, negative: bool = False, fresh: bool = False) -> Any:
                     builder.store(code.fma(factor, vector, builder.load(total)), total)
             for place, total in zip(places, sums, strict=True):
                 code.store(builder.load(total), data[0], place)
-            return context.get_dummy_value()
 
-        return signature, generate
+        return _emit(signature, build)
 
     return tile
 
@@ -232,12 +242,9 @@ products_of_six = _tile(6, fresh=True)
 @intrinsic
 def gather(typing: Any, to: Any, at: Any, of: Any, of_at: Any, count: Any, factor: Any) -> Any:
     """Copy at most a vector's numbers, `count` of them, times a factor, followed by zeros."""
-    signature = types.void(to, types.int64, of, types.int64, types.int64, of.dtype)
 
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        code = _Code(context, builder, signature.args[0].dtype)
-        source = code.data(signature.args[2], args[2])
-        to, factor = code.data(signature.args[0], args[0]), code.splat(args[5])
+    def build(code: _Code, builder: Any, args: Any) -> Any:
+        to, source, factor = code.data(0), code.data(2), code.splat(args[5])
         whole = builder.icmp_signed(">=", args[4], args[4].type(code.vector.count))
         with builder.if_else(whole) as (then, otherwise):
             with then:
@@ -245,55 +252,46 @@ def gather(typing: Any, to: Any, at: Any, of: Any, of_at: Any, count: Any, facto
             with otherwise:
                 vector = code.load_first(source, args[3], args[4])
                 code.store(builder.fmul(vector, factor), to, args[1])
-        return context.get_dummy_value()
 
-    return signature, generate
+    return _emit(types.void(to, types.int64, of, types.int64, types.int64, of.dtype), build)
 
 
 @intrinsic
 def scale(typing: Any, a: Any, at: Any, factor: Any) -> Any:
     """Multiply a vector by a number."""
-    signature = types.void(a, types.int64, a.dtype)
 
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        code = _Code(context, builder, signature.args[0].dtype)
-        data = code.data(signature.args[0], args[0])
+    def build(code: _Code, builder: Any, args: Any) -> Any:
+        data = code.data(0)
         code.store(builder.fmul(code.load(data, args[1]), code.splat(args[2])), data, args[1])
-        return context.get_dummy_value()
 
-    return signature, generate
+    return _emit(types.void(a, types.int64, a.dtype), build)
 
 
 @intrinsic
 def keep_greater(typing: Any, a: Any, at: Any, b: Any, b_at: Any) -> Any:
     """Replace the numbers of a vector that are less than those of another one by these."""
-    signature = types.void(a, types.int64, b, types.int64)
 
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        code = _Code(context, builder, signature.args[0].dtype)
-        data = [code.data(signature.args[place], args[place]) for place in (0, 2)]
+    def build(code: _Code, builder: Any, args: Any) -> Any:
+        data = [code.data(place) for place in (0, 2)]
         one, other = code.load(data[0], args[1]), code.load(data[1], args[3])
         greater = builder.select(builder.fcmp_ordered(">", other, one), other, one)
         code.store(greater, data[0], args[1])
-        return context.get_dummy_value()
 
-    return signature, generate
+    return _emit(types.void(a, types.int64, b, types.int64), build)
 
 
 @intrinsic
 def reaches(typing: Any, a: Any, at: Any, bar: Any) -> Any:
     """Tell whether any number of a vector is at least `bar`, a float64."""
-    signature = types.boolean(a, types.int64, types.float64)
 
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        code = _Code(context, builder, signature.args[0].dtype)
+    def build(code: _Code, builder: Any, args: Any) -> Any:
         bar = code.splat(builder.fptrunc(args[2], code.vector.element))
-        vector = code.load(code.data(signature.args[0], args[0]), args[1])
+        vector = code.load(code.data(0), args[1])
         bits = ir.IntType(code.vector.count)
         found = builder.bitcast(builder.fcmp_ordered(">=", vector, bar), bits)
         return builder.icmp_unsigned("!=", found, bits(0))
 
-    return signature, generate
+    return _emit(types.boolean(a, types.int64, types.float64), build)
 
 
 def _dot(*, double: bool) -> Any:
@@ -302,14 +300,12 @@ def _dot(*, double: bool) -> Any:
     @intrinsic
     def dot(typing: Any, a: Any, a_at: Any, count: Any, b: Any, b_at: Any) -> Any:
         result = types.float64 if double else a.dtype
-        signature = result(a, types.int64, types.int64, b, types.int64)
 
-        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            code = _Code(context, builder, signature.args[0].dtype)
+        def build(code: _Code, builder: Any, args: Any) -> Any:
             lanes, wide = code.vector.count, code.vector
             if double:
                 wide = ir.VectorType(ir.DoubleType(), lanes)
-            one, other = (code.data(signature.args[place], args[place]) for place in (0, 3))
+            both = code.data(0), code.data(3)
             _, a_at, count, _, b_at = args
             total = cgutils.alloca_once_value(builder, ir.Constant(wide, [0.0] * lanes))
 
@@ -322,20 +318,15 @@ def _dot(*, double: bool) -> Any:
             with cgutils.for_range(builder, whole) as loop:
                 place = builder.mul(loop.index, count.type(lanes))
                 places = builder.add(a_at, place), builder.add(b_at, place)
-                add(*(code.load(data, at) for data, at in zip((one, other), places, strict=True)))
+                add(*(code.load(of, at) for of, at in zip(both, places, strict=True)))
             place = builder.mul(whole, count.type(lanes))
             left = builder.sub(count, place)
             with builder.if_then(builder.icmp_signed(">", left, left.type(0))):
                 places = builder.add(a_at, place), builder.add(b_at, place)
-                add(
-                    *(
-                        code.load_first(data, at, left)
-                        for data, at in zip((one, other), places, strict=True)
-                    )
-                )
+                add(*(code.load_first(of, at, left) for of, at in zip(both, places, strict=True)))
             return code.sum(builder.load(total))
 
-        return signature, generate
+        return _emit(result(a, types.int64, types.int64, b, types.int64), build)
 
     return dot
 
@@ -350,19 +341,16 @@ dot_in_double = _dot(double=True)
 @intrinsic
 def prefetch(typing: Any, a: Any, at: Any, count: Any) -> Any:
     """Ask for some numbers, at most 4 cache lines of them, before they are needed."""
-    signature = types.void(a, types.int64, types.int64)
 
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        data = cgutils.create_struct_proxy(signature.args[0])(context, builder, args[0]).data
-        pointer = ir.IntType(8).as_pointer()
+    def build(code: _Code, builder: Any, args: Any) -> Any:
+        data, pointer = code.data(0), ir.IntType(8).as_pointer()
         kind = ir.FunctionType(ir.VoidType(), [pointer, *[_INDEX] * 3])
         fetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-        step = BYTES // (signature.args[0].dtype.bitwidth // 8)
+        step = BYTES // code.size
         for line in range(4):
             first = args[1].type(line * step)
             with builder.if_then(builder.icmp_signed("<", first, args[2])):
                 address = builder.bitcast(builder.gep(data, [builder.add(args[1], first)]), pointer)
                 builder.call(fetch, [address, _INDEX(0), _INDEX(3), _INDEX(1)])
-        return context.get_dummy_value()
 
-    return signature, generate
+    return _emit(types.void(a, types.int64, types.int64), build)
