@@ -507,10 +507,15 @@ class MatrixFactorizationModel(
 class MatrixFactorization(
     GridEstimator[MatrixFactorizationModel], FactorizationParams, MatrixFactorizationAccessors
 ):
-    """Latent factor model of ratings, fitted by minimization or by sampling.
+    """Latent factor model of ratings, fitted by inference, by minimization or by sampling.
 
-    The prediction is R̂_ui = α + β_u + β_i + γ_u·γ_i.  A fit minimizes, over the n observed
-    ratings,
+    The prediction is R̂_ui = α + β_u + β_i + γ_u·γ_i.  By default, ``solver="vb"``, its posterior
+    is approximated by normal distributions of the rows, in closed forms like those of "als" (see
+    `nonconvex.numerics.factorization.vb`).  Nothing is to be tuned: ``rank`` is an upper bound, f
+    is the free energy per rating, and each row has its covariance, for deviations and intervals.
+
+    With a rank above 32, or a Param set that "vb" does not read, such as ``regUser``, and with
+    ``solver="als"``, a fit minimizes, over the n observed ratings,
 
         f = (1/n) Σ (R̂_ui − R_ui)² + λ₁ Σ_u (ρ β_u² + ‖γ_u‖²) + λ₂ Σ_i (ρ β_i² + ‖γ_i‖²)
 
@@ -524,11 +529,6 @@ class MatrixFactorization(
     the mean over the samples.  It predicts best, needs no tuning, and gives deviations and
     intervals (``predictionStdCol``, ``predictionIntervalCol``).  A sweep takes up to twice as long
     as an iteration of "als", and there are 250 of them; ``numRestarts`` is the number of chains.
-
-    With ``solver="vb"`` the posterior of the same model is approximated by normal distributions of
-    the rows, in closed forms like those of "als" (see `nonconvex.numerics.factorization.vb`).
-    Nothing is to be tuned here either, ``rank`` is an upper bound, f is the free energy per rating,
-    and each row has its covariance, for deviations and intervals.
 
     The same data, Params and seed give the same model, bit for bit, on any number of cores and
     however the data are partitioned.
@@ -546,7 +546,7 @@ class MatrixFactorization(
     >>> model = MatrixFactorization(rank=2, maxIter=5).fit(ratings)
     >>> asked = spark.createDataFrame([("bob", 2)], ["user", "item"])
     >>> round(model.transform(asked).first().prediction, 1)
-    2.7
+    2.6
     """
 
     _model_class: ClassVar[type[MatrixFactorizationModel]] = MatrixFactorizationModel
@@ -563,7 +563,7 @@ class MatrixFactorization(
         regItem: float | None = None,
         biasRegRatio: float | None = None,
         regExponent: float = 0.0,
-        solver: str = "als",
+        solver: str = "auto",
         fitIntercept: bool = True,
         fitBiases: bool = True,
         nonnegative: bool = False,
@@ -648,10 +648,11 @@ class MatrixFactorization(
         until that of the model is removed.
         """
         path = self.getOrDefault("checkpointPath")
-        biases = MatrixFactorization(rank=0, checkpointPath=path and f"{path}/{BESIDE}")
-        beside = [] if self.getOrDefault("implicitPrefs") else [biases]
+        beside = path and f"{path}/{BESIDE}"
+        biases = MatrixFactorization(rank=0, solver="als", checkpointPath=beside)
+        both = [self] if self.getOrDefault("implicitPrefs") else [self, biases]
         with explained():
-            return self._fit_prepared([self, *beside], prepared)
+            return self._fit_prepared(both, prepared)
 
     def _fit_prepared(
         self, estimators: Sequence[MatrixFactorization], prepared: PreparedRatings
@@ -678,9 +679,10 @@ class MatrixFactorization(
         key = [get(name) for name in BATCHED_TOGETHER]
         if get("exchange") == "shuffle":  # for one fit at a time
             key.append(index)
-        if get("solver") in ("gd", "gibbs"):
-            key.append(get("solver"))
-        if get("solver") == "gd":  # whose samples of users depend on the seed
+        solver = self.chosen_solver
+        if solver in ("gd", "gibbs"):
+            key.append(solver)
+        if solver == "gd":  # whose samples of users depend on the seed
             key.append(get("seed"))
         return tuple(key)
 
@@ -755,6 +757,7 @@ class MatrixFactorization(
         """Return every Param that changes the course of a fit, for its checkpoints."""
         named = {param.name: self.getOrDefault(param) for param in self.params}
         identity = {name: value for name, value in named.items() if name not in NON_IDENTITY_PARAMS}
+        identity["solver"] = self.chosen_solver
         identity["kernel"] = choose_kernel(self.getOrDefault("kernel"))
         if self._initial_model is not None:
             digest = hashlib.sha256()
@@ -903,6 +906,7 @@ class ALS(MatrixFactorization, ALSParams, ALSAccessors):
         fitBiases: bool = False,
         fitIntercept: bool = False,
         tol: float = 0.0,
+        solver: str = "als",
         **further: Any,
     ) -> None:
         GridEstimator.__init__(self)

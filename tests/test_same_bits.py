@@ -152,7 +152,7 @@ def main(directory):
     ratings = ratings.selectExpr("*", "timestamp % 10 = 0 AS held").cache()
 
     def factorization(**params):
-        usual = {"rank": 4, "maxIter": 2, "updates": "driver", "kernel": "numpy"}
+        usual = {"solver": "als", "rank": 4, "maxIter": 2, "updates": "driver", "kernel": "numpy"}
         return MatrixFactorization(**{**usual, **params})
 
     held = {"validationIndicatorCol": "held"}

@@ -50,7 +50,7 @@ def our_factorization(
 
     A `kernel`, if there is one, is in the name.
     """
-    fixed, name = {"tol": 0.0, **params, "rank": rank}, "nonconvex"
+    fixed, name = {"solver": "als", "tol": 0.0, **params, "rank": rank}, "nonconvex"
     if kernel is not None:
         fixed, name = {**fixed, "kernel": kernel}, f"nonconvex ({kernel})"
     return _factorization(spark, name, lambda steps: MatrixFactorization(**fixed, maxIter=steps))
@@ -108,7 +108,8 @@ def our_pipeline(
     spark: SparkSession, rank: int, iterations: int, params: Mapping[str, Any]
 ) -> Pipeline:
     """Return what the jobs of this library do: prepared ratings, and a fit of these."""
-    fixed = {"tol": 0.0, "patience": 0, **params, "rank": rank, "maxIter": iterations}
+    fixed = {"solver": "als", "tol": 0.0, "patience": 0, **params}
+    fixed |= {"rank": rank, "maxIter": iterations}
 
     def prepare(path: str, directory: str) -> PreparedRatings:
         return prepare_ratings(

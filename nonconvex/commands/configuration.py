@@ -470,14 +470,13 @@ def _plan_prepare(config: Any, report: _Report) -> None:
 
 def _plan_train(config: Any, report: _Report) -> None:
     _plan_prepare(config, report)
-    get = config.estimator().getOrDefault
+    estimator = config.estimator()
+    get, solver = estimator.getOrDefault, estimator.chosen_solver
     starts = f", {get('numRestarts')} starts" if get("numRestarts") > 1 else ""
     steps = f"at most {get('maxIter')} iterations"
-    if get("solver") == "gibbs":
+    if solver == "gibbs":
         steps = f"{get('numBurnIn') + get('numSamples') * get('thinning')} sweeps"
-    report.say(
-        f"  fit a MatrixFactorization of rank {get('rank')} by {get('solver')!r}, {steps}{starts}"
-    )
+    report.say(f"  fit a MatrixFactorization of rank {get('rank')} by {solver!r}, {steps}{starts}")
     _plan_run(config, report)
     names = config.report.names
     if config.report.write and names is not None and not _REMOTE.match(names):

@@ -482,9 +482,7 @@ class DescentParams(CheckedParams):
         optional(number(0, exclusive=True)),
     )
     weightDecay = param("weight decay ≥ 0 of adamw; by default 0.01", optional(number(0)))
-    clipNorm = param(
-        "norm > 0 to which longer gradients are cut", optional(number(0, exclusive=True))
-    )
+    clipNorm = param("norm > 0 that gradients are cut to", optional(number(0, exclusive=True)))
     schedule = param(f"schedule of the rate: one of {', '.join(SCHEDULES)}", choice(SCHEDULES))
     decaySteps = param(
         "steps ≥ 1 of the decay; only constant, and a network's cosine, need none",

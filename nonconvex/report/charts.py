@@ -259,9 +259,7 @@ def spread_picture(
         for height, place in enumerate(shown):
             tone = "blue" if place == best else "quiet"
             axes.plot(values[place], height, "o", color=colour(tone), markersize=7)
-        axes.set_yticks(
-            range(len(shown)), [f"restart {restarts[place].restart}" for place in shown]
-        )
+        axes.set_yticks(range(len(shown)), [f"restart {restarts[at].restart}" for at in shown])
         axes.set_ylim(len(shown) - 0.4, -0.6)
         axes.grid(visible=False, axis="y")
         axes.grid(visible=True, axis="x")

@@ -139,9 +139,7 @@ def _errors(data: NetworkPageData, comparison: Mapping[str, Any]) -> Part:
     if model["unpredicted"]:
         text += f" {model['unpredicted']:,} more have no prediction."
     baseline = "mean" if classes is None else "share of each class"
-    errors = [
-        (baseline if name == "baseline" else name, errors) for name, errors in comparison.items()
-    ]
+    errors = [(baseline if name == "baseline" else name, of) for name, of in comparison.items()]
     tables = [_metric_table("Model and baseline", "", metrics, errors)]
     if classes is None:
         if model["targets"][1:]:

@@ -63,7 +63,7 @@ def factorization_report(
     def page(metadata: RunMetadata) -> Page:
         from nonconvex.report.factorization import collect_factorization, factorization_page
 
-        solver = config.estimator().getOrDefault("solver")
+        solver = config.estimator().chosen_solver
         of_run = model, prepared, measured, baselines, metadata, names, lists, solver
         return factorization_page(collect_factorization(*of_run))
 

@@ -64,7 +64,7 @@ def test_what_is_written_fits_the_table_and_passes_the_check(table, kind, capsys
     assert ended(check_configuration, "likes.toml") == 0
     out = capsys.readouterr().out
     assert "read 200 rows of ratings from likes." in out
-    assert "fit a MatrixFactorization of rank 10 by 'als', at most 40 iterations" in out
+    assert "fit a MatrixFactorization of rank 10 by 'vb', at most 40 iterations" in out
     assert json.loads(out.splitlines()[-1])["problems"] == []
 
 

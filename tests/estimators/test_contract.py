@@ -52,7 +52,11 @@ OUT_OF_RANGE = [
     (MatrixFactorization, ".* > 0 and < 1", {"predictionInterval": 0}),
     (MatrixFactorization, ".* > 0 and < 1", {"predictionInterval": 1}),
     (MatrixFactorization, ".* > 0 and < 1", {"predictionInterval": -0.1}),
-    (MatrixFactorization, "one of als, als-cg, als-coordinate, gd, vb, gibbs", {"solver": "sgd"}),
+    (
+        MatrixFactorization,
+        "one of auto, als, als-cg, als-coordinate, gd, vb, gibbs",
+        {"solver": "sgd"},
+    ),
     (MatrixFactorization, "one of bias, nan, drop", {"coldStartStrategy": "mean"}),
     (MatrixFactorization, "one of float32, float64", {"precision": "double"}),
     (MatrixFactorization, "one of gradient-descent, .*", {"optimizer": "lbfgs"}),

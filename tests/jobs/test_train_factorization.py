@@ -253,7 +253,7 @@ def test_implicit_feedback_has_no_errors_of_ratings(train, first, root, tmp_path
         (["factorization.rnak=3"], 2, "unknown key factorization.rnak; did you mean factorization"),
         (["factorization.weightCol=w"], 2, "unknown key factorization.weightCol"),
         (["factorization.rank=-1"], 2, "factorization: rank must be an integer ≥ 0, got -1"),
-        (["factorization.solver=sgd"], 2, "factorization: solver must be one of als"),
+        (["factorization.solver=sgd"], 2, "factorization: solver must be one of auto"),
         (["factorization.seed=x"], 2, "factorization: "),
         (
             *(["factorization.solver=vb", "factorization.nonnegative=true"], 2),

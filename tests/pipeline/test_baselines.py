@@ -83,7 +83,7 @@ def user_means_of(table, weights):
 def test_the_global_mean_and_that_of_each_user(weighted, unweighted, table):
     train = table[table["part"] == "train"]
     for prepared, weights in ((weighted, table["weight"]), (unweighted, np.ones(len(table)))):
-        _, found = MatrixFactorization(rank=0).fitBesideBaselines(prepared)
+        _, found = MatrixFactorization(rank=0, solver="als").fitBesideBaselines(prepared)
         mean = np.average(train["rating"], weights=weights[train.index])
         assert found.mean == pytest.approx(mean, rel=1e-14)
         expected = user_means_of(table, weights).fillna(mean)
@@ -104,7 +104,7 @@ def check(found, rows, weights):
 def predict_all(prepared, model, part, table, weights):
     """The ratings of a part with all predictions, by pandas."""
     found = getattr(prepared, part).toPandas()
-    biases = MatrixFactorization(rank=0).fitPrepared(prepared)
+    biases = MatrixFactorization(rank=0, solver="als").fitPrepared(prepared)
     for name, predictor in (("model", model), ("biases", biases)):
         pairs = getattr(prepared, part).select("user", "item")
         predicted = predictor.transform(pairs).toPandas()
@@ -167,7 +167,7 @@ def check_lists(found, prepared, models, users=None):
 def test_lists_of_all_who_are_in_the_test(weighted, model, monkeypatch):
     """Also where the ratings are not on this machine, and more than the driver takes."""
     monkeypatch.setattr(results, "LIST_LENGTH", 3)
-    biases = MatrixFactorization(rank=0)
+    biases = MatrixFactorization(rank=0, solver="als")
     _, baselines = biases.fitBesideBaselines(weighted)
     models = {"model": model, "biases": biases.fitPrepared(weighted)}
     found = results.measure_lists(model, weighted, baselines)

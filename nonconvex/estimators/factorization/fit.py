@@ -99,9 +99,7 @@ def select_ratings(params: FactorizationParams, dataset: DataFrame) -> DataFrame
     check_frame("dataset", dataset, batch=True)
     get = params.getOrDefault
     rating = rating_column(params, dataset)
-    columns = {
-        side: id_column(dataset, get(f"{side}Col"), f"{side}Col") for side in ("user", "item")
-    }
+    columns = {of: id_column(dataset, get(f"{of}Col"), f"{of}Col") for of in ("user", "item")}
     columns["rating"] = rating
     if get("weightCol") is not None:
         columns["weight"] = number_column(dataset, get("weightCol"), "weightCol")
@@ -136,7 +134,7 @@ def check_exchange(params: FactorizationParams) -> None:
 def exchange_policy(estimators: Sequence[FactorizationParams]) -> ExchangePolicy:
     """Return the policy of fits that share the passes over the data."""
     first = estimators[0].getOrDefault
-    solvers = {estimator.getOrDefault("solver") for estimator in estimators}
+    solvers = {estimator.chosen_solver for estimator in estimators}
     return ExchangePolicy(
         first("exchange"),
         row_bytes=unknowns_of(estimators) * (4 if first("precision") == "float32" else 8),
@@ -148,19 +146,19 @@ def exchange_policy(estimators: Sequence[FactorizationParams]) -> ExchangePolicy
 
 def unknowns_of(estimators: Sequence[FactorizationParams]) -> int:
     """Return the number of unknowns of a row in all starts of all fits, with its covariance."""
-    gets = [estimator.getOrDefault for estimator in estimators]
-    return sum(
-        get("numRestarts")
-        * (Layout(get("rank")).width if get("solver") == "vb" else 1 + get("rank"))
-        for get in gets
-    )
+    unknowns = 0
+    for params in estimators:
+        rank = params.getOrDefault("rank")
+        width = Layout(rank).width if params.chosen_solver == "vb" else 1 + rank
+        unknowns += params.getOrDefault("numRestarts") * width
+    return unknowns
 
 
 def _obstacle(params: FactorizationParams) -> str:
     """Return the Param that rules out an exchange by shuffle, or an empty string."""
     get = params.getOrDefault
-    if get("solver") not in ("als", "als-cg", "als-coordinate", "vb"):
-        return f"solver={get('solver')!r}"
+    if params.chosen_solver not in ("als", "als-cg", "als-coordinate", "vb"):
+        return f"solver={params.chosen_solver!r}"
     if get("implicitPrefs"):
         return "implicitPrefs=True"
     if get("numRestarts") > 1:
@@ -242,8 +240,7 @@ def fit_together(
             fitted += fit_together(training, [params], [initial[number]], alone, [names[number]])
             training = replace(training, exchange="broadcast")
         return fitted
-    if training.exchange == "broadcast":
-        _check_memory(training.ids, estimators)
+    _check_memory(training, estimators)
     get = estimators[0].getOrDefault
     training = replace(training, core=training.blocks.users.core(choose_kernel(get("kernel"))))
     exchange = Shuffle if training.exchange == "shuffle" else Broadcast
@@ -266,11 +263,11 @@ def fit_together(
     if no_iteration:
         checkpoints = None
     kept = ModelCheckpoint.of(checkpoints, len(estimators))
-    if get("solver") == "gibbs":
+    if estimators[0].chosen_solver == "gibbs":
         fitted = _sampled(training, estimators, problems, checkpoints)
         return [one._replace(checkpoint=of) for one, of in zip(fitted, kept, strict=True)]
     descent = None
-    if get("solver") == "gd":
+    if estimators[0].chosen_solver == "gd":
         optimizer = estimators[0]._optimizer()
         descent = DescentOptions(optimizer, get("miniBatchFraction"), get("seed"))
     together = [problem for of_fit in problems for problem in of_fit]
@@ -289,19 +286,23 @@ def fit_together(
     ]
 
 
-def _check_memory(ids: Ids, estimators: Sequence[FactorizationParams]) -> None:
+def _check_memory(training: TrainingSet, estimators: Sequence[FactorizationParams]) -> None:
     """Raise `ParamError` if all rows, three times in float32, are more than the driver has.
 
-    It holds the rows before and after an update, and those that tasks are given.
+    It holds the rows before and after an update, and those that tasks are given.  Rows that are
+    exchanged by shuffle it never has, but for those of "vb" at the end.
     """
-    needed, free = 12 * sum(map(len, ids)) * unknowns_of(estimators), driver_memory()
+    ids, inferred = training.ids, any(one.chosen_solver == "vb" for one in estimators)
+    copies = 3 if training.exchange == "broadcast" else int(inferred)
+    needed, free = 4 * copies * sum(map(len, ids)) * unknowns_of(estimators), driver_memory()
     if needed > free:
+        remedy = "solver='als'" if inferred else "exchange='shuffle'"
         rank = max(one.getOrDefault("rank") for one in estimators)
         starts = sum(one.getOrDefault("numRestarts") for one in estimators)
         raise ParamError(
             f"the rows of {len(ids.users):,} users and {len(ids.items):,} items at rank {rank:,} "
             f"from {starts:,} starts take {needed / 1e9:,.1f} GB, and the driver has "
-            f"{free / 1e9:,.1f}: lower rank or numRestarts, or set exchange='shuffle'"
+            f"{free / 1e9:,.1f}: lower rank or numRestarts, or set {remedy}"
         )
 
 
@@ -309,11 +310,11 @@ def _apart(training: TrainingSet, estimators: Sequence[FactorizationParams]) -> 
     """Tell whether fits cannot share the passes over the ratings."""
     loops = {
         (
-            get("solver") if get("solver") in ("gd", "gibbs") else "als",
-            get("checkpointPath"),
-            get("maxIter") == 0,
+            params.chosen_solver if params.chosen_solver in ("gd", "gibbs") else "als",
+            params.getOrDefault("checkpointPath"),
+            params.getOrDefault("maxIter") == 0,
         )
-        for get in (params.getOrDefault for params in estimators)
+        for params in estimators
     }
     return training.exchange == "shuffle" or len(loops) > 1
 
@@ -357,7 +358,7 @@ def _ridges(params: FactorizationParams, training: TrainingSet) -> tuple[Ridge, 
         reg, ratio = default_implicit_reg(training.total, mean_weight), 1.0
     else:
         reg, ratio = default_reg(training.total, training.deviation)
-    if get("solver") == "vb":  # wider, as the variances of rows shrink them, too
+    if params.chosen_solver == "vb":  # wider, as the variances of rows shrink them, too
         reg, ratio = reg * WIDER, ratio / WIDER
     if get("regUser") is not None or get("regItem") is not None:
         ratio = 1.0
@@ -399,10 +400,10 @@ def _starts(
     layout = Layout(get("rank"))
     if warm is not None:
         alpha, *sides = warm[0]
-        if get("solver") == "vb":
+        if params.chosen_solver == "vb":
             sides = [layout.start(rows, START_VARIANCE) for rows in sides]
         return [Factors(alpha, *sides)]
-    more = layout.start_columns(START_VARIANCE) if get("solver") == "vb" else ()
+    more = layout.start_columns(START_VARIANCE) if params.chosen_solver == "vb" else ()
     # α of implicit feedback is a mean over all pairs, which the first update computes.
     alpha = training.mean if get("fitIntercept") and not get("implicitPrefs") else 0.0
     starts: list[AnyFactors] = []
@@ -422,14 +423,14 @@ def _problem(
     params: FactorizationParams, training: TrainingSet, start: AnyFactors, name: str
 ) -> Problem:
     get, validated = params.getOrDefault, training.blocks.validation is not None
-    patience = patience_of(params, 10 if get("solver") == "gd" else 3, validated=validated)
+    patience = patience_of(params, 10 if params.chosen_solver == "gd" else 3, validated=validated)
     user_ridge, item_ridge = _ridges(params, training)
     deviation = training.deviation if training.deviation > 0 else 1.0
     return Problem(
         start=start,
         user_ridge=user_ridge,
         item_ridge=item_ridge,
-        solver=get("solver"),
+        solver=params.chosen_solver,
         intercept=get("fitIntercept"),
         biases=get("fitBiases"),
         nonnegative=get("nonnegative"),
@@ -453,8 +454,7 @@ def _result(
     get = params.getOrDefault
     best = min(range(len(results)), key=lambda number: _merit(results[number]))
     first = get("firstRestart")
-    finite = [result for result in results if result.stop is not Stop.NONFINITE]
-    if not finite:
+    if results[best].stop is Stop.NONFINITE:
         raise FitError(
             f"every start of the fit with rank={get('rank')}, regUser={get('regUser')}, "
             f"regItem={get('regItem')} became non-finite; raise regUser and regItem"
@@ -482,17 +482,18 @@ def _result(
         core=training.core,
     )
     posterior: Uncertainty | None = None
-    if get("solver") == "vb":
+    if params.chosen_solver == "vb":
         inferred, results = _means(results, best)
     factors = results[best].factors
     if get("ensemble"):
-        factors = ensemble([gather_factors(result.factors) for result in finite])
-    if get("solver") != "vb":
+        finite = [result.factors for result in results if result.stop is not Stop.NONFINITE]
+        factors = ensemble([gather_factors(of_start) for of_start in finite])
+    if params.chosen_solver != "vb":
         posterior = _ridge_posterior(params, training, results[best])
-    elif not get("ensemble"):
-        posterior = inferred
+    else:
+        posterior = None if get("ensemble") else inferred
         summary = replace(summary, inference={"noise": inferred.tau**-0.5})
-    if get("solver") != "gibbs":  # whose model is the mean of its samples
+    if params.chosen_solver != "gibbs":  # whose model is the mean of its samples
         summary = _with_variance(summary, training, factors)
     every = [result.factors for result in results]
     return FitResult(factors, every, summary, ridge_posterior=posterior)
@@ -538,7 +539,7 @@ def _ridge_posterior(
     """Return the uncertainty at a minimum, if its rows are normal given the other side."""
     get, ridges = params.getOrDefault, _ridges(params, training)
     special = get("implicitPrefs") or get("nonnegative") or get("ensemble")
-    if special or get("solver") == "gibbs":
+    if special or params.chosen_solver == "gibbs":
         return None
     biases = get("fitBiases")
     if not all(ridge.reg > 0 and (ridge.bias_ratio > 0 or not biases) for ridge in ridges):

@@ -25,6 +25,7 @@ from nonconvex.estimators.params import (
     refuse_set,
     text,
 )
+from nonconvex.numerics.factorization.vb import FULL
 
 
 def _positive_scale(value: Any) -> float:
@@ -102,16 +103,14 @@ class FactorizationParams(FactorizationModelParams, SamplingParams, DescentParam
     )
     regExponent = param("ν ≥ 0: with d ratings, λ (d / mean d)^ν; 1 is MLlib's rule", number(0))
     solver = param(
-        "'als', 'als-cg' (sooner from rank 64 on), 'als-coordinate', 'gd' (gradient descent), "
-        "'vb' (variational inference) or 'gibbs' (sampling)",
-        choice(["als", "als-cg", "als-coordinate", "gd", "vb", "gibbs"]),
+        "'vb' (inference), 'gibbs' (sampling), 'als', 'als-cg', 'als-coordinate', 'gd' (gradient "
+        "descent), or 'auto': vb, or als where a Param asks for it",
+        choice(["auto", "als", "als-cg", "als-coordinate", "gd", "vb", "gibbs"]),
     )
     fitIntercept = param("whether the model has the global bias α", flag)
     fitBiases = param("whether the model has the biases β_u and β_i", flag)
     nonnegative = param("whether all factors γ are ≥ 0", flag)
-    implicitPrefs = param(
-        "whether ratings are counts of implicit feedback, which has preferences", flag
-    )
+    implicitPrefs = param("whether ratings are counts of implicit feedback", flag)
     confidence = param(
         "κ > 0: with implicitPrefs, a pair weighs 1 + κ |rating|", number(0, exclusive=True)
     )
@@ -129,6 +128,15 @@ class FactorizationParams(FactorizationModelParams, SamplingParams, DescentParam
         choice(["auto", "broadcast", "shuffle"]),
     )
     maxBroadcastBytes = param("exchange 'auto': most bytes ≥ 0 of a side to broadcast", integer(0))
+
+    @property
+    def chosen_solver(self) -> str:
+        """The solver of a fit, which "auto" leaves to the other Params."""
+        get = self.getOrDefault
+        if get("solver") != "auto":
+            return str(get("solver"))
+        minimized = [name for name in _NOT_INFERRED if self.isSet(name) and get(name) is not None]
+        return "als" if minimized or get("rank") > FULL or get("maxIter") == 0 else "vb"
 
 
 class ALSParams(FactorizationParams):
@@ -195,7 +203,7 @@ def check_combination(params: FactorizationParams, *, has_validation: bool, warm
     `has_validation` says whether there are validation ratings, `warm` whether the fit starts from
     an earlier model.
     """
-    get = params.getOrDefault
+    get, solver = params.getOrDefault, params.chosen_solver
     if get("userCol") == get("itemCol"):
         raise ParamError(
             f"userCol and itemCol are both {get('userCol')!r}; name the two columns of ids"
@@ -206,7 +214,7 @@ def check_combination(params: FactorizationParams, *, has_validation: bool, warm
             "prepare the ratings with a validation fraction"
         )
     for name in ("implicitPrefs", "nonnegative"):
-        if get("solver") == "als-cg" and get(name):
+        if solver == "als-cg" and get(name):
             raise ParamError(
                 f"solver='als-cg' does not go with {name}=True; set solver='als', or unset {name}"
             )
@@ -220,11 +228,11 @@ def check_combination(params: FactorizationParams, *, has_validation: bool, warm
             "rank=0 without intercept and biases leaves nothing to fit; "
             "set rank ≥ 1, fitBiases or fitIntercept"
         )
-    if get("solver") == "gd":
+    if solver == "gd":
         params._optimizer()
     else:
-        refuse_set(params, DESCENT_ONLY, f"is only for solver='gd', not {get('solver')!r}")
-    if get("solver") == "gibbs":
+        refuse_set(params, DESCENT_ONLY, f"is only for solver='gd', not {solver!r}")
+    if solver == "gibbs":
         if isinstance(params, ALSParams):
             refuse_set(params, ["regParam"], "has no meaning with solver='gibbs'")
         refuse_set(params, _NOT_SAMPLED, "has no meaning with solver='gibbs'")
@@ -232,11 +240,11 @@ def check_combination(params: FactorizationParams, *, has_validation: bool, warm
         if get("numKept") > samples:
             refuse_set(params, ["numKept"], f"is more than the {samples} samples there will be")
     else:
-        refuse_set(params, SAMPLING, f"is only for solver='gibbs', not {get('solver')!r}")
-        if get("solver") == "vb":
+        refuse_set(params, SAMPLING, f"is only for solver='gibbs', not {solver!r}")
+        if solver == "vb":
             refuse_set(params, _NOT_INFERRED, "has no meaning with solver='vb'")
         else:
-            only = f"is only for solvers 'gibbs' and 'vb', not {get('solver')!r}"
+            only = f"is only for solvers 'gibbs' and 'vb', not {solver!r}"
             refuse_set(params, ["fitUserPrecision"], only)
         for role in ("predictionStdCol", "predictionIntervalCol"):
             if get(role) is not None:
@@ -252,7 +260,7 @@ def check_combination(params: FactorizationParams, *, has_validation: bool, warm
     chosen = any(map(params.isSet, ("regParam", "regUser", "regItem"))) if as_mllib else True
     if get("implicitPrefs") and get("fitBiases") and get("confidence") == 0 and not chosen:
         raise ParamError("alpha=0 with fitBiases=True has no default λ; set regParam")
-    if get("maxIter") == 0 and get("solver") == "vb":
+    if get("maxIter") == 0 and solver == "vb":
         raise ParamError("maxIter=0 does not go with solver='vb'; set maxIter ≥ 1")
     if not get("fitBiases"):
         refuse_set(params, ["biasRegRatio"], "is only for fitBiases=True")

@@ -113,7 +113,7 @@ def never_gathered(monkeypatch):
 def test_from_ratings_to_a_saved_model_and_predictions_no_row_is_on_the_driver(
     ratings, tmp_path, never_gathered
 ):
-    estimator = MatrixFactorization(rank=2, maxIter=2, tol=0.0, weightCol="weight")
+    estimator = MatrixFactorization(solver="als", rank=2, maxIter=2, tol=0.0, weightCol="weight")
     expected = estimator.fit(ratings)
     model = estimator.copy().setExchange("shuffle").setNumUserBlocks(3).fit(ratings)
     for name in ("userFactors", "itemFactors"):
@@ -216,7 +216,9 @@ def test_rows_are_exchanged_if_they_are_more_than_may_be_broadcast(caplog):
     def choose(*estimators):
         return exchange_policy(estimators).choose(1000)
 
-    bound = MatrixFactorization(rank=9, maxBroadcastBytes=40_000)  # 1000 · (1 + 9) · 4
+    bound = MatrixFactorization(
+        solver="als", rank=9, maxBroadcastBytes=40_000
+    )  # 1000 · (1 + 9) · 4
     below = bound.copy().setMaxBroadcastBytes(39_999)
     with caplog.at_level(logging.INFO, logger="nonconvex"):
         assert choose(bound) == "broadcast"

@@ -220,7 +220,7 @@ def test_a_fit_on_executors_takes_three_jobs_before_its_first_iteration(spark, t
     path = str(tmp_path / "ratings")
     frame(spark, *triples()).repartition(3).write.parquet(path)
     ratings, tracker = spark.read.parquet(path), spark.sparkContext.statusTracker()
-    estimator = MatrixFactorization(rank=2, maxIter=1, updates="executors")
+    estimator = MatrixFactorization(solver="als", rank=2, maxIter=1, updates="executors")
     for group, rows in (("files", ratings), ("rows", ratings.where("user >= 0"))):
         spark.sparkContext.setJobGroup(group, "")
         estimator.fit(rows)

@@ -102,7 +102,7 @@ def test_without_precisions_of_users_all_are_1_on_disk_and_for_new_users_too(rat
     with pytest.raises(
         ParamError, match="fitUserPrecision=False is only for solvers 'gibbs' and 'vb', not 'als'"
     ):
-        MatrixFactorization(fitUserPrecision=False).fit(ratings)
+        MatrixFactorization(solver="als", fitUserPrecision=False).fit(ratings)
 
 
 @contextmanager

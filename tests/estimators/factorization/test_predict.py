@@ -15,7 +15,7 @@ USERS, ITEMS, NOISE = 60, 40, 0.5
 
 def estimator(**params):
     names = {"predictionStdCol": "std", "predictionIntervalCol": "interval"}
-    return MatrixFactorization(**{"rank": 2, **names, **params})
+    return MatrixFactorization(**{"solver": "als", "rank": 2, **names, **params})
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,7 @@ from nonconvex.numerics.factorization.model import Side
 from nonconvex.recommendation import MatrixFactorization, MatrixFactorizationModel
 from tests.factories import frame, told
 
-QUICK = {"rank": 2, "maxIter": 3, "numUserBlocks": 2, "numItemBlocks": 2}
+QUICK = {"solver": "als", "rank": 2, "maxIter": 3, "numUserBlocks": 2, "numItemBlocks": 2}
 
 
 @pytest.fixture(scope="module")
@@ -251,12 +251,13 @@ from tests.factories import frame, triples
 spark = get_session("restart", {"spark.master": "local[1]", "spark.sql.shuffle.partitions": "1"})
 model = PipelineModel.load(sys.argv[1])
 row = model.transform(spark.createDataFrame([(0, 3)], "user long, item long")).collect()[0]
-refitted = MatrixFactorization(rank=2, maxIter=3).fit(frame(spark, *triples()))
-sys.stdout.write(row.prediction.hex() + " " + refitted.factors.users.tobytes().hex())
+again = MatrixFactorization(rank=2, maxIter=3).fit(frame(spark, *triples()))
+sys.stdout.write(row.prediction.hex() + " " + again.factors.users.tobytes().hex())
 """
 
 
-def test_another_process_with_one_core_predicts_and_fits_the_same_bits(spark, model, tmp_path):
+def test_another_process_with_one_core_predicts_and_fits_the_same_bits(spark, ratings, tmp_path):
+    model = MatrixFactorization(rank=2, maxIter=3, numUserBlocks=3).fit(ratings)
     PipelineModel([model]).save(str(tmp_path / "fitted"))
     pair = spark.createDataFrame([(0, 3)], "user long, item long")
     expected = model.transform(pair).collect()[0].prediction
@@ -307,9 +308,10 @@ def test_starts_reach_different_minima_and_the_best_is_kept(spark):
     assert reached.max() > 1.5 * reached.min(), "the starts reach visibly different minima"
 
 
-def test_the_ensemble_predicts_the_mean_of_the_restarts(ratings):
-    estimator = MatrixFactorization(**QUICK, numRestarts=3, keepRestarts=True, ensemble=True)
-    model = estimator.fit(ratings)
+@pytest.mark.parametrize("solver", ["als", "vb"])
+def test_the_ensemble_predicts_the_mean_of_the_restarts(ratings, solver):
+    quick = QUICK | {"solver": solver, "numRestarts": 3}
+    model = MatrixFactorization(**quick, keepRestarts=True, ensemble=True).fit(ratings)
     mean = np.mean([scores(restart) for restart in model.restarts], axis=0)
     np.testing.assert_allclose(scores(model), mean, rtol=1e-5)
 
