@@ -131,7 +131,8 @@ class Design(NamedTuple):
         both = np.empty((len(x), x.shape[1] + 1, 1), self.zy.dtype)
         np.negative(x, out=both[:, :-1, 0])
         both[:, -1] = 1
-        e: Floats = np.matmul(self.zy, both)[..., 0]
+        with np.errstate(invalid="ignore"):  # by lanes of OpenBLAS beyond 5 numbers
+            e: Floats = np.matmul(self.zy, both)[..., 0]
         return e
 
 
