@@ -98,4 +98,4 @@ def terminating() -> Iterator[Termination]:
     finally:
         termination.dropped, sys.unraisablehook = None, ignored
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, handler or signal.SIG_DFL)  # None: one that Python cannot set
