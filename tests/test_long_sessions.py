@@ -133,9 +133,7 @@ def test_a_dataframe_outlives_its_model(spark, tables):
 
 
 class SquaredError(Evaluator):
-    """Collects a dataframe.  In several threads, Spark 4.3 never forgets the jobs of pyspark's own
-    evaluators, which are of RDDs, nor the broadcasts that they joined, whatever the model is.
-    """
+    """Of a dataframe: Spark 4.3 never forgets jobs of RDDs in several threads, as pyspark's are."""
 
     def _evaluate(self, dataset):
         return dataset.agg(F.avg((F.col("rating") - F.col("prediction")) ** 2)).first()[0]

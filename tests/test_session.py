@@ -209,7 +209,6 @@ class TestJava:
 INTERRUPTED = """
 import os, time
 from nonconvex.session import get_session
-
 wait, times, me = time.sleep, iter([0.1] * 5), os.getpid()
 time.sleep = lambda _: wait(next(times, 0) or os.kill(me, 2))  # as pyspark waits for Java
 try:

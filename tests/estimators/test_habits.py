@@ -226,6 +226,14 @@ print("rows:", model.transform(data).count(), model.recommendForAllUsers(1).coun
     assert "rows: 40 5" in done.stdout, done.stderr[-2000:]
 
 
+def test_auto_is_als_where_a_param_is_only_for_als(ratings):
+    for params in ({"regUser": 0.1}, {"rank": 33}, {"fitBiases": True}):
+        assert MatrixFactorization(**params).chosen_solver == "als"
+    assert ALS(solver="auto").chosen_solver == "als" != MatrixFactorization().chosen_solver
+    with pytest.raises(ParamError, match=r"regParam=0\.1 has no meaning with solver='vb'"):
+        ALS(solver="vb", regParam=0.1).fit(ratings)
+
+
 def test_a_linear_regression_keeps_its_solver_in_the_model(ratings, tmp_path):
     linear = MultilayerPerceptronRegressor(
         featuresCol=["user", "item"], labelCol="rating", layers=[]

@@ -135,8 +135,9 @@ class FactorizationParams(FactorizationModelParams, SamplingParams, DescentParam
         get = self.getOrDefault
         if get("solver") != "auto":
             return str(get("solver"))
-        minimized = [name for name in _NOT_INFERRED if self.isSet(name) and get(name) is not None]
-        return "als" if minimized or get("rank") > FULL or get("maxIter") == 0 else "vb"
+        given = [name for name in _NOT_INFERRED if self.isSet(name) and get(name) is not None]
+        minimized = given or get("rank") > FULL or get("maxIter") == 0
+        return "als" if minimized or isinstance(self, ALSParams) else "vb"  # MLlib's is minimized
 
 
 class ALSParams(FactorizationParams):
@@ -232,9 +233,9 @@ def check_combination(params: FactorizationParams, *, has_validation: bool, warm
         params._optimizer()
     else:
         refuse_set(params, DESCENT_ONLY, f"is only for solver='gd', not {solver!r}")
+    if solver in ("gibbs", "vb") and isinstance(params, ALSParams):
+        refuse_set(params, ["regParam"], f"has no meaning with solver={solver!r}")
     if solver == "gibbs":
-        if isinstance(params, ALSParams):
-            refuse_set(params, ["regParam"], "has no meaning with solver='gibbs'")
         refuse_set(params, _NOT_SAMPLED, "has no meaning with solver='gibbs'")
         samples = get("numSamples") * get("numRestarts")
         if get("numKept") > samples:
