@@ -45,8 +45,8 @@ class Cluster:
         return kept | self._more | own
 
     def workers(self):
-        """Return how many workers the master has, None if it does not answer."""
-        with suppress(OSError):
+        """Return how many workers the master has, None if it does not answer yet."""
+        with suppress(OSError, json.JSONDecodeError):  # at first its page is empty
             page = f"http://127.0.0.1:{self._page}/json/"
             with urllib.request.urlopen(page, timeout=5) as answer:
                 return json.load(answer)["aliveworkers"]
