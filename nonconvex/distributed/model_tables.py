@@ -33,9 +33,8 @@ from nonconvex.local.model_tables import (
     ModelError,
     check_density,
     check_footers,
-    check_index,
-    check_type,
     factors_in,
+    in_order,
 )
 from nonconvex.numerics import Floats
 
@@ -97,19 +96,24 @@ def read_rows(spark: SparkSession, path: str, types: Mapping[str, str], rows: in
         return files.read_end(f"{path}/{name}", count)
 
     try:
-        long = check_footers(path, files.sizes(path), read_end, rows)
-        frame = spark.read.parquet(path).select(*types)
-        for field in frame.schema:
-            check_type(path, field.name, field.dataType.simpleString(), types)
-        texts = [field.name for field in frame.schema if isinstance(field.dataType, StringType)]
-        if long is not None and texts:  # a string that is stored once may stand for many
-            size = frame.agg(F.sum(F.octet_length(texts[0]))).collect()[0][0]
-            check_density(path, size or 0, long)
-        table = frame.orderBy("index").toArrow()
-    except (PySparkException, Py4JJavaError, FileSystemError, pa.ArrowException, OSError) as error:
+        sizes = files.sizes(path)
+        long = check_footers(path, sizes, read_end, rows)
+        if long is None and sum(sizes.values()) <= _SMALL:  # which takes no job
+            names = [name for name in sizes if name[0] not in "_."]
+            parts = (pq.ParquetFile(pa.BufferReader(read_end(one, sizes[one]))) for one in names)
+            table = pa.concat_tables([part.read().select(list(types)) for part in parts])
+        else:
+            frame = spark.read.parquet(path).select(*types)
+            fields = [one.name for one in frame.schema if isinstance(one.dataType, StringType)]
+            if long is not None and fields:  # a string that is stored once may stand for many
+                size = frame.agg(F.sum(F.octet_length(fields[0]))).collect()[0][0]
+                check_density(path, size or 0, long)
+            table = frame.toArrow()
+    except (
+        PySparkException, Py4JJavaError, FileSystemError, pa.ArrowException, OSError, KeyError
+    ) as error:  # fmt: skip
         raise ModelError(f"{path} cannot be read as part of a model: {reason_of(error)}") from None
-    check_index(path, table, rows)
-    return table
+    return in_order(path, table, types, rows)
 
 
 def read_mllib_factors(

@@ -166,15 +166,6 @@ def find_ids(ids: pa.Array | pa.ChunkedArray, among: pa.ChunkedArray) -> Ints:
     return np.where(numbers_in(found.is_valid().cast(pa.int8())), places, np.int32(-1))
 
 
-def check_type(path: str, name: str, kind: str, types: Mapping[str, str]) -> None:
-    """Raise `ModelError` unless a column has one of its types, in the words of Spark."""
-    allowed = types[name].split()
-    if allowed and kind not in allowed:
-        raise ModelError(
-            f"{path} has {name} as {kind} and not as {' or '.join(allowed)}; {_REMEDY}"
-        )
-
-
 def read_ordered(directory: Directory, name: str, types: Mapping[str, str], rows: int) -> pa.Table:
     """Read a table of a model in the order of its column ``index``, of these columns and rows."""
     path = f"{directory.path}/{name}"
@@ -188,8 +179,17 @@ def read_ordered(directory: Directory, name: str, types: Mapping[str, str], rows
     except (OSError, KeyError, pa.ArrowException) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ModelError(f"{path} cannot be read as part of a model: {reason}") from None
+    return in_order(path, table, types, rows)
+
+
+def in_order(path: str, table: pa.Table, types: Mapping[str, str], rows: int) -> pa.Table:
+    """Return a table of a model in the order of ``index``, if its columns have these types."""
     for field in table.schema:
-        check_type(path, field.name, _kind(field.type), types)
+        allowed, kind = types[field.name].split(), _kind(field.type)
+        if allowed and kind not in allowed:
+            raise ModelError(
+                f"{path} has {field.name} as {kind} and not as {' or '.join(allowed)}; {_REMEDY}"
+            )
     table = table.sort_by("index")
     check_index(path, table, rows)
     return table

@@ -94,24 +94,8 @@ def forge_table(place, draw):
     table = pq.read_table(directory)
     name = table.column_names[draw.integers(table.num_columns)]
     column, at = table[name].to_pylist(), int(draw.integers(len(table)))
-    how = draw.choice(
-        [
-            *[
-                "null",
-                "nan",
-                "twice",
-                "short",
-                "long",
-                "other",
-                "empty",
-                "garbage",
-                "cut",
-                "rows",
-                "text",
-                "index",
-            ]
-        ]
-    )
+    ways = "null nan twice short long other empty garbage cut rows text index"
+    how = draw.choice(ways.split())
     numbers = isinstance(column[at], list)
     if how in ("null", "nan", "twice", "short", "long"):
         old = column[at]

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from pyspark.sql import functions as F
 
+from nonconvex.distributed import model_tables
 from nonconvex.distributed.checkpoints import Interrupted
 from nonconvex.distributed.factorization import gibbs
 from nonconvex.distributed.factorization.state import FitState
+from nonconvex.distributed.runtime import counted_jobs
 from nonconvex.estimators.params import ParamError
 from nonconvex.recommendation import MatrixFactorization, MatrixFactorizationModel
 from tests.factories import assert_predicted_to_the_noise, told
@@ -78,9 +80,15 @@ def test_the_validation_rmse_is_that_of_the_mean_model(model, ratings):
     assert model.summary.restarts[0].validation_rmse == pytest.approx(rmse, rel=0.01)
 
 
-def test_a_model_comes_back_from_disk_with_its_samples(model, tmp_path):
+@pytest.mark.parametrize(("small", "least"), [(model_tables._SMALL, 0), (0, 4)])
+def test_a_model_comes_back_from_disk_with_its_samples(
+    spark, model, small, least, monkeypatch, tmp_path
+):
     model.write().save(str(tmp_path / "model"))
-    loaded = MatrixFactorizationModel.load(str(tmp_path / "model"))
+    monkeypatch.setattr(model_tables, "_SMALL", small)  # what is larger is read by jobs
+    with counted_jobs(spark) as jobs:
+        loaded = MatrixFactorizationModel.load(str(tmp_path / "model"))
+    assert least <= jobs() <= 3 * least
     assert same(loaded, model)
     assert loaded.summary == model.summary
     spreads = (m._state.posterior.spread() for m in (loaded, model))
