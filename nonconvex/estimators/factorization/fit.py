@@ -354,8 +354,7 @@ def _ridges(params: FactorizationParams, training: TrainingSet) -> tuple[Ridge, 
     """Return the ridges of users and items; λ and ρ that are not given follow a rule."""
     get = params.getOrDefault
     if get("implicitPrefs"):
-        mean_weight = training.weight / training.total
-        reg, ratio = default_implicit_reg(training.total, mean_weight), 1.0
+        reg, ratio = default_implicit_reg(training.total, training.weight / training.total)
     else:
         reg, ratio = default_reg(training.total, training.deviation)
     if params.chosen_solver == "vb":  # wider, as the variances of rows shrink them, too

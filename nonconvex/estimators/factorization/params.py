@@ -98,7 +98,7 @@ class FactorizationParams(FactorizationModelParams, SamplingParams, DescentParam
     regItem = param("λ₂ ≥ 0 of items; by default like regUser", optional(number(0)))
     biasRegRatio = param(
         "ρ ≥ 0: biases have the regularization ρ λ; by default 1 if regUser or regItem is set, "
-        "else 3 / (n λ)",
+        "else 3 / (n λ), or 30 with implicitPrefs",
         optional(number(0)),
     )
     regExponent = param("ν ≥ 0: with d ratings, λ (d / mean d)^ν; 1 is MLlib's rule", number(0))

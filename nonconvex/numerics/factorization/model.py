@@ -276,9 +276,9 @@ def preference_block(block: RatingBlock, confidence: float) -> RatingBlock:
     return block._replace(ratings=ratings, weights=weights, degrees=degrees, padded=None)
 
 
-def default_implicit_reg(total: float, mean_weight: float) -> float:
-    """Return the λ that ranks well on real data without tuning: n λ = 5 · mean of κ |R|."""
-    return 5.0 * mean_weight / total
+def default_implicit_reg(total: float, mean_weight: float) -> tuple[float, float]:
+    """Return λ and ρ that rank well on real data untuned: n λ = 5 · mean of κ |R|, and ρ = 30."""
+    return 5.0 * mean_weight / total, 30.0
 
 
 class Background(NamedTuple):

@@ -14,6 +14,7 @@ from nonconvex.numerics.factorization.model import (
     InitialRows,
     Ridge,
     Side,
+    default_implicit_reg,
     default_reg,
     initial_rows,
     predict,
@@ -112,6 +113,8 @@ def test_default_ridges_do_not_depend_on_the_number_or_the_scale_of_ratings(tota
     assert reg * total * ratio == pytest.approx(3)
     for alike in (0.0, float("nan")):  # ratings that are all the same have one too
         assert default_reg(100, alike) == pytest.approx((0.16, 3 / 16))
+    reg, ratio = default_implicit_reg(total, deviation)  # of a mean weight
+    assert (reg * total, ratio) == pytest.approx((5 * deviation, 30))
 
 
 def test_initial_rows_have_no_bias_and_the_scale_asked_for():
