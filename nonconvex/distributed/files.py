@@ -194,12 +194,12 @@ class FileSystem:
         utilities = java_class(self._jvm, "org.apache.commons.io.IOUtils")
         with _named("read", path):
             size = int(self._files.getFileStatus(self._path(path)).getLen())
-            stream = self._files.open(self._path(path))
-            try:
-                stream.seek(max(0, size - count))
-                return bytes(utilities.toByteArray(stream, min(size, count)))
-            finally:
-                stream.close()
+
+        def last(stream: Any) -> Any:  # as text: of an array, py4j decodes each byte by itself
+            stream.seek(max(0, size - count))
+            return utilities.toString(stream, "ISO-8859-1")
+
+        return self._read(path, last).encode("latin-1")
 
     def write_text(self, path: str, text: str) -> None:
         """Write a small file in UTF-8, replacing an existing one."""
