@@ -35,14 +35,13 @@ os.umask(_umask)
 
 
 def worker(sock: socket.socket, authenticated: bool) -> int:
-    """Serve one worker; return 1, so that it is not used again, if nobody listens any more."""
+    """Serve one worker; end this process if nobody listens any more."""
     os.umask(_umask)  # of the files that tasks write
     try:
         return int(_worker(sock, authenticated))
     except BrokenPipeError:
-        # What is still to be written must not fail again when the files of the socket are closed.
-        os.dup2(os.open(os.devnull, os.O_RDWR), sock.fileno())
-        return 1
+        # At once: closing its files would write what is left, and fail again.
+        os._exit(0)
 
 
 if __name__ == "__main__":
