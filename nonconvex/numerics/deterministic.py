@@ -93,8 +93,11 @@ def total(values: Doubles) -> float:
 
 def squared_moves(after: Floats, before: Floats) -> Doubles:
     """Return ‖x_after − x_before‖² of each row, from arrays of shape (r, 1 + K)."""
-    change = after.astype(np.float64) - before
-    squares: Doubles = np.einsum("rk,rk->r", change, change)
+    squares = np.empty(len(after))
+    for first in range(0, len(after), CHUNK):  # so that differences stay in a near cache
+        some = slice(first, first + CHUNK)
+        change = after[some].astype(np.float64) - before[some]
+        np.einsum("rk,rk->r", change, change, out=squares[some])
     return squares
 
 

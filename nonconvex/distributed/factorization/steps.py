@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from nonconvex.distributed.factorization.execution import BlockStore
 from nonconvex.distributed.factorization.packing import unpack
@@ -259,8 +258,17 @@ def _squared_errors(
 
 
 def _parts(table: pa.Table, problem: int) -> list[dict[str, Any]]:
-    parts: list[dict[str, Any]] = table.filter(pc.field("problem") == problem).to_pylist()
-    return parts
+    """Return the rows of a problem, with arrays as buffers of the table."""
+    numbers = table["problem"].to_pylist()
+    return [
+        {name: _value(table[name][place]) for name in table.column_names}
+        for place, number in enumerate(numbers)
+        if number == problem
+    ]
+
+
+def _value(scalar: pa.Scalar) -> Any:
+    return scalar.as_buffer() if isinstance(scalar, pa.BinaryScalar) else scalar.as_py()
 
 
 def _assemble(table: pa.Table, problem: int, before: Floats, step: AnyStep) -> AnyUpdate:

@@ -18,6 +18,8 @@ from nonconvex.numerics.compiled.lanes import (
     BYTES,
     add_four,
     add_one,
+    add_rows_by_four,
+    add_rows_by_one,
     add_two,
     compiled,
     dot,
@@ -38,6 +40,9 @@ SEGMENT = 1 << 13  # ratings of a row that are summed in the type of the rows, t
 
 _CHUNK_BYTES = 1 << 14  # of γ_i copied at a time: half of the nearest cache
 _LEAST_CHUNK, _MOST_CHUNK = 16, 256  # ratings
+_BATCH = 1 << 12  # segments whose Σ w V are added together
+_TILE_ROWS = 1 << 11  # rows of the other side in a tile, of 4 lines of cache each
+_LEAST_RATINGS = 16  # of a row in a tile, for which it is worth its copy
 _AHEAD = 8  # ratings whose γ_i are asked for before they are copied
 
 
@@ -266,26 +271,79 @@ def _keep_row(found, row, own, ratings_of, fixed, alpha, biases):
 
 
 @inner
-def _sum_covariances(sums, rows, unknowns, columns, weights):
-    """Write Σ w V of the columns of a row, whose rows have V after their means."""
-    total, part, last, one = sums
-    flat, width, lanes = rows.reshape(-1), rows.shape[1], BYTES // rows.itemsize
-    step = 1 if len(weights) else 0
-    w = weights if step else one
-    total[:] = 0
-    for first in range(0, len(columns), SEGMENT):
-        part[:] = 0
-        stop = min(first + SEGMENT, len(columns))
-        for k in range(first, stop):
-            at = _place(flat, columns, k, stop, width) + unknowns
-            for lane in range(0, len(total), lanes):
-                if lane + lanes <= len(total):
-                    add_one(part, lane, 0, w, step * k, 0, flat, at + lane, 0, 1)
+def _add_rows(total, at, v, v_at, step, n, columns, weights, first, stop):
+    """Add w V of some ratings to a tile of a sum, of at most n numbers."""
+    lanes, w_step = BYTES // v.itemsize, 1 if len(weights) > 1 else 0
+    if n >= 4 * lanes:
+        add_rows_by_four(total, at, weights, w_step, v, v_at, step, columns, first, stop, 0)
+        return
+    for k in range(0, n, lanes):
+        here, m = v_at + k, min(lanes, n - k)
+        add_rows_by_one(total, at + k, weights, w_step, v, here, step, columns, first, stop, m)
+
+
+@inner
+def _copy_tile(near, v, v_at, step, first, stop, n):
+    """Copy n numbers of some rows, as many as a tile has."""
+    lanes = BYTES // v.itemsize
+    for row in range(first, stop):
+        for k in range(0, 4 * lanes, lanes):
+            to, here = ((row - first) * 4 + k // lanes) * lanes, row * step + v_at + k
+            gather(near, to, v, here, max(n - k, 0), v.dtype.type(1))
+
+
+@inner
+def _sum_covariances(sums, block, weights, first, rows, unknowns, e):
+    """Add up Σ w V of a batch of rows, by segments; return the row after the batch.
+
+    Where rows have many ratings, a tile is copied, four vectors of some rows of the other side.
+    It stays in the cache of a core, and meets all ratings of the batch before the next one comes.
+    """
+    totals, near, bounds, many = sums
+    offsets, columns = block[0], block[1]
+    wide, v, step = 4 * BYTES // rows.itemsize, rows.reshape(-1), rows.shape[1]
+    size, last = 0, first
+    while last < len(offsets) - 1:
+        begin, end = offsets[last], offsets[last + 1]
+        if size + (end - begin + SEGMENT - 1) // SEGMENT > bounds.shape[1]:
+            break
+        for start in range(begin, end, SEGMENT):
+            bounds[1, size], bounds[2, size] = start, min(start + SEGMENT, end)
+            size += 1
+        last += 1
+    totals[: size * _up(e, wide)] = 0
+    span = _TILE_ROWS if many else len(rows)
+    for base in range(0, len(rows), span):
+        beyond = min(base + span, len(rows))
+        for k in range(size):
+            at, stop = bounds[1, k], bounds[2, k]
+            bounds[0, k] = at
+            if many:
+                while at < stop and columns[at] < beyond:
+                    at += 1
+            bounds[1, k] = at if many else stop
+        for tile in range(0, e, wide):
+            v_at, n = unknowns + tile, e - tile
+            if many:
+                _copy_tile(near, v, v_at, step, base, beyond, n)
+            for k in range(size):
+                some, at = (bounds[0, k], bounds[1, k]), tile * size + k * wide
+                if many:
+                    _add_rows(totals, at, near, -base * wide, wide, wide, columns, weights, *some)
                 else:
-                    gather(last, 0, flat, at + lane, len(total) - lane, one[0])
-                    add_one(part, lane, 0, w, step * k, 0, last, 0, 0, 1)
-        for k in range(len(total)):
-            total[k] += part[k]
+                    _add_rows(totals, at, v, v_at, step, n, columns, weights, *some)
+    return last, size
+
+
+@inner
+def _row_sum(total, totals, size, segment, segments, wide):
+    """Add the segments of a row in float64."""
+    total[:] = 0
+    for one in range(segment, segment + segments):
+        for tile in range(0, len(total), wide):
+            at = tile * size + one * wide
+            for k in range(min(wide, len(total) - tile)):
+                total[tile + k] += totals[at + k]
 
 
 @inner
@@ -338,41 +396,53 @@ def _invert(u, y, v, width):
 
 
 @compiled
-def _infer_rows(block, plain, fixed, rows, alpha, given, entries, whole, spaces, more, found):
+def _infer_rows(
+    block, plain, fixed, rows, alpha, tau, given, entries, whole, spaces, more, found
+):
     t, _, own, t64, x64 = spaces
     sums, (u, y, v) = more
     prior, ridge, rhs = given
-    solved, (kept, roots, squares) = found
+    solved, (kept, variances, roots, squares) = found
     width, failed, drawn = fixed.shape[1], solved[2], (rhs, rhs[:0])
     q = _up(width + 1, BYTES // 8)
+    e, wide, last, size, segment = len(entries[0]), 4 * BYTES // rows.itemsize, 0, 0, 0
+    total, of_batch = sums
     for row in range(len(block[0]) - 1):
+        if row == last:
+            last, size = _sum_covariances(of_batch, block, plain[0], row, rows, width, e)
+            segment = 0
         rated, n = _ratings_of(block, row), block[0][row + 1] - block[0][row]
         if not n:
             continue
-        w = plain[0][block[0][row] : block[0][row + 1]] if len(plain[0]) else plain[0]
         _sum_row(spaces, prior, rated, fixed, alpha, True, n > SEGMENT)
-        _sum_covariances(sums, rows, width, rated[0], w)
+        segments = (n + SEGMENT - 1) // SEGMENT
+        _row_sum(total, of_batch[0], size, segment, segments, wide)
+        segment += segments
         if n > SEGMENT:
-            _add_covariances(t64, u, sums[0], entries, ridge[1], width)
+            _add_covariances(t64, u, total, entries, ridge[1], width)
             failed[row] = not _solve_row(t64, x64, row, ridge, drawn, width)
             for k in range(width):
                 own[k] = x64[k]
         else:
-            _add_covariances(t, u, sums[0], entries, ridge[1], width)
+            _add_covariances(t, u, total, entries, ridge[1], width)
             failed[row] = not _solve_row(t, own, row, ridge, drawn, width)
         _keep_row(solved, row, own, rated, fixed, alpha, True)
         squares[0, row] = solved[1][1, row]
         if plain[1]:
+            w = plain[0][block[0][row] : block[0][row + 1]]
             squares[0, row] = _residuals(own, rated[0], rated[1], w, fixed, alpha, True)[1]
-        squares[1, row] = _more_squares(own, sums[0], entries, width)
+        squares[1, row] = _more_squares(own, total, entries, width)
         if whole:
             failed[row] |= not _eliminate(u, width)
             _invert(u, y, v, width)
         for k in range(width):
             roots[row, k] = u[k * q + k] if whole else 1 / np.sqrt(u[k * q + k])
-        for k in range(len(entries[0])):
+        for k in range(e):
             one, other = entries[0][k], entries[1][k]
-            kept[row, k] = v[one * q + other] if whole else roots[row, one] ** 2
+            entry = (v[one * q + other] if whole else roots[row, one] ** 2) / tau
+            kept[row, k] = entry
+            if k < width:
+                variances[row, k] = entry
 
 
 @inner
@@ -779,6 +849,7 @@ def infer_rows(
     fixed: Floats,
     rows: Floats,
     alpha: float,
+    tau: float,
     ridge: Doubles,
     rhs: Doubles,
     entries: tuple[Ints, Ints],
@@ -804,22 +875,30 @@ def infer_rows(
 
     Returns
     -------
-    Means, sums of shape (2, r) and failures, as of `minimize_rows`; entries of A⁻¹, (r, e);
-    roots of the inverse pivots of A, (r, 1 + K); Σ w e² without ω and what covariances add, (2, r).
+    Means, sums of shape (2, r) and failures, as of `minimize_rows`; entries of V = A⁻¹/τ, (r, e),
+    and its diagonal in float64, (r, 1 + K); roots of the inverse pivots of A, (r, 1 + K);
+    Σ w e² without ω and what covariances add, (2, r).
     """
     arrays, fixed = _inputs(block, fixed)
     (r, width), dtype, spaces = rhs.shape, fixed.dtype, _spaces(fixed.shape[1], fixed.dtype)
     own = arrays[3] if plain is None else frozen(plain, dtype)
+    own = own if len(own) else frozen(np.ones(1), dtype)
     both = np.array([(np.asarray(of) - 1) % width for of in entries])
     kinds = frozen(both.min(axis=0), np.int64), frozen(both.max(axis=0), np.int64)
-    e, double, lanes = len(kinds[0]), np.dtype(np.float64), BYTES // dtype.itemsize
-    sums = np.zeros(e), room(_whole(e, lanes), dtype), room(lanes, dtype), np.ones(1, dtype)
-    more = sums, tuple(room(len(spaces[3]), double) for _ in range(3))
+    e, double = len(kinds[0]), np.dtype(np.float64)
+    segments = -(-np.diff(arrays[0]) // SEGMENT)
+    ranges, wide = -(-len(rows) // _TILE_ROWS), 4 * BYTES // dtype.itemsize
+    many = len(arrays[1]) >= ranges * max(_LEAST_RATINGS * r, 4 * _TILE_ROWS)
+    batch = max(min(_BATCH, segments.sum()) if many else 1, segments.max(initial=1))
+    tile = room(_TILE_ROWS * wide if many else 0, dtype)
+    of_batch = room(batch * _whole(e, wide), dtype), tile, np.zeros((3, batch), np.int64), many
+    more = (np.zeros(e), of_batch), tuple(room(len(spaces[3]), double) for _ in range(3))
     ridges = np.ones(r), _ordered(ridge)
     given = _prior(None, spaces), tuple(frozen(of, double) for of in ridges), _ordered(rhs)
-    solved, inferred = _results(r, fixed), (np.zeros((r, e)), np.ones((r, width)), np.zeros((2, r)))
+    roots, squares = np.ones((r, width)), np.zeros((2, r))
+    solved, inferred = _results(r, fixed), (np.zeros((r, e), dtype), 0 * roots, roots, squares)
     _infer_rows(
         *(arrays, (own, plain is not None), fixed, frozen(rows, dtype), dtype.type(alpha)),
-        *(given, kinds, whole, spaces, more, (solved, inferred)),
+        *(float(tau), given, kinds, whole, spaces, more, (solved, inferred)),
     )
     return *solved, *inferred

@@ -239,6 +239,58 @@ subtract_one, subtract_four = _tile(1, negative=True), _tile(4, negative=True)
 products_of_six = _tile(6, fresh=True)
 
 
+def _gathered(vectors: int) -> Any:
+    """Return an intrinsic that adds parts of rows, `vectors` vectors or fewer numbers than one.
+
+    C += Σ_k w_k z_k over first ≤ k < stop, with C at ``c, at``, the number w_k at ``w, k w_step``
+    and z_k at ``z, z_at + columns[k] z_step``.  One vector has its first `count` numbers alone.
+    """
+
+    @intrinsic
+    def add(
+        typing: Any,
+        c: Any,
+        c_at: Any,
+        w: Any,
+        w_step: Any,
+        z: Any,
+        z_at: Any,
+        z_step: Any,
+        columns: Any,
+        first: Any,
+        stop: Any,
+        count: Any,
+    ) -> Any:
+        index = types.int64
+        given = c, index, w, index, z, index, index, columns, index, index, index
+
+        def build(code: _Code, builder: Any, args: Any) -> Any:
+            data = [code.data(place) for place in (0, 2, 4, 7)]
+            (_, c_at, _, w_step, _, z_at, z_step, _, first, stop, count), lanes = args, []
+            for lane in range(vectors):
+                lanes.append(first.type(lane * code.vector.count))
+            sums = [cgutils.alloca_once(builder, code.vector) for _ in lanes]
+            for lane, total in zip(lanes, sums, strict=True):
+                builder.store(code.load(data[0], builder.add(c_at, lane)), total)
+            with cgutils.for_range_slice(builder, first, stop, first.type(1)) as (k, _):
+                column = builder.sext(builder.load(builder.gep(data[3], [k])), k.type)
+                place = builder.add(z_at, builder.mul(column, z_step))
+                factor = code.splat(builder.load(builder.gep(data[1], [builder.mul(k, w_step)])))
+                for lane, total in zip(lanes, sums, strict=True):
+                    at = builder.add(place, lane)
+                    some = code.load(data[2], at) if vectors > 1 else code.load_first(data[2], at, count)
+                    builder.store(code.fma(factor, some, builder.load(total)), total)
+            for lane, total in zip(lanes, sums, strict=True):
+                code.store(builder.load(total), data[0], builder.add(c_at, lane))
+
+        return _emit(types.void(*given), build)
+
+    return add
+
+
+add_rows_by_four, add_rows_by_one = _gathered(4), _gathered(1)
+
+
 @intrinsic
 def gather(typing: Any, to: Any, at: Any, of: Any, of_at: Any, count: Any, factor: Any) -> Any:
     """Copy at most a vector's numbers, `count` of them, times a factor, followed by zeros."""

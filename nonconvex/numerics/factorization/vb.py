@@ -192,7 +192,8 @@ class _Solved(NamedTuple):
     weighed: Doubles  # (r,): Σ ω̄ w e² at the means
     squares: Doubles  # (r,): Σ w e² at the means
     more: Doubles  # (r,): what the covariances of the other side add to Σ ω̄ w e²
-    inverse: Doubles  # (r, e): the kept entries of A⁻¹
+    kept: Floats  # (r, e): the kept entries of V
+    variances: Doubles  # (r, 1 + K): the diagonal of V
     roots: Doubles  # (r, 1 + K): numbers whose squares have the product det A⁻¹
 
     @classmethod
@@ -200,8 +201,8 @@ class _Solved(NamedTuple):
         """Return values of rows without ratings."""
         x = np.zeros((rows, layout.unknowns), dtype)
         sums, roots = np.zeros((4, rows)), np.ones((rows, layout.unknowns))
-        inverse = np.zeros((rows, len(layout.entries[0])))
-        return cls(x, sums[0], sums[1], sums[2], sums[3], inverse, roots)
+        kept = np.zeros((rows, len(layout.entries[0])), dtype)
+        return cls(x, *sums, kept, np.zeros_like(roots), roots)
 
 
 def _inverses(a: Doubles) -> tuple[Doubles, Doubles]:
@@ -252,9 +253,9 @@ class Given(NamedTuple):
         center, ridge = h[:, None] * self.prior.slope, self.prior.precision / self.tau
         solve = self._solve_compiled if self.kernel == "compiled" else self._solve_numpy
         solved = solve(block, seen, fixed, ridge, ridge * center)
-        x = np.zeros((len(block.rows), layout.width), fixed.dtype)
-        x[:, :width], x[:, width:-2], x[:, -2:] = solved.x, solved.inverse / self.tau, 1.0
-        m, v = solved.x.astype(np.float64), solved.inverse[:, :width] / self.tau
+        x = np.empty((len(block.rows), layout.width), fixed.dtype)
+        x[:, :width], x[:, width:-2], x[:, -2:] = solved.x, solved.kept, 1.0
+        m, v = solved.x.astype(np.float64), solved.variances
         errors = solved.weighed + solved.more
         spread = width / self.tau - (ridge * v).sum(axis=1)  # tr (A − Λ/τ) V
         precision = np.ones(len(x))
@@ -308,7 +309,9 @@ class Given(NamedTuple):
             else:
                 inverse = 1 / np.einsum("skk->sk", whole)
                 roots = np.sqrt(inverse)
-            values = x, residual, weighed, squares, of_bias + apart, inverse, roots
+            v = inverse / self.tau
+            more = of_bias + apart
+            values = x, residual, weighed, squares, more, v, v[:, : layout.unknowns], roots
             for of_all, of_these in zip(solved, values, strict=True):
                 of_all[members] = of_these
         return solved
@@ -320,11 +323,11 @@ class Given(NamedTuple):
         if seen is not block:
             ones = np.ones(len(block.ratings), fixed.dtype)
             plain = ones if block.weights is None else block.weights
-        conditions = self.alpha, ridge, rhs, layout.entries
-        x, sums, failed, inverse, roots, more = compiled_twin().infer_rows(
+        conditions = self.alpha, self.tau, ridge, rhs, layout.entries
+        x, sums, failed, kept, variances, roots, more = compiled_twin().infer_rows(
             *(arrays_of(seen), plain, layout.mean(fixed), fixed), *conditions, whole=layout.full
         )
-        solved = _Solved(x, sums[0], sums[1], more[0], more[1], inverse, roots)
+        solved = _Solved(x, *sums, *more, kept, variances, roots)
         if failed.any():
             own = block.divided(~failed)[0].with_padding()
             other = own if seen is block else seen.divided(~failed)[0].with_padding()
