@@ -20,6 +20,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache, cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory, gettempdir
 from typing import Any, NoReturn, Self, TypeVar
 from urllib.parse import unquote
 
@@ -29,7 +30,7 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from nonconvex.distributed.connect import Py4JJavaError, ended, refuse
-from nonconvex.distributed.runtime import connected
+from nonconvex.distributed.runtime import DISK_FULL, connected
 from nonconvex.local.files import CHECKSUMS, ChecksumError, checksums_of, saved_files, verify_files
 
 _TOKEN = r"[0-9a-f]{8}-\d+-\d+"
@@ -621,6 +622,20 @@ def _unwritable(path: str, error: FileSystemError) -> FileSystemError:
     cause = str(error).partition(" cannot be written: ")[2] or str(error)
     cause = re.sub(r".*\(([^()]+)\)$", r"\1", cause)
     return FileSystemError(f"{path} cannot be written ({cause}): name another directory")
+
+
+@contextmanager
+def temporary_directory() -> Iterator[str]:
+    """Yield a directory of this machine, whose disk may be full."""
+    try:
+        with TemporaryDirectory() as local:
+            yield local
+    except OSError as error:
+        cause = DISK_FULL if DISK_FULL in str(error) else error.strerror or str(error)
+        raise FileSystemError(
+            f"the temporary directory {gettempdir()} cannot be written: {cause}: free some space "
+            "there, or name another one by TMPDIR"
+        ) from None
 
 
 def write_checksums(

@@ -17,7 +17,7 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import StringType
 
 from nonconvex.distributed.connect import Py4JJavaError
-from nonconvex.distributed.files import FileSystem, FileSystemError
+from nonconvex.distributed.files import FileSystem, FileSystemError, temporary_directory
 from nonconvex.distributed.rows import (
     CachedRows,
     Element,
@@ -39,7 +39,7 @@ from nonconvex.local.model_tables import (
 from nonconvex.numerics import Floats
 
 _BATCH = 1 << 16  # rows of a table that an executor writes at a time
-_SMALL = 1 << 25  # most bytes of a table that the driver writes
+_SMALL = 1 << 25  # bytes of a table that is read without a job, and of a row group
 
 
 def factor_table(spark: SparkSession, ids: pa.ChunkedArray, x: Floats | ShardedRows) -> DataFrame:
@@ -62,14 +62,17 @@ def write_factors(
 
 
 def write_table(spark: SparkSession, path: str, table: pa.Table) -> None:
-    """Write a table as Parquet: a small one as a file, without a job where that can be."""
+    """Write a table as Parquet, as a file and without a job where that can be."""
     files = FileSystem(spark, path)
-    if table.nbytes > _SMALL or not files.renames:
+    if not files.renames:
         spark.createDataFrame(table).write.parquet(path)
         return
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, store_schema=False)
-    files.write_bytes(f"{path}/part-00000.parquet", sink.getvalue().to_pybytes())
+    group = max(1, len(table) * _SMALL // max(table.nbytes, 1))
+    with temporary_directory() as local:
+        name = f"{local}/part-00000.parquet"
+        pq.write_table(table, name, group, store_schema=False, use_dictionary=False)
+        files.make_directory(path)
+        files.copy_in(local, path)
 
 
 def read_factors(

@@ -5,13 +5,12 @@ import logging
 import math
 import os
 import uuid
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, replace
 from fractions import Fraction
 from functools import partial
 from importlib.metadata import version
-from tempfile import TemporaryDirectory, gettempdir
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -54,9 +53,8 @@ from nonconvex.distributed.data.validation import (
     label_ratings,
     reason_without_value,
 )
-from nonconvex.distributed.files import FileSystem, FileSystemError, publish, write_checksums
+from nonconvex.distributed.files import FileSystem, publish, temporary_directory, write_checksums
 from nonconvex.distributed.runtime import (
-    DISK_FULL,
     Batches,
     Task,
     begun,
@@ -334,7 +332,7 @@ def _write_rejected(checked: _Checked, path: str, source: Source) -> None:
     rejected = checked.rejected.select("row.*", F.col("reason").alias(reason))
     spark = rejected.sparkSession
     if checked.nothing_rejected:
-        with TemporaryDirectory() as local, suppress(PySparkException, pa.ArrowException):
+        with temporary_directory() as local, suppress(PySparkException, pa.ArrowException):
             # Spark would plan and run a job to write an empty table.
             # pyspark 4.1 has no such keyword, and times of zone UTC.
             zone: dict[str, Any] = (
@@ -485,20 +483,6 @@ def _reuse(existing: PreparedRatings, content: Content, advice: str) -> Prepared
     return replace(existing, reused=True)
 
 
-@contextmanager
-def _temporary_directory() -> Iterator[str]:
-    """Yield a directory of this machine, whose disk may be full."""
-    try:
-        with TemporaryDirectory() as local:
-            yield local
-    except OSError as error:
-        cause = DISK_FULL if DISK_FULL in str(error) else error.strerror or str(error)
-        raise FileSystemError(
-            f"the temporary directory {gettempdir()} cannot be written: {cause}: free some space "
-            "there, or name another one by TMPDIR"
-        ) from None
-
-
 def _write(
     parts: "_Gathered | _Spread",
     directory: str,
@@ -509,7 +493,7 @@ def _write(
 ) -> Manifest:
     """Index the ratings and write all tables but the rejected rows."""
     indices = {}
-    with _temporary_directory() as local:
+    with temporary_directory() as local:
         for side, blocks in (("user", user_blocks), ("item", item_blocks)):
             if blocks is None:
                 blocks = default_blocks(parts.frame.sparkSession, content.counts[_TRAIN])

@@ -396,9 +396,7 @@ def _invert(u, y, v, width):
 
 
 @compiled
-def _infer_rows(
-    block, plain, fixed, rows, alpha, tau, given, entries, whole, spaces, more, found
-):
+def _infer_rows(block, plain, fixed, rows, alpha, tau, given, entries, whole, spaces, more, found):
     t, _, own, t64, x64 = spaces
     sums, (u, y, v) = more
     prior, ridge, rhs = given

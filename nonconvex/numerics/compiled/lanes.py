@@ -278,7 +278,11 @@ def _gathered(vectors: int) -> Any:
                 factor = code.splat(builder.load(builder.gep(data[1], [builder.mul(k, w_step)])))
                 for lane, total in zip(lanes, sums, strict=True):
                     at = builder.add(place, lane)
-                    some = code.load(data[2], at) if vectors > 1 else code.load_first(data[2], at, count)
+                    some = (
+                        code.load(data[2], at)
+                        if vectors > 1
+                        else code.load_first(data[2], at, count)
+                    )
                     builder.store(code.fma(factor, some, builder.load(total)), total)
             for lane, total in zip(lanes, sums, strict=True):
                 code.store(builder.load(total), data[0], builder.add(c_at, lane))

@@ -202,7 +202,7 @@ class _Solved(NamedTuple):
         x = np.zeros((rows, layout.unknowns), dtype)
         sums, roots = np.zeros((4, rows)), np.ones((rows, layout.unknowns))
         kept = np.zeros((rows, len(layout.entries[0])), dtype)
-        return cls(x, *sums, kept, np.zeros_like(roots), roots)
+        return cls(x, sums[0], sums[1], sums[2], sums[3], kept, np.zeros_like(roots), roots)
 
 
 def _inverses(a: Doubles) -> tuple[Doubles, Doubles]:
@@ -327,7 +327,7 @@ class Given(NamedTuple):
         x, sums, failed, kept, variances, roots, more = compiled_twin().infer_rows(
             *(arrays_of(seen), plain, layout.mean(fixed), fixed), *conditions, whole=layout.full
         )
-        solved = _Solved(x, *sums, *more, kept, variances, roots)
+        solved = _Solved(x, sums[0], sums[1], more[0], more[1], kept, variances, roots)
         if failed.any():
             own = block.divided(~failed)[0].with_padding()
             other = own if seen is block else seen.divided(~failed)[0].with_padding()
