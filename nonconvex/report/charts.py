@@ -11,11 +11,13 @@ import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
-from typing import Any, NamedTuple, ParamSpec
+from typing import Any, NamedTuple, ParamSpec, cast
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.collections import PatchCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -156,11 +158,14 @@ def picture(
 
 def _files(figure: Figure) -> tuple[str, bytes]:
     """Return a figure as SVG and as PNG, in light colours."""
-    figure.draw_without_rendering()
+    vector, pixels = cast(Any, FigureCanvasSVG(figure)), cast(Any, FigureCanvasAgg(figure))
+    cast(Any, figure.get_layout_engine()).execute(figure)
     figure.set_layout_engine("none")  # keep the layout that was just computed
     text, dots = io.StringIO(), io.BytesIO()
-    figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
-    figure.savefig(dots, format="png", dpi=_DOTS_PER_INCH, metadata={"Software": None})
+    # `savefig` would draw each of them twice.
+    vector.print_svg(text, metadata={"Date": None, "Creator": None})
+    figure.dpi = _DOTS_PER_INCH
+    pixels.print_png(dots, metadata={"Software": None})
     return text.getvalue(), dots.getvalue()
 
 
@@ -456,6 +461,5 @@ _STYLE: dict[Any, Any] = {
     "legend.frameon": False,
     "legend.fontsize": 8.5,
     "figure.facecolor": colour("surface"),
-    "savefig.facecolor": colour("surface"),
     "text.parse_math": False,  # a title with two dollars is no formula
 }
