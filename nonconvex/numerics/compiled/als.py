@@ -18,8 +18,7 @@ from nonconvex.numerics.compiled.lanes import (
     BYTES,
     add_four,
     add_one,
-    add_rows_by_four,
-    add_rows_by_one,
+    add_rows,
     add_two,
     compiled,
     dot,
@@ -271,36 +270,25 @@ def _keep_row(found, row, own, ratings_of, fixed, alpha, biases):
 
 
 @inner
-def _add_rows(total, at, v, v_at, step, n, columns, weights, first, stop):
-    """Add w V of some ratings to a tile of a sum, of at most n numbers."""
-    lanes, w_step = BYTES // v.itemsize, 1 if len(weights) > 1 else 0
-    if n >= 4 * lanes:
-        add_rows_by_four(total, at, weights, w_step, v, v_at, step, columns, first, stop, 0)
-        return
-    for k in range(0, n, lanes):
-        here, m = v_at + k, min(lanes, n - k)
-        add_rows_by_one(total, at + k, weights, w_step, v, here, step, columns, first, stop, m)
-
-
-@inner
-def _copy_tile(near, v, v_at, step, first, stop, n):
-    """Copy n numbers of some rows, as many as a tile has."""
-    lanes = BYTES // v.itemsize
-    for row in range(first, stop):
-        for k in range(0, 4 * lanes, lanes):
-            to, here = ((row - first) * 4 + k // lanes) * lanes, row * step + v_at + k
-            gather(near, to, v, here, max(n - k, 0), v.dtype.type(1))
+def _copy_tile(near, v, v_at, step, of, n):
+    """Copy n numbers of some rows, at most four vectors, next to each other."""
+    lanes, one = BYTES // v.itemsize, v.dtype.type(1)
+    for k in range(len(of)):
+        prefetch(v, of[min(k + _AHEAD, len(of) - 1)] * step + v_at, n)
+        for lane in range(0, 4 * lanes, lanes):
+            gather(near, 4 * lanes * k + lane, v, of[k] * step + v_at + lane, max(n - lane, 0), one)
 
 
 @inner
 def _sum_covariances(sums, block, weights, first, rows, unknowns, e):
-    """Add up Σ w V of a batch of rows, by segments; return the row after the batch.
+    """Add up Σ w V of a batch of rows, by segments; return the row after the batch, and their number.
 
-    Where rows have many ratings, a tile is copied, four vectors of some rows of the other side.
-    It stays in the cache of a core, and meets all ratings of the batch before the next one comes.
+    A tile is the same numbers of some rows of the other side, four vectors of each, copied into a
+    near cache.  Where rows have many ratings, it is of rows in their order, and meets all ratings
+    of the batch before the next one comes; else it is of the ratings of a segment.
     """
-    totals, near, bounds, many = sums
-    offsets, columns = block[0], block[1]
+    totals, near, bounds, order, many = sums
+    offsets, columns, w_step = block[0], block[1], 1 if len(weights) > 1 else 0
     wide, v, step = 4 * BYTES // rows.itemsize, rows.reshape(-1), rows.shape[1]
     size, last = 0, first
     while last < len(offsets) - 1:
@@ -312,26 +300,29 @@ def _sum_covariances(sums, block, weights, first, rows, unknowns, e):
             size += 1
         last += 1
     totals[: size * _up(e, wide)] = 0
-    span = _TILE_ROWS if many else len(rows)
-    for base in range(0, len(rows), span):
-        beyond = min(base + span, len(rows))
+    for base in range(0, len(rows) if many else 1, _TILE_ROWS):
+        of = order[base : min(base + _TILE_ROWS, len(rows))]
         for k in range(size):
             at, stop = bounds[1, k], bounds[2, k]
             bounds[0, k] = at
-            if many:
-                while at < stop and columns[at] < beyond:
-                    at += 1
-            bounds[1, k] = at if many else stop
+            while at < stop and (not many or columns[at] < base + _TILE_ROWS):
+                at += 1
+            bounds[1, k] = at
         for tile in range(0, e, wide):
             v_at, n = unknowns + tile, e - tile
             if many:
-                _copy_tile(near, v, v_at, step, base, beyond, n)
+                _copy_tile(near, v, v_at, step, of, n)
             for k in range(size):
-                some, at = (bounds[0, k], bounds[1, k]), tile * size + k * wide
+                to, begin, end = tile * size + k * wide, bounds[0, k], bounds[1, k]
                 if many:
-                    _add_rows(totals, at, near, -base * wide, wide, wide, columns, weights, *some)
-                else:
-                    _add_rows(totals, at, v, v_at, step, n, columns, weights, *some)
+                    z_at = -base * wide
+                    add_rows(totals, to, weights, 0, w_step, near, z_at, columns, begin, end)
+                    continue
+                for start in range(begin, end, _TILE_ROWS):
+                    some = columns[start : min(start + _TILE_ROWS, end)]
+                    _copy_tile(near, v, v_at, step, some, n)
+                    w_at = start * w_step
+                    add_rows(totals, to, weights, w_at, w_step, near, 0, order, 0, len(some))
     return last, size
 
 
@@ -888,8 +879,9 @@ def infer_rows(
     ranges, wide = -(-len(rows) // _TILE_ROWS), 4 * BYTES // dtype.itemsize
     many = len(arrays[1]) >= ranges * max(_LEAST_RATINGS * r, 4 * _TILE_ROWS)
     batch = max(min(_BATCH, segments.sum()) if many else 1, segments.max(initial=1))
-    tile = room(_TILE_ROWS * wide if many else 0, dtype)
-    of_batch = room(batch * _whole(e, wide), dtype), tile, np.zeros((3, batch), np.int64), many
+    order = np.arange(max(len(rows), _TILE_ROWS), dtype=np.int32)
+    spaces_of = room(batch * _whole(e, wide), dtype), room(_TILE_ROWS * wide, dtype)
+    of_batch = *spaces_of, np.zeros((3, batch), np.int64), frozen(order, np.int32), many
     more = (np.zeros(e), of_batch), tuple(room(len(spaces[3]), double) for _ in range(3))
     ridges = np.ones(r), _ordered(ridge)
     given = _prior(None, spaces), tuple(frozen(of, double) for of in ridges), _ordered(rhs)

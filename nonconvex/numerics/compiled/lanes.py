@@ -239,60 +239,47 @@ subtract_one, subtract_four = _tile(1, negative=True), _tile(4, negative=True)
 products_of_six = _tile(6, fresh=True)
 
 
-def _gathered(vectors: int) -> Any:
-    """Return an intrinsic that adds parts of rows, `vectors` vectors or fewer numbers than one.
+@intrinsic
+def add_rows(
+    typing: Any,
+    c: Any,
+    c_at: Any,
+    w: Any,
+    w_at: Any,
+    w_step: Any,
+    z: Any,
+    z_at: Any,
+    rows: Any,
+    first: Any,
+    stop: Any,
+) -> Any:
+    """Add rows of four vectors, times a number each, to four vectors.
 
-    C += Σ_k w_k z_k over first ≤ k < stop, with C at ``c, at``, the number w_k at ``w, k w_step``
-    and z_k at ``z, z_at + columns[k] z_step``.  One vector has its first `count` numbers alone.
+    C += Σ_k w_k z_k over first ≤ k < stop, with C at ``c, c_at``, the number w_k at
+    ``w, w_at + k w_step``, and the row z_k at ``z, z_at``, as many rows after it as rows[k] says.
     """
+    index = types.int64
+    signature = types.void(c, index, w, index, index, z, index, rows, index, index)
 
-    @intrinsic
-    def add(
-        typing: Any,
-        c: Any,
-        c_at: Any,
-        w: Any,
-        w_step: Any,
-        z: Any,
-        z_at: Any,
-        z_step: Any,
-        columns: Any,
-        first: Any,
-        stop: Any,
-        count: Any,
-    ) -> Any:
-        index = types.int64
-        given = c, index, w, index, z, index, index, columns, index, index, index
+    def build(code: _Code, builder: Any, args: Any) -> Any:
+        data, lanes = [code.data(place) for place in (0, 2, 5, 7)], code.vector.count
+        _, c_at, _, w_at, w_step, _, z_at, _, first, stop = args
+        vectors = [c_at.type(lane * lanes) for lane in range(4)]
+        sums = [cgutils.alloca_once(builder, code.vector) for _ in vectors]
+        for lane, total in zip(vectors, sums, strict=True):
+            builder.store(code.load(data[0], builder.add(c_at, lane)), total)
+        with cgutils.for_range_slice(builder, first, stop, first.type(1)) as (k, _):
+            row = builder.sext(builder.load(builder.gep(data[3], [k])), k.type)
+            place = builder.add(z_at, builder.mul(row, k.type(4 * lanes)))
+            number = builder.add(w_at, builder.mul(k, w_step))
+            factor = code.splat(builder.load(builder.gep(data[1], [number])))
+            for lane, total in zip(vectors, sums, strict=True):
+                vector = code.load(data[2], builder.add(place, lane))
+                builder.store(code.fma(factor, vector, builder.load(total)), total)
+        for lane, total in zip(vectors, sums, strict=True):
+            code.store(builder.load(total), data[0], builder.add(c_at, lane))
 
-        def build(code: _Code, builder: Any, args: Any) -> Any:
-            data = [code.data(place) for place in (0, 2, 4, 7)]
-            (_, c_at, _, w_step, _, z_at, z_step, _, first, stop, count), lanes = args, []
-            for lane in range(vectors):
-                lanes.append(first.type(lane * code.vector.count))
-            sums = [cgutils.alloca_once(builder, code.vector) for _ in lanes]
-            for lane, total in zip(lanes, sums, strict=True):
-                builder.store(code.load(data[0], builder.add(c_at, lane)), total)
-            with cgutils.for_range_slice(builder, first, stop, first.type(1)) as (k, _):
-                column = builder.sext(builder.load(builder.gep(data[3], [k])), k.type)
-                place = builder.add(z_at, builder.mul(column, z_step))
-                factor = code.splat(builder.load(builder.gep(data[1], [builder.mul(k, w_step)])))
-                for lane, total in zip(lanes, sums, strict=True):
-                    at = builder.add(place, lane)
-                    some = (
-                        code.load(data[2], at)
-                        if vectors > 1
-                        else code.load_first(data[2], at, count)
-                    )
-                    builder.store(code.fma(factor, some, builder.load(total)), total)
-            for lane, total in zip(lanes, sums, strict=True):
-                code.store(builder.load(total), data[0], builder.add(c_at, lane))
-
-        return _emit(types.void(*given), build)
-
-    return add
-
-
-add_rows_by_four, add_rows_by_one = _gathered(4), _gathered(1)
+    return _emit(signature, build)
 
 
 @intrinsic

@@ -218,15 +218,16 @@ def test_without_covariances_and_with_fixed_priors_it_is_als_bit_for_bit(dtype, 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(np.float32, 2e-4), (np.float64, 1e-11)])
 @pytest.mark.parametrize("rank", [0, 1, 7, 15, 33])
 def test_compiled_rows_are_those_of_numpy(rank, dtype, tolerance):
-    for seed, (weighted, of_users) in enumerate([(0, 1), (1, 1), (0, 0), (1, 0)]):
-        generator = np.random.default_rng(seed)
-        n = 12_000  # one row is longer than a segment
+    # Tiles are copied of all items, of two ranges of them, and in turn of those of each rating.
+    for items, weighted, of_users in ((20, 0, 1), (3_000, 1, 1), (5_000, 0, 0), (20, 1, 0)):
+        generator = np.random.default_rng(items + of_users)
+        n = 20_000  # one row is longer than a segment
         row = np.minimum(generator.geometric(0.2, n), 30) - 1
         row[n // 4 :] = 3
-        column, ratings = generator.integers(0, 20, n), generator.integers(1, 11, n)
+        column, ratings = generator.integers(0, items, n), generator.integers(1, 11, n)
         weights = generator.random(n) if weighted else None
         block = RatingBlock.from_triples(row, column, ratings, weights, dtype=dtype)
-        fixed = wide(generator, generator.normal(0, 0.5, (20, 1 + rank)).astype(dtype))
+        fixed = wide(generator, generator.normal(0, 0.5, (items, 1 + rank)).astype(dtype))
         given = vb.Given(5.5, 1.7, prior_of(generator, 1 + rank), bool(of_users))
         exact = RatingBlock.from_triples(row, column, ratings, weights, dtype=np.float64)
         twin = given.update(exact, fixed.astype(float))
