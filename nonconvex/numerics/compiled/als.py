@@ -281,7 +281,9 @@ def _copy_tile(near, v, v_at, step, of, n):
 
 @inner
 def _sum_covariances(sums, block, weights, first, rows, unknowns, e):
-    """Add up Σ w V of a batch of rows, by segments; return the row after the batch, and their number.
+    """Add up Σ w V of a batch of rows, segment by segment.
+
+    Return the row after the batch, and the number of segments.
 
     A tile is the same numbers of some rows of the other side, four vectors of each, copied into a
     near cache.  Where rows have many ratings, it is of rows in their order, and meets all ratings
