@@ -55,14 +55,14 @@ def plan_network(params: NetworkParams, examples: ExampleSet, initial: Scorer | 
         check_thresholds(params, len(examples.schema.classes.values))
     dtype: type[np.floating] = np.float32 if get("precision") == "float32" else np.float64
     if initial is not None:
-        network = _network_of(params, examples.schema, initial)
+        network = _network_of(params, examples, initial)
         _check_initial(params, examples.schema, network, initial)
         decoder = examples.decoder(
             standardize=False, dtype=get("precision"), class_weights=weights
         )._replace(standardization=initial.standardization, targets=initial.targets)
         _warn_of_ignored(examples, initial)
         return Plan(network, initial.theta.astype(dtype)[None], [0], decoder)
-    network = _network_of(params, examples.schema, None)
+    network = _network_of(params, examples, None)
     decoder = examples.decoder(
         standardize=get("standardization"),
         standardize_targets=params._standardize_targets(),
@@ -126,8 +126,8 @@ def complete_layers(layers: Sequence[int], schema: ExampleSchema) -> tuple[int, 
     return given
 
 
-def _network_of(params: NetworkParams, schema: ExampleSchema, initial: Scorer | None) -> Network:
-    get = params.getOrDefault
+def _network_of(params: NetworkParams, examples: ExampleSet, initial: Scorer | None) -> Network:
+    get, schema = params.getOrDefault, examples.schema
     if initial is not None and get("layers") is None:
         layers = initial.network.layers
     else:
@@ -152,6 +152,8 @@ def _network_of(params: NetworkParams, schema: ExampleSchema, initial: Scorer | 
     if initial is not None and not params.isSet("fitBiases"):
         bias = initial.network.bias
     step, reg = get("stepGradient"), get("regParam")
+    if reg is None:  # the mode is sought, where weights are N(0, 2) and losses are −log p
+        reg = 1 / (2 * sum(examples.stats.sizes)) if hidden else 0.0
     return Network(layers, tuple(activation), loss, bias, step_gradient=step, reg=reg)
 
 

@@ -131,7 +131,11 @@ class NetworkParams(NetworkModelParams, DescentParams, FitParams):
         optional(choice(SCHEMES)),
     )
     initialWeights = param("initial parameters, ordered as model.weights", optional(numbers()))
-    regParam = param("λ ≥ 0 of the penalty (λ/2) Σ ‖W‖² on weights; biases have none", number(0))
+    regParam = param(
+        "λ ≥ 0 of the penalty (λ/2) Σ ‖W‖² on weights; by default 1/(2n) of n rows to train on, "
+        "or 0 without hidden layers",
+        optional(number(0)),
+    )
     standardization = param("whether features are scaled to mean 0 and variance 1", flag)
     maxIter = param("most epochs ≥ 1; by default for 10,000 steps, 20 to 100", optional(integer(1)))
     maxSteps = param("most steps, ≥ 1; by default no limit", optional(integer(1)))

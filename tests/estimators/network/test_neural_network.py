@@ -121,6 +121,7 @@ def test_every_param_changes_the_model_and_fit_multiple_equals_fit(frame):
 
 def test_a_network_is_a_network_and_its_rate_falls_to_zero_by_default(frame):
     model = Classifier(batchSize=64, maxSteps=None).fit(frame)
+    assert model.scorer.network.reg == 1 / (2 * ROWS)
     restart = model.summary.restarts[0]
     assert model.layers == [3, 100, 3]
     assert len(restart.history) <= 100
@@ -305,6 +306,7 @@ def test_no_hidden_layer_reaches_least_squares(frame):
         labelCol=["s", "t"], weightCol="weight", optimizer="gradient-descent", learningRate=0.3,
         batchSize=ROWS, maxIter=200, tol=0.0, precision="float64", layers=[], schedule="constant",
     ).fit(frame)  # fmt: skip
+    assert model.scorer.network.reg == 0, "without hidden layers"
     x, score, _, weight, _ = columns()
     exact = linear_model.LinearRegression().fit(x, score, sample_weight=weight)
     found = np.array([model.predict(row) for row in x[:20].tolist()])
@@ -404,7 +406,7 @@ def test_a_killed_fit_goes_on_to_the_same_bits(frame, tmp_path, monkeypatch):
     with ended(4, die), pytest.raises(Killed):
         saving.fit(frame)
     assert (tmp_path / "c" / "iteration=2").is_dir()
-    with pytest.raises(CheckpointError, match=r"regParam was 0\.0 and is 0\.5"):
+    with pytest.raises(CheckpointError, match=r"regParam was None and is 0\.5"):
         saving.copy({saving.regParam: 0.5}).fit(frame)
     press = partial(signal.raise_signal, signal.SIGINT)
     with ended(3, press), pytest.raises(Interrupted, match=r"after epoch 3, .* saved in .*/c; run"):
