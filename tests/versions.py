@@ -1,15 +1,15 @@
 """The oldest and the newest versions: build environments, and run the contract tests in each.
 
     python tests/versions.py                 # all of them, one after the other
-    python tests/versions.py oldest pandas-3 # some
+    python tests/versions.py oldest newest   # some
     python tests/versions.py --list
 
 It needs the Pythons on the PATH (``python3.11``, ``python3.12``, …), with `uv` or their own pip.
 Where one is missing, `uv` downloads it, if it may. An environment stays in ``.versions/`` until it
 is deleted, so a second run takes minutes less. The last lines are the versions that were there.
 
-"oldest" pins the core dependencies and the extras report, live and bench; the others pin pyspark,
-and "pandas-3" pandas. Everything else, such as numba and pytest, is as pip chooses it.
+"oldest" pins the core dependencies and the extras report, live and bench, "pandas-2" pandas, and
+the others pyspark alone. Everything else, such as numba and pytest, is as pip chooses it.
 """
 
 import argparse
@@ -35,12 +35,10 @@ SHOWN = ("pyspark", "numpy", "pyarrow", "pandas", "pydantic")
 
 
 class Environment(NamedTuple):
-    """A Python, what is asked of pip besides this package, and what is put in its place after."""
+    """A Python, and what is asked of pip besides this package."""
 
     python: str
-    pins: tuple[str, ...] = ()
-    forced: tuple[str, ...] = ()  # against what pyproject.toml says
-    options: tuple[str, ...] = ()  # of pytest
+    pins: tuple[str, ...]
 
 
 def oldest() -> tuple[str, ...]:
@@ -52,18 +50,11 @@ def oldest() -> tuple[str, ...]:
     return (*least, "pyparsing<3.3")  # which warns of what matplotlib 3.8 calls
 
 
-# pyspark 4.3 says on standard error that it does not yet fully support pandas 3, and gives it a
-# keyword that is deprecated.
-_PANDAS_3 = (
-    "-W=ignore:PySpark does not yet fully support pandas:FutureWarning",
-    "-W=ignore:The copy keyword is deprecated:DeprecationWarning",
-    "--deselect=tests/test_session.py::TestPlainPython::test_standard_error_is_quiet",
-)
 ENVIRONMENTS = {
     "oldest": Environment("3.11", oldest()),
     "pyspark-4.2": Environment("3.12", ("pyspark==4.2.*",)),
+    "pandas-2": Environment("3.12", ("pyspark==4.3.*", "pandas==2.*")),
     "newest": Environment("3.13", ("pyspark==4.3.*",)),
-    "pandas-3": Environment("3.13", ("pyspark==4.3.*",), ("pandas>=3",), _PANDAS_3),
 }
 
 
@@ -82,8 +73,6 @@ def build(name: str, environment: Environment) -> Path:
         run(f"python{version}", "-m", "venv", place)
         install = [python, "-m", "pip", "install", "--quiet"]
     run(*install, "-e", f"{ROOT}[test]", *environment.pins)
-    if environment.forced:
-        run(*install, *environment.forced)
     (place / "complete").touch()
     return python
 
@@ -117,12 +106,11 @@ def main() -> int:
     for name in given.names or ENVIRONMENTS:
         environment = ENVIRONMENTS[name]
         if given.list:
-            print(name, *environment.pins, *environment.forced)
+            print(name, *environment.pins)
             continue
         python = build(name, environment)
         options = ["-m", "pytest", "-n", "0", "-q", "-p", "no:cacheprovider"]
-        command = [python, *options, *environment.options, *given.tests]
-        done = subprocess.run(command, cwd=ROOT, check=False)
+        done = subprocess.run([python, *options, *given.tests], cwd=ROOT, check=False)
         failed |= done.returncode != 0
         told = "failed" if done.returncode else "passed"
         rows.append("| " + " | ".join([name, *versions(python), told]) + " |")
