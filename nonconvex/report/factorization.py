@@ -101,7 +101,7 @@ def collect_factorization(
     """Collect the data of a page with Spark; `names` has the columns ``id, name`` of items."""
     counts: Any = baselines and baselines.counts
     if baselines is None:
-        counts = rating_counts(prepared.users), rating_counts(prepared.items)
+        counts = rating_counts(prepared, "users"), rating_counts(prepared, "items")
     extremes = extreme_items(model.factors, counts[1])
     coverage = None
     if measured is not None and measured.covered is not None:
@@ -224,6 +224,11 @@ def _lists(lists: Mapping[str, Any]) -> Part:
         "rated before. Every item that a user rated in the test is relevant, whatever the rating. "
         "Coverage is the share of all items that are in any list."
     )
+    if "biases" in lists and lists["popularity"]["ndcgAtK"] > lists["model"]["ndcgAtK"]:
+        text += (
+            " Lists of the most popular items are better than those of this model, which predicts "
+            "ratings, not choices: for lists, train a second model, with implicitPrefs = true."
+        )
     rows = [
         [predictor_title(name), *(format_number(of[metric]) for metric in titles)]
         for name, of in lists.items()

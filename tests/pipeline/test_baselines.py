@@ -16,6 +16,7 @@ from nonconvex.distributed.data.validation import Columns, Rules
 from nonconvex.distributed.factorization import evaluate
 from nonconvex.distributed.files import FileSystem
 from nonconvex.estimators.factorization.predict import ModelState
+from nonconvex.numerics.factorization.model import Factors
 from nonconvex.numerics.metrics import EvaluationError
 from nonconvex.pipeline.factorization import results
 from nonconvex.pipeline.factorization.results import BASELINES, compare
@@ -155,6 +156,11 @@ def check_lists(found, prepared, models, users=None):
     """The lists that `evaluate` makes of all but the test ratings, by ids and in Spark."""
     seen = seen_pairs(prepared, ("train", "validation"), "user", "item")
     test = prepared.test if users is None else prepared.test.where(F.col("user").isin(users))
+    counts = prepared.items.orderBy("index").toPandas()["count"].to_numpy(float)[:, None]
+    rows = Factors(0.0, np.zeros((len(models["model"]._ids.users), 1)), counts)
+    state = ModelState(rows, models["model"]._ids, models["model"].summary)
+    popular = models["model"]._copyValues(MatrixFactorizationModel(state))
+    models = {**models, "popularity": popular}
     assert found.keys() - {"k", "users"} == models.keys()
     for name, model in models.items():
         whole = model.copy({model.coldStartStrategy: "bias"})

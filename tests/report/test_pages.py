@@ -41,6 +41,7 @@ LISTS = {
     "k": 10, "users": 1200,
     "model": {"ndcgAtK": 0.0712, "recallAtK": 0.08, "precisionAtK": 0.02, "coverageAtK": 0.31},
     "biases": {"ndcgAtK": 0.0345, "recallAtK": 0.04, "precisionAtK": 0.01, "coverageAtK": 0.02},
+    "popularity": {"ndcgAtK": 0.08, "recallAtK": 0.1, "precisionAtK": 0.02, "coverageAtK": 0.01},
 }  # fmt: skip
 
 
@@ -214,7 +215,7 @@ def test_figures_are_described_and_read_in_light_and_dark(html):
 FACTORIZATION = [
     "Run 20261122T103600Z-7e2733", "5,000 ratings of 40 items by 60 users", "10.0% ± 1.3% less",
     "Worth publishing: its test RMSE is 10.0% ± 1.3% less than that of α + biases.</p>",
-    "31.0% of items",
+    "31.0% of items", "Lists of the most popular items are better than those of this model",
     "The best 10 items for 1,200 users", "<td>0.0345</td><td>0.0400</td><td>0.0100</td>", "± 1.60%",
     "Inside the 90% interval", "89.7%", "7 more are left out", "rejected: null rating",
     "pairs with conflicting ratings", "208.33%", "user not in training", "4.1.0", "1 min 11 s",

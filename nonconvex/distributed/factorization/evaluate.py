@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -168,15 +168,15 @@ class Baselines(NamedTuple):
         counts: Any = (packed.user_degrees, packed.item_degrees)
         if manifest.weight is not None:  # degrees are sums of weights then
             mean = math.fsum(sums["sums"]) / manifest.weight
-            counts = tuple(map(rating_counts, (prepared.users, prepared.items)))
+            counts = rating_counts(prepared, "users"), rating_counts(prepared, "items")
         means = np.full(manifest.users, mean)
         np.divide(sums["sums"], weights, out=means, where=weights > 0)
         return cls(training.ids, counts, mean, means, biases)
 
 
-def rating_counts(table: DataFrame) -> Longs:
+def rating_counts(prepared: PreparedRatings, side: Literal["users", "items"]) -> Longs:
     """Return how many training ratings each user (or item) has, in the order of the indices."""
-    collected = table.select("index", "count").toArrow()
+    collected = pa.concat_tables(prepared.collect(side, ["index", "count"]))
     counts = np.zeros(len(collected), np.int64)
     counts[collected["index"].to_numpy()] = collected["count"].to_numpy()
     return counts

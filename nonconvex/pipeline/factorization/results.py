@@ -27,6 +27,7 @@ from nonconvex.distributed.factorization.evaluate import (
     Panel,
     RatingModel,
     measure,
+    rating_counts,
 )
 from nonconvex.distributed.factorization.predict import places_of
 from nonconvex.distributed.files import FileSystem, read_verified
@@ -34,6 +35,7 @@ from nonconvex.estimators.display import text_table
 from nonconvex.estimators.factorization.evaluate import rating_model
 from nonconvex.local.model_tables import find_ids
 from nonconvex.numerics.deterministic import choose_kernel
+from nonconvex.numerics.factorization.model import Factors
 from nonconvex.numerics.metrics import Evaluation, EvaluationError, Scores
 from nonconvex.numerics.ranking import Lists, list_metrics, mean_metrics, top_n
 from nonconvex.pipeline.runs import METRICS
@@ -119,13 +121,13 @@ def compare(
 def measure_lists(
     model: MatrixFactorizationModel, prepared: PreparedRatings, baselines: Baselines | None
 ) -> dict[str, Any] | None:
-    """Measure lists of 10 for the users of test ratings, of the model and of α + biases.
+    """Measure lists of 10 for the users of test ratings: the model's and those of baselines.
 
     Every item that a user rated in the test is relevant, of implicit feedback those whose strength
     is positive.  No list has items that the user rated before.  More than 10,000 users are
-    represented by those whose ids have the smallest hashes.  Returns ``k, users``, and for
-    ``model`` and ``biases`` the metrics of `nonconvex.numerics.ranking.mean_metrics`; None if
-    nothing is relevant.
+    represented by those whose ids have the smallest hashes.  Returns ``k, users``, and the
+    metrics of `nonconvex.numerics.ranking.mean_metrics` for ``model``, ``biases`` and
+    ``popularity``, whose lists are of the items with most ratings; None if nothing is relevant.
     """
     counts, columns = prepared.manifest.counts, ["user", "user_index", "item_index", "rating"]
     if not counts["test"]:
@@ -157,6 +159,8 @@ def measure_lists(
     excluded = Lists.of(of_rows, columns_seen, len(users))
     kernel = choose_kernel(model.getOrDefault("kernel"))
     predictors = {"model": model.factors} | ({"biases": baselines.biases} if baselines else {})
+    popularity, equal = rating_counts(prepared, "items"), np.zeros((len(model.factors.users), 1))
+    predictors["popularity"] = Factors(0.0, equal, popularity[:, None].astype(np.float64))
     lists: dict[str, Any] = {"k": LIST_LENGTH, "users": len(users)}
     for name, factors in predictors.items():
         ranked = top_n(factors, places, LIST_LENGTH, excluded=excluded, kernel=kernel)
