@@ -126,16 +126,9 @@ def _chunk_sums(values: Doubles) -> Doubles:
 
 
 def add_exactly(totals: Totals, groups: Ints, values: Doubles) -> Totals:
-    """Add values to the totals of their groups, and return the totals.
+    """Add finite values (n,) to the totals of their groups (n,), and return the totals.
 
-    Parameters
-    ----------
-    totals : dict
-        Changed in place; ``{}`` to begin with.
-    groups : int array of shape (n,)
-        0 ≤ group < 2⁵⁰.
-    values : float64 array of shape (n,)
-        Finite.
+    A group is 0 ≤ group < 2⁵⁰.  The totals are changed in place; begin with ``{}``.
     """
     for start in range(0, len(values), _MOST):
         part = slice(start, start + _MOST)
@@ -187,10 +180,7 @@ def _missing() -> str:
 def choose_kernel(asked: str) -> Kernel:
     """Return the kernel that "auto", "numpy" or "compiled" stands for in this process.
 
-    Raises
-    ------
-    KernelError
-        For "compiled" without numba.
+    Raises `KernelError` for "compiled" without numba.
     """
     if asked == "compiled":
         require(asked)

@@ -88,21 +88,13 @@ def add_errors(
     user_counts: Ints,
     item_counts: Ints,
 ) -> Totals:
-    """Add the errors of n predictions by each of P predictors to totals, and return them.
+    """Add the errors of P predictors on n ratings to totals, and return them.
 
     For every cell, a bin of users and a bin of items, the totals are Σ 1, Σ w, and for each
     predictor Σ w e², Σ w |e| and, if there are others, Σ w² e⁴ and Σ w² e² e₁² with e₁ of the first
-    one, all of them exact.
-
-    Parameters
-    ----------
-    ratings : float64 array of shape (n,)
-    predictions : float64 array of shape (P, n)
-        A rating with a prediction that is not finite is left out of all, and counted.
-    weights : float64 array of shape (n,), optional
-        By default 1.
-    user_counts, item_counts : int arrays of shape (n,)
-        Numbers of training ratings of the user and of the item.
+    one, all of them exact.  A rating with a prediction (P, n) that is not finite is left out of
+    all, and counted.  Weights (n,) are 1 by default; the counts (n,) are numbers of training
+    ratings of the user and of the item.
     """
     cell = _bin(user_counts) * len(BINS) + _bin(item_counts)
     predicted = np.isfinite(predictions).all(axis=0)
@@ -124,10 +116,7 @@ def add_errors(
 def evaluation_of(totals: Totals, predictors: Sequence[str]) -> Evaluation:
     """Return the scores of totals.
 
-    Raises
-    ------
-    EvaluationError
-        If there are no ratings, none is predicted, or none of those has a weight.
+    Raises EvaluationError if there are no ratings, none is predicted, or no such one has a weight.
     """
     width = 2 + (4 if len(predictors) > 1 else 2) * len(predictors)
     cells: dict[int, list[Fraction]] = defaultdict(lambda: [Fraction()] * width)
@@ -251,17 +240,10 @@ def add_regression(
 def regression_errors(totals: Totals, targets: Sequence[str]) -> dict[str, Any]:
     """Return the errors of totals.
 
-    Returns
-    -------
-    dict
-        ``rmse, mae, r2`` (the first of the mean over the targets of Σ w e² / Σ w, the others means
-        over the targets), ``rows``, ``weight``, and ``targets``, a list with ``target, mean, rmse,
-        mae, r2`` of each, where the mean is ȳ.  R² is None for a constant target.
-
-    Raises
-    ------
-    EvaluationError
-        If there are no rows, or none has a weight.
+    They are ``rmse, mae, r2`` (the first of the mean over the targets of Σ w e² / Σ w, the others
+    means over the targets), ``rows``, ``weight``, and ``targets``, a list with ``target, mean,
+    rmse, mae, r2`` of each, where the mean is ȳ.  R² is None for a constant target.  Raises
+    EvaluationError if there are no rows, or none has a weight.
 
     Examples
     --------
@@ -315,17 +297,10 @@ def add_classification(
 def classification_errors(totals: Totals, labels: Sequence[Any]) -> dict[str, Any]:
     """Return the errors of totals.
 
-    Returns
-    -------
-    dict
-        ``accuracy, logLoss, rows, weight``; ``classes``, a list with ``label, precision, recall,
-        f1, weight`` of each class (precision and recall are 0 for a class that was never predicted
-        or does not occur); and ``confusionMatrix``, N as a list of rows.
-
-    Raises
-    ------
-    EvaluationError
-        If there are no rows, or none has a weight.
+    They are ``accuracy, logLoss, rows, weight``; ``classes``, a list with ``label, precision,
+    recall, f1, weight`` of each class (precision and recall are 0 for a class that was never
+    predicted or does not occur); and ``confusionMatrix``, N as a list of rows.  Raises
+    EvaluationError if there are no rows, or none has a weight.
 
     Examples
     --------

@@ -334,11 +334,7 @@ def precision(hits: Bools) -> Doubles:
 def recall(hits: Bools, relevant: Ints) -> Doubles:
     """Fraction of the relevant columns that are hits: (1/|relevant|) Σ_r hit_r, of shape (b,).
 
-    Parameters
-    ----------
-    hits : bool array of shape (b, k)
-    relevant : int array of shape (b,)
-        Number of relevant columns of each row, at least 1.
+    `hits` (b, k) are those of `hits`; `relevant` (b,) ≥ 1 is the number of relevant columns.
     """
     return np.asarray(hits.sum(axis=1) / relevant)
 

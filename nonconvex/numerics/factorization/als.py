@@ -40,20 +40,11 @@ ROUNDS_PER_UNKNOWN = 10  # far more than needed: rounding must not make active s
 
 
 def solve_quadratics(a: Floats, b: Floats, *, nonnegative: bool = False) -> Floats:
-    """argmin ½ xᵀA x − bᵀx for each of s symmetric positive semidefinite A.
+    """argmin ½ xᵀA x − bᵀx for each of s symmetric positive semidefinite A (s, k, k) and b (s, k).
 
-    Parameters
-    ----------
-    a : float array of shape (s, k, k)
-    b : float array of shape (s, k)
-    nonnegative : bool
-        Demand x_k ≥ 0 of every unknown but the first, which is the bias.
-
-    Returns
-    -------
-    float array of shape (s, k)
-        Where elimination meets a pivot of 0, the solution of least norm.  The bits of a solution
-        depend on its own A and b only.
+    If `nonnegative`, every unknown but the first, which is the bias, must be ≥ 0.  Where
+    elimination meets a pivot of 0, the solution is that of least norm.  The bits of a solution
+    (k,) depend on its own A and b only.
     """
     if nonnegative:
         return _solve_nonnegative(a.astype(np.float64), b.astype(np.float64))
@@ -130,16 +121,7 @@ def conjugate_gradients(a: Floats, b: Floats, most_steps: int) -> tuple[Floats, 
     ½ xᵀA x − bᵀx; a normal equation with a ridge converges in some 15.  A converged system is not
     touched again, so the bits of a solution depend on its own A and b only.
 
-    Parameters
-    ----------
-    a : float array of shape (s, k, k)
-    b : float array of shape (s, k)
-
-    Returns
-    -------
-    float array of shape (s, k)
-    bool array of shape (s,)
-        True where ‖r‖ ≤ `TOLERANCE` ‖b‖.
+    Takes A (s, k, k) and b (s, k); returns x (s, k), and whether ‖r‖ ≤ `TOLERANCE` ‖b‖ (s,).
     """
     x, r, p = np.zeros_like(b), b.copy(), b.copy()
     square = _dot(r, r)
@@ -199,13 +181,7 @@ class RowUpdate(NamedTuple):
 def part_moments(
     block: RatingBlock, fixed: Floats, alpha: float, *, kernel: Kernel = "numpy"
 ) -> Doubles:
-    """Return M of each part, of shape (p, K + 2, K + 2).
-
-    Parameters
-    ----------
-    fixed : float array of shape (m, 1 + K)
-        The rows (β, γ) of the other side.
-    """
+    """Return M of each part, (p, K + 2, K + 2), given the other side's rows (β, γ) (m, 1 + K)."""
     if kernel == "compiled":
         summed: Doubles = compiled_twin().sum_moments(arrays_of(block), fixed, alpha)
         return summed
@@ -218,13 +194,7 @@ def part_moments(
 
 
 def row_moments(parts: Doubles, row_of_part: Ints, rows: int) -> Doubles:
-    """Add up the parts of each row, in their order.
-
-    Parameters
-    ----------
-    parts : float64 array of shape (p, K + 2, K + 2)
-    row_of_part : int array of shape (p,)
-    """
+    """Add up the moments (p, K + 2, K + 2) of the parts of each row, in their order."""
     moments = np.zeros((rows, *parts.shape[1:]))
     for row, of_part in zip(row_of_part, parts, strict=True):
         moments[row] += of_part
@@ -241,16 +211,10 @@ def solve_moments(
     nonnegative: bool = False,
     kernel: Kernel = "numpy",
 ) -> RowUpdate:
-    """Minimize f over each of q rows, given the moments of their ratings.
+    """Minimize f over each of q rows, given the moments (q, K + 2, K + 2) of their ratings.
 
-    Parameters
-    ----------
-    moments : float64 array of shape (q, K + 2, K + 2)
-    degrees : float64 array of shape (q,)
-    ridge, biases, nonnegative, kernel
-        As for `solve_rows`.
-    dtype : float type
-        Type of the solutions; the arithmetic is in float64.
+    The arithmetic is in float64, and the solutions are of type `dtype`.  Degrees are of shape (q,),
+    and the other options are those of `solve_rows`.
     """
     used = np.ones(moments.shape[1] - 1)
     used[0] = biases
@@ -468,14 +432,8 @@ def step_rows(
     """Take `CG_STEPS` steps of conjugate gradients on f in every row of a block, from `start`.
 
     A step multiplies by A = Σ w z zᵀ + n D through the ratings, in O(n K) without forming A, and
-    minimizes f along its direction, so that f never rises (to rounding).
-
-    Parameters
-    ----------
-    block, fixed, alpha, ridge, biases, kernel
-        As for `solve_rows`.
-    start : float array of shape (r, 1 + K)
-        The rows before.
+    minimizes f along its direction, so that f never rises (to rounding).  `start` (r, 1 + K) are
+    the rows before; all else is as for `solve_rows`.
 
     References
     ----------
@@ -523,12 +481,7 @@ def sweep_rows(
 ) -> RowUpdate:
     """Minimize f over each coordinate of every row of a block in turn.
 
-    Parameters
-    ----------
-    block, fixed, alpha, ridge, biases, nonnegative, background
-        As for :func:`solve_rows`.
-    start : float array of shape (r, 1 + K)
-        The rows before the sweep.
+    `start` (r, 1 + K) are the rows before; all else is as for `solve_rows`.
     """
     diagonal = ridge.diagonal(block.degrees, fixed.shape[1])
     row = block.row_of_rating()  # (n,)

@@ -32,15 +32,8 @@ def designs(
 ) -> Iterator[tuple[Longs, Segments]]:
     """Cut a block into batches of rows of similar length.
 
-    Parameters
-    ----------
-    fixed : float array of shape (m, 1 + K)
-        The other side's rows (β, γ); the design has their dtype.
-
-    Yields
-    ------
-    int64 array of shape (s,)
-        Positions in ``block.rows``.
+    Yields positions (s,) in ``block.rows``, and the design of these rows in the dtype of the other
+    side's rows (β, γ), which are `fixed` (m, 1 + K).
     """
     padded = block.with_padding().padded
     assert padded is not None

@@ -41,30 +41,13 @@ def contributions(
     free: Bools | None = None,
     background: Background | None = None,
 ) -> Doubles:
-    """Return c_j of every rating of a row.
+    """Return c_j (n,) of the n ratings of a row, in the order of ``block.columns``.
 
-    Parameters
-    ----------
-    block : RatingBlock
-        Of one row, with n ratings.
-    fixed : float array of shape (m, 1 + K)
-        The other side's rows (β, γ).
-    penalty : float64 array of shape (1 + K, 1 + K)
-        P, of the regularization.
-    target : float64 array of shape (1 + K,)
-        t.
-    biases : bool
-        Without, the design rows are (0, γ_j).
-    free : bool array of shape (1 + K,), optional
-        The unknowns that a constraint such as γ ≥ 0 does not fix at 0; by default all.
-    background : Background, optional
-        The terms of unobserved pairs (implicit feedback).  Their own contribution is not in
-        Σ_j c_j.
-
-    Returns
-    -------
-    float64 array of shape (n,)
-        In the units of ratings, in the order of ``block.columns``.
+    They are in the units of ratings.  `block` has this row alone, `fixed` (m, 1 + K) are the other
+    side's rows (β, γ), `penalty` (1 + K, 1 + K) is P, of the regularization, and `target` (1 + K,)
+    is t.  Without `biases`, the design rows are (0, γ_j).  `free` (1 + K,) marks the unknowns that
+    a constraint such as γ ≥ 0 does not fix at 0; by default all.  A `background` has the terms of
+    unobserved pairs (implicit feedback), whose own contribution is not in Σ_j c_j.
 
     Examples
     --------
@@ -96,18 +79,9 @@ def principal_axes(users: Floats, items: Floats) -> tuple[Doubles, Doubles]:
     Γ_i C^½ W / √n_u = V S / √n_u: the root mean square, over the users, of what the axis adds to
     γ_u·γ_i, with a sign.
 
-    Parameters
-    ----------
-    users, items : float arrays of shape (n_u, K) and (n_i, K)
-        γ of each.
-
-    Returns
-    -------
-    float64 array of shape (n_i, K)
-        In the units of ratings, the greatest axis first; the item that is farthest out on an axis
-        is at its positive end.
-    float64 array of shape (K,)
-        S² / Σ S², of each axis.
+    Takes γ of users (n_u, K) and of items (n_i, K).  The coordinates (n_i, K) are in the units of
+    ratings, the greatest axis first, and the item that is farthest out on an axis is at its
+    positive end.  The shares (K,) are S² / Σ S².
     """
     gram = users.T.astype(np.float64) @ users
     values, vectors = np.linalg.eigh(gram)
@@ -208,14 +182,10 @@ def explain_row(
 ) -> Explanation:
     """Split a prediction into its terms.
 
-    Parameters
-    ----------
-    names, places : pairs of ids and of indices
-        Of the user and of the item; -1 is an unknown id, with β = 0 and γ = 0.
-    posterior : Posterior, VariationalPosterior, RidgePosterior or None
-        The priors of samples and of the solver "vb" take the place of the ridge.
-    items, block : the rated items of the user, and these ratings as a block of one row
-        None without ratings; the items are in the order of the block.
+    `names` and `places` are the ids and the indices of the user and of the item; -1 is an unknown
+    id, with β = 0 and γ = 0.  The priors of samples and of the solver "vb" take the place of the
+    ridge.  `items` are those that the user has rated, in the order of `block`, which has these
+    ratings in one row; it is None without any.
     """
     alpha, *sides = factors
     x, z = (

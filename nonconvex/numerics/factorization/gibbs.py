@@ -99,13 +99,7 @@ class RowPrior(NamedTuple):
             λ_k ~ Gamma((ν + n)/2, ½ (ν u_k² + Σ_r ω_r (x_rk − H_r m_k)² + b ‖m_k‖²))
             (μ_k, ξ_k) ~ N(m_k, P⁻¹/λ_k)
 
-        Parameters
-        ----------
-        x : float array of shape (n, 1 + K)
-        degrees : float64 array of shape (n,)
-            d of each row.
-        omega : float64 array of shape (n,)
-            ω of each row, 1 for items.
+        Takes the rows (n, 1 + K), and d (n,) and ω (n,) of each, which is 1 for items.
         """
         n, width = x.shape
         least = float(degrees.min())
@@ -179,18 +173,10 @@ class NoisePrior(NamedTuple):
     def user_precision(
         self, scatter: Doubles, known: Doubles, generator: np.random.Generator | None
     ) -> Doubles:
-        """Draw ω_u ~ Gamma((κ + k_u)/2, ½ (κ + q_u)) of users, or return its mean.
+        """Draw ω_u ~ Gamma((κ + k_u)/2, ½ (κ + q_u)) of users (n_u,), or return its mean.
 
-        Parameters
-        ----------
-        scatter : float64 array of shape (n_u,)
-            q_u = τ Σ w e² + (x_u − μ − h ξ)ᵀ Λ (x_u − μ − h ξ) of each user.
-        known : float64 array of shape (n_u,)
-            k_u, the number of terms in it: the sum of the w of the user, and 1 + K.
-
-        Returns
-        -------
-        float64 array of shape (n_u,)
+        `scatter` (n_u,) is q_u = τ Σ w e² + (x_u − μ − h ξ)ᵀ Λ (x_u − μ − h ξ) of each user, and
+        `known` (n_u,) is k_u, the number of terms in it: the sum of the w of the user, and 1 + K.
         """
         if self.user_freedom == np.inf:
             return np.ones(len(scatter))
@@ -212,14 +198,10 @@ class Conditional(NamedTuple):
     kernel: Kernel = "numpy"
 
     def draw(self, block: RatingBlock, fixed: Floats, keys: Ints | None = None) -> RowUpdate:
-        """Draw every row of a block.
+        """Draw every row of a block, given the other side's rows (β, γ), `fixed` (m, 1 + K).
 
-        Parameters
-        ----------
-        fixed : float array of shape (m, 1 + K)
-            The other side's rows (β, γ), whose dtype is that of the arithmetic.
-        keys : int array of shape (r,), optional
-            Keys of the random numbers of each row; by default ``block.rows``.
+        Their dtype is that of the arithmetic.  `keys` (r,), by default ``block.rows``, are those of
+        the random numbers of each row.
         """
         own_type, width, size = fixed.dtype, fixed.shape[1], len(block.rows)
         if not 1 / _MODERATE < self.tau < _MODERATE:  # τ of ratings of 1e-30 is no float32
@@ -304,19 +286,8 @@ def draw_normals(a: Floats, b: Floats, normals: Doubles) -> Floats:
     """Draw from N(A⁻¹ b, A⁻¹) for each of s symmetric positive definite A.
 
     With A = L Lᵀ and standard normal ε, the minimum of ½ xᵀA x − (b + L ε)ᵀx is such a draw: its
-    mean is A⁻¹ b, and its covariance A⁻¹ L Lᵀ A⁻¹ = A⁻¹.
-
-    Parameters
-    ----------
-    a : float array of shape (s, k, k)
-    b : float array of shape (s, k)
-    normals : float64 array of shape (s, k)
-        ε.
-
-    Returns
-    -------
-    float array of shape (s, k)
-        The bits of a draw depend on its own A, b and ε only.
+    mean is A⁻¹ b, and its covariance A⁻¹ L Lᵀ A⁻¹ = A⁻¹.  Takes A (s, k, k), b (s, k) and ε (s, k);
+    the bits of a draw (k,) depend on its own A, b and ε only.
     """
     try:
         root = np.linalg.cholesky(a)
@@ -403,21 +374,11 @@ def _centered(
 class Chain:
     """The current unknowns of one chain.
 
-    Parameters
-    ----------
-    start : Factors
-        Initial factors; only the users matter, as the items are drawn first.
-    tau : float
-        Initial τ.
-    degrees : mapping
-        d of the rows of ``users`` and of ``items``.
-    precisions : mapping
-        Diagonals Λ of ``users`` and of ``items`` for the first `HELD` sweeps, with μ = ξ = 0.
-        Drawn from random initial rows, Λ would shrink γ to 0 for hundreds of sweeps.
-    noise_prior, row_prior
-        Priors of α, τ and ω, and of μ, ξ and Λ of both sides.
-    seed, number : int
-        The seed, and the number of the chain: random numbers depend on them and on the sweep.
+    Of `start` only the users matter, as the items are drawn first; `tau` is the first τ, and
+    `degrees` are d of the rows of both sides.  In the first `HELD` sweeps Λ has the diagonals
+    `precisions`, and μ = ξ = 0: drawn from random initial rows, Λ would shrink γ to 0 for hundreds
+    of sweeps.  The priors are those of α, τ and ω, and of μ, ξ and Λ of both sides.  Random numbers
+    depend on the seed, the number of the chain and the sweep.
     """
 
     def __init__(

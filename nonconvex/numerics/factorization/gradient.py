@@ -33,19 +33,10 @@ def gradient_sums(
     background: Background | None = None,
     kernel: Kernel = "numpy",
 ) -> RowUpdate:
-    """Sum w e z over the ratings of every row of a block.
+    """Sum w e z over the ratings of every row of a block, at given rows x (r, 1 + K).
 
-    Parameters
-    ----------
-    block, fixed, alpha, ridge, biases, background, kernel
-        As for :func:`nonconvex.numerics.factorization.als.solve_rows`.
-    rows : float array of shape (r, 1 + K)
-        The rows x where the sums are taken.
-
-    Returns
-    -------
-    RowUpdate
-        ``x`` holds Σ w e z; the other sums are those of the given rows.
+    The ``x`` of the result holds Σ w e z; its other sums are those of the given rows.  All else is
+    as for :func:`nonconvex.numerics.factorization.als.solve_rows`.
     """
     sums = np.zeros(rows.shape)
     residual, squares = np.zeros((2, len(rows)))
@@ -78,19 +69,10 @@ def gradient(
     item_diagonal: Doubles,
     total: float,
 ) -> Gradient:
-    """Put the sums over all ratings together.
+    """Put together the sums over all ratings, from `gradient_sums` at `factors`.
 
-    Parameters
-    ----------
-    factors : Factors
-        Where the sums were taken.
-    user_sums, item_sums : RowUpdate
-        From `gradient_sums`, of all rows; None of the users if their rows minimize f, so that
-        their gradient is zero.
-    user_diagonal, item_diagonal : float64 arrays of shape (n_u, 1 + K) and (n_i, 1 + K)
-        From `Ridge.diagonal`.
-    total : float
-        n.
+    Those of the users are None if their rows minimize f, so that their gradient is zero.  The
+    diagonals (n_u, 1 + K) and (n_i, 1 + K) are from `Ridge.diagonal`, and `total` is n.
     """
     users = np.zeros(factors.users.shape)
     if user_sums is not None:

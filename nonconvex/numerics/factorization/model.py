@@ -182,13 +182,8 @@ def objective(
 
         (1/n) Σ (α + β_u + β_i + γ_u·γ_i − R_ui)² + λ₁ Σ_u (β_u² + ‖γ_u‖²) + λ₂ Σ_i (β_i² + ‖γ_i‖²)
 
-    where n is the number of ratings (the sum of the weights if there are any).  α is free.
-
-    Parameters
-    ----------
-    users, items : int arrays of shape (n,)
-        Dense indices of the observed pairs.
-    ratings, weights : float arrays of shape (n,)
+    where n is the number of ratings (the sum of the weights if there are any).  α is free.  The
+    observed pairs (n,) are given by dense indices.
 
     Examples
     --------
@@ -226,19 +221,10 @@ def default_reg(total: float, deviation: float) -> tuple[float, float]:
 def initial_rows(
     rows: int, rank: int, scale: float, generator: np.random.Generator, first: int = 0
 ) -> Doubles:
-    """Initial rows of a fit: β = 0 and γ ~ N(0, scale²).
+    """Return initial rows of a fit, (rows − first, 1 + rank): β = 0 and γ ~ N(0, scale²).
 
     γ = 0 on both sides would be a stationary point of f that no solver here could leave, so
-    ``scale`` must be positive.
-
-    Parameters
-    ----------
-    first : int
-        The first row to return; those before it are drawn and discarded.
-
-    Returns
-    -------
-    float64 array of shape (rows − first, 1 + rank)
+    ``scale`` must be positive.  The rows before `first` are drawn and discarded.
 
     Examples
     --------

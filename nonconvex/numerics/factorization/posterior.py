@@ -48,23 +48,12 @@ class Spread(NamedTuple):
     def deviations(
         self, users: Floats, items: Floats, user_precision: Floats | None, user: Ints, item: Ints
     ) -> Doubles:
-        """Return the standard deviation of R̂_ui, or of R_ui, for pairs of dense indices.
+        """Return the standard deviation of R̂_ui, or of R_ui, for pairs (n,) of dense indices.
 
         The variance of R̂_ui is that of the samples; a rating of weight 1 adds the mean of
-        1/(τ ω_u).  An index of -1 is an unknown id, whose row has N(0, (ω Λ)⁻¹).
-
-        Parameters
-        ----------
-        users, items : float arrays of shape (m, S (1 + K))
-            The rows of all samples side by side.
-        user_precision : float array of shape (n_u, S), optional
-            ω of the users in all samples, for the deviation of a rating; without, it is that of
-            its mean.
-        user, item : int arrays of shape (n,)
-
-        Returns
-        -------
-        float64 array of shape (n,)
+        1/(τ ω_u).  An index of -1 is an unknown id, whose row has N(0, (ω Λ)⁻¹).  `users` and
+        `items` (m, S (1 + K)) are the rows of all samples side by side.  `user_precision` (n_u, S)
+        is ω in all samples, for the deviation of a rating; without, it is that of its mean.
         """
         samples, width = self.user_covariances.shape[:2]
         deviations = np.empty(len(user))
@@ -189,28 +178,15 @@ def fold_rows(
     keys: Ints,
     user_freedom: float = USER_FREEDOM,
 ) -> tuple[Floats, Floats, Floats]:
-    """Draw the rows of a block in every sample.
+    """Draw the rows of a block in every sample, given the other side in all, (m, S (1 + K)).
 
-    Parameters
-    ----------
-    fixed : float array of shape (m, S (1 + K))
-        The other side in all samples.
-    given, projections
-        From `Posterior.conditionals` and `Posterior.projections`.
-    keys : int array of shape (r,)
-        Keys of the random numbers of each row.
-    user_freedom : float
-        κ.
+    `given` and `projections` are from `Posterior.conditionals` and `Posterior.projections`, `keys`
+    (r,) are those of the random numbers of each row, and `user_freedom` is κ.  Returns
 
-    Returns
-    -------
-    float array of shape (r, 1 + rank of the mean model)
-        The rows of the mean model, from the mean of each conditional distribution.
-    float array of shape (r, S (1 + K))
-        The draws.
-    float array of shape (r, S)
-        ω of users, 1 for items: set to its mean given the draw of a sample, and passed on to the
-        next sample.
+    * the rows (r, 1 + rank) of the mean model, from the mean of each conditional distribution,
+    * the draws (r, S (1 + K)),
+    * and ω of users, 1 for items, (r, S): set to its mean given the draw of a sample, and passed on
+      to the next sample.
     """
     width, level = fixed.shape[1] // len(given), NoisePrior(0.0, 1.0, user_freedom=user_freedom)
     omega = np.ones(len(block.rows))

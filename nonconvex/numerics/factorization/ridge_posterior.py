@@ -214,17 +214,9 @@ class RidgeSpread(NamedTuple):
     def deviations(
         self, users: Floats, items: Floats, measured: ResidualStats, user: Ints, item: Ints
     ) -> Doubles:
-        """Return √(s_u² (1 + v_ui)), or √(s_u² v_ui), for pairs of dense indices.
+        """Return √(s_u² (1 + v_ui)), or √(s_u² v_ui), for pairs (n,) of dense indices.
 
-        Parameters
-        ----------
-        users, items : float arrays of shape (m, 1 + K)
-        user, item : int arrays of shape (n,)
-            -1 is an unknown id.
-
-        Returns
-        -------
-        float64 array of shape (n,)
+        `users` and `items` are the rows (m, 1 + K); an index of -1 is an unknown id.
         """
         cross = (self.users.vectors[1:].T @ self.items.vectors[1:]) ** 2  # (1 + K, 1 + K)
         deviations = np.empty(len(user))

@@ -50,20 +50,11 @@ class NormalSums(NamedTuple):
 
 
 def solve_least_squares(network: Network, sums: NormalSums) -> Doubles:
-    """Minimize f = Σ w ‖xW + b − y‖² / Σ w + (λ/2) ‖W‖² exactly.
+    """Return θ (p,) that minimizes f = Σ w ‖xW + b − y‖² / Σ w + (λ/2) ‖W‖², exactly.
 
     Its derivative is 0 where (Σ w a aᵀ / Σ w + (λ/2) I) θ = Σ w a yᵀ / Σ w, with no λ for b.  Of
-    several minima, as with columns that depend on each other, the shortest is returned.
-
-    Returns
-    -------
-    float64 array of shape (p,)
-        θ, as `Network.views` shows it.
-
-    Raises
-    ------
-    FitError
-        If sums overflow.
+    several minima, as with columns that depend on each other, the shortest is returned.  Raises
+    FitError if sums overflow.
 
     Examples
     --------
