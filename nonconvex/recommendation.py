@@ -27,7 +27,7 @@ from nonconvex.distributed.factorization.dataset import (
     pack_ratings,
 )
 from nonconvex.distributed.factorization.evaluate import Baselines
-from nonconvex.distributed.factorization.fold_in import fold_in, fold_in_samples
+from nonconvex.distributed.factorization.fold_in import fold_in
 from nonconvex.distributed.factorization.state import ShardedFactors
 from nonconvex.distributed.model_tables import factor_table
 from nonconvex.distributed.runtime import explained
@@ -74,7 +74,7 @@ from nonconvex.estimators.params import (
 from nonconvex.estimators.persistence import KeepsCheckpoint
 from nonconvex.numerics.deterministic import choose_kernel
 from nonconvex.numerics.factorization.explain import Explanation
-from nonconvex.numerics.factorization.fold_in import Equation
+from nonconvex.numerics.factorization.fold_in import Equation, FoldInParts
 from nonconvex.numerics.factorization.model import Factors, Side, preference_block
 
 if TYPE_CHECKING:
@@ -459,26 +459,17 @@ class MatrixFactorizationModel(
                 "start a fit from it by setInitialModel, and fold into that"
             )
         ratings = select_as_in_training(state, self, dataset)
-        spark, factors, ids = dataset.sparkSession, state.factors, state.ids
-        posterior, ridge_posterior = state.posterior, state.ridge_posterior
-        if posterior is None:
-            equation = Equation.of(state.summary.ridge(side), get, choose_kernel(get("kernel")))
-            shared = state.share(spark, "rows")
-            factors, ids, ridge_posterior = fold_in(
-                ratings, side, factors, ids, shared, equation, ridge_posterior
-            )
-        else:
-            samples = state.share(spark, "samples")
-            factors, ids, posterior = fold_in_samples(
-                ratings, side, factors, ids, samples, posterior, choose_kernel(get("kernel"))
-            )
+        equation = Equation.of(state.summary.ridge(side), get, choose_kernel(get("kernel")))
+        parts = FoldInParts(state.factors, state.posterior, state.ridge_posterior)
+        shared = state.share(dataset.sparkSession, "samples" if state.posterior else "rows")
+        parts, ids = fold_in(ratings, side, parts, state.ids, shared, equation)
         pairs = state.training_pairs
         folded = ModelState(
-            factors,
+            parts.factors,
             ids,
             state.summary,
-            posterior=posterior,
-            ridge_posterior=ridge_posterior,
+            posterior=parts.posterior,
+            ridge_posterior=parts.ridge_posterior,
             training_pairs=None if pairs is None else pairs.union(ratings.select("user", "item")),
             histories=(ratings, *state.histories) if side == Side.USERS else state.histories,
         )

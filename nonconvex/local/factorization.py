@@ -32,12 +32,11 @@ from nonconvex.numerics.factorization.blocks import RatingBlock, RatingsError
 from nonconvex.numerics.factorization.explain import Explanation, explain_row
 from nonconvex.numerics.factorization.fold_in import (
     Equation,
+    FoldInParts,
     Solve,
     Uncertainty,
     folded,
-    folded_samples,
     unfolded,
-    unfolded_samples,
 )
 from nonconvex.numerics.factorization.gibbs import USER_FREEDOM, RowDistribution
 from nonconvex.numerics.factorization.model import Factors, Ridge, Side, predict
@@ -374,27 +373,16 @@ class LocalFactorization:
             ["id" if name == side.singular else name for name in table.column_names]
         )
         used = table.append_column("column", column).filter(column.is_valid())
-        posterior, ridge, factors = parts.posterior, parts.ridge_posterior, parts.factors
-        if posterior is None:
-            own_ridge = ridge_of(parts.summary, side)
-            equation = Equation.of(own_ridge, params.__getitem__, self._kernel)
-            fixed = _Held(getattr(factors, side.other))
-            before, solve = unfolded(side, factors, fixed, equation, ridge)
-        else:
-            fixed = _Held(getattr(posterior, side.other))
-            before, solve = unfolded_samples(side, factors, posterior, fixed, self._kernel)
+        equation = Equation.of(ridge_of(parts.summary, side), params.__getitem__, self._kernel)
+        changing = FoldInParts(parts.factors, parts.posterior, parts.ridge_posterior)
+        fixed = _Held(getattr(parts.posterior or parts.factors, side.other))
+        before, solve = unfolded(side, changing, fixed, equation)
         new, solved = solve_ratings(used, solve, before.dtype.type)
         own, merged = list(parts.ids), side.number
         ids, whole = merge_folded(side, own[merged], before, pa.chunked_array([new]), solved)
         own[merged] = ids
-        if posterior is None:
-            factors, ridge = folded(side, factors, ridge, whole)
-        else:
-            factors, posterior = folded_samples(side, factors, posterior, whole)
-        changed = parts._replace(
-            factors=factors, ids=tuple(own), posterior=posterior, ridge_posterior=ridge
-        )
-        return replace(self, parts=changed)
+        changed = folded(side, changing, whole)._asdict()
+        return replace(self, parts=parts._replace(ids=tuple(own), **changed))
 
     @property
     def _kernel(self) -> Kernel:

@@ -16,62 +16,26 @@ from nonconvex.distributed.factorization.predict import index_table, with_index
 from nonconvex.distributed.runtime import Batches, Task, Value, begin_task
 from nonconvex.local.factorization import merge_folded, refuse_unusable, solve_ratings
 from nonconvex.numerics import Floats
-from nonconvex.numerics.deterministic import Kernel
-from nonconvex.numerics.factorization.fold_in import (
-    Equation,
-    Solve,
-    Uncertainty,
-    folded,
-    folded_samples,
-    unfolded,
-    unfolded_samples,
-)
-from nonconvex.numerics.factorization.model import Factors, Side
-from nonconvex.numerics.factorization.posterior import Posterior
+from nonconvex.numerics.factorization.fold_in import Equation, FoldInParts, Solve, folded, unfolded
+from nonconvex.numerics.factorization.model import Side
 
 
 def fold_in(
     ratings: DataFrame,
     side: Side,
-    factors: Factors,
+    model: FoldInParts,
     ids: Ids,
     shared: Sequence[Value[Floats]],
     equation: Equation,
-    ridge: Uncertainty | None = None,
-) -> tuple[Factors, Ids, Uncertainty | None]:
-    """Solve the rows of one side that have ratings, given the other side.
+) -> tuple[FoldInParts, Ids]:
+    """Solve the rows of one side that have ratings, or draw them in every kept sample.
 
-    Takes all ratings of each such row, as ``user, item, rating double[, weight double]``, with ids
-    in the types of the model.  One shuffle brings the ratings of a row together; a task holds at
-    most two million ratings, see `nonconvex.distributed.data.ids.default_blocks`.
+    The rows of both sides are `shared`, and of all samples if there are samples.  Takes all ratings
+    of each such row, as ``user, item, rating double[, weight double]``, with ids in the types of
+    the model.  One shuffle brings the ratings of a row together; a task holds at most two million
+    ratings, see `nonconvex.distributed.data.ids.default_blocks`.
     """
-    before, solve = unfolded(side, factors, shared[side.other.number], equation, ridge)
-    ids, whole = _fold(ratings, side, before, ids, solve)
-    factors, ridge = folded(side, factors, ridge, whole)
-    return factors, ids, ridge
-
-
-def fold_in_samples(
-    ratings: DataFrame,
-    side: Side,
-    factors: Factors,
-    ids: Ids,
-    shared: Sequence[Value[Floats]],
-    posterior: Posterior,
-    kernel: Kernel,
-) -> tuple[Factors, Ids, Posterior]:
-    """Draw the rows of one side in every kept sample, given those `shared`; see `fold_in`."""
-    fixed = shared[side.other.number]
-    before, solve = unfolded_samples(side, factors, posterior, fixed, kernel)
-    ids, whole = _fold(ratings, side, before, ids, solve)
-    factors, posterior = folded_samples(side, factors, posterior, whole)
-    return factors, ids, posterior
-
-
-def _fold(
-    ratings: DataFrame, side: Side, rows: Floats, ids: Ids, solve: Solve
-) -> tuple[Ids, Floats]:
-    """Replace the rows of known ids by solved ones, and insert those of new ids."""
+    rows, solve = unfolded(side, model, shared[side.other.number], equation)
     own, other, noun = side.number, side.other.number, side.other.singular
     named = ratings.withColumnsRenamed({side.singular: "id", noun: "other"})
     indexed = with_index(named, F.col("other"), index_table(ratings, ids[other]), "column")
@@ -85,7 +49,7 @@ def _fold(
     new = pa.chunked_array([part.flatten() for part in parts["ids"].chunks])
     solved = np.concatenate([np.frombuffer(part, rows.dtype) for part in parts["rows"].to_pylist()])
     merged, whole = merge_folded(side, ids[own], rows, new, solved.reshape(len(new), -1))
-    return ids._replace(**{side.value: merged}), whole
+    return folded(side, model, whole), ids._replace(**{side.value: merged})
 
 
 def _check(indexed: DataFrame, noun: str) -> int:

@@ -34,6 +34,14 @@ Solve = Callable[[RatingBlock, Callable[[], Sequence[Any]]], Floats]
 """Rows of a block of ratings, which may ask for the ids of the rows."""
 
 
+class FoldInParts(NamedTuple):
+    """The parts of a model that folding in changes."""
+
+    factors: Factors
+    posterior: Posterior | None  # the kept samples, if there are any
+    ridge_posterior: Uncertainty | None  # the uncertainty of rows, if it is known
+
+
 class Shared(Protocol):
     """Something that has the rows of a side, such as a broadcast."""
 
@@ -60,13 +68,17 @@ class Equation(NamedTuple):
 
 
 def unfolded(
-    side: Side, factors: Factors, fixed: Shared, equation: Equation, ridge: Uncertainty | None
+    side: Side, parts: FoldInParts, fixed: Shared, equation: Equation
 ) -> tuple[Floats, Solve]:
     """Return the rows of a side as they are, and what solves for others, given the other side.
 
-    The columns are (β, γ), and with a `ridge` the degree and, of users, the noise, or those of a
-    row with its covariance.
+    The columns are (β, γ), and with a ridge posterior the degree and, of users, the noise, or those
+    of a row with its covariance.  With samples, the rows are those of the mean and of all samples,
+    as are the `fixed` ones, and the others are drawn.
     """
+    factors, posterior, ridge = parts
+    if posterior is not None:
+        return _unfolded_samples(side, factors, fixed, posterior, equation.kernel)
     if isinstance(ridge, VariationalPosterior):
         return _unfolded_distributions(side, factors, fixed, ridge, equation.kernel)
     own, background, rows = side.number, None, (factors.users, factors.items)
@@ -111,27 +123,9 @@ def _unfolded_distributions(
     return np.hstack([getattr(factors, side), getattr(known, side)]), solve
 
 
-def folded(
-    side: Side, factors: Factors, ridge: Uncertainty | None, whole: Floats
-) -> tuple[Factors, Uncertainty | None]:
-    """Replace a side by all its rows, in the columns of `unfolded`."""
-    x, known = np.split(whole, [getattr(factors, side).shape[1]], axis=1)
-    if isinstance(ridge, VariationalPosterior):
-        measured = ridge.measured._replace(**{side.value: np.ascontiguousarray(known)})
-        ridge = ridge._replace(measured=measured)
-    elif ridge is not None:
-        names = ("user_degrees", "noise") if side == Side.USERS else ("item_degrees",)
-        columns = dict(zip(names, map(np.ascontiguousarray, known.T), strict=True))
-        ridge = ridge._replace(measured=ridge.measured._replace(**columns))
-    x = np.ascontiguousarray(x)
-    replaced = factors._replace(users=x) if side == Side.USERS else factors._replace(items=x)
-    return replaced, ridge
-
-
-def unfolded_samples(
-    side: Side, factors: Factors, posterior: Posterior, fixed: Shared, kernel: Kernel = "numpy"
+def _unfolded_samples(
+    side: Side, factors: Factors, fixed: Shared, posterior: Posterior, kernel: Kernel
 ) -> tuple[Floats, Solve]:
-    """Return the rows of a side in the mean and in all samples, and what draws others."""
     mean = getattr(factors, side)
     user_precision = posterior.user_precision
     if side == Side.ITEMS:  # items have no ω
@@ -151,14 +145,23 @@ def unfolded_samples(
     return np.hstack([mean, getattr(posterior, side), user_precision]), solve
 
 
-def folded_samples(
-    side: Side, factors: Factors, posterior: Posterior, whole: Floats
-) -> tuple[Factors, Posterior]:
-    """Replace a side by all its rows, in the columns of `unfolded_samples`."""
-    first = getattr(factors, side).shape[1]
-    second = first + getattr(posterior, side).shape[1]
-    mean, samples, user_precision = np.split(whole, [first, second], axis=1)
-    if side == Side.USERS:
-        posterior = posterior._replace(users=samples, user_precision=user_precision)
-        return factors._replace(users=mean), posterior
-    return factors._replace(items=mean), posterior._replace(items=samples)
+def folded(side: Side, parts: FoldInParts, whole: Floats) -> FoldInParts:
+    """Replace a side by all its rows, in the columns of `unfolded`."""
+    factors, posterior, ridge = parts
+    x, known = np.split(whole, [getattr(factors, side).shape[1]], axis=1)
+    changed: dict[str, Any] = {side.value: x}
+    if posterior is not None:
+        samples, user_precision = np.split(known, [getattr(posterior, side).shape[1]], axis=1)
+        drawn: dict[str, Any] = {side.value: samples}
+        if side == Side.USERS:
+            drawn["user_precision"] = user_precision
+        return FoldInParts(factors._replace(**changed), posterior._replace(**drawn), ridge)
+    if isinstance(ridge, VariationalPosterior):
+        measured = ridge.measured._replace(**{side.value: np.ascontiguousarray(known)})
+        ridge = ridge._replace(measured=measured)
+    elif ridge is not None:
+        names = ("user_degrees", "noise") if side == Side.USERS else ("item_degrees",)
+        columns = dict(zip(names, map(np.ascontiguousarray, known.T), strict=True))
+        ridge = ridge._replace(measured=ridge.measured._replace(**columns))
+    changed[side.value] = np.ascontiguousarray(x)
+    return FoldInParts(factors._replace(**changed), None, ridge)
