@@ -15,7 +15,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any, NamedTuple, NoReturn, Self
@@ -139,23 +139,26 @@ class Checkpoints:
             "wait for its end, or use another checkpointPath"
         )
 
-    @contextmanager
-    def restoring(self) -> Iterator[None]:
-        """Raise CheckpointError if the block cannot take what was loaded, as of another version."""
+    def resume(self, unit: str, restore: Callable[[State], None], *, sharded: bool = False) -> int:
+        """Load and `restore` the newest state; return its iteration, a `unit` in the log, or 0.
+
+        Raises CheckpointError if it cannot be restored, as that of another version.
+        """
+        state = self.load(sharded=sharded)
+        if state is None:
+            return 0
         try:
-            yield
+            restore(state)
         except (AttributeError, LookupError, TypeError, ValueError) as error:
             raise CheckpointError(
                 f"the checkpoint in {self.path} is not one of this version ({error!r}): continue "
                 f"with the version that saved it, or delete {self.path} to start anew"
             ) from error
-
-    def report(self, state: State, done: str) -> None:
-        """Log that a fit continues from a state that was loaded, after `done`."""
         if state.complete:
             _log.info("the fit was complete: its result is in %s", self.path)
         else:
-            _log.info("continuing after %s, from %s", done, self.path)
+            _log.info("continuing after %s, from %s", f"{unit} {state.iteration}", self.path)
+        return state.iteration
 
     def clear(self, *, running: bool = False) -> None:
         """Remove the checkpoint of the end of this fit, or if it is still `running` the others."""

@@ -255,9 +255,9 @@ def fit_loop(
     descending = None if descent is None else Descent(blocks, descent)
     iterate = alternate if descending is None else descending.iterate
     exchange = exchange_type(blocks)
-    done = 0
+    done, restore = 0, partial(_restore, states, descending)
     if checkpoints is not None:
-        done = _resume(checkpoints, states, descending, sharded=exchange.sharded)
+        done = checkpoints.resume("iteration", restore, sharded=exchange.sharded)
     active = unfinished(states)
     with Interruption() as interruption, exchange:
         for state in states:
@@ -315,18 +315,9 @@ def _saved(iteration: int, states: list[FitState], descent: Descent | None) -> S
     return State(iteration, arrays, {"states": values}, complete=not unfinished(states))
 
 
-def _resume(
-    checkpoints: Checkpoints, states: Sequence[FitState], descent: Descent | None, *, sharded: bool
-) -> int:
-    """Restore the newest checkpoint, if there is one; return its iteration."""
-    saved = checkpoints.load(sharded=sharded)
-    if saved is None:
-        return 0
-    with checkpoints.restoring():
-        for number, state in enumerate(states):
-            arrays = saved.arrays[str(number)]
-            state.restore(arrays, saved.values["states"][number])
-            if descent is not None:
-                descent.restore(state, arrays.get("optimizer", {}))
-    checkpoints.report(saved, f"iteration {saved.iteration}")
-    return saved.iteration
+def _restore(states: Sequence[FitState], descent: Descent | None, saved: State) -> None:
+    for number, state in enumerate(states):
+        arrays = saved.arrays[str(number)]
+        state.restore(arrays, saved.values["states"][number])
+        if descent is not None:
+            descent.restore(state, arrays.get("optimizer", {}))

@@ -378,7 +378,8 @@ def sample(
     The last checkpoint is that of the complete fit, which the caller clears.
     """
     groups = [ChainGroup(task, blocks, settings) for task in fits]
-    done = 0 if checkpoints is None else _resume(checkpoints, groups)
+    restore = partial(_restore, groups)
+    done = 0 if checkpoints is None else checkpoints.resume("sweep", restore)
     if not done:
         _begin(blocks, groups)
     chains = [chain for group in groups for chain in group.chains]
@@ -478,13 +479,6 @@ def _saved(sweep: int, groups: Sequence[ChainGroup], *, complete: bool) -> State
     return State(sweep, arrays, {"groups": [values for _, values in saved]}, complete)
 
 
-def _resume(checkpoints: Checkpoints, groups: Sequence[ChainGroup]) -> int:
-    """Restore the newest checkpoint, if there is one; return its sweep."""
-    state = checkpoints.load()
-    if state is None:
-        return 0
-    with checkpoints.restoring():
-        for number, group in enumerate(groups):
-            group.restore(state.arrays[str(number)], state.values["groups"][number])
-    checkpoints.report(state, f"sweep {state.iteration}")
-    return state.iteration
+def _restore(groups: Sequence[ChainGroup], state: State) -> None:
+    for number, group in enumerate(groups):
+        group.restore(state.arrays[str(number)], state.values["groups"][number])

@@ -55,11 +55,15 @@ def train_network(
     Raises FitError if no restart stays finite, and Interrupted after Ctrl-C, at the end of the
     epoch, once it is saved.
     """
-    state = None if checkpoints is None else checkpoints.load()
-    if state is not None and checkpoints is not None:
-        with checkpoints.restoring():  # tried here, where an error is the checkpoint's and no other
-            Training(network, theta, optimizer, rule).restore(Saved(*state[:3]))
-        checkpoints.report(state, f"epoch {state.iteration}")
+    resumed: Saved | None = None
+
+    def restore(state: State) -> None:  # tried here, where an error is the checkpoint's alone
+        nonlocal resumed
+        resumed = Saved(*state[:3])
+        Training(network, theta, optimizer, rule).restore(resumed)
+
+    if checkpoints is not None:
+        checkpoints.resume("epoch", restore)
     spark = SparkSession.active()
     metric = "RMSE" if network.classes is None else "accuracy"
     with ExitStack() as stack:
@@ -95,7 +99,7 @@ def train_network(
             rule,
             validate=validate,
             on_epoch=on_epoch,
-            saved=None if state is None else Saved(*state[:3]),
+            saved=resumed,
         )
     return trained
 
