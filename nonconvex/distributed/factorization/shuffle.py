@@ -413,19 +413,23 @@ def _send(elements: Iterable[Element]) -> Iterator[Element]:
             yield part.block, Shipment(number, of_rows[0].x[part.positions])
 
 
+def _received(elements: Iterable[Element]) -> Iterator[tuple[int, InBlock, Floats, list[Floats]]]:
+    """Yield the number of each block with rows, its ratings, its rows, and those it was sent."""
+    begin_task()
+    kinds = (InBlock, Rows, Shipment)
+    for number, (needs, own, shipments) in group_by_type(elements, *kinds).items():
+        if needs:
+            sent = [shipment.x for shipment in sorted(shipments, key=attrgetter("source"))]
+            yield number, needs[0], own[0].x, sent
+
+
 def _update(step: AnyStep) -> Callable[[Iterable[Element]], Iterator[Element]]:
     def update(elements: Iterable[Element]) -> Iterator[Element]:
-        begin_task()
-        kinds = (InBlock, Rows, Shipment)
-        for number, (needs, own, shipments) in group_by_type(elements, *kinds).items():
-            if not needs:  # no row is in this block
-                continue
-            fixed = np.concatenate([sent.x for sent in sorted(shipments, key=attrgetter("source"))])
-            before = own[0].x
-            update = step(needs[0].block, fixed, before)
+        for number, ratings, before, sent in _received(elements):
+            update = step(ratings.block, np.concatenate(sent), before)
             more = update.more.T if isinstance(update, InferredUpdate) else ()
             values = np.stack([*update[1:5], squared_moves(update.x, before), *more])
-            yield number, Rows(update.x, PartialSums.of(needs[0].first, values), update.squares)
+            yield number, Rows(update.x, PartialSums.of(ratings.first, values), update.squares)
 
     return update
 
@@ -436,17 +440,10 @@ def _errors(
     """Return a task that sums errors over users, and over all unknown ones."""
 
     def errors(elements: Iterable[Element]) -> Iterator[tuple[int, PartialSums]]:
-        begin_task()
-        kinds = (InBlock, Rows, Shipment)
-        for number, (needs, own, shipments) in group_by_type(elements, *kinds).items():
-            if not needs:
-                continue
-            first, block, _ = needs[0]
-            x = np.ascontiguousarray(own[0].x[:, :unknowns])
-            sent = [
-                shipment.x[:, :unknowns] for shipment in sorted(shipments, key=attrgetter("source"))
-            ]
-            factors = Factors(alpha, x, np.concatenate(sent) if sent else np.zeros_like(x[:1]))
+        for number, (first, block, _), own, sent in _received(elements):
+            x = np.ascontiguousarray(own[:, :unknowns])
+            means = [rows[:, :unknowns] for rows in sent]
+            factors = Factors(alpha, x, np.concatenate(means) if means else np.zeros_like(x[:1]))
             squares = squared_errors(factors, block, kernel=kernel)
             found = np.stack([squares, block.total_weights()])
             known = block.rows >= 0
