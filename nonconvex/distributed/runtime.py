@@ -305,12 +305,9 @@ def broadcast_for(owner: object, spark: SparkSession, value: T) -> Value[T]:
     return shared
 
 
-def remove_unowned(spark: SparkSession, most: int = _MOST_UNOWNED) -> int:
-    """Remove the files of the broadcasts that are garbage; return how many may still be read.
-
-    If there are more than `most`, Java collects its garbage first.
-    """
-    if len(_unowned) > most:
+def remove_unowned(spark: SparkSession) -> int:
+    """Remove the files of the broadcasts that are garbage; return how many may still be read."""
+    if len(_unowned) > _MOST_UNOWNED:
         collect_garbage(spark)
     pending, _unowned[:] = _unowned[:], []
     for one in pending:
