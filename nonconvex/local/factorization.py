@@ -168,6 +168,20 @@ def merge_folded(
 # The model
 
 
+def history_block(
+    history: pa.Table, items: pa.ChunkedArray
+) -> tuple[list[Any], RatingBlock | None]:
+    """Return the known items in ``item, rating[, weight]``, and these ratings as one row."""
+    column = pc.index_in(history["item"], value_set=items)
+    known, columns = history.filter(column.is_valid()), column.drop_null()
+    if not len(known):
+        return [], None
+    weights = known["weight"] if "weight" in known.column_names else None
+    row = np.zeros(len(known), np.int32)
+    block = RatingBlock.from_triples(row, columns, known["rating"], weights)
+    return items.take(pa.array(block.columns)).to_pylist(), block
+
+
 class _Held(NamedTuple):
     value: Floats
 
@@ -267,17 +281,12 @@ class LocalFactorization:
                 "explains; fit with ensemble=False"
             )
         places = self._one(Side.USERS, user), self._one(Side.ITEMS, item)
-        block, items = None, []
+        items: list[Any] = []
+        block = None
         if places[0] >= 0:
             found = self._ratings(history)
             found = found.filter(pc.equal(found["user"], pa.scalar(user, self.parts.ids[0].type)))
-            column = pc.index_in(found["item"], value_set=self.parts.ids[1])
-            found = found.filter(column.is_valid())
-            if len(found):
-                weights = found["weight"] if "weight" in found.column_names else None
-                row = np.zeros(len(found), np.int32)
-                block = RatingBlock.from_triples(row, column.drop_null(), found["rating"], weights)
-                items = self.parts.ids[1].take(pa.array(block.columns)).to_pylist()
+            items, block = history_block(found, self.parts.ids[1])
         ridge = ridge_of(self.parts.summary, Side.USERS)
         equation = Equation.of(ridge, self.params.__getitem__)
         factors, posterior = self.parts.factors, self.parts.posterior or self.parts.ridge_posterior

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,6 +68,13 @@ def scorer_of(metadata: Mapping[str, Any], path: str, read: ReadRows) -> Scorer:
     return Scorer(network, theta, of_features, classes, targets)
 
 
+def target_names(label: str | Sequence[str], targets: int) -> list[str]:
+    """Return the name of each target: its column, or its place in the column of all."""
+    if not isinstance(label, str):
+        return list(label)
+    return [label] if targets == 1 else [f"{label}[{number}]" for number in range(targets)]
+
+
 @dataclass(frozen=True)
 class LocalNetwork:
     """A network read by `nonconvex.local.load`.
@@ -127,11 +134,7 @@ class LocalNetwork:
         if classes is None:
             y = np.asarray(labels, float).reshape(len(z), -1)
             add_regression(totals, y, z, weight)
-            column = self.params["labelCol"]
-            if isinstance(column, str):
-                several = [f"{column}[{number}]" for number in range(z.shape[1])]
-                column = [column] if z.shape[1] == 1 else several
-            return regression_errors(totals, column)
+            return regression_errors(totals, target_names(self.params["labelCol"], z.shape[1]))
         given = pa.array(labels)
         if classes.kind == "double":
             given = given.cast(pa.float64())

@@ -28,6 +28,7 @@ from nonconvex.distributed.data.examples import (
     select_vectors,
 )
 from nonconvex.distributed.runtime import Batches, Task, Value, begin_task
+from nonconvex.local.network import target_names
 from nonconvex.numerics import Bools, Doubles, Floats
 from nonconvex.numerics.deterministic import Totals
 from nonconvex.numerics.metrics import (
@@ -199,7 +200,7 @@ def evaluate_network(
     if classes is not None:
         errors = classification_errors(totals, classes.values)
     else:
-        errors = regression_errors(totals, _names(columns, schema.targets))
+        errors = regression_errors(totals, target_names(columns.label, schema.targets))
     return {**errors, "unpredicted": unpredicted}
 
 
@@ -231,11 +232,3 @@ def _errors(
         )
 
     return errors
-
-
-def _names(columns: ExampleColumns, targets: int) -> list[str]:
-    if not isinstance(columns.label, str):
-        return list(columns.label)
-    if targets == 1:
-        return [columns.label]
-    return [f"{columns.label}[{number}]" for number in range(targets)]

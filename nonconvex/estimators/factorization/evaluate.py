@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyspark.sql import DataFrame
@@ -23,6 +22,7 @@ from nonconvex.estimators.factorization.params import FactorizationModelParams
 from nonconvex.estimators.factorization.predict import ModelState, add_predictions
 from nonconvex.estimators.factorization.recommend import excluded_pairs, has_cold_lists, model_sides
 from nonconvex.estimators.params import ParamError, convert_argument, integer, number, optional
+from nonconvex.local.factorization import history_block
 from nonconvex.numerics.deterministic import choose_kernel
 from nonconvex.numerics.factorization.blocks import RatingBlock
 from nonconvex.numerics.factorization.explain import Explanation, explain_row
@@ -190,15 +190,7 @@ def _history(
         )
     if not found:
         return [], None
-    known = pc.index_in(found["item"], value_set=state.ids.items)
-    found, columns = found.filter(known.is_valid()), known.drop_null()
-    if not len(found):
-        return [], None
-    weights = found["weight"].to_numpy() if "weight" in found.column_names else None
-    block = RatingBlock.from_triples(
-        np.zeros(len(found), np.int32), columns.to_numpy(), found["rating"].to_numpy(), weights
-    )
-    return state.ids.items.take(pa.array(block.columns)).to_pylist(), block
+    return history_block(found, state.ids.items)
 
 
 def _place(role: str, value: Any, ids: pa.ChunkedArray) -> int:
