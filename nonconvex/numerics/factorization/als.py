@@ -386,30 +386,18 @@ def solve_equations(
 ) -> Floats:
     """Solve (A + diag) x = b of rows of a padded length; adds the diagonal to A in place.
 
-    With a length of None there is no iteration.
+    The shape of a row alone tells how it is solved; with a length of None there is no iteration,
+    which begins at 0: what came before leaves no trace in a row.
     """
     curvature = np.einsum("skk->sk", a)  # (s, 1 + K), the diagonal itself
     # Below the rounding of A, a ridge could not keep a row with fewer ratings than unknowns from an
     # arbitrary and enormous solution.
     rounding = a.shape[-1] * np.finfo(a.dtype).eps * curvature.max(axis=1, keepdims=True)
     curvature += np.maximum(diagonal, rounding)
-    if length is None or not _iterates(a, length):
-        return solve_quadratics(a, b, nonnegative=nonnegative)
-    return _solve(a, b)
-
-
-def _iterates(a: Floats, length: int) -> bool:
-    """Tell by the shape of a row alone how it is solved."""
     width = a.shape[-1]
-    return (
-        a.dtype == np.float32
-        and width >= LEAST_UNKNOWNS
-        and length <= MOST_RATINGS_PER_UNKNOWN * width
-    )
-
-
-def _solve(a: Floats, b: Floats) -> Floats:
-    """Solve A x = b to the rounding of A, from 0: what came before leaves no trace in a row."""
+    short = length is not None and length <= MOST_RATINGS_PER_UNKNOWN * width
+    if not (short and width >= LEAST_UNKNOWNS and a.dtype == np.float32):
+        return solve_quadratics(a, b, nonnegative=nonnegative)
     x, converged = conjugate_gradients(a, b, MOST_STEPS)
     if not converged.all():
         x[~converged] = solve_quadratics(a[~converged], b[~converged])

@@ -27,7 +27,12 @@ from numpy.typing import NDArray
 
 from nonconvex.numerics import Doubles, Floats, Ints
 from nonconvex.numerics.deterministic import Kernel, Stream, normal_rows, require
-from nonconvex.numerics.factorization.als import RowUpdate, solve_quadratics
+from nonconvex.numerics.factorization.als import (
+    RowUpdate,
+    arrays_of,
+    compiled_twin,
+    solve_quadratics,
+)
 from nonconvex.numerics.factorization.blocks import RatingBlock
 from nonconvex.numerics.factorization.design import designs
 from nonconvex.numerics.factorization.model import Factors, Side
@@ -252,13 +257,10 @@ class Conditional(NamedTuple):
         self, block: RatingBlock, fixed: Floats, rhs: Doubles, normals: Doubles, omega: Doubles
     ) -> tuple[Floats, Doubles, Doubles]:
         """Draw with one elimination for each row; τ ω scales the noise alone."""
-        require("compiled")
-        from nonconvex.numerics.compiled.als import draw_rows
-
-        arrays = block.offsets, block.columns, block.ratings, block.weights
         noise = normals / np.sqrt(self.tau * omega)[:, None]
         prior = self.rows.precision / self.tau, rhs / self.tau
-        x, sums, failed = draw_rows(arrays, fixed, self.alpha, *prior, noise)
+        given = arrays_of(block), fixed, self.alpha
+        x, sums, failed = compiled_twin().draw_rows(*given, *prior, noise)
         if failed.any():
             some, _ = block.divided(~failed)
             again = self._draw_numpy(some, fixed, rhs[failed], normals[failed], omega[failed])
