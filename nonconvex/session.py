@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import traceback
+import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -109,6 +110,8 @@ def get_session(
     directory = _CONF_DIR if conf_dir is None else Path(conf_dir)
     wanted = {"spark.app.name": app_name, **read_defaults(directory), **(settings or {})}
     said = wanted  # what the caller or the submit has decided
+    # pyspark 4.3 says so of pandas 3, with which the tests pass.
+    warnings.filterwarnings("ignore", "PySpark does not yet fully support pandas", FutureWarning)
     if "PYSPARK_GATEWAY_PORT" in os.environ:  # spark-submit started the JVM, then this process
         from pyspark import SparkContext  # which pyspark-client does not have
 

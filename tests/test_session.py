@@ -80,10 +80,7 @@ def observed(*command, **changes):
 @pytest.fixture(scope="module")
 def plain(probe):
     """The session of a plain python process, where python3 on the PATH is another Python."""
-    # pyspark 4.3 prints a warning of pandas 3.
-    return observed(
-        sys.executable, "-Wignore::FutureWarning", probe, SETTINGS, PATH="/usr/bin:/bin"
-    )
+    return observed(sys.executable, probe, SETTINGS, PATH="/usr/bin:/bin")
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,8 @@ It needs the Pythons on the PATH (``python3.11``, ``python3.12``, …), with `uv
 Where one is missing, `uv` downloads it, if it may. An environment stays in ``.versions/`` until it
 is deleted, so a second run takes minutes less. The last lines are the versions that were there.
 
-"oldest" pins the core dependencies and the extras report, live and bench, "pandas-2" pandas, and
-the others pyspark alone. Everything else, such as numba and pytest, is as pip chooses it.
+"oldest" pins the core dependencies and the extras report, live and bench; the others pin pyspark.
+Everything else, such as numba and pytest, is as pip chooses it.
 """
 
 import argparse
@@ -53,7 +53,6 @@ def oldest() -> tuple[str, ...]:
 ENVIRONMENTS = {
     "oldest": Environment("3.11", oldest()),
     "pyspark-4.2": Environment("3.12", ("pyspark==4.2.*",)),
-    "pandas-2": Environment("3.12", ("pyspark==4.3.*", "pandas==2.*")),
     "newest": Environment("3.13", ("pyspark==4.3.*",)),
 }
 

@@ -7,7 +7,6 @@ import logging
 import os
 import re
 import sys
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -162,8 +161,6 @@ def _call(
     script, beside = _script(job), _script(job).parent.parent / "conf"
     mine = beside.is_dir() and beside.stat().st_uid in (0, os.getuid(), script.stat().st_uid)
     borrowed = SparkSession.getActiveSession() is not None
-    # pyspark 4.3 says so of pandas 3, with which the tests of the jobs pass.
-    warnings.filterwarnings("ignore", "PySpark does not yet fully support pandas", FutureWarning)
     spark = get_session(name, conf_dir=beside if mine else None)
     try:
         termination.before = partial(cancel_jobs, spark)
