@@ -547,7 +547,7 @@ class MatrixFactorization(
         self,
         *,
         rank: int = 10,
-        maxIter: int = 40,
+        maxIter: int = 100,
         tol: float = 1e-4,
         patience: int | None = None,
         regUser: float | None = None,

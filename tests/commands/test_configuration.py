@@ -64,7 +64,7 @@ def test_what_is_written_fits_the_table_and_passes_the_check(table, kind, capsys
     assert ended(check_configuration, "likes.toml") == 0
     out = capsys.readouterr().out
     assert "read 200 rows of ratings from likes." in out
-    assert "fit a MatrixFactorization of rank 10 by 'vb', at most 40 iterations" in out
+    assert "fit a MatrixFactorization of rank 10 by 'vb', at most 100 iterations" in out
     assert json.loads(out.splitlines()[-1])["problems"] == []
 
 
@@ -140,7 +140,7 @@ def test_all_that_is_wrong_is_told_at_once(table, tmp_path, capsys):
     assert "factorization" in last(capsys)["error"]
     solver = ("--set", "factorization.solver=vb")
     assert ended(check_configuration, "likes.toml", *solver) == 0
-    assert "by 'vb', at most 40 iterations" in capsys.readouterr().out
+    assert "by 'vb', at most 100 iterations" in capsys.readouterr().out
     for name in ("nonnegative", "implicitPrefs"):
         setting = ("--set", f"factorization.{name}=true")
         assert ended(check_configuration, "likes.toml", *solver, *setting) == 2
