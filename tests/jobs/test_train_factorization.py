@@ -158,7 +158,7 @@ def test_a_training_job_takes_few_spark_jobs(train, tmp_path, spark):
     """Those of reading, preparing and measuring; on files of this machine, training takes none."""
     with counted_jobs(spark) as jobs:
         train(f"output.path={tmp_path}/runs", f"prepared.path={tmp_path}/prepared", *ALONE)
-        assert jobs() == 6
+        assert jobs() == 5
 
 
 def test_the_page_names_items_and_has_its_figures_as_files(first):

@@ -243,16 +243,20 @@ class Panel(NamedTuple):
         return totals
 
 
-def measure(ratings: DataFrame, rows: int, panel: Panel, predictors: Sequence[str]) -> Comparison:
+def measure(
+    ratings: DataFrame | pa.Table, rows: int, panel: Panel, predictors: Sequence[str]
+) -> Comparison:
     """Compare predictions with held-out ratings: on the driver if there are few, or in one job.
 
     Sums are exact, as in `evaluate_ratings`, so both ways give the same bits.  `ratings` has
     ``user_index``, ``item_index``, ``rating``, ``weight`` if there are weights; for a model ``m``
     with ids of its own ``m_user`` and ``m_item``; and ``m`` if it is None in the panel.
     """
-    if rows <= DRIVER_ROWS:
+    if isinstance(ratings, DataFrame) and rows <= DRIVER_ROWS:
+        ratings = ratings.toArrow()
+    if isinstance(ratings, pa.Table):
         totals: Totals = {}
-        for batch in ratings.toArrow().combine_chunks().to_batches(_AT_A_TIME):
+        for batch in ratings.combine_chunks().to_batches(_AT_A_TIME):
             panel.add(totals, batch)
     else:
         with broadcasting(ratings.sparkSession) as share:

@@ -100,6 +100,7 @@ def compare(
     clip = model.getOrDefault("clipPredictions")
     ratings = prepared.test if part == "test" else prepared.validation
     used = ["user_index", "item_index", "rating", *({"weight"} & set(manifest.types))]
+    plain = list(used)
     models: dict[str, RatingModel | None] = {}
     for name, one in {"model": model, **(others or {})}.items():
         first = name == "model"
@@ -115,7 +116,10 @@ def compare(
             ratings, used = ratings.withColumns(own), [*used, *own]
     panel = Panel(models, baselines, (manifest.minimum, manifest.maximum), clip)
     predictors = (*models, *BASELINES)
-    return measure(ratings.select(*used), manifest.counts[part], panel, predictors)
+    rows: DataFrame | pa.Table = ratings.select(*used)
+    if used == plain and manifest.counts[part] <= DRIVER_ROWS:
+        rows = pa.concat_tables(prepared.collect(part, used))
+    return measure(rows, manifest.counts[part], panel, predictors)
 
 
 def measure_lists(
