@@ -394,11 +394,12 @@ def item_map(axes: Axes, points: Array, names: Mapping[int, str]) -> None:
     dots = axes.transData.transform(points)
     for place, name in names.items():
         line = " ".join(legible(name).split())
-        for offset, across, along in _BESIDE:
-            text = axes.annotate(
-                line, points[place], xytext=offset, textcoords="offset points", ha=across,
-                va=along, fontsize=7.5, color=colour("ink"), in_layout=False,
-            )  # fmt: skip
+        text = axes.annotate(
+            line, points[place], xytext=(0, 0), textcoords="offset points", fontsize=7.5,
+            color=colour("ink"), in_layout=False,
+        )  # fmt: skip
+        for text.xyann, across, along in _BESIDE:
+            text.set(ha=across, va=along)
             box = text.get_window_extent().expanded(1.12, 1.3)
             inside = frame.x0 <= box.x0 and box.x1 <= frame.x1
             inside &= frame.y0 <= box.y0 and box.y1 <= frame.y1
@@ -409,6 +410,7 @@ def item_map(axes: Axes, points: Array, names: Mapping[int, str]) -> None:
                 taken.append(box)
                 axes.plot(*points[place], "o", color=colour("orange"), markersize=3.2)
                 break
+        else:
             text.remove()
 
 
