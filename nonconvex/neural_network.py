@@ -383,7 +383,7 @@ class MultilayerPerceptronRegressor(
     ... )
     >>> model = regressor.fit(houses)
     >>> round(model.evaluate(houses)["r2"], 2)
-    1.0
+    0.99
     """
 
     _model_class = MultilayerPerceptronRegressionModel

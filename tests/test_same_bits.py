@@ -198,6 +198,7 @@ def main(directory):
     examples = ratings.selectExpr("user", "item", "timestamp", "int(rating) AS label", "held")
     for gradients in ("executors", "driver"):
         classifier = MultilayerPerceptronClassifier(
+            regParam=0.0,
             featuresCol=["user", "item", "timestamp"],
             layers=[8],
             batchSize=512,
