@@ -28,6 +28,7 @@ from nonconvex.recommendation import ALS, ALSModel, MatrixFactorization, MatrixF
 def train(ratings: DataFrame) -> DataFrame:
     estimator: MatrixFactorization = MatrixFactorization(rank=3).setMaxIter(4).setUserCol("who")
     rank: int = estimator.getRank()
+    numbers: list[float] = [estimator.getMaxIter(), ALS().getRegParam()]
     model: MatrixFactorizationModel = estimator.setParams(tol=0.1).copy().fit(ratings)
     clipped: MatrixFactorizationModel = model.setClipPredictions(True).setColdStartStrategy("nan")
     als: ALS = ALS().setRegParam(0.1).setAlpha(2.0).setNumBlocks(rank).setRank(5)
@@ -57,15 +58,11 @@ def stub():
         ("RegressionModel", network.MultilayerPerceptronRegressionModel, ()),
         ("ClassificationModel", network.MultilayerPerceptronClassificationModel, ()),
     ]
-    makers = (matrix.MatrixFactorization, matrix.ALS, network.MultilayerPerceptronRegressor)
-    types = {
-        name: parameter.annotation
-        for maker in (*makers, network.MultilayerPerceptronClassifier)
-        for name, parameter in inspect.signature(maker.__init__).parameters.items()
-    }
-    types |= {"labelCol": "str | Sequence[str]", "solver": "str", "seed": "int"}
-    lines = [HEAD]
-    for name, cls, bases in kinds:
+    lines, types = [HEAD], {}
+    for name, cls, bases in kinds:  # a model has the Params of the estimator before it
+        signature = inspect.signature(cls.__init__).parameters
+        types |= {param: one.annotation for param, one in signature.items()}
+        types |= {"labelCol": "str | Sequence[str]", "solver": "str", "seed": "int"}
         lines.append(f"\nclass {name}Accessors:")
         for param in dir(cls):
             if not isinstance(getattr(cls, param), Param) or any(hasattr(b, param) for b in bases):

@@ -152,7 +152,7 @@ def _network_of(params: NetworkParams, examples: ExampleSet, initial: Scorer | N
     if initial is not None and not params.isSet("fitBiases"):
         bias = initial.network.bias
     step, reg = get("stepGradient"), get("regParam")
-    if reg is None:  # the mode is sought, where weights are N(0, 2) and losses are −log p
+    if reg is None:  # of a classifier, that of the mode if weights are N(0, 2)
         reg = 1 / (2 * sum(examples.stats.sizes)) if hidden else 0.0
     return Network(layers, tuple(activation), loss, bias, step_gradient=step, reg=reg)
 
