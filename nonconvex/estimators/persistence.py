@@ -15,7 +15,7 @@ from pyspark.ml.util import DefaultParamsReader, DefaultParamsWriter, MLReader, 
 from pyspark.sql import SparkSession
 
 from nonconvex.distributed.checkpoints import ModelCheckpoint
-from nonconvex.distributed.files import FileSystem, verify, write_checksums
+from nonconvex.distributed.files import FileSystem, publish, verify, write_checksums
 from nonconvex.distributed.runtime import explained
 from nonconvex.local.files import ChecksumError
 from nonconvex.local.model_tables import ModelError, reading_model
@@ -43,15 +43,24 @@ class KeepsCheckpoint:
 
 
 class _Overwriting(MLWriter):
-    """Writer that replaces a directory without a JVM in this process."""
+    """Writer that replaces a directory once the new one is complete, without a JVM here."""
 
     @explained()
     def save(self, path: str) -> None:
-        """Write; see `MLWriter.overwrite` for a directory that exists."""
-        super().save(path)
-
-    def _handleOverwrite(self, path: str) -> None:
-        FileSystem(self.sparkSession, path).delete(path)
+        """Write; `MLWriter.overwrite` replaces what is there, which a failure leaves as it was."""
+        if not (isinstance(path, (str, os.PathLike)) and str(path)):
+            raise ModelError(f"path must name a directory to write to, got {path!r}")
+        path = os.fspath(path)
+        if not FileSystem(self.sparkSession, path).exists(path):
+            self.saveImpl(path)
+            return
+        if not self.shouldOverwrite:
+            raise ModelError(
+                f"{path} already exists; name another directory, or replace it by "
+                "write().overwrite().save(path)"
+            )
+        with publish(self.sparkSession, path) as directory:
+            self.saveImpl(directory)
 
 
 class EstimatorWriter(_Overwriting, DefaultParamsWriter):
@@ -69,27 +78,20 @@ class ModelWriter(_Overwriting, Generic[ModelT]):
         self._model = model
 
     def save(self, path: str) -> None:
-        """Write the model; see `MLWriter.overwrite` for a directory that exists."""
-        if not (isinstance(path, (str, os.PathLike)) and str(path)):
-            raise ModelError(f"path must name a directory to write the model to, got {path!r}")
-        super().save(os.fspath(path))
+        """Write the model; `MLWriter.overwrite` replaces a directory once that is done."""
+        super().save(path)
+        if self.optionMap.get("clearcheckpoint", "true").lower() != "false":
+            self._model.clearCheckpoint()
 
     def saveImpl(self, path: str) -> None:
-        """Write the model into a new directory."""
+        """Write the model into a new or empty directory."""
         files = FileSystem(self.sparkSession, path)
-        if files.exists(path):
-            raise ModelError(
-                f"{path} already exists; name another directory, or replace it by "
-                "write().overwrite().save(path)"
-            )
         files.make_directory(path)  # fails in one sentence, and a task in 150 lines
         extra = self._write(path)
         # As `saveMetadata` does, without a job.
         text = DefaultParamsWriter._get_metadata_to_save(self._model, self.sparkSession, extra)
         files.write_text(f"{path}/metadata/part-00000", text + "\n")
         write_checksums(self.sparkSession, path)
-        if self.optionMap.get("clearcheckpoint", "true").lower() != "false":
-            self._model.clearCheckpoint()
 
     @abstractmethod
     def _write(self, path: str) -> dict[str, Any]:

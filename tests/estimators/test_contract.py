@@ -200,9 +200,10 @@ def test_what_cannot_be_saved_or_loaded(fitted, cls, tmp_path):
         with pytest.raises(ModelError, match=match) as caught:
             missing.load(str(tmp_path / "nowhere"))
         assert caught.value.__cause__ is None  # nor Java's account of it
-    model.save(path)
-    with pytest.raises(ModelError, match="already exists; name another directory, or replace it"):
-        model.save(path)
+    cls().save(path)
+    for saved in (model, cls()):
+        with pytest.raises(ModelError, match="already exists; name another directory, or rep"):
+            saved.save(path)
     model.write().overwrite().save(path)
     others = {type(other) for other in fitted.values()} - {type(model)}
     for other in (cls, *others):

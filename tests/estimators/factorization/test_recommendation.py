@@ -5,6 +5,7 @@ import subprocess
 import sys
 from decimal import Decimal
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -18,7 +19,8 @@ from nonconvex.distributed.data.prepare import prepare_ratings
 from nonconvex.distributed.data.sources import read_source
 from nonconvex.distributed.data.splits import Split
 from nonconvex.distributed.data.validation import Columns, Rules
-from nonconvex.distributed.files import write_checksums
+from nonconvex.distributed.files import FileSystemError, write_checksums
+from nonconvex.estimators import persistence
 from nonconvex.estimators.factorization.params import SAMPLING
 from nonconvex.estimators.params import DescentParams, ParamError, declared
 from nonconvex.local.model_tables import ModelError
@@ -206,7 +208,7 @@ def test_predictions_can_be_clipped(model, ratings):
 
 
 # Persistence
-def test_a_half_written_model_is_refused(spark, model, tmp_path):
+def test_a_half_written_model_is_refused(spark, model, tmp_path, monkeypatch):
     path = str(tmp_path / "half")
 
     def refused(match):
@@ -238,6 +240,12 @@ def test_a_half_written_model_is_refused(spark, model, tmp_path):
         files("metadata")[0].write_text(damaged)
         write_checksums(spark, path)
         refused(match)
+    full = Mock(side_effect=FileSystemError("no space left"))
+    monkeypatch.setattr(persistence, "write_checksums", full)
+    with pytest.raises(FileSystemError, match="no space left"):
+        model.write().overwrite().save(path)
+    assert MatrixFactorizationModel.load(path).uid == model.uid
+    assert [entry.name for entry in tmp_path.iterdir()] == ["half"]
 
 
 RESTART = """
