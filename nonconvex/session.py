@@ -33,6 +33,14 @@ _CONF_DIR = resources.files("nonconvex") / "conf"  # which may be in a zip
 _JAVA_OPTIONS = "spark.driver.extraJavaOptions"
 # Spark's launcher adds this module; without it Java stops with a page of errors.
 _JAVA_MODULE = "jdk.incubator.vector"
+# A job of seconds has few cores, for which Java's second compiler competes: it waits for code that
+# runs twenty times as often as by default.  No long query got slower by it (docs/speed.md).
+_COMPILER = (
+    "-XX:Tier4InvocationThreshold=100000",
+    "-XX:Tier4MinInvocationThreshold=12000",
+    "-XX:Tier4CompileThreshold=300000",
+    "-XX:Tier4BackEdgeThreshold=800000",
+)
 _SOCKETS = "spark.python.unix.domain.socket"
 # Linux has 107 bytes for the path of a socket, and macOS 103; Spark names it by a UUID.
 _LONGEST = 103 - len("/.00000000-0000-0000-0000-000000000000.sock")
@@ -121,9 +129,9 @@ def get_session(
         said = wanted | dict(submitted.getAll())
         master = submitted.get("spark.master") or ""
     else:
-        check_java()
+        compiler = _COMPILER if _takes_compiler_options() else ()
         wanted = _LOCAL | wanted
-        options = [_log4j_option(directory), wanted.get(_JAVA_OPTIONS, "")]
+        options = [_log4j_option(directory), *compiler, wanted.get(_JAVA_OPTIONS, "")]
         wanted[_JAVA_OPTIONS] = " ".join(filter(None, options))
         master = wanted["spark.master"]
     if master.startswith("local"):
@@ -245,20 +253,32 @@ def _log4j_option(directory: Traversable) -> str:
 
 def check_java() -> None:
     """Raise `JavaError` unless there is a Java that Spark would start, new and with all modules."""
+    _takes_compiler_options()
+
+
+def _takes_compiler_options() -> bool:
+    """Check Java, and tell whether it knows `_COMPILER`."""
     remedy = f"install a JDK {MINIMUM_JAVA} or later (on Debian: openjdk-{MINIMUM_JAVA}-jdk)"
     home = os.environ.get("JAVA_HOME")
     java = shutil.which("java", path=Path(home) / "bin") if home else shutil.which("java")
     if java is None:
         where = f"JAVA_HOME ({home})" if home else "JAVA_HOME or on the PATH"
         raise JavaError(f"Spark needs Java, and there is none in {where}: {remedy}")
-    shown = _run(java, "-version")
-    version = re.search(r'version "(?:1\.)?(\d+)', shown)
+    module = f"--add-modules={_JAVA_MODULE}"
+    takes_all = _version(_run(java, module, *_COMPILER, "-version"))
+    version = takes_all or _version(_run(java, "-version"))
     if version is None:
         raise JavaError(f"Spark needs Java, and {java} does not run as one: {remedy}")
-    if int(version[1]) < MINIMUM_JAVA:
-        raise JavaError(f"Spark does not run on Java {version[1]} ({java}): {remedy}")
-    if "version" not in _run(java, f"--add-modules={_JAVA_MODULE}", "-version"):
+    if version < MINIMUM_JAVA:
+        raise JavaError(f"Spark does not run on Java {version} ({java}): {remedy}")
+    if takes_all is None and _version(_run(java, module, "-version")) is None:
         raise JavaError(f"{java} lacks the module {_JAVA_MODULE} that Spark needs: {remedy}")
+    return takes_all is not None
+
+
+def _version(shown: str) -> int | None:
+    found = re.search(r'version "(?:1\.)?(\d+)', shown)
+    return None if found is None else int(found[1])
 
 
 def _run(*command: str) -> str:

@@ -10,7 +10,7 @@ import pyspark
 import pytest
 from pyspark.sql import SparkSession
 
-from nonconvex import __version__
+from nonconvex import __version__, session
 from nonconvex.distributed.worker_daemon import SHARED
 from nonconvex.session import JavaError, _archive, get_session, read_defaults
 from tests.processes import completed
@@ -88,9 +88,8 @@ def submitted(probe):
     """The session of a process under spark-submit, with flags."""
     submit = Path(pyspark.__file__).parent / "bin" / "spark-submit"
     flags = ["--master", "local[1]", "--name", "mine", "--driver-memory", "600m"]
-    flags += ["--conf", "spark.sql.session.timeZone=Europe/Oslo"]
-    flags += ["--conf", "spark.sql.shuffle.partitions=5"]
-    flags += ["--conf", "spark.ui.enabled=false"]
+    settings = "spark.sql.session.timeZone=Europe/Oslo", "spark.sql.shuffle.partitions=5"
+    flags += [f"--conf={setting}" for setting in (*settings, "spark.ui.enabled=false")]
     command = [submit, *flags, probe, SETTINGS]
     return observed(*command, PYSPARK_DRIVER_PYTHON=sys.executable, PATH="/usr/bin:/bin")
 
@@ -104,6 +103,7 @@ class TestPlainPython:
         assert not Path(conf["spark.python.unix.domain.socket.dir"]).exists(), "it is over"
         assert conf["spark.sql.shuffle.partitions"] == "3"
         assert plain[0]["time zone"] == "UTC"
+        assert {*session._COMPILER} < {*conf["spark.driver.extraJavaOptions"].split()}
 
     def test_workers_run_this_python_with_one_thread_and_what_tasks_import(self, plain):
         assert plain[0]["worker"] == [plain[0]["own python"], "1", "1"]
@@ -120,8 +120,7 @@ class TestSparkSubmit:
         conf = submitted[0]["conf"]
         assert conf["spark.python.unix.domain.socket.enabled"] == "true"
         assert submitted[0]["worker"] == [sys.executable, "1", "1"]
-        assert conf["spark.master"] == "local[1]"
-        assert conf["spark.app.name"] == "mine"
+        assert (conf["spark.master"], conf["spark.app.name"]) == ("local[1]", "mine")
         assert conf["spark.driver.memory"] == "600m"
         assert conf["spark.sql.shuffle.partitions"] == "5"
         assert submitted[0]["time zone"] == "Europe/Oslo"
@@ -204,6 +203,10 @@ class TestJava:
         )
         with pytest.raises(JavaError, match=r"lacks the module jdk\.incubator\.vector"):
             get_session("test")
+
+    def test_without_the_options(self, java_home):
+        java_home("case $* in *-XX*) exit 1;; esac\necho 'openjdk version \"99\"' >&2")
+        assert not session._takes_compiler_options()
 
 
 INTERRUPTED = """

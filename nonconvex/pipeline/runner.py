@@ -1,6 +1,7 @@
 """The command line, session, last line and exit status that all jobs share."""
 
 import argparse
+import gc
 import inspect
 import json
 import logging
@@ -168,6 +169,8 @@ def _call(
         if not borrowed:
             pass_signals_on(spark)
         with described(spark, name):
+            if not borrowed:
+                gc.freeze()  # collections while figures are drawn would visit every import
             return job(spark, config)
     except Exception as error:
         reason = explain(error)  # before the session is stopped
