@@ -266,15 +266,11 @@ class Given(NamedTuple):
             x[:, -2], x[:, -1] = q.mean, q.inverse
             precision = x[:, -2].astype(np.float64)
             penalty += q.cost(block.degrees)
-        columns = [
-            precision * errors + spread,
-            precision * block.degrees,
-            precision * h**2,
-            *(precision * h * m.T),
-            *(precision * m.T**2 + v.T),
-        ]
+        of_one = precision * errors + spread, precision * block.degrees, precision * h**2
+        slopes, second = (precision * h)[:, None] * m, precision[:, None] * m**2 + v
+        more = np.hstack([np.column_stack(of_one), slopes, second])
         sums = precision * solved.residual, solved.squares, penalty, block.total_weights()
-        return InferredUpdate(x, *sums, np.column_stack(columns))
+        return InferredUpdate(x, *sums, more)
 
     def _solve_numpy(
         self, block: RatingBlock, seen: RatingBlock, fixed: Floats, ridge: Doubles, rhs: Doubles
