@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -83,7 +84,7 @@ class FactorizationPageData:
     factors: Factors
     counts: tuple[Ints, Ints]  # ratings of users and of items
     extremes: ExtremeItems | None  # None without factors
-    names: Mapping[int, str]  # of `extremes.items()`
+    names: Callable[[], Mapping[int, str]]  # waits for those of `extremes.items()`
     solver: str
     clipped: bool
 
@@ -103,6 +104,7 @@ def collect_factorization(
     if baselines is None:
         counts = rating_counts(prepared, "users"), rating_counts(prepared, "items")
     extremes = extreme_items(model.factors, counts[1])
+    later = ThreadPoolExecutor(1)  # Spark looks for names while the first figures are drawn
     coverage = None
     if measured is not None and measured.covered is not None:
         coverage = model.getOrDefault("predictionInterval"), measured.covered
@@ -117,7 +119,7 @@ def collect_factorization(
         factors=model.factors,
         counts=counts,
         extremes=extremes,
-        names={} if extremes is None else _names(model, extremes.items(), names),
+        names=later.submit(_names, model, extremes, names).result,
         solver=solver,
         clipped=model.getOrDefault("clipPredictions"),
     )
@@ -147,12 +149,13 @@ def extreme_items(factors: Factors, counts: Ints) -> ExtremeItems | None:
 
 
 def _names(
-    model: MatrixFactorizationModel, items: list[int], names: DataFrame | None
+    model: MatrixFactorizationModel, extremes: ExtremeItems | None, names: DataFrame | None
 ) -> dict[int, str]:
     """Return the name of each item, or its id if it has none."""
-    ids = [str(one) for one in model._ids.items.take(pa.array(items)).to_pylist()]
+    items = [] if extremes is None else extremes.items()
+    ids = [str(one) for one in model._ids.items.take(pa.array(items, pa.int64())).to_pylist()]
     found = {}
-    if names is not None:
+    if names is not None and ids:
         wanted = names.where(F.col("id").isin(ids)).collect()
         found = {row.id: row.name for row in wanted if row.name}
     return {
@@ -337,13 +340,11 @@ def _model(data: FactorizationPageData) -> Part:
         "the singular value decomposition of all γ_u·γ_i, the strongest first. The items at their "
         f"ends are chosen among the {_KNOWN:,} most rated ones."
     )
-    named = [data.names.get(int(index), "") for index in shown.mapped]
+    names = data.names()
+    named = [names.get(int(index), "") for index in shown.mapped]
     pictures += [_norm_picture(factors, data.counts), map_picture(shown, named)]
     rows = [
-        [
-            f"{axis} ({share:.0%})",
-            *(" · ".join(data.names[int(index)] for index in end) for end in ends),
-        ]
+        [f"{axis} ({share:.0%})", *(" · ".join(names[int(index)] for index in end) for end in ends)]
         for axis, (share, *ends) in enumerate(
             zip(shown.shares, shown.low, shown.high, strict=False), start=1
         )

@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from importlib.metadata import version
+from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from pyspark.sql import DataFrame, SparkSession
 
 from nonconvex import __version__
-from nonconvex.distributed.files import FileSystem
+from nonconvex.distributed.files import FileSystem, temporary_directory
 from nonconvex.distributed.runtime import DISK_FULL, java_version, parallelism
 from nonconvex.estimators.display import lacking
 from nonconvex.pipeline.runs import REPORT, RunMetadata
@@ -120,7 +121,11 @@ def _write(
 
 def write_figures(files: FileSystem, directory: str, pictures: Iterable[Picture]) -> None:
     """Write pictures that could be drawn, each as SVG and as PNG."""
-    for picture in pictures:
-        if picture.svg:
-            files.write_text(f"{directory}/{FIGURES}/{picture.name}.svg", picture.svg)
-            files.write_bytes(f"{directory}/{FIGURES}/{picture.name}.png", picture.png)
+    with temporary_directory() as local:
+        place = Path(local, FIGURES)
+        for picture in pictures:
+            if picture.svg:
+                place.mkdir(exist_ok=True)
+                (place / f"{picture.name}.svg").write_text(picture.svg, encoding="utf-8")
+                (place / f"{picture.name}.png").write_bytes(picture.png)
+        files.copy_in(local, directory)

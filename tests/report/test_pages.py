@@ -98,8 +98,8 @@ def factorization_run(restarts=3, **changes):
     run = FactorizationPageData(
         manifest=manifest, summary=factorization_summary(restarts), evaluation=evaluation,
         histogram=agreed, factors=factors, counts=counts, extremes=shown,
-        names={index: f"{TITLE} {index}" for index in range(40)}, solver="als", clipped=True,
-        coverage=(0.9, 0.897), metadata=METADATA, lists=LISTS,
+        names=lambda: {index: f"{TITLE} {index}" for index in range(40)}, solver="als",
+        clipped=True, coverage=(0.9, 0.897), metadata=METADATA, lists=LISTS,
     )  # fmt: skip
     return replace(run, **changes)
 
@@ -387,7 +387,7 @@ HOSTILE = (
 
 def test_a_title_does_not_cost_the_page():
     names = {index: f"{HOSTILE[index % len(HOSTILE)]} {index}" for index in range(40)}
-    page = factorization_page(factorization_run(names=names))
+    page = factorization_page(factorization_run(names=lambda: names))
     html = render(page)
     html.encode()
     assert "<script" not in html
@@ -428,7 +428,7 @@ def test_a_name_in_a_crowd_of_points_is_not_on_the_map():
 
 def test_the_same_run_gives_the_same_bytes(factorization):
     run = factorization_run()
-    names = [run.names[index] for index in run.extremes.mapped]
+    names = [run.names()[index] for index in run.extremes.mapped]
     assert map_picture(run.extremes, names) == list(factorization.pictures())[-1]
 
 
