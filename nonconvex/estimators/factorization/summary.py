@@ -97,8 +97,8 @@ class TrainingSummary(Summary):
     core: str = "unknown"
     # with the solver "vb": ``noise``, 1/√τ. f is then the free energy per rating.
     inference: dict[str, Any] | None = None
-    # how many axes of γ_u·γ_i matter beside the noise, and the part of the variance of predictions
-    # that is explained by factors beyond biases; see
+    # the least rank that γ_u·γ_i needs beside the noise, and the part of the variance of
+    # predictions that is explained by factors beyond biases; see
     # `nonconvex.numerics.factorization.ridge_posterior.FactorVariance`. None with rank 0.
     effective_rank: int | None = None
     factor_share: float | None = None

@@ -139,8 +139,12 @@ class FactorVariance(NamedTuple):
         return float(self.axes.sum()) / self.total if self.total > 0 else 0.0
 
     def effective_rank(self, noise: float) -> int:
-        """Return how many axes matter: more than 0.001 noise² and than a millionth of Var R̂."""
-        return int(np.count_nonzero(self.axes > max(1e-3 * noise**2, 1e-6 * self.total)))
+        """Return the least rank of axes that leave out too little of γ_u·γ_i to matter.
+
+        That is at most 0.001 noise², or a millionth of Var R̂: many small axes may matter together.
+        """
+        left_out = np.cumsum(self.axes[::-1])[::-1]  # by the axes before each
+        return int(np.count_nonzero(left_out > max(1e-3 * noise**2, 1e-6 * self.total)))
 
 
 def row_moment(rows: Floats, share: Doubles) -> Doubles:

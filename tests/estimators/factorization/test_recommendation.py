@@ -421,10 +421,8 @@ def test_a_fit_says_what_factors_explain(ratings, caplog):
     assert str(some).splitlines()[-1] == f"{share}, effective rank 2"
     none = MatrixFactorization(**QUICK, regUser=10.0, regItem=10.0).fit(ratings)
     assert none.summary.effective_rank == 0
-    advice = "lower regUser and regItem (regParam of ALS), or choose rank 0"
-    line = (
-        f"Factors explain 0.0% of the variance of predictions, which is as good as none: {advice}"
-    )
+    advice = "as good as none: lower regUser and regItem (regParam of ALS), or choose rank 0"
+    line = f"Factors explain 0.0% of the variance of predictions, which is {advice}"
     assert str(none.summary).splitlines()[-1] == line
     assert (caplog.records[-1].levelname, caplog.records[-1].message) == ("WARNING", line)
     biases = MatrixFactorization(rank=0).fit(ratings).summary
