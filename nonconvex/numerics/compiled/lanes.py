@@ -12,6 +12,7 @@ Arrays are flat, and ``a, at`` is the place of a vector in one; `LANES` numbers 
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import stat
 import threading
@@ -23,7 +24,7 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba import config, njit, types
-from numba.core import cgutils
+from numba.core import cgutils, event
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
@@ -32,6 +33,27 @@ from nonconvex.numerics import Floats
 BYTES = 64
 
 _lock = threading.Lock()
+_log = logging.getLogger("nonconvex")
+
+
+class _Announcement(event.Listener):  # type: ignore[misc]
+    """Says, once, that a process compiles, as it takes seconds; code from the cache is at once."""
+
+    def __init__(self) -> None:
+        self._made = False
+
+    def on_start(self, compilation: event.Event) -> None:
+        """Log, unless it is a function of somebody else."""
+        function = compilation.data["dispatcher"].py_func
+        if not self._made and function.__module__.startswith("nonconvex."):
+            self._made = True
+            _log.info("compiling kernels for this processor, which takes some seconds")
+
+    def on_end(self, compilation: event.Event) -> None:
+        """Say nothing."""
+
+
+event.register("numba:compile", _Announcement())
 
 _INDEX = ir.IntType(32)
 
