@@ -10,7 +10,7 @@ import tempfile
 import traceback
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from importlib import resources
@@ -129,7 +129,7 @@ def get_session(
         said = wanted | dict(submitted.getAll())
         master = submitted.get("spark.master") or ""
     else:
-        compiler = _COMPILER if _takes_compiler_options() else ()
+        compiler = _compiler_options()
         wanted = _LOCAL | wanted
         options = [_log4j_option(directory), *compiler, wanted.get(_JAVA_OPTIONS, "")]
         wanted[_JAVA_OPTIONS] = " ".join(filter(None, options))
@@ -253,11 +253,11 @@ def _log4j_option(directory: Traversable) -> str:
 
 def check_java() -> None:
     """Raise `JavaError` unless there is a Java that Spark would start, new and with all modules."""
-    _takes_compiler_options()
+    _compiler_options()
 
 
-def _takes_compiler_options() -> bool:
-    """Check Java, and tell whether it knows `_COMPILER`."""
+def _compiler_options() -> Sequence[str]:
+    """Check Java, and return `_COMPILER`, or nothing for a Java that does not know it."""
     remedy = f"install a JDK {MINIMUM_JAVA} or later (on Debian: openjdk-{MINIMUM_JAVA}-jdk)"
     home = os.environ.get("JAVA_HOME")
     java = shutil.which("java", path=Path(home) / "bin") if home else shutil.which("java")
@@ -273,7 +273,7 @@ def _takes_compiler_options() -> bool:
         raise JavaError(f"Spark does not run on Java {version} ({java}): {remedy}")
     if takes_all is None and _version(_run(java, module, "-version")) is None:
         raise JavaError(f"{java} lacks the module {_JAVA_MODULE} that Spark needs: {remedy}")
-    return takes_all is not None
+    return _COMPILER if takes_all else ()
 
 
 def _version(shown: str) -> int | None:

@@ -206,7 +206,7 @@ class TestJava:
 
     def test_without_the_options(self, java_home):
         java_home("case $* in *-XX*) exit 1;; esac\necho 'openjdk version \"99\"' >&2")
-        assert not session._takes_compiler_options()
+        assert not session._compiler_options()
 
 
 INTERRUPTED = """

@@ -215,7 +215,7 @@ class FileSystem:
         """Copy all that is in a directory of this machine into the existing `directory`."""
         with _named("written", directory):
             for name in sorted(os.listdir(local)):
-                source = self._path(Path(local, name).as_uri())
+                source = self._path(f"file:{local}/{name}")  # which Java does not decode
                 self._files.copyFromLocalFile(False, True, source, self._path(directory))
 
     def replace_text(self, path: str, text: str) -> None:
@@ -340,7 +340,7 @@ class FileSystem:
         Looks at the siblings of `name`, by default of any name, in a directory that need not
         exist.  See `is_stale` for `lease`.
         """
-        for entry in self.names(directory) if self.exists(directory) else []:
+        for entry in self._hidden(directory, name):
             found = _TEMPORARY.fullmatch(entry)
             if found is None or name not in (None, found["name"]):
                 continue
@@ -356,6 +356,18 @@ class FileSystem:
                     _logger.info("removed %s, left by a killed run", path)
             except FileSystemError as error:  # another process sweeps, too
                 _logger.debug("not swept: %s", error)
+
+    def _hidden(self, directory: str, name: str | None) -> list[str]:
+        """Return the names ``.<name>.…``, of any name for None; none if nobody may list them."""
+        globs = java_class(self._jvm, "org.apache.hadoop.fs.GlobFilter")
+        pattern = ".*" if name is None else f".{re.sub(r'[^a-zA-Z0-9_]', '?', name)}.*"
+        try:
+            with _named("listed", directory):
+                found = self._files.listStatus(self._path(directory), globs(pattern))
+        except FileSystemError as error:  # it does not exist, or may only be written
+            _logger.debug("not swept: %s", error)
+            return []
+        return [status.getPath().getName() for status in found]
 
     def parent(self, path: str) -> tuple[str, str]:
         """Return the directory that `path` is in, and its name there."""
@@ -724,8 +736,9 @@ def _replace(files: FileSystem, temporary: str, path: str) -> None:
     except ConcurrencyError:  # another process has replaced it
         files.delete(old)
         raise
-    except FileSystemError:
-        files.rename(old, path)
+    except BaseException:  # Ctrl-C, too
+        with suppress(FileSystemError):  # the new one is in place
+            files.rename(old, path)
         raise
     try:
         files.delete(old)

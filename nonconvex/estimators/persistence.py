@@ -15,7 +15,13 @@ from pyspark.ml.util import DefaultParamsReader, DefaultParamsWriter, MLReader, 
 from pyspark.sql import SparkSession
 
 from nonconvex.distributed.checkpoints import ModelCheckpoint
-from nonconvex.distributed.files import FileSystem, publish, verify, write_checksums
+from nonconvex.distributed.files import (
+    FileSystem,
+    FileSystemError,
+    publish,
+    verify,
+    write_checksums,
+)
 from nonconvex.distributed.runtime import explained
 from nonconvex.local.files import ChecksumError
 from nonconvex.local.model_tables import ModelError, reading_model
@@ -51,16 +57,20 @@ class _Overwriting(MLWriter):
         if not (isinstance(path, (str, os.PathLike)) and str(path)):
             raise ModelError(f"path must name a directory to write to, got {path!r}")
         path = os.fspath(path)
-        if not FileSystem(self.sparkSession, path).exists(path):
+        files = FileSystem(self.sparkSession, path)
+        if not self.shouldOverwrite:
+            if files.exists(path) and files.names(path):
+                raise ModelError(
+                    f"{path} already exists; name another directory, or replace it by "
+                    "write().overwrite().save(path)"
+                )
             self.saveImpl(path)
             return
-        if not self.shouldOverwrite:
-            raise ModelError(
-                f"{path} already exists; name another directory, or replace it by "
-                "write().overwrite().save(path)"
-            )
-        with publish(self.sparkSession, path) as directory:
-            self.saveImpl(directory)
+        try:
+            with publish(self.sparkSession, path) as directory:
+                self.saveImpl(directory)
+        except FileSystemError as error:  # of a directory beside it, which nobody has named
+            raise type(error)(f"{path} cannot be written: {error}") from None
 
 
 class EstimatorWriter(_Overwriting, DefaultParamsWriter):

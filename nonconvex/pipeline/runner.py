@@ -170,7 +170,7 @@ def _call(
             pass_signals_on(spark)
         with described(spark, name):
             if not borrowed:
-                gc.freeze()  # collections while figures are drawn would visit every import
+                gc.freeze()  # each full collection would visit what is imported by now
             return job(spark, config)
     except Exception as error:
         reason = explain(error)  # before the session is stopped

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from pyspark import inheritable_thread_target
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
@@ -98,13 +99,17 @@ def collect_factorization(
     names: DataFrame | None,
     lists: Mapping[str, Any] | None,
     solver: str,
+    pool: Executor,
 ) -> FactorizationPageData:
-    """Collect the data of a page with Spark; `names` has the columns ``id, name`` of items."""
+    """Collect the data of a page with Spark; `names` has the columns ``id, name`` of items.
+
+    The names that the page needs are looked for in a thread of the pool.
+    """
     counts: Any = baselines and baselines.counts
     if baselines is None:
         counts = rating_counts(prepared, "users"), rating_counts(prepared, "items")
     extremes = extreme_items(model.factors, counts[1])
-    later = ThreadPoolExecutor(1)  # Spark looks for names while the first figures are drawn
+    look = inheritable_thread_target(prepared.spark)(_names)  # in the caller's group of jobs
     coverage = None
     if measured is not None and measured.covered is not None:
         coverage = model.getOrDefault("predictionInterval"), measured.covered
@@ -119,7 +124,7 @@ def collect_factorization(
         factors=model.factors,
         counts=counts,
         extremes=extremes,
-        names=later.submit(_names, model, extremes, names).result,
+        names=pool.submit(look, model, extremes, names).result,
         solver=solver,
         clipped=model.getOrDefault("clipPredictions"),
     )

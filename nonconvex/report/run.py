@@ -5,17 +5,17 @@ from __future__ import annotations
 import logging
 import platform
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from importlib.metadata import version
-from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from pyspark.sql import DataFrame, SparkSession
 
 from nonconvex import __version__
-from nonconvex.distributed.files import FileSystem, temporary_directory
+from nonconvex.distributed.files import FileSystem
 from nonconvex.distributed.runtime import DISK_FULL, java_version, parallelism
 from nonconvex.estimators.display import lacking
 from nonconvex.pipeline.runs import REPORT, RunMetadata
@@ -66,7 +66,9 @@ def factorization_report(
 
         solver = config.estimator().chosen_solver
         of_run = model, prepared, measured, baselines, metadata, names, lists, solver
-        return factorization_page(collect_factorization(*of_run))
+        # Spark looks for names while the first figures are drawn.
+        with ThreadPoolExecutor(1) as pool:
+            return factorization_page(collect_factorization(*of_run, pool))
 
     return _write(spark, metadata, page) if config.report.write else None
 
@@ -121,11 +123,7 @@ def _write(
 
 def write_figures(files: FileSystem, directory: str, pictures: Iterable[Picture]) -> None:
     """Write pictures that could be drawn, each as SVG and as PNG."""
-    with temporary_directory() as local:
-        place = Path(local, FIGURES)
-        for picture in pictures:
-            if picture.svg:
-                place.mkdir(exist_ok=True)
-                (place / f"{picture.name}.svg").write_text(picture.svg, encoding="utf-8")
-                (place / f"{picture.name}.png").write_bytes(picture.png)
-        files.copy_in(local, directory)
+    for picture in pictures:
+        if picture.svg:
+            files.write_text(f"{directory}/{FIGURES}/{picture.name}.svg", picture.svg)
+            files.write_bytes(f"{directory}/{FIGURES}/{picture.name}.png", picture.png)

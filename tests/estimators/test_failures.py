@@ -124,7 +124,7 @@ def test_a_server_that_has_ended_when_a_model_is_asked_for(spark, monkeypatch, p
         raise SparkConnectGrpcException("failed to connect to all addresses")
 
     model = MatrixFactorization(rank=1, maxIter=1).fit(planted_ratings)
-    for name in ("exists", "delete"):
+    for name in ("exists", "sweep"):
         monkeypatch.setattr(FileSystem, name, fail)
     monkeypatch.setattr(DataFrame, "columns", property(fail))
     for ask in (
