@@ -87,7 +87,9 @@ def new_run(spark: SparkSession, path: str) -> Iterator[Run]:
     Its files get checksums at the end; a model in it has its own.
     """
     files = FileSystem(spark, path)
-    run = _run(path, f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:6]}")
+    now = datetime.now(UTC)
+    part = now.microsecond * 0x1000 // 10**6  # so that runs of a second are in order, too
+    run = _run(path, f"{now:%Y%m%dT%H%M%SZ}-{part:03x}{uuid.uuid4().hex[:3]}")
     temporary = files.sibling(run.path)  # so that a run always says who writes it
     try:
         files.write_text(f"{temporary}/{_RUNNING}", json.dumps({"writer": process_token()}) + "\n")
